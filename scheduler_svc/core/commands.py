@@ -1,0 +1,82 @@
+"""What the core tells the worker, in order: plain messages, one class a command.
+
+How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/control.proto.
+"""
+
+from dataclasses import dataclass
+
+from scheduler_svc.core.cursor import Cursor
+from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
+from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+
+
+@dataclass(frozen=True, slots=True)
+class AddSequence:
+    """Makes a sequence known to the worker; `num_output_tokens` were generated before the worker knew it."""
+
+    seq_id: SeqId
+    sampling: SamplingParams
+    stop: StopConditions
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSequence:
+    """Forgets a sequence; its blocks may be used by the next command, even where a suspended batch holds it."""
+
+    seq_id: SeqId
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadSequence:
+    """Moves a sequence's cache to host memory; its device blocks may be used by the next command."""
+
+    seq_id: SeqId
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSequence:
+    """Moves an offloaded sequence's cache back, into these blocks."""
+
+    seq_id: SeqId
+    block_ids: tuple[BlockId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One sequence's part in an iteration; `token_ids` is empty when it is the one token that the worker sampled last."""
+
+    seq_id: SeqId
+    num_tokens: int
+    token_ids: tuple[int, ...]
+    first_position: int
+    new_block_ids: tuple[BlockId, ...]
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartBatch:
+    """Begins an iteration of a batch, without running any of it."""
+
+    batch_id: BatchId
+    request_class: RequestClass
+    items: tuple[BatchItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropBatch:
+    """Forgets a suspended batch; its sequences stay known."""
+
+    batch_id: BatchId
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Runs batches up to a cursor, jointly where they stand together."""
+
+    command_id: CommandId
+    batch_ids: tuple[BatchId, ...]
+    until: Cursor
+
+
+Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch | Advance

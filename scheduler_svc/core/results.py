@@ -1,0 +1,106 @@
+"""What the worker tells the core, and what the core tells the service: plain messages.
+
+Mirrors StepResult and Hello in protos/qllm/v1/control.proto.
+"""
+
+from dataclasses import dataclass, field
+
+from scheduler_svc.core.cursor import Cursor
+from scheduler_svc.core.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.sequence import FinishReason, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class WorkTiming:
+    """Work of each kind, summed over a step, and the nanoseconds that it took; see control.proto for each field."""
+
+    num_attention_stages: int = 0
+    attention_tokens: int = 0
+    attention_pairs: int = 0
+    attention_ns: int = 0
+    num_expert_runs: int = 0
+    expert_tokens: int = 0
+    expert_ns: int = 0
+    num_heads: int = 0
+    head_rows: int = 0
+    head_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerModel:
+    """The worker's model in numbers, as far as scheduling needs them.
+
+    Attributes:
+        experts_by_layer: Experts of each decoder layer; 0 for a layer without a mixture.
+        num_experts_per_token: Experts chosen for each token.
+        block_size: Tokens in one cache block.
+        num_blocks: Device cache blocks.
+        num_host_blocks: Host cache blocks for offloaded sequences.
+        max_model_len: Longest prompt plus output in tokens.
+    """
+
+    experts_by_layer: tuple[int, ...]
+    num_experts_per_token: int
+    block_size: int
+    num_blocks: int
+    num_host_blocks: int
+    max_model_len: int
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.experts_by_layer)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One sampled token; `finish_reason` is set when the worker found the sequence's end with it."""
+
+    seq_id: SeqId
+    token_id: int
+    logprob: float
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchError:
+    """A batch that failed and is forgotten by the worker, with its sequences."""
+
+    batch_id: BatchId
+    seq_ids: tuple[SeqId, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one Advance did."""
+
+    command_id: CommandId
+    reached: Cursor
+    duration_ns: int
+    idle_ns: int = 0
+    tokens: tuple[SampledToken, ...] = ()
+    batch_errors: tuple[BatchError, ...] = ()
+    timing: WorkTiming = field(default_factory=WorkTiming)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """A token for the caller; `finish_reason` and `usage` are set with the last one."""
+
+    seq_id: SeqId
+    token_id: int
+    logprob: float
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureOutput:
+    """A sequence that ended because its batch failed."""
+
+    seq_id: SeqId
+    message: str
+
+
+Output = TokenOutput | FailureOutput

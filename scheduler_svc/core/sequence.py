@@ -1,0 +1,155 @@
+"""One token stream from arrival to its last token, as the scheduler sees it: numbers, times and block ids.
+
+Knows nothing of text, tensors or sockets.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from scheduler_svc.core.ids import BlockId, SeqId
+
+
+class RequestClass(Enum):
+    """Who is waiting."""
+
+    LATENCY_SENSITIVE = 1
+    BEST_EFFORT = 2
+
+
+class Phase(Enum):
+    """What a sequence needs next."""
+
+    PREFILL = 1
+    DECODE = 2
+
+
+class SequenceState(Enum):
+    """Where a sequence is; it is in exactly one of these.
+
+    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED; OFFLOADED is a queued sequence whose cache is in host memory.
+    """
+
+    QUEUED = 1
+    IN_BATCH = 2
+    OFFLOADED = 3
+    FINISHED = 4
+
+
+class FinishReason(Enum):
+    """Why a sequence ended."""
+
+    STOP = 1
+    LENGTH = 2
+    ABORTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 filter nothing."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """When a sequence ends, in tokens. `stop_token_ids` holds the model's own end tokens too unless they are ignored."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one sequence used: tokens, seconds, and times that it stood still inside an iteration."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    num_preemptions: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One token stream.
+
+    Attributes:
+        prompt_token_ids: The prompt; never empty.
+        output_token_ids: Tokens generated so far.
+        num_computed_tokens: Tokens whose K/V the worker holds.
+        block_ids: Device blocks that hold them, in order; empty while offloaded.
+        known_to_worker: Whether AddSequence was sent.
+        effective_class: The class whose queue it stands in; best-effort sequences are promoted for age.
+        queued_at_round: The scheduler's count of finished iterations when it was queued last.
+    """
+
+    seq_id: SeqId
+    request_class: RequestClass
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: StopConditions
+    arrival_s: float
+    output_token_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    block_ids: list[BlockId] = field(default_factory=list)
+    num_host_blocks: int = 0
+    state: SequenceState = SequenceState.QUEUED
+    known_to_worker: bool = False
+    effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
+    queued_at_round: int = 0
+    promotion_left: int = 0
+    first_run_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    num_preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        self.effective_class = self.request_class
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens together."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens that are known but not computed: what the next iterations must run through the model."""
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def phase(self) -> Phase:
+        """DECODE when only the token sampled last is left to compute."""
+        return Phase.DECODE if self.output_token_ids and self.num_pending_tokens == 1 else Phase.PREFILL
+
+    def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
+        """Returns the tokens at positions start to stop - 1, of prompt and output laid end to end."""
+        num_prompt = len(self.prompt_token_ids)
+        outputs = self.output_token_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)]
+        return self.prompt_token_ids[start:stop] + tuple(outputs)
+
+    def append(self, token_id: int, now_s: float) -> None:
+        """Adds a sampled token."""
+        self.output_token_ids.append(token_id)
+        self.last_token_s = now_s
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+
+    def usage(self, now_s: float) -> Usage:
+        """Returns what it has used up to `now_s`."""
+        first_run_s = now_s if self.first_run_s is None else self.first_run_s
+        first_token_s = now_s if self.first_token_s is None else self.first_token_s
+        last_token_s = first_token_s if self.last_token_s is None else self.last_token_s
+        return Usage(
+            num_prompt_tokens=len(self.prompt_token_ids),
+            num_output_tokens=len(self.output_token_ids),
+            queue_s=first_run_s - self.arrival_s,
+            prefill_s=first_token_s - first_run_s,
+            decode_s=last_token_s - first_token_s,
+            num_preemptions=self.num_preemptions,
+        )

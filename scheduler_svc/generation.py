@@ -1,0 +1,140 @@
+"""The one internal call behind every public API: a validated request in, a stream of token events out.
+
+The engine implements `Generator`; gRPC servicers (and any other front end) translate to and from it. Token ids only: text
+belongs to the front ends.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from scheduler_svc.core.results import WorkerModel
+from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A request that has passed validation; `prompt_token_ids` and the output together fit the model's length."""
+
+    request_id: str
+    request_class: RequestClass
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: StopConditions
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """Tokens since the last event, coalesced when the reader is slow; `finish_reason` and `usage` come with the last."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class TokenStream(Protocol):
+    """The events of one request. Closing it early aborts the request; after the last event closing does nothing."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Yields events until the one with a finish reason; raises ServiceError when the request cannot be finished."""
+
+    def usage(self) -> Usage:
+        """Returns what the request has used so far."""
+
+    def close(self) -> None:
+        """Aborts the request if it is live."""
+
+
+class WorkerState(Enum):
+    """The worker as the scheduler sees it."""
+
+    ABSENT = 1
+    READY = 2
+    HUNG = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the connected worker said about its model in Hello.
+
+    Attributes:
+        core: The numbers that scheduling needs.
+        tokenizer_json: The tokenizer, serialized by the `tokenizers` library; empty if the model has none.
+        chat_template: Jinja source; empty if the model has none.
+        special_tokens: Texts such as {"bos_token": "<s>"} that the template may use.
+    """
+
+    core: WorkerModel
+    name: str
+    family: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    quantization: str
+    device: str
+    tokenizer_json: bytes
+    chat_template: str
+    special_tokens: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLoad:
+    """Load of one class; fields as in admin.proto."""
+
+    queued_prefill: int
+    queued_decode: int
+    running: int
+    offloaded: int
+    num_finished: int
+    num_generated_tokens: int
+    num_prompt_tokens: int
+    busy_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """Loads and counters of the service; fields as in admin.proto's GetLoadsResponse."""
+
+    latency_sensitive: ClassLoad
+    best_effort: ClassLoad
+    total_blocks: int
+    free_blocks: int
+    outstanding_ms: float
+    wait_bound_ms: float
+    busy_ns: int
+    control_idle_ns: int
+    num_commands: int
+    num_iterations: int
+    num_preemptions_at_layer: int
+    num_preemptions_at_expert: int
+    num_joins: int
+    num_offloads: int
+    num_promotions: int
+    be_share: float
+
+
+class Generator(Protocol):
+    """What front ends need of the engine."""
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The connected worker's model; None while no worker is connected."""
+
+    @property
+    def worker_state(self) -> WorkerState:
+        """The worker's state."""
+
+    @property
+    def worker_epoch(self) -> int:
+        """The connected or last worker's epoch; 0 if none ever connected."""
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a live request, whose stream then ends with ABORTED; returns False if there is none."""
+
+    def loads(self) -> Loads:
+        """Returns the loads now."""
