@@ -26,13 +26,13 @@ class Phase(Enum):
 class SequenceState(Enum):
     """Where a sequence is; it is in exactly one of these.
 
-    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED; OFFLOADED is a queued sequence whose cache is in host memory.
+    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. A queued sequence may be offloaded: its cache is in host memory, and it is
+    restored when it is picked for a batch.
     """
 
     QUEUED = 1
     IN_BATCH = 2
-    OFFLOADED = 3
-    FINISHED = 4
+    FINISHED = 3
 
 
 class FinishReason(Enum):
@@ -85,8 +85,8 @@ class Sequence:
         num_computed_tokens: Tokens whose K/V the worker holds.
         block_ids: Device blocks that hold them, in order; empty while offloaded.
         known_to_worker: Whether AddSequence was sent.
-        effective_class: The class whose queue it stands in; best-effort sequences are promoted for age.
-        queued_at_round: The scheduler's count of finished iterations when it was queued last.
+        effective_class: The class whose queue it stands in, which is the policy's choice.
+        num_host_blocks: Host blocks that hold its cache while it is offloaded; else 0.
     """
 
     seq_id: SeqId
@@ -102,8 +102,6 @@ class Sequence:
     state: SequenceState = SequenceState.QUEUED
     known_to_worker: bool = False
     effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
-    queued_at_round: int = 0
-    promotion_left: int = 0
     first_run_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
@@ -111,6 +109,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.effective_class = self.request_class
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether its cache is in host memory."""
+        return self.num_host_blocks > 0
 
     @property
     def num_tokens(self) -> int:

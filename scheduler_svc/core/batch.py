@@ -1,0 +1,103 @@
+"""A batch: sequences that go through the layers together, and where it stands.
+
+A batch is a suspended iteration: it can be left at any cursor and taken up again. Knows nothing of how it is run.
+Source: arXiv 2503.09304, section 4.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scheduler_svc.core.cursor import START, Cursor
+from scheduler_svc.core.ids import BatchId, BlockId
+from scheduler_svc.core.sequence import RequestClass, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A sequence's part in the iteration: `num_tokens` tokens from `first_position` on, which need `new_block_ids`."""
+
+    sequence: Sequence
+    num_tokens: int
+    first_position: int
+    samples: bool
+    new_block_ids: tuple[BlockId, ...] = ()
+
+    @property
+    def num_pairs(self) -> int:
+        """Query-key pairs of its attention, counted as tokens times context."""
+        return self.num_tokens * (self.first_position + self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an iteration costs depends on these numbers alone: tokens, query-key pairs, sampled rows, passes."""
+
+    num_tokens: int
+    num_pairs: int
+    num_rows: int
+    num_passes: int = 1
+
+    @classmethod
+    def of(cls, members: Iterable[Member]) -> "Shape":
+        """Sums the members of one batch."""
+        parts = list(members)
+        return cls(
+            num_tokens=sum(m.num_tokens for m in parts),
+            num_pairs=sum(m.num_pairs for m in parts),
+            num_rows=sum(m.samples for m in parts),
+        )
+
+    def __add__(self, other: "Shape") -> "Shape":
+        return Shape(
+            self.num_tokens + other.num_tokens,
+            self.num_pairs + other.num_pairs,
+            self.num_rows + other.num_rows,
+            self.num_passes + other.num_passes,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """One iteration of some sequences.
+
+    Attributes:
+        request_class: LATENCY_SENSITIVE if any member is.
+        members: Its live sequences; one that is aborted leaves, and its rows are computed no further.
+        issued: Where it stands once all commands sent so far are done.
+        end: The cursor after the last layer.
+    """
+
+    batch_id: BatchId
+    request_class: RequestClass
+    members: list[Member]
+    end: Cursor
+    issued: Cursor = START
+    shape: Shape = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = Shape.of(self.members)
+
+    @property
+    def is_issued(self) -> bool:
+        """Whether commands for the whole iteration have been sent, so that only its result is awaited."""
+        return self.issued >= self.end
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether every member's cache is on the device; otherwise the batch must not be advanced."""
+        return all(not member.sequence.is_offloaded for member in self.members)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it stands inside the iteration: begun and not issued to the end."""
+        return START < self.issued < self.end
+
+    @property
+    def decodes_only(self) -> bool:
+        """Whether each member computes one token."""
+        return all(member.num_tokens == 1 for member in self.members)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a sequence out that ended early."""
+        self.members = [member for member in self.members if member.sequence is not sequence]
+        self.shape = Shape.of(self.members)

@@ -1,0 +1,166 @@
+"""Fills batches from the queues as a plan says, as far as memory allows.
+
+Owns the choice of victims when blocks run short: latency-sensitive work may take any best-effort sequence's blocks, youngest
+first, even one inside a suspended batch; otherwise only a younger queued sequence of the same class gives way. A victim's cache
+goes to host memory; where that is full, a queued victim is computed again later. Decides nothing about what runs next.
+"""
+
+from collections.abc import Callable, Iterable
+
+from scheduler_svc.core.batch import Member, Shape
+from scheduler_svc.core.memory import Memory
+from scheduler_svc.core.policies.base import BatchPlan
+from scheduler_svc.core.queues import QueueName, Queues, SequenceQueue
+from scheduler_svc.core.sequence import Phase, RequestClass, Sequence, SequenceState
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+class Composer:
+    """Turns a plan into members of a batch.
+
+    Args:
+        queues: The four queues.
+        memory: Device and host blocks.
+        stretch_of: Predicts by what share a second shape makes an iteration of the first one longer.
+    """
+
+    def __init__(self, queues: Queues, memory: Memory, stretch_of: Callable[[Shape, Shape], float]) -> None:
+        self._queues = queues
+        self._memory = memory
+        self._stretch_of = stretch_of
+        self._residents: dict[int, Sequence] = {}
+
+    def compose(self, plan: BatchPlan) -> list[Member]:
+        """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
+        members: list[Member] = []
+        for source in plan.sources:
+            if not self._fill(members, source, plan):
+                break
+        if plan.filler and members:
+            self._take_along(members, plan)
+        return members
+
+    def make_resident(self, sequences: Iterable[Sequence]) -> bool:
+        """Restores offloaded sequences of one suspended batch, all or none."""
+        offloaded = [sequence for sequence in sequences if sequence.is_offloaded]
+        if sum(sequence.num_host_blocks for sequence in offloaded) > self._memory.pool.num_free:
+            return False
+        for sequence in offloaded:
+            self._memory.restore(sequence)
+        return True
+
+    def forget(self, sequence: Sequence) -> None:
+        """Gives up a sequence's memory."""
+        self._memory.forget(sequence)
+        self._residents.pop(sequence.seq_id, None)
+
+    def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
+        """Adds members from one queue; returns False when later queues must wait because of one that does not fit."""
+        queue = self._queues[source]
+        skipped: list[Sequence] = []
+        while len(members) < plan.max_sequences and (sequence := queue.peek()):
+            left = None if plan.max_tokens is None else plan.max_tokens - sum(m.num_tokens for m in members)
+            num_tokens = sequence.num_pending_tokens if left is None else min(left, sequence.num_pending_tokens)
+            if num_tokens <= 0:
+                break
+            queue.pop()
+            if self._has_room(sequence, num_tokens):
+                members.append(self._admit(sequence, num_tokens))
+                continue
+            skipped.append(sequence)
+            if source.phase is Phase.PREFILL:
+                break
+        for sequence in skipped:
+            queue.push(sequence)
+        return not skipped
+
+    def _take_along(self, members: list[Member], plan: BatchPlan) -> None:
+        """Adds single-token members from the filler queue while the predicted stretch stays within bounds."""
+        queue: SequenceQueue = self._queues[plan.filler] if plan.filler else self._queues[plan.sources[0]]
+        own = Shape.of(members)
+        extra: Shape | None = None
+        while len(members) < plan.max_sequences and (sequence := queue.peek()):
+            pairs = sequence.num_tokens
+            grown = Shape(1, pairs, 1, 0) if extra is None else extra + Shape(1, pairs, 1, 0)
+            fits = not sequence.is_offloaded and self._memory.fits(sequence, 1)
+            if not fits or self._stretch_of(own, grown) > plan.stretch:
+                return
+            extra = grown
+            queue.pop()
+            members.append(self._admit(sequence, 1))
+
+    def _admit(self, sequence: Sequence, num_tokens: int) -> Member:
+        """Makes a member of a sequence whose blocks fit, restoring it first if it is offloaded."""
+        if sequence.is_offloaded:
+            self._memory.restore(sequence)
+        sequence.state = SequenceState.IN_BATCH
+        self._residents[sequence.seq_id] = sequence
+        samples = num_tokens == sequence.num_pending_tokens
+        new_block_ids = self._memory.grow(sequence, num_tokens)
+        return Member(sequence, num_tokens, sequence.num_computed_tokens, samples, new_block_ids)
+
+    def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether its blocks fit, after evicting others if need be. A new sequence must fit with its whole prompt."""
+        is_new = not sequence.num_computed_tokens
+        planned = sequence.num_pending_tokens if is_new else num_tokens
+        missing = sequence.num_host_blocks + self._missing(sequence, planned)
+        if is_new and sequence.effective_class is BE:
+            missing_with_reserve = missing + len(self._residents)  # room for everyone's next block, against thrashing
+            return missing_with_reserve <= self._memory.pool.num_free or (
+                not self._residents and missing <= self._memory.pool.num_free
+            )
+        return self._evict_until(missing, sequence)
+
+    def _missing(self, sequence: Sequence, num_tokens: int) -> int:
+        """Counts further blocks for its next tokens, beyond those that restoring brings back."""
+        return max(0, self._memory.num_missing(sequence, num_tokens) - sequence.num_host_blocks)
+
+    def _evict_until(self, num_blocks: int, seeker: Sequence) -> bool:
+        """Frees blocks until `num_blocks` are free: names all victims first, then moves them; all or nothing."""
+        shortfall = num_blocks - self._memory.pool.num_free
+        if shortfall <= 0:
+            return True
+        victims: list[Sequence] = []
+        host_left = self._memory.num_free_host_blocks
+        for victim in self._candidates(seeker):
+            held = len(victim.block_ids)
+            if held > host_left and victim.state is SequenceState.IN_BATCH:
+                continue
+            host_left -= held if held <= host_left else 0
+            victims.append(victim)
+            shortfall -= held
+            if shortfall <= 0:
+                break
+        if shortfall > 0:
+            return False
+        for victim in victims:
+            self._evict(victim)
+        return True
+
+    def _candidates(self, seeker: Sequence) -> list[Sequence]:
+        """Returns who must give way to the seeker, first victim first: queued before suspended, youngest first."""
+        order = (seeker.arrival_s, seeker.seq_id)
+
+        def yields(other: Sequence) -> bool:
+            if other is seeker or not other.block_ids:
+                return False
+            if seeker.effective_class is LS and other.effective_class is BE:
+                return True
+            is_younger = (other.arrival_s, other.seq_id) > order
+            is_peer = other.effective_class is seeker.effective_class
+            return is_peer and is_younger and other.state is SequenceState.QUEUED
+
+        def rank(other: Sequence) -> tuple[bool, bool, float, int]:
+            in_batch = other.state is SequenceState.IN_BATCH
+            return (other.effective_class is LS, in_batch, -other.arrival_s, -other.seq_id)
+
+        return sorted(filter(yields, self._residents.values()), key=rank)
+
+    def _evict(self, victim: Sequence) -> None:
+        if self._memory.can_offload(victim):
+            self._memory.offload(victim)
+            return
+        self._queues.of(victim).remove(victim)  # computed again: it may stand in another queue now
+        self.forget(victim)
+        self._queues.of(victim).push(victim)

@@ -1,0 +1,113 @@
+"""Predicts how long work takes, learned online from what the worker reports. Never a hard-coded time.
+
+Each kind of work is linear in a few counts: attention in stages, tokens and query-key pairs; an expert in runs and tokens; the
+head in passes and rows. Sums of counts predict sums of times, so whole steps teach as well as single stages. The fit is
+recursive least squares on relative errors with exponential forgetting; see S. Haykin, Adaptive Filter Theory, chapter 10.
+"""
+
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+
+from scheduler_svc.core.batch import Shape
+from scheduler_svc.core.results import WorkerModel, WorkTiming
+
+FORGETTING = 0.995
+OUTLIER_RATIO = 4.0
+_INITIAL_VARIANCE = 1e8  # weights are milliseconds per scaled count: nothing is known of them at first
+_MIN_TIME_MS = 1e-4
+
+
+class OnlineFit:
+    """Non-negative weights w such that w . x predicts a time in milliseconds.
+
+    `scales` are typical sizes of the counts, so that the numbers inside stay near one.
+    """
+
+    def __init__(self, scales: Row[float]) -> None:
+        self._scales = tuple(scales)
+        size = len(self._scales)
+        self._weights = [0.0] * size
+        self._covariance = [[_INITIAL_VARIANCE * (i == j) for j in range(size)] for i in range(size)]
+        self.num_samples = 0
+
+    def predict_ms(self, counts: Row[float]) -> float:
+        """Returns the predicted time of work with these counts."""
+        return sum(max(0.0, w) * c / s for w, c, s in zip(self._weights, counts, self._scales, strict=True))
+
+    def observe(self, counts: Row[float], time_ms: float) -> None:
+        """Learns from one measurement. Late in life, a time far over the prediction counts as a bounded one: a hiccup."""
+        predicted = self.predict_ms(counts)
+        if self.num_samples > 10 * len(self._scales) and predicted > 0:
+            time_ms = min(time_ms, OUTLIER_RATIO * predicted)
+        unit = max(time_ms, _MIN_TIME_MS)  # relative error: every measurement weighs the same, whatever its size
+        self._step([count / scale / unit for count, scale in zip(counts, self._scales, strict=True)], 1.0)
+        self.num_samples += 1
+
+    def _step(self, row: list[float], target: float) -> None:
+        gains = [sum(a * b for a, b in zip(line, row, strict=True)) for line in self._covariance]
+        spread = FORGETTING + sum(a * b for a, b in zip(row, gains, strict=True))
+        error = target - sum(w * r for w, r in zip(self._weights, row, strict=True))
+        self._weights = [w + g / spread * error for w, g in zip(self._weights, gains, strict=True)]
+        # Work of one size teaches nothing about the other directions: forgetting must not inflate those without end.
+        is_bounded = all(line[i] < _INITIAL_VARIANCE for i, line in enumerate(self._covariance))
+        keep = FORGETTING if is_bounded else 1.0
+        self._covariance = [
+            [(value - gains[i] * gains[j] / spread) / keep for j, value in enumerate(line)]
+            for i, line in enumerate(self._covariance)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCosts:
+    """Predicted seconds of the units of one iteration: an attention stage, one expert, and what follows the last layer."""
+
+    attention_s: float
+    expert_s: float
+    head_s: float
+
+
+class CostModel:
+    """Predicted times of the units that a batch, or several that run jointly, goes through."""
+
+    def __init__(self, model: WorkerModel) -> None:
+        self._experts_per_token = model.num_experts_per_token
+        self._num_experts = max(model.experts_by_layer, default=0)
+        self._attention = OnlineFit((1.0, 64.0, 65536.0))
+        self._expert = OnlineFit((1.0, 64.0))
+        self._head = OnlineFit((1.0, 8.0))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has seen each kind of work at least once."""
+        has_experts = self._expert.num_samples > 0 or not self._num_experts
+        return has_experts and self._attention.num_samples > 0 and self._head.num_samples > 0
+
+    def observe(self, timing: WorkTiming) -> None:
+        """Learns from what one step ran."""
+        if timing.num_attention_stages:
+            counts = (timing.num_attention_stages, timing.attention_tokens, timing.attention_pairs)
+            self._attention.observe(counts, timing.attention_ns * 1e-6)
+        if timing.num_expert_runs:
+            self._expert.observe((timing.num_expert_runs, timing.expert_tokens), timing.expert_ns * 1e-6)
+        if timing.num_heads:
+            self._head.observe((timing.num_heads, timing.head_rows), timing.head_ns * 1e-6)
+
+    def unit_costs(self, shape: Shape) -> UnitCosts:
+        """Predicts the units of batches whose shapes sum to `shape` and that run jointly.
+
+        Routing is not known ahead: a token is taken to choose its experts evenly, so an expert runs with the probability that
+        some token chose it.
+        """
+        attention_ms = self._attention.predict_ms((shape.num_passes, shape.num_tokens, shape.num_pairs))
+        head_ms = self._head.predict_ms((shape.num_passes, shape.num_rows))
+        expert_ms = 0.0
+        if self._num_experts:
+            chosen = min(1.0, self._experts_per_token / self._num_experts)
+            runs = 1.0 - (1.0 - chosen) ** shape.num_tokens
+            expert_ms = self._expert.predict_ms((runs, shape.num_tokens * chosen))
+        return UnitCosts(attention_ms * 1e-3, expert_ms * 1e-3, head_ms * 1e-3)
+
+    def iteration_s(self, shape: Shape, experts_by_layer: Row[int]) -> float:
+        """Predicts a whole iteration in seconds."""
+        costs = self.unit_costs(shape)
+        return len(experts_by_layer) * costs.attention_s + sum(experts_by_layer) * costs.expert_s + costs.head_s

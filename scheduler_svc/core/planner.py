@@ -1,0 +1,88 @@
+"""Chooses how far one command goes: the furthest cursor whose predicted time fits the room, and at least one unit.
+
+Knows no batch and no policy: only the layers, predicted unit costs and where stops are allowed.
+"""
+
+from enum import Enum
+
+from scheduler_svc.core.cost_model import UnitCosts
+from scheduler_svc.core.cursor import Cursor, Stage
+
+_ROUNDING = 1e-9  # a unit that fits exactly, fits
+
+
+class PreemptAt(Enum):
+    """Where commands may stop, and so where work may be left."""
+
+    ITERATION = "iteration"
+    LAYER = "layer"
+    EXPERT = "expert"
+
+
+class StepPlanner:
+    """Plans steps through the layers of one model.
+
+    Args:
+        experts_by_layer: Experts of each layer; 0 for a layer without a mixture, which is one unit.
+        preempt_at: Where a step may stop.
+    """
+
+    def __init__(self, experts_by_layer: tuple[int, ...], preempt_at: PreemptAt) -> None:
+        self._experts_by_layer = experts_by_layer
+        self._preempt_at = preempt_at
+        self.end = Cursor(len(experts_by_layer))
+
+    def furthest(
+        self, costs: UnitCosts, start: Cursor, room_s: float, end: Cursor | None = None
+    ) -> tuple[Cursor, float]:
+        """Returns where a step from `start` should stop and how long it is predicted to take, in seconds.
+
+        The step goes on while the next unit still fits into `room_s`, and never past `end` (default: the end of the
+        iteration).
+        """
+        end = end or self.end
+        at, spent_s = self._next_stop(costs, start, room_s)
+        while at < end:
+            following, cost_s = self._next_stop(costs, at, room_s - spent_s)
+            if spent_s + cost_s > room_s + _ROUNDING:
+                break
+            at, spent_s = following, spent_s + cost_s
+        return min(at, end), spent_s
+
+    def unit_s(self, costs: UnitCosts, start: Cursor) -> float:
+        """Returns the predicted seconds of the one unit that must run from `start` on."""
+        return self._next_stop(costs, start, 0.0)[1]
+
+    def _next_stop(self, costs: UnitCosts, start: Cursor, room_s: float) -> tuple[Cursor, float]:
+        """Returns the next place where a step may stop; among experts, as many at once as fit the room."""
+        if self._preempt_at is PreemptAt.ITERATION:
+            return self.end, self._rest_of_iteration_s(costs, start)
+        if self._preempt_at is PreemptAt.LAYER:
+            return Cursor(start.layer + 1), self._rest_of_layer_s(costs, start)
+        if start.stage is Stage.ATTENTION:
+            return self._after_attention(costs, start.layer)
+        left = self._experts_by_layer[start.layer] - start.expert
+        fitting = left if costs.expert_s <= 0 else int((room_s + _ROUNDING) / costs.expert_s)
+        taken = max(1, min(left, fitting))
+        if taken == left:
+            return Cursor(start.layer + 1), left * costs.expert_s + self._head_s(costs, start.layer)
+        return Cursor(start.layer, Stage.EXPERTS, start.expert + taken), taken * costs.expert_s
+
+    def _after_attention(self, costs: UnitCosts, layer: int) -> tuple[Cursor, float]:
+        if self._experts_by_layer[layer]:
+            return Cursor(layer, Stage.EXPERTS, 0), costs.attention_s
+        return Cursor(layer + 1), costs.attention_s + self._head_s(costs, layer)
+
+    def _rest_of_layer_s(self, costs: UnitCosts, start: Cursor) -> float:
+        experts_s = (self._experts_by_layer[start.layer] - start.expert) * costs.expert_s
+        attention_s = costs.attention_s if start.stage is Stage.ATTENTION else 0.0
+        return attention_s + experts_s + self._head_s(costs, start.layer)
+
+    def _rest_of_iteration_s(self, costs: UnitCosts, start: Cursor) -> float:
+        later = self._experts_by_layer[start.layer + 1 :]
+        later_s = len(later) * costs.attention_s + sum(later) * costs.expert_s
+        head_s = costs.head_s if later else 0.0  # the last layer's own rest holds it already
+        return self._rest_of_layer_s(costs, start) + later_s + head_s
+
+    def _head_s(self, costs: UnitCosts, layer: int) -> float:
+        return costs.head_s if layer + 1 == self.end.layer else 0.0

@@ -1,0 +1,110 @@
+"""What a policy is: pure choices about what runs next, in what order, and who goes along.
+
+A policy sees numbers and batches through a `View`, never a tensor, a clock or a socket; the scheduler carries its choices out.
+Source: arXiv 2503.09304, section 3 (user-defined policies).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from scheduler_svc.core.batch import Batch
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.queues import QueueName
+from scheduler_svc.core.sequence import RequestClass, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """How to fill a new batch: from which queues, in order, and up to what.
+
+    Attributes:
+        sources: Queues to fill it from, the first as far as it goes, then the next.
+        max_sequences: Most sequences.
+        max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
+        filler: A decode queue to take along while it stretches the predicted iteration by at most `stretch`.
+        stretch: Share of the iteration's predicted time, 0.15 for 15 %.
+    """
+
+    sources: tuple[QueueName, ...]
+    max_sequences: int
+    max_tokens: int | None = None
+    filler: QueueName | None = None
+    stretch: float = 0.0
+
+
+class View(Protocol):
+    """What a policy may look at."""
+
+    @property
+    def limits(self) -> "Limits":
+        """The configured limits."""
+
+    def num_waiting(self, queue: QueueName) -> int:
+        """Counts the sequences in a queue."""
+
+    def open_batch(self, request_class: RequestClass) -> Batch | None:
+        """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
+
+    def awaits_result(self, request_class: RequestClass) -> bool:
+        """Whether a batch of the class has been sent to its end, so that its next iteration waits for the result."""
+
+    def owes_best_effort(self) -> bool:
+        """Whether the starvation guard says that best-effort work goes first now."""
+
+    def stretch(self, batch: Batch, companion: Batch) -> float:
+        """Predicts by what share the companion's joining makes the batch's iteration longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers that policies plan with.
+
+    Attributes:
+        max_num_seqs: Most sequences of a batch.
+        be_chunk_tokens: Token budget of a best-effort iteration.
+        ls_chunk_tokens: Token budget of a latency-sensitive iteration.
+        ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration.
+        preemption_quantum_s: Bound on best-effort work sent and not done.
+        control_lead_s: How long before the worker runs dry the next unit is sent.
+    """
+
+    max_num_seqs: int = 32
+    be_chunk_tokens: int = 256
+    ls_chunk_tokens: int = 512
+    ls_stretch: float = 0.15
+    preemption_quantum_s: float = 0.005
+    control_lead_s: float = 0.001
+
+
+class Policy:
+    """Base of all policies: first come, first served inside each queue, and nobody goes along.
+
+    Attributes:
+        name: What `--policy` selects it by.
+        preempt_at: The only granularity that the policy knows; None: the operator chooses.
+    """
+
+    name: ClassVar[str]
+    preempt_at: ClassVar[PreemptAt | None] = None
+
+    def queue_class(self, sequence: Sequence) -> RequestClass:
+        """Returns the class whose queues the sequence stands in."""
+        return sequence.request_class
+
+    def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
+        """Returns what its queue is ordered by, lowest first."""
+        return (sequence.arrival_s, sequence.seq_id)
+
+    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+        """Yields what to run next, best first: a batch to go on with, or a plan for a new one. The first possible one runs."""
+        raise NotImplementedError
+
+    def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
+        """Yields the batches that should run jointly with `batch` from where they stand on."""
+        yield from ()
+
+    def window_s(self, view: View, batch: Batch) -> float:
+        """Returns how many seconds of the batch's work may be sent and not done."""
+        is_ls = batch.request_class is RequestClass.LATENCY_SENSITIVE
+        return view.limits.preemption_quantum_s * (4 if is_ls else 1)

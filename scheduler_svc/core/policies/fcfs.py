@@ -1,0 +1,32 @@
+"""The baseline: iteration-level first come, first served, which ignores the class.
+
+Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Agrawal et al., Sarathi-Serve, arXiv 2403.02310.
+"""
+
+from collections.abc import Iterator
+
+from scheduler_svc.core.batch import Batch
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
+from scheduler_svc.core.sequence import RequestClass, Sequence
+
+
+class Fcfs(Policy):
+    """One queue for all, decodes before prefill chunks, whole iterations."""
+
+    name = "fcfs"
+    preempt_at = PreemptAt.ITERATION
+
+    def queue_class(self, sequence: Sequence) -> RequestClass:
+        """Everybody stands in the same line."""
+        return RequestClass.BEST_EFFORT
+
+    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+        """The batch under way, or a new one of all decodes and as much prefill as fits."""
+        for request_class in RequestClass:
+            if batch := view.open_batch(request_class):
+                yield batch
+            if view.awaits_result(request_class):
+                return
+        yield BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)

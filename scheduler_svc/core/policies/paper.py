@@ -1,0 +1,42 @@
+"""Algorithm 1 as published: the next batch of at most B sequences, whole prompts, latency-sensitive work padded with best-effort.
+
+Source: arXiv 2503.09304, Algorithm 1. The policy keeps its weak points on purpose: best-effort prefill waits until every
+best-effort decode has drained, and a latency-sensitive prefill is padded with best-effort prompts.
+"""
+
+from collections.abc import Iterator
+
+from scheduler_svc.core.batch import Batch
+from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, QueueName
+from scheduler_svc.core.sequence import RequestClass
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+class Paper(Policy):
+    """The published algorithm; B is `max_num_seqs`."""
+
+    name = "paper"
+
+    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+        """A latency-sensitive batch under way, a new one, a preempted best-effort batch, a new one."""
+        if batch := view.open_batch(LS):
+            yield batch
+            return
+        if view.awaits_result(LS):
+            return
+        size = view.limits.max_num_seqs
+        if sources := self._latency_sensitive(view, size):
+            yield BatchPlan(sources, size)
+        if batch := view.open_batch(BE):
+            yield batch
+        elif not view.awaits_result(BE):
+            yield BatchPlan((BE_DECODE,) if view.num_waiting(BE_DECODE) else (BE_PREFILL,), size)  # lines 4 and 5
+
+    def _latency_sensitive(self, view: View, size: int) -> tuple[QueueName, ...]:
+        if view.num_waiting(LS_DECODE) >= size:  # line 1
+            return (LS_DECODE,)
+        if view.num_waiting(LS_PREFILL):  # line 2
+            return (LS_PREFILL, BE_PREFILL)
+        return (LS_DECODE, BE_DECODE) if view.num_waiting(LS_DECODE) else ()  # line 3

@@ -1,0 +1,49 @@
+"""The default policy: latency-sensitive work first, best-effort work stopped inside a layer and taken along where it is cheap.
+
+Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind them are the scheduler's. Source: arXiv
+2503.09304, section 3, gone beyond in chunked prefill, bounded stretch and the guard against starvation.
+"""
+
+from collections.abc import Iterator
+
+from scheduler_svc.core.batch import Batch
+from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
+from scheduler_svc.core.sequence import RequestClass
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+class Qllm(Policy):
+    """Latency-sensitive first, with a bounded wait and a floor under best-effort work."""
+
+    name = "qllm"
+
+    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+        """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
+        limits = view.limits
+        best_effort: list[Batch | BatchPlan] = []
+        if batch := view.open_batch(BE):
+            best_effort = [batch]
+        elif not view.awaits_result(BE):
+            best_effort = [BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, limits.be_chunk_tokens)]
+        if view.owes_best_effort():
+            yield from best_effort
+        if batch := view.open_batch(LS):
+            yield batch
+        elif view.awaits_result(LS):
+            return  # its next step comes with the result; best-effort work sent now would stand before it
+        else:
+            decodes_only = not view.num_waiting(LS_PREFILL)
+            filler = BE_DECODE if decodes_only else None
+            sources = (LS_PREFILL, LS_DECODE)
+            yield BatchPlan(sources, limits.max_num_seqs, limits.ls_chunk_tokens, filler, limits.ls_stretch)
+        yield from best_effort
+
+    def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
+        """A suspended best-effort batch that stands at or ahead of the latency-sensitive one, and is cheap to take along."""
+        other = view.open_batch(BE)
+        if other is None or batch.request_class is BE or not other.is_suspended or other.issued < batch.issued:
+            return
+        if other.is_resident and view.stretch(batch, other) <= view.limits.ls_stretch:
+            yield other

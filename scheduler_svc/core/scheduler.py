@@ -1,0 +1,339 @@
+"""Decides what the worker runs next, how far, and with whom; turns what it reports into tokens.
+
+    schedule(now_s) -> commands -> worker -> result -> update(result, now_s) -> outputs
+
+Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is the policy's, how far a step goes is the
+planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
+"""
+
+from itertools import count
+
+from scheduler_svc.core.batch import Batch, Member, Shape
+from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, Command, DropBatch, StartBatch
+from scheduler_svc.core.composer import Composer
+from scheduler_svc.core.cost_model import CostModel
+from scheduler_svc.core.counters import Counters
+from scheduler_svc.core.cursor import START, Cursor, Stage
+from scheduler_svc.core.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.memory import Memory
+from scheduler_svc.core.planner import PreemptAt, StepPlanner
+from scheduler_svc.core.policies import Limits, Policy
+from scheduler_svc.core.queues import QueueName, Queues
+from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
+from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence, SequenceState
+from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
+from scheduler_svc.core.window import CommandWindow, InFlight
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+MAX_COMMANDS_IN_FLIGHT = 64
+_ROUNDING_S = 1e-9
+
+
+class Scheduler:
+    """The scheduler of one life of one worker; also the `View` that its policy looks at."""
+
+    def __init__(
+        self,
+        model: WorkerModel,
+        policy: Policy,
+        limits: Limits | None = None,
+        preempt_at: PreemptAt = PreemptAt.EXPERT,
+        starvation: StarvationLimits | None = None,
+    ) -> None:
+        self.model = model
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self.cost_model = CostModel(model)
+        self.guard = StarvationGuard(starvation or StarvationLimits())
+        self.queues = Queues(policy.queue_key)
+        self.memory = Memory(model, lambda command: self._outbox.append(command))
+        self.window = CommandWindow()
+        self._policy = policy
+        self._planner = StepPlanner(model.experts_by_layer, policy.preempt_at or preempt_at)
+        self._composer = Composer(self.queues, self.memory, self._stretch_of_shapes)
+        self._sequences: dict[SeqId, Sequence] = {}
+        self._batches: list[Batch] = []
+        self._last_run: tuple[Batch, ...] = ()
+        self._outbox: list[Command] = []
+        self._batch_ids = count(1)
+        self._command_ids = count(1)
+        self._wakeup_s: float | None = None
+        self._is_quiet = True
+
+    # ---- sequences come and go
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a new sequence, whose prompt and output together fit the device's blocks."""
+        sequence.effective_class = self._policy.queue_class(sequence)
+        self._sequences[sequence.seq_id] = sequence
+        self.queues.of(sequence).push(sequence)
+
+    def abort(self, seq_id: SeqId) -> Sequence | None:
+        """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
+        sequence = self._sequences.get(seq_id)
+        if sequence is None:
+            return None
+        if sequence.state is SequenceState.QUEUED:
+            self.queues.of(sequence).remove(sequence)
+        else:
+            self._leave_batch(sequence)
+        self._finish(sequence)
+        return sequence
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """The live sequences."""
+        return tuple(self._sequences.values())
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The batches under way."""
+        return tuple(self._batches)
+
+    # ---- what to run
+
+    def schedule(self, now_s: float) -> list[Command]:
+        """Returns the commands to send now, in order; empty when the worker has enough to do or nothing waits."""
+        self._wakeup_s = None
+        while len(self.window) < MAX_COMMANDS_IN_FLIGHT:
+            batch = self._choose()
+            if batch is None:
+                self._is_quiet = self._is_quiet or not self.window
+                break
+            if not self._may_send(batch, now_s):
+                break
+            self._advance(batch, now_s)
+        commands, self._outbox = self._outbox, []
+        return commands
+
+    @property
+    def wakeup_s(self) -> float | None:
+        """When to call `schedule` again if nothing else happens before: work is held back until the window has room."""
+        return self._wakeup_s
+
+    def _choose(self) -> Batch | None:
+        """Returns the batch that the policy prefers among those that can run, forming it if it is new."""
+        for choice in self._policy.preferences(self):
+            if isinstance(choice, Batch):
+                if self._composer.make_resident(member.sequence for member in choice.members):
+                    return choice
+            elif members := self._composer.compose(choice):
+                return self._form(members)
+        return None
+
+    def _form(self, members: list[Member]) -> Batch:
+        is_ls = any(member.sequence.effective_class is LS for member in members)
+        batch = Batch(BatchId(next(self._batch_ids)), LS if is_ls else BE, members, self._planner.end)
+        self._batches.append(batch)
+        self._announce(batch)
+        return batch
+
+    def _announce(self, batch: Batch) -> None:
+        """Tells the worker of a batch, and of those of its members that it does not know."""
+        for sequence in (member.sequence for member in batch.members):
+            if not sequence.known_to_worker:
+                num_outputs = len(sequence.output_token_ids)
+                self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs))
+                sequence.known_to_worker = True
+        items = tuple(self._item(member) for member in batch.members)
+        self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
+
+    def _item(self, member: Member) -> BatchItem:
+        start, stop = member.first_position, member.first_position + member.num_tokens
+        return BatchItem(
+            seq_id=member.sequence.seq_id,
+            num_tokens=member.num_tokens,
+            token_ids=member.sequence.token_ids(start, stop),
+            first_position=start,
+            new_block_ids=member.new_block_ids,
+            samples=member.samples,
+        )
+
+    def _may_send(self, batch: Batch, now_s: float) -> bool:
+        """Whether the window has room for the batch's next step; else notes when it will."""
+        outstanding_s = self.window.outstanding_s(now_s)
+        if not self.cost_model.is_ready:
+            return len(self.window) < 2  # nothing is known of times yet: one unit runs, one is ready
+        refill_s = self._window_s(batch) - self._step_floor_s(batch)
+        if outstanding_s <= refill_s + _ROUNDING_S:
+            return True
+        self._wakeup_s = now_s + outstanding_s - refill_s
+        return False
+
+    def _window_s(self, batch: Batch) -> float:
+        """Returns how much may be outstanding once the batch's step is sent: its window, or one unit and the lead."""
+        limits = self.limits
+        window_s = max(self._policy.window_s(self, batch), self._unit_s(batch) + limits.control_lead_s)
+        return window_s + (limits.preemption_quantum_s if batch.request_class is LS else 0.0)
+
+    def _step_floor_s(self, batch: Batch) -> float:
+        """Returns the least time worth a command: a unit, and half the window where units are shorter."""
+        return max(self._unit_s(batch), self._policy.window_s(self, batch) / 2)
+
+    def _unit_s(self, batch: Batch) -> float:
+        return self._planner.unit_s(self.cost_model.unit_costs(batch.shape), batch.issued)
+
+    def _advance(self, batch: Batch, now_s: float) -> None:
+        """Sends one step of the batch, with the companions that stand where it stands."""
+        companions = tuple(self._policy.companions(self, batch))
+        together = tuple(other for other in companions if other.issued == batch.issued)
+        meeting = min((other.issued for other in companions if other.issued > batch.issued), default=None)
+        batches = (batch, *together)
+        shape = sum((other.shape for other in together), batch.shape)
+        costs = self.cost_model.unit_costs(shape)
+        room_s = self._window_s(batch) - self.window.outstanding_s(now_s) if self.cost_model.is_ready else 0.0
+        until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
+        self._count_preemptions(batches)
+        for each in batches:
+            self._note_first_run(each, now_s)
+            each.issued = until
+        self._last_run = batches
+        self._send(batches, shape, until, estimate_s, now_s)
+
+    def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
+        command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until)
+        be_tokens = sum(m.num_tokens for b in batches for m in b.members if m.sequence.request_class is BE)
+        be_fraction = be_tokens / shape.num_tokens if shape.num_tokens else 0.0
+        self.guard.spend(estimate_s * be_fraction)
+        lead = batches[0].request_class
+        self.window.send(InFlight(command, batches, lead, estimate_s, now_s, be_fraction, self._is_quiet))
+        self._is_quiet = False
+        self.counters.num_joins += len(batches) > 1
+        self._outbox.append(command)
+
+    def _note_first_run(self, batch: Batch, now_s: float) -> None:
+        for member in batch.members if batch.issued == START else ():
+            if member.sequence.first_run_s is None:
+                member.sequence.first_run_s = now_s
+
+    def _count_preemptions(self, batches: tuple[Batch, ...]) -> None:
+        """Counts batches of the last step that are left standing inside their iteration."""
+        for batch in self._last_run:
+            if batch.is_suspended and batch not in batches:
+                if batch.issued.stage is Stage.ATTENTION:
+                    self.counters.num_preemptions_at_layer += 1
+                else:
+                    self.counters.num_preemptions_at_expert += 1
+                for member in batch.members:
+                    member.sequence.num_preemptions += 1
+
+    # ---- what came of it
+
+    def update(self, result: StepResult, now_s: float) -> list[Output]:
+        """Takes in what a step did; returns tokens and failures for the callers. Results of unknown steps change nothing."""
+        entry = self.window.answer(result.command_id, now_s)
+        if entry is None:
+            return []
+        self._record(entry, result, now_s)
+        outputs: list[Output] = []
+        for error in result.batch_errors:
+            outputs += self._fail(error.batch_id, error.message)
+        tokens = {token.seq_id: token for token in result.tokens}
+        for batch in entry.batches:
+            if entry.command.until >= batch.end and batch in self._batches:
+                outputs += self._end_iteration(batch, tokens, now_s)
+        return outputs
+
+    def _record(self, entry: InFlight, result: StepResult, now_s: float) -> None:
+        counters = self.counters
+        counters.num_commands += 1
+        counters.busy_ns += result.duration_ns
+        be_ns = round(result.duration_ns * entry.be_fraction)
+        counters.classes[BE].busy_ns += be_ns
+        counters.classes[LS].busy_ns += result.duration_ns - be_ns
+        if not entry.after_quiet:
+            counters.control_idle_ns += result.idle_ns
+        self.cost_model.observe(result.timing)
+        self.guard.settle(entry.estimate_s * entry.be_fraction)
+        self.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self._be_waits())
+
+    def _end_iteration(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
+        """Puts the members back into their queues, each with its new token, or ends them."""
+        self._batches.remove(batch)
+        self.counters.num_iterations += 1
+        self.guard.iteration_finished(be_waits=batch.request_class is LS and self._be_waits())
+        outputs: list[Output] = []
+        for member in batch.members:
+            sequence = member.sequence
+            sequence.num_computed_tokens += member.num_tokens
+            if not sequence.output_token_ids:
+                self.counters.classes[sequence.request_class].num_prompt_tokens += member.num_tokens
+            token = tokens.get(sequence.seq_id) if member.samples else None
+            if token is not None:
+                outputs.append(self._append(sequence, token, now_s))
+            if sequence.state is not SequenceState.FINISHED:
+                sequence.state = SequenceState.QUEUED
+                self.queues.of(sequence).push(sequence)
+        return outputs
+
+    def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
+        sequence.append(token.token_id, now_s)
+        self.counters.classes[sequence.request_class].num_generated_tokens += 1
+        reason = token.finish_reason
+        if reason is None and len(sequence.output_token_ids) >= sequence.stop.max_tokens:
+            reason = FinishReason.LENGTH
+        if reason is None:
+            return TokenOutput(sequence.seq_id, token.token_id, token.logprob)
+        self._finish(sequence)
+        return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
+
+    def _fail(self, batch_id: BatchId, message: str) -> list[Output]:
+        failed = next((batch for batch in self._batches if batch.batch_id == batch_id), None)
+        if failed is None:
+            return []
+        self._batches.remove(failed)
+        for member in failed.members:
+            self._finish(member.sequence)
+        return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
+
+    def _finish(self, sequence: Sequence) -> None:
+        sequence.state = SequenceState.FINISHED
+        self._composer.forget(sequence)
+        del self._sequences[sequence.seq_id]
+        self.counters.classes[sequence.request_class].num_finished += 1
+
+    def _leave_batch(self, sequence: Sequence) -> None:
+        """Takes an ended sequence out of its batch; a batch left empty is dropped unless its end has been sent already."""
+        for batch in [b for b in self._batches if any(m.sequence is sequence for m in b.members)]:
+            batch.remove(sequence)
+            if not batch.members and not batch.is_issued:
+                self._batches.remove(batch)
+                self._outbox.append(DropBatch(batch.batch_id))
+
+    # ---- the policy's view
+
+    def num_waiting(self, queue: QueueName) -> int:
+        """Counts the sequences in a queue."""
+        return len(self.queues[queue])
+
+    def open_batch(self, request_class: RequestClass) -> Batch | None:
+        """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
+        return next((b for b in self._batches if b.request_class is request_class and not b.is_issued), None)
+
+    def awaits_result(self, request_class: RequestClass) -> bool:
+        """Whether a batch of the class has been sent to its end, so that its next iteration waits for the result."""
+        return any(b.request_class is request_class and b.is_issued for b in self._batches)
+
+    def owes_best_effort(self) -> bool:
+        """Whether best-effort work goes first: promoted for age, or behind its share.
+
+        Between latency-sensitive iterations any credit is spent; inside one only a credit of more than a quantum, so that an
+        arrival meets at most one step of it.
+        """
+        if self.guard.is_promoted:
+            return True
+        is_between = self.open_batch(LS) is None
+        return self.guard.credit_s > (0.0 if is_between else self.limits.preemption_quantum_s)
+
+    def stretch(self, batch: Batch, companion: Batch) -> float:
+        """Predicts by what share the companion's joining makes the batch's iteration longer."""
+        return self._stretch_of_shapes(batch.shape, companion.shape)
+
+    def _stretch_of_shapes(self, shape: Shape, companion: Shape) -> float:
+        layers = self.model.experts_by_layer
+        alone_s = self.cost_model.iteration_s(shape, layers)
+        joint_s = self.cost_model.iteration_s(shape + companion, layers)
+        return joint_s / alone_s - 1.0 if alone_s > 0 else float("inf")
+
+    def _be_waits(self) -> bool:
+        return self.queues.num_waiting(BE) > 0 or any(b.request_class is BE for b in self._batches)
