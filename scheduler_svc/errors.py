@@ -1,11 +1,11 @@
 """Errors that leave the service as a gRPC status.
 
-    ServiceError                 carries `status` and a message for the caller
-    ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
-    ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
-    ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached; carries `retry_after_s`
-    ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
-    └── BatchFailed              INTERNAL: the worker could not run the batch that held the request
+ServiceError                 carries `status` and a message for the caller
+├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
+├── DuplicateRequest         ALREADY_EXISTS: the request id is live
+├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached; carries `retry_after_s`
+├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
+└── BatchFailed              INTERNAL: the worker could not run the batch that held the request
 """
 
 from typing import ClassVar
@@ -46,7 +46,9 @@ class Overloaded(ServiceError):
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
     def __init__(self, class_name: str, limit: int, retry_after_s: float) -> None:
-        super().__init__(f"{class_name}: {limit} requests wait or run, which is the limit; retry in {retry_after_s:.1f} s")
+        super().__init__(
+            f"{class_name}: {limit} requests wait or run, which is the limit; retry in {retry_after_s:.1f} s"
+        )
         self.retry_after_s = retry_after_s
 
 

@@ -34,9 +34,11 @@ class Composer:
     def compose(self, plan: BatchPlan) -> list[Member]:
         """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
         members: list[Member] = []
+        is_short = False
         for source in plan.sources:
-            if not self._fill(members, source, plan):
-                break
+            if is_short and source.phase is Phase.PREFILL:
+                continue  # what runs already and was left out comes back before anything new
+            is_short = not self._fill(members, source, plan) or is_short
         if plan.filler and members:
             self._take_along(members, plan)
         return members
@@ -56,7 +58,7 @@ class Composer:
         self._residents.pop(sequence.seq_id, None)
 
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
-        """Adds members from one queue; returns False when later queues must wait because of one that does not fit."""
+        """Adds members from one queue; returns False if one of them found no room."""
         queue = self._queues[source]
         skipped: list[Sequence] = []
         while len(members) < plan.max_sequences and (sequence := queue.peek()):

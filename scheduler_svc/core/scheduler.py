@@ -26,7 +26,7 @@ from scheduler_svc.core.window import CommandWindow, InFlight
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 MAX_COMMANDS_IN_FLIGHT = 64
-_ROUNDING_S = 1e-9
+_ROUNDING_S = 1e-6
 
 
 class Scheduler:
@@ -75,9 +75,8 @@ class Scheduler:
             return None
         if sequence.state is SequenceState.QUEUED:
             self.queues.of(sequence).remove(sequence)
-        else:
-            self._leave_batch(sequence)
         self._finish(sequence)
+        self._leave_batch(sequence)
         return sequence
 
     @property
@@ -234,6 +233,19 @@ class Scheduler:
                 outputs += self._end_iteration(batch, tokens, now_s)
         return outputs
 
+    def refuse(self, command_id: CommandId, message: str, now_s: float) -> list[Output]:
+        """Takes in that the worker refused a step; returns the failures of the sequences in its batches."""
+        entry = self.window.answer(command_id, now_s)
+        if entry is None:
+            return []
+        self.guard.settle(entry.estimate_s * entry.be_fraction)
+        outputs: list[Output] = []
+        for batch in entry.batches:
+            if batch in self._batches:
+                self._outbox.append(DropBatch(batch.batch_id))
+                outputs += self._fail(batch.batch_id, message)
+        return outputs
+
     def _record(self, entry: InFlight, result: StepResult, now_s: float) -> None:
         counters = self.counters
         counters.num_commands += 1
@@ -300,6 +312,12 @@ class Scheduler:
                 self._batches.remove(batch)
                 self._outbox.append(DropBatch(batch.batch_id))
 
+    @property
+    def wait_bound_s(self) -> float:
+        """Bound on the running best-effort work that an arrival waits for: the quantum, or one unit of it and the lead."""
+        units_s = [self._unit_s(batch) for batch in self._batches if batch.request_class is BE and not batch.is_issued]
+        return max([self.limits.preemption_quantum_s, *(unit_s + self.limits.control_lead_s for unit_s in units_s)])
+
     # ---- the policy's view
 
     def num_waiting(self, queue: QueueName) -> int:
@@ -323,7 +341,7 @@ class Scheduler:
         if self.guard.is_promoted:
             return True
         is_between = self.open_batch(LS) is None
-        return self.guard.credit_s > (0.0 if is_between else self.limits.preemption_quantum_s)
+        return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
     def stretch(self, batch: Batch, companion: Batch) -> float:
         """Predicts by what share the companion's joining makes the batch's iteration longer."""

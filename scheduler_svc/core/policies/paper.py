@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.policies.base import BatchPlan, Policy, View
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, QueueName
+from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
 from scheduler_svc.core.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
@@ -27,16 +27,13 @@ class Paper(Policy):
         if view.awaits_result(LS):
             return
         size = view.limits.max_num_seqs
-        if sources := self._latency_sensitive(view, size):
-            yield BatchPlan(sources, size)
+        if view.num_waiting(LS_DECODE) >= size:  # line 1
+            yield BatchPlan((LS_DECODE,), size)
+        if view.num_waiting(LS_PREFILL):  # line 2
+            yield BatchPlan((LS_PREFILL, BE_PREFILL), size)
+        if view.num_waiting(LS_DECODE):  # line 3, also where memory is short for line 2
+            yield BatchPlan((LS_DECODE, BE_DECODE), size)
         if batch := view.open_batch(BE):
             yield batch
         elif not view.awaits_result(BE):
             yield BatchPlan((BE_DECODE,) if view.num_waiting(BE_DECODE) else (BE_PREFILL,), size)  # lines 4 and 5
-
-    def _latency_sensitive(self, view: View, size: int) -> tuple[QueueName, ...]:
-        if view.num_waiting(LS_DECODE) >= size:  # line 1
-            return (LS_DECODE,)
-        if view.num_waiting(LS_PREFILL):  # line 2
-            return (LS_PREFILL, BE_PREFILL)
-        return (LS_DECODE, BE_DECODE) if view.num_waiting(LS_DECODE) else ()  # line 3

@@ -1,0 +1,79 @@
+"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked. Decides nothing."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from qllm.v1 import admin_pb2 as pb
+from qllm.v1 import admin_pb2_grpc as pb_grpc
+
+from scheduler_svc.generation import Generator, ServedModel, WorkerState
+
+if TYPE_CHECKING:
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_WORKER_STATES = {
+    WorkerState.ABSENT: pb.WORKER_STATE_ABSENT,
+    WorkerState.READY: pb.WORKER_STATE_READY,
+    WorkerState.HUNG: pb.WORKER_STATE_HUNG,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """How the service was started; fields as in admin.proto's GetServerInfoResponse."""
+
+    version: str
+    policy: str
+    preempt_at: str
+    preemption_quantum_ms: float
+    be_min_share: float
+    max_ls_requests: int
+    max_be_requests: int
+
+
+class AdminServicer(pb_grpc.AdminServicer):
+    """GetServerInfo and GetLoads over a Generator."""
+
+    def __init__(self, generator: Generator, settings: ServiceSettings) -> None:
+        self._generator = generator
+        self._settings = settings
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: "Context") -> pb.GetServerInfoResponse:
+        """Returns the facts; `model` is absent while no worker is connected."""
+        model = self._generator.model
+        return pb.GetServerInfoResponse(
+            model=None if model is None else model_facts(model),
+            worker_state=_WORKER_STATES[self._generator.worker_state],
+            worker_epoch=self._generator.worker_epoch,
+            **asdict(self._settings),
+        )
+
+    async def GetLoads(self, request: pb.GetLoadsRequest, context: "Context") -> pb.GetLoadsResponse:
+        """Returns loads and counters."""
+        loads = asdict(self._generator.loads())
+        return pb.GetLoadsResponse(
+            latency_sensitive=pb.ClassLoad(**loads.pop("latency_sensitive")),
+            best_effort=pb.ClassLoad(**loads.pop("best_effort")),
+            **loads,
+        )
+
+
+def model_facts(model: ServedModel) -> pb.ModelFacts:
+    """Returns what an operator is told of the model."""
+    return pb.ModelFacts(
+        name=model.name,
+        num_layers=model.core.num_layers,
+        num_experts=max(model.core.experts_by_layer, default=0),
+        num_experts_per_token=model.core.num_experts_per_token,
+        vocab_size=model.vocab_size,
+        max_model_len=model.core.max_model_len,
+        block_size=model.core.block_size,
+        num_blocks=model.core.num_blocks,
+        num_host_blocks=model.core.num_host_blocks,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        family=model.family,
+        device=model.device,
+    )

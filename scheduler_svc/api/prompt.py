@@ -1,0 +1,103 @@
+"""Makes token ids of the three kinds of prompt: text, a conversation, or token ids as they are.
+
+Long texts are worked on by TextThreads. Prompts are never logged.
+"""
+
+from collections.abc import Callable, Sequence
+
+from qllm.v1 import inference_pb2 as pb
+
+from scheduler_svc.api.validation import Amount, context_tokens, require_prompt_length, valid_token_ids
+from scheduler_svc.chat_template import ChatTemplateError, ChatTurn
+from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.generation import ServedModel
+from scheduler_svc.model_text import ModelText
+from scheduler_svc.text_threads import TextThreads
+from scheduler_svc.tokenizer import Tokenizer
+
+MAX_PROMPT_BYTES = 2 << 20
+MAX_CHAT_MESSAGES = 4096
+MAX_ROLE_CHARS = 64
+# A template adds a few words to each turn; anything far beyond that is a template out of control.
+MAX_RENDERED_CHARS = 2 * MAX_PROMPT_BYTES
+MAX_TEMPLATE_ERROR_CHARS = 200
+
+
+async def prompt_token_ids(
+    request: pb.GenerateRequest,
+    request_class: RequestClass,
+    model: ServedModel,
+    text: ModelText,
+    threads: TextThreads,
+) -> tuple[int, ...]:
+    """Returns the prompt's ids: at least one, and short enough that one more fits the context.
+
+    Raises:
+        InvalidRequest: The prompt is missing, empty, too long, or of a kind that the model cannot take.
+        TextBacklog: Too much text of the class waits to be tokenized.
+    """
+    kind = request.WhichOneof("prompt")
+    max_context_tokens = context_tokens(model)
+    if kind == "token_ids":
+        ids = request.token_ids.ids
+        require_prompt_length("token_ids.ids", len(ids), max_context_tokens)
+        return valid_token_ids("token_ids.ids", ids, model.vocab_size)
+    if kind is None:
+        raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+    tokenizer = text.tokenizer
+    if tokenizer is None:
+        raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
+    if kind == "chat":
+        num_chars, work = _chat_work(request.chat, text, tokenizer)
+    else:
+        num_chars, work = _text_work(request.text, tokenizer)
+    token_ids = await threads.run(request_class, num_chars, work)
+    require_prompt_length(kind, len(token_ids), max_context_tokens)
+    return token_ids
+
+
+def _text_work(text: str, tokenizer: Tokenizer) -> tuple[int, Callable[[], tuple[int, ...]]]:
+    """Returns the text's length in characters and what tokenizes it."""
+    if not text:
+        raise InvalidRequest("text", text, "a text that is not empty")
+    _require_bytes("text", len(text.encode()))
+    return len(text), lambda: tokenizer.encode(text, add_special_tokens=True)
+
+
+def _chat_work(chat: pb.ChatPrompt, text: ModelText, tokenizer: Tokenizer) -> tuple[int, Callable[[], tuple[int, ...]]]:
+    """Returns the conversation's length in characters and what renders and tokenizes it."""
+    template = text.chat_template
+    if template is None:
+        raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no working chat template")
+    turns = _turns(chat)
+
+    def work() -> tuple[int, ...]:
+        try:
+            rendered = template.render(turns, MAX_RENDERED_CHARS)
+        except ChatTemplateError as error:
+            reason = str(error)[:MAX_TEMPLATE_ERROR_CHARS]
+            allowed = f"a conversation that the model's chat template takes, which says: {reason}"
+            raise InvalidRequest("chat", Amount(len(turns), "messages"), allowed) from error
+        return tokenizer.encode(rendered, add_special_tokens=False)
+
+    return sum(len(turn.role) + len(turn.content) for turn in turns), work
+
+
+def _turns(chat: pb.ChatPrompt) -> Sequence[ChatTurn]:
+    if not 1 <= len(chat.messages) <= MAX_CHAT_MESSAGES:
+        raise InvalidRequest(
+            "chat.messages", Amount(len(chat.messages), "messages"), f"1 to {MAX_CHAT_MESSAGES} messages"
+        )
+    for index, message in enumerate(chat.messages):
+        role = message.role
+        if not 1 <= len(role) <= MAX_ROLE_CHARS or not role.isprintable():
+            allowed = f"1 to {MAX_ROLE_CHARS} printable characters, such as system, user or assistant"
+            raise InvalidRequest(f"chat.messages[{index}].role", role, allowed)
+    _require_bytes("chat", sum(len(message.content.encode()) for message in chat.messages))
+    return [ChatTurn(message.role, message.content) for message in chat.messages]
+
+
+def _require_bytes(field: str, num_bytes: int) -> None:
+    if num_bytes > MAX_PROMPT_BYTES:
+        raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {MAX_PROMPT_BYTES} bytes")

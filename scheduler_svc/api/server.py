@@ -1,0 +1,95 @@
+"""Owns the gRPC server: what it serves, on which address, within which limits, and how it stops."""
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+from scheduler_svc.api.admin import AdminServicer, ServiceSettings
+from scheduler_svc.api.error_interceptor import ErrorInterceptor
+from scheduler_svc.api.health import HealthServicer
+from scheduler_svc.api.inference import InferenceServicer
+from scheduler_svc.generation import Generator
+from scheduler_svc.model_text import ModelTextCache
+from scheduler_svc.text_threads import TextThreads
+
+MAX_MESSAGE_BYTES = 4 << 20
+
+SERVICE_NAMES = (
+    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # otherwise two servers share a port and each gets half of the calls
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A client whose machine vanished holds its streams until it is noticed: 20 s of silence and a ping of 5 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may look after their connections as often as every 5 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class ApiServer:
+    """The public gRPC server over a generator.
+
+    Args:
+        generator: Runs the requests.
+        settings: How the service was started, for GetServerInfo.
+        host: Address to listen on; anything but a loopback address is open to others, with no encryption.
+        port: 0 for any free port.
+    """
+
+    def __init__(
+        self, generator: Generator, settings: ServiceSettings, host: str = "127.0.0.1", port: int = 50051
+    ) -> None:
+        self._generator = generator
+        self._settings = settings
+        self._host = host
+        self._requested_port = port
+        self._server: grpc.aio.Server | None = None
+        self._texts = ModelTextCache()
+        self._health = HealthServicer(generator, SERVICE_NAMES)
+        self._threads = TextThreads()
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """The address that is listened on, with the real port once started."""
+        return f"{self._host}:{self.port}"
+
+    async def start(self) -> None:
+        """Starts to serve.
+
+        Raises:
+            RuntimeError: The address cannot be bound.
+        """
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+        inference = InferenceServicer(self._generator, self._texts, self._threads)
+        inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
+        self.port = server.add_insecure_port(f"{self._host}:{self._requested_port}")
+        await server.start()
+        self._server = server
+
+    async def warm_up(self) -> None:
+        """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
+        model = self._generator.model
+        if model is not None:
+            await self._texts.of(model)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
+        self._health.stop()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
+        self._threads.close()

@@ -1,0 +1,169 @@
+"""Decides whether the fields of a GenerateRequest are allowed, and fills in what was left out.
+
+Each refusal is an InvalidRequest that names the field, what was given and what is allowed. Knows nothing of text:
+prompts are counted in tokens here and made of text in prompt.py.
+"""
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qllm.v1 import inference_pb2 as pb
+
+from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.generation import ServedModel
+
+MAX_REQUEST_ID_CHARS = 128
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_BYTES = 256
+MAX_STOP_TOKEN_IDS = 64
+MAX_TEMPERATURE = 100.0
+DEFAULT_MAX_TOKENS = 256
+# Below this, dividing the logits overflows; the choice is the most probable token anyway.
+GREEDY_BELOW_TEMPERATURE = 1e-5
+
+_CLASSES = {
+    pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
+    pb.LATENCY_SENSITIVE: RequestClass.LATENCY_SENSITIVE,
+    pb.BEST_EFFORT: RequestClass.BEST_EFFORT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A count to show in an error in place of the thing counted."""
+
+    count: int
+    unit: str
+
+    def __repr__(self) -> str:
+        return f"{self.count} {self.unit}"
+
+
+def context_tokens(model: ServedModel) -> int:
+    """Returns the most tokens that one sequence can have: the model's length, or the whole cache if that is less."""
+    return min(model.core.max_model_len, model.core.num_blocks * model.core.block_size)
+
+
+def valid_request_id(given: str) -> str:
+    """Returns the id, or a new one if it is empty."""
+    if not given:
+        return f"gen-{uuid.uuid4().hex}"
+    require_request_id(given)
+    return given
+
+
+def require_request_id(given: str) -> None:
+    """Raises InvalidRequest unless `given` can be the id of a request."""
+    if not 1 <= len(given) <= MAX_REQUEST_ID_CHARS or not (given.isascii() and given.isprintable()):
+        raise InvalidRequest("request_id", given, f"1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters")
+
+
+def valid_request_class(given: int) -> RequestClass:
+    """Returns the class; unspecified is latency-sensitive."""
+    for number, request_class in _CLASSES.items():
+        if number == given:
+            return request_class
+    names = ", ".join(f"{number} ({pb.RequestClass.Name(number)})" for number in _CLASSES)
+    raise InvalidRequest("request_class", given, names)
+
+
+def valid_sampling(given: pb.SamplingParams, vocab_size: int) -> SamplingParams:
+    """Returns how tokens are chosen; without a seed, with a random one."""
+    temperature = given.temperature if given.HasField("temperature") else 1.0
+    top_p = given.top_p if given.HasField("top_p") else 1.0
+    if not 0 <= temperature <= MAX_TEMPERATURE:  # also false for NaN
+        raise InvalidRequest("sampling.temperature", temperature, f"a number in [0, {MAX_TEMPERATURE:g}]")
+    if not 0 <= given.top_k <= vocab_size:
+        raise InvalidRequest("sampling.top_k", given.top_k, f"an integer in [0, {vocab_size}], 0 for all tokens")
+    if not 0 < top_p <= 1:
+        raise InvalidRequest("sampling.top_p", top_p, "a number in (0, 1]")
+    if not 0 <= given.min_p <= 1:
+        raise InvalidRequest("sampling.min_p", given.min_p, "a number in [0, 1]")
+    return SamplingParams(
+        temperature=0.0 if temperature < GREEDY_BELOW_TEMPERATURE else temperature,
+        top_k=given.top_k,
+        top_p=top_p,
+        min_p=given.min_p,
+        seed=given.seed if given.HasField("seed") else secrets.randbits(63),
+    )
+
+
+def valid_stop_strings(given: Sequence[str], *, has_tokenizer: bool) -> tuple[str, ...]:
+    """Returns the strings that end the text."""
+    field = "stop.stop_strings"
+    if len(given) > MAX_STOP_STRINGS:
+        raise InvalidRequest(field, Amount(len(given), "strings"), f"at most {MAX_STOP_STRINGS} strings")
+    if given and not has_tokenizer:
+        raise InvalidRequest(field, Amount(len(given), "strings"), "none: the model has no tokenizer")
+    for index, stop_string in enumerate(given):
+        num_bytes = len(stop_string.encode())
+        if not 1 <= num_bytes <= MAX_STOP_STRING_BYTES:
+            shown = stop_string if not stop_string else Amount(num_bytes, "bytes")
+            raise InvalidRequest(f"{field}[{index}]", shown, f"1 to {MAX_STOP_STRING_BYTES} bytes")
+    return tuple(dict.fromkeys(given))
+
+
+def valid_token_ids(field: str, given: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    """Returns the ids, all of them in the vocabulary."""
+    token_ids = tuple(given)
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+        index = next(index for index, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
+        raise InvalidRequest(f"{field}[{index}]", token_ids[index], f"a token id in [0, {vocab_size - 1}]")
+    return token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedStop:
+    """When a request wants to stop, before the length of its prompt is known.
+
+    Attributes:
+        max_tokens: None for the default.
+        stop_token_ids: The model's own end tokens, unless ignored, and the request's.
+    """
+
+    max_tokens: int | None
+    min_tokens: int
+    stop_token_ids: tuple[int, ...]
+
+    def conditions(self, num_prompt_tokens: int, max_context_tokens: int) -> StopConditions:
+        """Returns the conditions for a prompt that leaves room for at least one token.
+
+        Raises:
+            InvalidRequest: Prompt and output together are longer than the context.
+        """
+        room = max_context_tokens - num_prompt_tokens
+        max_tokens = min(DEFAULT_MAX_TOKENS, room) if self.max_tokens is None else self.max_tokens
+        if max_tokens > room:
+            allowed = f"1 to {room}: the context of {max_context_tokens} tokens less {num_prompt_tokens} of the prompt"
+            raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
+        if self.min_tokens > max_tokens:
+            raise InvalidRequest("stop.min_tokens", self.min_tokens, f"0 to max_tokens, which is {max_tokens}")
+        return StopConditions(max_tokens, self.min_tokens, self.stop_token_ids)
+
+
+def valid_stop(given: pb.StopConditions, model: ServedModel) -> RequestedStop:
+    """Returns when the request wants to stop, as far as that can be judged without its prompt."""
+    max_tokens = given.max_tokens if given.HasField("max_tokens") else None
+    most = context_tokens(model) - 1
+    if max_tokens is not None and not 1 <= max_tokens <= most:
+        allowed = f"1 to {most}: the context of {most + 1} tokens less at least one of the prompt"
+        raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
+    if given.min_tokens < 0 or (max_tokens is not None and given.min_tokens > max_tokens):
+        limit = "max_tokens" if max_tokens is None else f"max_tokens, which is {max_tokens}"
+        raise InvalidRequest("stop.min_tokens", given.min_tokens, f"0 to {limit}")
+    field = "stop.stop_token_ids"
+    if len(given.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest(field, Amount(len(given.stop_token_ids), "ids"), f"at most {MAX_STOP_TOKEN_IDS} ids")
+    own = () if given.ignore_eos else model.eos_token_ids
+    further = valid_token_ids(field, given.stop_token_ids, model.vocab_size)
+    return RequestedStop(max_tokens, given.min_tokens, tuple(dict.fromkeys((*own, *further))))
+
+
+def require_prompt_length(field: str, num_tokens: int, max_context_tokens: int) -> None:
+    """Raises InvalidRequest unless the prompt has a token and leaves room for one more."""
+    if not 1 <= num_tokens < max_context_tokens:
+        allowed = f"1 to {max_context_tokens - 1} tokens: the context of {max_context_tokens} less one to generate"
+        raise InvalidRequest(field, Amount(num_tokens, "tokens"), allowed)

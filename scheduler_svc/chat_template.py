@@ -1,0 +1,111 @@
+"""Owns the served model's chat template: renders a conversation to the text that the model was trained on.
+
+Templates are programs that come with a model, so they run in Jinja's sandbox. Knows nothing of tokens.
+Source: transformers, utils/chat_template_utils.py, for what templates may rely on.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class ChatTemplateError(Exception):
+    """The template refuses the conversation, or cannot render it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        source: Jinja source.
+        special_tokens: Texts such as {"bos_token": "<s>"} that the template may use.
+
+    Raises:
+        ChatTemplateError: The source is not valid Jinja.
+    """
+
+    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the model's chat template does not compile: {error}") from error
+
+    def render(self, turns: Sequence[ChatTurn], max_chars: int) -> str:
+        """Returns the conversation as text, special tokens included, ending where the model's answer begins.
+
+        Raises:
+            ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
+        """
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        pieces: list[str] = []
+        num_chars = 0
+        try:
+            for piece in self._template.generate(
+                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+            ):
+                num_chars += len(piece)
+                if num_chars > max_chars:
+                    raise ChatTemplateError(f"rendered text is longer than {max_chars} characters")
+                pieces.append(piece)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(str(error)) from error
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ChatTemplateError(f"{type(error).__name__} in the template") from error
+        return "".join(pieces)
+
+
+class _GenerationTag(Extension):
+    """Accepts `{% generation %}`, with which templates mark answers for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  (declared so by Jinja)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Returns what stands between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes for HTML, which a model never saw."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(template: str) -> str:
+    return datetime.now().astimezone().strftime(template)

@@ -1,0 +1,252 @@
+"""Translates between the core's messages and frames of the control channel, and refuses frames that make no sense.
+
+Pure: it knows no socket and keeps no state. Whatever a peer sends becomes a valid value or a ProtocolError, never
+another error. Source: protos/qllm/v1/control.proto.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+from google.protobuf.message import DecodeError
+from qllm.v1 import control_pb2, inference_pb2
+
+from scheduler_svc.core import commands
+from scheduler_svc.core.cursor import Cursor, Stage
+from scheduler_svc.core.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.results import BatchError, SampledToken, StepResult, WorkerModel, WorkTiming
+from scheduler_svc.core.sequence import FinishReason, RequestClass
+from scheduler_svc.generation import ServedModel
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 64 << 20
+"""Largest frame on the channel; only Hello, which carries the tokenizer, comes near it."""
+
+_MAX_LAYERS = 10_000
+_MAX_EXPERTS = 100_000
+_MAX_VOCAB = 1 << 28
+_MAX_COUNT = 1 << 31
+_MAX_DURATION_NS = 30 * 24 * 3600 * 10**9
+_NO_REASON = inference_pb2.FINISH_REASON_UNSPECIFIED
+
+_TIMING_LIMITS = {
+    field: _MAX_DURATION_NS if field.endswith("_ns") else 1 << 60 for field in WorkTiming.__dataclass_fields__
+}
+_FINISH_REASONS: dict[int, FinishReason | None] = {
+    _NO_REASON: None,
+    inference_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+    inference_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+}
+_REQUEST_CLASSES = {
+    RequestClass.LATENCY_SENSITIVE: inference_pb2.LATENCY_SENSITIVE,
+    RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
+}
+_STAGES = {Stage.ATTENTION: control_pb2.STAGE_ATTENTION, Stage.EXPERTS: control_pb2.STAGE_EXPERTS}
+
+
+class ProtocolError(Exception):
+    """A frame that is not what the protocol allows; the message says what was given and what is allowed."""
+
+
+# Commands, to the worker.
+
+
+def encode_command(epoch: int, command: commands.Command) -> bytes:
+    """Returns the frame that carries `command` to the worker whose life is `epoch`."""
+    message = control_pb2.ControlMessage(worker_epoch=epoch)
+    _ENCODERS[type(command)](message.command, command)
+    return message.SerializeToString()
+
+
+def encode_welcome(epoch: int, heartbeat_interval_ms: int) -> bytes:
+    """Returns the frame that accepts a worker; repeated, it says that the scheduler is there."""
+    welcome = control_pb2.Welcome(heartbeat_interval_ms=heartbeat_interval_ms)
+    command = control_pb2.StepCommand(welcome=welcome)
+    return control_pb2.ControlMessage(worker_epoch=epoch, command=command).SerializeToString()
+
+
+def encode_shutdown(epoch: int) -> bytes:
+    """Returns the frame that ends a worker in good order."""
+    command = control_pb2.StepCommand(shutdown=control_pb2.Shutdown())
+    return control_pb2.ControlMessage(worker_epoch=epoch, command=command).SerializeToString()
+
+
+def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) -> None:
+    sampling, stop = command.sampling, command.stop
+    step.add_sequence.seq_id = command.seq_id
+    step.add_sequence.max_tokens = stop.max_tokens
+    step.add_sequence.min_tokens = stop.min_tokens
+    step.add_sequence.num_output_tokens = command.num_output_tokens
+    step.add_sequence.stop_token_ids.extend(stop.stop_token_ids)
+    target = step.add_sequence.sampling
+    target.temperature, target.top_k, target.seed = sampling.temperature, sampling.top_k, sampling.seed
+    target.top_p, target.min_p = sampling.top_p, sampling.min_p
+
+
+def _drop_sequence(step: control_pb2.StepCommand, command: commands.DropSequence) -> None:
+    step.drop_sequence.seq_id = command.seq_id
+
+
+def _offload_sequence(step: control_pb2.StepCommand, command: commands.OffloadSequence) -> None:
+    step.offload_sequence.seq_id = command.seq_id
+
+
+def _restore_sequence(step: control_pb2.StepCommand, command: commands.RestoreSequence) -> None:
+    step.restore_sequence.seq_id = command.seq_id
+    step.restore_sequence.block_ids.extend(command.block_ids)
+
+
+def _start_batch(step: control_pb2.StepCommand, command: commands.StartBatch) -> None:
+    step.start_batch.batch_id = command.batch_id
+    step.start_batch.request_class = _REQUEST_CLASSES[command.request_class]
+    for item in command.items:
+        step.start_batch.items.add(
+            seq_id=item.seq_id,
+            num_tokens=item.num_tokens,
+            token_ids=item.token_ids,
+            first_position=item.first_position,
+            new_block_ids=item.new_block_ids,
+            samples=item.samples,
+        )
+
+
+def _drop_batch(step: control_pb2.StepCommand, command: commands.DropBatch) -> None:
+    step.drop_batch.batch_id = command.batch_id
+
+
+def _advance(step: control_pb2.StepCommand, command: commands.Advance) -> None:
+    step.advance.command_id = command.command_id
+    step.advance.batch_ids.extend(command.batch_ids)
+    until = step.advance.until
+    until.layer, until.stage, until.expert = command.until.layer, _STAGES[command.until.stage], command.until.expert
+
+
+_ENCODERS: dict[type, Callable[..., None]] = {
+    commands.AddSequence: _add_sequence,
+    commands.DropSequence: _drop_sequence,
+    commands.OffloadSequence: _offload_sequence,
+    commands.RestoreSequence: _restore_sequence,
+    commands.StartBatch: _start_batch,
+    commands.DropBatch: _drop_batch,
+    commands.Advance: _advance,
+}
+
+
+# Reports, from the worker.
+
+
+def decode_report(frame: bytes) -> control_pb2.ControlMessage:
+    """Parses a frame from a worker; raises ProtocolError unless it carries an epoch and a report that is known."""
+    try:
+        message = control_pb2.ControlMessage.FromString(frame)
+    except DecodeError:
+        raise ProtocolError(f"frame of {len(frame)} bytes is no ControlMessage") from None
+    if message.WhichOneof("body") != "report" or message.report.WhichOneof("report") is None:
+        raise ProtocolError("frame carries no report of a known kind; workers send reports only")
+    if message.worker_epoch == 0:
+        raise ProtocolError("worker_epoch: got 0, allowed is any other number")
+    return message
+
+
+def decode_model(hello: control_pb2.Hello) -> ServedModel:
+    """Returns the model that a worker introduces, or raises ProtocolError naming what is wrong with it."""
+    if not hello.HasField("model"):
+        raise ProtocolError("hello.model: missing")
+    model = hello.model
+    _check("model.num_layers", model.num_layers, 1, _MAX_LAYERS)
+    if len(model.experts_by_layer) != model.num_layers:
+        raise ProtocolError(f"model.experts_by_layer: got {len(model.experts_by_layer)}, allowed is {model.num_layers}")
+    most_experts = max(model.experts_by_layer)
+    _check("model.experts_by_layer", most_experts, 0, _MAX_EXPERTS)
+    _check("model.num_experts_per_token", model.num_experts_per_token, min(1, most_experts), most_experts)
+    _check("model.vocab_size", model.vocab_size, 1, _MAX_VOCAB)
+    for token_id in model.eos_token_ids:
+        _check("model.eos_token_ids", token_id, 0, _MAX_VOCAB)
+    _check("model.max_model_len", model.max_model_len, 2, _MAX_COUNT)
+    _check("model.block_size", model.block_size, 1, 1 << 16)
+    _check("model.num_blocks", model.num_blocks, 1, _MAX_COUNT)
+    _check("model.num_host_blocks", model.num_host_blocks, 0, _MAX_COUNT)
+    if not model.name:
+        raise ProtocolError("model.name: got an empty text")
+    return ServedModel(
+        core=_worker_model(model),
+        name=model.name,
+        family=model.family,
+        vocab_size=model.vocab_size,
+        eos_token_ids=tuple(model.eos_token_ids),
+        dtype=model.dtype,
+        quantization=model.quantization or "none",
+        device=model.device,
+        tokenizer_json=model.tokenizer_json,
+        chat_template=model.chat_template,
+        special_tokens=dict(model.special_tokens),
+    )
+
+
+def _worker_model(model: control_pb2.WorkerModel) -> WorkerModel:
+    return WorkerModel(
+        experts_by_layer=tuple(model.experts_by_layer),
+        num_experts_per_token=model.num_experts_per_token,
+        block_size=model.block_size,
+        num_blocks=model.num_blocks,
+        num_host_blocks=model.num_host_blocks,
+        max_model_len=model.max_model_len,
+    )
+
+
+def decode_calibration(hello: control_pb2.Hello) -> list[WorkTiming]:
+    """Returns the timings of the worker's warm-up."""
+    return [_timing(timing) for timing in hello.calibration]
+
+
+def decode_step_result(result: control_pb2.StepResult, model: ServedModel) -> StepResult:
+    """Returns what one Advance did; raises ProtocolError where it contradicts the model or itself."""
+    _check("step_result.command_id", result.command_id, 1, 1 << 63)
+    _check("step_result.duration_ns", result.duration_ns, 0, _MAX_DURATION_NS)
+    if not result.HasField("reached"):
+        raise ProtocolError("step_result.reached: missing")
+    return StepResult(
+        command_id=CommandId(result.command_id),
+        reached=_cursor(result.reached, model.core),
+        duration_ns=result.duration_ns,
+        idle_ns=min(result.idle_ns, _MAX_DURATION_NS),
+        tokens=tuple(_tokens(result.tokens, model.vocab_size)),
+        batch_errors=tuple(
+            BatchError(BatchId(error.batch_id), tuple(SeqId(seq_id) for seq_id in error.seq_ids), error.message)
+            for error in result.batch_errors
+        ),
+        timing=_timing(result.timing),
+    )
+
+
+def _cursor(cursor: control_pb2.Cursor, model: WorkerModel) -> Cursor:
+    _check("cursor.layer", cursor.layer, 0, model.num_layers)
+    if cursor.stage == control_pb2.STAGE_ATTENTION:
+        _check("cursor.expert before attention", cursor.expert, 0, 0)
+        return Cursor(cursor.layer, Stage.ATTENTION)
+    if cursor.stage != control_pb2.STAGE_EXPERTS:
+        raise ProtocolError(f"cursor.stage: got {cursor.stage}, allowed are 1 (attention) and 2 (experts)")
+    _check("cursor.layer of experts", cursor.layer, 0, model.num_layers - 1)
+    _check("cursor.expert", cursor.expert, 0, model.experts_by_layer[cursor.layer])
+    return Cursor(cursor.layer, Stage.EXPERTS, cursor.expert)
+
+
+def _tokens(tokens: Iterable[control_pb2.SampledToken], vocab_size: int) -> Iterable[SampledToken]:
+    for token in tokens:
+        _check("token_id", token.token_id, 0, vocab_size - 1)
+        if math.isnan(token.logprob):
+            raise ProtocolError("logprob: got NaN, allowed is a number")
+        if token.finish_reason not in _FINISH_REASONS:
+            raise ProtocolError(f"finish_reason: got {token.finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
+        yield SampledToken(SeqId(token.seq_id), token.token_id, token.logprob, _FINISH_REASONS[token.finish_reason])
+
+
+def _timing(timing: control_pb2.WorkTiming) -> WorkTiming:
+    values = {field: getattr(timing, field) for field in _TIMING_LIMITS}
+    for field, value in values.items():
+        _check(f"timing.{field}", value, 0, _TIMING_LIMITS[field])
+    return WorkTiming(**values)
+
+
+def _check(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ProtocolError(f"{field}: got {value}, allowed is {low} to {high}")

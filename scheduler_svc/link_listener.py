@@ -1,0 +1,29 @@
+"""What the owner of a worker link hears. It knows no socket, so that an engine can be tested without one."""
+
+from typing import Protocol
+
+from scheduler_svc.core.ids import CommandId
+from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.generation import ServedModel
+
+
+class LinkListener(Protocol):
+    """Hears of the worker, on the event loop, one event at a time and in the order in which they happened."""
+
+    def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
+        """A worker is ready and knows nothing yet."""
+
+    def step_result(self, result: StepResult) -> None:
+        """The worker carried out an Advance."""
+
+    def command_refused(self, message: str, command_id: CommandId | None) -> None:
+        """The worker could not carry out a command, or its answer made no sense; the id is that of an Advance."""
+
+    def worker_lost(self, reason: str) -> None:
+        """The worker is gone, and what it knew with it."""
+
+    def worker_hung(self, reason: str) -> None:
+        """The worker makes no progress; it may recover."""
+
+    def worker_recovered(self) -> None:
+        """The hung worker makes progress again; nothing was lost."""

@@ -1,0 +1,163 @@
+"""Keeps a local worker process alive: starts it, restarts it, ends it.
+
+    start --first Hello--> serving --exit--> wait (0.5 s, 1 s, ... 10 s) --> start ...
+      └── exit code 2 or 3 before the first Hello of all: the worker refuses what it was told, so the service gives up
+
+Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The worker
+gets a process group of its own, so that Ctrl-C reaches it through its supervisor only, and `--parent-pid`, so that it
+dies with it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Sequence
+
+_log = logging.getLogger(__name__)
+
+_REFUSED_EXIT_CODES = (2, 3)
+_FIRST_BACKOFF_S = 0.5
+_MAX_BACKOFF_S = 10.0
+_MAX_FAILED_STARTS = 5
+_KEPT_LINES = 20
+_LONGEST_LINE_BYTES = 1 << 16
+
+
+class WorkerRefused(Exception):  # noqa: N818 - reads as what happened
+    """The worker can't start with what it was told; the message is the worker's own."""
+
+
+class WorkerSupervisor:
+    """Supervises one worker process.
+
+    Args:
+        control_endpoint: Where the worker finds the scheduler.
+        model: Directory or hub id of the model.
+        options: Further options of the worker, as on its command line.
+        command: The program that runs the worker.
+        stop_grace_s: Seconds that the worker has to end in good order, and again after SIGTERM.
+    """
+
+    def __init__(
+        self,
+        control_endpoint: str,
+        model: str,
+        options: Sequence[str] = (),
+        *,
+        command: Sequence[str] = (sys.executable, "-m", "gpu_worker"),
+        stop_grace_s: float = 3.0,
+    ) -> None:
+        self._arguments = [*command, "--control-endpoint", control_endpoint, "--model", model, *options]
+        self._arguments += ["--parent-pid", str(os.getpid())]
+        self._stop_grace_s = stop_grace_s
+        self._process: Process | None = None
+        self._ever_joined = False
+        self._joined = False
+        self._closed = asyncio.Event()
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id; None while none runs."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self) -> None:
+        """Keeps a worker running until `close`; raises WorkerRefused when the very first start can't succeed."""
+        backoff_s = _FIRST_BACKOFF_S
+        num_failed_starts = 0
+        try:
+            while not self._closed.is_set():
+                exit_code = await self._run_once()
+                if self._closed.is_set():
+                    return
+                _log.error("worker_exited exit_code=%d joined=%s", exit_code, self._joined)
+                num_failed_starts = 0 if self._joined else num_failed_starts + 1
+                self._give_up_if_hopeless(exit_code, num_failed_starts)
+                backoff_s = _FIRST_BACKOFF_S if self._joined else min(2 * backoff_s, _MAX_BACKOFF_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closed.wait(), backoff_s)
+        finally:
+            self._kill()
+
+    def worker_joined(self) -> None:
+        """Notes that the worker said Hello."""
+        self._joined = self._ever_joined = True
+
+    def worker_hung(self) -> None:
+        """Ends a worker that makes no progress; another is started."""
+        _log.error("worker_killed pid=%s reason=hung", self.pid)
+        self._kill()
+
+    async def close(self) -> None:
+        """Ends the worker: it has a while to go by itself (the owner sends Shutdown), then SIGTERM, then SIGKILL."""
+        self._closed.set()
+        if self._process is None:
+            return
+        if not await self._exited():
+            self._signal(signal.SIGTERM)
+            if not await self._exited():
+                _log.error("worker_killed pid=%s reason=did_not_stop", self.pid)
+                self._kill()
+
+    async def _run_once(self) -> int:
+        self._joined = False
+        self._last_lines.clear()
+        process = await asyncio.create_subprocess_exec(
+            *self._arguments, stdin=asyncio.subprocess.DEVNULL, stderr=PIPE, limit=_LONGEST_LINE_BYTES, process_group=0
+        )
+        self._process = process
+        _log.info("worker_started pid=%d", process.pid)
+        try:
+            await self._forward(process)
+            return await process.wait()
+        finally:
+            self._kill()
+            self._process = None
+
+    async def _forward(self, process: Process) -> None:
+        """Copies the worker's stderr to this process's, and keeps the last lines."""
+        assert process.stderr is not None
+        while True:
+            try:
+                line = await process.stderr.readline()
+            except ValueError:  # longer than the limit; asyncio has thrown it away
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            self._last_lines.append(text)
+            sys.stderr.write(text + "\n")
+
+    def _give_up_if_hopeless(self, exit_code: int, num_failed_starts: int) -> None:
+        if self._ever_joined:
+            return
+        said = "\n".join(self._last_lines) or "it said nothing"
+        if exit_code in _REFUSED_EXIT_CODES:
+            raise WorkerRefused(f"the worker refused to start (exit code {exit_code}):\n{said}")
+        if num_failed_starts >= _MAX_FAILED_STARTS:
+            raise WorkerRefused(
+                f"the worker ended {num_failed_starts} times before it was ready (exit code {exit_code}):\n{said}"
+            )
+
+    async def _exited(self) -> bool:
+        """Waits for the worker's end; returns False if it is still there after the grace time."""
+        if self._process is None:
+            return True
+        try:
+            await asyncio.wait_for(self._process.wait(), self._stop_grace_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)

@@ -1,0 +1,298 @@
+"""A service in virtual time: the real scheduler core against a worker that checks every command and takes stated times.
+
+The worker here is a model of the control protocol's contract: it raises on anything that a real worker would refuse.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from scheduler_svc.core.commands import (
+    AddSequence,
+    Advance,
+    BatchItem,
+    Command,
+    DropBatch,
+    DropSequence,
+    OffloadSequence,
+    RestoreSequence,
+    StartBatch,
+)
+from scheduler_svc.core.cursor import START, Cursor, Stage
+from scheduler_svc.core.ids import SeqId
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
+from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.starvation import StarvationLimits
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+@dataclass(frozen=True)
+class Costs:
+    """True costs in milliseconds: per attention stage, expert run and head, and what each token or pair adds."""
+
+    attention: tuple[float, float, float] = (0.2, 0.01, 2e-6)
+    expert: tuple[float, float] = (0.3, 0.03)
+    head: tuple[float, float] = (0.5, 0.1)
+
+
+@dataclass
+class SimBatch:
+    items: dict[int, BatchItem]
+    request_class: RequestClass
+    cursor: Cursor = START
+    dropped: set[int] = field(default_factory=set)
+
+
+class SimWorker:
+    """Carries commands out in virtual time, and refuses what breaks the contract."""
+
+    def __init__(self, model: WorkerModel, costs: Costs) -> None:
+        self.model, self.costs = model, costs
+        self.tables: dict[int, list[int]] = {}
+        self.cached: dict[int, int] = {}
+        self.host: dict[int, int] = {}
+        self.batches: dict[int, SimBatch] = {}
+        self.free_at_s = 0.0
+        self.history: list[tuple[float, float, Advance, tuple[SimBatch, ...]]] = []
+
+    def timing(self, shape: tuple[int, int, int, int], num_stages: int, num_runs: int, num_heads: int) -> WorkTiming:
+        """Times stages, expert runs and heads of batches with this many (passes, tokens, pairs, rows) together."""
+        passes, tokens, pairs, rows = shape
+        a, e, h = self.costs.attention, self.costs.expert, self.costs.head
+        run_tokens = round(num_runs * tokens * self.model.num_experts_per_token / max(1, self.num_experts))
+        return WorkTiming(
+            num_attention_stages=num_stages * passes,
+            attention_tokens=num_stages * tokens,
+            attention_pairs=num_stages * pairs,
+            attention_ns=round(1e6 * num_stages * (a[0] * passes + a[1] * tokens + a[2] * pairs)),
+            num_expert_runs=num_runs,
+            expert_tokens=run_tokens,
+            expert_ns=round(1e6 * (e[0] * num_runs + e[1] * run_tokens)),
+            num_heads=num_heads * passes,
+            head_rows=num_heads * rows,
+            head_ns=round(1e6 * num_heads * (h[0] * passes + h[1] * rows)),
+        )
+
+    @property
+    def num_experts(self) -> int:
+        return max(self.model.experts_by_layer, default=0)
+
+    def calibration(self) -> list[WorkTiming]:
+        shapes = [(1, 1, 1, 1), (1, 8, 8, 8), (1, 64, 4096, 1), (1, 256, 65536, 1), (1, 8, 4096, 8), (2, 16, 900, 16)]
+        return [self.timing(shape, 1, self.num_experts, 1) for shape in shapes * 4]
+
+    def run(self, command: Command, now_s: float) -> tuple[float, StepResult] | None:
+        """Carries one command out; for an Advance returns when it is done and what it did."""
+        match command:
+            case AddSequence(seq_id):
+                assert seq_id not in self.tables
+                self.tables[seq_id], self.cached[seq_id] = [], 0
+            case DropSequence(seq_id):
+                del self.tables[seq_id], self.cached[seq_id]
+                self.host.pop(seq_id, None)
+                for batch in self.batches.values():
+                    batch.dropped.add(seq_id)
+            case OffloadSequence(seq_id):
+                assert self.tables[seq_id], "nothing to offload"
+                self.host[seq_id] = len(self.tables[seq_id])
+                self.tables[seq_id] = []
+                assert sum(self.host.values()) <= self.model.num_host_blocks
+            case RestoreSequence(seq_id, block_ids):
+                assert self.host.pop(seq_id) == len(block_ids)
+                self._take(seq_id, block_ids)
+            case StartBatch(batch_id, request_class, items):
+                assert batch_id not in self.batches
+                for item in items:
+                    self._begin(item)
+                self.batches[batch_id] = SimBatch({i.seq_id: i for i in items}, request_class)
+            case DropBatch(batch_id):
+                batch = self.batches.pop(batch_id)
+                assert set(batch.items) <= batch.dropped, "only a batch that lost all its sequences is dropped"
+            case Advance():
+                return self._advance(command, now_s)
+        return None
+
+    def _begin(self, item: BatchItem) -> None:
+        assert item.seq_id not in self.host
+        assert self.cached[item.seq_id] == item.first_position
+        assert len(item.token_ids) == item.num_tokens > 0
+        self._take(item.seq_id, item.new_block_ids)
+        needed = -(-(item.first_position + item.num_tokens) // self.model.block_size)
+        assert len(self.tables[item.seq_id]) == needed
+
+    def _take(self, seq_id: int, block_ids: tuple[int, ...]) -> None:
+        held = {block for table in self.tables.values() for block in table}
+        assert not held & set(block_ids), "a block is held twice"
+        assert len(set(block_ids)) == len(block_ids)
+        assert all(0 <= block < self.model.num_blocks for block in block_ids)
+        self.tables[seq_id] += block_ids
+
+    def _advance(self, command: Advance, now_s: float) -> tuple[float, StepResult]:
+        batches = tuple(self.batches[b] for b in command.batch_ids)
+        for batch in batches:
+            live = set(batch.items) - batch.dropped
+            assert not live & set(self.host), "a batch with an offloaded sequence is advanced"
+            assert batch.cursor < command.until, "a step that does nothing"
+        assert len({batch.cursor for batch in batches}) == 1, "batches are advanced where they stand together"
+        timing = self._walk(batches, command.until)
+        total_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
+        begin_s = max(now_s, self.free_at_s)
+        idle_ns = round(1e9 * (begin_s - self.free_at_s))
+        self.free_at_s = begin_s + total_ns * 1e-9
+        self.history.append((begin_s, self.free_at_s, command, batches))
+        tokens: list[SampledToken] = []
+        for batch_id, batch in zip(command.batch_ids, batches, strict=True):
+            batch.cursor = command.until
+            if command.until == Cursor(self.model.num_layers):
+                tokens += self._finish(batch)
+                del self.batches[batch_id]
+        result = StepResult(command.command_id, command.until, total_ns, idle_ns, tuple(tokens), (), timing)
+        return self.free_at_s, result
+
+    def _finish(self, batch: SimBatch) -> list[SampledToken]:
+        tokens = []
+        for seq_id, item in batch.items.items():
+            if seq_id in batch.dropped:
+                continue
+            self.cached[seq_id] += item.num_tokens
+            if item.samples:
+                tokens.append(SampledToken(SeqId(seq_id), self.cached[seq_id] % 97, -0.5))
+        return tokens
+
+    def _walk(self, batches: tuple[SimBatch, ...], until: Cursor) -> WorkTiming:
+        items = [i for batch in batches for i in batch.items.values() if i.seq_id not in batch.dropped]
+        tokens = sum(i.num_tokens for i in items)
+        pairs = sum(i.num_tokens * (i.first_position + i.num_tokens) for i in items)
+        stages = runs = heads = 0
+        at = batches[0].cursor
+        while at < until:
+            num_experts = self.model.experts_by_layer[at.layer]
+            if at.stage is Stage.ATTENTION:
+                stages += 1
+                at = Cursor(at.layer, Stage.EXPERTS, 0)
+            stop = until.expert if (until.layer, until.stage) == (at.layer, Stage.EXPERTS) else num_experts
+            runs += stop - at.expert
+            at = Cursor(at.layer, Stage.EXPERTS, stop) if stop < num_experts else Cursor(at.layer + 1)
+            if at.layer == self.model.num_layers:
+                heads = 1
+            if at >= until or until == Cursor(at.layer, Stage.EXPERTS, 0):
+                if at < until:
+                    stages += 1
+                break
+        shape = (len(batches), tokens, pairs, sum(i.samples for i in items))
+        return self.timing(shape, stages, runs, heads)
+
+
+def small_model(**changes: object) -> WorkerModel:
+    fields: dict[str, object] = {
+        "experts_by_layer": (8,) * 4,
+        "num_experts_per_token": 8,  # every token goes to every expert, so that costs are known exactly
+        "block_size": 16,
+        "num_blocks": 4096,
+        "num_host_blocks": 4096,
+        "max_model_len": 4096,
+    }
+    return WorkerModel(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+class Simulation:
+    """Arrivals in, outputs out, in virtual time."""
+
+    def __init__(
+        self,
+        policy: str = "qllm",
+        *,
+        model: WorkerModel | None = None,
+        costs: Costs | None = None,
+        limits: Limits | None = None,
+        preempt_at: PreemptAt = PreemptAt.EXPERT,
+        starvation: StarvationLimits | None = None,
+        calibrated: bool = True,
+    ) -> None:
+        self.model = model or small_model()
+        limits = limits or Limits(control_lead_s=0.0)
+        self.scheduler = Scheduler(self.model, POLICIES[policy](), limits, preempt_at, starvation)
+        self.worker = SimWorker(self.model, costs or Costs())
+        self.sequences: dict[int, Sequence] = {}
+        self.outputs: dict[int, list[Output]] = {}
+        self.now_s = 0.0
+        self._ids = count(1)
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._ties = count()
+        self._wakeups: set[float] = set()
+        if calibrated:
+            for timing in self.worker.calibration():
+                self.scheduler.cost_model.observe(timing)
+
+    def at(self, time_s: float, action: Callable[[], object]) -> None:
+        heapq.heappush(self._events, (time_s, next(self._ties), action))
+
+    def submit(self, request_class: RequestClass, num_prompt: int, max_tokens: int) -> Sequence:
+        """Queues a sequence now."""
+        seq_id = SeqId(next(self._ids))
+        prompt = tuple((seq_id * 31 + i) % 89 for i in range(num_prompt))
+        stop = StopConditions(max_tokens)
+        sequence = Sequence(seq_id, request_class, prompt, SamplingParams(0.0), stop, self.now_s)
+        self.sequences[seq_id] = sequence
+        self.outputs[seq_id] = []
+        self.scheduler.add(sequence)
+        return sequence
+
+    def submit_at(self, time_s: float, request_class: RequestClass, num_prompt: int, max_tokens: int) -> None:
+        self.at(time_s, lambda: self.submit(request_class, num_prompt, max_tokens))
+
+    def run(self, until_s: float = float("inf")) -> None:
+        """Goes on until nothing happens any more, or `until_s`."""
+        self._pump()
+        while self._events and self._events[0][0] <= until_s:
+            self.now_s, _, action = heapq.heappop(self._events)
+            action()
+            self._pump()
+
+    def _pump(self) -> None:
+        for command in self.scheduler.schedule(self.now_s):
+            answer = self.worker.run(command, self.now_s)
+            if answer is not None:
+                done_s, result = answer
+                self.at(done_s, lambda result=result: self._answer(result))  # type: ignore[misc]
+        wakeup_s = self.scheduler.wakeup_s
+        if wakeup_s is not None and wakeup_s not in self._wakeups:  # an event does nothing: the pump behind it does
+            self._wakeups = {wakeup_s} | {w for w in self._wakeups if w > self.now_s}
+            self.at(max(wakeup_s, self.now_s), lambda: None)
+
+    def _answer(self, result: StepResult) -> None:
+        for output in self.scheduler.update(result, self.now_s):
+            self.outputs[output.seq_id].append(output)
+
+    # ---- what to check
+
+    def tokens(self, seq_id: int) -> list[int]:
+        return [o.token_id for o in self.outputs[seq_id] if isinstance(o, TokenOutput)]
+
+    def expected_tokens(self, sequence: Sequence) -> list[int]:
+        start = len(sequence.prompt_token_ids)
+        return [(start + i) % 97 for i in range(sequence.stop.max_tokens)]
+
+    def check_integrity(self) -> None:
+        """Checks that the pool agrees with every live sequence's table, and with the worker's."""
+        live = self.scheduler.sequences
+        self.scheduler.memory.pool.check_integrity(s.block_ids for s in live)
+        for sequence in live:
+            if sequence.known_to_worker:
+                assert self.worker.tables[sequence.seq_id] == sequence.block_ids
+        assert set(self.worker.tables) == {s.seq_id for s in live if s.known_to_worker}
+
+    def be_wait_s(self, sequence: Sequence) -> float:
+        """Seconds of purely best-effort work between a sequence's arrival and the first step that runs it."""
+        waited_s = 0.0
+        for begin_s, end_s, _, batches in self.worker.history:
+            if any(sequence.seq_id in batch.items for batch in batches):
+                return waited_s
+            if end_s > sequence.arrival_s and all(batch.request_class is BE for batch in batches):
+                waited_s += end_s - max(begin_s, sequence.arrival_s)
+        return waited_s
