@@ -126,7 +126,7 @@ class StopStringFilter:
 
 def _overlap(text: str, stop_string: str) -> int:
     """Returns the length of the longest end of `text` that `stop_string` begins with."""
-    at = max(0, len(text) - len(stop_string) + 2)
+    at = max(0, len(text) - len(stop_string) + 1)
     while (at := text.find(stop_string[0], at)) >= 0:
         if stop_string.startswith(text[at:]):
             return len(text) - at

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq.auth
-from zmq.utils import z85
 
 MAX_IPC_PATH_BYTES = 107
 
 
-class EndpointRefused(Exception):  # noqa: N818 - reads as what happened
+class EndpointRefused(Exception):
     """The control endpoint can't be used; the message says why and what to do."""
 
 
@@ -35,7 +34,7 @@ class CurveServer:
 
 @dataclass(frozen=True, slots=True)
 class CurveKeys:
-    """Keys as ZeroMQ takes them: Z85 for the own pair, 32 raw bytes for each allowed worker."""
+    """Keys in Z85: the own pair, and the public keys of the workers that may connect."""
 
     public: bytes
     secret: bytes
@@ -116,7 +115,7 @@ def _load_keys(curve: CurveServer) -> CurveKeys:
     files = sorted(directory.glob("*.key")) if directory.is_dir() else [directory]
     if not files:
         raise EndpointRefused(f"CURVE: no *.key file in {directory}: no worker could connect")
-    allowed = frozenset(z85.decode(_certificate(file)[0]) for file in files)
+    allowed = frozenset(_certificate(file)[0] for file in files)
     return CurveKeys(public, secret, allowed)
 
 

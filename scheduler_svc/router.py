@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 _MAX_QUEUED_FRAMES = 10_000
 _MAX_MESSAGES_A_TURN = 128
 _LINGER_MS = 200
-_ZAP_DOMAIN = b"qllm"
+_ZAP_DOMAIN = "qllm"
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
-class PeerGone(Exception):  # noqa: N818 - reads as what happened
+class PeerGone(Exception):
     """The frame could not be handed over: the peer is not connected, or takes nothing any more."""
 
 
@@ -40,9 +40,9 @@ class _AllowList:
         self._allowed = allowed
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Returns whether the raw public key is allowed."""
+        """Returns whether the public key, in Z85, is allowed."""
         if key not in self._allowed:
-            _log.warning("peer_denied domain=%s reason=key_not_in_allow_list", domain)
+            _log.warning("peer_denied domain=%s public_key=%s reason=not_in_allow_list", domain, key.decode())
         return key in self._allowed
 
 
@@ -111,11 +111,12 @@ class Router:
         sock.heartbeat_timeout = self._silence_limit_ms
         if self._keys is not None:
             self._authenticator = ThreadAuthenticator(self._context, log=_log)
-            self._authenticator.configure_curve_callback(credentials_provider=_AllowList(self._keys.allowed))
+            allow_list = _AllowList(self._keys.allowed)
+            self._authenticator.configure_curve_callback(_ZAP_DOMAIN, credentials_provider=allow_list)
             self._authenticator.start()
             sock.curve_server = True
             sock.curve_publickey, sock.curve_secretkey = self._keys.public, self._keys.secret
-            sock.zap_domain = _ZAP_DOMAIN
+            sock.zap_domain = _ZAP_DOMAIN.encode()
             sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def send(self, identity: bytes, frame: bytes) -> None:
@@ -156,7 +157,7 @@ class Router:
             while True:
                 event = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
                 if event["event"] & _DENIED:
-                    _log.warning("peer_denied endpoint=%s event=%s", self._endpoint, event["event"])
+                    _log.warning("peer_denied endpoint=%s event=%s", self._endpoint, zmq.Event(event["event"]).name)
                 broken = broken or event["event"] == zmq.EVENT_DISCONNECTED
         if broken:
             self._on_disconnect()

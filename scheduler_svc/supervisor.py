@@ -28,7 +28,7 @@ _KEPT_LINES = 20
 _LONGEST_LINE_BYTES = 1 << 16
 
 
-class WorkerRefused(Exception):  # noqa: N818 - reads as what happened
+class WorkerRefused(Exception):
     """The worker can't start with what it was told; the message is the worker's own."""
 
 

@@ -1,0 +1,109 @@
+"""What the scheduler service is told at its start, checked before anything is bound or started.
+
+A bad value is refused with its name, what was given and what is allowed.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.endpoint import CurveServer
+from scheduler_svc.engine import EngineSettings
+
+
+class ConfigRefused(ValueError):
+    """A setting that is not allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The service's settings.
+
+    Attributes:
+        model: Directory or hub id for a spawned worker; None when workers are started elsewhere.
+        spawn_worker: Start and supervise a local worker.
+        worker_options: Further options of the spawned worker, as on its command line.
+        control_endpoint: Where workers connect; None makes a socket in a fresh private directory.
+        hang_timeout_s: Seconds without progress after which a worker counts as hung.
+        grace_s: Seconds that running requests get when the service stops.
+    """
+
+    model: str | None = None
+    spawn_worker: bool = False
+    worker_options: tuple[str, ...] = ()
+    control_endpoint: str | None = None
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = 50051
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    hang_timeout_s: float = 10.0
+    grace_s: float = 2.0
+    curve: CurveServer | None = None
+
+    def __post_init__(self) -> None:
+        if self.spawn_worker and not self.model:
+            raise ConfigRefused("--model: got nothing, a directory or hub id is needed with --spawn-worker")
+        if self.model and not self.spawn_worker:
+            raise ConfigRefused("--model: it belongs to the worker; add --spawn-worker, or give it to qllm-worker")
+        if not self.spawn_worker and self.control_endpoint is None:
+            raise ConfigRefused("--control-endpoint: got nothing, it is needed without --spawn-worker")
+        if self.worker_options and not self.spawn_worker:
+            raise ConfigRefused(f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker")
+        _check("--grpc-port", self.grpc_port, 0, 65535)
+        _check("--hang-timeout-s", self.hang_timeout_s, 0.2, 3600)
+        _check("--grace-s", self.grace_s, 0, 3600)
+
+
+def engine_settings(
+    *,
+    policy: str,
+    preempt_at: PreemptAt,
+    preemption_quantum_ms: float,
+    be_min_share: float,
+    be_window_s: float,
+    starvation_threshold: int,
+    ls_stretch: float,
+    max_num_seqs: int,
+    be_chunk_tokens: int,
+    ls_chunk_tokens: int,
+    max_ls_requests: int,
+    max_be_requests: int,
+) -> EngineSettings:
+    """Makes the engine's settings; raises ConfigRefused for a value out of range."""
+    if policy not in POLICIES:
+        raise ConfigRefused(f"--policy: got {policy!r}, allowed are {', '.join(POLICIES)}")
+    _check("--preemption-quantum-ms", preemption_quantum_ms, 0.1, 10_000)
+    _check("--be-min-share", be_min_share, 0, 0.9)
+    _check("--be-window-s", be_window_s, 0.1, 3600)
+    _check("--starvation-threshold", starvation_threshold, 0, 1 << 30)
+    _check("--ls-stretch", ls_stretch, 0, 100)
+    _check("--max-num-seqs", max_num_seqs, 1, 4096)
+    _check("--be-chunk-tokens", be_chunk_tokens, 1, 1 << 20)
+    _check("--ls-chunk-tokens", ls_chunk_tokens, 1, 1 << 20)
+    _check("--max-ls-requests", max_ls_requests, 1, 1 << 20)
+    _check("--max-be-requests", max_be_requests, 1, 1 << 20)
+    limits = Limits(
+        max_num_seqs=max_num_seqs,
+        be_chunk_tokens=be_chunk_tokens,
+        ls_chunk_tokens=ls_chunk_tokens,
+        ls_stretch=ls_stretch,
+        preemption_quantum_s=preemption_quantum_ms / 1e3,
+    )
+    starvation = StarvationLimits(be_min_share, be_window_s, starvation_threshold)
+    return EngineSettings(policy, preempt_at, limits, starvation, max_ls_requests, max_be_requests)
+
+
+def curve_server(secret_key: Path | None, worker_keys: Path | None) -> CurveServer | None:
+    """Makes the CURVE settings; raises ConfigRefused if only one of the two is given."""
+    if secret_key is None and worker_keys is None:
+        return None
+    if secret_key is None or worker_keys is None:
+        raise ConfigRefused("CURVE needs both --curve-secret-key and --curve-worker-keys")
+    return CurveServer(secret_key, worker_keys)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ConfigRefused(f"{name}: got {value}, allowed is {low} to {high}")

@@ -1,0 +1,144 @@
+"""The running service: control channel, engine, gRPC server and, where asked for, a supervised worker, in one place.
+
+Owns the order in which they start and stop. Decides nothing about requests.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import tempfile
+from collections.abc import Iterator
+from collections.abc import Sequence as Row
+from pathlib import Path
+
+from scheduler_svc import __version__
+from scheduler_svc.api.admin import ServiceSettings
+from scheduler_svc.api.server import ApiServer
+from scheduler_svc.config import Config
+from scheduler_svc.core.commands import Command
+from scheduler_svc.core.ids import CommandId
+from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.engine import Engine
+from scheduler_svc.generation import ServedModel
+from scheduler_svc.supervisor import WorkerSupervisor
+from scheduler_svc.worker_link import WorkerLink
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything that serves, from start to stop.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._engine = Engine(config.engine, self._send, self._fail)
+        self._api = ApiServer(self._engine, _facts(config), config.grpc_host, config.grpc_port)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serves until SIGINT, SIGTERM or a fatal error, which is raised."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, number)
+        async with contextlib.AsyncExitStack() as stack:
+            endpoint = self._config.control_endpoint or f"ipc://{stack.enter_context(_private_directory())}/control"
+            self._supervisor = self._make_supervisor(endpoint)
+            self._link = WorkerLink(
+                endpoint, self, curve=self._config.curve, hang_timeout_s=self._config.hang_timeout_s
+            )
+            await stack.enter_async_context(self._link)
+            if self._supervisor is not None:
+                self._own(asyncio.create_task(self._supervisor.run(), name="worker-supervisor"))
+                stack.push_async_callback(self._supervisor.close)
+                stack.callback(self._link.send_shutdown)
+            await self._api.start()
+            stack.push_async_callback(self._api.stop, self._config.grace_s)
+            _log.info("serving grpc=%s policy=%s", self._api.address, self._config.engine.policy)
+            await self._over
+            _log.info("stopping grace_s=%s", self._config.grace_s)
+
+    # ---- LinkListener: everything goes to the engine, and what concerns the worker's life to its supervisor too
+
+    def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
+        """A worker is ready."""
+        if self._supervisor is not None:
+            self._supervisor.worker_joined()
+        self._engine.worker_joined(epoch, model, calibration, pid)
+        self._own(asyncio.create_task(self._api.warm_up(), name="warm-up"))
+
+    def step_result(self, result: StepResult) -> None:
+        """The worker carried out a step."""
+        self._engine.step_result(result)
+
+    def command_refused(self, message: str, command_id: CommandId | None) -> None:
+        """The worker could not carry out a command."""
+        self._engine.command_refused(message, command_id)
+
+    def worker_lost(self, reason: str) -> None:
+        """The worker is gone."""
+        self._engine.worker_lost(reason)
+
+    def worker_hung(self, reason: str) -> None:
+        """The worker makes no progress; one of our own is replaced."""
+        self._engine.worker_hung(reason)
+        if self._supervisor is not None:
+            self._supervisor.worker_hung()
+
+    def worker_recovered(self) -> None:
+        """The worker makes progress again."""
+        self._engine.worker_recovered()
+
+    # ---- inside
+
+    def _make_supervisor(self, endpoint: str) -> WorkerSupervisor | None:
+        config = self._config
+        if not config.spawn_worker or config.model is None:
+            return None
+        return WorkerSupervisor(endpoint, config.model, config.worker_options)
+
+    def _send(self, commands: Row[Command]) -> None:
+        self._link.send(commands)
+
+    def _stop(self, number: signal.Signals) -> None:
+        _log.info("signal name=%s", number.name)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        """Keeps a background task; one that dies ends the service."""
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._fail(error)
+
+
+def _facts(config: Config) -> ServiceSettings:
+    engine = config.engine
+    return ServiceSettings(
+        version=__version__,
+        policy=engine.policy,
+        preempt_at=engine.preempt_at.value,
+        preemption_quantum_ms=engine.limits.preemption_quantum_s * 1e3,
+        be_min_share=engine.starvation.min_share,
+        max_ls_requests=engine.max_ls_requests,
+        max_be_requests=engine.max_be_requests,
+    )
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="qllm-") as name:  # mode 0700
+        yield Path(name)
