@@ -107,9 +107,7 @@ class WorkerSupervisor:
     async def _run_once(self) -> int:
         self._joined = False
         self._last_lines.clear()
-        process = await asyncio.create_subprocess_exec(
-            *self._arguments, stdin=asyncio.subprocess.DEVNULL, stderr=PIPE, limit=_LONGEST_LINE_BYTES, process_group=0
-        )
+        process = await self._start()
         self._process = process
         _log.info("worker_started pid=%d", process.pid)
         try:
@@ -119,12 +117,21 @@ class WorkerSupervisor:
             self._kill()
             self._process = None
 
+    async def _start(self) -> Process:
+        stdin, limit = asyncio.subprocess.DEVNULL, _LONGEST_LINE_BYTES
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0
+            )
+        except OSError as error:
+            raise WorkerRefused(f"the worker can't be started: {self._arguments[0]}: {error.strerror}") from error
+
     async def _forward(self, process: Process) -> None:
         """Copies the worker's stderr to this process's, and keeps the last lines."""
-        assert process.stderr is not None
-        while True:
+        stderr = process.stderr
+        while stderr is not None:
             try:
-                line = await process.stderr.readline()
+                line = await stderr.readline()
             except ValueError:  # longer than the limit; asyncio has thrown it away
                 continue
             if not line:

@@ -1,0 +1,49 @@
+# The project's own commands; CI runs the same ones. `make` alone lists them.
+VENV ?= .venv
+PYTHON ?= python3.11
+MODEL ?= demo/model
+DIR ?= bench-models/mini-mixtral
+PORT ?= 50051
+POLICY ?= qllm
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help setup protos check test demo serve bench-model clean
+
+help: ## lists these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## makes $(VENV) with exactly the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dev]'
+	@touch $@
+
+protos: $(STAMP) ## generates the stubs in protos/qllm/v1 anew
+	$(BIN)/python -m scripts.protos generate
+
+check: $(STAMP) ## format, lint, types, import contracts, protos: what CI checks
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m scripts.protos check
+
+test: $(STAMP) ## all tests that need no GPU, and the core's coverage
+	$(BIN)/coverage run -m pytest -m 'not gpu'
+	$(BIN)/coverage report
+
+demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
+	$(BIN)/python -m demo.demo
+
+serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1:PORT until Ctrl-C
+	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --grpc-port $(PORT) --policy $(POLICY)
+
+bench-model: $(STAMP) ## writes the random benchmark model "mini-mixtral" to DIR
+	$(BIN)/python -m demo.bench_model $(DIR)
+
+clean: ## removes what was built here, the environment included
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

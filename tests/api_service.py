@@ -1,0 +1,63 @@
+"""The real gRPC server over a fake generator, on a free port of this machine, with a channel to it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from qllm.v1 import inference_pb2 as pb
+from qllm.v1 import inference_pb2_grpc
+
+from scheduler_svc.api import ApiServer, ServiceSettings
+from tests.fakes import FakeGenerator
+
+SETTINGS = ServiceSettings(
+    version="1.2.3",
+    policy="qllm",
+    preempt_at="expert",
+    preemption_quantum_ms=5.0,
+    be_min_share=0.05,
+    max_ls_requests=256,
+    max_be_requests=4096,
+)
+
+
+@dataclass
+class Service:
+    """A running server and a client's way to it."""
+
+    generator: FakeGenerator
+    server: ApiServer
+    channel: grpc.aio.Channel
+    inference: "inference_pb2_grpc.InferenceAsyncStub"
+
+
+@asynccontextmanager
+async def running(generator: FakeGenerator) -> AsyncIterator[Service]:
+    """Runs a server until the block ends."""
+    server = ApiServer(generator, SETTINGS, port=0)
+    await server.start()
+    options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
+    async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+        try:
+            yield Service(generator, server, channel, inference_pb2_grpc.InferenceStub(channel))
+        finally:
+            await server.stop(grace_s=0)
+
+
+def text_request(text: str, **stop: object) -> pb.GenerateRequest:
+    """A request with a text prompt and stop conditions."""
+    return pb.GenerateRequest(text=text, stop=pb.StopConditions(**stop))  # type: ignore[arg-type]
+
+
+async def collect(service: Service, request: pb.GenerateRequest) -> list[pb.GenerateResponse]:
+    """Returns all messages of one generation."""
+    return [response async for response in service.inference.Generate(request, timeout=30)]
+
+
+async def rest(call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]") -> list[pb.GenerateResponse]:
+    """Returns the messages that are left, of a stream that was begun with `read`."""
+    responses = []
+    while isinstance(response := await call.read(), pb.GenerateResponse):
+        responses.append(response)
+    return responses

@@ -1,0 +1,186 @@
+"""A real Generator with no engine behind it: deterministic tokens, paced and ended as a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+
+from scheduler_svc.core.results import WorkerModel
+from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.errors import DuplicateRequest, ServiceError
+from scheduler_svc.generation import (
+    ClassLoad,
+    GenerationRequest,
+    Loads,
+    ServedModel,
+    TokenEvent,
+    WorkerState,
+)
+from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, byte_level_tokenizer
+
+
+def served_model(**changes: object) -> ServedModel:
+    """A model with a byte-level tokenizer, a chat template and a context of 512 tokens; `changes` replace its fields."""
+    tokenizer = byte_level_tokenizer()
+    core = WorkerModel(
+        experts_by_layer=(8, 8),
+        num_experts_per_token=2,
+        block_size=16,
+        num_blocks=64,
+        num_host_blocks=64,
+        max_model_len=512,
+    )
+    model = ServedModel(
+        core=core,
+        name="fake",
+        family="mixtral",
+        vocab_size=tokenizer.get_vocab_size(),
+        eos_token_ids=(EOS_ID,),
+        dtype="float32",
+        quantization="none",
+        device="cpu",
+        tokenizer_json=tokenizer.to_str().encode(),
+        chat_template=CHAT_TEMPLATE,
+        special_tokens=SPECIAL_TOKENS,
+    )
+    return replace(model, **changes)  # type: ignore[arg-type]
+
+
+def echo(request: GenerationRequest) -> list[int]:
+    """The prompt's own tokens, over and over, up to max_tokens."""
+    prompt = request.prompt_token_ids
+    return [prompt[index % len(prompt)] for index in range(request.stop.max_tokens)]
+
+
+@dataclass
+class FakeStream:
+    """One request's events. Tokens come one an event, or `tokens_per_event`, until a stop token or the script's end."""
+
+    generator: "FakeGenerator"
+    request: GenerationRequest
+    script: list[int]
+    num_out: int = 0
+    closed: bool = False
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        while True:
+            await self.generator.pace(self)
+            if self.aborted.is_set():
+                self.end()
+                yield TokenEvent((), (), FinishReason.ABORTED, self.usage())
+                return
+            if self.generator.fail_with is not None:
+                self.end()
+                raise self.generator.fail_with
+            event = self.next_event()
+            yield event
+            if event.finish_reason is not None:
+                return
+
+    def next_event(self) -> TokenEvent:
+        chunk: list[int] = []
+        reason: FinishReason | None = None
+        while reason is None and len(chunk) < self.generator.tokens_per_event:
+            token_id = self.script[self.num_out]
+            chunk.append(token_id)
+            self.num_out += 1
+            if token_id in self.request.stop.stop_token_ids and self.num_out > self.request.stop.min_tokens:
+                reason = FinishReason.STOP
+            elif self.num_out == len(self.script):
+                reason = FinishReason.LENGTH
+        usage = None
+        if reason is not None:
+            self.end()
+            usage = self.usage()
+        return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage)
+
+    def usage(self) -> Usage:
+        return Usage(len(self.request.prompt_token_ids), self.num_out, 0.001, 0.002, 0.003, 4)
+
+    def end(self) -> None:
+        self.generator.live.pop(self.request.request_id, None)
+
+    def close(self) -> None:
+        if not self.closed and self.request.request_id in self.generator.live:
+            self.generator.closed_early.append(self.request.request_id)
+        self.closed = True
+        self.end()
+
+
+@dataclass
+class FakeGenerator:
+    """Implements scheduler_svc.generation.Generator.
+
+    Attributes:
+        script: Tokens that a request generates.
+        hold_after: A stream waits once it has given this many tokens, until it is aborted; None: never.
+        refuse_with: Raised by submit.
+        fail_with: Raised by streams.
+        live: Streams that are not over.
+        submitted: Every request that was accepted.
+        closed_early: Ids of requests whose stream was closed while live.
+    """
+
+    model: ServedModel | None = field(default_factory=served_model)
+    worker_state: WorkerState = WorkerState.READY
+    worker_epoch: int = 7
+    script: Callable[[GenerationRequest], list[int]] = echo
+    tokens_per_event: int = 1
+    hold_after: int | None = None
+    refuse_with: ServiceError | None = None
+    fail_with: Exception | None = None
+    live: dict[str, FakeStream] = field(default_factory=dict)
+    submitted: list[GenerationRequest] = field(default_factory=list)
+    closed_early: list[str] = field(default_factory=list)
+
+    def submit(self, request: GenerationRequest) -> FakeStream:
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        if request.request_id in self.live:
+            raise DuplicateRequest(request.request_id)
+        stream = FakeStream(self, request, self.script(request))
+        self.live[request.request_id] = stream
+        self.submitted.append(request)
+        return stream
+
+    def abort(self, request_id: str) -> bool:
+        stream = self.live.get(request_id)
+        if stream is not None:
+            stream.aborted.set()
+        return stream is not None
+
+    async def pace(self, stream: FakeStream) -> None:
+        """Lets a stream go on, or holds it."""
+        if self.hold_after is not None and stream.num_out >= self.hold_after:
+            await stream.aborted.wait()
+        await asyncio.sleep(0)
+
+    def loads(self) -> Loads:
+        one = ClassLoad(
+            queued_prefill=1,
+            queued_decode=2,
+            running=len(self.live),
+            offloaded=4,
+            num_finished=5,
+            num_generated_tokens=6,
+            num_prompt_tokens=7,
+            busy_ns=8,
+        )
+        return Loads(
+            latency_sensitive=one,
+            best_effort=replace(one, queued_prefill=100),
+            total_blocks=64,
+            free_blocks=60,
+            outstanding_ms=1.5,
+            wait_bound_ms=5.0,
+            busy_ns=10,
+            control_idle_ns=11,
+            num_commands=12,
+            num_iterations=13,
+            num_preemptions_at_layer=14,
+            num_preemptions_at_expert=15,
+            num_joins=16,
+            num_offloads=17,
+            num_promotions=18,
+            be_share=0.25,
+        )

@@ -1,0 +1,130 @@
+"""A supervised worker: restarts, refusals, and its end."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from scheduler_svc import supervisor
+from scheduler_svc.supervisor import WorkerRefused, WorkerSupervisor
+from tests.control_channel import eventually
+
+SLEEP = "import time; time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', file=open({!r}, 'w'), flush=True); time.sleep(600)"
+
+
+def supervise(program: str, **options: float) -> WorkerSupervisor:
+    return WorkerSupervisor("ipc:///tmp/x", "some/model", command=(sys.executable, "-c", program), **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running(worker: WorkerSupervisor) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(worker.run())
+    await eventually(lambda: worker.pid or task.done())
+    yield task
+    await worker.close()
+    await task
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(supervisor, "_MAX_BACKOFF_S", 0.02)
+
+
+async def test_worker_gets_its_arguments_and_the_parent_to_die_with(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    program = f"import sys, pathlib; pathlib.Path({str(seen)!r}).write_text(' '.join(sys.argv[1:])); {SLEEP}"
+    async with running(supervise(program, stop_grace_s=0.1)):
+        await eventually(lambda: seen.exists() and seen.read_text())
+    expected = f"--control-endpoint ipc:///tmp/x --model some/model --parent-pid {os.getpid()}"
+    assert seen.read_text() == expected
+
+
+async def test_killed_worker_is_started_again() -> None:
+    worker = supervise(SLEEP, stop_grace_s=0.1)
+    async with running(worker):
+        worker.worker_joined()
+        first = worker.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: worker.pid not in (None, first))
+
+
+async def test_hung_worker_is_killed_and_started_again() -> None:
+    worker = supervise(SLEEP, stop_grace_s=0.1)
+    async with running(worker):
+        worker.worker_joined()
+        first = worker.pid
+        worker.worker_hung()
+        await eventually(lambda: worker.pid not in (None, first))
+
+
+@pytest.mark.parametrize("code", [2, 3])
+async def test_refusal_before_the_first_hello_ends_the_start_with_the_workers_words(code: int) -> None:
+    worker = supervise(f"import sys; sys.stderr.write('no such model: x\\n'); sys.exit({code})")
+    with pytest.raises(WorkerRefused, match="no such model: x"):
+        await worker.run()
+
+
+async def test_worker_that_keeps_crashing_before_it_is_ready_ends_the_start() -> None:
+    with pytest.raises(WorkerRefused, match=r"5 times.*exit code 1"):
+        await supervise("import sys; sys.exit('boom')").run()
+
+
+async def test_refusal_after_a_worker_has_served_is_tried_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    program = f"import sys, time; open({str(starts)!r}, 'a').write('x'); time.sleep(0.05); sys.exit(2)"
+    worker = supervise(program, stop_grace_s=0.1)
+    async with running(worker) as task:
+        worker.worker_joined()
+        await eventually(lambda: starts.exists() and len(starts.read_text()) >= 7)
+        assert not task.done()
+
+
+async def test_close_ends_a_worker_that_ignores_sigterm(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf"
+    worker = supervise(STUBBORN.format(str(deaf)), stop_grace_s=0.1)
+    async with running(worker):
+        await eventually(deaf.exists)
+        pid = worker.pid
+        assert pid is not None
+    assert not is_alive(pid)
+    assert worker.pid is None
+
+
+async def test_cancelled_supervisor_leaves_no_worker_behind() -> None:
+    worker = supervise(SLEEP)
+    task = asyncio.create_task(worker.run())
+    await eventually(lambda: worker.pid)
+    pid = worker.pid
+    assert pid is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: not is_alive(pid))
+
+
+async def test_endless_line_of_the_worker_does_not_fill_memory_or_stop_the_supervisor() -> None:
+    program = "import sys; sys.stderr.write('x' * 1_000_000 + '\\nlast words\\n'); sys.exit(2)"
+    with pytest.raises(WorkerRefused, match="last words"):
+        await supervise(program).run()
+
+
+async def test_program_that_does_not_exist_ends_the_start() -> None:
+    worker = WorkerSupervisor("ipc:///tmp/x", "m", command=("/nonexistent/worker",))
+    with pytest.raises(WorkerRefused, match="/nonexistent/worker"):
+        await worker.run()
