@@ -232,10 +232,11 @@ class Simulation:
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._events, (time_s, next(self._ties), action))
 
-    def submit(self, request_class: RequestClass, num_prompt: int, max_tokens: int) -> Sequence:
-        """Queues a sequence now."""
+    def submit(self, request_class: RequestClass, prompt: int | tuple[int, ...], max_tokens: int) -> Sequence:
+        """Queues a sequence now, with a prompt or the length of one."""
         seq_id = SeqId(next(self._ids))
-        prompt = tuple((seq_id * 31 + i) % 89 for i in range(num_prompt))
+        if isinstance(prompt, int):
+            prompt = tuple((seq_id * 31 + i) % 89 for i in range(prompt))
         stop = StopConditions(max_tokens)
         sequence = Sequence(seq_id, request_class, prompt, SamplingParams(0.0), stop, self.now_s)
         self.sequences[seq_id] = sequence

@@ -1,0 +1,122 @@
+"""`qllm-client stats`: what the service is and what it does now, as tables or as JSON."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.message import Message
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from client.async_client import AsyncClient, Loads, ServerInfo
+from client.cli.session import Address, address_default, run
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one line each time.")]
+Watch = Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="Print again every so often.")]
+
+_CLASS_ROWS = (
+    "queued_prefill",
+    "queued_decode",
+    "running",
+    "offloaded",
+    "num_finished",
+    "num_prompt_tokens",
+    "num_generated_tokens",
+)
+
+
+def stats(as_json: Json = False, watch: Watch = None, address: Address = address_default) -> None:
+    """Shows the model, the policy, the queues and the counters.
+
+    [bold]Examples[/bold]
+
+      qllm-client stats --watch 1
+
+      qllm-client stats --json | jq .loads.num_preemptions_at_expert
+    """
+    run(_stats(address, watch, as_json=as_json))
+
+
+async def _stats(address: str, watch_s: float | None, *, as_json: bool) -> None:
+    console = Console()
+    async with AsyncClient(address) as client:
+        if as_json or watch_s is None or not console.is_terminal:
+            await _print_each(client, console, watch_s, as_json=as_json)
+        else:
+            await _refresh(client, console, watch_s)
+
+
+async def _print_each(client: AsyncClient, console: Console, watch_s: float | None, *, as_json: bool) -> None:
+    while True:
+        info, loads = await client.server_info(), await client.loads()
+        if as_json:
+            typer.echo(json.dumps({"server": _as_dict(info), "loads": _as_dict(loads)}))
+        else:
+            console.print(_tables(info, loads))
+        if watch_s is None:
+            return
+        await asyncio.sleep(watch_s)
+
+
+async def _refresh(client: AsyncClient, console: Console, watch_s: float) -> None:
+    info = await client.server_info()
+    with Live(_tables(info, await client.loads()), console=console) as live:
+        while True:
+            await asyncio.sleep(watch_s)
+            info = await client.server_info()
+            live.update(_tables(info, await client.loads()), refresh=True)
+
+
+def _tables(info: ServerInfo, loads: Loads) -> Group:
+    return Group(_server_table(info), _class_table(loads), _counter_table(loads))
+
+
+def _server_table(info: ServerInfo) -> Table:
+    table = Table(title="Service", show_header=False)
+    for name, value in _as_dict(info).items():
+        if name == "worker_epoch":
+            table.add_row(name, f"{value:x}")
+        elif name != "model":
+            table.add_row(name, _shown(value))
+    if info.HasField("model"):
+        for name, value in _as_dict(info.model).items():
+            table.add_row(f"model {name}", _shown(value))
+    return table
+
+
+def _class_table(loads: Loads) -> Table:
+    table = Table("", "latency-sensitive", "best-effort", title="Classes")
+    for name in _CLASS_ROWS:
+        table.add_row(name, _shown(getattr(loads.latency_sensitive, name)), _shown(getattr(loads.best_effort, name)))
+    table.add_row("busy_s", f"{loads.latency_sensitive.busy_ns / 1e9:.1f}", f"{loads.best_effort.busy_ns / 1e9:.1f}")
+    return table
+
+
+def _counter_table(loads: Loads) -> Table:
+    table = Table(title="Worker", show_header=False)
+    for name, value in _as_dict(loads).items():
+        if name.endswith("_ns"):
+            table.add_row(f"{name.removesuffix('_ns')}_s", f"{value / 1e9:.3f}")
+        elif not isinstance(value, dict):
+            table.add_row(name, _shown(value))
+    return table
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """Returns all fields by name, with numbers as numbers (protobuf's own JSON makes strings of 64-bit ones)."""
+    fields: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None:
+            fields[field.name] = _as_dict(value)
+        elif field.enum_type is not None:
+            fields[field.name] = field.enum_type.values_by_number[value].name
+        else:
+            fields[field.name] = value
+    return fields

@@ -1,0 +1,88 @@
+"""Translates between this package's values and the messages of `qllm.v1`. Knows nothing of channels and calls."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from qllm.v1 import inference_pb2 as pb
+
+from client.errors import InvalidRequest
+from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, Usage
+
+_CLASSES = {
+    RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
+    RequestClass.BEST_EFFORT: pb.BEST_EFFORT,
+}
+_FINISH_REASONS = {
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_ABORTED: FinishReason.ABORTED,
+}
+
+
+def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
+    """Builds the request.
+
+    Raises:
+        InvalidRequest: A value does not fit its field's wire type (the service checks all other limits).
+    """
+    request_class = RequestClass(options.get("request_class", RequestClass.LATENCY_SENSITIVE))
+    try:
+        request = pb.GenerateRequest(
+            request_id=options.get("request_id", ""),
+            request_class=_CLASSES[request_class],
+            sampling=_encode_sampling(options),
+            stop=_encode_stop(options),
+        )
+        _set_prompt(request, prompt)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the request cannot be encoded: {error}") from error
+    return request
+
+
+def decode_finish_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
+    """Translates the reason why a stream ended; one that is not known here counts as a stop."""
+    return _FINISH_REASONS.get(reason, FinishReason.STOP)
+
+
+def decode_usage(usage: pb.Usage) -> Usage:
+    """Translates what a generation used."""
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        queue_ms=usage.queue_ms,
+        prefill_ms=usage.prefill_ms,
+        decode_ms=usage.decode_ms,
+        num_preemptions=usage.num_preemptions,
+    )
+
+
+def _encode_sampling(options: GenerateOptions) -> pb.SamplingParams:
+    return pb.SamplingParams(
+        temperature=options.get("temperature"),
+        top_k=options.get("top_k"),
+        top_p=options.get("top_p"),
+        min_p=options.get("min_p"),
+        seed=options.get("seed"),
+    )
+
+
+def _encode_stop(options: GenerateOptions) -> pb.StopConditions:
+    return pb.StopConditions(
+        max_tokens=options.get("max_tokens"),
+        min_tokens=options.get("min_tokens"),
+        ignore_eos=options.get("ignore_eos", False),
+        stop_token_ids=options.get("stop_token_ids", ()),
+        stop_strings=options.get("stop", ()),
+    )
+
+
+def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif len(prompt) == 0 or isinstance(prompt[0], int):
+        request.token_ids.ids.extend(cast("Sequence[int]", prompt))
+        request.token_ids.SetInParent()
+    else:
+        for turn in cast("Sequence[ChatMessage | dict[str, str]]", prompt):
+            message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn)
+            request.chat.messages.add(role=message.role, content=message.content)

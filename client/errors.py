@@ -1,0 +1,122 @@
+"""Errors that a call on the service can end with.
+
+    QllmError                    carries `status` (a grpc.StatusCode) and the service's message
+    ├── InvalidRequest           INVALID_ARGUMENT: the message names the field, what was given and what is allowed
+    ├── DuplicateRequest         ALREADY_EXISTS: the request id belongs to a live request
+    ├── Overloaded               RESOURCE_EXHAUSTED: carries `retry_after_s` when the service named a time
+    ├── Unavailable              UNAVAILABLE: no service at the address, or it has no worker
+    ├── DeadlineExceeded         DEADLINE_EXCEEDED: `timeout_s` passed before the answer was complete
+    ├── Cancelled                CANCELLED: the stream was cancelled before it ended
+    └── ServerError              any other status
+
+A message is the service's own words, and names what was given and what is allowed where that helps.
+"""
+
+from typing import Self
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class QllmError(Exception):
+    """Base of all errors of this package."""
+
+    status: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+
+    @classmethod
+    def from_rpc(cls, rpc_error: grpc.aio.AioRpcError) -> Self:
+        """Makes the error from a call's final status."""
+        return cls(rpc_error.details() or "the service gave no message")
+
+
+class InvalidRequest(QllmError):
+    """A field of the request is not allowed; sending it again cannot help."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class DuplicateRequest(QllmError):
+    """The request id belongs to a live request."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class Overloaded(QllmError):
+    """The service holds as many requests of the class as it may.
+
+    Attributes:
+        retry_after_s: Seconds to wait before trying again; None if the service named no time.
+    """
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry_after_s: float | None = None
+
+    @classmethod
+    def from_rpc(cls, rpc_error: grpc.aio.AioRpcError) -> Self:
+        """Makes the error from a call's final status, with the time to wait that it names."""
+        error = super().from_rpc(rpc_error)
+        error.retry_after_s = _retry_after_s(rpc_error)
+        return error
+
+
+class Unavailable(QllmError):
+    """No service answers at the address, or it cannot run requests now."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(QllmError):
+    """The call's time ran out."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Cancelled(QllmError):
+    """The stream was cancelled before it ended."""
+
+    status = grpc.StatusCode.CANCELLED
+
+
+class ServerError(QllmError):
+    """The service failed in a way that has no class of its own; `status` says how."""
+
+    status = grpc.StatusCode.INTERNAL
+
+    @classmethod
+    def from_rpc(cls, rpc_error: grpc.aio.AioRpcError) -> Self:
+        """Makes the error from a call's final status, which it keeps."""
+        error = super().from_rpc(rpc_error)
+        error.status = rpc_error.code()
+        return error
+
+
+_KINDS: tuple[type[QllmError], ...] = (
+    InvalidRequest,
+    DuplicateRequest,
+    Overloaded,
+    Unavailable,
+    DeadlineExceeded,
+    Cancelled,
+)
+_KIND_BY_STATUS: dict[grpc.StatusCode, type[QllmError]] = {kind.status: kind for kind in _KINDS}
+
+
+def error_from_rpc(rpc_error: grpc.aio.AioRpcError) -> QllmError:
+    """Returns the error of this package that stands for a call's final status."""
+    return _KIND_BY_STATUS.get(rpc_error.code(), ServerError).from_rpc(rpc_error)
+
+
+def _retry_after_s(rpc_error: grpc.aio.AioRpcError) -> float | None:
+    """Reads the time to wait from RetryInfo (google.rpc), or else from the pushback that gRPC itself defines."""
+    trailing = dict(rpc_error.trailing_metadata())
+    details = trailing.get(_DETAILS_KEY)
+    if isinstance(details, bytes):
+        for detail in status_pb2.Status.FromString(details).details:
+            retry_info = error_details_pb2.RetryInfo()
+            if detail.Unpack(retry_info):
+                return float(retry_info.retry_delay.ToTimedelta().total_seconds())
+    pushback_ms = trailing.get(_PUSHBACK_KEY)
+    return float(pushback_ms) / 1e3 if pushback_ms is not None else None

@@ -1,0 +1,118 @@
+"""What goes into a generation and what comes out of it, as Python values.
+
+Knows nothing of channels and calls. Ranges are the service's to check: a wrong value comes back as `InvalidRequest`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypedDict
+
+
+class RequestClass(StrEnum):
+    """Who is waiting for the answer."""
+
+    LATENCY_SENSITIVE = "ls"
+    BEST_EFFORT = "be"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation; `role` is "system", "user", "assistant" or another that the model's template has."""
+
+    role: str
+    content: str
+
+
+Prompt = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
+"""Plain text, token ids, or a conversation (`ChatMessage` or `{"role": …, "content": …}`), oldest turn first."""
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of `generate`; what is left out takes the service's default.
+
+    Attributes:
+        request_class: Who is waiting; latency-sensitive if left out.
+        request_id: A name to abort by, unique among live requests; the service makes one if left out.
+        max_tokens: Most tokens to generate.
+        min_tokens: Tokens before which no end-of-sequence or stop token ends the text.
+        ignore_eos: Go on past the model's end-of-sequence token.
+        stop: Strings that end the text; they are not part of it.
+        stop_token_ids: Further token ids that end the text.
+        temperature: Divides the logits; 0 takes the most probable token.
+        top_k: Keeps the k most probable tokens; 0 keeps all.
+        top_p: Keeps the smallest set of tokens whose probability reaches this.
+        min_p: Keeps tokens at least this fraction as probable as the most probable one.
+        seed: Makes sampling repeatable.
+        timeout_s: Seconds until the call ends with `DeadlineExceeded`, on the server too; None: no limit.
+    """
+
+    request_class: RequestClass
+    request_id: str
+    max_tokens: int | None
+    min_tokens: int | None
+    ignore_eos: bool
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one message of a stream added; `text` may be empty while tokens do not complete a character."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the service says that a generation used; its fields are those of `qllm.v1.Usage`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    num_preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A whole generation.
+
+    Attributes:
+        request_id: The id that the service knew it by.
+        text: All text.
+        token_ids: All generated token ids.
+        logprobs: Natural logarithm of each token's probability in the model's own distribution.
+        finish_reason: Why it ended.
+        stop_string: The stop string that was met, or None.
+        usage: The service's own counts and times.
+        ttft_s: Seconds from the call to its first token, as this process saw it; None if no token came.
+        e2e_s: Seconds from the call to its end, as this process saw it.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    stop_string: str | None
+    usage: Usage
+    ttft_s: float | None
+    e2e_s: float

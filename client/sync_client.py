@@ -1,0 +1,146 @@
+"""The client for programs without asyncio: a thin face on `AsyncClient`, which runs on an event loop in a thread."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
+from client.stream import GenerationStream
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to one QLLM service, blocking; the same calls, options and errors as `AsyncClient`.
+
+        with Client("127.0.0.1:50051") as client:
+            for delta in client.generate("def main():", max_tokens=32):
+                print(delta.text, end="", flush=True)
+
+    May be used from several threads at once.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
+        self._loop = _LoopThread()
+        self._client = self._loop.run(_make(address, timeout_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channel and ends the thread; streams that still run are cancelled on the server."""
+        if self._loop.is_running:
+            self._loop.run(self._client.close())
+            self._loop.stop()
+
+    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> "SyncGenerationStream":
+        """Sends one request and returns the stream of its tokens; see `AsyncClient.generate`."""
+
+        async def send() -> GenerationStream:
+            return self._client.generate(prompt, **options)
+
+        return SyncGenerationStream(self._loop, self._loop.run(send()))
+
+    def generate_all(
+        self, prompts: Iterable[Prompt], *, max_concurrency: int = 16, **options: Unpack[GenerateOptions]
+    ) -> list[GenerationResult]:
+        """Generates from many prompts and returns the results in their order; see `AsyncClient.generate_all`."""
+        return self._loop.run(self._client.generate_all(prompts, max_concurrency=max_concurrency, **options))
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a running or queued request of any connection; returns False if none has the id."""
+        return self._loop.run(self._client.abort(request_id))
+
+    def server_info(self) -> ServerInfo:
+        """Returns what is served, how, and within which limits."""
+        return self._loop.run(self._client.server_info())
+
+    def loads(self) -> Loads:
+        """Returns what is queued and running now, and the counters since the worker connected."""
+        return self._loop.run(self._client.loads())
+
+    def health(self) -> bool:
+        """Returns whether the service takes requests and has a worker that makes progress."""
+        return self._loop.run(self._client.health())
+
+
+class SyncGenerationStream:
+    """An iterator of `Delta`; after the last one, `result` holds the whole. Leaving it early cancels on the server."""
+
+    def __init__(self, loop: "_LoopThread", stream: GenerationStream) -> None:
+        self._loop = loop
+        self._stream = stream
+
+    @property
+    def request_id(self) -> str:
+        """The request's id; empty until the first message if the service makes it."""
+        return self._stream.request_id
+
+    @property
+    def result(self) -> GenerationResult:
+        """The whole generation; RuntimeError while the stream has not ended."""
+        return self._stream.result
+
+    def cancel(self) -> None:
+        """Ends the request on the server; may be called from another thread than the one that reads."""
+        self._loop.call_soon(self._stream.cancel)
+
+    def collect(self) -> GenerationResult:
+        """Reads to the end and returns the result."""
+        return self._loop.run(self._stream.collect())
+
+    def __iter__(self) -> Iterator[Delta]:
+        """Yields what each message adds; raises as `GenerationStream` does."""
+        deltas = aiter(self._stream)
+
+        async def next_delta() -> Delta | None:
+            return await anext(deltas, None)
+
+        try:
+            while (delta := self._loop.run(next_delta())) is not None:
+                yield delta
+        finally:
+            self.cancel()
+
+
+class _LoopThread:
+    """An event loop on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qllm-client", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the loop and waits for it; cancels it if the wait is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call_soon(self, callback: Any) -> None:
+        if self.is_running:
+            self._loop.call_soon_threadsafe(callback)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _make(address: str, timeout_s: float | None) -> AsyncClient:
+    return AsyncClient(address, timeout_s=timeout_s)

@@ -1,0 +1,151 @@
+"""The worker process, `qllm-worker`: reads its settings, makes the model ready, connects, and runs commands until told to stop.
+
+Exit codes: 0 after Shutdown, SIGTERM or SIGINT; 1 when the engine can't go on; 2 when it refuses what it was told.
+"""
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .config import ConfigRefused, CurveFiles, Device, DType, WorkerConfig
+from .engine import Engine, FatalEngineError
+from .errors import WorkerError
+from .link import SchedulerLink
+from .mailbox import Mailbox, Progress
+from .process import StopSignals, die_with
+
+_log = logging.getLogger("gpu_worker")
+
+_REFUSED = 2
+_FATAL = 1
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def serve(
+    model: Annotated[str, typer.Option(envvar="QLLM_MODEL", help="Directory or hub id of the model.")],
+    control_endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="QLLM_CONTROL_ENDPOINT", help="Where the scheduler binds: ipc://PATH or tcp://ADDRESS:PORT."
+        ),
+    ],
+    dtype: Annotated[
+        DType, typer.Option(envvar="QLLM_DTYPE", help="Compute type; auto is the checkpoint's.")
+    ] = DType.AUTO,
+    device: Annotated[Device, typer.Option(envvar="QLLM_DEVICE", help="Where the model runs.")] = Device.AUTO,
+    threads: Annotated[
+        int | None, typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: by cores]")
+    ] = None,
+    block_size: Annotated[int, typer.Option(envvar="QLLM_BLOCK_SIZE", help="Tokens in one cache block.")] = 16,
+    kv_cache_gib: Annotated[float, typer.Option(envvar="QLLM_KV_CACHE_GIB", help="GiB for the KV cache.")] = 1.0,
+    num_blocks: Annotated[
+        int | None, typer.Option(envvar="QLLM_NUM_BLOCKS", help="Cache blocks, instead of --kv-cache-gib.")
+    ] = None,
+    host_kv_gib: Annotated[float, typer.Option(envvar="QLLM_HOST_KV_GIB", help="GiB for offloaded sequences.")] = 1.0,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(envvar="QLLM_MAX_MODEL_LEN", help="Limit on prompt plus output. [default: the model's]"),
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(envvar="QLLM_SERVED_MODEL_NAME", help="Name for callers. [default: from --model]")
+    ] = None,
+    curve_secret_key: Annotated[
+        Path | None, typer.Option(envvar="QLLM_CURVE_SECRET_KEY", help="The worker's CURVE key pair (*.key_secret).")
+    ] = None,
+    curve_server_key: Annotated[
+        Path | None, typer.Option(envvar="QLLM_CURVE_SERVER_KEY", help="The scheduler's public CURVE key (*.key).")
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(envvar="QLLM_LOG_LEVEL", help="How much is logged.")] = LogLevel.INFO,
+    parent_pid: Annotated[
+        int | None, typer.Option(envvar="QLLM_PARENT_PID", help="End when this parent process does.", hidden=True)
+    ] = None,
+) -> None:
+    """Runs a Mixture-of-Experts model as a scheduler tells it to."""
+    _set_up_logging(log_level)
+    try:
+        curve = _curve_files(curve_secret_key, curve_server_key)
+        config = WorkerConfig(
+            model=model,
+            control_endpoint=control_endpoint,
+            dtype=dtype,
+            device=device,
+            num_threads=threads,
+            block_size=block_size,
+            num_blocks=num_blocks,
+            kv_cache_gib=kv_cache_gib,
+            host_kv_gib=host_kv_gib,
+            max_model_len=max_model_len,
+            served_model_name=served_model_name,
+            curve=curve,
+            parent_pid=parent_pid,
+        )
+        run(config)
+    except (ConfigRefused, WorkerError) as refusal:
+        sys.stderr.write(f"qllm-worker: {refusal}\n")
+        sys.exit(_REFUSED)
+    except FatalEngineError as error:
+        _log.critical("engine_died error=%r", str(error), exc_info=True)
+        sys.exit(_FATAL)
+
+
+def run(config: WorkerConfig) -> None:
+    """Runs a worker until it is told to stop; raises ConfigRefused or WorkerError when it can't start."""
+    mailbox, progress = Mailbox(), Progress()
+    signals = StopSignals(mailbox)
+    signals.install()
+    if config.parent_pid is not None:
+        die_with(config.parent_pid)
+    # Threads that spin while they wait starve the scheduler, and each other, on a machine with few cores: one preempted
+    # thread stops all. Read by OpenMP when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch  # not before the settings are known to be good: it takes seconds
+
+    from .startup import load_curve, prepare
+
+    curve = load_curve(config.curve)
+    worker = prepare(config)
+    link = SchedulerLink(config.control_endpoint, worker.hello, mailbox, progress, curve=curve)
+    signals.serving()
+    link.start()
+    try:
+        with torch.inference_mode():
+            Engine(mailbox, worker.executor, link, progress).run()
+    finally:
+        link.close()
+
+
+def _curve_files(secret_key: Path | None, server_key: Path | None) -> CurveFiles | None:
+    if secret_key is None and server_key is None:
+        return None
+    if secret_key is None or server_key is None:
+        raise ConfigRefused("CURVE needs both --curve-secret-key and --curve-server-key")
+    return CurveFiles(secret_key, server_key)
+
+
+def _set_up_logging(level: LogLevel) -> None:
+    line = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=line)
+
+
+def main() -> None:
+    """Entry point of `qllm-worker`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(serve)
+    app(prog_name="qllm-worker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Attention of a ragged batch on the CPU: every sequence of one row of tokens attends to its own cached rows.
+
+Registered in transformers' AttentionInterface, so any model that asks there for its attention can run. It knows the cache
+view of the pass that is on stage (`forward.current_pass`) and nothing of models.
+
+Source: arXiv 2503.09304
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from .forward import current_pass
+from .ragged import RaggedCache, Span
+
+NAME = "qllm_ragged"
+
+
+def register() -> None:
+    """Makes the attention known to transformers under NAME; doing it again changes nothing."""
+    AttentionInterface.register(NAME, ragged_attention)
+    AttentionMaskInterface.register(NAME, no_mask)
+
+
+def no_mask(*_: Any, **__: Any) -> None:
+    """Stands in for transformers' mask of one padded batch: each sequence gets its own here."""
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attends sequence by sequence; the rows of dropped sequences give zeros.
+
+    Args:
+        module: The model's attention layer; its layer_idx says which storage to read.
+        query: (1, H, T, width) for the T tokens of all sequences.
+        key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
+        value: As key.
+        attention_mask: None, from no_mask.
+        scaling: Factor on the scores; None is 1 / sqrt(width).
+        sliding_window: Rows that a token sees, its own included; None is all.
+        s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
+
+    Returns:
+        (1, T, H, width of V), and None for the weights, which nobody asked for.
+    """
+    cache = current_pass().cache
+    layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
+    H, T = query.shape[1:3]
+    output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)
+    first_key = 0  # of the next span, among a latent layer's rows
+    for span in cache.spans:
+        if span.dropped:
+            continue
+        start = _first_visible(span, sliding_window)
+        if cache.is_latent(layer):
+            k = key[0, :, first_key + start : first_key + span.length]  # (H, rows, width)
+            v = value[0, :, first_key + start : first_key + span.length]
+            first_key += span.length
+        else:
+            k, v = cache.read(layer, span, start)  # (H_kv, rows, width)
+        q = query[0, :, span.start : span.stop]  # (H, n, width)
+        attended = _attend(cache, span, start, q, k, v, scaling, sliding_window, s_aux)  # (H, n, width)
+        output[span.start : span.stop] = attended.transpose(0, 1)
+    return output[None], None
+
+
+def _first_visible(span: Span, window: int | None) -> int:
+    """First row of the sequence that any token of the span sees."""
+    return 0 if window is None else max(0, span.first_position - window + 1)
+
+
+def _attend(
+    cache: RaggedCache,
+    span: Span,
+    start: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float | None,
+    window: int | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
+    num_queries, num_rows = q.shape[1], k.shape[1]
+    window = None if window is None or num_rows <= window else window
+    # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.
+    causal = num_queries > 1 and num_queries == num_rows and window is None
+    mask = None if num_queries == 1 or causal else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
+    if sinks is not None:
+        return _attend_with_sinks(q, k, v, sinks, mask, causal, scaling)
+    H, H_kv = q.shape[0], k.shape[0]
+    if num_queries == 1:  # the heads that share a K/V head become its queries: no copy of K and V, one product each
+        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=scaling)
+        return packed.reshape(H, 1, -1)
+    out = scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=H_kv != H
+    )
+    return out[0]
+
+
+def _attend_with_sinks(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, causal: bool, scaling: float | None
+) -> Tensor:
+    """As _attend, with a sink a head: softmax over the scores and the sink is softmax over the scores, times a share.
+
+    With lse the log of the summed exponentials of the scores, that share is exp(lse) / (exp(lse) + exp(sink)).
+    """
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    width = max(q.shape[-1], v.shape[-1])  # the kernel wants one width; zeros change no score
+    wide_q, wide_k, wide_v = (pad(rows, (0, width - rows.shape[-1])) for rows in (q, k, v))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        wide_q[None], wide_k[None], wide_v[None], 0.0, causal, attn_mask=mask, scale=scale
+    )  # (1, H, n, width), (1, H, n)
+    share = torch.sigmoid(lse[0] - sinks[:, None])  # (H, n)
+    attended: Tensor = out[0, ..., : v.shape[-1]] * share[..., None].to(out.dtype)  # (H, n, width of V)
+    return attended

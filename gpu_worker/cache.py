@@ -1,0 +1,243 @@
+"""Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer.
+
+Block ids come from the scheduler; this only checks that nobody else holds them. It knows no model (a layer's shapes are
+taken from the first rows written to it), no batches and no forward passes.
+
+    block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
+    rows of the sequence      0 1 2 3|4 5 6 7|8 9
+    slots in each layer      28 ......... 35|8 9    consecutive blocks are read as a view, others gathered
+
+Source: arXiv 2503.09304
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import CommandRefused
+
+
+@dataclass(slots=True)
+class HostCopy:
+    """An offloaded sequence's rows in host memory.
+
+    Attributes:
+        num_blocks: Blocks that it had on the device, and needs to come back.
+        rows_by_layer: K (rows, H, width) and V (rows, H, width) of each layer that had any.
+    """
+
+    num_blocks: int
+    rows_by_layer: dict[int, tuple[Tensor, Tensor]]
+
+
+class BlockTable:
+    """Where one sequence's rows lie. Suspended passes refer to it, so moving the sequence is seen by them.
+
+    Attributes:
+        seq_id: The sequence.
+        block_ids: Its blocks on the device, in order; empty while offloaded.
+        num_cached: Rows that hold the cache of finished iterations.
+        num_reserved: Rows that the iteration under way writes up to; num_cached when there is none.
+        host: Its rows while offloaded, else None.
+        generation: Rises whenever rows change their place.
+        first_slot: Slot of its first row if its blocks are consecutive, so that all rows are; else None.
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_device",
+        "_slots",
+        "block_ids",
+        "first_slot",
+        "generation",
+        "host",
+        "num_cached",
+        "num_reserved",
+        "seq_id",
+    )
+
+    def __init__(self, seq_id: int, block_size: int, device: torch.device) -> None:
+        self.seq_id = seq_id
+        self.num_cached = 0
+        self.num_reserved = 0
+        self.host: HostCopy | None = None
+        self.generation = 0
+        self._block_size = block_size
+        self._device = device
+        self.place([])
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the sequence has, or had before it was offloaded."""
+        return len(self.block_ids) if self.host is None else self.host.num_blocks
+
+    def place(self, block_ids: list[int]) -> None:
+        """Says which blocks hold the rows from now on."""
+        self.block_ids = block_ids
+        self.generation += 1
+        self._slots: Tensor | None = None
+        consecutive = bool(block_ids) and block_ids == list(range(block_ids[0], block_ids[0] + len(block_ids)))
+        self.first_slot = block_ids[0] * self._block_size if consecutive else None
+
+    def slots(self, start: int, stop: int) -> Tensor:
+        """Slots of the rows [start, stop), (stop - start,)."""
+        if self._slots is None:
+            first_slots = torch.tensor(self.block_ids, dtype=torch.int64) * self._block_size  # (blocks,)
+            slots = first_slots[:, None] + torch.arange(self._block_size)  # (blocks, block_size)
+            self._slots = slots.flatten().to(self._device)
+        return self._slots[start:stop]
+
+
+class UnifiedDynamicCache:
+    """Paged K/V of all sequences.
+
+    Storage of a layer is allocated at its first write, K and V each as (num_slots, H, width), so that a block is one piece of
+    memory and a GPU kernel can take the same storage with a block table.
+
+    Args:
+        num_blocks: Blocks on the device, with ids 0 .. num_blocks - 1.
+        block_size: Tokens in one block.
+        num_host_blocks: Blocks' worth of host memory for offloaded sequences.
+        device: Where the blocks lie.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, num_host_blocks: int, device: torch.device) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.num_host_blocks = num_host_blocks
+        self._device = device
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._owners: dict[int, int] = {}
+        self._tables: dict[int, BlockTable] = {}
+
+    # ------------------------------------------------------------------------------------------------ accounting
+
+    def new_table(self, seq_id: int) -> BlockTable:
+        """Makes the table of a sequence that holds no blocks."""
+        table = self._tables[seq_id] = BlockTable(seq_id, self.block_size, self._device)
+        return table
+
+    def check_free(self, block_ids: Sequence[int]) -> None:
+        """Raises CommandRefused unless the blocks exist, are named once and belong to nobody."""
+        for block_id in block_ids:
+            if not 0 <= block_id < self.num_blocks:
+                raise CommandRefused(f"block {block_id} does not exist; blocks are 0 to {self.num_blocks - 1}")
+            if block_id in self._owners:
+                raise CommandRefused(f"block {block_id} is held by sequence {self._owners[block_id]}")
+        if len(set(block_ids)) != len(block_ids):
+            raise CommandRefused(f"blocks {list(block_ids)} name a block twice")
+
+    def extend(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Adds free blocks to the end of a table."""
+        if block_ids:
+            self._owners.update(dict.fromkeys(block_ids, table.seq_id))
+            table.place([*table.block_ids, *block_ids])
+
+    def forget(self, table: BlockTable) -> None:
+        """Frees all that a sequence holds, on the device and on the host."""
+        self._release(table)
+        table.host = None
+        table.num_cached = table.num_reserved = 0
+        del self._tables[table.seq_id]
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks on the device that belong to nobody."""
+        return self.num_blocks - len(self._owners)
+
+    @property
+    def num_free_host_blocks(self) -> int:
+        """Blocks' worth of host memory that is free."""
+        return self.num_host_blocks - sum(t.host.num_blocks for t in self._tables.values() if t.host)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes allocated for all layers' storage."""
+        return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless each held block is in exactly the table of its owner."""
+        held = {block_id: t.seq_id for t in self._tables.values() for block_id in t.block_ids}
+        if held != self._owners or len(held) != sum(len(t.block_ids) for t in self._tables.values()):
+            raise AssertionError(f"tables hold {held}, but the owners are {self._owners}")
+
+    # ------------------------------------------------------------------------------------------------ moving
+
+    def offload(self, table: BlockTable) -> None:
+        """Copies a sequence's rows to host memory, those of an iteration under way included, and frees its blocks.
+
+        Raises:
+            CommandRefused: It is offloaded already, or host memory has no room for it.
+        """
+        if table.host is not None:
+            raise CommandRefused(f"sequence {table.seq_id} is offloaded already")
+        if len(table.block_ids) > self.num_free_host_blocks:
+            raise CommandRefused(
+                f"sequence {table.seq_id} holds {len(table.block_ids)} blocks, host memory has room for "
+                f"{self.num_free_host_blocks} of {self.num_host_blocks}"
+            )
+        rows_by_layer = {}
+        for layer in self._layers:
+            k, v = self.read(layer, table, 0, table.num_reserved)
+            rows_by_layer[layer] = (k.to("cpu", copy=True), v.to("cpu", copy=True))
+        table.host = HostCopy(len(table.block_ids), rows_by_layer)
+        self._release(table)
+
+    def restore(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Copies an offloaded sequence's rows into new blocks.
+
+        Raises:
+            CommandRefused: It is not offloaded, the blocks are not free, or there are not as many as it had.
+        """
+        if table.host is None:
+            raise CommandRefused(f"sequence {table.seq_id} is not offloaded")
+        if len(block_ids) != table.host.num_blocks:
+            raise CommandRefused(
+                f"sequence {table.seq_id} had {table.host.num_blocks} blocks, but {len(block_ids)} were given"
+            )
+        self.check_free(block_ids)
+        host, table.host = table.host, None
+        self._owners.update(dict.fromkeys(block_ids, table.seq_id))
+        table.place(list(block_ids))
+        for layer, (k, v) in host.rows_by_layer.items():
+            self._store(layer, table.slots(0, len(k)), k, v)
+
+    # ------------------------------------------------------------------------------------------------ rows
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Stores rows of one layer at slots.
+
+        Args:
+            layer: The layer.
+            slots: Where each row goes, (T,).
+            k: (H, T, width).
+            v: (H, T, width); heads and width may differ from those of k.
+        """
+        self._store(layer, slots, k.transpose(0, 1), v.transpose(0, 1))
+
+    def read(self, layer: int, table: BlockTable, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Rows [start, stop) of a sequence: K (rows, H, width) and V (rows, H, width), views if its blocks are consecutive."""
+        k, v = self._layers[layer]
+        if table.first_slot is not None:
+            first = table.first_slot + start
+            return k[first : first + stop - start], v[first : first + stop - start]
+        slots = table.slots(start, stop)
+        return k.index_select(0, slots), v.index_select(0, slots)
+
+    def _store(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Stores k and v, each (T, H, width), allocating the layer at its first rows."""
+        if layer not in self._layers:
+            num_slots = self.num_blocks * self.block_size
+            k_store, v_store = (
+                torch.empty(num_slots, *rows.shape[1:], dtype=rows.dtype, device=self._device) for rows in (k, v)
+            )
+            self._layers[layer] = (k_store, v_store)
+        for store, rows in zip(self._layers[layer], (k, v), strict=True):
+            store.index_copy_(0, slots, rows.to(self._device))
+
+    def _release(self, table: BlockTable) -> None:
+        for block_id in table.block_ids:
+            del self._owners[block_id]
+        table.place([])

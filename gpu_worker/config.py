@@ -1,0 +1,102 @@
+"""What a worker is told at its start, checked before anything heavy is imported.
+
+Knows no torch. A bad value is refused with its name, what was given and what is allowed.
+"""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class ConfigRefused(ValueError):
+    """A setting that is not allowed."""
+
+
+class DType(StrEnum):
+    """Compute types; auto is the checkpoint's own."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Device(StrEnum):
+    """Devices; auto is cuda where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class CurveFiles:
+    """Key files as `zmq.auth.create_certificates` writes them: the worker's own pair, the scheduler's public key."""
+
+    secret_key_file: Path
+    server_key_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """The worker's settings.
+
+    Attributes:
+        model: Directory or hub id.
+        control_endpoint: Where the scheduler binds.
+        num_threads: Threads of one tensor operation; None chooses.
+        block_size: Tokens in one cache block.
+        num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
+        kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None.
+        host_kv_gib: GiB of host memory for offloaded sequences.
+        max_model_len: Upper limit on prompt plus output; None is the model's own.
+        served_model_name: Name of the model for callers; None takes it from `model`.
+        parent_pid: Process whose end ends this one; None for a worker that stands alone.
+    """
+
+    model: str
+    control_endpoint: str
+    dtype: DType = DType.AUTO
+    device: Device = Device.AUTO
+    num_threads: int | None = None
+    block_size: int = 16
+    num_blocks: int | None = None
+    kv_cache_gib: float = 1.0
+    host_kv_gib: float = 1.0
+    max_model_len: int | None = None
+    served_model_name: str | None = None
+    curve: CurveFiles | None = None
+    parent_pid: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigRefused("--model: got nothing, allowed is a directory or a hub id")
+        self._check_endpoint()
+        num_cores = len(os.sched_getaffinity(0))
+        _check("--threads", self.num_threads, 1, max(64, num_cores))
+        _check("--block-size", self.block_size, 1, 1024)
+        _check("--num-blocks", self.num_blocks, 1, 1 << 24)
+        _check("--kv-cache-gib", self.kv_cache_gib, 0.001, 1 << 16)
+        _check("--host-kv-gib", self.host_kv_gib, 0, 1 << 16)
+        _check("--max-model-len", self.max_model_len, 2, 1 << 24)
+
+    def _check_endpoint(self) -> None:
+        if not self.control_endpoint.startswith(("ipc://", "tcp://")):
+            given = repr(self.control_endpoint)
+            raise ConfigRefused(f"--control-endpoint: got {given}, allowed are ipc://PATH and tcp://ADDRESS:PORT")
+        if self.control_endpoint.startswith("tcp://") and self.curve is None:
+            raise ConfigRefused(
+                f"--control-endpoint: {self.control_endpoint} is allowed with CURVE keys only; give --curve-secret-key and "
+                "--curve-server-key, or use ipc://PATH"
+            )
+
+
+def default_num_threads() -> int:
+    """Threads of one tensor operation: every core but one where there are more than two, for the scheduler beside it."""
+    num_cores = len(os.sched_getaffinity(0))
+    return num_cores if num_cores <= 2 else num_cores - 1
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ConfigRefused(f"{name}: got {value}, allowed is {low} to {high}")

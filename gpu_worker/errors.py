@@ -1,0 +1,28 @@
+"""The errors of the model side of the worker.
+
+    Exception
+    └── WorkerError
+        ├── ModelRefused     a model that can't be served, with the reason
+        ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; nothing changed
+        └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
+
+They carry no wire format: the process side turns a CommandRefused into a CommandError and a failed pass into a BatchError.
+
+Source: arXiv 2503.09304
+"""
+
+
+class WorkerError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class ModelRefused(WorkerError):
+    """A model that can't be served; the message gives the reason."""
+
+
+class CommandRefused(WorkerError):
+    """A command that can't be carried out; the worker is as it was before it."""
+
+
+class PassFailed(WorkerError):
+    """A forward pass that can't go on; its batch is forgotten and the others go on."""

@@ -1,0 +1,238 @@
+"""Owns the suspended forward pass: a model's own, unmodified forward that gives up control where work may be put off.
+
+    layer boundary ──attention stage──▶ ExpertWork ──experts, one by one──▶ layer boundary ── … ──▶ head ──▶ logits
+    (pre-hook on the layer)             (registered experts implementation)
+
+The forward runs in a greenlet; the hooks find their pass as the greenlet that runs them. Suspending is a switch of stacks: it
+copies nothing and undoes nothing. It knows no policy, no sequences' state and no sampling.
+
+Source: arXiv 2503.09304
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from .cursor import Cursor, Stage
+from .errors import PassFailed
+from .experts import ExpertQueues, ExpertWork
+from .ragged import RaggedCache, Span
+
+NAME = "qllm_suspended"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBoundary:
+    """What a pass says when it stands before a decoder layer."""
+
+    layer: int
+
+
+def register() -> None:
+    """Makes the experts implementation known to transformers under NAME; doing it again changes nothing."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, suspended_experts)
+
+
+def suspended_experts(module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
+    """Leaves the model for whoever drives the pass, and comes back with the experts' output (T, D)."""
+    output: Tensor = current_pass().leave(ExpertWork(module, hidden, expert_ids, weights))
+    return output
+
+
+def add_boundaries(layers: nn.ModuleList) -> None:
+    """Makes every forward pass stop before each of the decoder layers; forwards that are no ForwardPass run as ever."""
+
+    def before(layer: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if isinstance(stage := getcurrent(), ForwardPass):
+                stage.arrive(layer, args, kwargs)
+
+        return hook
+
+    def after_last(*_: Any) -> None:
+        if isinstance(stage := getcurrent(), ForwardPass):
+            stage.layers_done_ns = time.perf_counter_ns()
+
+    for number, layer in enumerate(layers):
+        layer.register_forward_pre_hook(before(number), with_kwargs=True)
+    layers[-1].register_forward_hook(after_last)
+
+
+def current_pass() -> "ForwardPass":
+    """The pass whose model code is running.
+
+    Raises:
+        PassFailed: None is: the model was called by something else.
+    """
+    stage = getcurrent()
+    if not isinstance(stage, ForwardPass):
+        raise PassFailed("the model runs outside of a ForwardPass")
+    return stage
+
+
+class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
+    """One iteration of a batch, suspended wherever it stands.
+
+    It must be made, advanced and closed on one thread, under one torch.inference_mode().
+
+    Args:
+        model: A causal language model whose layers have boundaries and whose experts implementation is NAME.
+        experts_by_layer: Experts of each decoder layer, 0 for one without a mixture.
+        cache: The cache as this pass sees it; its spans are the batch.
+        token_ids: Tokens of all sequences, end to end (T,).
+        position_ids: Their positions (T,).
+        logit_rows: Rows that need logits, at least one (rows,).
+
+    Attributes:
+        cursor: Where it stands.
+        queues: The expert work that it waits for, in stage EXPERTS.
+        logits: The head's output (rows, V) once the iteration is over.
+        layers_done_ns: When the last layer was done, by the performance counter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        experts_by_layer: Sequence[int],
+        cache: RaggedCache,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        logit_rows: Tensor,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._inputs = {
+            "input_ids": token_ids[None],  # (1, T)
+            "position_ids": position_ids[None],  # (1, T)
+            "logits_to_keep": logit_rows,  # (rows,)
+        }
+        self._experts_by_layer = experts_by_layer
+        self._num_tokens = len(token_ids)
+        self._carried_bytes = 0
+        self.cache = cache
+        self.cursor = Cursor(0)
+        self.queues: ExpertQueues | None = None
+        self.logits: Tensor | None = None
+        self.layers_done_ns = 0
+
+    @property
+    def suspended_bytes(self) -> int:
+        """Bytes that it holds while suspended: hidden states, routing, partial expert outputs, masks."""
+        return self._carried_bytes + self.cache.nbytes + (self.queues.nbytes if self.queues else 0)
+
+    @property
+    def expert_queues(self) -> ExpertQueues:
+        """The expert work that it waits for.
+
+        Raises:
+            PassFailed: It stands at another stage.
+        """
+        if self.queues is None:
+            raise PassFailed(f"the pass stands at {self.cursor} and waits for no experts")
+        return self.queues
+
+    # ------------------------------------------------------------------------------------------ driven from outside
+
+    def run_attention(self) -> None:
+        """Runs the attention stage that it stands before, up to the layer's expert work or the next boundary.
+
+        Raises:
+            Exception: Whatever the model raised; the pass is over then.
+        """
+        self._resume()
+
+    def deliver(self) -> None:
+        """Gives the model the output of the experts, all of which have run, and runs to the next boundary or the end.
+
+        Raises:
+            Exception: Whatever the model raised; the pass is over then.
+        """
+        output = self.expert_queues.result()  # (T, D)
+        self.queues = None
+        self._resume(output)
+
+    def note_expert_run(self) -> None:
+        """Moves the cursor to the next expert that has tokens, after one has run or rows have gone."""
+        if self.queues is not None:
+            self.cursor = Cursor(self.cursor.layer, Stage.EXPERTS, self.queues.next_expert)
+
+    def drop(self, span: Span) -> None:
+        """Computes the rows of a span no further."""
+        span.dropped = True
+        if all(s.dropped for s in self.cache.spans):
+            self.close()
+        elif self.queues is not None:
+            self.queues.keep(self._live_rows())
+            self.note_expert_run()
+
+    def close(self) -> None:
+        """Ends the pass wherever it stands and lets go of all that it holds. Its cursor is then at the end."""
+        if self:  # started and not finished
+            self.throw(GreenletExit)
+        self._inputs = {}
+        self.queues = self.logits = None
+        self._carried_bytes = 0
+        self.cursor = Cursor(len(self._experts_by_layer))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was ended before it was over."""
+        return not self._inputs
+
+    # ------------------------------------------------------------------------------------------ driven by the model
+
+    def run(self) -> Tensor:
+        """The greenlet's body: the model's forward. Returns logits (rows, V)."""
+        output = self._model(**self._inputs, past_key_values=self.cache, use_cache=True)
+        logits: Tensor = output.logits[0]  # (rows, V)
+        return logits
+
+    def arrive(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called by the model before a decoder layer: stands there, unless it is the first, where passes begin."""
+        carried = {t.data_ptr(): t.nbytes for t in _tensors([args, list(kwargs.values())])}
+        self._carried_bytes = sum(carried.values())
+        if layer > 0:
+            self.leave(LayerBoundary(layer))
+
+    def leave(self, effect: LayerBoundary | ExpertWork) -> Any:
+        """Called by the model: hands an effect to the driver and returns what the driver comes back with."""
+        return self.parent.switch(effect)
+
+    def _resume(self, *reply: Tensor) -> None:
+        effect = self.switch(*reply)
+        if isinstance(effect, LayerBoundary):
+            self.cursor = Cursor(effect.layer)
+        elif isinstance(effect, ExpertWork):
+            layer = self.cursor.layer
+            live_rows = self._live_rows() if any(s.dropped for s in self.cache.spans) else None
+            self.queues = ExpertQueues(effect, self._experts_by_layer[layer], live_rows)
+            self.cursor = Cursor(layer, Stage.EXPERTS, self.queues.next_expert)
+        else:
+            self.logits = effect
+            self._carried_bytes = 0
+            self.cursor = Cursor(len(self._experts_by_layer))
+
+    def _live_rows(self) -> Tensor:
+        """Mask (T,) of the rows whose sequences are not dropped."""
+        live = torch.ones(self._num_tokens, dtype=torch.bool)
+        for span in self.cache.spans:
+            if span.dropped:
+                live[span.start : span.stop] = False
+        return live.to(self._inputs["input_ids"].device)
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    """The tensors in nested sequences."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(_tensors(value))
+    return found

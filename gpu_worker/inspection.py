@@ -1,0 +1,283 @@
+"""Decides whether a model can be served, by looking at it rather than at a list of names.
+
+    config    ──▶ one decoder, plain weights, only layers that keep K/V
+    skeleton  ──▶ decoder layers found, experts behind transformers' interface, attention behind AttentionInterface
+    probing   ──▶ a forward in which each layer stores K/V once, attends once and asks its experts at most once
+    comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
+
+A refusal says why. Source: arXiv 2503.09304
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.masking_utils import AttentionMaskInterface
+
+from .attention import no_mask
+from .cache import UnifiedDynamicCache
+from .cursor import Cursor, Stage
+from .errors import ModelRefused
+from .experts import ExpertWeights, run_jointly
+from .forward import ForwardPass
+from .ragged import RaggedCache, Span
+
+_PROBE = "qllm_probe"
+_KV_LAYER_TYPES = {"full_attention", "sliding_attention"}
+# What models pass to attention besides these would change its result in a way that is not computed here.
+_KNOWN_ARGUMENTS = {"dropout", "scaling", "sliding_window", "s_aux", "is_causal", "position_ids", "position_embeddings"}
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What a probing forward found.
+
+    Attributes:
+        experts_modules: Experts module of each decoder layer, None for a layer without a mixture.
+        num_experts_per_token: Experts chosen for each token.
+        latent_layers: Layers that expand the rows which the cache returns.
+        vocab_size: Width of the logits.
+    """
+
+    experts_modules: tuple[nn.Module | None, ...]
+    num_experts_per_token: int
+    latent_layers: frozenset[int]
+    vocab_size: int
+
+    @property
+    def experts_by_layer(self) -> tuple[int, ...]:
+        """Experts of each decoder layer, 0 for one without a mixture."""
+        return tuple(0 if module is None else int(module.num_experts) for module in self.experts_modules)  # type: ignore[arg-type]
+
+
+def check_config(config: Any) -> None:
+    """Raises ModelRefused for what a configuration alone shows to be out of reach."""
+    family = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelRefused(f"{family} is an encoder-decoder model; only decoders are served")
+    if getattr(config, "quantization_config", None):
+        raise ModelRefused(f"the checkpoint of this {family} is quantized already; only plain weights are served")
+    other = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KV_LAYER_TYPES)
+    if other:
+        raise ModelRefused(f"{family} has layers of type {', '.join(other)}, whose state is not K/V of single tokens")
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """Finds the decoder layers of a model, whose weights need not be there.
+
+    Raises:
+        ModelRefused: They are not found, or the model is one that can't be served.
+    """
+    family = model.config.model_type
+    if getattr(model, "_is_stateful", False):
+        raise ModelRefused(
+            f"{family} keeps state that is not K/V of single tokens (recurrent, convolution or linear attention)"
+        )
+    if not getattr(model, "_supports_attention_backend", False):
+        raise ModelRefused(f"{family}'s attention does not go through transformers' AttentionInterface")
+    if not any(hasattr(module, "_is_expert_parallel") for module in model.modules()):
+        raise ModelRefused(
+            f"{family} has no experts behind transformers' use_experts_implementation: no mixture to serve"
+        )
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) != model.config.get_text_config().num_hidden_layers:
+        raise ModelRefused(f"{family} has no list of decoder layers where transformers models have it")
+    return layers
+
+
+@dataclass(slots=True)
+class _LayerNotes:
+    """What one layer did in a probing forward."""
+
+    stored: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    attended: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    experts: list[nn.Module] = field(default_factory=list)
+
+
+class _ProbeCache(Cache):
+    """Notes which layer stores what, and keeps nothing."""
+
+    def __init__(self, notes: Sequence[_LayerNotes]) -> None:
+        self.layers: list[Any] = []
+        self._notes = notes
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self._notes[layer_idx].stored.append((key_states, value_states))
+        return key_states, value_states
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return 0
+
+
+class _Probe:
+    """One forward with attention and experts that compute nothing and note who asked."""
+
+    def __init__(self, family: str, num_layers: int) -> None:
+        self.family = family
+        self.notes = [_LayerNotes() for _ in range(num_layers)]
+        self.layer = -1
+        self.num_experts_per_token = 0
+
+    def enter(self, *_: Any) -> None:
+        self.layer += 1
+
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        unknown = [
+            name
+            for name, argument in kwargs.items()
+            if name not in _KNOWN_ARGUMENTS and argument is not None and not isinstance(argument, bool)
+        ]
+        if unknown or kwargs.get("is_causal") is False:
+            what = ", ".join(unknown) or "both directions"
+            raise ModelRefused(f"{self.family}'s attention asks for {what}, which is not computed here")
+        self.notes[module.layer_idx].attended.append((key, value))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None  # (1, T, H, width)
+
+    def ask_experts(self, module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
+        self.notes[self.layer].experts.append(module)
+        self.num_experts_per_token = expert_ids.shape[1]
+        return torch.zeros_like(hidden)
+
+    def judge(self) -> None:
+        for layer, notes in enumerate(self.notes):
+            if len(notes.stored) != 1 or len(notes.attended) != 1:
+                raise ModelRefused(
+                    f"layer {layer} of this {self.family} stores K/V {len(notes.stored)} times and attends {len(notes.attended)} "
+                    "times in a forward, not once each: its state is not K/V of its own tokens"
+                )
+            if len(notes.experts) > 1:
+                raise ModelRefused(
+                    f"layer {layer} of this {self.family} has {len(notes.experts)} mixtures of experts, not one"
+                )
+        if self.layer != len(self.notes) - 1:
+            raise ModelRefused(f"this {self.family} runs {self.layer + 1} layers in a forward, not {len(self.notes)}")
+
+
+def probe(model: Any, layers: nn.ModuleList) -> Structure:
+    """Runs a forward that shows how the model uses cache, attention and experts.
+
+    Raises:
+        ModelRefused: It does so in a way that can't be served.
+    """
+    found = _Probe(model.config.model_type, len(layers))
+    AttentionInterface.register(_PROBE, found.attend)
+    AttentionMaskInterface.register(_PROBE, no_mask)
+    ALL_EXPERTS_FUNCTIONS.register(_PROBE, found.ask_experts)
+    use_implementations(model, _PROBE, _PROBE)
+    hooks = [layer.register_forward_pre_hook(found.enter) for layer in layers]
+    try:
+        logits = model(**_inputs(model, range(4)), past_key_values=_ProbeCache(found.notes), use_cache=True).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found.judge()
+    if logits.shape[:2] != (1, 1):
+        raise ModelRefused(f"this {found.family} computes logits of tokens that it was not asked for (logits_to_keep)")
+    latent = (layer for layer, notes in enumerate(found.notes) if not _same(notes.attended[0], notes.stored[0]))
+    modules = tuple(next(iter(notes.experts), None) for notes in found.notes)
+    return Structure(modules, found.num_experts_per_token, frozenset(latent), logits.shape[-1])
+
+
+def use_implementations(model: Any, attention: str, experts: str) -> None:
+    """Makes a model's attention and experts go to the named implementations."""
+    model.set_attn_implementation(attention)
+    model.set_experts_implementation(experts)
+    if (
+        model.config._attn_implementation != attention or model.config._experts_implementation != experts
+    ):  # its own names
+        raise ModelRefused(f"{model.config.model_type} does not let its attention or its experts be replaced")
+
+
+def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
+    """Logits (V,) after the last of some tokens, by the model as it is."""
+    logits: Tensor = model(**_inputs(model, token_ids), use_cache=False).logits[0, -1]
+    return logits
+
+
+def check_equal(
+    model: Any,
+    structure: Structure,
+    weights_by_layer: Sequence[ExpertWeights | None],
+    prompts: dict[tuple[int, ...], Tensor],
+) -> None:
+    """Raises ModelRefused unless prompts get the same logits in two chunks, in one row and from scattered blocks.
+
+    Args:
+        model: The model, its layers with boundaries and its implementations replaced.
+        structure: What the probe found.
+        weights_by_layer: Experts of each layer.
+        prompts: Logits (V,) of each prompt, by the model as it was.
+    """
+    device = next(iter(prompts.values())).device
+    store = UnifiedDynamicCache(num_blocks=16 * len(prompts), block_size=2, num_host_blocks=0, device=device)
+    tables = [store.new_table(seq_id) for seq_id in range(len(prompts))]
+    for number, table in enumerate(tables):
+        store.extend(table, range(number, store.num_blocks, len(tables)))
+    logits = torch.empty(0)
+    for part in (0, 1):
+        spans: list[Span] = []
+        token_ids: list[int] = []
+        for table, prompt in zip(tables, prompts, strict=True):
+            start, stop = ((0, len(prompt) // 2), (len(prompt) // 2, len(prompt)))[part]
+            spans.append(Span(table, len(token_ids), stop - start, start))
+            token_ids += prompt[start:stop]
+        positions = torch.cat([torch.arange(span.first_position, span.length) for span in spans])
+        cache = RaggedCache(store, spans, structure.latent_layers)
+        rows = torch.tensor([span.stop - 1 for span in spans], device=device)
+        ids = torch.tensor(token_ids, device=device)
+        logits = _run(
+            ForwardPass(model, structure.experts_by_layer, cache, ids, positions.to(device), rows), weights_by_layer
+        )
+    tolerance = (
+        1e-2 if logits.dtype in (torch.float32, torch.float64) else 0.3
+    )  # routing may flip where precision is low
+    for ours, theirs in zip(logits.double(), prompts.values(), strict=True):
+        error = float((ours - theirs.double()).norm() / theirs.double().norm())
+        if not error <= tolerance:
+            raise ModelRefused(
+                f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
+                f"(relative error of the logits {error:.2g}, at most {tolerance}): it keeps state that is not seen here"
+            )
+
+
+def _run(forward_pass: ForwardPass, weights_by_layer: Sequence[ExpertWeights | None]) -> Tensor:
+    """Runs a pass from end to end and returns its logits (rows, V)."""
+    try:
+        while forward_pass.cursor < Cursor(len(weights_by_layer)):
+            queues, weights = forward_pass.queues, weights_by_layer[forward_pass.cursor.layer]
+            if forward_pass.cursor.stage is Stage.ATTENTION or queues is None or weights is None:
+                forward_pass.run_attention()
+                continue
+            while not queues.is_done:
+                run_jointly(weights, [queues], queues.next_expert)
+            forward_pass.deliver()
+        if forward_pass.logits is None:
+            raise ModelRefused("a forward pass ended without logits")
+        return forward_pass.logits
+    finally:
+        forward_pass.close()
+
+
+def _inputs(model: Any, token_ids: Sequence[int]) -> dict[str, Tensor]:
+    """Arguments of a forward over one sequence, with logits for the last token."""
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([list(token_ids)], device=device)  # (1, T)
+    positions = torch.arange(len(token_ids), device=device)[None]  # (1, T)
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "logits_to_keep": torch.tensor([len(token_ids) - 1], device=device),
+    }
+
+
+def _same(given: tuple[Tensor, Tensor], returned: tuple[Tensor, Tensor]) -> bool:
+    return given[0] is returned[0] and given[1] is returned[1]

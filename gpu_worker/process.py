@@ -1,0 +1,44 @@
+"""What the operating system needs to know of the worker's process: whom it dies with, and how it is asked to end."""
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+from .mailbox import Mailbox, Stop
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent_pid: int) -> None:
+    """Makes this process end at once when its parent does, however the parent ends (Linux; a no-op elsewhere).
+
+    SIGKILL, because a hung worker would not get around to handling anything gentler; there is nothing to save.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before the line above
+        sys.exit(f"qllm-worker: parent {parent_pid} is gone")
+
+
+class StopSignals:
+    """Turns SIGTERM and SIGINT into a clean end: at once while the model loads, after the running command later."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._serving = False
+
+    def install(self) -> None:
+        """Takes the signals over; call it on the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def serving(self) -> None:
+        """From now on the engine takes Stop from the mailbox."""
+        self._serving = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._serving:
+            sys.exit(0)
+        self._mailbox.put(Stop())  # SimpleQueue.put may be called from a signal handler

@@ -1,0 +1,132 @@
+"""What one forward pass sees of the cache: its sequences, laid end to end in one row of tokens.
+
+    row of the pass    |0 . . . . 5|6|7 . . 10|      three spans: a prompt, a decode token, a chunk of a prompt
+    positions          |0 ....... 5|41|128 .131|     each attends to the rows of its own sequence only
+
+It knows where rows lie, and neither the model nor attention.
+
+Source: arXiv 2503.09304
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from .cache import BlockTable, UnifiedDynamicCache
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """One sequence's part of a pass.
+
+    Attributes:
+        table: Where the sequence's rows lie.
+        start: First row of the pass that is its own.
+        num_tokens: Rows of the pass that are its own.
+        first_position: Position of its first row in the sequence, which is how many rows were cached before.
+        dropped: Whether the sequence is gone, so that its rows are computed no further.
+    """
+
+    table: BlockTable
+    start: int
+    num_tokens: int
+    first_position: int
+    dropped: bool = False
+
+    @property
+    def stop(self) -> int:
+        """One past its last row of the pass."""
+        return self.start + self.num_tokens
+
+    @property
+    def length(self) -> int:
+        """Rows of the sequence that its last token attends to."""
+        return self.first_position + self.num_tokens
+
+
+class RaggedCache(Cache):
+    """The `past_key_values` of one forward pass over the Unified Dynamic Cache.
+
+    Args:
+        store: Where the rows go.
+        spans: The sequences' parts, in order, end to end from row 0.
+        latent_layers: Layers whose `update` must return every cached row, because the model expands what comes back.
+    """
+
+    def __init__(self, store: UnifiedDynamicCache, spans: Sequence[Span], latent_layers: frozenset[int]) -> None:
+        # Not super().__init__(): it would make layers that concatenate, and here nothing does.
+        self.layers: list[Any] = []
+        self.spans = spans
+        self._store = store
+        self._latent_layers = latent_layers
+        self._placed: tuple[object, Tensor, Tensor | None] | None = None
+        self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Stores the pass's new rows, key_states (1, H, T, width) and value_states likewise.
+
+        Returns:
+            Ordinary layers get their arguments back: attention reads the store. Latent layers get all cached rows of all
+            sequences that are not dropped, end to end, (1, H, rows, width) each.
+        """
+        slots, kept_rows = self._placement()
+        k, v = key_states[0], value_states[0]  # (H, T, width)
+        if kept_rows is not None:
+            k, v = k.index_select(1, kept_rows), v.index_select(1, kept_rows)
+        self._store.write(layer_idx, slots, k, v)
+        if layer_idx not in self._latent_layers:
+            return key_states, value_states
+        rows = [self._store.read(layer_idx, s.table, 0, s.length) for s in self.spans if not s.dropped]
+        all_k, all_v = (torch.cat(parts).transpose(0, 1)[None] for parts in zip(*rows, strict=True))
+        return all_k, all_v
+
+    def is_latent(self, layer: int) -> bool:
+        """Whether the layer's attention is given every cached row, rather than reading the store."""
+        return layer in self._latent_layers
+
+    def read(self, layer: int, span: Span, start: int) -> tuple[Tensor, Tensor]:
+        """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
+        k, v = self._store.read(layer, span.table, start, span.length)
+        return k.transpose(0, 1), v.transpose(0, 1)
+
+    def mask(self, span: Span, start: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """What a span's tokens see of the rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.
+
+        Kept until the pass ends, because most layers ask for the same one.
+        """
+        wanted = (span.start, start, window or 0, dtype)
+        if wanted not in self._masks:
+            queries = torch.arange(span.first_position, span.length, device=device)[:, None]  # (T, 1)
+            keys = torch.arange(start, span.length, device=device)[None]  # (1, rows)
+            hidden = keys > queries if window is None else (keys > queries) | (keys <= queries - window)  # (T, rows)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+            self._masks[wanted] = mask.masked_fill_(hidden, float("-inf"))
+        return self._masks[wanted]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this pass's view holds by itself: masks and slots."""
+        slots = self._placed[1].nbytes if self._placed else 0
+        return slots + sum(mask.nbytes for mask in self._masks.values())
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        """Always 0: positions are given to the model, and sequences differ in length."""
+        return 0
+
+    def _placement(self) -> tuple[Tensor, Tensor | None]:
+        """Slots of the rows to store, and those rows' numbers, None if they are all of them."""
+        kept = [span for span in self.spans if not span.dropped]
+        state = [(span.start, span.table.generation) for span in kept]
+        if self._placed is None or self._placed[0] != state:
+            slots = torch.cat([s.table.slots(s.first_position, s.length) for s in kept])  # (kept rows,)
+            rows = None
+            if len(kept) < len(self.spans):
+                rows = torch.cat([torch.arange(s.start, s.stop, device=slots.device) for s in kept])  # (kept rows,)
+            self._placed = (state, slots, rows)
+        return self._placed[1], self._placed[2]

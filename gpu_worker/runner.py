@@ -1,0 +1,253 @@
+"""Carries out the scheduler's commands on one model: owns the sequences, the batches and the cache that they live in.
+
+Every command is checked in full before anything changes. No threads, no sockets, no protobuf: the process side converts, and
+calls all methods on one thread under one torch.inference_mode().
+
+Source: arXiv 2503.09304
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from .cache import UnifiedDynamicCache
+from .cursor import Cursor, Stage
+from .errors import CommandRefused
+from .forward import ForwardPass
+from .loader import LoadedModel, ModelFacts
+from .ragged import RaggedCache, Span
+from .sampler import Sampling
+from .sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
+from .stepper import Step
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """The model side of the worker.
+
+    Args:
+        loaded: The model.
+        num_blocks: Cache blocks on the device, with ids 0 .. num_blocks - 1.
+        block_size: Tokens in one block.
+        num_host_blocks: Blocks' worth of host memory for offloaded sequences.
+
+    All commands raise CommandRefused, with nothing changed, when they name something unknown or contradict what is held here.
+    """
+
+    def __init__(self, loaded: LoadedModel, num_blocks: int, block_size: int, num_host_blocks: int) -> None:
+        self._loaded = loaded
+        self._device = torch.device(loaded.facts.device)
+        self._end = Cursor(loaded.facts.num_layers)
+        self._streams: dict[int, TokenStream] = {}
+        self._batches: dict[int, Batch] = {}
+        self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is."""
+        return self._loaded.facts
+
+    # ------------------------------------------------------------------------------------------------ sequences
+
+    def add_sequence(
+        self,
+        seq_id: int,
+        sampling: Sampling,
+        stop_token_ids: Iterable[int],
+        max_tokens: int,
+        min_tokens: int = 0,
+        num_output_tokens: int = 0,
+    ) -> None:
+        """Makes a sequence known, with no cache.
+
+        Args:
+            seq_id: An id that is not known.
+            sampling: How tokens are chosen.
+            stop_token_ids: Tokens that end it.
+            max_tokens: Tokens that it generates in all.
+            min_tokens: Tokens before which no stop token is chosen.
+            num_output_tokens: Tokens that it generated before this worker knew it.
+        """
+        if seq_id in self._streams:
+            raise CommandRefused(f"sequence {seq_id} is known already")
+        stop_ids = frozenset(stop_token_ids)
+        self._check_vocabulary(sorted(stop_ids))
+        table = self.cache.new_table(seq_id)
+        self._streams[seq_id] = TokenStream(
+            seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table
+        )
+
+    def drop_sequence(self, seq_id: int) -> None:
+        """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
+        stream = self._stream(seq_id)
+        if stream.batch_id is not None:
+            batch = self._batches[stream.batch_id]
+            member = next(member for member in batch.members if member.stream is stream)
+            batch.forward_pass.drop(member.span)
+        self.cache.forget(stream.table)
+        del self._streams[seq_id]
+
+    def offload_sequence(self, seq_id: int) -> None:
+        """Moves a sequence's cache to host memory and frees its blocks. A suspended batch that holds it waits for restore."""
+        self.cache.offload(self._stream(seq_id).table)
+
+    def restore_sequence(self, seq_id: int, block_ids: Sequence[int]) -> None:
+        """Moves an offloaded sequence's cache into new blocks, as many as it had."""
+        self.cache.restore(self._stream(seq_id).table, block_ids)
+
+    # ------------------------------------------------------------------------------------------------ batches
+
+    def start_batch(self, batch_id: int, items: Sequence[BatchItem]) -> None:
+        """Begins an iteration, which then stands before layer 0."""
+        self._check_start(batch_id, items)
+        members: list[Member] = []
+        tokens: list[int | None] = []
+        start = 0
+        for item in items:
+            stream = self._streams[item.seq_id]
+            self.cache.extend(stream.table, item.new_block_ids)
+            stream.table.num_reserved = item.first_position + item.num_tokens
+            stream.batch_id = batch_id
+            span = Span(stream.table, start, item.num_tokens, item.first_position)
+            members.append(Member(stream, span, item.samples))
+            tokens += item.token_ids or (stream.last_token,)
+            start += item.num_tokens
+        self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
+
+    def drop_batch(self, batch_id: int) -> None:
+        """Forgets a suspended batch. Its sequences stay with their blocks and what was cached before the batch."""
+        self._forget_batch(self._batch(batch_id))
+
+    def advance(
+        self, batch_ids: Sequence[int], until: Cursor, on_unit: Callable[[], None] = lambda: None
+    ) -> AdvanceOutcome:
+        """Runs batches up to a cursor, the one that is behind first, jointly where they stand together.
+
+        Args:
+            batch_ids: The batches, each once.
+            until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
+            on_unit: Called after each unit of work, as a sign of progress.
+        """
+        batches = self._check_advance(batch_ids, until)
+        step = Step(batches, until, self._loaded.expert_weights, on_unit)
+        reached = step.run()
+        for batch in step.finished:
+            for member in batch.live_members:
+                member.stream.table.num_cached = member.span.length
+            self._forget_batch(batch)
+        errors = [self._void(batch, error) for batch, error in step.failures]
+        suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
+        return AdvanceOutcome(reached, step.tokens, errors, step.timing, suspended_bytes)
+
+    # ------------------------------------------------------------------------------------------------ checks
+
+    def _stream(self, seq_id: int) -> TokenStream:
+        if seq_id not in self._streams:
+            raise CommandRefused(f"sequence {seq_id} is not known")
+        return self._streams[seq_id]
+
+    def _batch(self, batch_id: int) -> Batch:
+        if batch_id not in self._batches:
+            raise CommandRefused(f"batch {batch_id} is not known")
+        return self._batches[batch_id]
+
+    def _check_start(self, batch_id: int, items: Sequence[BatchItem]) -> None:
+        if batch_id in self._batches:
+            raise CommandRefused(f"batch {batch_id} is known already")
+        if not items:
+            raise CommandRefused(f"batch {batch_id} has no sequences")
+        if len({item.seq_id for item in items}) != len(items):
+            raise CommandRefused(f"batch {batch_id} names a sequence twice")
+        self.cache.check_free([block_id for item in items for block_id in item.new_block_ids])
+        for item in items:
+            self._check_item(item, self._stream(item.seq_id))
+
+    def _check_item(self, item: BatchItem, stream: TokenStream) -> None:
+        name, table = f"sequence {item.seq_id}", stream.table
+        if stream.batch_id is not None:
+            raise CommandRefused(f"{name} is in batch {stream.batch_id} already")
+        if stream.finish_reason is not None:
+            raise CommandRefused(f"{name} has ended: {stream.finish_reason.name}")
+        if table.host is not None:
+            raise CommandRefused(f"{name} is offloaded")
+        if item.first_position != table.num_cached:
+            raise CommandRefused(f"{name} has {table.num_cached} tokens cached, not {item.first_position}")
+        self._check_tokens(item, stream)
+        length = item.first_position + item.num_tokens
+        if length > self._loaded.facts.max_model_len:
+            raise CommandRefused(f"{name} would have {length} tokens, at most {self._loaded.facts.max_model_len} fit")
+        room = (len(table.block_ids) + len(item.new_block_ids)) * self.cache.block_size
+        if length > room:
+            raise CommandRefused(f"{name} would have {length} tokens, its blocks have room for {room}")
+
+    def _check_tokens(self, item: BatchItem, stream: TokenStream) -> None:
+        if item.num_tokens < 1:
+            raise CommandRefused(
+                f"sequence {item.seq_id} has {item.num_tokens} tokens to compute, at least 1 is needed"
+            )
+        if item.token_ids:
+            if len(item.token_ids) != item.num_tokens:
+                given = f"{len(item.token_ids)} token ids for {item.num_tokens} tokens"
+                raise CommandRefused(f"sequence {item.seq_id} has {given}")
+            self._check_vocabulary(item.token_ids)
+        elif item.num_tokens != 1 or stream.last_token is None:
+            raise CommandRefused(
+                f"sequence {item.seq_id} has no token ids, and none that was sampled here stands for them"
+            )
+
+    def _check_vocabulary(self, token_ids: Sequence[int]) -> None:
+        size = self._loaded.facts.vocab_size
+        outside = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
+        if outside is not None:
+            raise CommandRefused(f"token {outside} is outside of the vocabulary of {size}")
+
+    def _check_advance(self, batch_ids: Sequence[int], until: Cursor) -> list[Batch]:
+        if not batch_ids or len(set(batch_ids)) != len(batch_ids):
+            raise CommandRefused(f"batches {list(batch_ids)} must be at least one, each once")
+        experts = (*self._loaded.facts.experts_by_layer, 0)
+        if not 0 <= until.layer <= self._end.layer or not 0 <= until.expert <= experts[until.layer]:
+            raise CommandRefused(f"{until} is no place in a model with experts {experts[:-1]} by layer")
+        if (until.stage is not Stage.EXPERTS and until.expert) or (
+            until.layer == self._end.layer and until > self._end
+        ):
+            raise CommandRefused(f"{until} is no place: experts are in stage EXPERTS of a layer")
+        batches = [self._batch(batch_id) for batch_id in batch_ids]
+        for member in (member for batch in batches for member in batch.live_members):
+            if member.stream.table.host is not None:
+                raise CommandRefused(f"sequence {member.stream.seq_id} is offloaded, its batch can't go on")
+        return batches
+
+    # ------------------------------------------------------------------------------------------------ changes
+
+    def _new_pass(self, members: Sequence[Member], tokens: Sequence[int | None]) -> ForwardPass:
+        spans = [member.span for member in members]
+        sampling_rows = [member.span.stop - 1 for member in members if member.samples]
+        positions = [torch.arange(span.first_position, span.length) for span in spans]
+        return ForwardPass(
+            self._loaded.model,
+            self._loaded.facts.experts_by_layer,
+            RaggedCache(self.cache, spans, self._loaded.latent_layers),
+            torch.tensor(tokens, device=self._device),  # (T,)
+            torch.cat(positions).to(self._device),  # (T,)
+            # The head runs for one row even if nobody samples: that is the model's own smallest output.
+            torch.tensor(sampling_rows or [len(tokens) - 1], device=self._device),  # (rows,)
+        )
+
+    def _forget_batch(self, batch: Batch) -> None:
+        batch.forward_pass.close()
+        for member in batch.live_members:
+            member.stream.batch_id = None
+            member.stream.table.num_reserved = member.stream.table.num_cached
+        del self._batches[batch.batch_id]
+
+    def _void(self, batch: Batch, error: Exception) -> BatchError:
+        """Forgets a batch that failed, and what is cached for its sequences."""
+        self._forget_batch(batch)
+        streams = [member.stream for member in batch.live_members]
+        for stream in streams:
+            stream.table.num_cached = stream.table.num_reserved = 0
+        message = f"{type(error).__name__}: {error}"
+        logger.error("batch %d failed", batch.batch_id, exc_info=error)
+        return BatchError(batch.batch_id, tuple(stream.seq_id for stream in streams), message)

@@ -1,0 +1,131 @@
+"""Makes a worker out of its settings: loads the model, sizes the cache, warms up, and writes the Hello.
+
+The only place that knows both the settings and the model side. Nothing is connected yet when it is done.
+"""
+
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+import zmq.auth
+from qllm.v1 import control_pb2
+
+from .config import ConfigRefused, CurveFiles, Device, WorkerConfig, default_num_threads
+from .executor import RunnerExecutor
+from .link import CurveClient
+from .loader import LoadedModel, load_model
+from .runner import Runner
+from .warmup import warm_up
+
+_log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+_GIB = 1 << 30
+_WARM_UP_TOKENS = 300
+_PROBE_TOKENS = 16
+_MAX_BLOCKS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyWorker:
+    """A model that waits for commands, and how it introduces itself."""
+
+    executor: RunnerExecutor
+    hello: control_pb2.Hello
+
+
+def prepare(config: WorkerConfig) -> ReadyWorker:
+    """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
+    num_threads = config.num_threads or default_num_threads()
+    torch.set_num_threads(num_threads)
+    torch.set_num_interop_threads(1)
+    device = _choose_device(config.device)
+    _log.info("loading model=%s dtype=%s device=%s threads=%d", config.model, config.dtype, device, num_threads)
+    began_s = time.monotonic()
+    loaded = load_model(
+        config.model,
+        name=config.served_model_name,
+        dtype=config.dtype.value,
+        device=device,
+        max_model_len=config.max_model_len,
+    )
+    _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
+    with torch.inference_mode():
+        num_blocks, num_host_blocks = _size_cache(config, loaded)
+        runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks)
+        began_s = time.monotonic()
+        timings = warm_up(runner, range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size))))
+    _log.info("warmed_up iterations=%d seconds=%.1f", len(timings), time.monotonic() - began_s)
+    hello = control_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        model=_worker_model(loaded, runner),
+        calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
+        pid=os.getpid(),
+    )
+    return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello)
+
+
+def load_curve(files: CurveFiles | None) -> CurveClient | None:
+    """Reads the worker's keys; raises ConfigRefused when a file holds none."""
+    if files is None:
+        return None
+    try:
+        public, secret = zmq.auth.load_certificate(files.secret_key_file)
+        server, _ = zmq.auth.load_certificate(files.server_key_file)
+    except (OSError, ValueError) as error:
+        raise ConfigRefused(f"CURVE: can't read a key: {error}") from error
+    if secret is None:
+        raise ConfigRefused(f"CURVE: {files.secret_key_file} holds no secret key; give the *.key_secret file")
+    return CurveClient(public, secret, server)
+
+
+def _choose_device(device: Device) -> str:
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ConfigRefused("--device: got cuda, but this machine or this torch has no CUDA; allowed are cpu and auto")
+    if device is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.value
+
+
+def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
+    """Returns the numbers of device and host blocks."""
+    block_bytes = _measure_block_bytes(loaded, config.block_size)
+    num_blocks = config.num_blocks or min(int(config.kv_cache_gib * _GIB) // block_bytes, _MAX_BLOCKS)
+    if num_blocks < 1:
+        raise ConfigRefused(f"--kv-cache-gib: {config.kv_cache_gib} GiB is less than one block of {block_bytes} bytes")
+    num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
+    _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
+    return num_blocks, num_host_blocks
+
+
+def _measure_block_bytes(loaded: LoadedModel, block_size: int) -> int:
+    """Runs a few tokens through a cache that just holds them, and looks how large it is: families differ in what they keep."""
+    num_blocks = -(-_PROBE_TOKENS // block_size)
+    runner = Runner(loaded, num_blocks, block_size, 0)
+    warm_up(runner, range(num_blocks))
+    return max(1, runner.cache.device_bytes // num_blocks)
+
+
+def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerModel:
+    facts, tokenizer = loaded.facts, loaded.facts.tokenizer
+    return control_pb2.WorkerModel(
+        name=facts.name,
+        family=facts.family,
+        num_layers=facts.num_layers,
+        experts_by_layer=facts.experts_by_layer,
+        num_experts_per_token=facts.num_experts_per_token,
+        vocab_size=facts.vocab_size,
+        eos_token_ids=facts.eos_token_ids,
+        max_model_len=facts.max_model_len,
+        block_size=runner.cache.block_size,
+        num_blocks=runner.cache.num_blocks,
+        num_host_blocks=runner.cache.num_host_blocks,
+        dtype=facts.dtype,
+        quantization="none",
+        device=facts.device,
+        tokenizer_json=tokenizer.tokenizer_json,
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens,
+    )

@@ -1,0 +1,61 @@
+"""Reads what the scheduler needs of a model's tokenizer: tokenizer.json, chat template and special tokens.
+
+It tokenizes nothing: the scheduler does, from these bytes.
+
+Source: arXiv 2503.09304
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from .errors import ModelRefused
+
+logger = logging.getLogger(__name__)
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """A model's tokenizer, for the scheduler; all empty if it has none.
+
+    Attributes:
+        tokenizer_json: Content of tokenizer.json.
+        chat_template: Jinja template.
+        special_tokens: Text by role, such as "bos_token".
+    """
+
+    tokenizer_json: bytes = b""
+    chat_template: str = ""
+    special_tokens: dict[str, str] = field(default_factory=dict)
+
+
+def read_tokenizer(source: str) -> TokenizerFacts:
+    """Reads the tokenizer of a local directory or hub id.
+
+    Raises:
+        ModelRefused: There is one, but it can't be read or has no tokenizer.json form.
+    """
+    if Path(source).is_dir() and not any((Path(source) / name).exists() for name in _FILES):
+        logger.warning("model %s has no tokenizer: only token ids can be served", source)
+        return TokenizerFacts()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelRefused(f"the tokenizer of {source} can't be read: {error}") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelRefused(f"the tokenizer of {source} ({type(tokenizer).__name__}) has no tokenizer.json form")
+    special = {role: str(token) for role, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
+    return TokenizerFacts(backend.to_str().encode(), _template(tokenizer.chat_template), special)
+
+
+def _template(template: Any) -> str:
+    """The default template, of one or of several by name."""
+    if isinstance(template, dict):
+        template = template.get("default", next(iter(template.values()), ""))
+    return template or ""

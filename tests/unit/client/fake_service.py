@@ -1,0 +1,94 @@
+"""A service that is a script: it sends the tokens, or the failure, that a test asks for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2
+from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+Context = grpc.aio.ServicerContext
+
+
+class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServicer):
+    """Streams `max_tokens` tokens, one every `step_s`, counting from the sum of the prompt's ids; the text may ask
+    for a failure instead.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[inference_pb2.GenerateRequest] = []
+        self.num_live = 0
+        self.max_live = 0
+        self.received = asyncio.Event()
+        self.cancelled = asyncio.Semaphore(0)
+        self.step_s = 0.001
+        self.aborted_ids: list[str] = []
+        self.health = health.aio.HealthServicer()
+        self.address = ""
+
+    async def Generate(self, request: Any, context: Context) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        self.requests.append(request)
+        self.received.set()
+        self.num_live += 1
+        self.max_live = max(self.max_live, self.num_live)
+        is_done = False
+        try:
+            await _fail_if_asked(request.text, context)
+            for step in range(request.stop.max_tokens):
+                await asyncio.sleep(self.step_s)
+                yield _step(request, step)
+            is_done = True
+        finally:
+            self.num_live -= 1
+            if not is_done:
+                self.cancelled.release()
+
+    async def Abort(self, request: Any, context: Context) -> inference_pb2.AbortResponse:
+        self.aborted_ids.append(request.request_id)
+        return inference_pb2.AbortResponse(aborted=request.request_id == "live")
+
+    async def GetServerInfo(self, request: Any, context: Context) -> admin_pb2.GetServerInfoResponse:
+        model = admin_pb2.ModelFacts(name="fake", num_layers=3)
+        return admin_pb2.GetServerInfoResponse(
+            version="9.9", policy="qllm", model=model, worker_state=admin_pb2.WORKER_STATE_READY
+        )
+
+    async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
+        return admin_pb2.GetLoadsResponse(num_preemptions_at_expert=7, busy_ns=2**53 + 1)
+
+    async def set_serving(self, is_serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self.health.set("", status.SERVING if is_serving else status.NOT_SERVING)
+
+
+def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.GenerateResponse:
+    response = inference_pb2.GenerateResponse(
+        request_id=request.request_id or "made-by-server",
+        sequence_number=step,
+        text=f"{step} ",
+        token_ids=[step + sum(request.token_ids.ids)],
+        logprobs=[-0.5],
+    )
+    if step == request.stop.max_tokens - 1:
+        response.finish.reason = inference_pb2.FINISH_REASON_LENGTH
+        response.finish.usage.completion_tokens = step + 1
+        response.finish.usage.num_preemptions = 4
+    return response
+
+
+async def _fail_if_asked(text: str, context: Context) -> None:
+    if text.startswith("fail "):
+        await context.abort(getattr(grpc.StatusCode, text.removeprefix("fail ")), "because it was asked to")
+    if text == "overload":
+        info = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=250_000_000))
+        packed = any_pb2.Any()
+        packed.Pack(info)
+        status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="full", details=[packed])
+        metadata = (("grpc-status-details-bin", status.SerializeToString()), ("grpc-retry-pushback-ms", "900"))
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", metadata)
+    if text == "pushback":
+        metadata = (("grpc-retry-pushback-ms", "900"),)
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", metadata)

@@ -1,0 +1,188 @@
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from tests.unit.client.fake_service import FakeService
+
+
+@dataclass
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Awaitable[Finished]]
+
+
+async def start(*arguments: str, **environment: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "client",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NO_COLOR": "1", **environment},
+    )
+
+
+async def finish(process: Process, stdin: bytes = b"") -> Finished:
+    out, err = await asyncio.wait_for(process.communicate(stdin), timeout=20)
+    return Finished(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+def qllm_client(service: FakeService) -> Call:
+    async def call(*arguments: str, stdin: bytes = b"") -> Finished:
+        return await finish(await start(*arguments, QLLM_ADDRESS=service.address), stdin)
+
+    return call
+
+
+async def test_generate_streams_the_text(qllm_client: Call, service: FakeService) -> None:
+    finished = await qllm_client("generate", "--class", "be", "--max-tokens", "3", "--temperature", "0", "hello")
+    assert (finished.code, finished.out, finished.err) == (0, "0 1 2 \n", "")
+    (request,) = service.requests
+    assert (request.text, request.request_class, request.sampling.temperature) == ("hello", 2, 0)
+
+
+async def test_json_is_exactly_one_line_with_the_named_keys(qllm_client: Call) -> None:
+    finished = await qllm_client("generate", "--max-tokens", "3", "--json", "hello")
+    assert finished.code == 0
+    (line,) = finished.out.splitlines()
+    answer = json.loads(line)
+    assert list(answer) == ["request_id", "text", "token_ids", "finish_reason", "ttft_ms", "e2e_ms", "usage"]
+    assert (answer["text"], answer["token_ids"], answer["finish_reason"]) == ("0 1 2 ", [0, 1, 2], "length")
+    assert 0 < answer["ttft_ms"] <= answer["e2e_ms"]
+    assert answer["usage"]["completion_tokens"] == 3
+
+
+async def test_every_option_reaches_the_service(qllm_client: Call, service: FakeService) -> None:
+    options = "--max-tokens 2 --min-tokens 1 --ignore-eos --top-k 4 --top-p 0.5 --min-p 0.25 --seed 7"
+    stops = "--stop x --stop y --stop-token-id 8 --stop-token-id 9"
+    await qllm_client("generate", *options.split(), *stops.split(), "hello")
+    stop, sampling = service.requests[0].stop, service.requests[0].sampling
+    assert (stop.max_tokens, stop.min_tokens, stop.ignore_eos) == (2, 1, True)
+    assert (list(stop.stop_strings), list(stop.stop_token_ids)) == (["x", "y"], [8, 9])
+    assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed) == (4, 0.5, 0.25, 7)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+async def test_prompt_comes_from_standard_input(
+    qllm_client: Call, service: FakeService, arguments: Sequence[str]
+) -> None:
+    finished = await qllm_client("generate", "--max-tokens", "1", *arguments, stdin="grüße\n".encode())
+    assert finished.code == 0
+    assert service.requests[0].text == "grüße\n"
+
+
+async def test_standard_input_that_is_no_text_is_wrong_usage(qllm_client: Call) -> None:
+    finished = await qllm_client("generate", stdin=b"\xff\xfe")
+    assert finished.code == 2
+    assert "UTF-8" in finished.err
+
+
+async def test_system_message_makes_a_conversation(qllm_client: Call, service: FakeService) -> None:
+    await qllm_client("generate", "--max-tokens", "1", "--system", "be brief", "hello")
+    sent = [(turn.role, turn.content) for turn in service.requests[0].chat.messages]
+    assert sent == [("system", "be brief"), ("user", "hello")]
+
+
+async def test_system_message_without_chat_is_wrong_usage(qllm_client: Call, service: FakeService) -> None:
+    finished = await qllm_client("generate", "--no-chat", "--system", "be brief", "hello")
+    assert (finished.code, finished.out, service.requests) == (2, "", [])
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--class", "vip", "x"], ["generate", "--max-tokens", "x"], ["fly"]])
+async def test_wrong_usage_exits_2(qllm_client: Call, arguments: Sequence[str]) -> None:
+    finished = await qllm_client(*arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert "Traceback" not in finished.err
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+async def test_a_refusal_is_one_line_on_stderr_and_exit_1(qllm_client: Call, as_json: list[str]) -> None:
+    finished = await qllm_client("generate", *as_json, "fail INVALID_ARGUMENT")
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err == "qllm-client: INVALID_ARGUMENT: because it was asked to\n"
+
+
+async def test_overload_says_when_to_try_again(qllm_client: Call) -> None:
+    finished = await qllm_client("generate", "overload")
+    assert (finished.code, finished.err) == (1, "qllm-client: RESOURCE_EXHAUSTED: full (try again in 0.2 s)\n")
+
+
+async def test_timeout_is_honoured(qllm_client: Call, service: FakeService) -> None:
+    service.step_s = 0.1
+    finished = await qllm_client("generate", "--timeout", "0.3", "--max-tokens", "1000", "--json", "hello")
+    assert (finished.code, finished.out) == (1, "")
+    assert "DEADLINE_EXCEEDED" in finished.err
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+async def test_control_c_cancels_on_the_server_and_exits_130(service: FakeService, as_json: list[str]) -> None:
+    process = await start("generate", *as_json, "--max-tokens", "100000", "hello", QLLM_ADDRESS=service.address)
+    await asyncio.wait_for(service.received.wait(), timeout=10)
+    process.send_signal(signal.SIGINT)
+    finished = await finish(process)
+    assert finished.code == 130
+    assert "Traceback" not in finished.err
+    await asyncio.wait_for(service.cancelled.acquire(), timeout=5)
+
+
+async def test_a_reader_that_leaves_ends_the_command_without_a_traceback(service: FakeService) -> None:
+    process = await start("generate", "--max-tokens", "100000", "hello", QLLM_ADDRESS=service.address)
+    await process.stdout.read(1)
+    process.stdout._transport.close()
+    await asyncio.wait_for(process.wait(), timeout=20)
+    assert b"Traceback" not in await process.stderr.read()
+    await asyncio.wait_for(service.cancelled.acquire(), timeout=5)
+
+
+async def test_health_exits_0_serving_and_1_not_serving(qllm_client: Call, service: FakeService) -> None:
+    assert (await qllm_client("health")).code == 0
+    await service.set_serving(False)
+    finished = await qllm_client("health")
+    assert (finished.code, finished.out) == (1, "NOT_SERVING\n")
+
+
+async def test_health_of_nothing_exits_1_with_one_line() -> None:
+    finished = await finish(await start("health", "--address", "127.0.0.1:1"))
+    assert finished.code == 1
+    assert finished.err.startswith("qllm-client: UNAVAILABLE: ")
+    assert finished.err.count("\n") == 1
+
+
+async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
+    tables = await qllm_client("stats")
+    assert tables.code == 0
+    assert "num_preemptions_at_expert" in tables.out
+    (line,) = (await qllm_client("stats", "--json")).out.splitlines()
+    answer = json.loads(line)
+    assert answer["loads"]["busy_ns"] == 2**53 + 1
+    assert answer["server"]["worker_state"] == "WORKER_STATE_READY"
+    assert answer["server"]["model"]["num_layers"] == 3
+
+
+async def test_stats_watch_goes_on_until_interrupted(service: FakeService) -> None:
+    process = await start("stats", "--json", "--watch", "0.1", QLLM_ADDRESS=service.address)
+    for _ in range(3):
+        json.loads(await process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    assert (await finish(process)).code == 130
+
+
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"]])
+async def test_help_teaches(qllm_client: Call, arguments: Sequence[str]) -> None:
+    finished = await qllm_client(*arguments, "--help")
+    assert finished.code == 0
+    assert "qllm-client" in finished.out

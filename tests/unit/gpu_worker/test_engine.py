@@ -1,0 +1,176 @@
+"""The engine's loop: order, time, and that one bad command never ends the others."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from gpu_worker.engine import Engine, FatalEngineError
+from gpu_worker.errors import CommandRefused
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
+from qllm.v1 import control_pb2
+
+EPOCH = 5
+
+
+@dataclass
+class FakeExecutor:
+    """Writes down what it is asked to do; raises `error` when advanced or applied, if there is one."""
+
+    calls: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    failed_message: str = ""
+    seen: Callable[[], None] = lambda: None
+
+    def apply(self, command: control_pb2.StepCommand) -> None:
+        self.calls.append(command.WhichOneof("command") or "nothing")
+        if self.error:
+            raise self.error
+
+    def advance(self, advance: control_pb2.Advance, on_unit: Callable[[], None]) -> control_pb2.StepResult:
+        self.calls.append(f"advance {advance.command_id}")
+        self.seen()
+        on_unit()
+        if self.error:
+            raise self.error
+        result = control_pb2.StepResult(reached=advance.until)
+        if self.failed_message:
+            result.batch_errors.add(batch_id=1, message=self.failed_message)
+        return result
+
+    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
+        result = control_pb2.StepResult(reached=advance.until)
+        result.batch_errors.add(batch_id=advance.batch_ids[0], seq_ids=[3], message=message)
+        return result
+
+    def forget_all(self) -> None:
+        self.calls.append("forget_all")
+
+
+@dataclass
+class FakeReporter:
+    epoch: int = EPOCH
+    reports: list[tuple[int, control_pb2.WorkerReport]] = field(default_factory=list)
+
+    def send(self, epoch: int, report: control_pb2.WorkerReport) -> None:
+        self.reports.append((epoch, report))
+
+
+class Bench:
+    """An engine with everything around it; `run` feeds it and returns its reports."""
+
+    def __init__(self, **executor: object) -> None:
+        self.executor = FakeExecutor(**executor)  # type: ignore[arg-type]
+        self.reporter = FakeReporter()
+        self.mailbox, self.progress = Mailbox(), Progress()
+        self.engine = Engine(self.mailbox, self.executor, self.reporter, self.progress)
+
+    def run(self, *mails: Order | Forget) -> list[control_pb2.WorkerReport]:
+        for mail in (*mails, Stop()):
+            self.mailbox.put(mail)
+        self.engine.run()
+        return [report for _, report in self.reporter.reports]
+
+
+def advance(command_id: int, epoch: int = EPOCH) -> Order:
+    cursor = control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_ATTENTION)
+    step = control_pb2.Advance(command_id=command_id, batch_ids=[1], until=cursor)
+    return Order(epoch, control_pb2.StepCommand(advance=step))
+
+
+def drop(seq_id: int = 1) -> Order:
+    return Order(EPOCH, control_pb2.StepCommand(drop_sequence=control_pb2.DropSequence(seq_id=seq_id)))
+
+
+def shutdown(epoch: int = EPOCH) -> Order:
+    return Order(epoch, control_pb2.StepCommand(shutdown=control_pb2.Shutdown()))
+
+
+def test_commands_run_in_order_and_each_advance_has_one_result() -> None:
+    bench = Bench()
+    reports = bench.run(advance(1), drop(), advance(2))
+    assert bench.executor.calls == ["advance 1", "drop_sequence", "advance 2"]
+    assert [report.step_result.command_id for report in reports] == [1, 2]
+    assert [epoch for epoch, _ in bench.reporter.reports] == [EPOCH, EPOCH]
+
+
+def test_result_says_how_long_it_took_and_how_long_the_engine_was_idle_since_the_last() -> None:
+    bench = Bench(seen=lambda: time.sleep(0.02))
+    time.sleep(0.03)
+    first, second = (report.step_result for report in bench.run(advance(1), drop(), advance(2)))
+    assert first.duration_ns >= 20e6
+    assert first.idle_ns >= 30e6
+    assert second.idle_ns < 20e6  # the first one's time is not idle time
+
+
+def test_refused_commands_are_reported_with_the_id_of_an_advance() -> None:
+    bench = Bench(error=CommandRefused("batch 1 is not known"))
+    errors = [report.command_error for report in bench.run(drop(), advance(2))]
+    assert [(error.command_id, error.message) for error in errors] == [
+        (0, "batch 1 is not known"),
+        (2, "batch 1 is not known"),
+    ]
+
+
+def test_advance_that_raises_fails_its_batches_and_the_engine_goes_on() -> None:
+    bench = Bench(error=ValueError("shape"))
+    results = [report.step_result for report in bench.run(advance(1), advance(2))]
+    assert [result.command_id for result in results] == [1, 2]
+    assert results[0].batch_errors[0].message == "ValueError: shape"
+
+
+def test_other_command_that_raises_is_reported_and_the_engine_goes_on() -> None:
+    bench = Bench(error=ValueError("shape"))
+    (report,) = bench.run(drop())
+    assert report.command_error.message == "ValueError: shape"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        type("AcceleratorError", (RuntimeError,), {})("lost"),
+    ],
+)
+@pytest.mark.parametrize("mail", [advance(1), drop()])
+def test_error_that_nothing_survives_ends_the_engine(error: Exception, mail: Order) -> None:
+    with pytest.raises(FatalEngineError):
+        Bench(error=error).run(mail)
+
+
+def test_batch_that_failed_of_a_broken_device_ends_the_engine() -> None:
+    with pytest.raises(FatalEngineError):
+        Bench(failed_message="RuntimeError: CUDA error: an illegal memory access").run(advance(1))
+
+
+def test_full_device_memory_fails_one_batch_only() -> None:
+    bench = Bench(failed_message="OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB")
+    assert len(bench.run(advance(1), advance(2))) == 2
+
+
+def test_commands_of_another_epoch_are_void_even_shutdown() -> None:
+    bench = Bench()
+    assert len(bench.run(advance(1, epoch=4), shutdown(epoch=4), advance(2))) == 1
+    assert bench.executor.calls == ["advance 2"]
+
+
+def test_end_of_an_epoch_forgets_everything() -> None:
+    bench = Bench()
+    bench.run(advance(1), Forget(), advance(2))
+    assert bench.executor.calls == ["advance 1", "forget_all", "advance 2"]
+
+
+def test_shutdown_ends_the_engine_before_later_commands() -> None:
+    bench = Bench()
+    bench.run(advance(1), shutdown(), advance(2))
+    assert bench.executor.calls == ["advance 1"]
+
+
+def test_progress_names_the_running_command_and_is_idle_otherwise() -> None:
+    seen: list[tuple[int, bool]] = []
+    bench = Bench(seen=lambda: seen.append((bench.progress.command_id, bench.progress.since_ns() > 0)))
+    bench.run(advance(7))
+    assert seen == [(7, True)]
+    assert (bench.progress.command_id, bench.progress.since_ns()) == (0, 0)

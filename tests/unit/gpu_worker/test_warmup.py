@@ -1,0 +1,21 @@
+"""Warming up leaves nothing behind and measures every kind of work."""
+
+from gpu_worker.runner import Runner
+from gpu_worker.warmup import warm_up
+from tests.worker_driver import loaded
+
+
+def test_warming_up_measures_prompts_and_tokens_and_leaves_the_cache_empty() -> None:
+    runner = Runner(loaded(), num_blocks=80, block_size=4, num_host_blocks=0)
+    timings = warm_up(runner, range(70))
+    assert {timing.attention_tokens for timing in timings} == {3 * tokens for tokens in (1, 8, 64, 256)}
+    for timing in timings:
+        assert min(timing.attention_ns, timing.expert_ns, timing.head_ns) > 0
+        assert timing.expert_tokens == 2 * timing.attention_tokens
+    runner.cache.check_integrity()
+    assert runner.cache.num_free_blocks == 80
+
+
+def test_shapes_that_do_not_fit_are_left_out() -> None:
+    runner = Runner(loaded(), num_blocks=8, block_size=4, num_host_blocks=0)
+    assert {timing.attention_tokens for timing in warm_up(runner, range(8))} == {3, 24}

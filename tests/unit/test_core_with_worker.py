@@ -1,0 +1,160 @@
+"""The real core drives the real model, in virtual time: whatever history they go through, tokens are those of generate."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpu_worker.cursor import Cursor as WorkerCursor
+from gpu_worker.cursor import Stage as WorkerStage
+from gpu_worker.runner import Runner
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import BatchItem as WorkerItem
+from scheduler_svc.core.commands import (
+    AddSequence,
+    Advance,
+    Command,
+    DropBatch,
+    DropSequence,
+    OffloadSequence,
+    RestoreSequence,
+    StartBatch,
+)
+from scheduler_svc.core.ids import SeqId
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.results import SampledToken, StepResult, WorkerModel
+from scheduler_svc.core.sequence import FinishReason, RequestClass
+from tests.families import generated
+from tests.simulation import BE, LS, Costs, Simulation, SimWorker
+from tests.worker_driver import loaded, random_prompts
+
+PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
+NUM_TOKENS = 6
+FAMILY = "mixtral"
+
+
+@pytest.fixture(autouse=True)
+def _engine_thread() -> Iterator[None]:
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+
+
+class ModelWorker(SimWorker):
+    """Checks commands as the simulated worker does, takes its virtual times, and runs the real model."""
+
+    def __init__(self, model: WorkerModel, costs: Costs) -> None:
+        super().__init__(model, costs)
+        self.runner = Runner(loaded(FAMILY), model.num_blocks, model.block_size, model.num_host_blocks)
+
+    def run(self, command: Command, now_s: float) -> tuple[float, StepResult] | None:
+        answer = super().run(command, now_s)
+        runner = self.runner
+        match command:
+            case AddSequence(seq_id, _, stop, num_outputs):
+                runner.add_sequence(seq_id, Sampling(), stop.stop_token_ids, stop.max_tokens, 0, num_outputs)
+            case DropSequence(seq_id):
+                runner.drop_sequence(seq_id)
+            case OffloadSequence(seq_id):
+                runner.offload_sequence(seq_id)
+            case RestoreSequence(seq_id, block_ids):
+                runner.restore_sequence(seq_id, block_ids)
+            case StartBatch(batch_id, _, items):
+                runner.start_batch(
+                    batch_id,
+                    [
+                        WorkerItem(i.seq_id, i.num_tokens, i.token_ids, i.first_position, i.new_block_ids, i.samples)
+                        for i in items
+                    ],
+                )
+            case DropBatch(batch_id):
+                runner.drop_batch(batch_id)
+            case Advance(_, batch_ids, (layer, stage, expert)):
+                outcome = runner.advance(batch_ids, WorkerCursor(layer, WorkerStage(stage), expert))
+                assert not outcome.batch_errors
+                assert answer is not None
+                tokens = tuple(
+                    SampledToken(
+                        SeqId(t.seq_id),
+                        t.token_id,
+                        t.logprob,
+                        None if t.finish_reason is None else FinishReason(t.finish_reason.value),
+                    )
+                    for t in outcome.tokens
+                )
+                return answer[0], replace(answer[1], tokens=tokens)
+        return answer
+
+
+def simulation(policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, stretch: float) -> Simulation:
+    facts = loaded(FAMILY).facts
+    model = WorkerModel(facts.experts_by_layer, facts.num_experts_per_token, 4, num_blocks, num_host_blocks, 512)
+    limits = Limits(be_chunk_tokens=16, ls_chunk_tokens=24, ls_stretch=stretch, preemption_quantum_s=0.001, control_lead_s=0.0)
+    sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
+    sim.worker = ModelWorker(model, sim.worker.costs)
+    return sim
+
+
+def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float | None]]) -> None:
+    """Plays one history and checks tokens and blocks; an aborted sequence has a beginning of its tokens."""
+    expected = generated(FAMILY, PROMPTS, NUM_TOKENS)
+    which: dict[int, int] = {}
+    aborted: set[int] = set()
+
+    def arrive(request_class: RequestClass, prompt: int, abort_after_s: float | None) -> None:
+        sequence = sim.submit(request_class, PROMPTS[prompt], NUM_TOKENS)
+        which[sequence.seq_id] = prompt
+        if abort_after_s is not None:
+            sim.at(sim.now_s + abort_after_s, lambda: aborted.add(sequence.seq_id) or sim.scheduler.abort(sequence.seq_id))
+
+    for time_s, *rest in arrivals:
+        sim.at(time_s, lambda rest=rest: arrive(*rest))
+    sim.run()
+    for seq_id, prompt in which.items():
+        tokens = tuple(sim.tokens(seq_id))
+        assert tokens == (expected[prompt][: len(tokens)] if seq_id in aborted else expected[prompt])
+    sim.check_integrity()
+    assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
+    assert isinstance(sim.worker, ModelWorker)
+    sim.worker.runner.cache.check_integrity()
+    assert not sim.worker.tables
+
+
+ARRIVAL = st.tuples(
+    st.floats(0, 0.15), st.sampled_from((LS, BE)), st.integers(0, len(PROMPTS) - 1), st.none() | st.floats(0, 0.3)
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    arrivals=st.lists(ARRIVAL, min_size=2, max_size=8),
+    policy=st.sampled_from(sorted(POLICIES)),
+    preempt_at=st.sampled_from(PreemptAt),
+    num_blocks=st.sampled_from((16, 24, 200)),
+    num_host_blocks=st.sampled_from((0, 8, 200)),
+    stretch=st.sampled_from((0.0, 0.15, 10.0)),
+)
+def test_every_history_of_core_and_model_gives_the_tokens_of_generate(
+    arrivals: list[tuple[float, RequestClass, int, float | None]],
+    policy: str,
+    preempt_at: PreemptAt,
+    num_blocks: int,
+    num_host_blocks: int,
+    stretch: float,
+) -> None:
+    play(simulation(policy, preempt_at, num_blocks, num_host_blocks, stretch), arrivals)
+
+
+@pytest.mark.parametrize("stretch", [0.0, 10.0], ids=["alone", "joining"])
+def test_saturated_best_effort_work_preempted_inside_layers_gives_the_tokens_of_generate(stretch: float) -> None:
+    sim = simulation("qllm", PreemptAt.EXPERT, 200, 200, stretch)
+    arrivals: list[tuple[float, RequestClass, int, float | None]] = [(0.0, BE, i % 6, None) for i in range(12)]
+    arrivals += [(0.004 + 0.0271 * i, LS, i % 6, None) for i in range(20)]
+    play(sim, arrivals)
+    counters = sim.scheduler.counters
+    assert counters.num_preemptions_at_expert >= (1 if stretch else 5)
+    assert (counters.num_joins > 0) == (stretch > 0)

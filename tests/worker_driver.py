@@ -1,0 +1,178 @@
+"""A scheduler of a few lines that owns block ids and drives a Runner, for tests of the worker."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+from typing import Any
+
+import torch
+
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.loader import LoadedModel, adopt_model
+from gpu_worker.runner import Runner
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import AdvanceOutcome, BatchItem, SampledToken
+from tests.families import random_model
+
+GREEDY = Sampling()
+
+
+@cache
+def loaded(family: str = "mixtral", dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """A tiny model of a family, ready to be suspended; shared, because runners keep nothing in it."""
+    return adopt_model(random_model(family, dtype=dtype), name=family)
+
+
+def random_prompts(lengths: Iterable[int], seed: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Prompts of random tokens."""
+    rng = Random(seed)
+    return tuple(tuple(rng.randrange(3, 500) for _ in range(length)) for length in lengths)
+
+
+@dataclass(eq=False)
+class Story:
+    """What the driver knows of one sequence."""
+
+    seq_id: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    num_cached: int = 0
+    outputs: list[SampledToken] = field(default_factory=list)
+    block_ids: list[int] = field(default_factory=list)
+    in_batch: int | None = None
+    is_offloaded: bool = False
+    num_blocks_away: int = 0
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self.outputs)
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.outputs) and self.outputs[-1].finish_reason is not None
+
+
+class Driver:
+    """Drives a runner; with `rng` blocks are handed out in random order, so that sequences lie scattered."""
+
+    def __init__(
+        self, model: LoadedModel, *, num_blocks: int = 64, block_size: int = 4, rng: Random | None = None
+    ) -> None:
+        self.runner = Runner(model, num_blocks, block_size, num_host_blocks=num_blocks)
+        self.end = Cursor(model.facts.num_layers)
+        self.stories: dict[int, Story] = {}
+        self.batches: dict[int, list[tuple[Story, BatchItem]]] = {}
+        self.free = list(range(num_blocks))
+        self._experts = model.facts.experts_by_layer
+        self._block_size = block_size
+        self._rng = rng
+        self._next_id = 1
+        if rng:
+            rng.shuffle(self.free)
+
+    def add(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, **settings: Any) -> Story:
+        story = Story(self._new_id(), tuple(prompt), max_tokens)
+        stop_ids = settings.pop("stop_token_ids", ())
+        self.runner.add_sequence(story.seq_id, sampling, stop_ids, max_tokens, **settings)
+        self.stories[story.seq_id] = story
+        return story
+
+    def start(self, *stories: Story, chunk: int = 10_000) -> int:
+        """Starts an iteration of the stories: the next chunk of each prompt, or a decode."""
+        items = [self._next_item(story, chunk) for story in stories]
+        batch_id = self._new_id()
+        self.runner.start_batch(batch_id, items)
+        for story in stories:
+            story.in_batch = batch_id
+        self.batches[batch_id] = list(zip(stories, items, strict=True))
+        return batch_id
+
+    def advance(self, *batch_ids: int, until: Cursor | None = None) -> AdvanceOutcome:
+        """Advances batches, to the end unless told, and takes in what comes out."""
+        outcome = self.runner.advance(batch_ids, until or self.end)
+        self._take(outcome, batch_ids, until or self.end)
+        return outcome
+
+    def cursor(self, batch_id: int) -> Cursor:
+        """Where a batch stands, by looking inside."""
+        return self.runner._batches[batch_id].cursor
+
+    def next_cursor(self, cursor: Cursor) -> Cursor:
+        """The smallest cursor past one."""
+        experts = self._experts[cursor.layer]
+        if cursor.stage is Stage.ATTENTION and experts:
+            return Cursor(cursor.layer, Stage.EXPERTS, 0)
+        if cursor.stage is Stage.EXPERTS and cursor.expert + 1 < experts:
+            return Cursor(cursor.layer, Stage.EXPERTS, cursor.expert + 1)
+        return Cursor(cursor.layer + 1)
+
+    def finish(self, *stories: Story, chunk: int = 10_000) -> None:
+        """Runs the stories in one batch an iteration until all are over."""
+        while live := [story for story in stories if not story.is_over]:
+            outcome = self.advance(self.start(*live, chunk=chunk))
+            assert not outcome.batch_errors, outcome.batch_errors
+
+    def drop(self, story: Story) -> None:
+        self.runner.drop_sequence(story.seq_id)
+        self.free += story.block_ids
+        story.block_ids = []
+        del self.stories[story.seq_id]
+        for members in self.batches.values():
+            members[:] = [member for member in members if member[0] is not story]
+
+    def drop_batch(self, batch_id: int) -> None:
+        self.runner.drop_batch(batch_id)
+        for story, _ in self.batches.pop(batch_id):
+            story.in_batch = None
+
+    def offload(self, story: Story) -> None:
+        self.runner.offload_sequence(story.seq_id)
+        story.is_offloaded = True
+        self.free += story.block_ids
+        story.num_blocks_away, story.block_ids = len(story.block_ids), []
+
+    def restore(self, story: Story) -> None:
+        story.block_ids = self._take_blocks(story.num_blocks_away)
+        self.runner.restore_sequence(story.seq_id, story.block_ids)
+        story.is_offloaded = False
+
+    def check_nothing_left(self) -> None:
+        """Asserts that once all sequences are dropped, all blocks are free."""
+        self.runner.cache.check_integrity()
+        for story in list(self.stories.values()):
+            self.drop(story)
+        cache = self.runner.cache
+        assert (cache.num_free_blocks, cache.num_free_host_blocks) == (cache.num_blocks, cache.num_host_blocks)
+        assert sorted(self.free) == list(range(cache.num_blocks))
+
+    def _take(self, outcome: AdvanceOutcome, batch_ids: Sequence[int], until: Cursor) -> None:
+        for token in outcome.tokens:
+            self.stories[token.seq_id].outputs.append(token)
+        failed = {error.batch_id for error in outcome.batch_errors}
+        for batch_id in batch_ids:
+            if batch_id in self.runner._batches:
+                continue
+            for story, item in self.batches.pop(batch_id):
+                story.in_batch = None
+                story.num_cached = 0 if batch_id in failed else item.first_position + item.num_tokens
+
+    def _next_item(self, story: Story, chunk: int) -> BatchItem:
+        left = story.prompt[story.num_cached :]
+        tokens = left[:chunk]
+        num_tokens = len(tokens) or 1
+        wanted = -(-(story.num_cached + num_tokens) // self._block_size) - len(story.block_ids)
+        new_block_ids = self._take_blocks(max(0, wanted))
+        story.block_ids = story.block_ids + new_block_ids
+        return BatchItem(story.seq_id, num_tokens, tokens, story.num_cached, new_block_ids, len(tokens) == len(left))
+
+    def _take_blocks(self, count: int) -> list[int]:
+        if self._rng:
+            self._rng.shuffle(self.free)
+        taken, self.free = self.free[:count], self.free[count:]
+        assert len(taken) == count, "the test's own pool is too small"
+        return taken
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
