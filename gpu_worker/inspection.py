@@ -5,7 +5,9 @@
     probing   ──▶ a forward in which each layer stores K/V once, attends once and asks its experts at most once
     comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
 
-A refusal says why. Source: arXiv 2503.09304
+A refusal says why.
+
+Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from . import attention, forward
 from .errors import ModelRefused
@@ -176,7 +176,7 @@ def _check_files(source: str) -> None:
         config = json.loads(config_file.read_text())
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{config_file} can't be read: {error}") from error
-    if "auto_map" in config:
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise ModelRefused(
             f"{source} needs its own code to run (auto_map in config.json), and a model's code is never run"
         )

@@ -42,6 +42,7 @@ class Runner:
         self._end = Cursor(loaded.facts.num_layers)
         self._streams: dict[int, TokenStream] = {}
         self._batches: dict[int, Batch] = {}
+        self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device)
 
     @property
@@ -114,16 +115,22 @@ class Runner:
             members.append(Member(stream, span, item.samples))
             tokens += item.token_ids or (stream.last_token,)
             start += item.num_tokens
+        self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
         self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
 
     def drop_batch(self, batch_id: int) -> None:
         """Forgets a suspended batch. Its sequences stay with their blocks and what was cached before the batch."""
-        self._forget_batch(self._batch(batch_id))
+        if batch_id in self._failed_batch_ids:
+            self._failed_batch_ids.remove(batch_id)
+        else:
+            self._forget_batch(self._batch(batch_id))
 
     def advance(
         self, batch_ids: Sequence[int], until: Cursor, on_unit: Callable[[], None] = lambda: None
     ) -> AdvanceOutcome:
         """Runs batches up to a cursor, the one that is behind first, jointly where they stand together.
+
+        A batch that failed before is passed over until it is dropped, so that the others of the command go on.
 
         Args:
             batch_ids: The batches, each once.
@@ -213,7 +220,7 @@ class Runner:
             until.layer == self._end.layer and until > self._end
         ):
             raise CommandRefused(f"{until} is no place: experts are in stage EXPERTS of a layer")
-        batches = [self._batch(batch_id) for batch_id in batch_ids]
+        batches = [self._batch(batch_id) for batch_id in batch_ids if batch_id not in self._failed_batch_ids]
         for member in (member for batch in batches for member in batch.live_members):
             if member.stream.table.host is not None:
                 raise CommandRefused(f"sequence {member.stream.seq_id} is offloaded, its batch can't go on")
@@ -245,6 +252,7 @@ class Runner:
     def _void(self, batch: Batch, error: Exception) -> BatchError:
         """Forgets a batch that failed, and what is cached for its sequences."""
         self._forget_batch(batch)
+        self._failed_batch_ids.add(batch.batch_id)
         streams = [member.stream for member in batch.live_members]
         for stream in streams:
             stream.table.num_cached = stream.table.num_reserved = 0

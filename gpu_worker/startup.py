@@ -14,7 +14,7 @@ from qllm.v1 import control_pb2
 
 from .config import ConfigRefused, CurveFiles, Device, WorkerConfig, default_num_threads
 from .executor import RunnerExecutor
-from .link import CurveClient
+from .link import MAX_FRAME_BYTES, CurveClient
 from .loader import LoadedModel, load_model
 from .runner import Runner
 from .warmup import warm_up
@@ -64,6 +64,10 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
         pid=os.getpid(),
     )
+    if hello.ByteSize() > MAX_FRAME_BYTES // 2:
+        raise ConfigRefused(
+            f"--model: its tokenizer makes a Hello of {hello.ByteSize()} bytes, too large for the channel"
+        )
     return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello)
 
 

@@ -15,18 +15,18 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Self
 
 from qllm.v1 import control_pb2
 
 from scheduler_svc import codec
 from scheduler_svc.codec import ProtocolError
-from scheduler_svc.core.commands import Advance, Command
+from scheduler_svc.core.commands import Command
 from scheduler_svc.core.ids import CommandId
 from scheduler_svc.dropped_frames import DroppedFrames
 from scheduler_svc.endpoint import CurveServer, prepare_endpoint
-from scheduler_svc.generation import ServedModel, WorkerState
+from scheduler_svc.generation import WorkerState
+from scheduler_svc.known_worker import KnownWorker
 from scheduler_svc.link_listener import LinkListener
 from scheduler_svc.router import PeerGone, Router
 
@@ -34,18 +34,6 @@ _log = logging.getLogger(__name__)
 
 _PROBE_DELAYS_S = (0.0, 0.01, 0.05, 0.2)
 _MAX_ENDED_EPOCHS = 64
-
-
-@dataclass(slots=True)
-class _Worker:
-    """The worker that the channel serves now; `unanswered` are the ids of the Advances that it has not answered."""
-
-    identity: bytes
-    epoch: int
-    model: ServedModel
-    last_heard_s: float
-    hung: bool = False
-    unanswered: set[int] = field(default_factory=set)
 
 
 class WorkerLink:
@@ -73,7 +61,7 @@ class WorkerLink:
         self._curve = curve
         self._interval_s = min(heartbeat_interval_s, hang_timeout_s / 4)
         self._hang_timeout_s = hang_timeout_s
-        self._worker: _Worker | None = None
+        self._worker: KnownWorker | None = None
         self._epoch = 0
         self._ended_epochs: deque[int] = deque(maxlen=_MAX_ENDED_EPOCHS)
         self._unreported_loss: str | None = None
@@ -86,7 +74,7 @@ class WorkerLink:
         """The worker's state now."""
         if self._worker is None:
             return WorkerState.ABSENT
-        return WorkerState.HUNG if self._worker.hung else WorkerState.READY
+        return WorkerState.READY if self._worker.hung_reason is None else WorkerState.HUNG
 
     @property
     def epoch(self) -> int:
@@ -149,7 +137,7 @@ class WorkerLink:
         When the worker turns out to be gone, the rest is discarded and the listener hears of the loss soon after.
         """
         if self._worker is not None:
-            self._worker.unanswered.update(command.command_id for command in commands if isinstance(command, Advance))
+            self._worker.expect_answers(commands)
         return self._send([codec.encode_command(self._epoch, command) for command in commands])
 
     def send_shutdown(self) -> bool:
@@ -194,16 +182,17 @@ class WorkerLink:
             worker.last_heard_s = self._loop.time()
             self._on_report(worker, report)
 
-    def _on_report(self, worker: _Worker, report: control_pb2.WorkerReport) -> None:
+    def _on_report(self, worker: KnownWorker, report: control_pb2.WorkerReport) -> None:
         kind = report.WhichOneof("report")
         if kind == "step_result":
             self._on_step_result(worker, report.step_result)
         elif kind == "heartbeat":
-            self._judge_progress(worker, report.heartbeat.since_progress_ns / 1e9)
+            if worker.judge_progress(report.heartbeat.since_progress_ns / 1e9):
+                self._tell_verdict(worker)
         elif kind == "command_error":
             self._on_command_error(worker, report.command_error)
 
-    def _on_step_result(self, worker: _Worker, result: control_pb2.StepResult) -> None:
+    def _on_step_result(self, worker: KnownWorker, result: control_pb2.StepResult) -> None:
         if not self._is_answer(worker, result.command_id):
             return
         try:
@@ -215,18 +204,17 @@ class WorkerLink:
             return
         self._listener.step_result(decoded)
 
-    def _on_command_error(self, worker: _Worker, error: control_pb2.CommandError) -> None:
+    def _on_command_error(self, worker: KnownWorker, error: control_pb2.CommandError) -> None:
         if error.command_id and not self._is_answer(worker, error.command_id):
             return
         _log.error("command_refused epoch=%016x command_id=%d error=%r", worker.epoch, error.command_id, error.message)
         self._listener.command_refused(error.message, CommandId(error.command_id) if error.command_id else None)
 
-    def _is_answer(self, worker: _Worker, command_id: int) -> bool:
-        if command_id not in worker.unanswered:
+    def _is_answer(self, worker: KnownWorker, command_id: int) -> bool:
+        is_answer = worker.take_answer(command_id)
+        if not is_answer:
             self._dropped.add("unasked", f"answer to command {command_id}, which waits for none")
-            return False
-        worker.unanswered.remove(command_id)
-        return True
+        return is_answer
 
     def _on_hello(self, identity: bytes, epoch: int, hello: control_pb2.Hello) -> None:
         worker = self._worker
@@ -251,7 +239,7 @@ class WorkerLink:
             _log.warning("worker_left_at_once epoch=%016x reason=%r", epoch, str(reason))
             return
         self._replace_worker(identity, f"another worker (pid {hello.pid}, epoch {epoch:016x}) took its place")
-        self._worker = _Worker(identity, epoch, model, self._loop.time())
+        self._worker = KnownWorker(identity, epoch, model, self._hang_timeout_s, self._loop.time())
         self._epoch = epoch
         _log.info("worker_joined epoch=%016x pid=%d model=%s device=%s", epoch, hello.pid, model.name, model.device)
         self._listener.worker_joined(epoch, model, calibration, hello.pid)
@@ -283,23 +271,16 @@ class WorkerLink:
         self._router.drain()  # what a stalled loop has not read yet must not count as silence
         self._probe()
         worker = self._worker
-        if worker is not None and (silence_s := self._loop.time() - worker.last_heard_s) >= self._hang_timeout_s:
-            self._declare_hung(worker, f"no heartbeat for {silence_s:.1f} s")
+        if worker is not None and worker.judge_silence(self._loop.time()):
+            self._tell_verdict(worker)
 
-    def _judge_progress(self, worker: _Worker, stuck_s: float) -> None:
-        if stuck_s >= self._hang_timeout_s:
-            self._declare_hung(worker, f"no progress for {stuck_s:.1f} s")
-        elif worker.hung:
-            worker.hung = False
+    def _tell_verdict(self, worker: KnownWorker) -> None:
+        if worker.hung_reason is None:
             _log.warning("worker_recovered epoch=%016x", worker.epoch)
             self._listener.worker_recovered()
-
-    def _declare_hung(self, worker: _Worker, what: str) -> None:
-        if not worker.hung:
-            worker.hung = True
-            reason = f"{what}, allowed are {self._hang_timeout_s:g} s"
-            _log.error("worker_hung epoch=%016x reason=%r", worker.epoch, reason)
-            self._listener.worker_hung(reason)
+        else:
+            _log.error("worker_hung epoch=%016x reason=%r", worker.epoch, worker.hung_reason)
+            self._listener.worker_hung(worker.hung_reason)
 
     def _on_disconnect(self) -> None:
         # The event comes from ZeroMQ's own thread and may be ahead of what the socket knows: look more than once.

@@ -8,6 +8,7 @@ requests alone, for reference; then best-effort clients that never pause, with l
 """
 
 import json
+import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import typer
 
 from client import AsyncClient, GenerateOptions, GenerationResult, Prompt, QllmError, RequestClass
 from demo.load import BE, LS, Foreground, Load, Watcher, Window, run_window
-from demo.service import ServiceFailed, Terminated, run, running_service
+from demo.service import ServiceFailed, Terminated, first_failure, run, running_service
 from demo.spread import Spread, ttft, turnaround
 
 _NUM_WARM_UPS = 3
@@ -132,12 +133,12 @@ def _counter_figures(window: Window) -> dict[str, Any]:
     }
 
 
-def _rounded(spread: Spread) -> dict[str, float]:
-    return {name: round(value, 2) for name, value in asdict(spread).items()}
+def _rounded(spread: Spread) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else round(value, 2) for name, value in asdict(spread).items()}
 
 
 def _ratio(part: float, whole: float) -> float | None:
-    return round(part / whole, 4) if whole else None
+    return round(part / whole, 4) if whole and not math.isnan(part / whole) else None
 
 
 @asynccontextmanager
@@ -201,7 +202,8 @@ def mixed_load(
     try:
         _print(run(_run(address, model, starting, plan)), as_json=as_json)
     except (QllmError, ServiceFailed, Terminated, ExceptionGroup) as failure:
-        typer.echo(f"mixed_load: {_first(failure)}", err=True)
+        cause = first_failure(failure)
+        typer.echo(f"mixed_load: {type(cause).__name__}: {cause}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -221,12 +223,6 @@ def _foreground(
     if mode is LsMode.SEQUENTIAL:
         return Foreground(seconds, num_clients=1, pause_s=pause_s)
     return Foreground(seconds, num_clients=num_clients)
-
-
-def _first(failure: Exception) -> str:
-    while isinstance(failure, ExceptionGroup):
-        failure = failure.exceptions[0]
-    return f"{type(failure).__name__}: {failure}"
 
 
 if __name__ == "__main__":

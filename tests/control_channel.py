@@ -93,10 +93,17 @@ def ipc_endpoint() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def listening(endpoint: str, **options: float) -> AsyncIterator[tuple[WorkerLink, RecordingListener]]:
+async def listening(
+    endpoint: str,
+    listener: RecordingListener | None = None,
+    *,
+    heartbeat_interval_s: float = 0.05,
+    hang_timeout_s: float = 10.0,
+) -> AsyncIterator[tuple[WorkerLink, RecordingListener]]:
     """A link that waits for workers."""
-    listener = RecordingListener()
-    async with WorkerLink(endpoint, listener, **{"heartbeat_interval_s": 0.05, **options}) as link:  # type: ignore[arg-type]
+    listener = listener or RecordingListener()
+    times = {"heartbeat_interval_s": heartbeat_interval_s, "hang_timeout_s": hang_timeout_s}
+    async with WorkerLink(endpoint, listener, **times) as link:
         yield link, listener
 
 

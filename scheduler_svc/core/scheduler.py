@@ -241,9 +241,7 @@ class Scheduler:
         self.guard.settle(entry.estimate_s * entry.be_fraction)
         outputs: list[Output] = []
         for batch in entry.batches:
-            if batch in self._batches:
-                self._outbox.append(DropBatch(batch.batch_id))
-                outputs += self._fail(batch.batch_id, message)
+            outputs += self._fail(batch.batch_id, message)
         return outputs
 
     def _record(self, entry: InFlight, result: StepResult, now_s: float) -> None:
@@ -294,6 +292,7 @@ class Scheduler:
         if failed is None:
             return []
         self._batches.remove(failed)
+        self._outbox.append(DropBatch(batch_id))
         for member in failed.members:
             self._finish(member.sequence)
         return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]

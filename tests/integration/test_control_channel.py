@@ -72,7 +72,7 @@ async def test_killed_worker_is_lost_at_once_and_its_successor_joins_with_a_new_
                 link.send([advance(1, fake_worker.BATCH_THAT_HANGS_FOREVER)])
                 process.kill()
                 # Neither a heartbeat nor a probe by the clock is due for seconds: only the broken connection tells.
-                async with asyncio.timeout(2.5):
+                async with asyncio.timeout(4):
                     await listener.wait_for("lost")
             assert link.state is WorkerState.ABSENT
             assert not link.send([advance(2)])

@@ -93,7 +93,9 @@ class ModelWorker(SimWorker):
 def simulation(policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, stretch: float) -> Simulation:
     facts = loaded(FAMILY).facts
     model = WorkerModel(facts.experts_by_layer, facts.num_experts_per_token, 4, num_blocks, num_host_blocks, 512)
-    limits = Limits(be_chunk_tokens=16, ls_chunk_tokens=24, ls_stretch=stretch, preemption_quantum_s=0.001, control_lead_s=0.0)
+    limits = Limits(
+        be_chunk_tokens=16, ls_chunk_tokens=24, ls_stretch=stretch, preemption_quantum_s=0.001, control_lead_s=0.0
+    )
     sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
     sim.worker = ModelWorker(model, sim.worker.costs)
     return sim
@@ -109,7 +111,9 @@ def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float |
         sequence = sim.submit(request_class, PROMPTS[prompt], NUM_TOKENS)
         which[sequence.seq_id] = prompt
         if abort_after_s is not None:
-            sim.at(sim.now_s + abort_after_s, lambda: aborted.add(sequence.seq_id) or sim.scheduler.abort(sequence.seq_id))
+            sim.at(
+                sim.now_s + abort_after_s, lambda: aborted.add(sequence.seq_id) or sim.scheduler.abort(sequence.seq_id)
+            )
 
     for time_s, *rest in arrivals:
         sim.at(time_s, lambda rest=rest: arrive(*rest))

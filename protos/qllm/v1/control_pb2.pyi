@@ -591,7 +591,7 @@ Global___BatchItem: _TypeAlias = BatchItem  # noqa: Y015
 
 @_typing.final
 class DropBatch(_message.Message):
-    """Forgets a suspended batch. Its sequences stay known; what the pass wrote to their caches beyond first_position is void."""
+    """Forgets a suspended batch, or one that failed. Its sequences stay known; what the pass wrote to their caches beyond first_position is void."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -701,7 +701,7 @@ class StepResult(_message.Message):
     """Bytes that suspended passes hold: hidden states, routing, partial expert outputs."""
     @_builtins.property
     def reached(self) -> Global___Cursor:
-        """Where its batches stand now, unless they are named in batch_errors."""
+        """Where the one of its batches that is furthest behind stands now; it may be past experts that no token chose."""
 
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledToken]:
@@ -709,7 +709,7 @@ class StepResult(_message.Message):
 
     @_builtins.property
     def batch_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchError]:
-        """Batches that failed and are forgotten."""
+        """Batches that failed."""
 
     @_builtins.property
     def timing(self) -> Global___WorkTiming:
@@ -771,7 +771,7 @@ Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
 
 @_typing.final
 class BatchError(_message.Message):
-    """A batch that failed. The others went on."""
+    """A batch that failed. The others went on; an Advance that still names it passes it over until it is dropped."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

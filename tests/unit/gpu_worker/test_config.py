@@ -1,6 +1,5 @@
 """The worker's settings, its command line, and how its process ends."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,12 +11,8 @@ from gpu_worker.config import ConfigRefused, CurveFiles, WorkerConfig
 from gpu_worker.startup import load_curve
 from tests.control_channel import ROOT, ipc_endpoint, python_path
 
-ORPHAN = """
-import subprocess, sys, time
-child = "import os, sys, time; from gpu_worker.process import die_with; die_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(600)"
-process = subprocess.Popen([sys.executable, "-c", child])
-time.sleep(600)
-"""
+CHILD = "import os, time; from gpu_worker.process import die_with; die_with(os.getppid()); print('up', flush=True); time.sleep(600)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 
 def worker(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -83,6 +78,7 @@ def test_model_that_is_not_there_ends_with_code_2_and_one_clear_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_while_it_waits_for_a_scheduler_ends_it_with_code_0(number: signal.Signals) -> None:
     with ipc_endpoint() as endpoint:
@@ -97,15 +93,16 @@ def test_signal_while_it_waits_for_a_scheduler_ends_it_with_code_0(number: signa
 
 
 def test_worker_dies_with_its_parent_however_that_ends() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], env=python_path(), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as parent:
+    arguments = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(arguments, env=python_path(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        child_pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "up\n"
         parent.kill()
         parent.wait()
-        assert parent.stdout.read() == ""  # the child held the pipe: it is gone
-        with pytest.raises(ProcessLookupError):
-            for _ in range(1000):
-                os.kill(child_pid, 0)  # reaped by init a moment later
-                signal.sigtimedwait([], 0.01)
+        assert parent.stdout.read() == ""  # ends only when the child, which holds the other end, is gone
+
+
+def test_worker_whose_parent_is_gone_already_does_not_start() -> None:
+    done = worker("--model", "m", "--control-endpoint", "ipc:///tmp/x", "--parent-pid", "1")
+    assert done.returncode != 0
+    assert "parent 1 is gone" in done.stderr

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from qllm.v1 import control_pb2
 
 from gpu_worker.engine import Engine, FatalEngineError
 from gpu_worker.errors import CommandRefused
 from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
-from qllm.v1 import control_pb2
 
 EPOCH = 5
 

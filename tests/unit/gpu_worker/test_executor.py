@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from qllm.v1 import control_pb2, inference_pb2
 
 from gpu_worker.errors import CommandRefused
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.runner import Runner
-from qllm.v1 import control_pb2, inference_pb2
 from tests.worker_driver import loaded
 
 END = control_pb2.Cursor(layer=loaded().facts.num_layers, stage=control_pb2.STAGE_ATTENTION)

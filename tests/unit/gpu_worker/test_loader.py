@@ -98,6 +98,12 @@ def test_a_model_that_needs_its_own_code_is_refused(directory: Path) -> None:
         load_model(str(directory))
 
 
+def test_code_that_comes_with_a_family_known_here_is_left_alone(directory: Path) -> None:
+    _change_config(directory, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
+    (directory / "modeling_mine.py").write_text("raise SystemExit('this must never run')")
+    assert load_model(str(directory)).facts.family == "mixtral"
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused_rather_than_filled_up(directory: Path) -> None:
     _change_config(directory, num_hidden_layers=4)
     with pytest.raises(ModelRefused, match=r"lacks \d+ weights, such as model\.layers\.3"):

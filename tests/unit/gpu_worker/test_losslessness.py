@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from gpu_worker.cursor import Cursor, Stage
-from tests.families import generated
+from tests.families import FAMILIES, generated
 from tests.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 6, 3, 11, 5))
@@ -41,6 +41,22 @@ def test_another_iteration_at_every_layer_and_expert_changes_no_token(family: st
         stopped_at = {cursor.expert for cursor in places if cursor[:2] == (layer, Stage.EXPERTS)}
         assert len(stopped_at) >= num_experts / 2  # the others were chosen by no token, and are passed over
     driver.check_nothing_left()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stopping_at_every_unit_changes_no_bit_of_any_probability(family: str) -> None:
+    outputs = []
+    for stops in (False, True):
+        driver = Driver(loaded(family))
+        stories = [driver.add(prompt, 3) for prompt in PROMPTS[:3]]
+        while not stories[0].is_over:
+            batch_id = driver.start(*stories)
+            for _ in _units(driver, batch_id) if stops else ():
+                pass
+            if not stops:
+                driver.advance(batch_id)
+        outputs.append([[(token.token_id, token.logprob) for token in story.outputs] for story in stories])
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "glm4_moe"])

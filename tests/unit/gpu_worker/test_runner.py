@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused
 from gpu_worker.loader import adopt_model
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import FinishReason
@@ -170,6 +171,22 @@ def test_a_batch_whose_model_raises_fails_alone() -> None:
     driver.finish(good)
     assert good.token_ids == _expected()[0]
     driver.check_nothing_left()
+
+
+def test_commands_on_their_way_pass_a_failed_batch_over_and_go_on_with_the_others() -> None:
+    model = random_model("mixtral")
+    driver = Driver(adopt_model(model, name="fragile"))
+    good, bad = driver.add(PROMPTS[0], 5), driver.add(PROMPTS[1], 5)
+    good_batch, bad_batch = driver.start(good), driver.start(bad)
+    driver.advance(good_batch, bad_batch, until=MIDDLE)
+    hook = model.model.layers[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    assert driver.runner.advance([bad_batch], driver.end).batch_errors
+    hook.remove()
+    outcome = driver.runner.advance([good_batch, bad_batch], driver.end)
+    assert [token.seq_id for token in outcome.tokens] == [good.seq_id]
+    driver.runner.drop_batch(bad_batch)
+    with pytest.raises(CommandRefused, match="not known"):
+        driver.runner.advance([bad_batch], driver.end)
 
 
 def test_an_expert_that_fails_for_one_of_the_joined_batches_fails_that_one_only(

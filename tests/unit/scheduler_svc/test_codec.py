@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from qllm.v1 import control_pb2, inference_pb2
+
 from scheduler_svc import codec
 from scheduler_svc.codec import ProtocolError
 from scheduler_svc.core import commands

@@ -15,7 +15,7 @@ from scheduler_svc.supervisor import WorkerRefused, WorkerSupervisor
 from tests.control_channel import eventually
 
 SLEEP = "import time; time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', file=open({!r}, 'w'), flush=True); time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({{!r}}, 'w').close(); {SLEEP}"
 
 
 def supervise(program: str, **options: float) -> WorkerSupervisor:

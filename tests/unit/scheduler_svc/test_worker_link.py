@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-
 from qllm.v1 import control_pb2
+
 from scheduler_svc import router
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.worker_link import WorkerLink

@@ -58,7 +58,10 @@ def test_units_longer_than_the_quantum_are_waited_for_one_at_a_time(seed: int) -
     sim.run(until_s=20.0)
     unit_s = longest_unit_s(sim)
     assert unit_s > 0.005
-    assert max(sim.be_wait_s(s) for s in sim.sequences.values() if s.first_run_s and s.request_class is LS) <= unit_s * 1.01
+    assert (
+        max(sim.be_wait_s(s) for s in sim.sequences.values() if s.first_run_s and s.request_class is LS)
+        <= unit_s * 1.01
+    )
 
 
 @pytest.mark.parametrize(("preempt_at", "layers"), [(PreemptAt.LAYER, 1), (PreemptAt.ITERATION, 4)])
@@ -69,7 +72,7 @@ def test_a_coarser_granularity_waits_for_one_layer_or_one_iteration(preempt_at: 
     spans_s = [end - begin for begin, end, _, batches in sim.worker.history if batches[0].request_class is BE]
     waits = [sim.be_wait_s(s) for s in sim.sequences.values() if s.request_class is LS]
     assert max(waits) <= max(spans_s) + EPSILON_S
-    for _, _, advance, batches in sim.worker.history:
+    for _, _, advance, _ in sim.worker.history:
         assert advance.until.expert == 0
         if preempt_at is PreemptAt.ITERATION:
             assert advance.until.layer == layers

@@ -76,7 +76,9 @@ def test_every_history_serves_all_and_leaks_nothing(
     limits = Limits(
         max_num_seqs=max_num_seqs, be_chunk_tokens=40, ls_chunk_tokens=64, ls_stretch=stretch, control_lead_s=0.0
     )
-    model = small_model(num_blocks=num_blocks, num_host_blocks=num_host_blocks, experts_by_layer=(4, 0, 4), num_experts_per_token=4)
+    model = small_model(
+        num_blocks=num_blocks, num_host_blocks=num_host_blocks, experts_by_layer=(4, 0, 4), num_experts_per_token=4
+    )
     sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
     aborted = play(sim, arrivals)
     assert_all_served(sim, aborted)

@@ -1,0 +1,60 @@
+"""What the link knows of the worker that it serves: who it is, what it owes, and whether it makes progress.
+
+Pure state and judgement; time is an argument, and it knows no socket.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scheduler_svc.core.commands import Advance, Command
+from scheduler_svc.generation import ServedModel
+
+
+@dataclass(slots=True)
+class KnownWorker:
+    """One life of a worker.
+
+    Attributes:
+        identity: Its ZeroMQ identity.
+        epoch: Its life.
+        model: What it serves.
+        hang_timeout_s: Seconds without progress, or without a word, after which it counts as hung.
+        last_heard_s: When it said something last.
+        hung_reason: Why it counts as hung; None while it does not.
+    """
+
+    identity: bytes
+    epoch: int
+    model: ServedModel
+    hang_timeout_s: float
+    last_heard_s: float
+    hung_reason: str | None = None
+    _unanswered: set[int] = field(default_factory=set)
+
+    def expect_answers(self, commands: Sequence[Command]) -> None:
+        """Notes that each Advance among the commands will be answered once."""
+        self._unanswered.update(command.command_id for command in commands if isinstance(command, Advance))
+
+    def take_answer(self, command_id: int) -> bool:
+        """Returns whether an answer to this command was waited for; it no longer is."""
+        if command_id not in self._unanswered:
+            return False
+        self._unanswered.remove(command_id)
+        return True
+
+    def judge_progress(self, stuck_s: float) -> bool:
+        """Judges by the engine's own word that it made no progress for `stuck_s`; returns whether the verdict changed."""
+        return self._judge(f"no progress for {stuck_s:.1f} s" if stuck_s >= self.hang_timeout_s else None)
+
+    def judge_silence(self, now_s: float) -> bool:
+        """Judges by how long nothing was heard; only a heartbeat can take that back. Returns whether the verdict changed."""
+        silence_s = now_s - self.last_heard_s
+        return silence_s >= self.hang_timeout_s and self._judge(f"no heartbeat for {silence_s:.1f} s")
+
+    def _judge(self, what: str | None) -> bool:
+        was_hung = self.hung_reason is not None
+        if what is None:
+            self.hung_reason = None
+        elif not was_hung:
+            self.hung_reason = f"{what}, allowed are {self.hang_timeout_s:g} s"
+        return was_hung != (what is not None)

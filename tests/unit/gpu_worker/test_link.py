@@ -1,0 +1,139 @@
+"""The worker's end of the control channel against a scheduler that does only what a test says."""
+
+import os
+from collections.abc import Iterator
+from queue import Empty
+
+import pytest
+from qllm.v1 import control_pb2
+
+from gpu_worker.link import SchedulerLink
+from gpu_worker.mailbox import Forget, Mail, Mailbox, Order, Progress
+from tests.control_channel import RawRouter, ipc_endpoint
+from tests.integration.fake_worker import hello
+
+DROP = control_pb2.DropBatch(batch_id=1)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with ipc_endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def router(endpoint: str) -> Iterator[RawRouter]:
+    with RawRouter(endpoint) as router:
+        yield router
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox()
+
+
+@pytest.fixture
+def progress() -> Progress:
+    return Progress()
+
+
+@pytest.fixture
+def link(endpoint: str, router: RawRouter, mailbox: Mailbox, progress: Progress) -> Iterator[SchedulerLink]:
+    link = SchedulerLink(endpoint, hello(), mailbox, progress)
+    link.start()
+    yield link
+    link.close()
+
+
+def next_mail(mailbox: Mailbox) -> Mail:
+    return mailbox.get(timeout=10)
+
+
+async def join(router: RawRouter) -> tuple[bytes, int]:
+    identity, message = await router.receive("hello")
+    router.command(identity, message.worker_epoch, welcome=control_pb2.Welcome(heartbeat_interval_ms=20))
+    await router.receive("heartbeat")
+    return identity, message.worker_epoch
+
+
+async def test_hello_is_repeated_with_one_epoch_until_it_is_answered(link: SchedulerLink, router: RawRouter) -> None:
+    _, first = await router.receive("hello")
+    _, second = await router.receive("hello")
+    assert first.worker_epoch == second.worker_epoch == link.epoch != 0
+
+
+async def test_commands_of_this_epoch_reach_the_mailbox_in_order(
+    link: SchedulerLink, router: RawRouter, mailbox: Mailbox
+) -> None:
+    identity, epoch = await join(router)
+    for batch_id in range(1, 101):
+        router.command(identity, epoch, drop_batch=control_pb2.DropBatch(batch_id=batch_id))
+    mails = [next_mail(mailbox) for _ in range(100)]
+    assert all(isinstance(mail, Order) and mail.epoch == epoch for mail in mails)
+    assert [mail.command.drop_batch.batch_id for mail in mails if isinstance(mail, Order)] == list(range(1, 101))
+
+
+async def test_frames_that_are_no_commands_of_this_epoch_are_dropped(
+    link: SchedulerLink, router: RawRouter, mailbox: Mailbox
+) -> None:
+    identity, epoch = await join(router)
+    for frame in (b"", os.urandom(50), os.urandom(5 << 20)):
+        router.socket.send_multipart([identity, frame])
+    router.socket.send_multipart([identity, b"", b"two"])
+    router.command(identity, epoch ^ 1, drop_batch=DROP)
+    report = control_pb2.WorkerReport(heartbeat=control_pb2.Heartbeat())
+    whole = control_pb2.ControlMessage(worker_epoch=epoch, report=report)
+    router.socket.send_multipart([identity, whole.SerializeToString()])
+    router.command(identity, epoch, drop_batch=control_pb2.DropBatch(batch_id=9))
+    mail = next_mail(mailbox)
+    assert isinstance(mail, Order)
+    assert mail.command.drop_batch.batch_id == 9
+
+
+async def test_command_before_welcome_is_dropped(link: SchedulerLink, router: RawRouter, mailbox: Mailbox) -> None:
+    identity, message = await router.receive("hello")
+    router.command(identity, message.worker_epoch, drop_batch=DROP)
+    await join(router)
+    with pytest.raises(Empty):
+        mailbox.get_nowait()
+
+
+async def test_heartbeats_tell_the_engines_progress(link: SchedulerLink, router: RawRouter, progress: Progress) -> None:
+    await join(router)
+    _, idle = await router.receive("heartbeat")
+    assert idle.report.heartbeat.since_progress_ns == 0
+    progress.begin(command_id=5)
+    progress.last_ns -= 10**9
+    await router.receive("heartbeat")
+    _, busy = await router.receive("heartbeat")
+    assert busy.report.heartbeat.since_progress_ns > 10**9
+    assert busy.report.heartbeat.command_id == 5
+
+
+async def test_reports_of_an_epoch_that_is_over_are_not_sent(link: SchedulerLink, router: RawRouter) -> None:
+    _, epoch = await join(router)
+    for report_epoch, command_id in ((epoch ^ 1, 1), (epoch, 2)):
+        result = control_pb2.StepResult(command_id=command_id)
+        link.send(report_epoch, control_pb2.WorkerReport(step_result=result))
+    _, message = await router.receive("step_result")
+    assert (message.worker_epoch, message.report.step_result.command_id) == (epoch, 2)
+
+
+async def test_broken_connection_ends_the_epoch(endpoint: str, mailbox: Mailbox, progress: Progress) -> None:
+    link = SchedulerLink(endpoint, hello(), mailbox, progress)
+    link.start()
+    try:
+        with RawRouter(endpoint) as router:
+            _, first_epoch = await join(router)
+        assert isinstance(next_mail(mailbox), Forget)
+        with RawRouter(endpoint) as router:
+            _, second_epoch = await join(router)
+        assert first_epoch != second_epoch
+    finally:
+        link.close()
+
+
+def test_link_that_never_found_a_scheduler_closes(endpoint: str) -> None:
+    link = SchedulerLink(endpoint, hello(), Mailbox(), Progress())
+    link.start()
+    link.close()
