@@ -50,7 +50,12 @@ def serve(
         int | None, typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: by cores]")
     ] = None,
     block_size: Annotated[int, typer.Option(envvar="QLLM_BLOCK_SIZE", help="Tokens in one cache block.")] = 16,
-    kv_cache_gib: Annotated[float, typer.Option(envvar="QLLM_KV_CACHE_GIB", help="GiB for the KV cache.")] = 1.0,
+    kv_cache_gib: Annotated[
+        float | None,
+        typer.Option(
+            envvar="QLLM_KV_CACHE_GIB", help="GiB for the KV cache. [default: 1, on cuda 80 % of what is free]"
+        ),
+    ] = None,
     num_blocks: Annotated[
         int | None, typer.Option(envvar="QLLM_NUM_BLOCKS", help="Cache blocks, instead of --kv-cache-gib.")
     ] = None,

@@ -47,7 +47,7 @@ class WorkerConfig:
         num_threads: Threads of one tensor operation; None chooses.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
-        kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None.
+        kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
         host_kv_gib: GiB of host memory for offloaded sequences.
         max_model_len: Upper limit on prompt plus output; None is the model's own.
         served_model_name: Name of the model for callers; None takes it from `model`.
@@ -61,7 +61,7 @@ class WorkerConfig:
     num_threads: int | None = None
     block_size: int = 16
     num_blocks: int | None = None
-    kv_cache_gib: float = 1.0
+    kv_cache_gib: float | None = None
     host_kv_gib: float = 1.0
     max_model_len: int | None = None
     served_model_name: str | None = None

@@ -30,6 +30,7 @@ MAX_FRAME_BYTES = 64 << 20
 _MAX_QUEUED_FRAMES = 10_000
 _LINGER_MS = 500
 _HELLO_INTERVAL_S = 1.0
+_MANY_HELLOS = 4
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _DENIED
 
@@ -88,6 +89,7 @@ class SchedulerLink:
         self._last_heard_s = 0.0
         self._next_send_s = 0.0
         self._num_dropped = 0
+        self._num_hellos = 0
         self._thread = threading.Thread(target=self._run, name="scheduler-link", daemon=True)
 
     @property
@@ -97,6 +99,7 @@ class SchedulerLink:
 
     def start(self) -> None:
         """Begins to look for the scheduler, on the link's own thread."""
+        _log.info("connecting endpoint=%s curve=%s", self._endpoint, self._curve is not None)
         self._thread.start()
 
     def close(self) -> None:
@@ -155,6 +158,7 @@ class SchedulerLink:
             self._socket = sock
             self._epoch = secrets.randbelow(2**64 - 1) + 1
             self._stage = _Stage.CONNECTING
+            self._num_hellos = 0
             self._next_send_s = 0.0
 
     def _close(self) -> None:
@@ -195,6 +199,9 @@ class SchedulerLink:
             self._next_send_s = now_s + _HELLO_INTERVAL_S
             if self._try_send(self._frame(control_pb2.WorkerReport(hello=self._hello))):
                 self._stage = _Stage.GREETED
+                self._num_hellos += 1
+                if self._num_hellos >= _MANY_HELLOS and self._num_hellos & (self._num_hellos - 1) == 0:
+                    _log.warning("hello_unanswered count=%d: see the scheduler's log for the reason", self._num_hellos)
 
     def _heartbeat(self) -> control_pb2.Heartbeat:
         progress = self._progress

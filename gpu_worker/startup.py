@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _GIB = 1 << 30
+_CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300
 _PROBE_TOKENS = 16
 _MAX_BLOCKS = 1 << 24
@@ -96,12 +97,22 @@ def _choose_device(device: Device) -> str:
 def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     """Returns the numbers of device and host blocks."""
     block_bytes = _measure_block_bytes(loaded, config.block_size)
-    num_blocks = config.num_blocks or min(int(config.kv_cache_gib * _GIB) // block_bytes, _MAX_BLOCKS)
+    cache_bytes = _cache_bytes(config, loaded.facts.device)
+    num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
     if num_blocks < 1:
-        raise ConfigRefused(f"--kv-cache-gib: {config.kv_cache_gib} GiB is less than one block of {block_bytes} bytes")
+        raise ConfigRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
     num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
     _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
     return num_blocks, num_host_blocks
+
+
+def _cache_bytes(config: WorkerConfig, device: str) -> int:
+    if config.kv_cache_gib is not None:
+        return int(config.kv_cache_gib * _GIB)
+    if device.startswith("cuda"):
+        free_bytes, _ = torch.cuda.mem_get_info()
+        return int(_CUDA_CACHE_SHARE * free_bytes)
+    return _GIB
 
 
 def _measure_block_bytes(loaded: LoadedModel, block_size: int) -> int:

@@ -96,13 +96,12 @@ class WorkerSupervisor:
     async def close(self) -> None:
         """Ends the worker: it has a while to go by itself (the owner sends Shutdown), then SIGTERM, then SIGKILL."""
         self._closed.set()
-        if self._process is None:
+        if self._joined and await self._exited():  # one that has not joined yet hears no Shutdown
             return
+        self._signal(signal.SIGTERM)
         if not await self._exited():
-            self._signal(signal.SIGTERM)
-            if not await self._exited():
-                _log.error("worker_killed pid=%s reason=did_not_stop", self.pid)
-                self._kill()
+            _log.error("worker_killed pid=%s reason=did_not_stop", self.pid)
+            self._kill()
 
     async def _run_once(self) -> int:
         self._joined = False
@@ -111,6 +110,8 @@ class WorkerSupervisor:
         self._process = process
         _log.info("worker_started pid=%d", process.pid)
         try:
+            if self._closed.is_set():  # closed while it was being started
+                self._kill()
             await self._forward(process)
             return await process.wait()
         finally:

@@ -57,12 +57,14 @@ class BufferedTokenStream:
             self._changed.clear()
             token_ids, self._token_ids = self._token_ids, []
             logprobs, self._logprobs = self._logprobs, []
-            if token_ids or self._finish_reason is not None:
-                yield TokenEvent(tuple(token_ids), tuple(logprobs), self._finish_reason, self._final_usage)
-            if self._finish_reason is not None:
+            # What comes while the reader holds an event belongs to the next one, the end included.
+            finish_reason, error = self._finish_reason, self._error
+            if token_ids or finish_reason is not None:
+                yield TokenEvent(tuple(token_ids), tuple(logprobs), finish_reason, self._final_usage)
+            if finish_reason is not None:
                 return
-            if self._error is not None:
-                raise self._error
+            if error is not None:
+                raise error
 
     def usage(self) -> Usage:
         """Returns what the request has used so far."""

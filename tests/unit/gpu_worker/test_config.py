@@ -11,7 +11,7 @@ from gpu_worker.config import ConfigRefused, CurveFiles, WorkerConfig
 from gpu_worker.startup import load_curve
 from tests.control_channel import ROOT, ipc_endpoint, python_path
 
-CHILD = "import os, time; from gpu_worker.process import die_with; die_with(os.getppid()); print('up', flush=True); time.sleep(600)"
+CHILD = "import os, time; from gpu_worker.process import die_with as d; d(os.getppid()); print('up', flush=True); time.sleep(600)"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 

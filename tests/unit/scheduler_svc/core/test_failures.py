@@ -1,0 +1,110 @@
+"""Failures and endings that come while other commands are on their way."""
+
+from scheduler_svc.core.commands import DropBatch, DropSequence
+from scheduler_svc.core.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.results import BatchError, FailureOutput, SampledToken, StepResult, TokenOutput
+from scheduler_svc.core.sequence import FinishReason
+from tests.simulation import BE, LS, Simulation
+
+
+def begun(*classes: object) -> Simulation:
+    """A simulation whose first commands are out and not answered."""
+    sim = Simulation()
+    for request_class in classes:
+        sim.submit(request_class, 20, 3)  # type: ignore[arg-type]
+    sim._pump()
+    return sim
+
+
+def result_of(sim: Simulation, **changes: object) -> StepResult:
+    command = sim.worker.history[0][2]
+    return StepResult(command.command_id, command.until, 1000, **changes)  # type: ignore[arg-type]
+
+
+def test_a_failed_batch_ends_its_sequences_and_gives_their_blocks_back() -> None:
+    sim = begun(BE, BE)
+    batch_id = sim.worker.history[0][2].batch_ids[0]
+    error = BatchError(batch_id, (SeqId(1), SeqId(2)), "unlucky")
+    outputs = sim.scheduler.update(result_of(sim, batch_errors=(error,)), 0.1)
+    assert outputs == [FailureOutput(SeqId(1), "unlucky"), FailureOutput(SeqId(2), "unlucky")]
+    assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
+    commands = sim.scheduler.schedule(0.1)
+    assert DropBatch(batch_id) in commands
+    assert {c.seq_id for c in commands if isinstance(c, DropSequence)} == {1, 2}
+
+
+def test_a_refused_step_ends_the_sequences_of_its_batches_and_others_go_on() -> None:
+    sim = begun(BE)
+    other = sim.submit(LS, 20, 3)
+    outputs = sim.scheduler.refuse(sim.worker.history[0][2].command_id, "what batch?", 0.1)
+    assert outputs == [FailureOutput(SeqId(1), "what batch?")]
+    assert sim.scheduler.sequences == (other,)
+
+
+def test_answers_to_unknown_commands_change_nothing() -> None:
+    sim = begun(BE)
+    stranger = StepResult(CommandId(999), sim.worker.history[0][2].until, 1000)
+    assert sim.scheduler.update(stranger, 0.1) == []
+    assert sim.scheduler.refuse(CommandId(999), "", 0.1) == []
+    assert len(sim.scheduler.window) > 0
+
+
+def test_an_error_of_an_unknown_batch_changes_nothing() -> None:
+    sim = begun(BE)
+    assert sim.scheduler.update(result_of(sim, batch_errors=(BatchError(BatchId(77), (), ""),)), 0.1) == []
+    assert len(sim.scheduler.sequences) == 1
+
+
+def test_aborting_the_only_member_drops_the_batch_and_frees_its_blocks_at_once() -> None:
+    sim = begun(BE)
+    aborted = sim.scheduler.abort(SeqId(1))
+    assert aborted is not None
+    assert sim.scheduler.abort(SeqId(1)) is None
+    assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
+    commands = sim.scheduler.schedule(0.0)
+    assert [type(c) for c in commands] == [DropSequence, DropBatch]
+    assert sim.scheduler.batches == ()
+
+
+def test_a_late_token_of_an_aborted_sequence_is_dropped() -> None:
+    sim = Simulation("fcfs")  # whole iterations: the end of the batch is on its way
+    sim.submit(LS, 20, 3)
+    sim._pump()
+    sim.scheduler.abort(SeqId(1))
+    assert sim.scheduler.update(result_of(sim, tokens=(SampledToken(SeqId(1), 5, 0.0),)), 0.1) == []
+    assert sim.scheduler.batches == ()
+
+
+def test_the_workers_finish_reason_ends_a_sequence_before_its_limit() -> None:
+    sim = Simulation("fcfs")
+    sim.submit(LS, 20, 3)
+    sim._pump()
+    token = SampledToken(SeqId(1), 5, -0.1, FinishReason.STOP)
+    (output,) = sim.scheduler.update(result_of(sim, tokens=(token,)), 0.1)
+    assert isinstance(output, TokenOutput)
+    assert output.finish_reason is FinishReason.STOP
+    assert output.usage is not None
+    assert (output.usage.num_prompt_tokens, output.usage.num_output_tokens) == (20, 1)
+    assert output.usage.queue_s + output.usage.prefill_s == 0.1
+
+
+def test_usage_of_a_sequence_that_never_ran_is_all_waiting() -> None:
+    sim = Simulation()
+    usage = sim.submit(BE, 20, 3).usage(2.0)
+    assert (usage.queue_s, usage.prefill_s, usage.decode_s, usage.num_output_tokens) == (2.0, 0.0, 0.0, 0)
+
+
+def test_an_uncalibrated_core_sends_two_units_at_most() -> None:
+    sim = Simulation(calibrated=False)
+    sim.submit(BE, 20, 3)
+    sim.scheduler.schedule(0.0)
+    assert 1 <= len(sim.scheduler.window) <= 2
+
+
+def test_the_exported_bound_is_the_quantum_or_a_unit_and_the_lead() -> None:
+    sim = begun(BE)
+    assert sim.scheduler.wait_bound_s == sim.scheduler.limits.preemption_quantum_s
+    slow = Simulation()
+    slow.submit(BE, 3000, 1)
+    slow._pump()
+    assert slow.scheduler.wait_bound_s > 0.005

@@ -1,0 +1,166 @@
+"""What each policy runs next, and with whom."""
+
+import pytest
+
+from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.sequence import Phase, RequestClass
+from scheduler_svc.core.starvation import StarvationLimits
+from tests.simulation import BE, LS, Simulation, small_model
+
+NO_GUARD = StarvationLimits(min_share=0.0, threshold=0)
+
+
+def order_of_first_runs(sim: Simulation) -> list[int]:
+    order: list[int] = []
+    for _, _, _, batches in sim.worker.history:
+        order += [seq_id for batch in batches for seq_id in batch.items if seq_id not in order]
+    return order
+
+
+def first_batch(sim: Simulation) -> set[int]:
+    return set(sim.worker.history[0][3][0].items)
+
+
+def test_the_registry_knows_the_four_policies_by_name() -> None:
+    assert set(POLICIES) == {"qllm", "paper", "priority-iteration", "fcfs"}
+    assert all(policy.name == name for name, policy in POLICIES.items())
+
+
+def test_fcfs_ignores_the_class() -> None:
+    sim = Simulation("fcfs", limits=Limits(max_num_seqs=1, control_lead_s=0.0))
+    sim.submit(BE, 20, 2)
+    sim.submit(BE, 20, 2)
+    sim.submit(LS, 20, 2)
+    sim.run()
+    assert order_of_first_runs(sim) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("policy", ["qllm", "priority-iteration", "paper"])
+def test_the_others_serve_latency_sensitive_work_first(policy: str) -> None:
+    sim = Simulation(policy, limits=Limits(max_num_seqs=1, control_lead_s=0.0), starvation=NO_GUARD)
+    sim.submit(BE, 20, 2)
+    sim.submit(BE, 20, 2)
+    sim.submit_at(0.001, LS, 20, 2)
+    sim.run()
+    assert order_of_first_runs(sim) == [1, 3, 2]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority-iteration"])
+def test_policies_of_whole_iterations_never_stop_inside_one(policy: str) -> None:
+    sim = Simulation(policy, preempt_at=PreemptAt.EXPERT)
+    for i in range(10):
+        sim.submit_at(0.01 * i, LS if i % 2 else BE, 100, 5)
+    sim.run()
+    assert {advance.until.layer for _, _, advance, _ in sim.worker.history} == {sim.model.num_layers}
+    assert sim.scheduler.counters.num_preemptions_at_expert == 0
+
+
+def paper(size: int = 4) -> Simulation:
+    return Simulation("paper", limits=Limits(max_num_seqs=size, control_lead_s=0.0))
+
+
+def test_paper_line_2_pads_latency_sensitive_prompts_with_best_effort_prompts() -> None:
+    sim = paper()
+    for request_class in (BE, BE, BE, BE, LS):
+        sim.submit(request_class, 10, 1)
+    sim.run()
+    assert first_batch(sim) == {5, 1, 2, 3}
+
+
+def test_paper_line_3_pads_latency_sensitive_decodes_with_best_effort_decodes() -> None:
+    sim = paper()
+    for request_class in (BE, BE, LS):
+        sim.submit(request_class, 10, 3)
+    sim.run()
+    assert set(sim.worker.history[-1][3][0].items) == {1, 2, 3}
+
+
+def test_paper_line_1_runs_a_full_batch_of_latency_sensitive_decodes_before_any_prompt() -> None:
+    sim = paper(size=2)
+    sim.submit(LS, 10, 4)
+    sim.submit(LS, 10, 4)
+    sim.submit_at(0.001, LS, 10, 4)
+    sim.run()
+    batches = [set(batches[0].items) for _, _, _, batches in sim.worker.history]
+    assert batches.index({3}) > max(i for i, members in enumerate(batches) if members == {1, 2})
+
+
+def test_paper_lines_4_and_5_start_no_best_effort_prompt_before_every_decode_has_drained() -> None:
+    sim = paper(size=2)
+    for _ in range(3):
+        sim.submit(BE, 10, 5)
+    sim.run()
+    assert order_of_first_runs(sim) == [1, 2, 3]
+    third = next(i for i, entry in enumerate(sim.worker.history) if 3 in entry[3][0].items)
+    assert all(entry[3][0].items.keys() == {3} for entry in sim.worker.history[third:])
+
+
+def test_paper_computes_whole_prompts() -> None:
+    sim = paper()
+    sim.submit(BE, 3000, 1)
+    sim.run()
+    assert [item.num_tokens for item in sim.worker.history[0][3][0].items.values()] == [3000]
+
+
+def test_a_best_effort_iteration_is_all_decodes_and_prompt_chunks_up_to_the_budget() -> None:
+    sim = Simulation(limits=Limits(be_chunk_tokens=64, control_lead_s=0.0))
+    sim.submit(BE, 10, 50)
+    sim.submit_at(0.1, BE, 200, 2)
+    sim.run()
+    mixed = [sorted(i.num_tokens for i in b[0].items.values()) for *_, b in sim.worker.history if len(b[0].items) == 2]
+    assert [1, 63] in mixed
+
+
+def test_latency_sensitive_prompts_are_not_padded_with_best_effort_work() -> None:
+    sim = Simulation(starvation=NO_GUARD)
+    for _ in range(5):
+        sim.submit(BE, 50, 5)
+    sim.submit(LS, 50, 5)
+    sim.run()
+    assert first_batch(sim) == {6}
+
+
+def taken_along(stretch: float) -> int:
+    sim = Simulation(limits=Limits(ls_stretch=stretch, control_lead_s=0.0), starvation=NO_GUARD)
+    for _ in range(4):
+        sim.submit(BE, 8, 30)
+    sim.run(until_s=0.05)
+    sim.submit(LS, 8, 10)
+    sim.run()
+    return max(len(b[0].items) - 1 for *_, b in sim.worker.history if b[0].request_class is LS)
+
+
+def test_best_effort_decodes_go_along_only_while_they_stretch_the_iteration_within_bounds() -> None:
+    assert taken_along(0.0) == 0
+    assert 0 <= taken_along(0.25) < taken_along(10.0) == 4
+
+
+def test_an_expensive_best_effort_batch_is_not_joined() -> None:
+    sim = Simulation(limits=Limits(ls_stretch=0.15, control_lead_s=0.0), starvation=NO_GUARD)
+    sim.submit(BE, 256, 1)
+    sim.submit_at(0.03, LS, 10, 3)
+    sim.run()
+    assert sim.scheduler.counters.num_joins == 0
+
+
+def test_a_long_best_effort_queue_is_served_in_order_of_arrival() -> None:
+    sim = Simulation(model=small_model(experts_by_layer=(2,), num_experts_per_token=2))
+    for _ in range(200):
+        sim.submit(BE, 60, 2)
+    sim.run()
+    firsts = order_of_first_runs(sim)
+    assert firsts == sorted(firsts)
+
+
+def test_a_new_policy_needs_only_its_preferences() -> None:
+    base = POLICIES["fcfs"].__mro__[1]
+    policy = base()
+    sim = Simulation()
+    sequence = sim.submit(RequestClass.BEST_EFFORT, 5, 1)
+    assert policy.queue_class(sequence) is BE
+    assert policy.queue_key(sequence) == (0.0, 1)
+    assert list(policy.companions(sim.scheduler, None)) == []
+    assert sequence.phase is Phase.PREFILL
+    with pytest.raises(NotImplementedError):
+        policy.preferences(sim.scheduler)
