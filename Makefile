@@ -6,6 +6,7 @@ DIR ?= bench-models/mini-mixtral
 PORT ?= 50051
 POLICY ?= qllm
 
+CORE_TESTS := tests/unit/scheduler_svc/core
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
@@ -33,8 +34,9 @@ check: $(STAMP) ## format, lint, types, import contracts, protos: what CI checks
 	$(BIN)/python -m scripts.protos check
 
 test: $(STAMP) ## all tests that need no GPU, and the core's coverage
-	$(BIN)/coverage run -m pytest -m 'not gpu'
+	$(BIN)/coverage run -m pytest $(CORE_TESTS)
 	$(BIN)/coverage report
+	$(BIN)/pytest -m 'not gpu' --ignore $(CORE_TESTS)
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo.demo

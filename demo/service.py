@@ -71,13 +71,9 @@ async def running_service(
         ServiceFailed: The service did not come up, ended, or failed a request. Its log is kept, and named.
     """
     port = _free_port()
-    command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker"]
-    command += ["--grpc-port", str(port), "--policy", policy, *options, "--", *worker_options]
+    arguments = ("--model", model, "--spawn-worker", "--policy", policy, "--grpc-port", str(port), *options)
     with _log_file() as log:
-        # A session of its own: Ctrl-C reaches the demo, which then stops both processes in order.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        process = await _start((*arguments, "--", *worker_options), log)
         try:
             async with AsyncClient(f"127.0.0.1:{port}") as client:
                 await _wait_until_serving(client, process, log, on_wait)
@@ -91,6 +87,17 @@ async def running_service(
             raise _failure(f"a request failed: {cause.status.name}: {cause}", process, log) from error
         finally:
             await _stop(process)
+
+
+async def _start(arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process:
+    """Starts a scheduler in a session of its own: Ctrl-C reaches this process only, which then stops both in order."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "scheduler_svc", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 async def _wait_until_serving(

@@ -10,7 +10,7 @@ requests alone, for reference; then best-effort clients that never pause, with l
 import json
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -183,7 +183,7 @@ def mixed_load(
     be_clients: Annotated[int, typer.Option(min=0, help="Clients that never pause.")] = 8,
     be_prompt_tokens: Annotated[int, typer.Option(min=1)] = 1100,
     be_max_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    idle_requests: Annotated[int, typer.Option(min=1, help="Requests of the idle reference.")] = 20,
+    idle_requests: Annotated[int, typer.Option(min=1, help="For the idle reference.")] = 20,
     seed: Annotated[int, typer.Option(help="Fixes prompts and arrival times.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
@@ -197,17 +197,18 @@ def mixed_load(
         lead_s=lead,
         seed=seed,
     )
-    options = [*(["--preempt-at", preempt_at] if preempt_at else []), *(service_arg or [])]
-    starting = Starting(policy, options, worker_arg or [])
+    granularity = ["--preempt-at", preempt_at] if preempt_at else []
+    starting = Starting(policy, [*granularity, *(service_arg or [])], worker_arg or [])
+    _measure_and_print(_run(address, model, starting, plan), as_json=as_json)
+
+
+def _measure_and_print(measuring: Coroutine[Any, Any, dict[str, Any]], *, as_json: bool) -> None:
     try:
-        _print(run(_run(address, model, starting, plan)), as_json=as_json)
+        result = run(measuring)
     except (QllmError, ServiceFailed, Terminated, ExceptionGroup) as failure:
         cause = first_failure(failure)
         typer.echo(f"mixed_load: {type(cause).__name__}: {cause}", err=True)
         raise typer.Exit(1) from None
-
-
-def _print(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return

@@ -1,0 +1,47 @@
+"""The scheduler and the client install and start on a machine that has no torch."""
+
+import os
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.live_service import ROOT, free_port
+
+HEAVY = ("torch", "transformers", "bitsandbytes")
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "QLLM_", "VIRTUAL_ENV"))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin_dir = tmp_path / "venv" / "bin"
+    install = [bin_dir / "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", ROOT]
+    subprocess.run(install, check=True, env=clean_environment())
+    for name in HEAVY:
+        found = subprocess.run([bin_dir / "python", "-c", f"import {name}"], capture_output=True, cwd=tmp_path)
+        assert b"ModuleNotFoundError" in found.stderr
+    port = free_port()
+    command = [bin_dir / "qllm-scheduler", "--control-endpoint", f"ipc://{tmp_path}/c", "--grpc-port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, env=clean_environment()) as scheduler:
+        health = [bin_dir / "qllm-client", "health", "--address", f"127.0.0.1:{port}"]
+        deadline = time.monotonic() + 60
+        while b"NOT_SERVING" not in (seen := subprocess.run(health, capture_output=True, env=clean_environment()).stdout):
+            assert scheduler.poll() is None
+            assert time.monotonic() < deadline, seen
+        scheduler.terminate()
+        assert scheduler.wait(30) == 0
+
+
+@pytest.mark.parametrize("package", ["scheduler_svc.service", "client.__main__"])
+def test_importing_pulls_in_no_torch(package: str) -> None:
+    code = f"import sys, {package}; sys.exit(any(name in sys.modules for name in {HEAVY}))"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
