@@ -116,6 +116,7 @@ def run(config: WorkerConfig) -> None:
     # Threads that spin while they wait starve the scheduler, and each other, on a machine with few cores: one preempted
     # thread stops all. Read by OpenMP when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     import torch  # not before the settings are known to be good: it takes seconds
 
     from .startup import load_curve, prepare

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from qllm.v1 import control_pb2
 
+from .cursor import Cursor, Stage
 from .errors import CommandRefused
 from .mailbox import Forget, Mailbox, Order, Progress, Stop
 
@@ -31,8 +32,8 @@ class Executor(Protocol):
     def apply(self, command: control_pb2.StepCommand) -> None:
         """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
 
-    def advance(self, advance: control_pb2.Advance, on_unit: Callable[[], None]) -> control_pb2.StepResult:
-        """Runs batches on, calling `on_unit` after each unit of work; raises CommandRefused, and then nothing has run."""
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
 
     def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
         """Forgets the batches of an advance that raised, and reports each as failed."""
@@ -122,7 +123,7 @@ class Engine:
 
     def _advance(self, advance: control_pb2.Advance) -> control_pb2.StepResult:
         try:
-            result = self._executor.advance(advance, self._progress.tick)
+            result = self._executor.advance(advance, lambda cursor: self._goes_on(advance, cursor))
         except CommandRefused:
             raise
         except Exception as error:
@@ -133,6 +134,15 @@ class Engine:
             _raise_if_fatal(failed.message)
             _log.error("batch_failed batch_id=%d seq_ids=%s error=%r", failed.batch_id, failed.seq_ids, failed.message)
         return result
+
+    def _goes_on(self, advance: control_pb2.Advance, cursor: Cursor) -> bool:
+        """Notes progress; returns False where the scheduler wants this advance cut short and it may stand."""
+        self._progress.tick()
+        if advance.command_id > self._mailbox.preempted_command_id:
+            return True
+        if advance.preempt_at == control_pb2.PREEMPT_AT_LAYER:
+            return cursor.stage is not Stage.ATTENTION
+        return advance.preempt_at != control_pb2.PREEMPT_AT_EXPERT
 
     def _refuse(self, epoch: int, command_id: int, message: str) -> None:
         _log.error("command_refused epoch=%016x command_id=%d error=%r", epoch, command_id, message)

@@ -90,14 +90,14 @@ class RunnerExecutor:
         self._runner.start_batch(start.batch_id, items)
         self._seq_ids_by_batch[start.batch_id] = tuple(item.seq_id for item in items)
 
-    def advance(self, advance: control_pb2.Advance, on_unit: Callable[[], None]) -> control_pb2.StepResult:
-        """Runs batches on, calling `on_unit` after each unit of work; raises CommandRefused, and then nothing has run."""
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
         stage = _STAGES.get(advance.until.stage)
         if stage is None:
             raise CommandRefused(f"until.stage: got {advance.until.stage}, allowed are {sorted(_STAGES)}")
         until = Cursor(advance.until.layer, stage, advance.until.expert)
-        outcome = self._runner.advance(list(advance.batch_ids), until, on_unit)
-        if until.layer >= self._num_layers:
+        outcome = self._runner.advance(list(advance.batch_ids), until, goes_on)
+        if outcome.reached.layer >= self._num_layers:
             self._forget_batches(advance.batch_ids)
         self._forget_batches(error.batch_id for error in outcome.batch_errors)
         return _result(outcome)

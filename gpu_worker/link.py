@@ -168,6 +168,7 @@ class SchedulerLink:
             self._monitor.close(linger=0)
             self._socket.close(linger=_LINGER_MS if self._stopping else 0)
         self._mailbox.put(Forget())
+        self._mailbox.preempted_command_id = 0
 
     def _serve(self) -> None:
         poller = select.poll()
@@ -237,6 +238,8 @@ class SchedulerLink:
             self._drop(f"no command of this epoch: epoch {message.worker_epoch:016x}, {message.WhichOneof('body')}")
         elif message.command.WhichOneof("command") == "welcome":
             self._on_welcome(message.command.welcome)
+        elif self._stage is _Stage.JOINED and message.command.HasField("preempt"):
+            self._mailbox.preempted_command_id = message.command.preempt.last_command_id
         elif self._stage is _Stage.JOINED:
             self._mailbox.put(Order(message.worker_epoch, message.command))
         else:

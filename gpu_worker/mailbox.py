@@ -1,7 +1,7 @@
 """What passes between the link's thread and the engine's: commands one way, signs of progress the other.
 
 Knows neither a socket nor a model. Both directions are safe without a lock: a SimpleQueue, and plain attributes that one
-thread writes and the other reads.
+thread writes and the other reads. One command overtakes the others: Preempt changes how those before it end.
 """
 
 import time
@@ -66,4 +66,11 @@ class Progress:
         return max(0, time.monotonic_ns() - self.last_ns) if self.busy else 0
 
 
-Mailbox = SimpleQueue[Mail]
+class Mailbox(SimpleQueue[Mail]):
+    """Commands on their way to the engine.
+
+    Attributes:
+        preempted_command_id: Advances up to this one are to be cut short where they may.
+    """
+
+    preempted_command_id: int = 0

@@ -126,7 +126,7 @@ class Runner:
             self._forget_batch(self._batch(batch_id))
 
     def advance(
-        self, batch_ids: Sequence[int], until: Cursor, on_unit: Callable[[], None] = lambda: None
+        self, batch_ids: Sequence[int], until: Cursor, goes_on: Callable[[Cursor], bool] = lambda cursor: True
     ) -> AdvanceOutcome:
         """Runs batches up to a cursor, the one that is behind first, jointly where they stand together.
 
@@ -135,10 +135,10 @@ class Runner:
         Args:
             batch_ids: The batches, each once.
             until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
-            on_unit: Called after each unit of work, as a sign of progress.
+            goes_on: Asked with the cursor before each unit of work; False leaves the batches standing there.
         """
         batches = self._check_advance(batch_ids, until)
-        step = Step(batches, until, self._loaded.expert_weights, on_unit)
+        step = Step(batches, until, self._loaded.expert_weights, goes_on)
         reached = step.run()
         for batch in step.finished:
             for member in batch.live_members:

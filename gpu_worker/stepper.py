@@ -24,7 +24,7 @@ class Step:
         batches: The batches to advance.
         until: Where they stop.
         weights_by_layer: Experts of each layer, None for a layer without a mixture.
-        on_unit: Called after each unit.
+        goes_on: Asked with the cursor before each unit; False cuts the advance short there.
 
     Attributes:
         timing: What was run.
@@ -38,12 +38,12 @@ class Step:
         batches: Sequence[Batch],
         until: Cursor,
         weights_by_layer: Sequence[ExpertWeights | None],
-        on_unit: Callable[[], None],
+        goes_on: Callable[[Cursor], bool],
     ) -> None:
         self._batches = list(batches)
         self._until = until
         self._weights_by_layer = weights_by_layer
-        self._on_unit = on_unit
+        self._goes_on = goes_on
         self._end = Cursor(len(weights_by_layer))
         self.timing = WorkTiming()
         self.tokens: list[SampledToken] = []
@@ -51,9 +51,14 @@ class Step:
         self.failures: list[tuple[Batch, Exception]] = []
 
     def run(self) -> Cursor:
-        """Runs until every batch stands at or past `until`, has ended or has failed. Returns the lowest cursor."""
+        """Runs until every batch stands at or past `until`, has ended or has failed, or until told not to go on.
+
+        Returns the lowest cursor.
+        """
         while behind := [batch for batch in self._batches if batch.cursor < self._until]:
             cursor = min(batch.cursor for batch in behind)
+            if not self._goes_on(cursor):
+                break
             standing = [batch for batch in behind if batch.cursor == cursor]
             if cursor.stage is Stage.EXPERTS:
                 self._run_expert(standing, cursor)
@@ -71,7 +76,6 @@ class Step:
         self.timing.attention_tokens += sum(span.num_tokens for span in spans)
         self.timing.attention_pairs += sum(span.num_tokens * span.length for span in spans)
         self.timing.attention_ns += self._resume(batch, batch.forward_pass.run_attention)
-        self._on_unit()
 
     def _run_expert(self, standing: Sequence[Batch], cursor: Cursor) -> None:
         """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""
@@ -86,7 +90,6 @@ class Step:
         for batch in leaving:
             if batch in self._batches and batch.forward_pass.expert_queues.is_done:
                 self.timing.expert_ns += self._resume(batch, batch.forward_pass.deliver)
-        self._on_unit()
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:
         """Runs one expert for several batches at once; if that raises, one by one, so that only those fail that must."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from scheduler_svc.config import Config, ConfigRefused, curve_server, engine_settings
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.endpoint import EndpointRefused
 from scheduler_svc.service import Service

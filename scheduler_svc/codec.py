@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from qllm.v1 import control_pb2, inference_pb2
 
 from scheduler_svc.core import commands
-from scheduler_svc.core.cursor import Cursor, Stage
+from scheduler_svc.core.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.results import BatchError, SampledToken, StepResult, WorkerModel, WorkTiming
 from scheduler_svc.core.sequence import FinishReason, RequestClass
@@ -41,6 +41,12 @@ _REQUEST_CLASSES = {
     RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
 }
 _STAGES = {Stage.ATTENTION: control_pb2.STAGE_ATTENTION, Stage.EXPERTS: control_pb2.STAGE_EXPERTS}
+_PREEMPT_AT = {
+    None: control_pb2.PREEMPT_AT_UNSPECIFIED,
+    PreemptAt.ITERATION: control_pb2.PREEMPT_AT_UNSPECIFIED,
+    PreemptAt.LAYER: control_pb2.PREEMPT_AT_LAYER,
+    PreemptAt.EXPERT: control_pb2.PREEMPT_AT_EXPERT,
+}
 
 
 class ProtocolError(Exception):
@@ -118,6 +124,11 @@ def _advance(step: control_pb2.StepCommand, command: commands.Advance) -> None:
     step.advance.batch_ids.extend(command.batch_ids)
     until = step.advance.until
     until.layer, until.stage, until.expert = command.until.layer, _STAGES[command.until.stage], command.until.expert
+    step.advance.preempt_at = _PREEMPT_AT[command.preempt_at]
+
+
+def _preempt(step: control_pb2.StepCommand, command: commands.Preempt) -> None:
+    step.preempt.last_command_id = command.last_command_id
 
 
 _ENCODERS: dict[type, Callable[..., None]] = {
@@ -128,6 +139,7 @@ _ENCODERS: dict[type, Callable[..., None]] = {
     commands.StartBatch: _start_batch,
     commands.DropBatch: _drop_batch,
     commands.Advance: _advance,
+    commands.Preempt: _preempt,
 }
 
 

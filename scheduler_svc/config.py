@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.endpoint import CurveServer

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from scheduler_svc.admission import ClassAdmission
 from scheduler_svc.core.commands import Command
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.ids import CommandId, SeqId
-from scheduler_svc.core.planner import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.results import Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.scheduler import Scheduler
@@ -179,7 +179,7 @@ class Engine:
         """Ends every live request; should the worker recover, it drops them."""
         self._change_state(WorkerState.HUNG)
         for seq_id in tuple(self._live):
-            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id))  # type: ignore[misc]
+            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
         self._pump()
         self._fail_all(WorkerUnavailable(f"the worker makes no progress: {reason}"))
 
@@ -226,7 +226,7 @@ class Engine:
         live = self._live.get(seq_id)
         if live is None:
             return
-        self._guarded(lambda core: core.abort(seq_id))
+        self._guarded(lambda core: core.abort(seq_id, self._loop.time()))
         self._forget(seq_id)
         live.stream.finish(FinishReason.ABORTED, live.sequence.usage(self._loop.time()))
         self._pump()

@@ -4,7 +4,8 @@ The worker here is a model of the control protocol's contract: it raises on anyt
 """
 
 import heapq
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -16,12 +17,12 @@ from scheduler_svc.core.commands import (
     DropBatch,
     DropSequence,
     OffloadSequence,
+    Preempt,
     RestoreSequence,
     StartBatch,
 )
-from scheduler_svc.core.cursor import START, Cursor, Stage
+from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.planner import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
 from scheduler_svc.core.scheduler import Scheduler
@@ -48,8 +49,36 @@ class SimBatch:
     dropped: set[int] = field(default_factory=set)
 
 
+@dataclass
+class Running:
+    """The Advance that runs, with the time at which each unit of it is done and where the batches then stand."""
+
+    command: Advance
+    batches: tuple[SimBatch, ...]
+    begin_s: float
+    start: Cursor
+    places: list[tuple[float, Cursor]]
+
+    @property
+    def ends_s(self) -> float:
+        return self.places[-1][0] if self.places else self.begin_s
+
+    @property
+    def reached(self) -> Cursor:
+        return self.places[-1][1] if self.places else self.start
+
+    def cut_short(self, now_s: float) -> None:
+        """Leaves it at the first place after now where it may stop; one that has not begun yet, where it is."""
+        may_stop = [i for i, (at_s, cursor) in enumerate(self.places) if at_s >= now_s and self._is_allowed(cursor)]
+        if may_stop:
+            del self.places[may_stop[0] + 1 :]
+
+    def _is_allowed(self, cursor: Cursor) -> bool:
+        return self.command.preempt_at is PreemptAt.EXPERT or cursor.stage is Stage.ATTENTION
+
+
 class SimWorker:
-    """Carries commands out in virtual time, and refuses what breaks the contract."""
+    """Carries commands out in order, in virtual time, and refuses what breaks the contract."""
 
     def __init__(self, model: WorkerModel, costs: Costs) -> None:
         self.model, self.costs = model, costs
@@ -57,7 +86,11 @@ class SimWorker:
         self.cached: dict[int, int] = {}
         self.host: dict[int, int] = {}
         self.batches: dict[int, SimBatch] = {}
+        self.queue: deque[Command] = deque()
+        self.running: Running | None = None
+        self.preempted_id = 0
         self.free_at_s = 0.0
+        self.sent: list[Advance] = []
         self.history: list[tuple[float, float, Advance, tuple[SimBatch, ...]]] = []
 
     def timing(self, shape: tuple[int, int, int, int], num_stages: int, num_runs: int, num_heads: int) -> WorkTiming:
@@ -82,12 +115,61 @@ class SimWorker:
     def num_experts(self) -> int:
         return max(self.model.experts_by_layer, default=0)
 
+    @property
+    def is_idle(self) -> bool:
+        return self.running is None and not self.queue
+
     def calibration(self) -> list[WorkTiming]:
         shapes = [(1, 1, 1, 1), (1, 8, 8, 8), (1, 64, 4096, 1), (1, 256, 65536, 1), (1, 8, 4096, 8), (2, 16, 900, 16)]
         return [self.timing(shape, 1, self.num_experts, 1) for shape in shapes * 4]
 
-    def run(self, command: Command, now_s: float) -> tuple[float, StepResult] | None:
-        """Carries one command out; for an Advance returns when it is done and what it did."""
+    def receive(self, commands: Iterable[Command], now_s: float) -> None:
+        """Takes commands in; all but Preempt wait their turn."""
+        for command in commands:
+            if isinstance(command, Preempt):
+                self.preempted_id = command.last_command_id
+                if self.running and self.running.command.preempt_at and self._is_preempted(self.running.command):
+                    self.running.cut_short(now_s)
+            else:
+                self.queue.append(command)
+                self.sent += [command] if isinstance(command, Advance) else []
+        self.start_next(now_s)
+
+    def start_next(self, now_s: float) -> None:
+        """Carries out what waits, up to and including the start of the next Advance."""
+        while self.running is None and self.queue:
+            command = self.queue.popleft()
+            if isinstance(command, Advance):
+                self._start(command, now_s)
+            else:
+                self.apply(command)
+
+    def complete(self) -> StepResult:
+        """Ends the Advance that runs."""
+        assert self.running is not None
+        running, self.running = self.running, None
+        reached = running.reached
+        timing = self._walk(running.batches, running.start, reached)
+        idle_ns = round(1e9 * (running.begin_s - self.free_at_s))
+        self.free_at_s = running.ends_s
+        self.history.append((running.begin_s, running.ends_s, running.command, running.batches))
+        tokens = self.finish_advance(running.command, reached)
+        duration_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
+        return StepResult(running.command.command_id, reached, duration_ns, idle_ns, tokens, (), timing)
+
+    def finish_advance(self, command: Advance, reached: Cursor) -> tuple[SampledToken, ...]:
+        """Moves the batches to where they stand now; returns the tokens of those that ended."""
+        tokens: list[SampledToken] = []
+        for batch_id in command.batch_ids:
+            batch = self.batches[batch_id]
+            batch.cursor = reached
+            if reached == Cursor(self.model.num_layers):
+                tokens += self._finish(batch)
+                del self.batches[batch_id]
+        return tuple(tokens)
+
+    def apply(self, command: Command) -> None:
+        """Carries out a command that takes no time."""
         match command:
             case AddSequence(seq_id):
                 assert seq_id not in self.tables
@@ -113,9 +195,6 @@ class SimWorker:
             case DropBatch(batch_id):
                 batch = self.batches.pop(batch_id)
                 assert set(batch.items) <= batch.dropped, "only a batch that lost all its sequences is dropped"
-            case Advance():
-                return self._advance(command, now_s)
-        return None
 
     def _begin(self, item: BatchItem) -> None:
         assert item.seq_id not in self.host
@@ -132,27 +211,34 @@ class SimWorker:
         assert all(0 <= block < self.model.num_blocks for block in block_ids)
         self.tables[seq_id] += block_ids
 
-    def _advance(self, command: Advance, now_s: float) -> tuple[float, StepResult]:
+    def _is_preempted(self, command: Advance) -> bool:
+        return command.preempt_at is not None and command.command_id <= self.preempted_id
+
+    def _start(self, command: Advance, now_s: float) -> None:
         batches = tuple(self.batches[b] for b in command.batch_ids)
         for batch in batches:
             live = set(batch.items) - batch.dropped
             assert not live & set(self.host), "a batch with an offloaded sequence is advanced"
-            assert batch.cursor < command.until, "a step that does nothing"
+            assert self._is_preempted(command) or batch.cursor < command.until, "a step that does nothing"
         assert len({batch.cursor for batch in batches}) == 1, "batches are advanced where they stand together"
-        timing = self._walk(batches, command.until)
-        total_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
         begin_s = max(now_s, self.free_at_s)
-        idle_ns = round(1e9 * (begin_s - self.free_at_s))
-        self.free_at_s = begin_s + total_ns * 1e-9
-        self.history.append((begin_s, self.free_at_s, command, batches))
-        tokens: list[SampledToken] = []
-        for batch_id, batch in zip(command.batch_ids, batches, strict=True):
-            batch.cursor = command.until
-            if command.until == Cursor(self.model.num_layers):
-                tokens += self._finish(batch)
-                del self.batches[batch_id]
-        result = StepResult(command.command_id, command.until, total_ns, idle_ns, tuple(tokens), (), timing)
-        return self.free_at_s, result
+        places = [] if self._is_preempted(command) else self._places(batches, command.until, begin_s)
+        self.running = Running(command, batches, begin_s, batches[0].cursor, places)
+
+    def _places(self, batches: tuple[SimBatch, ...], until: Cursor, at_s: float) -> list[tuple[float, Cursor]]:
+        places, at = [], batches[0].cursor
+        while at < until:
+            following = self._next_place(at)
+            timing = self._walk(batches, at, following)
+            at_s += (timing.attention_ns + timing.expert_ns + timing.head_ns) * 1e-9
+            at = following
+            places.append((at_s, at))
+        return places
+
+    def _next_place(self, at: Cursor) -> Cursor:
+        num_experts = self.model.experts_by_layer[at.layer]
+        expert = 0 if at.stage is Stage.ATTENTION else at.expert + 1
+        return Cursor(at.layer, Stage.EXPERTS, expert) if expert < num_experts else Cursor(at.layer + 1)
 
     def _finish(self, batch: SimBatch) -> list[SampledToken]:
         tokens = []
@@ -164,26 +250,17 @@ class SimWorker:
                 tokens.append(SampledToken(SeqId(seq_id), self.cached[seq_id] % 97, -0.5))
         return tokens
 
-    def _walk(self, batches: tuple[SimBatch, ...], until: Cursor) -> WorkTiming:
+    def _walk(self, batches: tuple[SimBatch, ...], start: Cursor, until: Cursor) -> WorkTiming:
         items = [i for batch in batches for i in batch.items.values() if i.seq_id not in batch.dropped]
         tokens = sum(i.num_tokens for i in items)
         pairs = sum(i.num_tokens * (i.first_position + i.num_tokens) for i in items)
-        stages = runs = heads = 0
-        at = batches[0].cursor
+        stages = runs = 0
+        at = start
         while at < until:
-            num_experts = self.model.experts_by_layer[at.layer]
-            if at.stage is Stage.ATTENTION:
-                stages += 1
-                at = Cursor(at.layer, Stage.EXPERTS, 0)
-            stop = until.expert if (until.layer, until.stage) == (at.layer, Stage.EXPERTS) else num_experts
-            runs += stop - at.expert
-            at = Cursor(at.layer, Stage.EXPERTS, stop) if stop < num_experts else Cursor(at.layer + 1)
-            if at.layer == self.model.num_layers:
-                heads = 1
-            if at >= until or until == Cursor(at.layer, Stage.EXPERTS, 0):
-                if at < until:
-                    stages += 1
-                break
+            stages += at.stage is Stage.ATTENTION
+            runs += at.stage is Stage.EXPERTS
+            at = self._next_place(at)
+        heads = int(start < until == Cursor(self.model.num_layers))
         shape = (len(batches), tokens, pairs, sum(i.samples for i in items))
         return self.timing(shape, stages, runs, heads)
 
@@ -225,6 +302,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._ties = count()
         self._wakeups: set[float] = set()
+        self._armed_s: float | None = None
         if calibrated:
             for timing in self.worker.calibration():
                 self.scheduler.cost_model.observe(timing)
@@ -256,17 +334,21 @@ class Simulation:
             self._pump()
 
     def _pump(self) -> None:
-        for command in self.scheduler.schedule(self.now_s):
-            answer = self.worker.run(command, self.now_s)
-            if answer is not None:
-                done_s, result = answer
-                self.at(done_s, lambda result=result: self._answer(result))  # type: ignore[misc]
+        self.worker.receive(self.scheduler.schedule(self.now_s), self.now_s)
+        if self.worker.running and self.worker.running.ends_s != self._armed_s:
+            self._armed_s = self.worker.running.ends_s
+            self.at(self._armed_s, self._worker_event)
         wakeup_s = self.scheduler.wakeup_s
         if wakeup_s is not None and wakeup_s not in self._wakeups:  # an event does nothing: the pump behind it does
             self._wakeups = {wakeup_s} | {w for w in self._wakeups if w > self.now_s}
             self.at(max(wakeup_s, self.now_s), lambda: None)
 
-    def _answer(self, result: StepResult) -> None:
+    def _worker_event(self) -> None:
+        if self.worker.running is None or self.worker.running.ends_s > self.now_s:
+            return  # it was cut short, and this event is stale
+        result = self.worker.complete()
+        self._armed_s = None
+        self.worker.start_next(self.now_s)
         for output in self.scheduler.update(result, self.now_s):
             self.outputs[output.seq_id].append(output)
 
@@ -283,10 +365,9 @@ class Simulation:
         """Checks that the pool agrees with every live sequence's table, and with the worker's."""
         live = self.scheduler.sequences
         self.scheduler.memory.pool.check_integrity(s.block_ids for s in live)
-        for sequence in live:
-            if sequence.known_to_worker:
-                assert self.worker.tables[sequence.seq_id] == sequence.block_ids
-        assert set(self.worker.tables) == {s.seq_id for s in live if s.known_to_worker}
+        if self.worker.is_idle:
+            tables = {s.seq_id: s.block_ids for s in live if s.known_to_worker}
+            assert self.worker.tables == tables
 
     def be_wait_s(self, sequence: Sequence) -> float:
         """Seconds of purely best-effort work between a sequence's arrival and the first step that runs it."""

@@ -65,6 +65,8 @@ class Batch:
         members: Its live sequences; one that is aborted leaves, and its rows are computed no further.
         issued: Where it stands once all commands sent so far are done.
         end: The cursor after the last layer.
+        num_in_flight: Steps of it that are sent and not answered.
+        is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
     """
 
     batch_id: BatchId
@@ -72,6 +74,8 @@ class Batch:
     members: list[Member]
     end: Cursor
     issued: Cursor = START
+    num_in_flight: int = 0
+    is_preempted: bool = False
     shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/co
 
 from dataclasses import dataclass
 
-from scheduler_svc.core.cursor import Cursor
+from scheduler_svc.core.cursor import Cursor, PreemptAt
 from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
 
@@ -72,11 +72,19 @@ class DropBatch:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Runs batches up to a cursor, jointly where they stand together."""
+    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`, or nowhere."""
 
     command_id: CommandId
     batch_ids: tuple[BatchId, ...]
     until: Cursor
+    preempt_at: PreemptAt | None = None
 
 
-Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch | Advance
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Cuts the Advances up to this one short where they allow it; acts when it arrives, ahead of what waits."""
+
+    last_command_id: CommandId
+
+
+Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch | Advance | Preempt

@@ -7,7 +7,7 @@ Knows nothing of what runs there. Source: arXiv 2503.09304, section 4 (attention
     ^ start                         ^ after all experts of layer 0
 """
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 
@@ -33,3 +33,11 @@ class Cursor(NamedTuple):
 
 
 START = Cursor(0)
+
+
+class PreemptAt(Enum):
+    """Where commands may stop, and so where work may be left."""
+
+    ITERATION = "iteration"
+    LAYER = "layer"
+    EXPERT = "expert"

@@ -3,20 +3,10 @@
 Knows no batch and no policy: only the layers, predicted unit costs and where stops are allowed.
 """
 
-from enum import Enum
-
 from scheduler_svc.core.cost_model import UnitCosts
-from scheduler_svc.core.cursor import Cursor, Stage
+from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 
 _ROUNDING = 1e-9  # a unit that fits exactly, fits
-
-
-class PreemptAt(Enum):
-    """Where commands may stop, and so where work may be left."""
-
-    ITERATION = "iteration"
-    LAYER = "layer"
-    EXPERT = "expert"
 
 
 class StepPlanner:
@@ -53,6 +43,14 @@ class StepPlanner:
         """Returns the predicted seconds of the one unit that must run from `start` on."""
         return self._next_stop(costs, start, 0.0)[1]
 
+    def longest_unit_s(self, costs: UnitCosts) -> float:
+        """Returns the predicted seconds of the longest stretch between two places where a step may stop."""
+        if self._preempt_at is PreemptAt.ITERATION:
+            return self._rest_of_iteration_s(costs, START)
+        if self._preempt_at is PreemptAt.LAYER:
+            return costs.attention_s + max(self._experts_by_layer) * costs.expert_s + costs.head_s
+        return max(costs.attention_s, costs.expert_s + costs.head_s)
+
     def _next_stop(self, costs: UnitCosts, start: Cursor, room_s: float) -> tuple[Cursor, float]:
         """Returns the next place where a step may stop; among experts, as many at once as fit the room."""
         if self._preempt_at is PreemptAt.ITERATION:
@@ -64,7 +62,7 @@ class StepPlanner:
         left = self._experts_by_layer[start.layer] - start.expert
         fitting = left if costs.expert_s <= 0 else int((room_s + _ROUNDING) / costs.expert_s)
         taken = max(1, min(left, fitting))
-        if taken == left:
+        if taken >= left:
             return Cursor(start.layer + 1), left * costs.expert_s + self._head_s(costs, start.layer)
         return Cursor(start.layer, Stage.EXPERTS, start.expert + taken), taken * costs.expert_s
 

@@ -9,14 +9,14 @@ planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections
 from itertools import count
 
 from scheduler_svc.core.batch import Batch, Member, Shape
-from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, Command, DropBatch, StartBatch
+from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, Command, DropBatch, Preempt, StartBatch
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.counters import Counters
-from scheduler_svc.core.cursor import START, Cursor, Stage
+from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.memory import Memory
-from scheduler_svc.core.planner import PreemptAt, StepPlanner
+from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Limits, Policy
 from scheduler_svc.core.queues import QueueName, Queues
 from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
@@ -49,7 +49,9 @@ class Scheduler:
         self.memory = Memory(model, lambda command: self._outbox.append(command))
         self.window = CommandWindow()
         self._policy = policy
-        self._planner = StepPlanner(model.experts_by_layer, policy.preempt_at or preempt_at)
+        granularity = policy.preempt_at or preempt_at
+        self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
+        self._planner = StepPlanner(model.experts_by_layer, granularity)
         self._composer = Composer(self.queues, self.memory, self._stretch_of_shapes)
         self._sequences: dict[SeqId, Sequence] = {}
         self._batches: list[Batch] = []
@@ -68,13 +70,15 @@ class Scheduler:
         self._sequences[sequence.seq_id] = sequence
         self.queues.of(sequence).push(sequence)
 
-    def abort(self, seq_id: SeqId) -> Sequence | None:
+    def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
         sequence = self._sequences.get(seq_id)
         if sequence is None:
             return None
         if sequence.state is SequenceState.QUEUED:
             self.queues.of(sequence).remove(sequence)
+        else:
+            self._preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
         self._finish(sequence)
         self._leave_batch(sequence)
         return sequence
@@ -99,6 +103,8 @@ class Scheduler:
             if batch is None:
                 self._is_quiet = self._is_quiet or not self.window
                 break
+            if batch.request_class is LS:
+                self._preempt(now_s)
             if not self._may_send(batch, now_s):
                 break
             self._advance(batch, now_s)
@@ -190,15 +196,38 @@ class Scheduler:
         self._send(batches, shape, until, estimate_s, now_s)
 
     def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
-        command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until)
+        lead = batches[0].request_class
+        preempt_at = None if lead is LS or self.has_latency_sensitive else self._preempt_at
+        command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until, preempt_at)
         be_tokens = sum(m.num_tokens for b in batches for m in b.members if m.sequence.request_class is BE)
         be_fraction = be_tokens / shape.num_tokens if shape.num_tokens else 0.0
-        self.guard.spend(estimate_s * be_fraction)
-        lead = batches[0].request_class
-        self.window.send(InFlight(command, batches, lead, estimate_s, now_s, be_fraction, self._is_quiet))
+        charged_s = estimate_s * be_fraction
+        self.guard.spend(charged_s)
+        entry = InFlight(command, batches, lead, estimate_s, now_s, charged_s, be_fraction, self._is_quiet)
+        self.window.send(entry)
+        for batch in batches:
+            batch.num_in_flight += 1
         self._is_quiet = False
         self.counters.num_joins += len(batches) > 1
         self._outbox.append(command)
+
+    def _preempt(self, now_s: float) -> None:
+        """Has the worker stop best-effort work at the next boundary; where its batch stands is known with the answers."""
+        if not self.window.may_be_preempted:
+            return
+        cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self._batches), default=0.0))
+        for entry in cut_short:
+            entry.batches[0].is_preempted = True
+        self._last_run = ()
+        self._outbox.append(Preempt(cut_short[-1].command.command_id))
+
+    def _settle(self, batch: Batch, reached: Cursor) -> None:
+        """Takes in where a batch that was cut short stands; once all its steps are answered it can go on from there."""
+        batch.issued = reached
+        if batch.num_in_flight == 0:
+            batch.is_preempted = False
+            self._count_preemption(batch)
+            self._drop_if_empty(batch)
 
     def _note_first_run(self, batch: Batch, now_s: float) -> None:
         for member in batch.members if batch.issued == START else ():
@@ -208,13 +237,18 @@ class Scheduler:
     def _count_preemptions(self, batches: tuple[Batch, ...]) -> None:
         """Counts batches of the last step that are left standing inside their iteration."""
         for batch in self._last_run:
-            if batch.is_suspended and batch not in batches:
-                if batch.issued.stage is Stage.ATTENTION:
-                    self.counters.num_preemptions_at_layer += 1
-                else:
-                    self.counters.num_preemptions_at_expert += 1
-                for member in batch.members:
-                    member.sequence.num_preemptions += 1
+            if batch not in batches:
+                self._count_preemption(batch)
+
+    def _count_preemption(self, batch: Batch) -> None:
+        if not batch.is_suspended:
+            return
+        if batch.issued.stage is Stage.ATTENTION:
+            self.counters.num_preemptions_at_layer += 1
+        else:
+            self.counters.num_preemptions_at_expert += 1
+        for member in batch.members:
+            member.sequence.num_preemptions += 1
 
     # ---- what came of it
 
@@ -229,7 +263,11 @@ class Scheduler:
             outputs += self._fail(error.batch_id, error.message)
         tokens = {token.seq_id: token for token in result.tokens}
         for batch in entry.batches:
-            if entry.command.until >= batch.end and batch in self._batches:
+            batch.num_in_flight -= 1
+            stands_at = result.reached if batch.is_preempted else entry.command.until
+            if batch.is_preempted:
+                self._settle(batch, stands_at)
+            if stands_at >= batch.end and batch in self._batches:
                 outputs += self._end_iteration(batch, tokens, now_s)
         return outputs
 
@@ -238,9 +276,10 @@ class Scheduler:
         entry = self.window.answer(command_id, now_s)
         if entry is None:
             return []
-        self.guard.settle(entry.estimate_s * entry.be_fraction)
+        self.guard.settle(entry.charged_s)
         outputs: list[Output] = []
         for batch in entry.batches:
+            batch.num_in_flight -= 1
             outputs += self._fail(batch.batch_id, message)
         return outputs
 
@@ -254,7 +293,7 @@ class Scheduler:
         if not entry.after_quiet:
             counters.control_idle_ns += result.idle_ns
         self.cost_model.observe(result.timing)
-        self.guard.settle(entry.estimate_s * entry.be_fraction)
+        self.guard.settle(entry.charged_s)
         self.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self._be_waits())
 
     def _end_iteration(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
@@ -307,15 +346,21 @@ class Scheduler:
         """Takes an ended sequence out of its batch; a batch left empty is dropped unless its end has been sent already."""
         for batch in [b for b in self._batches if any(m.sequence is sequence for m in b.members)]:
             batch.remove(sequence)
-            if not batch.members and not batch.is_issued:
-                self._batches.remove(batch)
-                self._outbox.append(DropBatch(batch.batch_id))
+            self._drop_if_empty(batch)
+
+    def _drop_if_empty(self, batch: Batch) -> None:
+        if not batch.members and not batch.is_issued and batch in self._batches:
+            self._batches.remove(batch)
+            self._outbox.append(DropBatch(batch.batch_id))
 
     @property
     def wait_bound_s(self) -> float:
         """Bound on the running best-effort work that an arrival waits for: the quantum, or one unit of it and the lead."""
-        units_s = [self._unit_s(batch) for batch in self._batches if batch.request_class is BE and not batch.is_issued]
+        units_s = [self._longest_unit_s(batch) for batch in self._batches if batch.request_class is BE]
         return max([self.limits.preemption_quantum_s, *(unit_s + self.limits.control_lead_s for unit_s in units_s)])
+
+    def _longest_unit_s(self, batch: Batch) -> float:
+        return self._planner.longest_unit_s(self.cost_model.unit_costs(batch.shape))
 
     # ---- the policy's view
 
@@ -325,11 +370,18 @@ class Scheduler:
 
     def open_batch(self, request_class: RequestClass) -> Batch | None:
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
-        return next((b for b in self._batches if b.request_class is request_class and not b.is_issued), None)
+        mine = (b for b in self._batches if b.request_class is request_class)
+        return next((b for b in mine if not b.is_issued and not b.is_preempted), None)
 
     def awaits_result(self, request_class: RequestClass) -> bool:
-        """Whether a batch of the class has been sent to its end, so that its next iteration waits for the result."""
-        return any(b.request_class is request_class and b.is_issued for b in self._batches)
+        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
+        mine = (b for b in self._batches if b.request_class is request_class)
+        return any(b.is_issued or b.is_preempted for b in mine)
+
+    @property
+    def has_latency_sensitive(self) -> bool:
+        """Whether any latency-sensitive work is under way or waits."""
+        return self.queues.num_waiting(LS) > 0 or any(b.request_class is LS for b in self._batches)
 
     def owes_best_effort(self) -> bool:
         """Whether best-effort work goes first: promoted for age, or behind its share.

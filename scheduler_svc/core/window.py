@@ -4,7 +4,7 @@ The worker runs them in order, so the time that has passed since the first one b
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.commands import Advance
@@ -13,9 +13,12 @@ from scheduler_svc.core.sequence import RequestClass
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """One Advance that the worker has not answered.
+    """One Advance that the worker has not answered; replaced when it is cut short.
 
     Attributes:
+        request_class: The class that it serves first.
+        estimate_s: Predicted seconds.
+        charged_s: Predicted seconds charged to best-effort work when it was sent.
         be_fraction: Share of its time that is charged to best-effort work, in [0, 1].
         after_quiet: Whether the worker had nothing to do before it, so that its idle time is nobody's fault.
     """
@@ -25,6 +28,7 @@ class InFlight:
     request_class: RequestClass
     estimate_s: float
     sent_s: float
+    charged_s: float
     be_fraction: float
     after_quiet: bool
 
@@ -41,16 +45,15 @@ class CommandWindow:
         return len(self._in_flight)
 
     @property
-    def has_latency_sensitive(self) -> bool:
-        """Whether some command in flight runs latency-sensitive work."""
-        return any(entry.request_class is RequestClass.LATENCY_SENSITIVE for entry in self._in_flight)
+    def may_be_preempted(self) -> bool:
+        """Whether some command in flight can be cut short and was not yet."""
+        return any(entry.command.preempt_at and not entry.batches[0].is_preempted for entry in self._in_flight)
 
     def outstanding_s(self, now_s: float) -> float:
         """Estimates how long the commands in flight still take; 0 when there are none or they are overdue."""
         if not self._in_flight:
             return 0.0
-        head_left_s = max(0.0, self._in_flight[0].estimate_s - (now_s - self._head_began_s))
-        return head_left_s + max(0.0, self._estimate_s - self._in_flight[0].estimate_s)
+        return self._head_left_s(now_s) + max(0.0, self._estimate_s - self._in_flight[0].estimate_s)
 
     def send(self, entry: InFlight) -> None:
         """Adds a command that is being sent."""
@@ -58,6 +61,19 @@ class CommandWindow:
             self._head_began_s = entry.sent_s
         self._in_flight.append(entry)
         self._estimate_s += entry.estimate_s
+
+    def preempt(self, now_s: float, unit_s: float) -> tuple[InFlight, ...]:
+        """Cuts short the commands that may be: the one that runs takes a unit more at most, those behind it nothing.
+
+        Returns what was cut short; the last one's id is what the worker must be told.
+        """
+        may_stop = tuple(entry for entry in self._in_flight if entry.command.preempt_at is not None)
+        head_s = now_s - self._head_began_s + min(unit_s, self._head_left_s(now_s))
+        for i, entry in enumerate(self._in_flight):
+            if entry.command.preempt_at is not None:
+                self._in_flight[i] = replace(entry, estimate_s=0.0 if i else head_s)
+        self._estimate_s = sum(entry.estimate_s for entry in self._in_flight)
+        return may_stop
 
     def answer(self, command_id: int, now_s: float) -> InFlight | None:
         """Takes the command that was answered; None if it is not the first in flight."""
@@ -68,6 +84,5 @@ class CommandWindow:
         self._head_began_s = now_s
         return entry
 
-    def holds(self, batch: Batch) -> bool:
-        """Whether some command in flight advances the batch."""
-        return any(batch in entry.batches for entry in self._in_flight)
+    def _head_left_s(self, now_s: float) -> float:
+        return max(0.0, self._in_flight[0].estimate_s - (now_s - self._head_began_s))

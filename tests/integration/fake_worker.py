@@ -15,6 +15,7 @@ from pathlib import Path
 import zmq.auth
 from qllm.v1 import control_pb2
 
+from gpu_worker.cursor import Cursor
 from gpu_worker.engine import Engine, FatalEngineError
 from gpu_worker.errors import CommandRefused
 from gpu_worker.link import CurveClient, SchedulerLink
@@ -41,7 +42,7 @@ class SleepingExecutor:
                 raise CommandRefused(f"sequence {command.drop_sequence.seq_id} is not known")
             self.seq_ids.discard(command.drop_sequence.seq_id)
 
-    def advance(self, advance: control_pb2.Advance, on_unit: Callable[[], None]) -> control_pb2.StepResult:
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
         result = control_pb2.StepResult(reached=advance.until)
         match advance.batch_ids[0]:
             case 101:
@@ -51,7 +52,7 @@ class SleepingExecutor:
             case 103:
                 for _ in range(50):
                     time.sleep(0.02)
-                    on_unit()
+                    goes_on(Cursor(0))
             case 104:
                 raise CommandRefused("batch 104 is not known")
             case 105:

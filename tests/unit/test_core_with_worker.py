@@ -1,7 +1,6 @@
 """The real core drives the real model, in virtual time: whatever history they go through, tokens are those of generate."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -23,10 +22,10 @@ from scheduler_svc.core.commands import (
     RestoreSequence,
     StartBatch,
 )
+from scheduler_svc.core.cursor import Cursor, PreemptAt
 from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.planner import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.results import SampledToken, StepResult, WorkerModel
+from scheduler_svc.core.results import SampledToken, WorkerModel
 from scheduler_svc.core.sequence import FinishReason, RequestClass
 from tests.families import generated
 from tests.simulation import BE, LS, Costs, Simulation, SimWorker
@@ -35,6 +34,7 @@ from tests.worker_driver import loaded, random_prompts
 PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6
 FAMILY = "mixtral"
+ITEM_FIELDS = ("seq_id", "num_tokens", "token_ids", "first_position", "new_block_ids", "samples")
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,8 @@ class ModelWorker(SimWorker):
         super().__init__(model, costs)
         self.runner = Runner(loaded(FAMILY), model.num_blocks, model.block_size, model.num_host_blocks)
 
-    def run(self, command: Command, now_s: float) -> tuple[float, StepResult] | None:
-        answer = super().run(command, now_s)
+    def apply(self, command: Command) -> None:
+        super().apply(command)
         runner = self.runner
         match command:
             case AddSequence(seq_id, _, stop, num_outputs):
@@ -64,30 +64,21 @@ class ModelWorker(SimWorker):
             case RestoreSequence(seq_id, block_ids):
                 runner.restore_sequence(seq_id, block_ids)
             case StartBatch(batch_id, _, items):
-                runner.start_batch(
-                    batch_id,
-                    [
-                        WorkerItem(i.seq_id, i.num_tokens, i.token_ids, i.first_position, i.new_block_ids, i.samples)
-                        for i in items
-                    ],
-                )
+                runner.start_batch(batch_id, [WorkerItem(*(getattr(i, name) for name in ITEM_FIELDS)) for i in items])
             case DropBatch(batch_id):
                 runner.drop_batch(batch_id)
-            case Advance(_, batch_ids, (layer, stage, expert)):
-                outcome = runner.advance(batch_ids, WorkerCursor(layer, WorkerStage(stage), expert))
-                assert not outcome.batch_errors
-                assert answer is not None
-                tokens = tuple(
-                    SampledToken(
-                        SeqId(t.seq_id),
-                        t.token_id,
-                        t.logprob,
-                        None if t.finish_reason is None else FinishReason(t.finish_reason.value),
-                    )
-                    for t in outcome.tokens
-                )
-                return answer[0], replace(answer[1], tokens=tokens)
-        return answer
+
+    def finish_advance(self, command: Advance, reached: Cursor) -> tuple[SampledToken, ...]:
+        super().finish_advance(command, reached)
+        layer, stage, expert = reached
+        outcome = self.runner.advance(command.batch_ids, WorkerCursor(layer, WorkerStage(stage), expert))
+        assert not outcome.batch_errors
+        return tuple(
+            SampledToken(
+                SeqId(t.seq_id), t.token_id, t.logprob, t.finish_reason and FinishReason(t.finish_reason.value)
+            )
+            for t in outcome.tokens
+        )
 
 
 def simulation(policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, stretch: float) -> Simulation:
@@ -112,7 +103,8 @@ def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float |
         which[sequence.seq_id] = prompt
         if abort_after_s is not None:
             sim.at(
-                sim.now_s + abort_after_s, lambda: aborted.add(sequence.seq_id) or sim.scheduler.abort(sequence.seq_id)
+                sim.now_s + abort_after_s,
+                lambda: aborted.add(sequence.seq_id) or sim.scheduler.abort(sequence.seq_id, sim.now_s),
             )
 
     for time_s, *rest in arrivals:

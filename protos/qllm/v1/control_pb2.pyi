@@ -48,6 +48,30 @@ STAGE_EXPERTS: Stage.ValueType  # 2
 """The experts, in order of their number."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _PreemptAt:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreemptAtEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreemptAt.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREEMPT_AT_UNSPECIFIED: _PreemptAt.ValueType  # 0
+    """Nowhere: it runs up to its cursor."""
+    PREEMPT_AT_LAYER: _PreemptAt.ValueType  # 1
+    """Before the attention stage of any layer."""
+    PREEMPT_AT_EXPERT: _PreemptAt.ValueType  # 2
+    """Before any stage or expert."""
+
+class PreemptAt(_PreemptAt, metaclass=_PreemptAtEnumTypeWrapper):
+    """Places where an Advance may be cut short."""
+
+PREEMPT_AT_UNSPECIFIED: PreemptAt.ValueType  # 0
+"""Nowhere: it runs up to its cursor."""
+PREEMPT_AT_LAYER: PreemptAt.ValueType  # 1
+"""Before the attention stage of any layer."""
+PREEMPT_AT_EXPERT: PreemptAt.ValueType  # 2
+"""Before any stage or expert."""
+Global___PreemptAt: _TypeAlias = PreemptAt  # noqa: Y015
+
 @_typing.final
 class ControlMessage(_message.Message):
     """One frame on the control channel. Never anything else."""
@@ -99,6 +123,7 @@ class StepCommand(_message.Message):
     DROP_BATCH_FIELD_NUMBER: _builtins.int
     ADVANCE_FIELD_NUMBER: _builtins.int
     SHUTDOWN_FIELD_NUMBER: _builtins.int
+    PREEMPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -135,6 +160,10 @@ class StepCommand(_message.Message):
     def shutdown(self) -> Global___Shutdown:
         """Ends the worker process in good order."""
 
+    @_builtins.property
+    def preempt(self) -> Global___Preempt:
+        """Cuts Advances short; the only command that does not wait its turn."""
+
     def __init__(
         self,
         *,
@@ -147,12 +176,13 @@ class StepCommand(_message.Message):
         drop_batch: Global___DropBatch | None = ...,
         advance: Global___Advance | None = ...,
         shutdown: Global___Shutdown | None = ...,
+        preempt: Global___Preempt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown", "preempt"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -652,8 +682,11 @@ class Advance(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     BATCH_IDS_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    PREEMPT_AT_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The scheduler's id, rising by one."""
+    preempt_at: Global___PreemptAt.ValueType
+    """Where Preempt may cut it short; unspecified: nowhere."""
     @_builtins.property
     def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The batches."""
@@ -668,14 +701,39 @@ class Advance(_message.Message):
         command_id: _builtins.int = ...,
         batch_ids: _abc.Iterable[_builtins.int] | None = ...,
         until: Global___Cursor | None = ...,
+        preempt_at: Global___PreemptAt.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids", "command_id", b"command_id", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids", "command_id", b"command_id", "preempt_at", b"preempt_at", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Advance: _TypeAlias = Advance  # noqa: Y015
+
+@_typing.final
+class Preempt(_message.Message):
+    """Cuts short every Advance up to this one that allows it, at the next place where it may stop. It acts when it arrives, ahead of
+    commands that wait; each Advance is answered all the same, with the cursor reached, those not begun without having run.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_COMMAND_ID_FIELD_NUMBER: _builtins.int
+    last_command_id: _builtins.int
+    """The last Advance that it concerns."""
+    def __init__(
+        self,
+        *,
+        last_command_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_command_id", b"last_command_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preempt: _TypeAlias = Preempt  # noqa: Y015
 
 @_typing.final
 class StepResult(_message.Message):

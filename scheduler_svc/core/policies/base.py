@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.queues import QueueName
 from scheduler_svc.core.sequence import RequestClass, Sequence
 
@@ -47,10 +47,14 @@ class View(Protocol):
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
 
     def awaits_result(self, request_class: RequestClass) -> bool:
-        """Whether a batch of the class has been sent to its end, so that its next iteration waits for the result."""
+        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
 
     def owes_best_effort(self) -> bool:
         """Whether the starvation guard says that best-effort work goes first now."""
+
+    @property
+    def has_latency_sensitive(self) -> bool:
+        """Whether any latency-sensitive work is under way or waits."""
 
     def stretch(self, batch: Batch, companion: Batch) -> float:
         """Predicts by what share the companion's joining makes the batch's iteration longer."""
@@ -65,7 +69,8 @@ class Limits:
         be_chunk_tokens: Token budget of a best-effort iteration.
         ls_chunk_tokens: Token budget of a latency-sensitive iteration.
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration.
-        preemption_quantum_s: Bound on best-effort work sent and not done.
+        preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
+        command_window_s: Bound on it while there is none: an arrival has it cut short at the next boundary.
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
@@ -74,6 +79,7 @@ class Limits:
     ls_chunk_tokens: int = 512
     ls_stretch: float = 0.15
     preemption_quantum_s: float = 0.005
+    command_window_s: float = 0.05
     control_lead_s: float = 0.001
 
 
@@ -106,5 +112,6 @@ class Policy:
 
     def window_s(self, view: View, batch: Batch) -> float:
         """Returns how many seconds of the batch's work may be sent and not done."""
-        is_ls = batch.request_class is RequestClass.LATENCY_SENSITIVE
-        return view.limits.preemption_quantum_s * (4 if is_ls else 1)
+        if batch.request_class is RequestClass.LATENCY_SENSITIVE:
+            return 4 * view.limits.preemption_quantum_s
+        return view.limits.preemption_quantum_s if view.has_latency_sensitive else view.limits.command_window_s

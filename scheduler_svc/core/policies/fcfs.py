@@ -6,7 +6,7 @@ Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Ag
 from collections.abc import Iterator
 
 from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies.base import BatchPlan, Policy, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
 from scheduler_svc.core.sequence import RequestClass, Sequence

@@ -1,6 +1,6 @@
 """Priority without preemption inside an iteration: what vLLM's and SGLang's priorities do. For comparison."""
 
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies.qllm import Qllm
 
 

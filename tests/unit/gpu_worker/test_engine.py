@@ -1,12 +1,13 @@
 """The engine's loop: order, time, and that one bad command never ends the others."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from qllm.v1 import control_pb2
 
+from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.engine import Engine, FatalEngineError
 from gpu_worker.errors import CommandRefused
 from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
@@ -22,16 +23,19 @@ class FakeExecutor:
     error: Exception | None = None
     failed_message: str = ""
     seen: Callable[[], None] = lambda: None
+    places: tuple[Cursor, ...] = (Cursor(0),)
 
     def apply(self, command: control_pb2.StepCommand) -> None:
         self.calls.append(command.WhichOneof("command") or "nothing")
         if self.error:
             raise self.error
 
-    def advance(self, advance: control_pb2.Advance, on_unit: Callable[[], None]) -> control_pb2.StepResult:
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
         self.calls.append(f"advance {advance.command_id}")
         self.seen()
-        on_unit()
+        for cursor in self.places:
+            if not goes_on(cursor):
+                return control_pb2.StepResult(reached=control_pb2.Cursor(layer=cursor.layer, expert=cursor.expert))
         if self.error:
             raise self.error
         result = control_pb2.StepResult(reached=advance.until)
@@ -174,3 +178,46 @@ def test_progress_names_the_running_command_and_is_idle_otherwise() -> None:
     bench.run(advance(7))
     assert seen == [(7, True)]
     assert (bench.progress.command_id, bench.progress.since_ns()) == (0, 0)
+
+
+INSIDE = (Cursor(0), Cursor(0, Stage.EXPERTS, 0), Cursor(0, Stage.EXPERTS, 5), Cursor(1), Cursor(2))
+
+
+@pytest.mark.parametrize(
+    ("preempt_at", "reached"),
+    [
+        (control_pb2.PREEMPT_AT_EXPERT, Cursor(0, Stage.EXPERTS, 5)),
+        (control_pb2.PREEMPT_AT_LAYER, Cursor(1)),
+        (control_pb2.PREEMPT_AT_UNSPECIFIED, None),
+    ],
+)
+def test_an_advance_that_is_preempted_stops_at_the_next_place_where_it_may(
+    preempt_at: control_pb2.PreemptAt.ValueType, reached: Cursor | None
+) -> None:
+    bench = Bench()
+
+    def places() -> Iterator[Cursor]:
+        for i, cursor in enumerate(INSIDE):
+            if i == 2:  # Preempt arrives while the second unit runs
+                bench.mailbox.preempted_command_id = 1
+            yield cursor
+
+    bench.executor.places = places()  # type: ignore[assignment]
+    order = advance(1)
+    order.command.advance.preempt_at = preempt_at
+    (report,) = bench.run(order)
+    if reached is None:
+        assert report.step_result.reached.layer == order.command.advance.until.layer
+    else:
+        assert (report.step_result.reached.layer, report.step_result.reached.expert) == (reached.layer, reached.expert)
+
+
+def test_a_preempt_concerns_no_later_advance() -> None:
+    bench = Bench()
+    bench.mailbox.preempted_command_id = 1
+    orders = [advance(1), advance(2)]
+    for order in orders:
+        order.command.advance.preempt_at = control_pb2.PREEMPT_AT_EXPERT
+    first, second = bench.run(*orders)
+    assert first.step_result.reached == control_pb2.Cursor()
+    assert second.step_result.reached == orders[1].command.advance.until

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from tests.simulation import BE, LS, Costs, Simulation

@@ -1,6 +1,6 @@
 """Failures and endings that come while other commands are on their way."""
 
-from scheduler_svc.core.commands import DropBatch, DropSequence
+from scheduler_svc.core.commands import DropBatch, DropSequence, Preempt
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.results import BatchError, FailureOutput, SampledToken, StepResult, TokenOutput
 from scheduler_svc.core.sequence import FinishReason
@@ -17,13 +17,13 @@ def begun(*classes: object) -> Simulation:
 
 
 def result_of(sim: Simulation, **changes: object) -> StepResult:
-    command = sim.worker.history[0][2]
+    command = sim.worker.sent[0]
     return StepResult(command.command_id, command.until, 1000, **changes)  # type: ignore[arg-type]
 
 
 def test_a_failed_batch_ends_its_sequences_and_gives_their_blocks_back() -> None:
     sim = begun(BE, BE)
-    batch_id = sim.worker.history[0][2].batch_ids[0]
+    batch_id = sim.worker.sent[0].batch_ids[0]
     error = BatchError(batch_id, (SeqId(1), SeqId(2)), "unlucky")
     outputs = sim.scheduler.update(result_of(sim, batch_errors=(error,)), 0.1)
     assert outputs == [FailureOutput(SeqId(1), "unlucky"), FailureOutput(SeqId(2), "unlucky")]
@@ -36,14 +36,14 @@ def test_a_failed_batch_ends_its_sequences_and_gives_their_blocks_back() -> None
 def test_a_refused_step_ends_the_sequences_of_its_batches_and_others_go_on() -> None:
     sim = begun(BE)
     other = sim.submit(LS, 20, 3)
-    outputs = sim.scheduler.refuse(sim.worker.history[0][2].command_id, "what batch?", 0.1)
+    outputs = sim.scheduler.refuse(sim.worker.sent[0].command_id, "what batch?", 0.1)
     assert outputs == [FailureOutput(SeqId(1), "what batch?")]
     assert sim.scheduler.sequences == (other,)
 
 
 def test_answers_to_unknown_commands_change_nothing() -> None:
     sim = begun(BE)
-    stranger = StepResult(CommandId(999), sim.worker.history[0][2].until, 1000)
+    stranger = StepResult(CommandId(999), sim.worker.sent[0].until, 1000)
     assert sim.scheduler.update(stranger, 0.1) == []
     assert sim.scheduler.refuse(CommandId(999), "", 0.1) == []
     assert len(sim.scheduler.window) > 0
@@ -56,21 +56,34 @@ def test_an_error_of_an_unknown_batch_changes_nothing() -> None:
 
 
 def test_aborting_the_only_member_drops_the_batch_and_frees_its_blocks_at_once() -> None:
-    sim = begun(BE)
-    aborted = sim.scheduler.abort(SeqId(1))
+    sim = Simulation()
+    sim.submit(BE, 256, 1)
+    sim._pump()
+    aborted = sim.scheduler.abort(SeqId(1), 0.0)
     assert aborted is not None
-    assert sim.scheduler.abort(SeqId(1)) is None
+    assert sim.scheduler.abort(SeqId(1), 0.0) is None
     assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
     commands = sim.scheduler.schedule(0.0)
-    assert [type(c) for c in commands] == [DropSequence, DropBatch]
+    assert [type(c) for c in commands] == [Preempt, DropSequence, DropBatch]
     assert sim.scheduler.batches == ()
+
+
+def test_aborting_stops_even_an_iteration_that_was_sent_to_its_end() -> None:
+    sim = begun(BE)
+    assert sim.scheduler.batches[0].is_issued
+    sim.scheduler.abort(SeqId(1), 0.0)
+    sim.run()
+    assert sim.now_s < 0.01
+    assert sim.scheduler.batches == ()
+    assert not sim.worker.batches
+    assert not sim.worker.tables
 
 
 def test_a_late_token_of_an_aborted_sequence_is_dropped() -> None:
     sim = Simulation("fcfs")  # whole iterations: the end of the batch is on its way
     sim.submit(LS, 20, 3)
     sim._pump()
-    sim.scheduler.abort(SeqId(1))
+    sim.scheduler.abort(SeqId(1), 0.0)
     assert sim.scheduler.update(result_of(sim, tokens=(SampledToken(SeqId(1), 5, 0.0),)), 0.1) == []
     assert sim.scheduler.batches == ()
 

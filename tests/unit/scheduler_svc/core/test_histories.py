@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.sequence import SequenceState
 from tests.simulation import BE, LS, Simulation, small_model
@@ -26,7 +26,7 @@ def play(sim: Simulation, arrivals: list[tuple[float, object, int, int, float | 
             sim.at(sim.now_s + abort_after_s, lambda: abort(sequence.seq_id))
 
     def abort(seq_id: int) -> None:
-        if sim.scheduler.abort(seq_id):  # type: ignore[arg-type]
+        if sim.scheduler.abort(seq_id, sim.now_s):  # type: ignore[arg-type]
             aborted.add(seq_id)
 
     for time_s, *rest in arrivals:

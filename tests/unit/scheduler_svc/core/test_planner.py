@@ -1,8 +1,8 @@
 import pytest
 
 from scheduler_svc.core.cost_model import UnitCosts
-from scheduler_svc.core.cursor import START, Cursor, Stage
-from scheduler_svc.core.planner import PreemptAt, StepPlanner
+from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
+from scheduler_svc.core.planner import StepPlanner
 
 COSTS = UnitCosts(attention_s=3.0, expert_s=1.0, head_s=0.5)
 LAYERS = (4, 0, 4)  # the middle one has no mixture

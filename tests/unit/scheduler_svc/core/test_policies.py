@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler_svc.core.planner import PreemptAt
+from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.sequence import Phase, RequestClass
 from scheduler_svc.core.starvation import StarvationLimits
