@@ -110,13 +110,16 @@ class Runner:
             stream = self._streams[item.seq_id]
             self.cache.extend(stream.table, item.new_block_ids)
             stream.table.num_reserved = item.first_position + item.num_tokens
-            stream.batch_id = batch_id
+            stream.batch_id = batch_id if stream.finish_reason is None else None
             span = Span(stream.table, start, item.num_tokens, item.first_position)
             members.append(Member(stream, span, item.samples))
             tokens += item.token_ids or (stream.last_token,)
             start += item.num_tokens
         self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
-        self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
+        batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
+        for member in members:
+            if member.stream.finish_reason is not None:  # it ended before the scheduler could know
+                batch.forward_pass.drop(member.span)
 
     def drop_batch(self, batch_id: int) -> None:
         """Forgets a suspended batch. Its sequences stay with their blocks and what was cached before the batch."""
@@ -175,8 +178,6 @@ class Runner:
         name, table = f"sequence {item.seq_id}", stream.table
         if stream.batch_id is not None:
             raise CommandRefused(f"{name} is in batch {stream.batch_id} already")
-        if stream.finish_reason is not None:
-            raise CommandRefused(f"{name} has ended: {stream.finish_reason.name}")
         if table.host is not None:
             raise CommandRefused(f"{name} is offloaded")
         if item.first_position != table.num_cached:

@@ -199,7 +199,7 @@ class SimWorker:
     def _begin(self, item: BatchItem) -> None:
         assert item.seq_id not in self.host
         assert self.cached[item.seq_id] == item.first_position
-        assert len(item.token_ids) == item.num_tokens > 0
+        assert len(item.token_ids) == item.num_tokens or (item.num_tokens == 1 and not item.token_ids)
         self._take(item.seq_id, item.new_block_ids)
         needed = -(-(item.first_position + item.num_tokens) // self.model.block_size)
         assert len(self.tables[item.seq_id]) == needed
@@ -297,6 +297,7 @@ class Simulation:
         self.worker = SimWorker(self.model, costs or Costs())
         self.sequences: dict[int, Sequence] = {}
         self.outputs: dict[int, list[Output]] = {}
+        self.commands: list[Command] = []
         self.now_s = 0.0
         self._ids = count(1)
         self._events: list[tuple[float, int, Callable[[], object]]] = []
@@ -310,12 +311,18 @@ class Simulation:
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._events, (time_s, next(self._ties), action))
 
-    def submit(self, request_class: RequestClass, prompt: int | tuple[int, ...], max_tokens: int) -> Sequence:
+    def submit(
+        self,
+        request_class: RequestClass,
+        prompt: int | tuple[int, ...],
+        max_tokens: int,
+        stop_token_ids: tuple[int, ...] = (),
+    ) -> Sequence:
         """Queues a sequence now, with a prompt or the length of one."""
         seq_id = SeqId(next(self._ids))
         if isinstance(prompt, int):
             prompt = tuple((seq_id * 31 + i) % 89 for i in range(prompt))
-        stop = StopConditions(max_tokens)
+        stop = StopConditions(max_tokens, 0, stop_token_ids)
         sequence = Sequence(seq_id, request_class, prompt, SamplingParams(0.0), stop, self.now_s)
         self.sequences[seq_id] = sequence
         self.outputs[seq_id] = []
@@ -334,7 +341,9 @@ class Simulation:
             self._pump()
 
     def _pump(self) -> None:
-        self.worker.receive(self.scheduler.schedule(self.now_s), self.now_s)
+        commands = self.scheduler.schedule(self.now_s)
+        self.commands += commands
+        self.worker.receive(commands, self.now_s)
         if self.worker.running and self.worker.running.ends_s != self._armed_s:
             self._armed_s = self.worker.running.ends_s
             self.at(self._armed_s, self._worker_event)

@@ -65,6 +65,7 @@ class Batch:
         members: Its live sequences; one that is aborted leaves, and its rows are computed no further.
         issued: Where it stands once all commands sent so far are done.
         end: The cursor after the last layer.
+        sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on.
         num_in_flight: Steps of it that are sent and not answered.
         is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
     """
@@ -74,6 +75,7 @@ class Batch:
     members: list[Member]
     end: Cursor
     issued: Cursor = START
+    sequel: "Batch | None" = None
     num_in_flight: int = 0
     is_preempted: bool = False
     shape: Shape = field(init=False)
@@ -100,6 +102,10 @@ class Batch:
     def decodes_only(self) -> bool:
         """Whether each member computes one token."""
         return all(member.num_tokens == 1 for member in self.members)
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether the sequence is a live member."""
+        return any(member.sequence is sequence for member in self.members)
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a sequence out that ended early."""

@@ -43,6 +43,22 @@ class Composer:
             self._take_along(members, plan)
         return members
 
+    def compose_sequel(self, members: Iterable[Member]) -> list[Member]:
+        """Makes members of the next iteration of sequences whose tokens are still being sampled.
+
+        Returns an empty list unless every member samples and the blocks are free; those that end by length stay out.
+        """
+        going_on = [m for m in members if len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens]
+        missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + 1) for m in going_on)
+        if not all(m.samples for m in members) or missing > self._memory.pool.num_free:
+            return []
+        return [
+            Member(
+                m.sequence, 1, m.first_position + m.num_tokens, True, self._memory.grow(m.sequence, m.num_tokens + 1)
+            )
+            for m in going_on
+        ]
+
     def make_resident(self, sequences: Iterable[Sequence]) -> bool:
         """Restores offloaded sequences of one suspended batch, all or none."""
         offloaded = [sequence for sequence in sequences if sequence.is_offloaded]

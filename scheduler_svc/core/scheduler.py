@@ -17,7 +17,7 @@ from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.planner import StepPlanner
-from scheduler_svc.core.policies import Limits, Policy
+from scheduler_svc.core.policies import Limits, Policy, Sequel
 from scheduler_svc.core.queues import QueueName, Queues
 from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
 from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence, SequenceState
@@ -99,7 +99,7 @@ class Scheduler:
         """Returns the commands to send now, in order; empty when the worker has enough to do or nothing waits."""
         self._wakeup_s = None
         while len(self.window) < MAX_COMMANDS_IN_FLIGHT:
-            batch = self._choose()
+            batch = self._choose(now_s)
             if batch is None:
                 self._is_quiet = self._is_quiet or not self.window
                 break
@@ -116,15 +116,33 @@ class Scheduler:
         """When to call `schedule` again if nothing else happens before: work is held back until the window has room."""
         return self._wakeup_s
 
-    def _choose(self) -> Batch | None:
+    def _choose(self, now_s: float) -> Batch | None:
         """Returns the batch that the policy prefers among those that can run, forming it if it is new."""
         for choice in self._policy.preferences(self):
             if isinstance(choice, Batch):
                 if self._composer.make_resident(member.sequence for member in choice.members):
                     return choice
+            elif isinstance(choice, Sequel):
+                if batch := self._form_sequel(choice.request_class, now_s):
+                    return batch
             elif members := self._composer.compose(choice):
                 return self._form(members)
         return None
+
+    def _form_sequel(self, request_class: RequestClass, now_s: float) -> Batch | None:
+        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
+        mine = [batch for batch in self._batches if batch.request_class is request_class]
+        if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
+            return None
+        early_s = self.window.outstanding_s(now_s) - 2 * self.limits.control_lead_s
+        if early_s > _ROUNDING_S:  # whoever arrives until then takes part
+            self._wakeup_s = now_s + early_s
+            return None
+        members = self._composer.compose_sequel(mine[0].members)
+        if not members:
+            return None
+        mine[0].sequel = self._form(members)
+        return mine[0].sequel
 
     def _form(self, members: list[Member]) -> Batch:
         is_ls = any(member.sequence.effective_class is LS for member in members)
@@ -148,7 +166,7 @@ class Scheduler:
         return BatchItem(
             seq_id=member.sequence.seq_id,
             num_tokens=member.num_tokens,
-            token_ids=member.sequence.token_ids(start, stop),
+            token_ids=member.sequence.token_ids(start, stop),  # in a sequel empty: it is being sampled
             first_position=start,
             new_block_ids=member.new_block_ids,
             samples=member.samples,
@@ -310,7 +328,9 @@ class Scheduler:
             token = tokens.get(sequence.seq_id) if member.samples else None
             if token is not None:
                 outputs.append(self._append(sequence, token, now_s))
-            if sequence.state is not SequenceState.FINISHED:
+            if sequence.state is SequenceState.FINISHED:
+                self._leave_batch(sequence)
+            elif not batch.sequel or not batch.sequel.holds(sequence):
                 sequence.state = SequenceState.QUEUED
                 self.queues.of(sequence).push(sequence)
         return outputs
@@ -334,6 +354,7 @@ class Scheduler:
         self._outbox.append(DropBatch(batch_id))
         for member in failed.members:
             self._finish(member.sequence)
+            self._leave_batch(member.sequence)
         return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
 
     def _finish(self, sequence: Sequence) -> None:
@@ -344,7 +365,7 @@ class Scheduler:
 
     def _leave_batch(self, sequence: Sequence) -> None:
         """Takes an ended sequence out of its batch; a batch left empty is dropped unless its end has been sent already."""
-        for batch in [b for b in self._batches if any(m.sequence is sequence for m in b.members)]:
+        for batch in [b for b in self._batches if b.holds(sequence)]:
             batch.remove(sequence)
             self._drop_if_empty(batch)
 

@@ -15,9 +15,12 @@ HEAVY = ("torch", "transformers", "bitsandbytes")
 
 
 def clean_environment() -> dict[str, str]:
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "QLLM_", "VIRTUAL_ENV"))
-    }
+    ours = ("PYTHON", "QLLM_", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def output_of(command: list[str | Path]) -> bytes:
+    return subprocess.run(command, capture_output=True, env=clean_environment()).stdout
 
 
 @pytest.mark.slow
@@ -25,16 +28,8 @@ def clean_environment() -> dict[str, str]:
 def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     bin_dir = tmp_path / "venv" / "bin"
-    install = [
-        bin_dir / "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-c",
-        ROOT / "constraints.txt",
-        ROOT,
-    ]
-    subprocess.run(install, check=True, env=clean_environment())
+    pip_install = [bin_dir / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip_install, "-c", ROOT / "constraints.txt", ROOT], check=True, env=clean_environment())
     for name in HEAVY:
         found = subprocess.run([bin_dir / "python", "-c", f"import {name}"], capture_output=True, cwd=tmp_path)
         assert b"ModuleNotFoundError" in found.stderr
@@ -43,9 +38,7 @@ def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) 
     with subprocess.Popen(command, cwd=tmp_path, env=clean_environment()) as scheduler:
         health = [bin_dir / "qllm-client", "health", "--address", f"127.0.0.1:{port}"]
         deadline = time.monotonic() + 60
-        while b"NOT_SERVING" not in (
-            seen := subprocess.run(health, capture_output=True, env=clean_environment()).stdout
-        ):
+        while b"NOT_SERVING" not in (seen := output_of(health)):
             assert scheduler.poll() is None
             assert time.monotonic() < deadline, seen
         scheduler.terminate()

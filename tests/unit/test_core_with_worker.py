@@ -34,6 +34,7 @@ from tests.worker_driver import loaded, random_prompts
 PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6
 FAMILY = "mixtral"
+Arrival = tuple[float, RequestClass, int, int | None, float | None]  # when, class, prompt, stops after, aborted after
 ITEM_FIELDS = ("seq_id", "num_tokens", "token_ids", "first_position", "new_block_ids", "samples")
 
 
@@ -81,7 +82,9 @@ class ModelWorker(SimWorker):
         )
 
 
-def simulation(policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, stretch: float) -> Simulation:
+def simulation(
+    policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, stretch: float, lead_s: float
+) -> Simulation:
     facts = loaded(FAMILY).facts
     model = WorkerModel(facts.experts_by_layer, facts.num_experts_per_token, 4, num_blocks, num_host_blocks, 512)
     limits = Limits(
@@ -92,14 +95,15 @@ def simulation(policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blo
     return sim
 
 
-def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float | None]]) -> None:
+def play(sim: Simulation, arrivals: list[Arrival]) -> None:
     """Plays one history and checks tokens and blocks; an aborted sequence has a beginning of its tokens."""
     expected = generated(FAMILY, PROMPTS, NUM_TOKENS)
     which: dict[int, int] = {}
     aborted: set[int] = set()
 
-    def arrive(request_class: RequestClass, prompt: int, abort_after_s: float | None) -> None:
-        sequence = sim.submit(request_class, PROMPTS[prompt], NUM_TOKENS)
+    def arrive(request_class: RequestClass, prompt: int, stop_after: int | None, abort_after_s: float | None) -> None:
+        stop_token_ids = () if stop_after is None else (expected[prompt][stop_after],)
+        sequence = sim.submit(request_class, PROMPTS[prompt], NUM_TOKENS, stop_token_ids)
         which[sequence.seq_id] = prompt
         if abort_after_s is not None:
             sim.at(
@@ -111,8 +115,11 @@ def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float |
         sim.at(time_s, lambda rest=rest: arrive(*rest))
     sim.run()
     for seq_id, prompt in which.items():
-        tokens = tuple(sim.tokens(seq_id))
-        assert tokens == (expected[prompt][: len(tokens)] if seq_id in aborted else expected[prompt])
+        tokens, stops = tuple(sim.tokens(seq_id)), sim.sequences[seq_id].stop.stop_token_ids
+        whole = expected[prompt]
+        if stops:
+            whole = whole[: whole.index(stops[0]) + 1]
+        assert tokens == (whole[: len(tokens)] if seq_id in aborted else whole)
     sim.check_integrity()
     assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
     assert isinstance(sim.worker, ModelWorker)
@@ -121,7 +128,11 @@ def play(sim: Simulation, arrivals: list[tuple[float, RequestClass, int, float |
 
 
 ARRIVAL = st.tuples(
-    st.floats(0, 0.15), st.sampled_from((LS, BE)), st.integers(0, len(PROMPTS) - 1), st.none() | st.floats(0, 0.3)
+    st.floats(0, 0.15),
+    st.sampled_from((LS, BE)),
+    st.integers(0, len(PROMPTS) - 1),
+    st.none() | st.integers(0, NUM_TOKENS - 1),
+    st.none() | st.floats(0, 0.3),
 )
 
 
@@ -133,23 +144,25 @@ ARRIVAL = st.tuples(
     num_blocks=st.sampled_from((16, 24, 200)),
     num_host_blocks=st.sampled_from((0, 8, 200)),
     stretch=st.sampled_from((0.0, 0.15, 10.0)),
+    lead_s=st.sampled_from((0.0, 0.001)),
 )
 def test_every_history_of_core_and_model_gives_the_tokens_of_generate(
-    arrivals: list[tuple[float, RequestClass, int, float | None]],
+    arrivals: list[Arrival],
     policy: str,
     preempt_at: PreemptAt,
     num_blocks: int,
     num_host_blocks: int,
     stretch: float,
+    lead_s: float,
 ) -> None:
-    play(simulation(policy, preempt_at, num_blocks, num_host_blocks, stretch), arrivals)
+    play(simulation(policy, preempt_at, num_blocks, num_host_blocks, stretch, lead_s), arrivals)
 
 
 @pytest.mark.parametrize("stretch", [0.0, 10.0], ids=["alone", "joining"])
 def test_saturated_best_effort_work_preempted_inside_layers_gives_the_tokens_of_generate(stretch: float) -> None:
-    sim = simulation("qllm", PreemptAt.EXPERT, 200, 200, stretch)
-    arrivals: list[tuple[float, RequestClass, int, float | None]] = [(0.0, BE, i % 6, None) for i in range(12)]
-    arrivals += [(0.004 + 0.0271 * i, LS, i % 6, None) for i in range(20)]
+    sim = simulation("qllm", PreemptAt.EXPERT, 200, 200, stretch, 0.001)
+    arrivals: list[Arrival] = [(0.0, BE, i % 6, None, None) for i in range(12)]
+    arrivals += [(0.004 + 0.0271 * i, LS, i % 6, None, None) for i in range(20)]
     play(sim, arrivals)
     counters = sim.scheduler.counters
     assert counters.num_preemptions_at_expert >= (1 if stretch else 5)

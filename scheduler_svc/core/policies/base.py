@@ -33,6 +33,19 @@ class BatchPlan:
     stretch: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Sequel:
+    """The iteration after one whose result is awaited, begun before the result is known.
+
+    Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token.
+    """
+
+    request_class: RequestClass
+
+
+Choice = Batch | BatchPlan | Sequel
+
+
 class View(Protocol):
     """What a policy may look at."""
 
@@ -102,8 +115,11 @@ class Policy:
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
 
-    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
-        """Yields what to run next, best first: a batch to go on with, or a plan for a new one. The first possible one runs."""
+    def preferences(self, view: View) -> Iterator[Choice]:
+        """Yields what to run next, best first: a batch to go on with, a plan for a new one, or a sequel.
+
+        The first possible one runs.
+        """
         raise NotImplementedError
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:

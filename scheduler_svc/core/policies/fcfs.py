@@ -5,9 +5,8 @@ Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Ag
 
 from collections.abc import Iterator
 
-from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
 from scheduler_svc.core.sequence import RequestClass, Sequence
 
@@ -22,7 +21,7 @@ class Fcfs(Policy):
         """Everybody stands in the same line."""
         return RequestClass.BEST_EFFORT
 
-    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+    def preferences(self, view: View) -> Iterator[Choice]:
         """The batch under way, or a new one of all decodes and as much prefill as fits."""
         for request_class in RequestClass:
             if batch := view.open_batch(request_class):

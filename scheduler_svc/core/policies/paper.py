@@ -6,8 +6,7 @@ best-effort decode has drained, and a latency-sensitive prefill is padded with b
 
 from collections.abc import Iterator
 
-from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
 from scheduler_svc.core.sequence import RequestClass
 
@@ -19,7 +18,7 @@ class Paper(Policy):
 
     name = "paper"
 
-    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+    def preferences(self, view: View) -> Iterator[Choice]:
         """A latency-sensitive batch under way, a new one, a preempted best-effort batch, a new one."""
         if batch := view.open_batch(LS):
             yield batch

@@ -7,7 +7,7 @@ Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind 
 from collections.abc import Iterator
 
 from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.policies.base import BatchPlan, Policy, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
 from scheduler_svc.core.sequence import RequestClass
 
@@ -19,10 +19,10 @@ class Qllm(Policy):
 
     name = "qllm"
 
-    def preferences(self, view: View) -> Iterator[Batch | BatchPlan]:
+    def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
         limits = view.limits
-        best_effort: list[Batch | BatchPlan] = []
+        best_effort: list[Choice] = []
         if batch := view.open_batch(BE):
             best_effort = [batch]
         elif not view.awaits_result(BE):
@@ -32,7 +32,9 @@ class Qllm(Policy):
         if batch := view.open_batch(LS):
             yield batch
         elif view.awaits_result(LS):
-            return  # its next step comes with the result; best-effort work sent now would stand before it
+            if not view.num_waiting(LS_PREFILL):
+                yield Sequel(LS)
+            return  # best-effort work sent now would stand before the next step
         else:
             decodes_only = not view.num_waiting(LS_PREFILL)
             filler = BE_DECODE if decodes_only else None

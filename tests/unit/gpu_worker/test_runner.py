@@ -11,7 +11,7 @@ from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.loader import adopt_model
 from gpu_worker.sampler import Sampling
-from gpu_worker.sequences import FinishReason
+from gpu_worker.sequences import BatchItem, FinishReason
 from tests.families import generated, random_model
 from tests.worker_driver import Driver, loaded, random_prompts
 
@@ -61,8 +61,36 @@ def test_every_unit_is_reported_as_progress() -> None:
     driver = Driver(loaded())
     batch_id = driver.start(driver.add(PROMPTS[0], 5))
     beats: list[int] = []
-    outcome = driver.runner.advance([batch_id], driver.end, lambda: beats.append(1))
+    outcome = driver.runner.advance([batch_id], driver.end, lambda cursor: not beats.append(1))
     assert len(beats) == outcome.timing.num_attention_stages + outcome.timing.num_expert_runs
+
+
+def test_an_advance_that_must_not_go_on_leaves_its_batch_standing_and_loses_nothing() -> None:
+    driver = Driver(loaded())
+    story = driver.add(PROMPTS[0], 5)
+    batch_id = driver.start(story)
+    places: list[Cursor] = []
+    while batch_id in driver.runner._batches:
+        num_units = iter((True, False))
+        places.append(driver.runner.advance([batch_id], driver.end, lambda cursor: next(num_units)).reached)  # noqa: B023
+    assert places == sorted(set(places))
+    assert {cursor.stage for cursor in places} == set(Stage)
+    assert places[-1] == driver.end
+
+
+def test_a_sequence_that_has_ended_is_passed_over_by_a_batch_begun_before_that_was_known() -> None:
+    driver = Driver(loaded())
+    first, second = _expected()[:2]
+    ending, going_on = driver.add(PROMPTS[0], 5), driver.add(PROMPTS[1], 5)
+    driver.runner._streams[ending.seq_id].stop_ids = frozenset(first[:1])
+    driver.advance(driver.start(ending, going_on))
+    assert ending.outputs[-1].finish_reason is FinishReason.STOP
+    length = len(PROMPTS[0])
+    items = [BatchItem(ending.seq_id, 1, (), length, (60,)), BatchItem(going_on.seq_id, 1, (), len(PROMPTS[1]), (61,))]
+    driver.runner.start_batch(77, items)
+    driver.runner.drop_sequence(ending.seq_id)
+    outcome = driver.runner.advance([77], driver.end)
+    assert [(token.seq_id, token.token_id) for token in outcome.tokens] == [(going_on.seq_id, second[1])]
 
 
 def test_a_suspended_batch_holds_bytes_and_a_finished_one_none() -> None:

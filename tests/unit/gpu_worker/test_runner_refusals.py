@@ -76,15 +76,6 @@ def test_a_sequence_longer_than_the_model_allows_is_refused() -> None:
         runner.start_batch(1, [BatchItem(1, 513, [5] * 513, 0, range(200))])
 
 
-def test_a_sequence_that_has_ended_goes_no_further() -> None:
-    runner = Runner(loaded(), num_blocks=4, block_size=4, num_host_blocks=0)
-    runner.add_sequence(1, Sampling(), (), max_tokens=1)
-    runner.start_batch(1, [BatchItem(1, 1, (5,), 0, (0,))])
-    runner.advance([1], END)
-    with pytest.raises(CommandRefused, match="ended: LENGTH"):
-        runner.start_batch(2, [BatchItem(1, 1, (), 1)])
-
-
 @pytest.mark.parametrize(
     ("batch_ids", "until", "reason"),
     [

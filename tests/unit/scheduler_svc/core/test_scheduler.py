@@ -1,4 +1,6 @@
+from scheduler_svc.core.commands import StartBatch
 from scheduler_svc.core.cursor import Stage
+from scheduler_svc.core.policies import Limits
 from tests.simulation import BE, LS, Simulation
 
 
@@ -41,3 +43,23 @@ def test_a_preempted_batch_goes_on_from_its_cursor() -> None:
     alone.submit(BE, 256, 1)
     alone.run()
     assert abs(busy_ns - alone.scheduler.counters.classes[BE].busy_ns) <= 1000  # rounding only: nothing is redone
+
+
+def test_the_next_iteration_is_begun_before_the_last_is_answered_so_that_the_worker_never_waits() -> None:
+    sim = Simulation(limits=Limits(control_lead_s=0.001))
+    sequence = sim.submit(LS, 40, 12)
+    sim.run()
+    assert sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence)
+    sequels = [c for c in sim.commands if isinstance(c, StartBatch) and any(not item.token_ids for item in c.items)]
+    assert len(sequels) == 11
+    assert sim.scheduler.counters.control_idle_ns == 0
+
+
+def test_a_newcomer_takes_part_in_the_iteration_after_the_one_that_runs() -> None:
+    sim = Simulation(limits=Limits(control_lead_s=0.001))
+    sim.submit(LS, 40, 12)
+    sim.submit_at(0.05, LS, 10, 3)
+    sim.run()
+    together = [set(batches[0].items) for _, _, _, batches in sim.worker.history if len(batches[0].items) == 2]
+    assert together
+    assert sim.tokens(2) == sim.expected_tokens(sim.sequences[2])
