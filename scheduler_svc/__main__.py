@@ -64,8 +64,13 @@ def serve(
         PreemptAt, typer.Option(envvar="QLLM_PREEMPT_AT", help="Where running work may stop.")
     ] = PreemptAt.EXPERT,
     preemption_quantum_ms: Annotated[
-        float, typer.Option(envvar="QLLM_PREEMPTION_QUANTUM_MS", help="Bound on best-effort work sent and not done.")
+        float,
+        typer.Option(envvar="QLLM_PREEMPTION_QUANTUM_MS", help="Bound on best-effort work sent beside other work."),
     ] = 5.0,
+    command_window_ms: Annotated[
+        float,
+        typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on best-effort work sent while nobody waits."),
+    ] = 50.0,
     be_min_share: Annotated[
         float, typer.Option(envvar="QLLM_BE_MIN_SHARE", help="Least share of worker time for waiting best-effort work.")
     ] = 0.05,
@@ -114,6 +119,7 @@ def serve(
             policy=policy.value,
             preempt_at=preempt_at,
             preemption_quantum_ms=preemption_quantum_ms,
+            command_window_ms=command_window_ms,
             be_min_share=be_min_share,
             be_window_s=be_window_s,
             starvation_threshold=starvation_threshold,

@@ -61,6 +61,7 @@ def engine_settings(
     policy: str,
     preempt_at: PreemptAt,
     preemption_quantum_ms: float,
+    command_window_ms: float,
     be_min_share: float,
     be_window_s: float,
     starvation_threshold: int,
@@ -75,6 +76,7 @@ def engine_settings(
     if policy not in POLICIES:
         raise ConfigRefused(f"--policy: got {policy!r}, allowed are {', '.join(POLICIES)}")
     _check("--preemption-quantum-ms", preemption_quantum_ms, 0.1, 10_000)
+    _check("--command-window-ms", command_window_ms, preemption_quantum_ms, 10_000)
     _check("--be-min-share", be_min_share, 0, 0.9)
     _check("--be-window-s", be_window_s, 0.1, 3600)
     _check("--starvation-threshold", starvation_threshold, 0, 1 << 30)
@@ -90,6 +92,7 @@ def engine_settings(
         ls_chunk_tokens=ls_chunk_tokens,
         ls_stretch=ls_stretch,
         preemption_quantum_s=preemption_quantum_ms / 1e3,
+        command_window_s=command_window_ms / 1e3,
     )
     starvation = StarvationLimits(be_min_share, be_window_s, starvation_threshold)
     return EngineSettings(policy, preempt_at, limits, starvation, max_ls_requests, max_be_requests)

@@ -64,6 +64,7 @@ class WorkerLink:
         self._worker: KnownWorker | None = None
         self._epoch = 0
         self._ended_epochs: deque[int] = deque(maxlen=_MAX_ENDED_EPOCHS)
+        self._is_ending = False
         self._unreported_loss: str | None = None
         self._dropped = DroppedFrames()
         self._watch_task: asyncio.Task[None] | None = None
@@ -142,6 +143,7 @@ class WorkerLink:
 
     def send_shutdown(self) -> bool:
         """Tells the worker to end in good order, after the commands sent so far."""
+        self._is_ending = True
         return self._send([codec.encode_shutdown(self._epoch)])
 
     def _send(self, frames: Sequence[bytes]) -> bool:
@@ -308,7 +310,8 @@ class WorkerLink:
         self._worker = None
         self._ended_epochs.append(self._epoch)
         self._unreported_loss = reason
-        _log.error("worker_lost epoch=%016x reason=%r", self._epoch, reason)
+        level = logging.INFO if self._is_ending else logging.ERROR
+        _log.log(level, "worker_lost epoch=%016x reason=%r", self._epoch, reason)
 
     def _report_loss(self) -> None:
         if self._unreported_loss is not None:

@@ -48,7 +48,16 @@ def test_greedy_output_through_the_service_is_that_of_generate(family: str, tmp_
     lengths = (5, 70, 23, 9, 41, 13)  # some are longer than a chunk
     prompts = tuple(tuple(rng.randrange(3, BASE["vocab_size"]) for _ in range(n)) for n in lengths)
     expected = generated(family, prompts, 12)
-    options = ("--be-chunk-tokens", "32", "--ls-chunk-tokens", "32", "--preemption-quantum-ms", "0.5")
+    options = (
+        "--be-chunk-tokens",
+        "32",
+        "--ls-chunk-tokens",
+        "32",
+        "--preemption-quantum-ms",
+        "0.5",
+        "--command-window-ms",
+        "1",
+    )
     with start_service(tmp_path / "model", log, *options) as service, service.channel() as channel:
         alone = generate(service, channel, request(prompts[1], pb.LATENCY_SENSITIVE, 12))
         assert alone == expected[1]
