@@ -26,6 +26,7 @@ from scheduler_svc.core.window import CommandWindow, InFlight
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 MAX_COMMANDS_IN_FLIGHT = 64
+SEQUEL_MARGIN = 0.2  # of an iteration: how far ahead of its predicted end the next is begun, predictions being off so much
 _ROUNDING_S = 1e-6
 
 
@@ -134,7 +135,8 @@ class Scheduler:
         mine = [batch for batch in self._batches if batch.request_class is request_class]
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
             return None
-        early_s = self.window.outstanding_s(now_s) - 2 * self.limits.control_lead_s
+        margin_s = SEQUEL_MARGIN * self.cost_model.iteration_s(mine[0].shape, self.model.experts_by_layer)
+        early_s = self.window.outstanding_s(now_s) - self.limits.control_lead_s - margin_s
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
             self._wakeup_s = now_s + early_s
             return None
