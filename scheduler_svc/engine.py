@@ -149,7 +149,7 @@ class Engine:
             model.core, POLICIES[settings.policy](), settings.limits, settings.preempt_at, settings.starvation
         )
         for timing in calibration:
-            scheduler.cost_model.observe(timing)
+            scheduler.work.cost_model.observe(timing)
         self._scheduler, self._model, self._epoch = scheduler, model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
         self._change_state(WorkerState.READY)

@@ -29,8 +29,8 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
         num_preemptions_at_expert=counters.num_preemptions_at_expert,
         num_joins=counters.num_joins,
         num_offloads=scheduler.memory.num_offloads,
-        num_promotions=scheduler.guard.num_promotions,
-        be_share=scheduler.guard.share(now_s),
+        num_promotions=scheduler.work.guard.num_promotions,
+        be_share=scheduler.work.guard.share(now_s),
     )
 
 

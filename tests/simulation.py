@@ -306,7 +306,7 @@ class Simulation:
         self._armed_s: float | None = None
         if calibrated:
             for timing in self.worker.calibration():
-                self.scheduler.cost_model.observe(timing)
+                self.scheduler.work.cost_model.observe(timing)
 
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._events, (time_s, next(self._ties), action))

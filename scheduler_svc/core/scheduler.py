@@ -11,27 +11,28 @@ from itertools import count
 from scheduler_svc.core.batch import Batch, Member, Shape
 from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, Command, DropBatch, Preempt, StartBatch
 from scheduler_svc.core.composer import Composer
-from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.counters import Counters
 from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Limits, Policy, Sequel
-from scheduler_svc.core.queues import QueueName, Queues
 from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
 from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence, SequenceState
-from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
+from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.window import CommandWindow, InFlight
+from scheduler_svc.core.workload import Workload
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 MAX_COMMANDS_IN_FLIGHT = 64
-SEQUEL_MARGIN = 0.2  # of an iteration: how far ahead of its predicted end the next is begun, predictions being off so much
+SEQUEL_MARGIN = (
+    0.2  # of an iteration: how far ahead of its predicted end the next is begun, predictions being off so much
+)
 _ROUNDING_S = 1e-6
 
 
 class Scheduler:
-    """The scheduler of one life of one worker; also the `View` that its policy looks at."""
+    """The scheduler of one life of one worker."""
 
     def __init__(
         self,
@@ -44,18 +45,15 @@ class Scheduler:
         self.model = model
         self.limits = limits or Limits()
         self.counters = Counters()
-        self.cost_model = CostModel(model)
-        self.guard = StarvationGuard(starvation or StarvationLimits())
-        self.queues = Queues(policy.queue_key)
+        self.work = Workload(model, self.limits, starvation or StarvationLimits(), policy.queue_key)
         self.memory = Memory(model, lambda command: self._outbox.append(command))
         self.window = CommandWindow()
         self._policy = policy
         granularity = policy.preempt_at or preempt_at
         self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
         self._planner = StepPlanner(model.experts_by_layer, granularity)
-        self._composer = Composer(self.queues, self.memory, self._stretch_of_shapes)
+        self._composer = Composer(self.work.queues, self.memory, self.work.stretch_of)
         self._sequences: dict[SeqId, Sequence] = {}
-        self._batches: list[Batch] = []
         self._last_run: tuple[Batch, ...] = ()
         self._outbox: list[Command] = []
         self._batch_ids = count(1)
@@ -69,7 +67,7 @@ class Scheduler:
         """Queues a new sequence, whose prompt and output together fit the device's blocks."""
         sequence.effective_class = self._policy.queue_class(sequence)
         self._sequences[sequence.seq_id] = sequence
-        self.queues.of(sequence).push(sequence)
+        self.work.queues.of(sequence).push(sequence)
 
     def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
@@ -77,7 +75,7 @@ class Scheduler:
         if sequence is None:
             return None
         if sequence.state is SequenceState.QUEUED:
-            self.queues.of(sequence).remove(sequence)
+            self.work.queues.of(sequence).remove(sequence)
         else:
             self._preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
         self._finish(sequence)
@@ -92,7 +90,7 @@ class Scheduler:
     @property
     def batches(self) -> tuple[Batch, ...]:
         """The batches under way."""
-        return tuple(self._batches)
+        return tuple(self.work.batches)
 
     # ---- what to run
 
@@ -119,7 +117,7 @@ class Scheduler:
 
     def _choose(self, now_s: float) -> Batch | None:
         """Returns the batch that the policy prefers among those that can run, forming it if it is new."""
-        for choice in self._policy.preferences(self):
+        for choice in self._policy.preferences(self.work):
             if isinstance(choice, Batch):
                 if self._composer.make_resident(member.sequence for member in choice.members):
                     return choice
@@ -132,10 +130,10 @@ class Scheduler:
 
     def _form_sequel(self, request_class: RequestClass, now_s: float) -> Batch | None:
         """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
-        mine = [batch for batch in self._batches if batch.request_class is request_class]
+        mine = self.work.of_class(request_class)
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
             return None
-        margin_s = SEQUEL_MARGIN * self.cost_model.iteration_s(mine[0].shape, self.model.experts_by_layer)
+        margin_s = SEQUEL_MARGIN * self.work.iteration_s(mine[0].shape)
         early_s = self.window.outstanding_s(now_s) - self.limits.control_lead_s - margin_s
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
             self._wakeup_s = now_s + early_s
@@ -149,7 +147,7 @@ class Scheduler:
     def _form(self, members: list[Member]) -> Batch:
         is_ls = any(member.sequence.effective_class is LS for member in members)
         batch = Batch(BatchId(next(self._batch_ids)), LS if is_ls else BE, members, self._planner.end)
-        self._batches.append(batch)
+        self.work.batches.append(batch)
         self._announce(batch)
         return batch
 
@@ -177,7 +175,7 @@ class Scheduler:
     def _may_send(self, batch: Batch, now_s: float) -> bool:
         """Whether the window has room for the batch's next step; else notes when it will."""
         outstanding_s = self.window.outstanding_s(now_s)
-        if not self.cost_model.is_ready:
+        if not self.work.cost_model.is_ready:
             return len(self.window) < 2  # nothing is known of times yet: one unit runs, one is ready
         refill_s = self._window_s(batch) - self._step_floor_s(batch)
         if outstanding_s <= refill_s + _ROUNDING_S:
@@ -188,25 +186,25 @@ class Scheduler:
     def _window_s(self, batch: Batch) -> float:
         """Returns how much may be outstanding once the batch's step is sent: its window, or one unit and the lead."""
         limits = self.limits
-        window_s = max(self._policy.window_s(self, batch), self._unit_s(batch) + limits.control_lead_s)
+        window_s = max(self._policy.window_s(self.work, batch), self._unit_s(batch) + limits.control_lead_s)
         return window_s + (limits.preemption_quantum_s if batch.request_class is LS else 0.0)
 
     def _step_floor_s(self, batch: Batch) -> float:
         """Returns the least time worth a command: a unit, and half the window where units are shorter."""
-        return max(self._unit_s(batch), self._policy.window_s(self, batch) / 2)
+        return max(self._unit_s(batch), self._policy.window_s(self.work, batch) / 2)
 
     def _unit_s(self, batch: Batch) -> float:
-        return self._planner.unit_s(self.cost_model.unit_costs(batch.shape), batch.issued)
+        return self._planner.unit_s(self.work.cost_model.unit_costs(batch.shape), batch.issued)
 
     def _advance(self, batch: Batch, now_s: float) -> None:
         """Sends one step of the batch, with the companions that stand where it stands."""
-        companions = tuple(self._policy.companions(self, batch))
+        companions = tuple(self._policy.companions(self.work, batch))
         together = tuple(other for other in companions if other.issued == batch.issued)
         meeting = min((other.issued for other in companions if other.issued > batch.issued), default=None)
         batches = (batch, *together)
         shape = sum((other.shape for other in together), batch.shape)
-        costs = self.cost_model.unit_costs(shape)
-        room_s = self._window_s(batch) - self.window.outstanding_s(now_s) if self.cost_model.is_ready else 0.0
+        costs = self.work.cost_model.unit_costs(shape)
+        room_s = self._window_s(batch) - self.window.outstanding_s(now_s) if self.work.cost_model.is_ready else 0.0
         until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
         self._count_preemptions(batches)
         for each in batches:
@@ -217,12 +215,12 @@ class Scheduler:
 
     def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
         lead = batches[0].request_class
-        preempt_at = None if lead is LS or self.has_latency_sensitive else self._preempt_at
+        preempt_at = None if lead is LS or self.work.has_latency_sensitive else self._preempt_at
         command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until, preempt_at)
         be_tokens = sum(m.num_tokens for b in batches for m in b.members if m.sequence.request_class is BE)
         be_fraction = be_tokens / shape.num_tokens if shape.num_tokens else 0.0
         charged_s = estimate_s * be_fraction
-        self.guard.spend(charged_s)
+        self.work.guard.spend(charged_s)
         entry = InFlight(command, batches, lead, estimate_s, now_s, charged_s, be_fraction, self._is_quiet)
         self.window.send(entry)
         for batch in batches:
@@ -235,7 +233,7 @@ class Scheduler:
         """Has the worker stop best-effort work at the next boundary; where its batch stands is known with the answers."""
         if not self.window.may_be_preempted:
             return
-        cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self._batches), default=0.0))
+        cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self.work.batches), default=0.0))
         for entry in cut_short:
             entry.batches[0].is_preempted = True
         self._last_run = ()
@@ -287,7 +285,7 @@ class Scheduler:
             stands_at = result.reached if batch.is_preempted else entry.command.until
             if batch.is_preempted:
                 self._settle(batch, stands_at)
-            if stands_at >= batch.end and batch in self._batches:
+            if stands_at >= batch.end and batch in self.work.batches:
                 outputs += self._end_iteration(batch, tokens, now_s)
         return outputs
 
@@ -296,7 +294,7 @@ class Scheduler:
         entry = self.window.answer(command_id, now_s)
         if entry is None:
             return []
-        self.guard.settle(entry.charged_s)
+        self.work.guard.settle(entry.charged_s)
         outputs: list[Output] = []
         for batch in entry.batches:
             batch.num_in_flight -= 1
@@ -312,15 +310,15 @@ class Scheduler:
         counters.classes[LS].busy_ns += result.duration_ns - be_ns
         if not entry.after_quiet:
             counters.control_idle_ns += result.idle_ns
-        self.cost_model.observe(result.timing)
-        self.guard.settle(entry.charged_s)
-        self.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self._be_waits())
+        self.work.cost_model.observe(result.timing)
+        self.work.guard.settle(entry.charged_s)
+        self.work.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self.work.has_best_effort)
 
     def _end_iteration(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
         """Puts the members back into their queues, each with its new token, or ends them."""
-        self._batches.remove(batch)
+        self.work.batches.remove(batch)
         self.counters.num_iterations += 1
-        self.guard.iteration_finished(be_waits=batch.request_class is LS and self._be_waits())
+        self.work.guard.iteration_finished(be_waits=batch.request_class is LS and self.work.has_best_effort)
         outputs: list[Output] = []
         for member in batch.members:
             sequence = member.sequence
@@ -334,7 +332,7 @@ class Scheduler:
                 self._leave_batch(sequence)
             elif not batch.sequel or not batch.sequel.holds(sequence):
                 sequence.state = SequenceState.QUEUED
-                self.queues.of(sequence).push(sequence)
+                self.work.queues.of(sequence).push(sequence)
         return outputs
 
     def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
@@ -349,10 +347,10 @@ class Scheduler:
         return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
 
     def _fail(self, batch_id: BatchId, message: str) -> list[Output]:
-        failed = next((batch for batch in self._batches if batch.batch_id == batch_id), None)
+        failed = next((batch for batch in self.work.batches if batch.batch_id == batch_id), None)
         if failed is None:
             return []
-        self._batches.remove(failed)
+        self.work.batches.remove(failed)
         self._outbox.append(DropBatch(batch_id))
         for member in failed.members:
             self._finish(member.sequence)
@@ -367,65 +365,20 @@ class Scheduler:
 
     def _leave_batch(self, sequence: Sequence) -> None:
         """Takes an ended sequence out of its batch; a batch left empty is dropped unless its end has been sent already."""
-        for batch in [b for b in self._batches if b.holds(sequence)]:
+        for batch in [b for b in self.work.batches if b.holds(sequence)]:
             batch.remove(sequence)
             self._drop_if_empty(batch)
 
     def _drop_if_empty(self, batch: Batch) -> None:
-        if not batch.members and not batch.is_issued and batch in self._batches:
-            self._batches.remove(batch)
+        if not batch.members and not batch.is_issued and batch in self.work.batches:
+            self.work.batches.remove(batch)
             self._outbox.append(DropBatch(batch.batch_id))
 
     @property
     def wait_bound_s(self) -> float:
         """Bound on the running best-effort work that an arrival waits for: the quantum, or one unit of it and the lead."""
-        units_s = [self._longest_unit_s(batch) for batch in self._batches if batch.request_class is BE]
+        units_s = [self._longest_unit_s(batch) for batch in self.work.of_class(BE)]
         return max([self.limits.preemption_quantum_s, *(unit_s + self.limits.control_lead_s for unit_s in units_s)])
 
     def _longest_unit_s(self, batch: Batch) -> float:
-        return self._planner.longest_unit_s(self.cost_model.unit_costs(batch.shape))
-
-    # ---- the policy's view
-
-    def num_waiting(self, queue: QueueName) -> int:
-        """Counts the sequences in a queue."""
-        return len(self.queues[queue])
-
-    def open_batch(self, request_class: RequestClass) -> Batch | None:
-        """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
-        mine = (b for b in self._batches if b.request_class is request_class)
-        return next((b for b in mine if not b.is_issued and not b.is_preempted), None)
-
-    def awaits_result(self, request_class: RequestClass) -> bool:
-        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
-        mine = (b for b in self._batches if b.request_class is request_class)
-        return any(b.is_issued or b.is_preempted for b in mine)
-
-    @property
-    def has_latency_sensitive(self) -> bool:
-        """Whether any latency-sensitive work is under way or waits."""
-        return self.queues.num_waiting(LS) > 0 or any(b.request_class is LS for b in self._batches)
-
-    def owes_best_effort(self) -> bool:
-        """Whether best-effort work goes first: promoted for age, or behind its share.
-
-        Between latency-sensitive iterations any credit is spent; inside one only a credit of more than a quantum, so that an
-        arrival meets at most one step of it.
-        """
-        if self.guard.is_promoted:
-            return True
-        is_between = self.open_batch(LS) is None
-        return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
-
-    def stretch(self, batch: Batch, companion: Batch) -> float:
-        """Predicts by what share the companion's joining makes the batch's iteration longer."""
-        return self._stretch_of_shapes(batch.shape, companion.shape)
-
-    def _stretch_of_shapes(self, shape: Shape, companion: Shape) -> float:
-        layers = self.model.experts_by_layer
-        alone_s = self.cost_model.iteration_s(shape, layers)
-        joint_s = self.cost_model.iteration_s(shape + companion, layers)
-        return joint_s / alone_s - 1.0 if alone_s > 0 else float("inf")
-
-    def _be_waits(self) -> bool:
-        return self.queues.num_waiting(BE) > 0 or any(b.request_class is BE for b in self._batches)
+        return self._planner.longest_unit_s(self.work.cost_model.unit_costs(batch.shape))

@@ -160,7 +160,7 @@ def test_a_new_policy_needs_only_its_preferences() -> None:
     sequence = sim.submit(RequestClass.BEST_EFFORT, 5, 1)
     assert policy.queue_class(sequence) is BE
     assert policy.queue_key(sequence) == (0.0, 1)
-    assert list(policy.companions(sim.scheduler, None)) == []
+    assert list(policy.companions(sim.scheduler.work, None)) == []
     assert sequence.phase is Phase.PREFILL
     with pytest.raises(NotImplementedError):
-        policy.preferences(sim.scheduler)
+        policy.preferences(sim.scheduler.work)

@@ -32,13 +32,13 @@ def test_best_effort_work_gets_its_share_while_the_other_class_saturates_the_wor
     counters = sim.scheduler.counters
     measured = counters.classes[BE].busy_ns / counters.busy_ns
     assert share * 0.98 <= measured <= share * 1.3 + 0.02
-    assert sim.scheduler.guard.share(sim.now_s) == pytest.approx(measured, rel=0.3)
+    assert sim.scheduler.work.guard.share(sim.now_s) == pytest.approx(measured, rel=0.3)
 
 
 def test_without_a_share_age_alone_keeps_best_effort_work_going() -> None:
     sim = Simulation(starvation=StarvationLimits(min_share=0.0, threshold=50, promotion_quantum=3), limits=ALONE)
     saturate(sim, 20.0)
-    assert sim.scheduler.guard.num_promotions >= 2
+    assert sim.scheduler.work.guard.num_promotions >= 2
     assert sim.scheduler.counters.classes[BE].busy_ns > 0
 
 

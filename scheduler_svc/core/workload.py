@@ -1,0 +1,85 @@
+"""The work at hand: the queues, the batches under way, and what is known of their cost. What a policy may look at.
+
+Answers questions and decides nothing; the scheduler changes it.
+"""
+
+from scheduler_svc.core.batch import Batch, Shape
+from scheduler_svc.core.cost_model import CostModel
+from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.queues import QueueKey, QueueName, Queues
+from scheduler_svc.core.results import WorkerModel
+from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+_ROUNDING_S = 1e-6
+
+
+class Workload:
+    """Implements the policies' `View`.
+
+    Attributes:
+        queues: Sequences that wait.
+        batches: Batches under way.
+        cost_model: Predicts what they take.
+        guard: Knows what best-effort work is owed.
+    """
+
+    def __init__(self, model: WorkerModel, limits: Limits, starvation: StarvationLimits, key: QueueKey) -> None:
+        self.limits = limits
+        self.queues = Queues(key)
+        self.batches: list[Batch] = []
+        self.cost_model = CostModel(model)
+        self.guard = StarvationGuard(starvation)
+        self._experts_by_layer = model.experts_by_layer
+
+    @property
+    def has_best_effort(self) -> bool:
+        """Whether any best-effort work is under way or waits."""
+        return self.queues.num_waiting(BE) > 0 or any(b.request_class is BE for b in self.batches)
+
+    def of_class(self, request_class: RequestClass) -> list[Batch]:
+        """Returns the class's batches under way."""
+        return [batch for batch in self.batches if batch.request_class is request_class]
+
+    def iteration_s(self, shape: Shape) -> float:
+        """Predicts a whole iteration in seconds."""
+        return self.cost_model.iteration_s(shape, self._experts_by_layer)
+
+    def num_waiting(self, queue: QueueName) -> int:
+        """Counts the sequences in a queue."""
+        return len(self.queues[queue])
+
+    def open_batch(self, request_class: RequestClass) -> Batch | None:
+        """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
+        return next((b for b in self.of_class(request_class) if not b.is_issued and not b.is_preempted), None)
+
+    def awaits_result(self, request_class: RequestClass) -> bool:
+        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
+        return any(b.is_issued or b.is_preempted for b in self.of_class(request_class))
+
+    @property
+    def has_latency_sensitive(self) -> bool:
+        """Whether any latency-sensitive work is under way or waits."""
+        return self.queues.num_waiting(LS) > 0 or any(b.request_class is LS for b in self.batches)
+
+    def owes_best_effort(self) -> bool:
+        """Whether best-effort work goes first: promoted for age, or behind its share.
+
+        Between latency-sensitive iterations any credit is spent; inside one only a credit of more than a quantum, so that an
+        arrival meets at most one step of it.
+        """
+        if self.guard.is_promoted:
+            return True
+        is_between = self.open_batch(LS) is None
+        return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
+
+    def stretch(self, batch: Batch, companion: Batch) -> float:
+        """Predicts by what share the companion's joining makes the batch's iteration longer."""
+        return self.stretch_of(batch.shape, companion.shape)
+
+    def stretch_of(self, shape: Shape, companion: Shape) -> float:
+        """Predicts by what share a second shape makes an iteration of the first one longer."""
+        alone_s = self.iteration_s(shape)
+        joint_s = self.iteration_s(shape + companion)
+        return joint_s / alone_s - 1.0 if alone_s > 0 else float("inf")
