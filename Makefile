@@ -16,7 +16,7 @@ STAMP := $(VENV)/.set-up
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## makes $(VENV) with exactly the versions of constraints.txt
+setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
