@@ -122,7 +122,7 @@ class WorkerSupervisor:
         stdin, limit = asyncio.subprocess.DEVNULL, _LONGEST_LINE_BYTES
         try:
             return await asyncio.create_subprocess_exec(
-                *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0
+                *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0, env=_environment()
             )
         except OSError as error:
             raise WorkerRefused(f"the worker can't be started: {self._arguments[0]}: {error.strerror}") from error
@@ -169,3 +169,8 @@ class WorkerSupervisor:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
+
+
+def _environment() -> dict[str, str]:
+    """Returns this process's environment without its CURVE keys: they are the scheduler's own, the worker's are others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("QLLM_CURVE_")}

@@ -28,6 +28,7 @@ MAX_COMMANDS_IN_FLIGHT = 64
 SEQUEL_MARGIN = (
     0.2  # of an iteration: how far ahead of its predicted end the next is begun, predictions being off so much
 )
+MIN_WAKEUP_S = 1e-4  # so that a rounding error does not make the caller spin
 _ROUNDING_S = 1e-6
 
 
@@ -136,7 +137,7 @@ class Scheduler:
         margin_s = SEQUEL_MARGIN * self.work.iteration_s(mine[0].shape)
         early_s = self.window.outstanding_s(now_s) - self.limits.control_lead_s - margin_s
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
-            self._wakeup_s = now_s + early_s
+            self._wait(now_s, early_s)
             return None
         members = self._composer.compose_sequel(mine[0].members)
         if not members:
@@ -180,8 +181,13 @@ class Scheduler:
         refill_s = self._window_s(batch) - self._step_floor_s(batch)
         if outstanding_s <= refill_s + _ROUNDING_S:
             return True
-        self._wakeup_s = now_s + outstanding_s - refill_s
+        self._wait(now_s, outstanding_s - refill_s)
         return False
+
+    def _wait(self, now_s: float, delay_s: float) -> None:
+        """Notes when to be asked again; while the running command is overdue its answer is all there is to wait for."""
+        if not self.window.is_overdue(now_s):
+            self._wakeup_s = now_s + max(delay_s, MIN_WAKEUP_S)
 
     def _window_s(self, batch: Batch) -> float:
         """Returns how much may be outstanding once the batch's step is sent: its window, or one unit and the lead."""

@@ -49,6 +49,10 @@ class CommandWindow:
         """Whether some command in flight can be cut short and was not yet."""
         return any(entry.command.preempt_at and not entry.batches[0].is_preempted for entry in self._in_flight)
 
+    def is_overdue(self, now_s: float) -> bool:
+        """Whether the command that runs has taken longer than estimated."""
+        return bool(self._in_flight) and self._head_left_s(now_s) <= 0.0
+
     def outstanding_s(self, now_s: float) -> float:
         """Estimates how long the commands in flight still take; 0 when there are none or they are overdue."""
         if not self._in_flight:

@@ -63,3 +63,13 @@ def test_a_newcomer_takes_part_in_the_iteration_after_the_one_that_runs() -> Non
     together = [set(batches[0].items) for _, _, _, batches in sim.worker.history if len(batches[0].items) == 2]
     assert together
     assert sim.tokens(2) == sim.expected_tokens(sim.sequences[2])
+
+
+def test_an_overdue_command_is_waited_for_without_a_timer() -> None:
+    sim = Simulation()
+    sim.submit(BE, 3000, 1)
+    sim.scheduler.schedule(0.0)
+    assert sim.scheduler.wakeup_s is not None
+    sim.scheduler.schedule(60.0)  # the worker stands still; what was sent last has filled the window
+    sim.scheduler.schedule(61.0)
+    assert sim.scheduler.wakeup_s is None
