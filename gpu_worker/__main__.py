@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from .config import ConfigRefused, CurveFiles, Device, DType, WorkerConfig
-from .engine import Engine, FatalEngineError
-from .errors import WorkerError
-from .link import SchedulerLink
-from .mailbox import Mailbox, Progress
-from .process import StopSignals, die_with
+from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, WorkerConfig
+from gpu_worker.engine import Engine, FatalEngineError
+from gpu_worker.errors import WorkerError
+from gpu_worker.link import SchedulerLink
+from gpu_worker.mailbox import Mailbox, Progress
+from gpu_worker.process import StopSignals, die_with
 
 _log = logging.getLogger("gpu_worker")
 
@@ -115,11 +115,12 @@ def run(config: WorkerConfig) -> None:
         die_with(config.parent_pid)
     # Threads that spin while they wait starve the scheduler, and each other, on a machine with few cores: one preempted
     # thread stops all. Read by OpenMP when torch is loaded.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     import torch  # not before the settings are known to be good: it takes seconds
 
-    from .startup import load_curve, prepare
+    from gpu_worker.startup import load_curve, prepare
 
     curve = load_curve(config.curve)
     worker = prepare(config)

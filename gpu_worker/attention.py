@@ -14,8 +14,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from .forward import current_pass
-from .ragged import RaggedCache, Span
+from gpu_worker.forward import current_pass
+from gpu_worker.ragged import RaggedCache, Span
 
 NAME = "qllm_ragged"
 

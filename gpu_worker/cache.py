@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import CommandRefused
+from gpu_worker.errors import CommandRefused
 
 
 @dataclass(slots=True)

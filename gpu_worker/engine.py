@@ -12,9 +12,9 @@ from typing import Protocol
 
 from qllm.v1 import control_pb2
 
-from .cursor import Cursor, Stage
-from .errors import CommandRefused
-from .mailbox import Forget, Mailbox, Order, Progress, Stop
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
 
 _log = logging.getLogger(__name__)
 

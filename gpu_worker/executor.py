@@ -11,11 +11,11 @@ from dataclasses import fields
 
 from qllm.v1 import control_pb2, inference_pb2
 
-from .cursor import Cursor, Stage
-from .errors import CommandRefused
-from .runner import Runner
-from .sampler import Sampling
-from .sequences import AdvanceOutcome, BatchItem, FinishReason, WorkTiming
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused
+from gpu_worker.runner import Runner
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import AdvanceOutcome, BatchItem, FinishReason, WorkTiming
 
 _STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}
 _FINISH_REASONS = {

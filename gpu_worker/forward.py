@@ -19,10 +19,10 @@ from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-u
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .cursor import Cursor, Stage
-from .errors import PassFailed
-from .experts import ExpertQueues, ExpertWork
-from .ragged import RaggedCache, Span
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import PassFailed
+from gpu_worker.experts import ExpertQueues, ExpertWork
+from gpu_worker.ragged import RaggedCache, Span
 
 NAME = "qllm_suspended"
 

@@ -21,13 +21,13 @@ from transformers.cache_utils import Cache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import AttentionMaskInterface
 
-from .attention import no_mask
-from .cache import UnifiedDynamicCache
-from .cursor import Cursor, Stage
-from .errors import ModelRefused
-from .experts import ExpertWeights, run_jointly
-from .forward import ForwardPass
-from .ragged import RaggedCache, Span
+from gpu_worker.attention import no_mask
+from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import ModelRefused
+from gpu_worker.experts import ExpertWeights, run_jointly
+from gpu_worker.forward import ForwardPass
+from gpu_worker.ragged import RaggedCache, Span
 
 _PROBE = "qllm_probe"
 _KV_LAYER_TYPES = {"full_attention", "sliding_attention"}

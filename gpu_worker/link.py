@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from qllm.v1 import control_pb2
 from zmq.utils.monitor import parse_monitor_message
 
-from .mailbox import Forget, Mailbox, Order, Progress
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress
 
 _log = logging.getLogger(__name__)
 

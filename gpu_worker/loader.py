@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from . import attention, forward
-from .errors import ModelRefused
-from .experts import DenseExperts, ExpertWeights
-from .inspection import check_config, check_equal, decoder_layers, plain_logits, probe, use_implementations
-from .tokenizer import TokenizerFacts, read_tokenizer
+from gpu_worker import attention, forward
+from gpu_worker.errors import ModelRefused
+from gpu_worker.experts import DenseExperts, ExpertWeights
+from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits, probe, use_implementations
+from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from .mailbox import Mailbox, Stop
+from gpu_worker.mailbox import Mailbox, Stop
 
 _PR_SET_PDEATHSIG = 1
 

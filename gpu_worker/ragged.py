@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .cache import BlockTable, UnifiedDynamicCache
+from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 
 
 @dataclass(slots=True, eq=False)

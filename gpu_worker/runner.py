@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from .cache import UnifiedDynamicCache
-from .cursor import Cursor, Stage
-from .errors import CommandRefused
-from .forward import ForwardPass
-from .loader import LoadedModel, ModelFacts
-from .ragged import RaggedCache, Span
-from .sampler import Sampling
-from .sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
-from .stepper import Step
+from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused
+from gpu_worker.forward import ForwardPass
+from gpu_worker.loader import LoadedModel, ModelFacts
+from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
+from gpu_worker.stepper import Step
 
 logger = logging.getLogger(__name__)
 

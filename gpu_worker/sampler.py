@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import PassFailed
+from gpu_worker.errors import PassFailed
 
 _MASK_64 = 2**64 - 1
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from .cache import BlockTable
-from .cursor import Cursor
-from .forward import ForwardPass
-from .ragged import Span
-from .sampler import Draw, Sampling
+from gpu_worker.cache import BlockTable
+from gpu_worker.cursor import Cursor
+from gpu_worker.forward import ForwardPass
+from gpu_worker.ragged import Span
+from gpu_worker.sampler import Draw, Sampling
 
 
 class FinishReason(IntEnum):

@@ -12,12 +12,12 @@ import torch
 import zmq.auth
 from qllm.v1 import control_pb2
 
-from .config import ConfigRefused, CurveFiles, Device, WorkerConfig, default_num_threads
-from .executor import RunnerExecutor
-from .link import MAX_FRAME_BYTES, CurveClient
-from .loader import LoadedModel, load_model
-from .runner import Runner
-from .warmup import warm_up
+from gpu_worker.config import ConfigRefused, CurveFiles, Device, WorkerConfig, default_num_threads
+from gpu_worker.executor import RunnerExecutor
+from gpu_worker.link import MAX_FRAME_BYTES, CurveClient
+from gpu_worker.loader import LoadedModel, load_model
+from gpu_worker.runner import Runner
+from gpu_worker.warmup import warm_up
 
 _log = logging.getLogger(__name__)
 

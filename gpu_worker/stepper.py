@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .cursor import Cursor, Stage
-from .experts import ExpertWeights, run_jointly
-from .sampler import sample
-from .sequences import Batch, SampledToken, WorkTiming
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.experts import ExpertWeights, run_jointly
+from gpu_worker.sampler import sample
+from gpu_worker.sequences import Batch, SampledToken, WorkTiming
 
 
 class Step:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from .errors import ModelRefused
+from gpu_worker.errors import ModelRefused
 
 logger = logging.getLogger(__name__)
 

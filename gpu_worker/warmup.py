@@ -7,11 +7,11 @@ Source: arXiv 2503.09304
 
 from collections.abc import Sequence
 
-from .cursor import Cursor
-from .errors import PassFailed
-from .runner import Runner
-from .sampler import Sampling
-from .sequences import BatchItem, WorkTiming
+from gpu_worker.cursor import Cursor
+from gpu_worker.errors import PassFailed
+from gpu_worker.runner import Runner
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import BatchItem, WorkTiming
 
 # Ids that no scheduler gives: it counts from below.
 _FIRST_ID = 2**63

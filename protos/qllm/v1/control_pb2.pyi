@@ -543,7 +543,9 @@ Global___RestoreSequence: _TypeAlias = RestoreSequence  # noqa: Y015
 
 @_typing.final
 class StartBatch(_message.Message):
-    """Begins an iteration of a batch: its forward pass stands before layer 0 and runs when advanced."""
+    """Begins an iteration of a batch: its forward pass stands before layer 0 and runs when advanced. A sequence that has ended, which
+    the scheduler may not know yet, is passed over.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
