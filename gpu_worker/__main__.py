@@ -47,7 +47,8 @@ def serve(
     ] = DType.AUTO,
     device: Annotated[Device, typer.Option(envvar="QLLM_DEVICE", help="Where the model runs.")] = Device.AUTO,
     threads: Annotated[
-        int | None, typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: by cores]")
+        int | None,
+        typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
     ] = None,
     block_size: Annotated[int, typer.Option(envvar="QLLM_BLOCK_SIZE", help="Tokens in one cache block.")] = 16,
     kv_cache_gib: Annotated[

@@ -6,17 +6,27 @@ The only place that knows both the settings and the model side. Nothing is conne
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 import zmq.auth
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import ConfigRefused, CurveFiles, Device, WorkerConfig, default_num_threads
+from gpu_worker.config import (
+    ConfigRefused,
+    CurveFiles,
+    Device,
+    WorkerConfig,
+    fewest_fast_enough,
+    max_num_threads,
+    thread_counts,
+)
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES, CurveClient
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.runner import Runner
+from gpu_worker.sequences import WorkTiming
 from gpu_worker.warmup import warm_up
 
 _log = logging.getLogger(__name__)
@@ -39,7 +49,7 @@ class ReadyWorker:
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
     """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
-    num_threads = config.num_threads or default_num_threads()
+    num_threads = config.num_threads or max_num_threads()
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)
@@ -56,9 +66,9 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
     with torch.inference_mode():
         num_blocks, num_host_blocks = _size_cache(config, loaded)
         runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks)
-        began_s = time.monotonic()
-        timings = warm_up(runner, range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size))))
-    _log.info("warmed_up iterations=%d seconds=%.1f", len(timings), time.monotonic() - began_s)
+        block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
+        candidates = thread_counts(num_threads) if config.num_threads is None and device == "cpu" else (num_threads,)
+        timings = _warm_up_threads(runner, block_ids, candidates)
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
         model=_worker_model(loaded, runner),
@@ -70,6 +80,20 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             f"--model: its tokenizer makes a Hello of {hello.ByteSize()} bytes, too large for the channel"
         )
     return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello)
+
+
+def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:
+    """Warms up with each number of threads, keeps the best, and returns its timings."""
+    timings: dict[int, list[WorkTiming]] = {}
+    for num_threads in candidates:
+        torch.set_num_threads(num_threads)
+        timings[num_threads] = warm_up(runner, block_ids)
+    totals_ns = {n: sum(t.attention_ns + t.expert_ns + t.head_ns for t in timings[n]) for n in candidates}
+    chosen = fewest_fast_enough(totals_ns)
+    torch.set_num_threads(chosen)
+    times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
+    _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
+    return timings[chosen]
 
 
 def load_curve(files: CurveFiles | None) -> CurveClient | None:
