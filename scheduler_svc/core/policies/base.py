@@ -4,6 +4,7 @@ A policy sees numbers and batches through a `View`, never a tensor, a clock or a
 Source: arXiv 2503.09304, section 3 (user-defined policies).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -96,7 +97,7 @@ class Limits:
     control_lead_s: float = 0.001
 
 
-class Policy:
+class Policy(ABC):
     """Base of all policies: first come, first served inside each queue, and nobody goes along.
 
     Attributes:
@@ -115,12 +116,12 @@ class Policy:
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
 
+    @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:
         """Yields what to run next, best first: a batch to go on with, a plan for a new one, or a sequel.
 
         The first possible one runs.
         """
-        raise NotImplementedError
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
         """Yields the batches that should run jointly with `batch` from where they stand on."""

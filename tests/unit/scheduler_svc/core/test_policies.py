@@ -1,10 +1,14 @@
 """What each policy runs next, and with whom."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.sequence import Phase, RequestClass
+from scheduler_svc.core.policies import POLICIES, BatchPlan, Limits, Policy, View
+from scheduler_svc.core.policies.base import Choice
+from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
+from scheduler_svc.core.sequence import Sequence
 from scheduler_svc.core.starvation import StarvationLimits
 from tests.simulation import BE, LS, Simulation, small_model
 
@@ -153,14 +157,23 @@ def test_a_long_best_effort_queue_is_served_in_order_of_arrival() -> None:
     assert firsts == sorted(firsts)
 
 
-def test_a_new_policy_needs_only_its_preferences() -> None:
-    base = POLICIES["fcfs"].__mro__[1]
-    policy = base()
-    sim = Simulation()
-    sequence = sim.submit(RequestClass.BEST_EFFORT, 5, 1)
-    assert policy.queue_class(sequence) is BE
-    assert policy.queue_key(sequence) == (0.0, 1)
-    assert list(policy.companions(sim.scheduler.work, None)) == []
-    assert sequence.phase is Phase.PREFILL
-    with pytest.raises(NotImplementedError):
-        policy.preferences(sim.scheduler.work)
+class LastComeFirstServed(Policy):
+    name = "lcfs"
+
+    def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
+        return (-sequence.arrival_s,)
+
+    def preferences(self, view: View) -> Iterator[Choice]:
+        if batch := view.open_batch(BE):
+            yield batch
+        elif not view.awaits_result(BE):
+            yield BatchPlan((BE_DECODE, BE_PREFILL), max_sequences=1)
+
+
+def test_a_new_policy_is_a_class_with_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "lcfs", LastComeFirstServed)
+    sim = Simulation("lcfs")
+    for i in range(3):
+        sim.submit_at(0.001 * i, BE, 20, 1)
+    sim.run()
+    assert order_of_first_runs(sim) == [1, 3, 2]
