@@ -1,7 +1,7 @@
 """Measures a service under a mixed load: what best-effort work costs the people who wait, and what they cost it.
 
-    python scripts/mixed_load.py --model /work/bench/mini-mixtral --policy qllm
-    python scripts/mixed_load.py --address 127.0.0.1:50051 --ls sequential --json
+    python -m scripts.mixed_load --model bench-models/mini-mixtral --policy qllm
+    python -m scripts.mixed_load --address 127.0.0.1:50051 --ls sequential --json
 
 Sends random token ids of given lengths, greedy, to a service that runs or that it starts itself. First latency-sensitive
 requests alone, for reference; then best-effort clients that never pause, with latency-sensitive requests over them.
