@@ -98,11 +98,6 @@ class Batch:
         """Whether it stands inside the iteration: begun and not issued to the end."""
         return START < self.issued < self.end
 
-    @property
-    def decodes_only(self) -> bool:
-        """Whether each member computes one token."""
-        return all(member.num_tokens == 1 for member in self.members)
-
     def holds(self, sequence: Sequence) -> bool:
         """Whether the sequence is a live member."""
         return any(member.sequence is sequence for member in self.members)

@@ -40,7 +40,7 @@ class Composer:
                 continue  # what runs already and was left out comes back before anything new
             is_short = not self._fill(members, source, plan) or is_short
         if plan.filler and members:
-            self._take_along(members, plan)
+            self._take_along(members, self._queues[plan.filler], plan)
         return members
 
     def compose_sequel(self, members: Iterable[Member]) -> list[Member]:
@@ -93,9 +93,8 @@ class Composer:
             queue.push(sequence)
         return not skipped
 
-    def _take_along(self, members: list[Member], plan: BatchPlan) -> None:
-        """Adds single-token members from the filler queue while the predicted stretch stays within bounds."""
-        queue: SequenceQueue = self._queues[plan.filler] if plan.filler else self._queues[plan.sources[0]]
+    def _take_along(self, members: list[Member], queue: SequenceQueue, plan: BatchPlan) -> None:
+        """Adds single-token members from a decode queue while the predicted stretch stays within bounds."""
         own = Shape.of(members)
         extra: Shape | None = None
         while len(members) < plan.max_sequences and (sequence := queue.peek()):
@@ -124,10 +123,8 @@ class Composer:
         planned = sequence.num_pending_tokens if is_new else num_tokens
         missing = sequence.num_host_blocks + self._missing(sequence, planned)
         if is_new and sequence.effective_class is BE:
-            missing_with_reserve = missing + len(self._residents)  # room for everyone's next block, against thrashing
-            return missing_with_reserve <= self._memory.pool.num_free or (
-                not self._residents and missing <= self._memory.pool.num_free
-            )
+            reserve = len(self._residents)  # room for everyone's next block, against thrashing
+            return missing + reserve <= self._memory.pool.num_free
         return self._evict_until(missing, sequence)
 
     def _missing(self, sequence: Sequence, num_tokens: int) -> int:

@@ -51,12 +51,8 @@ class Memory:
         self._emit(OffloadSequence(sequence.seq_id))
         self._free_blocks(sequence)
 
-    def can_restore(self, sequence: Sequence) -> bool:
-        """Whether the device has room for its cache."""
-        return sequence.num_host_blocks <= self.pool.num_free
-
     def restore(self, sequence: Sequence) -> None:
-        """Moves an offloaded sequence's cache back; `can_restore` must hold."""
+        """Moves an offloaded sequence's cache back; `num_host_blocks` of the device's must be free."""
         sequence.block_ids = self.pool.allocate(sequence.num_host_blocks)
         self._emit(RestoreSequence(sequence.seq_id, tuple(sequence.block_ids)))
         self.num_free_host_blocks += sequence.num_host_blocks

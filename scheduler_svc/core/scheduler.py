@@ -105,9 +105,10 @@ class Scheduler:
                 break
             if batch.request_class is LS:
                 self._preempt(now_s)
-            if not self._may_send(batch, now_s):
+            room_s = self._room_s(batch, now_s)
+            if room_s is None:
                 break
-            self._advance(batch, now_s)
+            self._advance(batch, room_s, now_s)
         commands, self._outbox = self._outbox, []
         return commands
 
@@ -173,36 +174,32 @@ class Scheduler:
             samples=member.samples,
         )
 
-    def _may_send(self, batch: Batch, now_s: float) -> bool:
-        """Whether the window has room for the batch's next step; else notes when it will."""
-        outstanding_s = self.window.outstanding_s(now_s)
+    def _room_s(self, batch: Batch, now_s: float) -> float | None:
+        """Returns how long the batch's next step may take; None if the window is full, and then notes when it will not be.
+
+        What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a command
+        from one unit on, and from half the window on where units are shorter.
+        """
         if not self.work.cost_model.is_ready:
-            return len(self.window) < 2  # nothing is known of times yet: one unit runs, one is ready
-        refill_s = self._window_s(batch) - self._step_floor_s(batch)
+            return 0.0 if len(self.window) < 2 else None  # nothing is known of times yet: one unit runs, one is ready
+        limits = self.limits
+        outstanding_s = self.window.outstanding_s(now_s)
+        policy_s = self._policy.window_s(self.work, batch)
+        unit_s = self._planner.unit_s(self.work.cost_model.unit_costs(batch.shape), batch.issued)
+        window_s = max(policy_s, unit_s + limits.control_lead_s)
+        window_s += limits.preemption_quantum_s if batch.request_class is LS else 0.0
+        refill_s = window_s - max(unit_s, policy_s / 2)
         if outstanding_s <= refill_s + _ROUNDING_S:
-            return True
+            return window_s - outstanding_s
         self._wait(now_s, outstanding_s - refill_s)
-        return False
+        return None
 
     def _wait(self, now_s: float, delay_s: float) -> None:
         """Notes when to be asked again; while the running command is overdue its answer is all there is to wait for."""
         if not self.window.is_overdue(now_s):
             self._wakeup_s = now_s + max(delay_s, MIN_WAKEUP_S)
 
-    def _window_s(self, batch: Batch) -> float:
-        """Returns how much may be outstanding once the batch's step is sent: its window, or one unit and the lead."""
-        limits = self.limits
-        window_s = max(self._policy.window_s(self.work, batch), self._unit_s(batch) + limits.control_lead_s)
-        return window_s + (limits.preemption_quantum_s if batch.request_class is LS else 0.0)
-
-    def _step_floor_s(self, batch: Batch) -> float:
-        """Returns the least time worth a command: a unit, and half the window where units are shorter."""
-        return max(self._unit_s(batch), self._policy.window_s(self.work, batch) / 2)
-
-    def _unit_s(self, batch: Batch) -> float:
-        return self._planner.unit_s(self.work.cost_model.unit_costs(batch.shape), batch.issued)
-
-    def _advance(self, batch: Batch, now_s: float) -> None:
+    def _advance(self, batch: Batch, room_s: float, now_s: float) -> None:
         """Sends one step of the batch, with the companions that stand where it stands."""
         companions = tuple(self._policy.companions(self.work, batch))
         together = tuple(other for other in companions if other.issued == batch.issued)
@@ -210,7 +207,6 @@ class Scheduler:
         batches = (batch, *together)
         shape = sum((other.shape for other in together), batch.shape)
         costs = self.work.cost_model.unit_costs(shape)
-        room_s = self._window_s(batch) - self.window.outstanding_s(now_s) if self.work.cost_model.is_ready else 0.0
         until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
         self._count_preemptions(batches)
         for each in batches:
@@ -227,7 +223,7 @@ class Scheduler:
         be_fraction = be_tokens / shape.num_tokens if shape.num_tokens else 0.0
         charged_s = estimate_s * be_fraction
         self.work.guard.spend(charged_s)
-        entry = InFlight(command, batches, lead, estimate_s, now_s, charged_s, be_fraction, self._is_quiet)
+        entry = InFlight(command, batches, estimate_s, now_s, charged_s, be_fraction, self._is_quiet)
         self.window.send(entry)
         for batch in batches:
             batch.num_in_flight += 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.commands import Advance
-from scheduler_svc.core.sequence import RequestClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +15,6 @@ class InFlight:
     """One Advance that the worker has not answered; replaced when it is cut short.
 
     Attributes:
-        request_class: The class that it serves first.
         estimate_s: Predicted seconds.
         charged_s: Predicted seconds charged to best-effort work when it was sent.
         be_fraction: Share of its time that is charged to best-effort work, in [0, 1].
@@ -25,7 +23,6 @@ class InFlight:
 
     command: Advance
     batches: tuple[Batch, ...]
-    request_class: RequestClass
     estimate_s: float
     sent_s: float
     charged_s: float
