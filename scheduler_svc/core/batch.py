@@ -6,14 +6,14 @@ Source: arXiv 2503.09304, section 4.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scheduler_svc.core.cursor import START, Cursor
-from scheduler_svc.core.ids import BatchId, BlockId
+from scheduler_svc.core.ids import BatchId, BlockId, SeqId
 from scheduler_svc.core.sequence import RequestClass, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A sequence's part in the iteration: `num_tokens` tokens from `first_position` on, which need `new_block_ids`."""
 
     sequence: Sequence
@@ -68,6 +68,8 @@ class Batch:
         sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on.
         num_in_flight: Steps of it that are sent and not answered.
         is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
+        shape: What its iteration costs.
+        num_be_tokens: Tokens in it that are best-effort sequences'.
     """
 
     batch_id: BatchId
@@ -79,9 +81,11 @@ class Batch:
     num_in_flight: int = 0
     is_preempted: bool = False
     shape: Shape = field(init=False)
+    num_be_tokens: int = field(init=False)
+    _seq_ids: set[SeqId] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shape = Shape.of(self.members)
+        self._measure()
 
     @property
     def is_issued(self) -> bool:
@@ -100,9 +104,15 @@ class Batch:
 
     def holds(self, sequence: Sequence) -> bool:
         """Whether the sequence is a live member."""
-        return any(member.sequence is sequence for member in self.members)
+        return sequence.seq_id in self._seq_ids
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a sequence out that ended early."""
         self.members = [member for member in self.members if member.sequence is not sequence]
+        self._measure()
+
+    def _measure(self) -> None:
+        self._seq_ids = {member.sequence.seq_id for member in self.members}
         self.shape = Shape.of(self.members)
+        best_effort = (m for m in self.members if m.sequence.request_class is RequestClass.BEST_EFFORT)
+        self.num_be_tokens = sum(member.num_tokens for member in best_effort)

@@ -4,6 +4,7 @@ How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/co
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scheduler_svc.core.cursor import Cursor, PreemptAt
 from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
@@ -42,8 +43,7 @@ class RestoreSequence:
     block_ids: tuple[BlockId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchItem:
+class BatchItem(NamedTuple):
     """One sequence's part in an iteration; `token_ids` is empty when it is the one token that the worker sampled last."""
 
     seq_id: SeqId

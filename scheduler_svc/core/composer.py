@@ -5,9 +5,10 @@ first, even one inside a suspended batch; otherwise only a younger queued sequen
 goes to host memory; where that is full, a queued victim is computed again later. Decides nothing about what runs next.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
-from scheduler_svc.core.batch import Member, Shape
+from scheduler_svc.core.batch import Batch, Member, Shape
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.policies.base import BatchPlan
 from scheduler_svc.core.queues import QueueName, Queues, SequenceQueue
@@ -59,9 +60,11 @@ class Composer:
             for m in going_on
         ]
 
-    def make_resident(self, sequences: Iterable[Sequence]) -> bool:
-        """Restores offloaded sequences of one suspended batch, all or none."""
-        offloaded = [sequence for sequence in sequences if sequence.is_offloaded]
+    def make_resident(self, batch: Batch) -> bool:
+        """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now."""
+        if not self._memory.num_offloaded:
+            return True
+        offloaded = [member.sequence for member in batch.members if member.sequence.is_offloaded]
         if sum(sequence.num_host_blocks for sequence in offloaded) > self._memory.pool.num_free:
             return False
         for sequence in offloaded:
@@ -77,14 +80,12 @@ class Composer:
         """Adds members from one queue; returns False if one of them found no room."""
         queue = self._queues[source]
         skipped: list[Sequence] = []
-        while len(members) < plan.max_sequences and (sequence := queue.peek()):
-            left = None if plan.max_tokens is None else plan.max_tokens - sum(m.num_tokens for m in members)
-            num_tokens = sequence.num_pending_tokens if left is None else min(left, sequence.num_pending_tokens)
-            if num_tokens <= 0:
-                break
-            queue.pop()
+        left = math.inf if plan.max_tokens is None else plan.max_tokens - sum(m.num_tokens for m in members)
+        while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
+            num_tokens = int(min(left, sequence.num_pending_tokens))
             if self._has_room(sequence, num_tokens):
                 members.append(self._admit(sequence, num_tokens))
+                left -= num_tokens
                 continue
             skipped.append(sequence)
             if source.phase is Phase.PREFILL:
@@ -119,6 +120,8 @@ class Composer:
 
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether its blocks fit, after evicting others if need be. A new sequence must fit with its whole prompt."""
+        if not (sequence.num_host_blocks or self._memory.num_missing(sequence, num_tokens)):
+            return True
         is_new = not sequence.num_computed_tokens
         planned = sequence.num_pending_tokens if is_new else num_tokens
         missing = sequence.num_host_blocks + self._missing(sequence, planned)

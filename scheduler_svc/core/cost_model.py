@@ -32,7 +32,7 @@ class OnlineFit:
 
     def predict_ms(self, counts: Row[float]) -> float:
         """Returns the predicted time of work with these counts."""
-        return sum(max(0.0, w) * c / s for w, c, s in zip(self._weights, counts, self._scales, strict=True))
+        return sum(w * c / s for w, c, s in zip(self._weights, counts, self._scales, strict=True) if w > 0.0)
 
     def observe(self, counts: Row[float], time_ms: float) -> None:
         """Learns from one measurement. Late in life, a time far over the prediction counts as a bounded one: a hiccup."""

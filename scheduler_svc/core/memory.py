@@ -20,13 +20,14 @@ class Memory:
         self.pool = BlockPool(model.num_blocks)
         self.num_free_host_blocks = model.num_host_blocks
         self.num_offloads = 0
+        self.num_offloaded = 0  # sequences whose cache is in host memory now
         self._block_size = model.block_size
         self._emit = emit
 
     def num_missing(self, sequence: Sequence, num_tokens: int) -> int:
         """Counts the blocks that the sequence lacks for its next `num_tokens` tokens."""
-        total = -(-(sequence.num_computed_tokens + num_tokens) // self._block_size)
-        return max(0, total - len(sequence.block_ids))
+        missing = -(-(sequence.num_computed_tokens + num_tokens) // self._block_size) - len(sequence.block_ids)
+        return missing if missing > 0 else 0
 
     def fits(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether the blocks for its next `num_tokens` tokens are free."""
@@ -34,8 +35,11 @@ class Memory:
 
     def grow(self, sequence: Sequence, num_tokens: int) -> tuple[BlockId, ...]:
         """Gives it the blocks for its next `num_tokens` tokens, which must fit; returns the new ones."""
+        num_missing = self.num_missing(sequence, num_tokens)
+        if not num_missing:
+            return ()
         after = sequence.block_ids[-1] if sequence.block_ids else None
-        added = self.pool.allocate(self.num_missing(sequence, num_tokens), after)
+        added = self.pool.allocate(num_missing, after)
         sequence.block_ids += added
         return tuple(added)
 
@@ -48,6 +52,7 @@ class Memory:
         sequence.num_host_blocks = len(sequence.block_ids)
         self.num_free_host_blocks -= sequence.num_host_blocks
         self.num_offloads += 1
+        self.num_offloaded += 1
         self._emit(OffloadSequence(sequence.seq_id))
         self._free_blocks(sequence)
 
@@ -55,8 +60,7 @@ class Memory:
         """Moves an offloaded sequence's cache back; `num_host_blocks` of the device's must be free."""
         sequence.block_ids = self.pool.allocate(sequence.num_host_blocks)
         self._emit(RestoreSequence(sequence.seq_id, tuple(sequence.block_ids)))
-        self.num_free_host_blocks += sequence.num_host_blocks
-        sequence.num_host_blocks = 0
+        self._free_host_blocks(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Gives up all that is kept of it, here and in the worker: it ended, or is to be computed again."""
@@ -64,9 +68,13 @@ class Memory:
             self._emit(DropSequence(sequence.seq_id))
         sequence.known_to_worker = False
         sequence.num_computed_tokens = 0
-        self.num_free_host_blocks += sequence.num_host_blocks
-        sequence.num_host_blocks = 0
+        self._free_host_blocks(sequence)
         self._free_blocks(sequence)
+
+    def _free_host_blocks(self, sequence: Sequence) -> None:
+        self.num_free_host_blocks += sequence.num_host_blocks
+        self.num_offloaded -= sequence.is_offloaded
+        sequence.num_host_blocks = 0
 
     def _free_blocks(self, sequence: Sequence) -> None:
         self.pool.free(sequence.block_ids)

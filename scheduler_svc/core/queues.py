@@ -79,7 +79,8 @@ class Queues:
     """The four queues; a sequence stands in the one of its effective class and phase."""
 
     def __init__(self, key: QueueKey) -> None:
-        self._queues = {name: SequenceQueue(key) for name in (LS_PREFILL, LS_DECODE, BE_PREFILL, BE_DECODE)}
+        names = (LS_PREFILL, LS_DECODE, BE_PREFILL, BE_DECODE)
+        self._queues: dict[tuple[RequestClass, Phase], SequenceQueue] = {name: SequenceQueue(key) for name in names}
 
     def __getitem__(self, name: QueueName) -> SequenceQueue:
         return self._queues[name]
@@ -89,8 +90,8 @@ class Queues:
 
     def of(self, sequence: Sequence) -> SequenceQueue:
         """Returns the queue that the sequence belongs in."""
-        return self._queues[QueueName(sequence.effective_class, sequence.phase)]
+        return self._queues[sequence.effective_class, sequence.phase]
 
     def num_waiting(self, request_class: RequestClass) -> int:
         """Counts the members of both queues of a class."""
-        return sum(len(self._queues[QueueName(request_class, phase)]) for phase in Phase)
+        return len(self._queues[request_class, Phase.PREFILL]) + len(self._queues[request_class, Phase.DECODE])

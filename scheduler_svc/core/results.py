@@ -4,6 +4,7 @@ Mirrors StepResult and Hello in protos/qllm/v1/control.proto.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scheduler_svc.core.cursor import Cursor
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
@@ -52,8 +53,7 @@ class WorkerModel:
         return len(self.experts_by_layer)
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """One sampled token; `finish_reason` is set when the worker found the sequence's end with it."""
 
     seq_id: SeqId
@@ -84,8 +84,7 @@ class StepResult:
     timing: WorkTiming = field(default_factory=WorkTiming)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
+class TokenOutput(NamedTuple):
     """A token for the caller; `finish_reason` and `usage` are set with the last one."""
 
     seq_id: SeqId

@@ -12,12 +12,16 @@ from scheduler_svc.core.ids import BlockId, SeqId
 class RequestClass(Enum):
     """Who is waiting."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and these are looked up for every token
+
     LATENCY_SENSITIVE = 1
     BEST_EFFORT = 2
 
 
 class Phase(Enum):
     """What a sequence needs next."""
+
+    __hash__ = object.__hash__  # as RequestClass
 
     PREFILL = 1
     DECODE = 2
@@ -123,7 +127,7 @@ class Sequence:
     @property
     def num_pending_tokens(self) -> int:
         """Tokens that are known but not computed: what the next iterations must run through the model."""
-        return self.num_tokens - self.num_computed_tokens
+        return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed_tokens
 
     @property
     def phase(self) -> Phase:
