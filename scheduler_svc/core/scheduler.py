@@ -15,6 +15,7 @@ from scheduler_svc.core.counters import Counters
 from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.memory import Memory
+from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Limits, Policy, Sequel
 from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
@@ -42,8 +43,10 @@ class Scheduler:
         limits: Limits | None = None,
         preempt_at: PreemptAt = PreemptAt.EXPERT,
         starvation: StarvationLimits | None = None,
+        observer: StepObserver | None = None,
     ) -> None:
         self.model = model
+        self._observer = observer
         self.limits = limits or Limits()
         self.counters = Counters()
         self.work = Workload(model, self.limits, starvation or StarvationLimits(), policy.queue_key)
@@ -121,7 +124,7 @@ class Scheduler:
         """Returns the batch that the policy prefers among those that can run, forming it if it is new."""
         for choice in self._policy.preferences(self.work):
             if isinstance(choice, Batch):
-                if self._composer.make_resident(member.sequence for member in choice.members):
+                if self._composer.make_resident(choice):
                     return choice
             elif isinstance(choice, Sequel):
                 if batch := self._form_sequel(choice.request_class, now_s):
@@ -160,19 +163,14 @@ class Scheduler:
                 num_outputs = len(sequence.output_token_ids)
                 self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs))
                 sequence.known_to_worker = True
-        items = tuple(self._item(member) for member in batch.members)
+        items = tuple(map(self._item, batch.members))
         self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
 
-    def _item(self, member: Member) -> BatchItem:
-        start, stop = member.first_position, member.first_position + member.num_tokens
-        return BatchItem(
-            seq_id=member.sequence.seq_id,
-            num_tokens=member.num_tokens,
-            token_ids=member.sequence.token_ids(start, stop),  # in a sequel empty: it is being sampled
-            first_position=start,
-            new_block_ids=member.new_block_ids,
-            samples=member.samples,
-        )
+    @staticmethod
+    def _item(member: Member) -> BatchItem:
+        sequence, num_tokens, start, samples, new_block_ids = member
+        token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
+        return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples)
 
     def _room_s(self, batch: Batch, now_s: float) -> float | None:
         """Returns how long the batch's next step may take; None if the window is full, and then notes when it will not be.
@@ -219,8 +217,7 @@ class Scheduler:
         lead = batches[0].request_class
         preempt_at = None if lead is LS or self.work.has_latency_sensitive else self._preempt_at
         command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until, preempt_at)
-        be_tokens = sum(m.num_tokens for b in batches for m in b.members if m.sequence.request_class is BE)
-        be_fraction = be_tokens / shape.num_tokens if shape.num_tokens else 0.0
+        be_fraction = sum(b.num_be_tokens for b in batches) / shape.num_tokens if shape.num_tokens else 0.0
         charged_s = estimate_s * be_fraction
         self.work.guard.spend(charged_s)
         entry = InFlight(command, batches, estimate_s, now_s, charged_s, be_fraction, self._is_quiet)
@@ -315,6 +312,8 @@ class Scheduler:
         self.work.cost_model.observe(result.timing)
         self.work.guard.settle(entry.charged_s)
         self.work.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self.work.has_best_effort)
+        if self._observer is not None:
+            self._observer.step_answered(entry, result, now_s)
 
     def _end_iteration(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
         """Puts the members back into their queues, each with its new token, or ends them."""

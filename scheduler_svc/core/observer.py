@@ -1,0 +1,13 @@
+"""What may watch the core at work: a listener that records and decides nothing."""
+
+from typing import Protocol
+
+from scheduler_svc.core.results import StepResult
+from scheduler_svc.core.window import InFlight
+
+
+class StepObserver(Protocol):
+    """Hears of every step that the worker answered, in the order in which they ran. Must not change what it is shown."""
+
+    def step_answered(self, step: InFlight, result: StepResult, now_s: float) -> None:
+        """The worker did what `step` says, or as much of it as `result` says; it became known at `now_s`."""
