@@ -3,8 +3,10 @@
 Each kind of work is linear in a few counts: attention in stages, tokens and query-key pairs; an expert in runs and tokens; the
 head in passes and rows. Sums of counts predict sums of times, so whole steps teach as well as single stages. The fit is
 recursive least squares on relative errors with exponential forgetting; see S. Haykin, Adaptive Filter Theory, chapter 10.
+What slows all work down for a while (another process, a clock, heat) is followed within a few steps by one common factor.
 """
 
+import math
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ FORGETTING = 0.995
 OUTLIER_RATIO = 4.0
 _INITIAL_VARIANCE = 1e8  # weights are milliseconds per scaled count: nothing is known of them at first
 _MIN_TIME_MS = 1e-4
+_PACE_GAIN = 0.15  # of the last step's error: about seven steps to follow a change
+_PACE_BOUND = math.log(OUTLIER_RATIO)
 
 
 class OnlineFit:
@@ -34,10 +38,15 @@ class OnlineFit:
         """Returns the predicted time of work with these counts."""
         return sum(w * c / s for w, c, s in zip(self._weights, counts, self._scales, strict=True) if w > 0.0)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has seen enough for a large error to be the measurement's fault."""
+        return self.num_samples > 10 * len(self._scales)
+
     def observe(self, counts: Row[float], time_ms: float) -> None:
-        """Learns from one measurement. Late in life, a time far over the prediction counts as a bounded one: a hiccup."""
+        """Learns from one measurement. Once settled, a time far over the prediction counts as a bounded one: a hiccup."""
         predicted = self.predict_ms(counts)
-        if self.num_samples > 10 * len(self._scales) and predicted > 0:
+        if self.is_settled and predicted > 0:
             time_ms = min(time_ms, OUTLIER_RATIO * predicted)
         unit = max(time_ms, _MIN_TIME_MS)  # relative error: every measurement weighs the same, whatever its size
         self._step([count / scale / unit for count, scale in zip(counts, self._scales, strict=True)], 1.0)
@@ -55,6 +64,24 @@ class OnlineFit:
             [(value - gains[i] * gains[j] / spread) / keep for j, value in enumerate(line)]
             for i, line in enumerate(self._covariance)
         ]
+
+
+class Pace:
+    """By what factor everything takes longer now than was learned: a moving mean of the last steps' errors, on a log scale."""
+
+    def __init__(self) -> None:
+        self._log = 0.0
+
+    @property
+    def factor(self) -> float:
+        """Measured over predicted time, about 1."""
+        return math.exp(self._log)
+
+    def observe(self, predicted_ms: float, measured_ms: float) -> None:
+        """Takes in one step."""
+        if predicted_ms > 0 and measured_ms > 0:
+            error = math.log(measured_ms / predicted_ms)
+            self._log += _PACE_GAIN * (max(-_PACE_BOUND, min(_PACE_BOUND, error)) - self._log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,7 @@ class CostModel:
         self._attention = OnlineFit((1.0, 64.0, 65536.0))
         self._expert = OnlineFit((1.0, 64.0))
         self._head = OnlineFit((1.0, 8.0))
+        self._pace = Pace()
 
     @property
     def is_ready(self) -> bool:
@@ -84,13 +112,20 @@ class CostModel:
 
     def observe(self, timing: WorkTiming) -> None:
         """Learns from what one step ran."""
-        if timing.num_attention_stages:
-            counts = (timing.num_attention_stages, timing.attention_tokens, timing.attention_pairs)
-            self._attention.observe(counts, timing.attention_ns * 1e-6)
-        if timing.num_expert_runs:
-            self._expert.observe((timing.num_expert_runs, timing.expert_tokens), timing.expert_ns * 1e-6)
-        if timing.num_heads:
-            self._head.observe((timing.num_heads, timing.head_rows), timing.head_ns * 1e-6)
+        attention = (timing.num_attention_stages, timing.attention_tokens, timing.attention_pairs)
+        expert = (timing.num_expert_runs, timing.expert_tokens)
+        head = (timing.num_heads, timing.head_rows)
+        parts = (
+            (self._attention, attention, timing.attention_ns * 1e-6),
+            (self._expert, expert, timing.expert_ns * 1e-6),
+            (self._head, head, timing.head_ns * 1e-6),
+        )
+        ran = [(fit, counts, time_ms) for fit, counts, time_ms in parts if counts[0]]
+        if all(fit.is_settled for fit, _, _ in ran):
+            predicted_ms = sum(fit.predict_ms(counts) for fit, counts, _ in ran)
+            self._pace.observe(predicted_ms, sum(time_ms for _, _, time_ms in ran))
+        for fit, counts, time_ms in ran:
+            fit.observe(counts, time_ms)
 
     def unit_costs(self, shape: Shape) -> UnitCosts:
         """Predicts the units of batches whose shapes sum to `shape` and that run jointly.
@@ -105,7 +140,8 @@ class CostModel:
             chosen = min(1.0, self._experts_per_token / self._num_experts)
             runs = 1.0 - (1.0 - chosen) ** shape.num_tokens
             expert_ms = self._expert.predict_ms((runs, shape.num_tokens * chosen))
-        return UnitCosts(attention_ms * 1e-3, expert_ms * 1e-3, head_ms * 1e-3)
+        to_seconds = 1e-3 * self._pace.factor
+        return UnitCosts(attention_ms * to_seconds, expert_ms * to_seconds, head_ms * to_seconds)
 
     def iteration_s(self, shape: Shape, experts_by_layer: Row[int]) -> float:
         """Predicts a whole iteration in seconds."""

@@ -12,7 +12,8 @@ from scheduler_svc.core.ids import BlockId, SeqId
 class RequestClass(Enum):
     """Who is waiting."""
 
-    __hash__ = object.__hash__  # members are singletons; Enum's own hash is Python code, and these are looked up for every token
+    # Members are singletons; Enum's own hash is Python code, and these are looked up for every token.
+    __hash__ = object.__hash__
 
     LATENCY_SENSITIVE = 1
     BEST_EFFORT = 2

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -88,3 +89,31 @@ def test_few_tokens_are_expected_to_reach_few_experts() -> None:
     for timing in worker.calibration():
         model.observe(timing)
     assert model.unit_costs(Shape(1, 1, 1)).expert_s < model.unit_costs(Shape(64, 64, 1)).expert_s / 10
+
+
+def observe_steps(model: CostModel, worker: SimWorker, num_steps: int, slowdown: float, rng: random.Random) -> None:
+    for _ in range(num_steps):
+        tokens = rng.randint(1, 300)
+        timing = worker.timing((1, tokens, tokens * 900, 1), 1, worker.num_experts, 1)
+        times = {name: round(getattr(timing, name) * slowdown) for name in ("attention_ns", "expert_ns", "head_ns")}
+        model.observe(replace(timing, **times))
+
+
+def test_a_slowdown_of_the_whole_machine_is_followed_within_twenty_steps_and_forgotten_as_soon() -> None:
+    worker, rng, shape = SimWorker(small_model(), Costs()), random.Random(6), Shape(100, 90_000, 1)
+    model = CostModel(worker.model)
+    observe_steps(model, worker, 200, 1.0, rng)
+    usual_s = model.iteration_s(shape, worker.model.experts_by_layer)
+    observe_steps(model, worker, 20, 2.5, rng)
+    assert model.iteration_s(shape, worker.model.experts_by_layer) == pytest.approx(2.5 * usual_s, rel=0.15)
+    observe_steps(model, worker, 30, 1.0, rng)
+    assert model.iteration_s(shape, worker.model.experts_by_layer) == pytest.approx(usual_s, rel=0.15)
+
+
+def test_one_hiccup_moves_no_prediction_by_more_than_a_quarter() -> None:
+    worker, rng, shape = SimWorker(small_model(), Costs()), random.Random(7), Shape(100, 90_000, 1)
+    model = CostModel(worker.model)
+    observe_steps(model, worker, 200, 1.0, rng)
+    usual_s = model.iteration_s(shape, worker.model.experts_by_layer)
+    observe_steps(model, worker, 1, 50.0, rng)
+    assert model.iteration_s(shape, worker.model.experts_by_layer) == pytest.approx(usual_s, rel=0.25)
