@@ -7,6 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
@@ -53,8 +54,8 @@ class InstantWorker:
         while len(schedule_s) < num_decisions:
             if self._waiting:
                 result = self._answer(self._waiting.popleft())
-                update_s.append(_seconds(lambda result=result: self._scheduler.update(result, self._now_s))[0])
-            took_s, commands = _seconds(lambda: self._scheduler.schedule(self._now_s))
+                update_s.append(_seconds(partial(self._scheduler.update, result, self._now_s))[0])
+            took_s, commands = _seconds(partial(self._scheduler.schedule, self._now_s))
             schedule_s.append(took_s)
             self._now_s += 0.01
             self._starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
