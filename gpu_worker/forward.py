@@ -168,7 +168,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         if all(s.dropped for s in self.cache.spans):
             self.close()
         elif self.queues is not None:
-            self.queues.keep(self._live_rows())
+            self.queues.keep(self._wanted_rows(self.cursor.layer))
             self.note_expert_run()
 
     def close(self) -> None:
@@ -210,21 +210,29 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             self.cursor = Cursor(effect.layer)
         elif isinstance(effect, ExpertWork):
             layer = self.cursor.layer
-            live_rows = self._live_rows() if any(s.dropped for s in self.cache.spans) else None
-            self.queues = ExpertQueues(effect, self._experts_by_layer[layer], live_rows)
+            self.queues = ExpertQueues(effect, self._experts_by_layer[layer], self._wanted_rows(layer))
             self.cursor = Cursor(layer, Stage.EXPERTS, self.queues.next_expert)
         else:
             self.logits = effect
             self._carried_bytes = 0
             self.cursor = Cursor(len(self._experts_by_layer))
 
-    def _live_rows(self) -> Tensor:
-        """Mask (T,) of the rows whose sequences are not dropped."""
-        live = torch.ones(self._num_tokens, dtype=torch.bool)
-        for span in self.cache.spans:
-            if span.dropped:
-                live[span.start : span.stop] = False
-        return live.to(self._inputs["input_ids"].device)
+    def _wanted_rows(self, layer: int) -> Tensor | None:
+        """Mask (T,) of the rows whose experts anybody needs, None for all.
+
+        A dropped sequence's rows are not needed, and of the last layer only those that the head reads: K and V of all rows are
+        cached by then, and nothing comes after, so the chunk of a prompt skips most of its last experts.
+        """
+        logit_rows = self._inputs["logits_to_keep"]  # (rows,)
+        heads_all = layer + 1 < len(self._experts_by_layer) or len(logit_rows) == self._num_tokens
+        dropped = [span for span in self.cache.spans if span.dropped]
+        if heads_all and not dropped:
+            return None
+        wanted = logit_rows.new_full((self._num_tokens,), heads_all, dtype=torch.bool)
+        wanted[logit_rows] = True
+        for span in dropped:
+            wanted[span.start : span.stop] = False
+        return wanted
 
 
 def _tensors(values: Sequence[Any]) -> list[Tensor]:

@@ -17,13 +17,13 @@ from tests.worker_driver import loaded
 TOKENS = (5, 6, 7, 8, 9, 10)
 
 
-def _pass(family: str = "mixtral") -> ForwardPass:
+def _pass(family: str = "mixtral", logit_rows: tuple[int, ...] = tuple(range(len(TOKENS)))) -> ForwardPass:
     model = loaded(family)
     store = UnifiedDynamicCache(4, 4, 0, torch.device("cpu"))
     table = store.new_table(1)
     store.extend(table, [0, 1])
     cache = RaggedCache(store, [Span(table, 0, len(TOKENS), 0)], model.latent_layers)
-    tokens, positions, rows = torch.tensor(TOKENS), torch.arange(len(TOKENS)), torch.arange(len(TOKENS))
+    tokens, positions, rows = torch.tensor(TOKENS), torch.arange(len(TOKENS)), torch.tensor(logit_rows)
     return ForwardPass(model.model, model.facts.experts_by_layer, cache, tokens, positions, rows)
 
 
@@ -52,6 +52,22 @@ def test_a_pass_stops_before_the_experts_of_each_layer_and_before_the_next_layer
     assert stood == [(layer, stage) for layer in range(3) for stage in (Stage.ATTENTION, Stage.EXPERTS)]
     assert forward_pass.cursor == Cursor(3)
     plain = random_model("mixtral")(torch.tensor([TOKENS])).logits[0]
+    torch.testing.assert_close(forward_pass.logits, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_layers_experts_run_only_for_rows_that_the_head_reads() -> None:
+    forward_pass = _pass(logit_rows=(5,))
+    num_run = []
+    while forward_pass.logits is None:
+        if forward_pass.cursor.stage is Stage.ATTENTION:
+            forward_pass.run_attention()
+            queues = forward_pass.expert_queues
+            num_run.append(sum(map(queues.num_tokens, range(loaded("mixtral").facts.experts_by_layer[0]))))
+        else:
+            _run_experts(forward_pass)
+            forward_pass.deliver()
+    assert num_run == [2 * len(TOKENS), 2 * len(TOKENS), 2]
+    plain = random_model("mixtral")(torch.tensor([TOKENS])).logits[0, 5:]
     torch.testing.assert_close(forward_pass.logits, plain, rtol=1e-4, atol=1e-4)
 
 
