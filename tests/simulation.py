@@ -23,6 +23,7 @@ from scheduler_svc.core.commands import (
 )
 from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import SeqId
+from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
 from scheduler_svc.core.scheduler import Scheduler
@@ -290,10 +291,11 @@ class Simulation:
         preempt_at: PreemptAt = PreemptAt.EXPERT,
         starvation: StarvationLimits | None = None,
         calibrated: bool = True,
+        observer: StepObserver | None = None,
     ) -> None:
         self.model = model or small_model()
         limits = limits or Limits(control_lead_s=0.0)
-        self.scheduler = Scheduler(self.model, POLICIES[policy](), limits, preempt_at, starvation)
+        self.scheduler = Scheduler(self.model, POLICIES[policy](), limits, preempt_at, starvation, observer)
         self.worker = SimWorker(self.model, costs or Costs())
         self.sequences: dict[int, Sequence] = {}
         self.outputs: dict[int, list[Output]] = {}
