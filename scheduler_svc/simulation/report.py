@@ -1,0 +1,46 @@
+"""What a simulation hands out: each request's outcome, by columns, and the core's counters. Plain JSON."""
+
+from dataclasses import fields
+
+from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.simulation.simulation import Outcome, Simulation
+
+_CLASS_NAMES = {RequestClass.LATENCY_SENSITIVE: "ls", RequestClass.BEST_EFFORT: "be"}
+
+
+def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
+    """Returns the result of a simulation that has ended.
+
+    Args:
+        simulation: The simulation.
+        cpu_s: What it took of the real processor's time.
+    """
+    counters = simulation.scheduler.counters
+    return {
+        "virtual_s": round(simulation.now_s, 6),
+        "cpu_s": round(cpu_s, 3),
+        "num_events": simulation.num_events,
+        "num_tokens": simulation.worker.num_tokens,
+        "outcomes": _columns(simulation.outcomes),
+        "counters": {
+            "busy_s": round(counters.busy_ns * 1e-9, 6),
+            "num_commands": counters.num_commands,
+            "num_iterations": counters.num_iterations,
+            "num_preemptions_at_layer": counters.num_preemptions_at_layer,
+            "num_preemptions_at_expert": counters.num_preemptions_at_expert,
+            "num_joins": counters.num_joins,
+            "num_offloads": simulation.scheduler.memory.num_offloads,
+            "num_promotions": simulation.scheduler.work.guard.num_promotions,
+        },
+    }
+
+
+def _columns(outcomes: list[Outcome]) -> dict[str, list[object]]:
+    names = [field.name for field in fields(Outcome)]
+    return {name: [_plain(getattr(outcome, name)) for outcome in outcomes] for name in names}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, RequestClass):
+        return _CLASS_NAMES[value]
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,0 +1,134 @@
+"""The loop of a simulation: whatever happens next happens now. Owns the virtual clock, and keeps what came of each request."""
+
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+from itertools import count
+
+from scheduler_svc.core.ids import SeqId
+from scheduler_svc.core.observer import StepObserver
+from scheduler_svc.core.policies import POLICIES
+from scheduler_svc.core.results import Output, TokenOutput
+from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.simulation.errors import Stalled
+from scheduler_svc.simulation.job import Job, Request
+from scheduler_svc.simulation.virtual_worker import VirtualWorker
+
+_GREEDY = SamplingParams(temperature=0.0)
+_NEVER_S = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one request met; times in virtual seconds, from its arrival."""
+
+    request_class: RequestClass
+    arrival_s: float
+    num_prompt_tokens: int
+    num_output_tokens: int
+    queue_s: float
+    ttft_s: float
+    turnaround_s: float
+    num_preemptions: int
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> "Outcome":
+        """Reads a finished sequence."""
+        first_run_s, first_token_s, last_token_s = sequence.first_run_s, sequence.first_token_s, sequence.last_token_s
+        assert first_run_s is not None
+        assert first_token_s is not None
+        assert last_token_s is not None
+        return cls(
+            request_class=sequence.request_class,
+            arrival_s=sequence.arrival_s,
+            num_prompt_tokens=len(sequence.prompt_token_ids),
+            num_output_tokens=len(sequence.output_token_ids),
+            queue_s=first_run_s - sequence.arrival_s,
+            ttft_s=first_token_s - sequence.arrival_s,
+            turnaround_s=last_token_s - sequence.arrival_s,
+            num_preemptions=sequence.num_preemptions,
+        )
+
+
+class Simulation:
+    """One job under way.
+
+    Attributes:
+        now_s: The virtual time.
+        outcomes: Of the requests that have ended, in the order of their ends.
+        num_events: Times that the core was asked; what a simulation costs is proportional to it.
+    """
+
+    def __init__(self, job: Job, observer: StepObserver | None = None) -> None:
+        self.now_s = 0.0
+        self.outcomes: list[Outcome] = []
+        self.num_events = 0
+        self.worker = VirtualWorker(job.cost_table)
+        policy = POLICIES[job.policy]()
+        model = job.cost_table.model
+        self.scheduler = Scheduler(model, policy, job.limits, job.preempt_at, job.starvation, observer)
+        for timing in job.cost_table.calibration():
+            self.scheduler.work.cost_model.observe(timing)
+        self._arrivals: Row[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
+        self._num_arrived = 0
+        self._seq_ids = count(1)
+        self._live: dict[SeqId, Sequence] = {}
+
+    def run(self) -> None:
+        """Goes on until every request has ended.
+
+        Raises:
+            Stalled: Sequences are left that nothing will ever advance.
+        """
+        self._pump()
+        while (next_s := self._next_event_s()) < _NEVER_S:
+            self.now_s = max(self.now_s, next_s)
+            self._admit_arrivals()
+            self._take_result()
+            self._pump()
+        if self._live:
+            raise Stalled(f"{len(self._live)} requests are left at {self.now_s:.3f} s, and nothing happens any more")
+
+    def _next_event_s(self) -> float:
+        """Returns when the next thing happens: an arrival, the end of a step, or a wake-up that the core asked for."""
+        arrival_s = self._arrivals[self._num_arrived].arrival_s if self._num_arrived < len(self._arrivals) else _NEVER_S
+        ends_s = self.worker.ends_s
+        wakeup_s = self.scheduler.wakeup_s
+        return min(
+            arrival_s,
+            _NEVER_S if ends_s is None else ends_s,
+            _NEVER_S if wakeup_s is None else wakeup_s,
+        )
+
+    def _admit_arrivals(self) -> None:
+        while self._num_arrived < len(self._arrivals) and self._arrivals[self._num_arrived].arrival_s <= self.now_s:
+            request = self._arrivals[self._num_arrived]
+            self._num_arrived += 1
+            seq_id = SeqId(next(self._seq_ids))
+            sequence = Sequence(
+                seq_id,
+                request.request_class,
+                (0,) * request.num_prompt_tokens,
+                _GREEDY,
+                StopConditions(request.num_output_tokens),
+                request.arrival_s,
+            )
+            self._live[seq_id] = sequence
+            self.scheduler.add(sequence)
+
+    def _take_result(self) -> None:
+        ends_s = self.worker.ends_s
+        if ends_s is None or ends_s > self.now_s:
+            return
+        result = self.worker.complete()
+        self.worker.start_next(self.now_s)
+        for output in self.scheduler.update(result, self.now_s):
+            self._note(output)
+
+    def _note(self, output: Output) -> None:
+        if isinstance(output, TokenOutput) and output.finish_reason is not None:
+            self.outcomes.append(Outcome.of(self._live.pop(output.seq_id)))
+
+    def _pump(self) -> None:
+        self.num_events += 1
+        self.worker.receive(self.scheduler.schedule(self.now_s), self.now_s)

@@ -1,0 +1,128 @@
+"""A worker without a model: carries commands out in order and answers, in virtual time. Time is an argument.
+
+Cache and host memory are the core's own accounts; moving a cache takes no time here. Every output is as long as it may be.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scheduler_svc.core.commands import Advance, BatchItem, Command, DropBatch, DropSequence, Preempt, StartBatch
+from scheduler_svc.core.results import SampledToken, StepResult
+from scheduler_svc.simulation.cost_table import CostTable, Load
+from scheduler_svc.simulation.running_step import Layout, RunningStep
+
+
+@dataclass(slots=True)
+class _VirtualBatch:
+    """A suspended iteration: its live items by sequence, and where it stands."""
+
+    items: dict[int, BatchItem]
+    place: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    command: Advance
+    step: RunningStep
+
+
+@dataclass(slots=True)
+class VirtualWorker:
+    """The worker's side of the control channel.
+
+    Attributes:
+        num_tokens: Tokens that went through the whole model so far, prompts included.
+    """
+
+    table: CostTable
+    num_tokens: int = 0
+    _layout: Layout = field(init=False)
+    _batches: dict[int, _VirtualBatch] = field(default_factory=dict)
+    _queue: deque[Command] = field(default_factory=deque)
+    _running: _Running | None = None
+    _preempted_id: int = 0
+    _free_since_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._layout = Layout(self.table.num_layers, self.table.num_experts)
+
+    @property
+    def ends_s(self) -> float | None:
+        """When the step that runs ends; None while nothing runs."""
+        return self._running.step.ends_s if self._running else None
+
+    def receive(self, commands: Iterable[Command], now_s: float) -> None:
+        """Takes commands in; all but Preempt wait their turn."""
+        for command in commands:
+            if isinstance(command, Preempt):
+                self._preempt(command, now_s)
+            else:
+                self._queue.append(command)
+        self.start_next(now_s)
+
+    def start_next(self, now_s: float) -> None:
+        """Carries out what waits, up to and including the start of the next Advance."""
+        while self._running is None and self._queue:
+            command = self._queue.popleft()
+            if isinstance(command, Advance):
+                self._start(command, now_s)
+            else:
+                self._apply(command)
+
+    def complete(self) -> StepResult:
+        """Ends the step that runs."""
+        assert self._running is not None
+        command, step = self._running.command, self._running.step
+        self._running = None
+        timing = step.timing
+        idle_ns = round(1e9 * (step.begin_s - self._free_since_s))
+        self._free_since_s = step.ends_s
+        duration_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
+        reached, tokens = self._layout.cursor(step.until), self._move(command, step.until)
+        return StepResult(command.command_id, reached, duration_ns, idle_ns, tokens, (), timing)
+
+    def _apply(self, command: Command) -> None:
+        match command:
+            case StartBatch(batch_id, _, items):
+                self._batches[batch_id] = _VirtualBatch({item.seq_id: item for item in items})
+            case DropBatch(batch_id):
+                self._batches.pop(batch_id, None)
+            case DropSequence(seq_id):
+                for batch in self._batches.values():
+                    batch.items.pop(seq_id, None)
+
+    def _start(self, command: Advance, now_s: float) -> None:
+        batches = [self._batches[batch_id] for batch_id in command.batch_ids]
+        items = [item for batch in batches for item in batch.items.values()]
+        load = Load(
+            num_passes=len(batches),
+            num_tokens=sum(item.num_tokens for item in items),
+            num_pairs=sum(item.num_tokens * (item.first_position + item.num_tokens) for item in items),
+            num_rows=sum(item.samples for item in items),
+        )
+        start = batches[0].place
+        until = start if self._is_preempted(command) else self._layout.place(command.until)
+        times = self.table.unit_times(load)
+        step = RunningStep(self.table, self._layout, load, times, now_s, start, until, command.preempt_at)
+        self._running = _Running(command, step)
+
+    def _preempt(self, preempt: Preempt, now_s: float) -> None:
+        self._preempted_id = preempt.last_command_id
+        if self._running is not None and self._is_preempted(self._running.command):
+            self._running.step.cut_short(now_s)
+
+    def _is_preempted(self, command: Advance) -> bool:
+        return command.preempt_at is not None and command.command_id <= self._preempted_id
+
+    def _move(self, command: Advance, place: int) -> tuple[SampledToken, ...]:
+        """Moves the batches to where they stand now; returns the tokens of those that ended."""
+        tokens: list[SampledToken] = []
+        for batch_id in command.batch_ids:
+            batch = self._batches[batch_id]
+            batch.place = place
+            if place == self._layout.end:
+                self.num_tokens += sum(item.num_tokens for item in batch.items.values())
+                tokens += [SampledToken(item.seq_id, 0, 0.0) for item in batch.items.values() if item.samples]
+                del self._batches[batch_id]
+        return tuple(tokens)
