@@ -34,9 +34,13 @@ class AsyncClient:
     Args:
         address: "host:port", or any gRPC target.
         timeout_s: Limit for every call but `generate`, which has its own.
+
+    Attributes:
+        address: The service that it talks to.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
+        self.address = address
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)

@@ -2,6 +2,7 @@
 
 import typer
 
+from client.bench.cli import app as bench_app
 from client.cli.generate import EXAMPLES, generate
 from client.cli.health import health
 from client.cli.stats import stats
@@ -20,5 +21,6 @@ app = typer.Typer(
 app.command(epilog=EXAMPLES)(generate)
 app.command()(health)
 app.command()(stats)
+app.add_typer(bench_app, name="bench")
 
 __all__ = ["app"]

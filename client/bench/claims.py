@@ -1,0 +1,91 @@
+"""The claims of the QLLM paper beside what simulations came to. Pure; nothing here is a constant but the paper's own words.
+
+Source: arXiv 2503.09304, abstract and evaluation.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from client.bench.gains import EXPERT, FCFS, PAPER
+from client.bench.grid import Grid
+from client.bench.simulator import SimulatedResult
+from client.bench.sweep import PointResult
+from client.bench.tables import NOTHING, times
+
+_COLUMN_NAMES = {EXPERT: "SIMULATED: qllm", PAPER: "SIMULATED: Algorithm 1"}
+
+
+def claims_grid(sweep: Sequence[PointResult], slo_s: float) -> Grid | None:
+    """Returns the paper's claims on a sweep of the rate, and the same figures of the default policy and of Algorithm 1."""
+    columns = [label for label in (EXPERT, PAPER) if all(label in point.results for point in sweep)]
+    if not columns or not all(FCFS in point.results for point in sweep):
+        return None
+    rows = [
+        ("LS TTFT, times lower: average", "65.5x", *(_mean(_gains(sweep, label, _ttft)) for label in columns)),
+        ("LS TTFT, times lower: best", "101.6x", *(_most(_gains(sweep, label, _ttft)) for label in columns)),
+        (f"LS TTFT within {slo_s:g} s: mean, up to", "7 req/s", *(_met_up_to(sweep, one, slo_s) for one in columns)),
+        ("  the same, fcfs", "at no rate", *(_met_up_to(sweep, FCFS, slo_s) for _ in columns)),
+        ("LS turnaround, times lower: best", "12.8x", *(_most(_gains(sweep, one, _ls_turnaround)) for one in columns)),
+        (
+            "BE turnaround, times higher: average",
+            "1.38x",
+            *(_mean(_costs(sweep, one, _be_turnaround)) for one in columns),
+        ),
+        (
+            "BE turnaround, times higher: worst",
+            "2.04x",
+            *(_most(_costs(sweep, one, _be_turnaround)) for one in columns),
+        ),
+        ("throughput to fcfs: average", "1x or more", *(_mean(_costs(sweep, one, _throughput)) for one in columns)),
+        ("throughput to fcfs: worst", NOTHING, *(_least(_costs(sweep, one, _throughput)) for one in columns)),
+    ]
+    header = ("against fcfs", "measured in the paper", *(_COLUMN_NAMES[label] for label in columns))
+    return Grid("SIMULATED: the claims of arXiv 2503.09304", header, tuple(rows))
+
+
+def _gains(sweep: Sequence[PointResult], label: str, figure: Callable[[SimulatedResult], float]) -> list[float]:
+    return [1.0 / cost for cost in _costs(sweep, label, figure)]
+
+
+def _costs(sweep: Sequence[PointResult], label: str, figure: Callable[[SimulatedResult], float]) -> list[float]:
+    """Returns a figure over that of fcfs at each point where both had such requests."""
+    pairs = [(figure(point.results[label]), figure(point.results[FCFS])) for point in sweep]
+    return [own / other for own, other in pairs if own > 0 and other > 0]
+
+
+def _met_up_to(sweep: Sequence[PointResult], label: str, slo_s: float) -> str:
+    """Returns the highest rate up to which the mean keeps the objective at every rate that was run."""
+    met: float | None = None
+    for point in sorted(sweep, key=lambda one: one.value or 0.0):
+        if _ttft(point.results[label]) > slo_s * 1e3:
+            break
+        met = point.value
+    return "at no rate" if met is None else f"{met:g} req/s"
+
+
+def _ttft(result: SimulatedResult) -> float:
+    return result.ls.ttft.mean_ms if result.ls.ttft else 0.0
+
+
+def _ls_turnaround(result: SimulatedResult) -> float:
+    return result.ls.turnaround.mean_ms if result.ls.turnaround else 0.0
+
+
+def _be_turnaround(result: SimulatedResult) -> float:
+    return result.be.turnaround.mean_ms if result.be.turnaround else 0.0
+
+
+def _throughput(result: SimulatedResult) -> float:
+    return result.tokens_per_s
+
+
+def _mean(ratios: Sequence[float]) -> str:
+    return times(math.fsum(ratios) / len(ratios)) if ratios else NOTHING
+
+
+def _most(ratios: Sequence[float]) -> str:
+    return times(max(ratios, default=None))
+
+
+def _least(ratios: Sequence[float]) -> str:
+    return times(min(ratios, default=None))

@@ -1,0 +1,123 @@
+"""`qllm-client bench`: the sub-application that the bench commands register in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.bench.ablation import SetUp, ablate
+from client.bench.compare import compare
+from client.bench.console import complaining
+from client.bench.load_options import LoadOptions
+from client.bench.measure import measure
+from client.bench.option_group import with_option_groups
+from client.bench.options import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
+from client.bench.simulate import EXAMPLES as SIMULATE_EXAMPLES
+from client.bench.simulate import simulate
+from client.bench.timeline import timeline
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  qllm-client bench --grpc 127.0.0.1:50051 --ls-rate 0.7 --be-clients 8 --json ours.json --html ours.html
+
+  qllm-client bench --http http://127.0.0.1:8203 --priority-field priority --label vllm --json vllm.json
+
+  qllm-client bench compare ours.json vllm.json --png against-vllm.png
+
+  qllm-client bench --serve demo/model --trace conv.csv --ls-share 0.2 --time-scale 20 --max-tokens-limit 64
+"""
+
+ABLATION_EXAMPLES = """
+[bold]Examples[/bold]
+
+  qllm-client bench ablation --model demo/model --seconds 10 --be-prompt-tokens 400 --be-max-tokens 48
+
+  qllm-client bench ablation --model bench-models/mini-mixtral --rounds 3 --json ablation.json --png ablation.png
+"""
+_ALL = list(SetUp)
+
+app = typer.Typer(rich_markup_mode="rich")
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True, epilog=EXAMPLES)
+@with_option_groups
+def bench(
+    context: typer.Context,
+    target: TargetOptions,
+    service: ServiceArguments,
+    load: LoadOptions,
+    results: ResultOptions,
+    label: Annotated[
+        str | None, typer.Option(rich_help_panel="Results", help="What the result is called in comparisons.")
+    ] = None,
+    files: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="A B", rich_help_panel="Results", help="The same as: bench compare A B."),
+    ] = None,
+) -> None:
+    """Measures a server under a mixed load of latency-sensitive and best-effort requests.
+
+    First some requests one by one on the idle server; then the load, of which a window is measured: times to first token,
+    turnaround, throughput, and what of it the load did to those who wait. An open loop (a rate, or a trace) never waits for
+    the server: latencies count from when a request should have been sent. Ctrl-C ends early and keeps what was measured.
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    with complaining():
+        if files is not None:
+            compare(files, results)
+        else:
+            measure(target, service, load, results, label)
+
+
+@app.command("compare", no_args_is_help=True)
+@with_option_groups
+def compare_command(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="A.json B.json ...", help="Results of bench or of an ablation.")
+    ],
+    results: FigureOptions,
+) -> None:
+    """Prints and draws several results side by side."""
+    with complaining():
+        compare(files, results)
+
+
+@app.command("ablation", epilog=ABLATION_EXAMPLES, no_args_is_help=True)
+@with_option_groups
+def ablation_command(
+    model: Annotated[str, typer.Option(metavar="DIR", help="The model: a directory or hub id.")],
+    service: ServiceArguments,
+    load: LoadOptions,
+    results: ResultOptions,
+    set_up: Annotated[
+        list[SetUp], typer.Option(help="One to measure; may be repeated. All if nothing is said.")
+    ] = _ALL,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns.")] = 1,
+) -> None:
+    """Tells what each part of the scheduling buys: one workload under five set-ups of a service, one engine beneath them.
+
+    fcfs: first come, first served, iteration by iteration. priority-iteration: latency-sensitive first, but only between
+    iterations. paper: the published algorithm. qllm-layer, qllm-expert: stopping before any layer, or any expert.
+    """
+    with complaining():
+        ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)
+
+
+app.command(epilog=SIMULATE_EXAMPLES)(simulate)
+app.command(no_args_is_help=True)(timeline)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Refuses options between `bench` and the command that follows it: they would be ignored."""
+    given = [name for name in context.params if _is_given(context, name)]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise typer.BadParameter(f"options of {context.invoked_subcommand!r} stand after its name", param_hint=option)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,130 @@
+"""Starts a QLLM service as processes of its own and stops it again. Knows nothing of loads."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from client.async_client import AsyncClient
+from client.bench.errors import ServiceFailed
+from client.errors import QllmError
+
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.1
+_LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """How a service is started.
+
+    Attributes:
+        model: Directory or hub id.
+        scheduler: Command-line options of the scheduler.
+        worker: Command-line options of its worker.
+    """
+
+    model: str
+    scheduler: tuple[str, ...] = ()
+    worker: tuple[str, ...] = ()
+
+    def command(self, port: int) -> list[str]:
+        """Returns the command line that serves the model on a port of the loopback interface."""
+        where = ("--model", self.model, "--spawn-worker", "--grpc-host", "127.0.0.1", "--grpc-port", str(port))
+        return [sys.executable, "-m", "scheduler_svc", *where, *self.scheduler, "--", *self.worker]
+
+
+@asynccontextmanager
+async def running_service(options: ServiceOptions) -> AsyncIterator[str]:
+    """Runs a service on a free port of this machine, and yields its address once it serves.
+
+    Raises:
+        ServiceFailed: It did not come up, or had ended by the time that the block was left. Its log is kept, and named.
+    """
+    port = _free_port()
+    address = f"127.0.0.1:{port}"
+    with _log_file() as (log, path):
+        process = await _start(options.command(port), log)
+        try:
+            await _wait_until_serving(address, process, path)
+            yield address
+            if process.returncode is not None:
+                raise _failure("it ended while it was measured", process, path)
+        finally:
+            await _stop(process)
+
+
+async def _start(command: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process:
+    """Starts a scheduler in a session of its own: Ctrl-C reaches this process only, which then stops both in order."""
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
+
+
+async def _wait_until_serving(address: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + START_TIMEOUT_S
+    async with AsyncClient(address) as client:
+        while not await _serves(client):
+            if process.returncode is not None:
+                raise _failure("it never served", process, log)
+            if loop.time() > deadline_s:
+                raise _failure(f"it did not serve within {START_TIMEOUT_S:.0f} s", process, log)
+            await asyncio.sleep(_POLL_S)
+
+
+async def _serves(client: AsyncClient) -> bool:
+    try:
+        return await client.health()
+    except QllmError:
+        return False
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Asks the scheduler to stop its worker and end; ends the whole session by force if that takes too long."""
+    try:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+@contextmanager
+def _log_file() -> Iterator[tuple[IO[bytes], Path]]:
+    """Yields a file that stays only if the service fails."""
+    is_kept = False
+    with tempfile.NamedTemporaryFile(prefix="qllm-service-", suffix=".log", delete=False) as log:
+        path = Path(log.name)
+        try:
+            yield log, path
+        except ServiceFailed:
+            is_kept = True
+            raise
+        finally:
+            if not is_kept:
+                path.unlink()
+
+
+def _failure(what: str, process: asyncio.subprocess.Process, log: Path) -> ServiceFailed:
+    state = "still runs" if process.returncode is None else f"ended with exit code {process.returncode}"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    return ServiceFailed("\n".join([f"{what}; the service {state}. Its log is {log} and ends with:", *lines]))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

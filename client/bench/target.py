@@ -1,0 +1,88 @@
+"""What a server under test looks like to the load: it takes a prompt, and chunks of tokens come back.
+
+Knows nothing of times: whoever reads a stream takes them.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from client.messages import RequestClass
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request: a prompt as text or as token ids."""
+
+    request_class: RequestClass
+    prompt: str | list[int]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens that came together. `is_exact` is False where the server sends text only, which counts as one token."""
+
+    num_tokens: int
+    is_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the server said at the end of a stream; None where it said nothing.
+
+    Attributes:
+        num_tokens: Tokens that it generated, by its own count.
+        num_prompt_tokens: Tokens of the prompt, by its own count.
+        queue_ms: Milliseconds that the request waited before any work was done on it.
+    """
+
+    num_tokens: int | None = None
+    num_prompt_tokens: int | None = None
+    queue_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """What is known about the server.
+
+    Attributes:
+        kind: How it is talked to, such as "grpc" or "http".
+        address: Where it listens.
+        model: The model's name.
+        vocab_size: Size of its vocabulary; None if the server does not tell.
+        details: Further facts for the reader, such as the policy.
+    """
+
+    kind: str
+    address: str
+    model: str
+    vocab_size: int | None
+    details: Mapping[str, str]
+
+
+Stream = AsyncGenerator[Chunk | Ending, None]
+
+
+class Target(Protocol):
+    """A server under test. Safe for any number of streams at a time."""
+
+    async def prepare(self) -> TargetFacts:
+        """Finds out what is served, and how to ask for it.
+
+        Raises:
+            TargetFailed: The server cannot be measured.
+        """
+
+    def stream(self, ask: Ask) -> Stream:
+        """Sends the request once reading begins; yields chunks as they come, then one `Ending`. Closing it cancels.
+
+        Raises:
+            RequestFailed: No complete answer came.
+        """
+
+    async def counters(self) -> Mapping[str, int]:
+        """Returns counters of the server that only grow; none if it has none."""
+
+    async def close(self) -> None:
+        """Gives the connections back."""

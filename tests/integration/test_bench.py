@@ -1,0 +1,92 @@
+"""`qllm-client bench` on the real service, as real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.live_service import ROOT, start_service
+
+MODEL = ROOT / "demo" / "model"
+LOAD = "--ls-rate 4 --be-clients 3 --be-prompt-tokens 200 --be-max-tokens 16 --ls-prompt-tokens 20 --ls-max-tokens 8"
+QUICK = f"{LOAD} --seconds 1.5 --warm-up 0.5 --idle-requests 3"
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "client", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    with start_service(MODEL, tmp_path / "service.log") as service:
+        finished = bench("--grpc", service.grpc_address, *QUICK.split(), "--json", str(file))
+    assert finished.returncode == 0, finished.stderr
+    values = json.loads(file.read_text())
+    summary = values["summary"]
+    assert summary["failures"] == {}
+    assert summary["ls"]["num_done"] == summary["ls"]["num_requests"] > 0
+    assert summary["be"]["num_done"] > 0
+    assert summary["ls"]["ttft"]["mean_ms"] >= summary["ls"]["queue"]["mean_ms"] >= 0
+    assert summary["ttft_to_idle"]["mean"] > 0
+    assert values["target"]["details"]["policy"] == "qllm"
+    assert 0 < values["counters"]["ls_busy_ns"] < values["counters"]["busy_ns"]
+    rows = [dict(zip(values["rows"]["columns"], row, strict=True)) for row in values["rows"]["rows"]]
+    assert {(row["request_class"], row["num_prompt_tokens"], row["num_tokens"]) for row in rows} == {
+        ("ls", 20, 8),
+        ("be", 200, 16),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_ablation_runs_each_set_up_on_a_service_of_its_own(tmp_path: Path) -> None:
+    file, picture = tmp_path / "a.json", tmp_path / "a.png"
+    set_ups = ("fcfs", "qllm-layer", "qllm-expert")
+    worker = "--worker-arg=--dtype=float32 --worker-arg=--threads=1 --worker-arg=--kv-cache-gib=0.05"
+    outputs = ("--json", str(file), "--png", str(picture))
+    chosen = [f"--set-up={name}" for name in set_ups]
+    finished = bench("ablation", "--model", str(MODEL), *chosen, *QUICK.split(), *worker.split(), *outputs)
+    assert finished.returncode == 0, finished.stderr
+    values = json.loads(file.read_text())
+    assert tuple(one["label"] for one in values["recordings"]) == set_ups
+    details = [one["target"]["details"] for one in values["recordings"]]
+    assert [one["policy"] for one in details] == ["fcfs", "qllm", "qllm"]
+    assert [one["preempt_at"] for one in details[1:]] == ["layer", "expert"]
+    arrivals = [[row[1] for row in one["rows"]["rows"] if row[0] == "ls"] for one in values["recordings"]]
+    assert all(arrivals)
+    assert values["gains"][-1]["name"] == "both"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert file.stat().st_size < 2**20
+
+
+def processes_that_name(text: str) -> list[str]:
+    """Command lines of running processes that hold the text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if text in line]
+
+
+def test_control_c_while_a_service_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.symlink_to(MODEL)
+    command = [sys.executable, "-m", "client", "bench", "ablation", "--model", str(model)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        while "starting the service" not in process.stderr.readline():
+            assert process.poll() is None
+        while len(processes_that_name(str(model))) < 2:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "nothing was measured" in process.stderr.read()
+    assert processes_that_name(str(model)) == []
+    assert list(tmp_path.glob("*.log")) == []

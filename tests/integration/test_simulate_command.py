@@ -1,0 +1,64 @@
+"""`qllm-client bench simulate` as its user runs it: real processes, files out, clear refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live_service import ROOT
+
+
+def simulate(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "client", "bench", "simulate", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_a_sweep_prints_the_claims_and_writes_what_was_asked_for(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "html", "png")}
+    options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    result = simulate("--values", "1,3", "--seconds", "15", *options)
+    assert result.returncode == 0, result.stderr
+    assert "claims of arXiv 2503.09304" in result.stdout
+    assert "SIMULATED" in result.stdout
+    content = json.loads(files["json"].read_text())
+    assert content["is_simulated"] is True
+    assert [point["value"] for point in content["points"]] == [1.0, 3.0]
+    assert set(content["points"][0]["results"]) == {"fcfs", "paper", "priority-iteration", "qllm-layer", "qllm-expert"}
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert "SIMULATED" in files["html"].read_text()
+
+
+def test_a_trace_file_drives_it(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:00:{i:02d}.0000000,{50 + i},{5 + i % 7}" for i in range(40)]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n")
+    result = simulate("--trace", str(trace), "--time-scale", "0.5", "--ls-share", "0.3", "--set-up", "qllm-expert")
+    assert result.returncode == 0, result.stderr
+    assert "trace.csv, times multiplied by 0.5, 30% latency-sensitive" in result.stdout
+    assert "claims" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--values", "a"), "--values: got 'a'"),
+        (("--cost-table", "h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
+        (("--set", "speed=2"), "job.limits: got speed, allowed are max_num_seqs"),
+        (("--trace", "nowhere.csv"), "nowhere.csv"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = simulate("--seconds", "1", *arguments)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("qllm-client: ")
+    assert message in line
+
+
+def test_the_simulator_itself_refuses_what_is_no_job() -> None:
+    command = [sys.executable, "-m", "scheduler_svc.simulation"]
+    result = subprocess.run(command, cwd=ROOT, input="{", capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("simulation: stdin holds no JSON")

@@ -1,0 +1,67 @@
+"""Hand-made records, rows and recordings."""
+
+from client.bench.measurement import Measurement, Window
+from client.bench.record import DONE, RequestRecord, RequestRow
+from client.bench.recording import Provenance, Recording
+from client.bench.summary import Objective, summarize
+from client.bench.target import Chunk, Ending, TargetFacts
+from client.bench.workload import BE, LS, Lengths
+from client.messages import RequestClass
+
+LENGTHS = Lengths(10, 4)
+NO_OBJECTIVES = {LS: Objective(), BE: Objective()}
+
+
+def record(
+    request_class: RequestClass,
+    at_s: float,
+    *chunks: tuple[float, int],
+    end_s: float | None = None,
+    sent_s: float | None = None,
+    failure: str | None = None,
+    queue_ms: float | None = None,
+) -> RequestRecord:
+    """A request that brought so many tokens at such times; unfinished unless it has an end."""
+    made = RequestRecord(request_class, 0, at_s, LENGTHS, at_s if sent_s is None else sent_s)
+    for chunk_s, num_tokens in chunks:
+        made.take(Chunk(num_tokens), chunk_s)
+    if failure is not None:
+        made.fail(failure, end_s or at_s)
+    elif end_s is not None:
+        made.finish(Ending(queue_ms=queue_ms), end_s)
+    return made
+
+
+def row(
+    request_class: RequestClass = LS,
+    *,
+    ttft_ms: float | None = 10.0,
+    last_token_ms: float | None = 40.0,
+    total_ms: float = 40.0,
+    num_tokens: int = 4,
+    outcome: str = DONE,
+    at_ms: float = 0.0,
+) -> RequestRow:
+    return RequestRow(
+        request_class, 0, at_ms, 0.5, total_ms, ttft_ms, last_token_ms, 12.0, None, 10, num_tokens, outcome
+    )
+
+
+def measurement(*records: RequestRecord, idle: tuple[RequestRecord, ...] = (), seconds: float = 10.0) -> Measurement:
+    return Measurement.of(idle, list(records), Window(0.0, seconds), {"num_joins": 3}, {"HTTP 500": "it broke"})
+
+
+def recording(label: str = "ours", *, ttft_s: float = 0.1, num_requests: int = 5) -> Recording:
+    """A recording of some requests of both classes."""
+    idle = tuple(record(LS, float(i), (i + 0.05, 1), (i + 0.2, 3), end_s=i + 0.2) for i in range(3))
+    ls = [record(LS, i / 2, (i / 2 + ttft_s, 1), (i / 2 + 1, 3), end_s=i / 2 + 1) for i in range(num_requests)]
+    be = [record(BE, i / 2, (i / 2 + 1, 2), (i / 2 + 2, 2), end_s=i / 2 + 2) for i in range(num_requests)]
+    measured = measurement(*ls, *be, idle=idle)
+    return Recording.of(
+        measured,
+        summarize(measured, {LS: Objective(ttft_ms=200.0), BE: Objective()}),
+        label=label,
+        provenance=Provenance(("qllm-client", "bench", label), "2026-01-02T03:04:05+00:00", {"seed": 0}, {"cpu": "x"}),
+        target=TargetFacts("grpc", "127.0.0.1:1", "mini", 100, {"policy": "qllm"}),
+        is_interrupted=False,
+    )
