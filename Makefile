@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 MODEL ?= demo/model
 DIR ?= bench-models/mini-mixtral
 PORT ?= 50051
+HTTP_PORT ?= 8000
 POLICY ?= qllm
 
 CORE_TESTS := tests/unit/scheduler_svc/core
@@ -20,7 +21,7 @@ setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,worker,dev]'
 	@touch $@
 
 protos: $(STAMP) ## generates the stubs in protos/qllm/v1 anew
@@ -41,8 +42,8 @@ test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo.demo
 
-serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1:PORT until Ctrl-C
-	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --grpc-port $(PORT) --policy $(POLICY)
+serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1:PORT, and HTTP on HTTP_PORT, until Ctrl-C
+	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --grpc-port $(PORT) --http-port $(HTTP_PORT) --policy $(POLICY)
 
 bench-model: $(STAMP) ## writes the random benchmark model "mini-mixtral" to DIR
 	$(BIN)/python -m demo.bench_model $(DIR)

@@ -10,11 +10,11 @@ COPY client client
 COPY scheduler_svc scheduler_svc
 COPY gpu_worker gpu_worker
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip --python /opt/qllm/venv/bin/python install -c constraints.txt .
+    python -m pip --python /opt/qllm/venv/bin/python install -c constraints.txt ".[http]"
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="qllm-scheduler" \
-      org.opencontainers.image.description="QLLM's scheduler and client: gRPC in front, a control socket behind" \
+      org.opencontainers.image.description="QLLM's scheduler and client: gRPC and HTTP in front, a control socket behind" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptools wheel \
     && groupadd --gid 10001 qllm \
@@ -25,5 +25,5 @@ ENV PATH=/opt/qllm/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 50051
+EXPOSE 50051 8000
 CMD ["qllm-scheduler", "--help"]

@@ -29,6 +29,8 @@ Examples:
 
   qllm-scheduler --model demo/model --spawn-worker
 
+  qllm-scheduler --model demo/model --spawn-worker --http-port 8000   (OpenAI's API; needs the extra "http" of the package)
+
   qllm-scheduler --model DIR --spawn-worker --policy fcfs -- --dtype float32 --threads 2
 
   qllm-scheduler --control-endpoint ipc:///run/qllm/control   (and elsewhere: qllm-worker --control-endpoint ... --model ...)
@@ -59,6 +61,13 @@ def serve(
     ] = None,
     grpc_host: Annotated[str, typer.Option(envvar="QLLM_GRPC_HOST", help="Address to serve gRPC on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(envvar="QLLM_GRPC_PORT", help="Port to serve gRPC on; 0: any.")] = 50051,
+    http_host: Annotated[str, typer.Option(envvar="QLLM_HTTP_HOST", help="Address to serve HTTP on.")] = "127.0.0.1",
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="QLLM_HTTP_PORT", help="Port to serve OpenAI's API on over HTTP; 0: any. Without: no HTTP."
+        ),
+    ] = None,
     policy: Annotated[PolicyName, typer.Option(envvar="QLLM_POLICY", help="Who runs next.")] = _DEFAULT_POLICY,
     preempt_at: Annotated[
         PreemptAt, typer.Option(envvar="QLLM_PREEMPT_AT", help="Where running work may stop.")
@@ -109,6 +118,13 @@ def serve(
     curve_worker_keys: Annotated[
         Path | None, typer.Option(envvar="QLLM_CURVE_WORKER_KEYS", help="Public keys of the workers that may connect.")
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(envvar="QLLM_TRACE", help="Record what the worker does when, for ui.perfetto.dev, in this file."),
+    ] = None,
+    trace_max_mib: Annotated[
+        int, typer.Option(envvar="QLLM_TRACE_MAX_MIB", help="Size in MiB at which recording ends.")
+    ] = 256,
     log_level: Annotated[LogLevel, typer.Option(envvar="QLLM_LOG_LEVEL", help="How much is logged.")] = LogLevel.INFO,
 ) -> None:
     """Reads the settings and serves; exits with a code that says how it ended."""
@@ -137,10 +153,14 @@ def serve(
             control_endpoint=control_endpoint,
             grpc_host=grpc_host,
             grpc_port=grpc_port,
+            http_host=http_host,
+            http_port=http_port,
             engine=engine,
             hang_timeout_s=hang_timeout_s,
             grace_s=grace_s,
             curve=curve_server(curve_secret_key, curve_worker_keys),
+            trace=trace,
+            trace_max_mib=trace_max_mib,
         )
         asyncio.run(_serve(config))
     except (ConfigRefused, EndpointRefused, WorkerRefused) as refusal:

@@ -29,6 +29,9 @@ class Config:
         control_endpoint: Where workers connect; None makes a socket in a fresh private directory.
         hang_timeout_s: Seconds without progress after which a worker counts as hung.
         grace_s: Seconds that running requests get when the service stops.
+        http_port: Port of the OpenAI-compatible HTTP endpoint; None serves no HTTP.
+        trace: File to record a timeline in; None records nothing.
+        trace_max_mib: Size at which recording ends.
     """
 
     model: str | None = None
@@ -37,10 +40,14 @@ class Config:
     control_endpoint: str | None = None
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 50051
+    http_host: str = "127.0.0.1"
+    http_port: int | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     hang_timeout_s: float = 10.0
     grace_s: float = 2.0
     curve: CurveServer | None = None
+    trace: Path | None = None
+    trace_max_mib: int = 256
 
     def __post_init__(self) -> None:
         if self.spawn_worker and not self.model:
@@ -52,8 +59,12 @@ class Config:
         if self.worker_options and not self.spawn_worker:
             raise ConfigRefused(f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker")
         _check("--grpc-port", self.grpc_port, 0, 65535)
+        _check("--http-port", self.http_port or 0, 0, 65535)
         _check("--hang-timeout-s", self.hang_timeout_s, 0.2, 3600)
         _check("--grace-s", self.grace_s, 0, 3600)
+        _check("--trace-max-mib", self.trace_max_mib, 1, 1 << 20)
+        if self.trace is not None and not self.trace.absolute().parent.is_dir():
+            raise ConfigRefused(f"--trace: got {self.trace}, allowed is a file in a directory that exists")
 
 
 def engine_settings(

@@ -13,6 +13,8 @@ from typing import Protocol
 REPLACEMENT = "\ufffd"
 # A character has at most 4 bytes, hence at most 4 tokens: when many more wait, some of them are no character at all.
 MAX_WAITING_TOKENS = 16
+# Tokens that are decoded together when several have come: windows stay short, so that a token costs the same.
+MAX_TOKENS_AT_ONCE = 8
 # Tokens of the prompt that are decoded before the first new one, for decoders that treat the start of a text specially.
 NUM_CONTEXT_TOKENS = 4
 
@@ -63,6 +65,22 @@ class IncrementalDetokenizer:
             return self._split(text)
         return ""
 
+    def extend(self, token_ids: Sequence[int]) -> str:
+        """Returns the text that all of `token_ids` complete: what pushing each gives, with fewer calls of the decoder."""
+        if len(token_ids) == 1:
+            return self.push(token_ids[0])
+        starts = range(0, len(token_ids), MAX_TOKENS_AT_ONCE)
+        return "".join([self._push_together(token_ids[start : start + MAX_TOKENS_AT_ONCE]) for start in starts])
+
+    def _push_together(self, token_ids: Sequence[int]) -> str:
+        special = self._decoder.special_token_ids
+        window = self._window + [token_id for token_id in token_ids if token_id not in special]
+        text = self._decoder.decode(window)
+        if len(text) <= len(self._shown) or text.endswith(REPLACEMENT):  # it matters which of them waits
+            return "".join([self.push(token_id) for token_id in token_ids])
+        self._window = window
+        return self._show(text)
+
     def flush(self) -> str:
         """Returns what waits, U+FFFD in place of an incomplete character; nothing may be pushed afterwards."""
         return self._show(self._decoder.decode(self._window))
@@ -107,6 +125,8 @@ class StopStringFilter:
 
     def push(self, piece: str) -> TextDelta:
         """Returns what can be shown once `piece` has come; nothing may be pushed after a stop string was met."""
+        if not self._stop_strings:
+            return TextDelta(piece)
         text = self._held + piece
         matches = [(at + len(stop), at, stop) for stop in self._stop_strings if (at := text.find(stop)) >= 0]
         if matches:
@@ -149,6 +169,7 @@ class TextAssembler:
     ) -> None:
         self._detokenizer = IncrementalDetokenizer(decoder, prompt_token_ids) if decoder else None
         self._filter = StopStringFilter(stop_strings)
+        self._stop_strings = tuple(stop_strings)
         self._min_tokens = min_tokens
         self._num_tokens = 0
 
@@ -157,6 +178,18 @@ class TextAssembler:
         self._num_tokens += 1
         piece = self._detokenizer.push(token_id) if self._detokenizer else ""
         return self._filter.push(piece) if self._num_tokens >= self._min_tokens else TextDelta(piece)
+
+    def extend(self, token_ids: Sequence[int]) -> tuple[TextDelta, int]:
+        """Returns the text that tokens let show up to a stop string, and the number of tokens that it took."""
+        if not self._stop_strings:
+            return TextDelta(self._detokenizer.extend(token_ids) if self._detokenizer else ""), len(token_ids)
+        pieces: list[str] = []
+        for num_used, token_id in enumerate(token_ids, start=1):
+            delta = self.push(token_id)
+            pieces.append(delta.text)
+            if delta.stop_string is not None:
+                return TextDelta("".join(pieces), delta.stop_string), num_used
+        return TextDelta("".join(pieces)), len(token_ids)
 
     def finish(self) -> TextDelta:
         """Returns all that was held back; a stop string may still be met in it."""

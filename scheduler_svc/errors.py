@@ -20,7 +20,13 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """A field of the request is not allowed."""
+    """A field of the request is not allowed.
+
+    Attributes:
+        field: Its name.
+        given: Its value, or something whose repr stands for it.
+        allowed: What would be allowed, in words.
+    """
 
     status = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -29,6 +35,8 @@ class InvalidRequest(ServiceError):
         shown = text if len(text) <= 100 else f"{text[:97]}..."
         super().__init__(f"{field}: got {shown}, allowed is {allowed}")
         self.field = field
+        self.given = given
+        self.allowed = allowed
 
 
 class DuplicateRequest(ServiceError):

@@ -11,18 +11,25 @@ import tempfile
 from collections.abc import Iterator
 from collections.abc import Sequence as Row
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scheduler_svc import __version__
 from scheduler_svc.api.admin import ServiceSettings
 from scheduler_svc.api.server import ApiServer
-from scheduler_svc.config import Config
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.config import Config, ConfigRefused
 from scheduler_svc.core.commands import Command
 from scheduler_svc.core.ids import CommandId
 from scheduler_svc.core.results import StepResult, WorkTiming
 from scheduler_svc.engine import Engine
+from scheduler_svc.garbage import spare_the_loop
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.supervisor import WorkerSupervisor
+from scheduler_svc.timeline import Timeline, TraceFile
 from scheduler_svc.worker_link import WorkerLink
+
+if TYPE_CHECKING:
+    from scheduler_svc.api.openai.server import OpenAiServer
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +43,14 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._engine = Engine(config.engine, self._send, self._fail)
-        self._api = ApiServer(self._engine, _facts(config), config.grpc_host, config.grpc_port)
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._trace = _open_trace(config)
+        timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
+        self._engine = Engine(config.engine, self._send, self._fail, timeline)
+        self._texts = TextGenerator(self._engine)
+        self._api = ApiServer(self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port)
+        self._http = _make_http(self._engine, self._texts, config)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -47,6 +59,8 @@ class Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
         async with contextlib.AsyncExitStack() as stack:
+            if self._trace is not None:
+                stack.enter_context(self._trace)
             endpoint = self._config.control_endpoint or f"ipc://{stack.enter_context(_private_directory())}/control"
             self._supervisor = self._make_supervisor(endpoint)
             self._link = WorkerLink(
@@ -57,9 +71,14 @@ class Service:
                 self._own(asyncio.create_task(self._supervisor.run(), name="worker-supervisor"))
                 stack.push_async_callback(self._supervisor.close)
                 stack.callback(self._link.send_shutdown)
+            stack.callback(self._texts.close)
+            stack.push_async_callback(self._stop_serving)
             await self._api.start()
-            stack.push_async_callback(self._api.stop, self._config.grace_s)
-            _log.info("serving grpc=%s policy=%s", self._api.address, self._config.engine.policy)
+            spare_the_loop()
+            if self._http is not None:
+                self._own(self._http.start())
+            http_address = self._http.address if self._http is not None else None
+            _log.info("serving grpc=%s http=%s policy=%s", self._api.address, http_address, self._config.engine.policy)
             await self._over
             _log.info("stopping grace_s=%s", self._config.grace_s)
 
@@ -70,7 +89,7 @@ class Service:
         if self._supervisor is not None:
             self._supervisor.worker_joined()
         self._engine.worker_joined(epoch, model, calibration, pid)
-        self._own(asyncio.create_task(self._api.warm_up(), name="warm-up"))
+        self._own(asyncio.create_task(self._texts.warm_up(), name="warm-up"))
 
     def step_result(self, result: StepResult) -> None:
         """The worker carried out a step."""
@@ -95,6 +114,13 @@ class Service:
         self._engine.worker_recovered()
 
     # ---- inside
+
+    async def _stop_serving(self) -> None:
+        """Stops both front ends at once: they share the grace."""
+        stops = [self._api.stop(self._config.grace_s)]
+        if self._http is not None:
+            stops.append(self._http.stop())
+        await asyncio.gather(*stops)
 
     def _make_supervisor(self, endpoint: str) -> WorkerSupervisor | None:
         config = self._config
@@ -136,6 +162,34 @@ def _facts(config: Config) -> ServiceSettings:
         max_ls_requests=engine.max_ls_requests,
         max_be_requests=engine.max_be_requests,
     )
+
+
+def _make_http(engine: Engine, texts: TextGenerator, config: Config) -> "OpenAiServer | None":
+    """Returns the HTTP server, on its address already; raises ConfigRefused if it cannot be had."""
+    if config.http_port is None:
+        return None
+    try:
+        from scheduler_svc.api.openai.server import OpenAiServer
+    except ModuleNotFoundError as error:
+        raise ConfigRefused(
+            f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
+        ) from None
+    http = OpenAiServer(engine, texts, config.http_host, config.http_port, config.grace_s)
+    try:
+        http.bind()
+    except OSError as error:
+        given = f"{config.http_host}:{config.http_port}"
+        raise ConfigRefused(f"--http-port: got {given}, which cannot be listened on: {error.strerror}") from None
+    return http
+
+
+def _open_trace(config: Config) -> TraceFile | None:
+    if config.trace is None:
+        return None
+    try:
+        return TraceFile(config.trace, config.trace_max_mib << 20)
+    except OSError as error:
+        raise ConfigRefused(f"--trace: got {config.trace}, which cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -36,3 +36,8 @@ class Tokenizer:
         """Returns the text of `token_ids` without special tokens; bytes that are not UTF-8 become U+FFFD."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def token_text(self, token_id: int) -> str:
+        """Returns the text of one token by itself, special or not; a part of a character becomes U+FFFD."""
+        text: str = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        return text

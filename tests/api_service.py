@@ -9,6 +9,7 @@ from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc
 
 from scheduler_svc.api import ApiServer, ServiceSettings
+from scheduler_svc.api.text_generation import TextGenerator
 from tests.fakes import FakeGenerator
 
 SETTINGS = ServiceSettings(
@@ -35,7 +36,8 @@ class Service:
 @asynccontextmanager
 async def running(generator: FakeGenerator) -> AsyncIterator[Service]:
     """Runs a server until the block ends."""
-    server = ApiServer(generator, SETTINGS, port=0)
+    texts = TextGenerator(generator)
+    server = ApiServer(generator, texts, SETTINGS, port=0)
     await server.start()
     options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
@@ -43,6 +45,7 @@ async def running(generator: FakeGenerator) -> AsyncIterator[Service]:
             yield Service(generator, server, channel, inference_pb2_grpc.InferenceStub(channel))
         finally:
             await server.stop(grace_s=0)
+            texts.close()
 
 
 def text_request(text: str, **stop: object) -> pb.GenerateRequest:

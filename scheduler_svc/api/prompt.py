@@ -5,8 +5,7 @@ Long texts are worked on by TextThreads. Prompts are never logged.
 
 from collections.abc import Callable, Sequence
 
-from qllm.v1 import inference_pb2 as pb
-
+from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt, Turn
 from scheduler_svc.api.validation import Amount, context_tokens, require_prompt_length, valid_token_ids
 from scheduler_svc.chat_template import ChatTemplateError, ChatTurn
 from scheduler_svc.core.sequence import RequestClass
@@ -25,7 +24,7 @@ MAX_TEMPLATE_ERROR_CHARS = 200
 
 
 async def prompt_token_ids(
-    request: pb.GenerateRequest,
+    prompt: Prompt,
     request_class: RequestClass,
     model: ServedModel,
     text: ModelText,
@@ -34,24 +33,21 @@ async def prompt_token_ids(
     """Returns the prompt's ids: at least one, and short enough that one more fits the context.
 
     Raises:
-        InvalidRequest: The prompt is missing, empty, too long, or of a kind that the model cannot take.
+        InvalidRequest: The prompt is empty, too long, or of a kind that the model cannot take.
         TextBacklog: Too much text of the class waits to be tokenized.
     """
-    kind = request.WhichOneof("prompt")
     max_context_tokens = context_tokens(model)
-    if kind == "token_ids":
-        ids = request.token_ids.ids
-        require_prompt_length("token_ids.ids", len(ids), max_context_tokens)
-        return valid_token_ids("token_ids.ids", ids, model.vocab_size)
-    if kind is None:
-        raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+    if isinstance(prompt, TokenPrompt):
+        require_prompt_length("token_ids.ids", len(prompt.token_ids), max_context_tokens)
+        return valid_token_ids("token_ids.ids", prompt.token_ids, model.vocab_size)
+    kind = "chat" if isinstance(prompt, ChatPrompt) else "text"
     tokenizer = text.tokenizer
     if tokenizer is None:
         raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
-    if kind == "chat":
-        num_chars, work = _chat_work(request.chat, text, tokenizer)
+    if isinstance(prompt, ChatPrompt):
+        num_chars, work = _chat_work(prompt.turns, text, tokenizer)
     else:
-        num_chars, work = _text_work(request.text, tokenizer)
+        num_chars, work = _text_work(prompt.text, tokenizer)
     token_ids = await threads.run(request_class, num_chars, work)
     require_prompt_length(kind, len(token_ids), max_context_tokens)
     return token_ids
@@ -65,12 +61,14 @@ def _text_work(text: str, tokenizer: Tokenizer) -> tuple[int, Callable[[], tuple
     return len(text), lambda: tokenizer.encode(text, add_special_tokens=True)
 
 
-def _chat_work(chat: pb.ChatPrompt, text: ModelText, tokenizer: Tokenizer) -> tuple[int, Callable[[], tuple[int, ...]]]:
+def _chat_work(
+    given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer
+) -> tuple[int, Callable[[], tuple[int, ...]]]:
     """Returns the conversation's length in characters and what renders and tokenizes it."""
     template = text.chat_template
     if template is None:
         raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no working chat template")
-    turns = _turns(chat)
+    turns = _turns(given)
 
     def work() -> tuple[int, ...]:
         try:
@@ -84,18 +82,16 @@ def _chat_work(chat: pb.ChatPrompt, text: ModelText, tokenizer: Tokenizer) -> tu
     return sum(len(turn.role) + len(turn.content) for turn in turns), work
 
 
-def _turns(chat: pb.ChatPrompt) -> Sequence[ChatTurn]:
-    if not 1 <= len(chat.messages) <= MAX_CHAT_MESSAGES:
-        raise InvalidRequest(
-            "chat.messages", Amount(len(chat.messages), "messages"), f"1 to {MAX_CHAT_MESSAGES} messages"
-        )
-    for index, message in enumerate(chat.messages):
+def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:
+    if not 1 <= len(given) <= MAX_CHAT_MESSAGES:
+        raise InvalidRequest("chat.messages", Amount(len(given), "messages"), f"1 to {MAX_CHAT_MESSAGES} messages")
+    for index, message in enumerate(given):
         role = message.role
         if not 1 <= len(role) <= MAX_ROLE_CHARS or not role.isprintable():
             allowed = f"1 to {MAX_ROLE_CHARS} printable characters, such as system, user or assistant"
             raise InvalidRequest(f"chat.messages[{index}].role", role, allowed)
-    _require_bytes("chat", sum(len(message.content.encode()) for message in chat.messages))
-    return [ChatTurn(message.role, message.content) for message in chat.messages]
+    _require_bytes("chat", sum(len(message.content.encode()) for message in given))
+    return [ChatTurn(message.role, message.content) for message in given]
 
 
 def _require_bytes(field: str, num_bytes: int) -> None:

@@ -9,9 +9,8 @@ from scheduler_svc.api.admin import AdminServicer, ServiceSettings
 from scheduler_svc.api.error_interceptor import ErrorInterceptor
 from scheduler_svc.api.health import HealthServicer
 from scheduler_svc.api.inference import InferenceServicer
+from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
-from scheduler_svc.model_text import ModelTextCache
-from scheduler_svc.text_threads import TextThreads
 
 MAX_MESSAGE_BYTES = 4 << 20
 
@@ -40,22 +39,27 @@ class ApiServer:
 
     Args:
         generator: Runs the requests.
+        texts: Its text side.
         settings: How the service was started, for GetServerInfo.
         host: Address to listen on; anything but a loopback address is open to others, with no encryption.
         port: 0 for any free port.
     """
 
     def __init__(
-        self, generator: Generator, settings: ServiceSettings, host: str = "127.0.0.1", port: int = 50051
+        self,
+        generator: Generator,
+        texts: TextGenerator,
+        settings: ServiceSettings,
+        host: str = "127.0.0.1",
+        port: int = 50051,
     ) -> None:
         self._generator = generator
+        self._texts = texts
         self._settings = settings
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
-        self._texts = ModelTextCache()
         self._health = HealthServicer(generator, SERVICE_NAMES)
-        self._threads = TextThreads()
         self.port = port
 
     @property
@@ -70,7 +74,7 @@ class ApiServer:
             RuntimeError: The address cannot be bound.
         """
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
-        inference = InferenceServicer(self._generator, self._texts, self._threads)
+        inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -80,16 +84,9 @@ class ApiServer:
         await server.start()
         self._server = server
 
-    async def warm_up(self) -> None:
-        """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
-        model = self._generator.model
-        if model is not None:
-            await self._texts.of(model)
-
     async def stop(self, grace_s: float) -> None:
         """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
         self._health.stop()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
-        self._threads.close()

@@ -1,7 +1,7 @@
-"""Decides whether the fields of a GenerateRequest are allowed, and fills in what was left out.
+"""Decides whether the fields of a draft are allowed, and fills in what was left out.
 
-Each refusal is an InvalidRequest that names the field, what was given and what is allowed. Knows nothing of text:
-prompts are counted in tokens here and made of text in prompt.py.
+Each refusal is an InvalidRequest that names the field as GenerateRequest does, what was given and what is allowed. Knows
+nothing of text: prompts are counted in tokens here and made of text in prompt.py.
 """
 
 import secrets
@@ -9,9 +9,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qllm.v1 import inference_pb2 as pb
-
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.api.draft import SamplingDraft, StopDraft
+from scheduler_svc.core.sequence import SamplingParams, StopConditions
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
 
@@ -20,15 +19,9 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_TEMPERATURE = 100.0
-DEFAULT_MAX_TOKENS = 256
+MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
 # Below this, dividing the logits overflows; the choice is the most probable token anyway.
 GREEDY_BELOW_TEMPERATURE = 1e-5
-
-_CLASSES = {
-    pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
-    pb.LATENCY_SENSITIVE: RequestClass.LATENCY_SENSITIVE,
-    pb.BEST_EFFORT: RequestClass.BEST_EFFORT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +54,11 @@ def require_request_id(given: str) -> None:
         raise InvalidRequest("request_id", given, f"1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters")
 
 
-def valid_request_class(given: int) -> RequestClass:
-    """Returns the class; unspecified is latency-sensitive."""
-    for number, request_class in _CLASSES.items():
-        if number == given:
-            return request_class
-    names = ", ".join(f"{number} ({pb.RequestClass.Name(number)})" for number in _CLASSES)
-    raise InvalidRequest("request_class", given, names)
-
-
-def valid_sampling(given: pb.SamplingParams, vocab_size: int) -> SamplingParams:
+def valid_sampling(given: SamplingDraft, vocab_size: int) -> SamplingParams:
     """Returns how tokens are chosen; without a seed, with a random one."""
-    temperature = given.temperature if given.HasField("temperature") else 1.0
-    top_p = given.top_p if given.HasField("top_p") else 1.0
+    temperature = 1.0 if given.temperature is None else given.temperature
+    top_p = 1.0 if given.top_p is None else given.top_p
+    seed = secrets.randbits(63) if given.seed is None else given.seed
     if not 0 <= temperature <= MAX_TEMPERATURE:  # also false for NaN
         raise InvalidRequest("sampling.temperature", temperature, f"a number in [0, {MAX_TEMPERATURE:g}]")
     if not 0 <= given.top_k <= vocab_size:
@@ -82,12 +67,14 @@ def valid_sampling(given: pb.SamplingParams, vocab_size: int) -> SamplingParams:
         raise InvalidRequest("sampling.top_p", top_p, "a number in (0, 1]")
     if not 0 <= given.min_p <= 1:
         raise InvalidRequest("sampling.min_p", given.min_p, "a number in [0, 1]")
+    if not MIN_SEED <= seed <= MAX_SEED:
+        raise InvalidRequest("sampling.seed", seed, "an integer of 64 bits")
     return SamplingParams(
         temperature=0.0 if temperature < GREEDY_BELOW_TEMPERATURE else temperature,
         top_k=given.top_k,
         top_p=top_p,
         min_p=given.min_p,
-        seed=given.seed if given.HasField("seed") else secrets.randbits(63),
+        seed=seed,
     )
 
 
@@ -120,11 +107,12 @@ class RequestedStop:
     """When a request wants to stop, before the length of its prompt is known.
 
     Attributes:
-        max_tokens: None for the default.
+        max_tokens: None for `default_max_tokens`, as far as the context holds them.
         stop_token_ids: The model's own end tokens, unless ignored, and the request's.
     """
 
     max_tokens: int | None
+    default_max_tokens: int
     min_tokens: int
     stop_token_ids: tuple[int, ...]
 
@@ -135,7 +123,7 @@ class RequestedStop:
             InvalidRequest: Prompt and output together are longer than the context.
         """
         room = max_context_tokens - num_prompt_tokens
-        max_tokens = min(DEFAULT_MAX_TOKENS, room) if self.max_tokens is None else self.max_tokens
+        max_tokens = min(self.default_max_tokens, room) if self.max_tokens is None else self.max_tokens
         if max_tokens > room:
             allowed = f"1 to {room}: the context of {max_context_tokens} tokens less {num_prompt_tokens} of the prompt"
             raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
@@ -144,9 +132,9 @@ class RequestedStop:
         return StopConditions(max_tokens, self.min_tokens, self.stop_token_ids)
 
 
-def valid_stop(given: pb.StopConditions, model: ServedModel) -> RequestedStop:
+def valid_stop(given: StopDraft, model: ServedModel) -> RequestedStop:
     """Returns when the request wants to stop, as far as that can be judged without its prompt."""
-    max_tokens = given.max_tokens if given.HasField("max_tokens") else None
+    max_tokens = given.max_tokens
     most = context_tokens(model) - 1
     if max_tokens is not None and not 1 <= max_tokens <= most:
         allowed = f"1 to {most}: the context of {most + 1} tokens less at least one of the prompt"
@@ -159,7 +147,7 @@ def valid_stop(given: pb.StopConditions, model: ServedModel) -> RequestedStop:
         raise InvalidRequest(field, Amount(len(given.stop_token_ids), "ids"), f"at most {MAX_STOP_TOKEN_IDS} ids")
     own = () if given.ignore_eos else model.eos_token_ids
     further = valid_token_ids(field, given.stop_token_ids, model.vocab_size)
-    return RequestedStop(max_tokens, given.min_tokens, tuple(dict.fromkeys((*own, *further))))
+    return RequestedStop(max_tokens, given.default_max_tokens, given.min_tokens, tuple(dict.fromkeys((*own, *further))))
 
 
 def require_prompt_length(field: str, num_tokens: int, max_context_tokens: int) -> None:

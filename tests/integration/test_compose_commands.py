@@ -33,6 +33,7 @@ class Stack:
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
+        self.http_port = free_port()
         self.directory = directory
         self._services = read_compose(SETTINGS)["services"]
         self._here = {
@@ -40,6 +41,7 @@ class Stack:
             "/opt/qllm/demo-model": str(ROOT / "demo" / "model"),
             "scheduler:50051": f"127.0.0.1:{self.port}",
             "50051": str(self.port),
+            "--http-port=8000": f"--http-port={self.http_port}",
         }
 
     def start(self, name: str) -> subprocess.Popen[bytes]:

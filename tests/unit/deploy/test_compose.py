@@ -18,13 +18,16 @@ from tests.compose_file import COMPOSE_FILE, mounts, read_compose
 SCHEMA = "vendor.compose-spec"  # the Compose Specification's own JSON schema, as check-jsonschema ships it
 SERVICES = ("scheduler", "worker-cpu", "worker-gpu")
 WORKERS = SERVICES[1:]
-# The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container.
+# The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and its
+# file system is read-only: a trace has no place there.
 NOT_OFFERED = {
     "QLLM_SPAWN_WORKER",
     "QLLM_CURVE_SECRET_KEY",
     "QLLM_CURVE_WORKER_KEYS",
     "QLLM_CURVE_SERVER_KEY",
     "QLLM_PARENT_PID",
+    "QLLM_TRACE",
+    "QLLM_TRACE_MAX_MIB",
 }
 
 
@@ -67,15 +70,15 @@ def test_every_variable_has_a_default(compose: dict[str, Any]) -> None:
     assert "$" not in yaml.safe_dump(compose)
 
 
-def test_only_the_grpc_port_is_published_and_on_loopback(compose: dict[str, Any]) -> None:
+def test_only_the_ports_of_grpc_and_http_are_published_and_on_loopback(compose: dict[str, Any]) -> None:
     published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
-    assert published == {"scheduler": ["127.0.0.1:50051:50051"]}
-    assert ip_address(published["scheduler"][0].split(":")[0]).is_loopback
+    assert published == {"scheduler": ["127.0.0.1:50051:50051", "127.0.0.1:8000:8000"]}
+    assert all(ip_address(port.split(":")[0]).is_loopback for port in published["scheduler"])
 
 
 def test_published_address_can_be_changed() -> None:
-    compose = read_compose({"QLLM_PUBLISH_HOST": "10.0.0.7", "QLLM_PUBLISH_PORT": "9000"})
-    assert compose["services"]["scheduler"]["ports"] == ["10.0.0.7:9000:50051"]
+    changes = {"QLLM_PUBLISH_HOST": "10.0.0.7", "QLLM_PUBLISH_PORT": "9000", "QLLM_PUBLISH_HTTP_PORT": "80"}
+    assert read_compose(changes)["services"]["scheduler"]["ports"] == ["10.0.0.7:9000:50051", "10.0.0.7:80:8000"]
 
 
 @each(*SERVICES)

@@ -29,7 +29,7 @@ def final_stage(file: Path) -> list[str]:
 
 def test_scheduler_image_installs_no_torch() -> None:
     line = install_line(DOCKERFILES["scheduler"])
-    assert line.endswith(" -c constraints.txt .")
+    assert line.endswith(' -c constraints.txt ".[http]"')
     assert "worker" not in line
     assert "torch" not in "".join(instructions(DOCKERFILES["scheduler"]))
 

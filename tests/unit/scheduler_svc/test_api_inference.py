@@ -13,9 +13,9 @@ from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc
 
 from scheduler_svc.api.inference import InferenceServicer
+from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import WorkerUnavailable
-from scheduler_svc.model_text import ModelTextCache
 from scheduler_svc.text_threads import TextThreads
 from scheduler_svc.tokenizer import Tokenizer
 from tests.api_service import Service, collect, rest, running, text_request
@@ -296,7 +296,7 @@ async def test_request_is_not_sent_to_another_model_than_it_was_tokenized_for() 
             generator.model = served_model(name="another")
             return await super().run(*args)
 
-    servicer = InferenceServicer(generator, ModelTextCache(), ChangingModel())
+    servicer = InferenceServicer(generator, TextGenerator(generator, ChangingModel()))
     with pytest.raises(WorkerUnavailable, match="model was changed"):
         await anext(servicer.Generate(text_request("hello"), cast(Any, None)))
     assert generator.submitted == []

@@ -11,6 +11,7 @@ from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api import ApiServer
+from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
 from tests.api_service import SETTINGS, Service, collect, rest, running, text_request
 from tests.fakes import FakeGenerator
@@ -157,7 +158,8 @@ async def test_streams_that_outlive_the_grace_are_cancelled_and_closed(caplog: p
 
 async def test_port_that_is_taken_is_refused() -> None:
     async with running(FakeGenerator()) as service:
-        second = ApiServer(FakeGenerator(), SETTINGS, port=service.server.port)
+        generator = FakeGenerator()
+        second = ApiServer(generator, TextGenerator(generator), SETTINGS, port=service.server.port)
         with pytest.raises(RuntimeError, match="bind"):
             await second.start()
         await second.stop(grace_s=0)
@@ -165,4 +167,5 @@ async def test_port_that_is_taken_is_refused() -> None:
 
 
 def test_default_address_is_this_machine_only() -> None:
-    assert ApiServer(FakeGenerator(), SETTINGS).address == "127.0.0.1:50051"
+    generator = FakeGenerator()
+    assert ApiServer(generator, TextGenerator(generator), SETTINGS).address == "127.0.0.1:50051"

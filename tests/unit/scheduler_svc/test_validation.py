@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qllm.v1 import inference_pb2 as pb
 
-from scheduler_svc.api import validation
+from scheduler_svc.api import requests, validation
+from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from tests.fakes import served_model
@@ -16,8 +16,8 @@ MODEL = served_model(vocab_size=400, eos_token_ids=(1, 2))
 CONTEXT = validation.context_tokens(MODEL)
 
 
-def stop(**fields: object) -> pb.StopConditions:
-    return pb.StopConditions(**fields)  # type: ignore[arg-type]
+def stop(**fields: object) -> StopDraft:
+    return StopDraft(**fields)  # type: ignore[arg-type]
 
 
 def test_context_is_the_smaller_of_model_length_and_cache() -> None:
@@ -42,24 +42,24 @@ def test_printable_ids_are_kept(given_id: str) -> None:
     [(0, RequestClass.LATENCY_SENSITIVE), (1, RequestClass.LATENCY_SENSITIVE), (2, RequestClass.BEST_EFFORT)],
 )
 def test_class_numbers_are_classes(number: int, expected: RequestClass) -> None:
-    assert validation.valid_request_class(number) is expected
+    assert requests.valid_request_class(number) is expected
 
 
 def test_sampling_defaults_filter_nothing() -> None:
-    sampling = validation.valid_sampling(pb.SamplingParams(), 400)
+    sampling = validation.valid_sampling(SamplingDraft(), 400)
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (1.0, 0, 1.0, 0.0)
 
 
 def test_seed_is_random_unless_given() -> None:
-    seeds = {validation.valid_sampling(pb.SamplingParams(), 400).seed for _ in range(10)}
+    seeds = {validation.valid_sampling(SamplingDraft(), 400).seed for _ in range(10)}
     assert len(seeds) == 10
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert validation.valid_sampling(pb.SamplingParams(seed=0), 400).seed == 0
+    assert validation.valid_sampling(SamplingDraft(seed=0), 400).seed == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.0, 5e-324, 9e-6])
 def test_vanishing_temperature_is_greedy(temperature: float) -> None:
-    sampling = validation.valid_sampling(pb.SamplingParams(temperature=temperature), 400)
+    sampling = validation.valid_sampling(SamplingDraft(temperature=temperature), 400)
     assert str(sampling.temperature) == "0.0" or temperature == 0
 
 
@@ -68,7 +68,7 @@ def test_vanishing_temperature_is_greedy(temperature: float) -> None:
     temperature=st.floats(width=64), top_p=st.floats(width=64), min_p=st.floats(width=64), top_k=st.integers(-9, 500)
 )
 def test_sampling_is_within_its_limits_or_refused(temperature: float, top_p: float, min_p: float, top_k: int) -> None:
-    message = pb.SamplingParams(temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
+    message = SamplingDraft(temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
     try:
         sampling = validation.valid_sampling(message, 400)
     except InvalidRequest:

@@ -1,0 +1,75 @@
+"""Turns the token events of one generation into what its reader sees: text, the tokens it took, and how it ended.
+
+Pure: knows nothing of wire formats, sockets, time or the engine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.detokenizer import TextAssembler
+from scheduler_svc.generation import TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a generation ended, and what it used; `stop_string` is the one that was met, if any."""
+
+    reason: FinishReason
+    stop_string: str | None
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What is new since the last delta; `finish` comes with the last."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish | None
+
+
+class DeltaBuilder:
+    """Builds the deltas of one generation.
+
+    Args:
+        assembler: Makes the text.
+        usage: Returns what the generation has used, for an end that the engine did not decide.
+    """
+
+    def __init__(self, assembler: TextAssembler, usage: Callable[[], Usage]) -> None:
+        self._assembler = assembler
+        self._usage = usage
+        self._num_tokens = 0
+        self._stop_string: str | None = None
+
+    def step(self, event: TokenEvent) -> Delta:
+        """Returns the delta for `event`; it has `finish` if the event is the last or a stop string is met in it."""
+        text, num_used = self._text(event)
+        self._num_tokens += num_used
+        reason = event.finish_reason if self._stop_string is None else FinishReason.STOP
+        return Delta(
+            text=text,
+            token_ids=event.token_ids[:num_used],
+            logprobs=event.logprobs[:num_used],
+            finish=None if reason is None else self._finish(reason, event.usage or self._usage()),
+        )
+
+    def _text(self, event: TokenEvent) -> tuple[str, int]:
+        """Returns the event's text up to a stop string, and the number of tokens that it took."""
+        # The token that ends the text by being a stop token is reported, but is not text.
+        texts = event.token_ids[:-1] if event.finish_reason is FinishReason.STOP else event.token_ids
+        delta, num_used = self._assembler.extend(texts)
+        self._stop_string = delta.stop_string
+        if delta.stop_string is not None:
+            return delta.text, num_used
+        if event.finish_reason is None:
+            return delta.text, len(event.token_ids)
+        rest = self._assembler.finish()
+        self._stop_string = rest.stop_string
+        return delta.text + rest.text, len(event.token_ids)
+
+    def _finish(self, reason: FinishReason, usage: Usage) -> Finish:
+        # The engine may have run on past a stop string: only what was reported counts.
+        return Finish(reason, self._stop_string, replace(usage, num_output_tokens=self._num_tokens))

@@ -1,0 +1,86 @@
+"""A generation as a caller asks for it, before anything in it was judged: what each front end translates its messages to.
+
+Knows nothing of wire formats. What a value may be is decided in validation.py and prompt.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from scheduler_svc.core.sequence import RequestClass
+
+DEFAULT_MAX_TOKENS = 256
+
+
+class Turn(Protocol):
+    """One turn of a conversation."""
+
+    @property
+    def role(self) -> str:
+        """Who speaks."""
+
+    @property
+    def content(self) -> str:
+        """What is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A text to continue."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation to answer, oldest turn first."""
+
+    turns: Sequence[Turn]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """A prompt that is tokenized already."""
+
+    token_ids: Sequence[int]
+
+
+Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDraft:
+    """How tokens shall be chosen; None takes the default."""
+
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopDraft:
+    """When the text shall end.
+
+    Attributes:
+        max_tokens: None takes `default_max_tokens`, or what the context still holds if that is less.
+    """
+
+    max_tokens: int | None = None
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+    stop_strings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One generation to run; an empty `request_id` asks for a new one."""
+
+    request_class: RequestClass
+    prompt: Prompt
+    request_id: str = ""
+    sampling: SamplingDraft = field(default_factory=SamplingDraft)
+    stop: StopDraft = field(default_factory=StopDraft)

@@ -1,0 +1,154 @@
+"""One answer: its generations, begun all or none, and how they are written, at once or as a stream.
+
+Knows nothing of HTTP but that errors after the first byte must travel in the stream.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+
+from scheduler_svc.api.deltas import Delta
+from scheduler_svc.api.openai.errors import error_body
+from scheduler_svc.api.openai.merging import merged
+from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, StreamPlan
+from scheduler_svc.api.openai.sse import DONE, event
+from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
+from scheduler_svc.errors import InvalidRequest, ServiceError
+
+_log = logging.getLogger(__name__)
+
+
+class Answer:
+    """An answer under way; whoever began it reads it once, as a whole or as a stream, which closes it.
+
+    Attributes:
+        answer_id: The id that the caller is told; generations that run for it are called so, too.
+    """
+
+    def __init__(self, answer_id: str, model: str, question: Question, generations: list[TextGeneration]) -> None:
+        self.answer_id = answer_id
+        self._question = question
+        self._generations = generations
+        self._choices = [question.new_choice(index, one.tokenizer) for index, one in enumerate(generations)]
+        self._usage = _RunningUsage(generations, question.num_choices_per_prompt)
+        self._head: JsonObject = {
+            "id": answer_id,
+            "object": question.chunk_object if question.stream else question.whole_object,
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._tail: JsonObject = {"service_tier": question.service_tier}
+
+    async def whole(self) -> JsonObject:
+        """Returns the answer when all of it is there; raises ServiceError if a part of it cannot be finished."""
+        deltas: list[list[Delta]] = [[] for _ in self._generations]
+        try:
+            async with aclosing(merged(self._generations)) as arriving:
+                async for index, delta in arriving:
+                    deltas[index].append(delta)
+                    self._usage.add(delta)
+        finally:
+            self._close()
+        choices = [choice.whole(_joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
+        return {**self._head, "choices": choices, "usage": self._usage.read(), **self._tail}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yields the answer as events; an error ends them in place of [DONE]."""
+        try:
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    yield event(chunk)
+            yield DONE
+        except ServiceError as error:
+            yield event(error_body(error))
+        except Exception:
+            _log.exception("answer_id=%s failed unexpectedly", self.answer_id)
+            yield event(error_body(ServiceError("internal error")))
+        finally:
+            self._close()
+
+    async def _chunks(self) -> AsyncGenerator[JsonObject, None]:
+        """Yields one object, changed for each delta: it is to be written before the next is asked for."""
+        plan = self._question.stream or StreamPlan()
+        usage = {"usage": None} if plan.include_usage else {}
+        chunk: JsonObject = {**self._head, "choices": [], **usage, **self._tail}
+        async with aclosing(merged(self._generations)) as arriving:
+            async for index, delta in arriving:
+                self._usage.add(delta)
+                chunk["choices"] = [self._choices[index].part(delta)]
+                if plan.continuous_usage:
+                    chunk["usage"] = self._usage.read()
+                yield chunk
+        if plan.include_usage:
+            yield {**chunk, "choices": [], "usage": self._usage.read()}
+
+    def _close(self) -> None:
+        for generation in self._generations:
+            generation.close()
+
+
+async def begin_answer(texts: TextGenerator, question: Question) -> Answer:
+    """Begins what the question asks for.
+
+    Raises:
+        ServiceError: A part of it was refused; then nothing of it runs.
+    """
+    answer_id = f"{question.id_prefix}-{uuid.uuid4().hex}"
+    model = texts.connected_model().name
+    is_single = len(question.drafts) == 1
+    prepared = [
+        await _prepare(texts, named, answer_id if is_single else f"{answer_id}-{index}")
+        for index, named in enumerate(question.drafts)
+    ]
+    return Answer(answer_id, model, question, _submit_all(texts, prepared))
+
+
+async def _prepare(texts: TextGenerator, named: NamedDraft, request_id: str) -> PreparedGeneration:
+    try:
+        return await texts.prepare(replace(named.draft, request_id=request_id))
+    except InvalidRequest as error:
+        raise named.names.translated(error) from error
+
+
+def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration]) -> list[TextGeneration]:
+    """Submits all, or raises ServiceError and leaves none."""
+    submitted: list[TextGeneration] = []
+    with ExitStack() as undo:
+        for one in prepared:
+            generation = texts.submit(one)
+            undo.callback(generation.close)
+            submitted.append(generation)
+        undo.pop_all()
+    return submitted
+
+
+def _joined(parts: list[Delta]) -> Delta:
+    return Delta(
+        text="".join(part.text for part in parts),
+        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
+        logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
+        finish=parts[-1].finish,
+    )
+
+
+class _RunningUsage:
+    """Counts what an answer has used; a prompt counts once, however many choices it has."""
+
+    def __init__(self, generations: list[TextGeneration], num_choices_per_prompt: int) -> None:
+        self._num_prompt_tokens = sum(one.num_prompt_tokens for one in generations[::num_choices_per_prompt])
+        self._num_output_tokens = 0
+
+    def add(self, delta: Delta) -> None:
+        """Counts what is new."""
+        self._num_output_tokens += len(delta.token_ids)
+
+    def read(self) -> JsonObject:
+        """Returns the counts so far."""
+        return {
+            "prompt_tokens": self._num_prompt_tokens,
+            "completion_tokens": self._num_output_tokens,
+            "total_tokens": self._num_prompt_tokens + self._num_output_tokens,
+        }

@@ -1,0 +1,121 @@
+"""The HTTP application: which path does what, and how errors leave. Knows nothing of sockets."""
+
+import time
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from scheduler_svc import __version__
+from scheduler_svc.api.openai.answer import begin_answer
+from scheduler_svc.api.openai.chat import chat_question
+from scheduler_svc.api.openai.completions import completion_question
+from scheduler_svc.api.openai.errors import (
+    BodyUnreadable,
+    ModelNotFound,
+    error_response,
+    invalid_body,
+    plain_error_response,
+)
+from scheduler_svc.api.openai.question import JsonObject, Question
+from scheduler_svc.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from scheduler_svc.api.openai.sse import EventStream
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.api.validation import context_tokens
+from scheduler_svc.errors import ServiceError, WorkerUnavailable
+from scheduler_svc.generation import Generator, WorkerState
+
+
+def make_app(generator: Generator, texts: TextGenerator) -> FastAPI:
+    """Returns the application over a generator and its text side."""
+    app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    _add_generation(app, texts)
+    _add_facts(app, generator, texts)
+    _add_errors(app)
+    return app
+
+
+def _add_generation(app: FastAPI, texts: TextGenerator) -> None:
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest) -> Response:
+        """Continues prompts."""
+        _require_model(texts, body.model)
+        return await _answer(texts, completion_question(body))
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatCompletionRequest) -> Response:
+        """Answers a conversation."""
+        _require_model(texts, body.model)
+        return await _answer(texts, chat_question(body))
+
+
+def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
+    created = int(time.time())
+
+    def served_model() -> JsonObject:
+        model = texts.connected_model()
+        facts = {"id": model.name, "object": "model", "created": created, "owned_by": "qllm"}
+        return {**facts, "max_model_len": context_tokens(model)}
+
+    @app.get("/v1/models")
+    async def models() -> JsonObject:
+        """Lists the one model that is served."""
+        return {"object": "list", "data": [served_model()]}
+
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> JsonObject:
+        """Describes the model of that name."""
+        _require_model(texts, model_id)
+        return served_model()
+
+    @app.get("/health")
+    async def health() -> JsonObject:
+        """Tells whether requests are served now."""
+        if generator.worker_state is not WorkerState.READY:
+            raise WorkerUnavailable(f"the worker is {generator.worker_state.name.lower()}")
+        return {"status": "ok"}
+
+    @app.get("/version")
+    async def version() -> JsonObject:
+        """Tells the version of the service."""
+        return {"version": __version__}
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def refused(request: Request, error: ServiceError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(invalid_body(error))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that JSON's parser gives up on
+            return error_response(
+                BodyUnreadable("it is no UTF-8, nested too deeply, or has a number of too many digits")
+            )
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return plain_error_response(error.status_code, message, error.headers)
+
+    @app.exception_handler(Exception)  # logged by the server, which sees it after this
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        return error_response(ServiceError("internal error"))
+
+
+def _require_model(texts: TextGenerator, name: str | None) -> None:
+    """Raises ModelNotFound unless the name is that of the served model, or absent."""
+    served = texts.connected_model().name
+    if name is not None and name != served:
+        raise ModelNotFound(name, served)
+
+
+async def _answer(texts: TextGenerator, question: Question) -> Response:
+    answer = await begin_answer(texts, question)
+    headers = {"x-request-id": answer.answer_id}
+    if question.stream is not None:
+        return EventStream(answer.events(), headers)
+    return JSONResponse(await answer.whole(), headers=headers)

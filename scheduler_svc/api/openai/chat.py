@@ -1,0 +1,87 @@
+"""The Chat Completions API: a conversation to answer, choices with a message."""
+
+import sys
+
+from scheduler_svc.api.deltas import Delta
+from scheduler_svc.api.draft import ChatPrompt
+from scheduler_svc.api.openai.question import Choice, JsonObject, Question
+from scheduler_svc.api.openai.schemas import ChatCompletionRequest, ChatMessage
+from scheduler_svc.api.openai.token_texts import finite, token_bytes, token_text
+from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
+from scheduler_svc.chat_template import ChatTurn
+from scheduler_svc.tokenizer import Tokenizer
+
+# An answer may be as long as the context allows, as with OpenAI and vLLM.
+DEFAULT_MAX_TOKENS = sys.maxsize
+_PARTS_SEPARATOR = "\n"
+
+
+def chat_question(body: ChatCompletionRequest) -> Question:
+    """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
+
+    def new_choice(index: int, tokenizer: Tokenizer | None) -> Choice:
+        return _ChatChoice(
+            index, tokenizer, with_logprobs=bool(body.logprobs), with_token_ids=bool(body.return_token_ids)
+        )
+
+    prompt = ChatPrompt([_turn(message) for message in body.messages])
+    return Question(
+        id_prefix="chatcmpl",
+        whole_object="chat.completion",
+        chunk_object="chat.completion.chunk",
+        service_tier=body.service_tier,
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS),
+        num_choices_per_prompt=num_choices_per_prompt(body),
+        stream=stream_plan(body),
+        new_choice=new_choice,
+    )
+
+
+def _turn(message: ChatMessage) -> ChatTurn:
+    content = message.content
+    text = content if isinstance(content, str) else _PARTS_SEPARATOR.join(part.text for part in content)
+    return ChatTurn(message.role, text)
+
+
+class _ChatChoice:
+    """Writes a choice; the role comes with the first part."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer | None, *, with_logprobs: bool, with_token_ids: bool) -> None:
+        self._index = index
+        self._tokenizer = tokenizer
+        self._with_logprobs = with_logprobs
+        self._with_token_ids = with_token_ids
+        self._has_role = False
+
+    def whole(self, delta: Delta) -> JsonObject:
+        """Returns the choice when it comes at once."""
+        return self._choice("message", {"role": "assistant", "content": delta.text, "refusal": None}, delta)
+
+    def part(self, delta: Delta) -> JsonObject:
+        """Returns what is new in the choice, for a chunk."""
+        message: JsonObject = {"content": delta.text}
+        if not self._has_role:
+            message = {"role": "assistant", **message}
+            self._has_role = True
+        return self._choice("delta", message, delta)
+
+    def _choice(self, message_field: str, message: JsonObject, delta: Delta) -> JsonObject:
+        choice: JsonObject = {
+            "index": self._index,
+            message_field: message,
+            "logprobs": self._logprobs(delta) if self._with_logprobs else None,
+            "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
+        }
+        if self._with_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return choice
+
+    def _logprobs(self, delta: Delta) -> JsonObject:
+        return {
+            "content": [self._token(*one) for one in zip(delta.token_ids, delta.logprobs, strict=True)],
+            "refusal": None,
+        }
+
+    def _token(self, token_id: int, logprob: float) -> JsonObject:
+        text = token_text(self._tokenizer, token_id)
+        return {"token": text, "logprob": finite(logprob), "bytes": token_bytes(text), "top_logprobs": []}

@@ -1,0 +1,88 @@
+"""The Completions API: prompts to continue, choices with text."""
+
+from typing import cast
+
+from scheduler_svc.api.deltas import Delta
+from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
+from scheduler_svc.api.openai.question import Choice, JsonObject, Question
+from scheduler_svc.api.openai.schemas import CompletionRequest
+from scheduler_svc.api.openai.token_texts import finite, token_text
+from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
+from scheduler_svc.tokenizer import Tokenizer
+
+# OpenAI's default, and vLLM's.
+DEFAULT_MAX_TOKENS = 16
+
+
+def completion_question(body: CompletionRequest) -> Question:
+    """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
+
+    def new_choice(index: int, tokenizer: Tokenizer | None) -> Choice:
+        return _CompletionChoice(
+            index,
+            tokenizer,
+            with_logprobs=body.logprobs is not None,
+            with_token_ids=bool(body.return_token_ids),
+        )
+
+    return Question(
+        id_prefix="cmpl",
+        whole_object="text_completion",
+        chunk_object="text_completion",
+        service_tier=body.service_tier,
+        drafts=drafts_of(body, _prompts(body.prompt), DEFAULT_MAX_TOKENS),
+        num_choices_per_prompt=num_choices_per_prompt(body),
+        stream=stream_plan(body),
+        new_choice=new_choice,
+    )
+
+
+def _prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[tuple[str, Prompt]]:
+    """Returns the prompts, each with the name of its field."""
+    if isinstance(given, str) or not given or isinstance(given[0], int):
+        return [("prompt", _prompt(cast("str | list[int]", given)))]
+    return [(f"prompt[{index}]", _prompt(one)) for index, one in enumerate(cast("list[str | list[int]]", given))]
+
+
+def _prompt(given: str | list[int]) -> Prompt:
+    return TextPrompt(given) if isinstance(given, str) else TokenPrompt(given)
+
+
+class _CompletionChoice:
+    """Writes a choice; a part has the form of the whole."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer | None, *, with_logprobs: bool, with_token_ids: bool) -> None:
+        self._index = index
+        self._tokenizer = tokenizer
+        self._with_logprobs = with_logprobs
+        self._with_token_ids = with_token_ids
+        self._text_offset = 0
+
+    def whole(self, delta: Delta) -> JsonObject:
+        """Returns the choice when it comes at once."""
+        return self.part(delta)
+
+    def part(self, delta: Delta) -> JsonObject:
+        """Returns what is new in the choice, for a chunk."""
+        choice: JsonObject = {
+            "index": self._index,
+            "text": delta.text,
+            "logprobs": self._logprobs(delta) if self._with_logprobs else None,
+            "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
+        }
+        if self._with_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return choice
+
+    def _logprobs(self, delta: Delta) -> JsonObject:
+        texts = [token_text(self._tokenizer, token_id) for token_id in delta.token_ids]
+        offsets = []
+        for text in texts:
+            offsets.append(self._text_offset)
+            self._text_offset += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [finite(logprob) for logprob in delta.logprobs],
+            "top_logprobs": None,
+            "text_offset": offsets,
+        }

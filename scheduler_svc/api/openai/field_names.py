@@ -1,0 +1,39 @@
+"""What this API calls the fields that validation names after GenerateRequest's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scheduler_svc.errors import InvalidRequest
+
+_SAME_IN_BOTH = {
+    "sampling": "",
+    "stop.stop_strings": "stop",
+    "stop.stop_token_ids": "stop_token_ids",
+    "stop": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """The names of one request's fields.
+
+    Attributes:
+        names: Our names by those of GenerateRequest; a name stands for what begins with it, too, as in name.part or name[3].
+            An empty one leaves only the part.
+    """
+
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, *, prompt: str, max_tokens: str) -> "FieldNames":
+        """Returns the names where these two are called so."""
+        prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
+        return cls({"stop.max_tokens": max_tokens, **_SAME_IN_BOTH, **prompts})
+
+    def translated(self, error: InvalidRequest) -> InvalidRequest:
+        """Returns the error with our name of its field."""
+        for name, ours in self.names.items():
+            rest = error.field.removeprefix(name)
+            if error.field.startswith(name) and rest[:1] in ("", ".", "["):
+                return InvalidRequest(ours + rest if ours else rest.lstrip("."), error.given, error.allowed)
+        return error

@@ -1,0 +1,66 @@
+"""A request of either API, translated: what is to be generated, and how the answer is to be written.
+
+Knows nothing of HTTP and of how JSON names things.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from scheduler_svc.api.deltas import Delta
+from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.openai.field_names import FieldNames
+from scheduler_svc.tokenizer import Tokenizer
+
+JsonObject: TypeAlias = dict[str, object]
+
+
+class Choice(Protocol):
+    """Writes one choice of an answer; tokenizer and options are known from its making."""
+
+    def whole(self, delta: Delta) -> JsonObject:
+        """Returns the choice when it comes at once."""
+
+    def part(self, delta: Delta) -> JsonObject:
+        """Returns what is new in the choice, for a chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDraft:
+    """A generation to run, and what the caller knows its fields as."""
+
+    draft: Draft
+    names: FieldNames
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What a stream tells besides the text."""
+
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request.
+
+    Attributes:
+        id_prefix: Begins the answer's id.
+        whole_object: What a whole answer calls itself.
+        chunk_object: What a chunk calls itself.
+        service_tier: As given, to be echoed.
+        drafts: One for each choice, those of the same prompt side by side.
+        num_choices_per_prompt: How many are side by side.
+        stream: None for a whole answer.
+        new_choice: Makes the writer of a choice, given its index.
+    """
+
+    id_prefix: str
+    whole_object: str
+    chunk_object: str
+    service_tier: str | None
+    drafts: list[NamedDraft]
+    num_choices_per_prompt: int
+    stream: StreamPlan | None
+    new_choice: Callable[[int, Tokenizer | None], Choice]

@@ -1,0 +1,111 @@
+"""Owns the HTTP server: on which address it listens, how connections are kept, and how it stops.
+
+It runs on the loop of the service as one task, leaves signals to the service, and writes no access log.
+"""
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.guard import RequestGuard
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.generation import Generator
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 65
+# A client whose machine vanished holds its connection until it is noticed: 20 s of silence and two probes; or, with data on
+# its way that nobody takes, a minute.
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 2),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),
+)
+
+
+class OpenAiServer:
+    """The HTTP server over a generator and its text side.
+
+    Args:
+        generator: Runs the requests.
+        texts: Its text side.
+        host: Address to listen on; anything but a loopback address is open to others, with no encryption.
+        port: 0 for any free port.
+        grace_s: Seconds that running requests get when the server stops.
+    """
+
+    def __init__(self, generator: Generator, texts: TextGenerator, host: str, port: int, grace_s: float) -> None:
+        self._host = host
+        self._requested_port = port
+        self._grace_s = grace_s
+        self._guard = RequestGuard(make_app(generator, texts))
+        self._listener: socket.socket | None = None
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """The address that is listened on, with the real port once bound."""
+        return f"{self._host}:{self.port}"
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are worked on now."""
+        return self._guard.num_running
+
+    def bind(self) -> None:
+        """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
+        family, *_, address = socket.getaddrinfo(self._host, self._requested_port, type=socket.SOCK_STREAM)[0]
+        self._listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        self.port = self._listener.getsockname()[1]
+        for level, name, value in _SOCKET_OPTIONS:  # connections inherit them
+            if hasattr(socket, name):
+                self._listener.setsockopt(level, getattr(socket, name), value)
+
+    def start(self) -> asyncio.Task[None]:
+        """Starts to serve; returns the task, which ends after `stop` and not before."""
+        if self._listener is None:
+            raise RuntimeError("bind first")
+        config = uvicorn.Config(
+            self._guard,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            # The guard ends requests after the grace; this is for connections whose client does not read to the end.
+            timeout_graceful_shutdown=math.ceil(self._grace_s) + 1,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve([self._listener]), name="http-server")
+        return self._serving
+
+    async def stop(self) -> None:
+        """Stops: new requests are refused, running ones get the grace to end, then end with an error."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._guard.stop(self._grace_s)
+            await asyncio.wait((self._serving,))
+        if self._listener is not None:
+            self._listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield

@@ -1,0 +1,105 @@
+"""Translates what both APIs have in common to drafts of generations."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, StopDraft
+from scheduler_svc.api.openai.field_names import FieldNames
+from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
+from scheduler_svc.api.openai.schemas import MAX_CHOICES, GenerationFields
+from scheduler_svc.api.openai.service_tier import request_class_of
+from scheduler_svc.api.validation import Amount
+from scheduler_svc.core.sequence import FinishReason
+from scheduler_svc.errors import InvalidRequest
+
+FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
+# vLLM's word for "all of them", which is 0 here.
+_ALL_TOKENS = -1
+
+
+def drafts_of(
+    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int
+) -> list[NamedDraft]:
+    """Returns a draft for each choice.
+
+    Args:
+        body: The request.
+        prompts: Each with the name of its field.
+        default_max_tokens: For a request that does not say.
+    """
+    num_per_prompt = num_choices_per_prompt(body)
+    if len(prompts) * num_per_prompt > MAX_CHOICES:
+        given = Amount(num_per_prompt, f"choices for each of {len(prompts)} prompts")
+        raise InvalidRequest("n", given, f"at most {MAX_CHOICES} choices in all")
+    max_tokens, max_tokens_field = _max_tokens(body)
+    stop = _stop(body, max_tokens, default_max_tokens)
+    sampling = _sampling(body)
+    return [
+        NamedDraft(
+            Draft(
+                request_class=request_class_of(body.service_tier),
+                prompt=prompt,
+                sampling=_for_choice(sampling, index),
+                stop=stop,
+            ),
+            FieldNames.of(prompt=field, max_tokens=max_tokens_field),
+        )
+        for field, prompt in prompts
+        for index in range(num_per_prompt)
+    ]
+
+
+def num_choices_per_prompt(body: GenerationFields) -> int:
+    """Returns how many choices each prompt gets."""
+    if body.n is None:
+        return 1
+    if not 1 <= body.n <= MAX_CHOICES:
+        raise InvalidRequest("n", body.n, f"1 to {MAX_CHOICES}")
+    return body.n
+
+
+def stream_plan(body: GenerationFields) -> StreamPlan | None:
+    """Returns what a stream tells; None for a whole answer."""
+    options = body.stream_options
+    if not body.stream:
+        if options is not None:
+            raise InvalidRequest("stream_options", options.model_dump(), "null unless stream is true")
+        return None
+    if options is None:
+        return StreamPlan()
+    return StreamPlan(bool(options.include_usage), bool(options.include_usage and options.continuous_usage_stats))
+
+
+def _max_tokens(body: GenerationFields) -> tuple[int | None, str]:
+    """Returns the limit, and the name that it was given by."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise InvalidRequest("max_tokens", old, f"the same as max_completion_tokens, which is {new}")
+    return (old, "max_tokens") if new is None else (new, "max_completion_tokens")
+
+
+def _stop(body: GenerationFields, max_tokens: int | None, default_max_tokens: int) -> StopDraft:
+    strings = [body.stop] if isinstance(body.stop, str) else body.stop
+    return StopDraft(
+        max_tokens=max_tokens,
+        default_max_tokens=default_max_tokens,
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+        stop_token_ids=body.stop_token_ids or (),
+        stop_strings=strings or (),
+    )
+
+
+def _sampling(body: GenerationFields) -> SamplingDraft:
+    return SamplingDraft(
+        temperature=body.temperature,
+        top_k=0 if body.top_k is None or body.top_k == _ALL_TOKENS else body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p or 0.0,
+        seed=body.seed,
+    )
+
+
+def _for_choice(sampling: SamplingDraft, index: int) -> SamplingDraft:
+    """Choices of one prompt and one seed must differ, and do so in the same way each time."""
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed ^ index)

@@ -1,0 +1,108 @@
+"""The fields that clients send and this service does not have: which ones are dropped, and which values are.
+
+Nothing that changes the output is dropped silently: a field below is dropped with a value that asks for what happens anyway,
+and refused with any other; a field that is nowhere is refused.
+"""
+
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import TypeAlias
+
+NeutralValues: TypeAlias = Mapping[str, tuple[object, ...]]
+
+# Labels and hints for the provider: no value of them changes what is generated.
+IGNORED_FIELDS = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "store",
+        "user",
+    }
+)
+
+# Values that ask for what happens anyway; null always does.
+_NEUTRAL: NeutralValues = {
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "frequency_penalty": (0,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logits_processors": ([],),
+    "presence_penalty": (0,),
+    "priority": (0,),  # vLLM's; here it is service_tier
+    "prompt_logprobs": (),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "structured_outputs": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+NEUTRAL_IN_COMPLETIONS: NeutralValues = {
+    **_NEUTRAL,
+    "add_special_tokens": (True,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+}
+NEUTRAL_IN_CHAT: NeutralValues = {
+    **_NEUTRAL,
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "audio": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# What the SDK's own messages hold when they are sent back as a part of the conversation.
+NEUTRAL_IN_MESSAGES: NeutralValues = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "name": (),
+    "refusal": (),
+    "tool_calls": ([],),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A field that cannot be dropped, and what would be allowed."""
+
+    field: str
+    given: object
+    allowed: str
+
+
+def first_refusal(
+    given: Mapping[str, object], known: Set[str], neutral: NeutralValues, ignored: Set[str]
+) -> Refusal | None:
+    """Returns the first of the given fields that is not known and cannot be dropped."""
+    for field, value in given.items():
+        if field in known or field in ignored:
+            continue
+        if field not in neutral:
+            return Refusal(field, value, "nothing: there is no such field here")
+        if value is not None and value not in neutral[field]:
+            allowed = " or ".join(json.dumps(one) for one in (*neutral[field], None))
+            return Refusal(field, value, f"{allowed}: nothing else is supported")
+    return None

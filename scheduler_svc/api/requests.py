@@ -1,0 +1,64 @@
+"""Turns a GenerateRequest into the draft of a generation. Judges only what is the wire format's own: class numbers, the oneof."""
+
+from qllm.v1 import inference_pb2 as pb
+
+from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt, SamplingDraft, StopDraft, TextPrompt, TokenPrompt
+from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.errors import InvalidRequest
+
+_CLASSES = {
+    pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
+    pb.LATENCY_SENSITIVE: RequestClass.LATENCY_SENSITIVE,
+    pb.BEST_EFFORT: RequestClass.BEST_EFFORT,
+}
+
+
+def draft_of(request: pb.GenerateRequest) -> Draft:
+    """Returns what the message asks for; raises InvalidRequest for an unknown class or a missing prompt."""
+    return Draft(
+        request_id=request.request_id,
+        request_class=valid_request_class(request.request_class),
+        prompt=_prompt(request),
+        sampling=_sampling(request.sampling),
+        stop=_stop(request.stop),
+    )
+
+
+def valid_request_class(given: int) -> RequestClass:
+    """Returns the class; unspecified is latency-sensitive."""
+    for number, request_class in _CLASSES.items():
+        if number == given:
+            return request_class
+    names = ", ".join(f"{number} ({pb.RequestClass.Name(number)})" for number in _CLASSES)
+    raise InvalidRequest("request_class", given, names)
+
+
+def _prompt(request: pb.GenerateRequest) -> Prompt:
+    kind = request.WhichOneof("prompt")
+    if kind == "text":
+        return TextPrompt(request.text)
+    if kind == "chat":
+        return ChatPrompt(request.chat.messages)
+    if kind == "token_ids":
+        return TokenPrompt(request.token_ids.ids)
+    raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+
+
+def _sampling(given: pb.SamplingParams) -> SamplingDraft:
+    return SamplingDraft(
+        temperature=given.temperature if given.HasField("temperature") else None,
+        top_k=given.top_k,
+        top_p=given.top_p if given.HasField("top_p") else None,
+        min_p=given.min_p,
+        seed=given.seed if given.HasField("seed") else None,
+    )
+
+
+def _stop(given: pb.StopConditions) -> StopDraft:
+    return StopDraft(
+        max_tokens=given.max_tokens if given.HasField("max_tokens") else None,
+        min_tokens=given.min_tokens,
+        ignore_eos=given.ignore_eos,
+        stop_token_ids=given.stop_token_ids,
+        stop_strings=given.stop_strings,
+    )

@@ -1,0 +1,129 @@
+"""The text side of a Generator, the same for every front end: a draft in, deltas of text and tokens out.
+
+Owns validation, tokenization and detokenization of each generation, in that order around the engine. Knows no wire format;
+errors leave as ServiceError.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from scheduler_svc.api.deltas import Delta, DeltaBuilder
+from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.prompt import prompt_token_ids
+from scheduler_svc.api.validation import (
+    context_tokens,
+    valid_request_id,
+    valid_sampling,
+    valid_stop,
+    valid_stop_strings,
+)
+from scheduler_svc.detokenizer import TextAssembler
+from scheduler_svc.errors import WorkerUnavailable
+from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenStream
+from scheduler_svc.model_text import ModelTextCache
+from scheduler_svc.text_threads import TextThreads
+from scheduler_svc.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedGeneration:
+    """A generation that may be submitted, and what makes its text; `model` is the one that it was tokenized for."""
+
+    model: ServedModel
+    request: GenerationRequest
+    tokenizer: Tokenizer | None
+    assembler: TextAssembler
+
+
+class TextGeneration:
+    """One generation that runs; whoever began it reads it once and closes it.
+
+    Attributes:
+        request_id: As given or made.
+        num_prompt_tokens: Tokens of the prompt.
+        tokenizer: The model's; None if it has none.
+    """
+
+    def __init__(self, prepared: PreparedGeneration, stream: TokenStream) -> None:
+        self.request_id = prepared.request.request_id
+        self.num_prompt_tokens = len(prepared.request.prompt_token_ids)
+        self.tokenizer = prepared.tokenizer
+        self._stream = stream
+        self._deltas = DeltaBuilder(prepared.assembler, stream.usage)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Yields deltas until the one with a finish; raises ServiceError when the generation cannot be finished."""
+        async for event in self._stream:
+            delta = self._deltas.step(event)
+            if delta.finish is not None:
+                self.close()  # a stop string ends work that would go on while the last delta is written
+            yield delta
+            if delta.finish is not None:
+                return
+        raise RuntimeError(f"{self.request_id}: the token stream ended without a finish reason")
+
+    def close(self) -> None:
+        """Aborts the generation if it is live."""
+        self._stream.close()
+
+
+class TextGenerator:
+    """Begins generations from drafts.
+
+    Args:
+        generator: Runs them.
+        threads: Works on long texts; closed with this.
+    """
+
+    def __init__(self, generator: Generator, threads: TextThreads | None = None) -> None:
+        self._generator = generator
+        self._texts = ModelTextCache()
+        self._threads = threads or TextThreads()
+
+    async def begin(self, draft: Draft) -> TextGeneration:
+        """Prepares and submits a generation.
+
+        Raises:
+            ServiceError: It was refused, and nothing was queued.
+        """
+        return self.submit(await self.prepare(draft))
+
+    async def prepare(self, draft: Draft) -> PreparedGeneration:
+        """Validates and tokenizes a draft, what is cheap to refuse first; raises ServiceError if it is refused."""
+        model = self.connected_model()
+        text = await self._texts.of(model)
+        request_id = valid_request_id(draft.request_id)
+        sampling = valid_sampling(draft.sampling, model.vocab_size)
+        requested_stop = valid_stop(draft.stop, model)
+        stop_strings = valid_stop_strings(draft.stop.stop_strings, has_tokenizer=text.tokenizer is not None)
+        token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
+        stop = requested_stop.conditions(len(token_ids), context_tokens(model))
+        return PreparedGeneration(
+            model=model,
+            request=GenerationRequest(request_id, draft.request_class, token_ids, sampling, stop),
+            tokenizer=text.tokenizer,
+            assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
+        )
+
+    def submit(self, prepared: PreparedGeneration) -> TextGeneration:
+        """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
+        if self._generator.model != prepared.model:
+            raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
+        return TextGeneration(prepared, self._generator.submit(prepared.request))
+
+    def connected_model(self) -> ServedModel:
+        """Returns the model that is served; raises WorkerUnavailable while there is none."""
+        model = self._generator.model
+        if model is None:
+            raise WorkerUnavailable("no worker is connected, so no model is served; try again later")
+        return model
+
+    async def warm_up(self) -> None:
+        """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
+        model = self._generator.model
+        if model is not None:
+            await self._texts.of(model)
+
+    def close(self) -> None:
+        """Drops texts that wait to be worked on."""
+        self._threads.close()

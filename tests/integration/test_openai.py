@@ -1,0 +1,228 @@
+"""The OpenAI SDK's own client against the whole service, beside gRPC."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import openai
+import pytest
+from qllm.v1 import inference_pb2 as pb
+
+from tests.live_service import ROOT, LiveService, free_port, start_service
+
+PROMPT = "def fibonacci(n):"
+CHAT = [{"role": "user", "content": "Write a function `main`."}]
+# The SDK would retry what these tests want to see refused.
+OPTIONS = {"api_key": "none", "max_retries": 0, "timeout": 60}
+MOST_BE_REQUESTS = 2
+
+
+@dataclass
+class HttpService:
+    """A live service with HTTP."""
+
+    live: LiveService
+    url: str
+
+    @property
+    def model(self) -> str:
+        return str(self.live.model_facts.name)
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url, **OPTIONS)  # type: ignore[arg-type]
+
+    def wait_until_idle(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            loads = self.live.loads()
+            if loads.free_blocks == loads.total_blocks:
+                return
+            assert time.monotonic() < deadline, loads
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
+    port = free_port()
+    options = ("--http-port", str(port), "--max-be-requests", str(MOST_BE_REQUESTS))
+    log: Path = tmp_path_factory.mktemp("service") / "log"
+    with start_service(ROOT / "demo" / "model", log, *options) as live:
+        yield HttpService(live, f"http://127.0.0.1:{port}/v1")
+
+
+@pytest.fixture
+def client(service: HttpService) -> Iterator[openai.OpenAI]:
+    with service.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(service: HttpService) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=service.url, **OPTIONS) as client:  # type: ignore[arg-type]
+        yield client
+
+
+def over_grpc(service: HttpService, **request: Any) -> tuple[str, list[int], pb.Finish]:
+    """Returns text, token ids and end of the same generation over gRPC."""
+    message = pb.GenerateRequest(sampling=pb.SamplingParams(temperature=0), **request)
+    with service.live.channel() as channel:
+        responses = list(service.live.inference(channel).Generate(message, timeout=60))
+    ids = [token_id for response in responses for token_id in response.token_ids]
+    return "".join(response.text for response in responses), ids, responses[-1].finish
+
+
+def token_ids(choice: Any) -> list[int]:
+    """Returns a field that the SDK does not know but keeps."""
+    return list(choice.model_extra["token_ids"])
+
+
+def test_completion_has_the_tokens_of_grpc(service: HttpService, client: openai.OpenAI) -> None:
+    text, ids, finish = over_grpc(service, text=PROMPT, stop=pb.StopConditions(max_tokens=24))
+    extra = {"return_token_ids": True}
+    answer = client.completions.create(
+        model=service.model, prompt=PROMPT, max_tokens=24, temperature=0, extra_body=extra
+    )
+    [choice] = answer.choices
+    assert (choice.text, token_ids(choice)) == (text, ids)
+    assert choice.finish_reason == "length"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (finish.usage.prompt_tokens, 24)
+
+
+def test_chat_has_the_tokens_of_grpc(service: HttpService, client: openai.OpenAI) -> None:
+    chat = pb.ChatPrompt(messages=[pb.ChatMessage(**CHAT[0])])
+    text, ids, _ = over_grpc(service, chat=chat, stop=pb.StopConditions(max_tokens=24))
+    extra = {"return_token_ids": True}
+    answer = client.chat.completions.create(
+        model=service.model,
+        messages=CHAT,  # type: ignore[arg-type]
+        max_completion_tokens=24,
+        temperature=0,
+        extra_body=extra,
+    )
+    [choice] = answer.choices
+    assert (choice.message.content, token_ids(choice)) == (text, ids)
+
+
+def test_token_ids_are_used_as_they_are(service: HttpService, client: openai.OpenAI) -> None:
+    prompt = list(range(50, 90))
+    stop = pb.StopConditions(max_tokens=12, ignore_eos=True)
+    _, ids, finish = over_grpc(service, token_ids=pb.TokenIds(ids=prompt), stop=stop)
+    extra = {"return_token_ids": True, "ignore_eos": True, "min_tokens": 3, "top_k": -1}
+    answer = client.completions.create(
+        model=service.model, prompt=prompt, max_tokens=12, temperature=0, extra_body=extra
+    )
+    assert token_ids(answer.choices[0]) == ids
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == finish.usage.prompt_tokens == 40
+
+
+def test_streams_of_both_apis_add_up_and_end_with_the_usage(service: HttpService, client: openai.OpenAI) -> None:
+    usage = {"include_usage": True}
+    text, _, _ = over_grpc(service, text=PROMPT, stop=pb.StopConditions(max_tokens=24))
+    options: Mapping[str, Any] = {"model": service.model, "temperature": 0, "stream": True, "stream_options": usage}
+    *chunks, last = client.completions.create(prompt=PROMPT, max_tokens=24, **options)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == text
+    assert last.usage.completion_tokens == 24
+    *chunks, last = client.chat.completions.create(messages=CHAT, max_tokens=9, **options)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert (last.choices, last.usage.completion_tokens) == ([], 9)
+
+
+@pytest.mark.parametrize(("tier", "load"), [("flex", "best_effort"), ("priority", "latency_sensitive")])
+def test_service_tier_is_the_class_and_is_echoed(
+    service: HttpService, client: openai.OpenAI, tier: str, load: str
+) -> None:
+    before = getattr(service.live.loads(), load).num_finished
+    options: Mapping[str, Any] = {"model": service.model, "messages": CHAT, "max_tokens": 4, "service_tier": tier}
+    answer = client.chat.completions.create(**options)
+    chunks = list(client.chat.completions.create(**options, stream=True))
+    assert answer.service_tier == tier
+    assert {chunk.service_tier for chunk in chunks} == {tier}
+    assert getattr(service.live.loads(), load).num_finished == before + 2
+
+
+def test_choices_of_several_prompts_are_those_of_each_alone(service: HttpService, client: openai.OpenAI) -> None:
+    prompts = [PROMPT, "class Stack:"]
+    options: Mapping[str, Any] = {"model": service.model, "max_tokens": 8, "temperature": 0}
+    together = client.completions.create(prompt=prompts, n=2, **options)
+    alone = [client.completions.create(prompt=prompt, **options).choices[0].text for prompt in prompts]
+    assert [choice.text for choice in together.choices] == [alone[0], alone[0], alone[1], alone[1]]
+
+
+def test_served_model_is_found_and_another_is_not(service: HttpService, client: openai.OpenAI) -> None:
+    [listed] = client.models.list().data
+    assert listed.id == service.model
+    assert client.models.retrieve(listed.id).id == listed.id
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.completions.create(model="gpt-5", prompt=PROMPT)
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+
+
+def test_bad_input_names_its_field(service: HttpService, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="temperature: got 1000") as caught:
+        client.completions.create(model=service.model, prompt=PROMPT, temperature=1000)
+    assert caught.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="no such field"):
+        client.completions.create(model=service.model, prompt=PROMPT, extra_body={"typo": 1})
+
+
+async def test_overload_of_best_effort_is_told_and_leaves_the_other_class_alone(
+    service: HttpService, async_client: openai.AsyncOpenAI
+) -> None:
+    options: Mapping[str, Any] = {"model": service.model, "prompt": PROMPT}
+    extra = {"ignore_eos": True, "service_tier": "flex"}
+    streams = [
+        await async_client.completions.create(**options, max_tokens=1500, stream=True, extra_body=extra)
+        for _ in range(MOST_BE_REQUESTS)
+    ]
+    try:
+        with pytest.raises(openai.RateLimitError) as caught:
+            await async_client.completions.create(**options, extra_body={"service_tier": "batch"})
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        assert caught.value.code == "rate_limit_exceeded"
+        assert (await async_client.completions.create(**options, max_tokens=2)).choices
+    finally:
+        for stream in streams:
+            await stream.close()
+    await asyncio.to_thread(service.wait_until_idle)
+
+
+async def test_client_that_leaves_gives_its_blocks_back(service: HttpService, async_client: openai.AsyncOpenAI) -> None:
+    options: Mapping[str, Any] = {"model": service.model, "prompt": PROMPT, "max_tokens": 1500}
+    extra = {"ignore_eos": True}
+    stream = await async_client.completions.create(**options, stream=True, extra_body=extra)
+    async for _ in stream:
+        break
+    asking = asyncio.create_task(async_client.completions.create(**options, n=3, extra_body=extra))
+    while (await asyncio.to_thread(service.live.loads)).latency_sensitive.running < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    finished = (await asyncio.to_thread(service.live.loads)).latency_sensitive.num_generated_tokens
+    await stream.close()
+    asking.cancel()
+    await asyncio.to_thread(service.wait_until_idle)
+    generated = (await asyncio.to_thread(service.live.loads)).latency_sensitive.num_generated_tokens - finished
+    assert generated < 4 * 1500 / 2
+
+
+def test_health_and_version_are_served(service: HttpService, client: openai.OpenAI) -> None:
+    root = service.url.removesuffix("/v1")
+    for path in ("health", "version"):
+        assert client.get(f"{root}/{path}", cast_to=dict[str, Any])
+
+
+def test_grpc_abort_ends_an_http_answer(service: HttpService, client: openai.OpenAI) -> None:
+    stream = client.completions.create(
+        model=service.model, prompt=PROMPT, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+    )
+    first = next(stream)
+    with grpc.insecure_channel(service.live.grpc_address) as channel:
+        assert service.live.inference(channel).Abort(pb.AbortRequest(request_id=first.id), timeout=20).aborted
+    *_, last = stream
+    assert last.choices[0].finish_reason == "abort"

@@ -1,0 +1,94 @@
+"""The HTTP application over a fake generator, with a client to it: by itself, or in the real server on a free port."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.guard import RequestGuard
+from scheduler_svc.api.openai.server import OpenAiServer
+from scheduler_svc.api.text_generation import TextGenerator
+from tests.fakes import FakeGenerator
+
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+USER_SAYS_HI = [{"role": "user", "content": "hi"}]
+
+
+@dataclass
+class HttpService:
+    """The application and a client's way to it."""
+
+    generator: FakeGenerator
+    http: httpx2.AsyncClient
+
+    async def post(self, path: str, **body: object) -> httpx2.Response:
+        return await self.http.post(path, json=body)
+
+    async def answer(self, path: str, **body: object) -> dict[str, Any]:
+        response = await self.post(path, **body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def chunks(self, path: str, **body: object) -> list[dict[str, Any]]:
+        """Returns the objects of a stream that ends with [DONE]."""
+        response = await self.post(path, stream=True, **body)
+        assert response.status_code == 200, response.text
+        *chunks, done = events_of(response.text)
+        assert done == "[DONE]"
+        return [json.loads(chunk) for chunk in chunks]
+
+
+@dataclass
+class HttpServer(HttpService):
+    """The same in a running server."""
+
+    server: OpenAiServer
+
+
+def events_of(text: str) -> list[str]:
+    """Returns what is in the events of a whole stream."""
+    *events, rest = text.split("\n\n")
+    assert rest == ""
+    assert all(event.startswith("data: ") for event in events)
+    return [event.removeprefix("data: ") for event in events]
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    """Returns the error, which must have OpenAI's form."""
+    content = response.json()
+    assert list(content) == ["error"]
+    assert set(content["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = content["error"]
+    return error
+
+
+@asynccontextmanager
+async def http_app(generator: FakeGenerator) -> AsyncIterator[HttpService]:
+    """Calls the application without a server, which is faster; a stream arrives when it is over."""
+    texts = TextGenerator(generator)
+    transport = httpx2.ASGITransport(RequestGuard(make_app(generator, texts)))
+    async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
+        yield HttpService(generator, http)
+    texts.close()
+
+
+@asynccontextmanager
+async def running_http(generator: FakeGenerator, grace_s: float = 0) -> AsyncIterator[HttpServer]:
+    """Runs a server until the block ends."""
+    texts = TextGenerator(generator)
+    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s)
+    server.bind()
+    serving = server.start()
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=30) as http:
+            yield HttpServer(generator, http, server)
+    finally:
+        await server.stop()
+        texts.close()
+        assert serving.done()

@@ -1,0 +1,270 @@
+"""Every bad input gets an error of OpenAI's form that names the field, and nothing of it reaches the generator."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from scheduler_svc.api.openai.guard import MAX_BODY_BYTES
+from tests.fakes import FakeGenerator, served_model
+from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
+
+HUGE = 10**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """A field with a bad value, the parameter that the error must name, and words that it must have."""
+
+    field: str
+    value: object
+    words: tuple[str, ...]
+    param: str | None = None
+    path: str = COMPLETIONS
+
+
+def chat(field: str, value: object, words: tuple[str, ...], param: str | None = None) -> Case:
+    return Case(field, value, words, param, CHAT)
+
+
+def message(**fields: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": "hi", **fields}]
+
+
+CASES = (
+    # prompts
+    Case("prompt", None, ("text", "token ids")),
+    Case("prompt", 5, ("got 5", "text", "token ids")),
+    Case("prompt", {"a": 1}, ("text", "token ids")),
+    Case("prompt", "", ("''", "not empty")),
+    Case("prompt", [], ("0 tokens", "1 to 511")),
+    Case("prompt", [5, -1], ("-1", "[0, 399]"), "prompt[1]"),
+    Case("prompt", [5, 400], ("400", "[0, 399]"), "prompt[1]"),
+    Case("prompt", [5, HUGE], (str(HUGE), "[0, 399]"), "prompt[1]"),
+    Case("prompt", [5, "a"], ("'a'", "integer"), "prompt[1]"),
+    Case("prompt", [5, 1.0], ("1.0", "integer"), "prompt[1]"),
+    Case("prompt", [True], ("True", "integer"), "prompt[0]"),
+    Case("prompt", [5] * 512, ("512 tokens", "511")),
+    Case("prompt", ["hello", ""], ("''", "not empty"), "prompt[1]"),
+    Case("prompt", ["hello", 5], ("got 5", "string"), "prompt[1]"),
+    Case("prompt", [[5], []], ("0 tokens",), "prompt[1]"),
+    Case("prompt", [[5], [6, 1000]], ("1000", "[0, 399]"), "prompt[1][1]"),
+    Case("prompt", [[5], "a"], ("'a'", "list"), "prompt[1]"),
+    Case("prompt", ["a"] * 129, ("128",)),
+    Case("prompt", "\ud800", ("surrogate",)),
+    # limits and sampling
+    Case("max_tokens", 0, ("got 0", "1 to 511")),
+    Case("max_tokens", -1, ("got -1",)),
+    Case("max_tokens", HUGE, (str(HUGE), "1 to 511")),
+    Case("max_tokens", 511, ("511", "of the prompt")),
+    Case("max_tokens", "5", ("'5'", "integer")),
+    Case("max_tokens", 2.5, ("2.5", "integer")),
+    Case("max_completion_tokens", 512, ("512", "1 to 511")),
+    Case("min_tokens", -1, ("got -1",)),
+    Case("min_tokens", 17, ("17", "max_tokens, which is 16")),
+    Case("temperature", -0.1, ("-0.1", "[0, 100]")),
+    Case("temperature", 101, ("101", "[0, 100]")),
+    Case("temperature", float("nan"), ("nan", "[0, 100]")),
+    Case("temperature", float("inf"), ("inf", "[0, 100]")),
+    Case("temperature", "hot", ("'hot'", "number")),
+    Case("temperature", True, ("True", "number")),
+    Case("top_p", 0, ("(0, 1]",)),
+    Case("top_p", 1.5, ("1.5", "(0, 1]")),
+    Case("top_k", -2, ("-2", "[0, 400]")),
+    Case("top_k", 401, ("401", "[0, 400]")),
+    Case("min_p", -0.5, ("-0.5", "[0, 1]")),
+    Case("seed", 2**63, (str(2**63), "64 bits")),
+    Case("seed", -(2**63) - 1, ("64 bits",)),
+    Case("ignore_eos", "yes", ("'yes'", "boolean")),
+    Case("ignore_eos", 1, ("got 1", "boolean")),
+    # stops
+    Case("stop", 5, ("got 5", "text or a list of texts")),
+    Case("stop", [""], ("''", "256 bytes"), "stop[0]"),
+    Case("stop", ["a", 5], ("got 5", "string"), "stop[1]"),
+    Case("stop", ["a", "b" * 257], ("257 bytes",), "stop[1]"),
+    Case("stop", ["x"] * 17, ("17 strings", "16")),
+    Case("stop", "\udfff", ("surrogate",)),
+    Case("stop_token_ids", [400], ("400", "[0, 399]"), "stop_token_ids[0]"),
+    Case("stop_token_ids", [5] * 65, ("65 ids", "64")),
+    # choices, streams, tiers
+    Case("n", 0, ("got 0", "1 to 128")),
+    Case("n", 129, ("129", "1 to 128")),
+    Case("n", "2", ("'2'", "integer")),
+    Case("stream", "true", ("'true'", "boolean")),
+    Case("stream_options", {"include_usage": True}, ("stream is true",)),
+    Case("stream_options", {"usage": True}, ("no such field",), "stream_options.usage"),
+    Case("stream_options", [], ("[]",)),
+    Case("service_tier", "gold", ("'gold'", "'flex'", "'priority'")),
+    Case("service_tier", 1, ("'flex'",)),
+    Case("logprobs", 1, ("got 1", "0 or null")),
+    Case("logprobs", True, ("True", "integer")),
+    # what would change the output and is not supported
+    Case("echo", True, ("True", "false or null")),
+    Case("best_of", 2, ("got 2", "1 or null")),
+    Case("suffix", "end", ("'end'",)),
+    Case("logit_bias", {"5": 1}, ("{}",)),
+    Case("presence_penalty", 0.5, ("0.5", "0 or null")),
+    Case("frequency_penalty", -1, ("0 or null",)),
+    Case("repetition_penalty", 1.1, ("1.1", "1 or null")),
+    Case("skip_special_tokens", False, ("true or null",)),
+    Case("response_format", {"type": "json_object"}, ("json_object", '{"type": "text"}')),
+    Case("prompt_logprobs", 0, ("null",)),
+    Case("priority", 1, ("0 or null",)),
+    Case("unheard_of", None, ("no such field",)),
+    Case("<text>", 1, ("no such field",)),
+    Case("x" * 1000, 1, ("no such field",), "x" * 100),
+    # conversations
+    chat("messages", None, ("None", "list")),
+    chat("messages", [], ("0 messages", "1 to 4096")),
+    chat("messages", "hi", ("'hi'", "list")),
+    chat("messages", ["hi"], ("'hi'",), "messages[0]"),
+    chat("messages", message(role=""), ("''", "printable"), "messages[0].role"),
+    chat("messages", message(role="a\nb"), ("printable",), "messages[0].role"),
+    chat("messages", message(role="robot"), ("unknown role",)),
+    chat("messages", [*USER_SAYS_HI, {"role": "user"}], ("required",), "messages[1].content"),
+    chat("messages", message(content=None), ("None", "parts of type text"), "messages[0].content"),
+    chat("messages", message(content=5), ("got 5", "parts of type text"), "messages[0].content"),
+    chat("messages", message(content="\ud83d"), ("surrogate",), "messages[0].content"),
+    chat(
+        "messages", message(content=[{"type": "image_url"}]), ("'image_url'", "'text'"), "messages[0].content[0].type"
+    ),
+    chat("messages", message(content=[{"type": "text"}]), ("required",), "messages[0].content[0].text"),
+    chat("messages", message(name="bob"), ("'bob'",), "messages[0].name"),
+    chat("messages", message(tool_calls=[{}]), ("[{}]",), "messages[0].tool_calls"),
+    chat("messages", message(weight=1), ("no such field",), "messages[0].weight"),
+    chat("messages", message() * 4097, ("4096",)),
+    chat("messages", message(content="word " * 600), ("tokens", "511")),
+    chat("max_tokens", 511, ("511", "of the prompt")),
+    chat("tools", [{"type": "function"}], ("[] or null",)),
+    chat("tool_choice", "required", ("'required'", '"none"')),
+    chat("top_logprobs", 2, ("got 2", "0 or null")),
+    chat("logprobs", 1, ("got 1", "boolean")),
+    chat("reasoning_effort", "high", ("'high'", "null")),
+    chat("chat_template", "{{ 1 }}", ("null",)),
+    chat("prompt", "hello", ("no such field",)),
+)
+UNREADABLE = {
+    "nothing": b"",
+    "an open brace": b"{",
+    "two objects": b'{"prompt": "a"} {}',
+    "no UTF-8": b'{"prompt": "\xff"}',
+    "nested too deeply": b"[" * 200_000,
+    "a number of too many digits": b'{"prompt": [' + b"9" * 5000 + b"]}",
+    "a list": b"[]",
+    "a text": b'"prompt"',
+    "null": b"null",
+}
+
+
+def test_the_table_is_large() -> None:
+    assert len(CASES) >= 90
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.field[:20]}={str(case.value)[:30]!r}")
+async def test_bad_value_is_refused_with_its_name(case: Case) -> None:
+    good = {"messages": USER_SAYS_HI} if case.path == CHAT else {"prompt": "hello"}
+    async with http_app(FakeGenerator()) as service:
+        raw = json.dumps({**good, case.field: case.value})
+        response = await service.http.post(case.path, content=raw, headers={"content-type": "application/json"})
+        assert response.status_code == 400, response.text
+        error = error_of(response)
+        assert error["type"] == "invalid_request_error"
+        assert error["param"] == (case.param or case.field)
+        assert error["message"].startswith(f"{error['param']}: got ")
+        assert all(word in error["message"] for word in case.words), error["message"]
+        assert len(error["message"]) < 700
+        assert service.generator.submitted == []
+        await service.answer(COMPLETIONS, prompt="hello")
+
+
+@pytest.mark.parametrize("raw", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+async def test_body_that_is_no_object_is_refused(raw: bytes, path: str) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.http.post(path, content=raw, headers={"content-type": "application/json"})
+        assert response.status_code == 400
+        assert error_of(response)["param"] == "body"
+        assert "JSON object" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_body_that_is_not_called_json_is_refused(content_type: str | None) -> None:
+    async with http_app(FakeGenerator()) as service:
+        headers = {"content-type": content_type} if content_type else {}
+        response = await service.http.post(COMPLETIONS, content=b'{"prompt": "hello"}', headers=headers)
+        assert response.status_code == 400
+        assert "application/json" in error_of(response)["message"]
+        assert service.generator.submitted == []
+
+
+async def test_two_limits_that_differ_are_refused() -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.post(COMPLETIONS, prompt="hello", max_tokens=2, max_completion_tokens=3)
+        assert error_of(response)["param"] == "max_tokens"
+        assert (await service.post(COMPLETIONS, prompt="a", max_tokens=2, max_completion_tokens=2)).status_code == 200
+
+
+async def test_too_many_choices_in_all_are_refused() -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.post(COMPLETIONS, prompt=["a"] * 20, n=10)
+        assert response.status_code == 400
+        assert error_of(response)["param"] == "n"
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+async def test_model_that_is_not_served_is_not_found(path: str) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.post(path, model="gpt-5", prompt="a") if path == COMPLETIONS else None
+        response = response or await service.post(path, model="gpt-5", messages=USER_SAYS_HI)
+        assert response.status_code == 404
+        error = error_of(response)
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+        assert "'gpt-5'" in error["message"]
+        assert "'fake'" in error["message"]
+
+
+@pytest.mark.parametrize("has_length", [True, False], ids=["length told", "in pieces"])
+async def test_body_that_is_too_large_is_refused(has_length: bool) -> None:
+    raw = b'{"prompt": "' + b"a" * MAX_BODY_BYTES + b'"}'
+
+    async def pieces() -> object:
+        for start in range(0, len(raw), 1 << 16):
+            yield raw[start : start + (1 << 16)]
+
+    async with http_app(FakeGenerator()) as service:
+        content = raw if has_length else pieces()
+        headers = {"content-type": "application/json"}
+        response = await service.http.post(COMPLETIONS, content=content, headers=headers)  # type: ignore[arg-type]
+        assert response.status_code == 413
+        assert str(MAX_BODY_BYTES) in error_of(response)["message"]
+        await service.answer(COMPLETIONS, prompt="hello")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "body", "param"),
+    [
+        ({"tokenizer_json": b""}, COMPLETIONS, {"prompt": "hello"}, "prompt"),
+        ({"tokenizer_json": b""}, CHAT, {"messages": USER_SAYS_HI}, "messages"),
+        ({"tokenizer_json": b""}, COMPLETIONS, {"prompt": [5], "stop": "a"}, "stop"),
+        ({"chat_template": ""}, CHAT, {"messages": USER_SAYS_HI}, "messages"),
+        ({"chat_template": "{% if"}, CHAT, {"messages": USER_SAYS_HI}, "messages"),
+    ],
+)
+async def test_what_the_model_cannot_take_is_refused(
+    changes: dict[str, object], path: str, body: dict[str, object], param: str
+) -> None:
+    async with http_app(FakeGenerator(model=served_model(**changes))) as service:
+        response = await service.post(path, **body)
+        assert response.status_code == 400
+        assert error_of(response)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", COMPLETIONS, 405), ("POST", "/v1/embeddings", 404), ("DELETE", "/health", 405)],
+)
+async def test_unknown_paths_and_methods_get_an_error_of_the_same_form(method: str, path: str, status: int) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.http.request(method, path)
+        assert response.status_code == status
+        assert path in error_of(response)["message"]

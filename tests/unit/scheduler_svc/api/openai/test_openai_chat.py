@@ -1,0 +1,102 @@
+"""/v1/chat/completions: how conversations become prompts, and how answers and streams are written."""
+
+import pytest
+
+from scheduler_svc.tokenizer import Tokenizer
+from tests.fakes import FakeGenerator
+from tests.openai_service import CHAT, USER_SAYS_HI, http_app
+from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
+
+TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
+CONTEXT = 512
+
+
+def encode(text: str) -> list[int]:
+    return list(TOKENIZER.encode(text, add_special_tokens=False))
+
+
+def saying(text: str) -> FakeGenerator:
+    return FakeGenerator(script=lambda _: [*encode(text), EOS_ID])
+
+
+async def test_answer_has_the_form_of_openais() -> None:
+    async with http_app(saying("hello you")) as service:
+        answer = await service.answer(CHAT, model="fake", messages=USER_SAYS_HI, service_tier="flex")
+    assert answer["id"].startswith("chatcmpl-")
+    assert (answer["object"], answer["model"], answer["service_tier"]) == ("chat.completion", "fake", "flex")
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "hello you", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert answer["usage"]["completion_tokens"] == len(encode("hello you")) + 1
+
+
+async def test_first_chunk_has_the_role_and_all_of_them_the_text() -> None:
+    async with http_app(saying("hello 日本")) as service:
+        chunks = await service.chunks(CHAT, messages=USER_SAYS_HI, service_tier="batch")
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert {chunk["service_tier"] for chunk in chunks} == {"batch"}
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert [delta.get("role") for delta in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
+    assert "".join(delta["content"] for delta in deltas) == "hello 日本"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("hi", "hi"),
+        ([{"type": "text", "text": "hi"}], "hi"),
+        ([{"type": "text", "text": "hi"}, {"type": "text", "text": "you"}], "hi\nyou"),
+    ],
+)
+async def test_conversation_is_rendered_with_the_models_template(content: object, text: str) -> None:
+    generator = saying("x")
+    async with http_app(generator) as service:
+        await service.answer(CHAT, messages=[{"role": "user", "content": content}])
+    assert list(generator.submitted[0].prompt_token_ids) == encode(f"<s>[user] {text}\n[assistant] ")
+
+
+async def test_answer_may_be_sent_back_as_the_sdk_holds_it() -> None:
+    echoed = {
+        "role": "assistant",
+        "content": "hello",
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+    }
+    async with http_app(saying("x")) as service:
+        await service.answer(CHAT, messages=[*USER_SAYS_HI, echoed, *USER_SAYS_HI], tools=[], response_format=None)
+
+
+async def test_answer_may_be_as_long_as_the_context_allows() -> None:
+    generator = saying("x")
+    async with http_app(generator) as service:
+        await service.answer(CHAT, messages=USER_SAYS_HI)
+    [request] = generator.submitted
+    assert request.stop.max_tokens == CONTEXT - len(request.prompt_token_ids)
+
+
+async def test_logprobs_and_token_ids_come_if_asked_for() -> None:
+    async with http_app(saying("the日")) as service:
+        answer = await service.answer(CHAT, messages=USER_SAYS_HI, logprobs=True, return_token_ids=True, top_logprobs=0)
+    choice = answer["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    assert choice["token_ids"] == [*encode("the日"), EOS_ID]
+    assert len(tokens) == len(choice["token_ids"])
+    assert tokens[0] == {"token": tokens[0]["token"], "logprob": -0.5, "bytes": [*b"the"], "top_logprobs": []}
+    assert [token["bytes"] for token in tokens if "\ufffd" in token["token"]] == [None] * (len(tokens) - 2)
+
+
+async def test_several_choices_are_streamed_side_by_side() -> None:
+    async with http_app(FakeGenerator()) as service:
+        chunks = await service.chunks(CHAT, messages=USER_SAYS_HI, n=3, max_tokens=2)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert sorted(choice["index"] for choice in choices) == [0, 0, 1, 1, 2, 2]
+    assert sum("role" in choice["delta"] for choice in choices) == 3

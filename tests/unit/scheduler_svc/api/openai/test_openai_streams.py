@@ -1,0 +1,202 @@
+"""Streams over a real socket: who leaves stops the work, who does not read delays nobody, and errors arrive."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+
+import httpx2
+import pytest
+
+from scheduler_svc.errors import BatchFailed, Overloaded, WorkerUnavailable
+from tests.fakes import FakeGenerator, FakeStream, served_model
+from tests.openai_service import (
+    CHAT,
+    COMPLETIONS,
+    USER_SAYS_HI,
+    HttpServer,
+    error_of,
+    events_of,
+    http_app,
+    running_http,
+)
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  (the fake has no event for it)
+            await asyncio.sleep(0.005)
+
+
+async def first_event(response: httpx2.Response) -> str:
+    async for line in response.aiter_lines():
+        return line
+    raise AssertionError("the stream ended")
+
+
+@pytest.mark.parametrize("body", [{"prompt": "hello"}, {"prompt": "hello", "n": 3}], ids=["one", "three"])
+async def test_tokens_arrive_while_the_generation_goes_on(body: dict[str, object]) -> None:
+    async with running_http(FakeGenerator(hold_after=1)) as service:
+        stream = service.http.stream("POST", COMPLETIONS, json={**body, "stream": True})
+        async with stream as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            assert response.headers["cache-control"] == "no-cache"
+            assert json.loads((await first_event(response)).removeprefix("data: "))["choices"][0]["text"]
+            assert service.generator.live
+
+
+@pytest.mark.parametrize("body", [{"prompt": "hello"}, {"prompt": "hello", "n": 3}], ids=["one", "three"])
+async def test_client_that_leaves_a_stream_ends_its_work(
+    body: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = FakeGenerator(hold_after=1)
+    async with running_http(generator) as service:
+        async with service.http.stream("POST", COMPLETIONS, json={**body, "stream": True}) as response:
+            await first_event(response)
+            live = list(generator.live)
+        await until(lambda: not generator.live)
+        assert generator.closed_early == live
+        assert service.server.num_running == 0
+    assert caplog.records == []
+
+
+async def test_client_that_leaves_before_a_whole_answer_ends_its_work(caplog: pytest.LogCaptureFixture) -> None:
+    generator = FakeGenerator(hold_after=1)
+    async with running_http(generator) as service:
+        asking = asyncio.create_task(service.post(CHAT, messages=USER_SAYS_HI, n=2))
+        await until(lambda: len(generator.live) == 2)
+        asking.cancel()
+        await until(lambda: not generator.live)
+        assert len(generator.closed_early) == 2
+    assert caplog.records == []
+
+
+async def test_200_streams_that_are_left_at_random_moments_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    generator = FakeGenerator(script=lambda _: [65] * 100_000)
+    async with running_http(generator) as service:
+
+        async def one(index: int) -> None:
+            body = {"prompt": "hello " * (1 + index % 90), "stream": index % 2 == 0, "n": 1 + index % 3}
+            asking = asyncio.create_task(service.post(COMPLETIONS, **body))
+            for _ in range(index * 37 % 200):  # client and server share the loop: the server gets as many turns
+                await asyncio.sleep(0)
+            asking.cancel()
+
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=service.http.base_url, limits=limits, timeout=30) as many:
+            service.http = many
+            await asyncio.gather(*(one(index) for index in range(200)))
+        assert generator.submitted
+        await until(lambda: not generator.live)
+        await until(lambda: service.server.num_running == 0)
+    assert caplog.records == []
+
+
+async def stuck_reader(service: HttpServer) -> tuple[socket.socket, FakeStream]:
+    """Returns a connection whose client reads nothing, once the server can write no more to it."""
+    reader = socket.create_connection(("127.0.0.1", service.server.port))
+    body = json.dumps({"prompt": [5], "stream": True, "return_token_ids": True}).encode()
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    reader.sendall(head.encode() + body)
+    await until(lambda: service.generator.live)
+    [stream] = service.generator.live.values()
+    num_out = -1
+    async with asyncio.timeout(20):
+        while stream.num_out != num_out:
+            num_out = stream.num_out
+            await asyncio.sleep(0.3)
+    return reader, stream
+
+
+async def test_reader_that_never_reads_delays_nobody_and_is_aborted_when_it_leaves() -> None:
+    script = [65] * 4_000_000
+    generator = FakeGenerator(script=lambda _: script, tokens_per_event=10_000, model=served_model(tokenizer_json=b""))
+    async with running_http(generator) as service:
+        reader, stream = await stuck_reader(service)
+        with reader:
+            assert stream.num_out < len(script)
+            generator.script = lambda _: [65] * 50
+            for _ in range(3):
+                await service.answer(COMPLETIONS, prompt=[5])
+            assert not stream.closed
+        await until(lambda: not generator.live)
+        assert stream.closed
+
+
+@pytest.mark.parametrize("num_choices", [1, 3])
+async def test_error_amid_a_stream_comes_in_place_of_its_end(num_choices: int) -> None:
+    generator = FakeGenerator(fail_with=BatchFailed("the worker could not run the batch"))
+    async with http_app(generator) as service:
+        response = await service.post(COMPLETIONS, prompt="hello", stream=True, n=num_choices)
+    assert response.status_code == 200
+    [event] = events_of(response.text)
+    assert json.loads(event)["error"]["message"] == "the worker could not run the batch"
+    assert json.loads(event)["error"]["type"] == "server_error"
+    assert generator.live == {}
+
+
+async def test_unforeseen_error_amid_a_stream_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with http_app(FakeGenerator(fail_with=ValueError("secret"))) as service:
+        response = await service.post(COMPLETIONS, prompt="hello", stream=True)
+    assert json.loads(events_of(response.text)[0])["error"]["message"] == "internal error"
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert "secret" in str(record.exc_info[1])
+
+
+async def test_unforeseen_error_before_an_answer_is_logged_once_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_http(FakeGenerator(fail_with=ValueError("secret"))) as service:
+        response = await service.post(COMPLETIONS, prompt="hello")
+    assert response.status_code == 500
+    assert error_of(response)["message"] == "internal error"
+    [record] = caplog.records
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+async def test_overload_is_told_with_the_time_to_come_back(path: str, stream: bool) -> None:
+    generator = FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 5, retry_after_s=1.25))
+    body = {"messages": USER_SAYS_HI} if path == CHAT else {"prompt": "hello"}
+    async with http_app(generator) as service:
+        response = await service.post(path, stream=stream, **body)
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "2"
+    assert response.headers["retry-after-ms"] == "1250"
+    error = error_of(response)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert "5 requests" in error["message"]
+
+
+async def test_answer_that_does_not_fit_as_a_whole_is_not_begun() -> None:
+    class RoomForTwo(FakeGenerator):
+        def submit(self, request: object) -> FakeStream:
+            if len(self.live) == 2:
+                raise Overloaded("LATENCY_SENSITIVE", 2, retry_after_s=1)
+            return super().submit(request)  # type: ignore[arg-type]
+
+    generator = RoomForTwo(hold_after=0)
+    async with http_app(generator) as service:
+        assert (await service.post(COMPLETIONS, prompt="hello", n=3)).status_code == 429
+    assert len(generator.submitted) == 2
+    assert generator.live == {}
+
+
+async def test_lost_worker_is_unavailable() -> None:
+    async with http_app(FakeGenerator(fail_with=WorkerUnavailable("the worker is gone"))) as service:
+        response = await service.post(COMPLETIONS, prompt="hello")
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "service_unavailable"
+
+
+async def test_abort_from_elsewhere_ends_the_answer() -> None:
+    generator = FakeGenerator(hold_after=2)
+    async with http_app(generator) as service:
+        asking = asyncio.create_task(service.answer(COMPLETIONS, prompt="hello", return_token_ids=True))
+        await until(lambda: any(stream.num_out == 2 for stream in generator.live.values()))
+        [request_id] = generator.live
+        generator.abort(request_id)
+        answer = await asking
+    assert answer["id"] == request_id
+    assert answer["choices"][0]["finish_reason"] == "abort"
+    assert len(answer["choices"][0]["token_ids"]) == 2
