@@ -1,0 +1,159 @@
+"""Measures QLLM beside what users can pick instead: one model, one load, one machine, one server after another.
+
+    python -m scripts.peers --model bench-models/mini-mixtral --vllm VENV --transformers VENV --output results/
+
+VENV is a virtual environment that holds the peer, on CPU: vLLM, or transformers with its `serving` extra. Each server is
+started, measured by `qllm-client bench --http`, and stopped; `--rounds` lets them take turns, so that what else the machine
+does meets them alike. What stands after `--` goes to the bench. Ends with a comparison of all results.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_PORT = 8207
+_START_TIMEOUT_S = 300.0
+_STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under test.
+
+    Attributes:
+        label: What results call it.
+        command: What starts it on `_PORT` of the loopback interface.
+        bench: How the bench must speak to it.
+        environment: Variables that it needs.
+    """
+
+    label: str
+    command: list[str]
+    bench: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def qllm(model: str, label: str, *options: str) -> Server:
+    """Serves with this project, over its OpenAI-compatible endpoint."""
+    ports = ["--grpc-port", "0", "--http-port", str(_PORT)]
+    command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker", *ports, *options]
+    return Server(label, command, ["--priority-field", "service_tier"])
+
+
+def vllm(venv: Path, model: str, token_budget: int) -> Server:
+    """Serves with vLLM on CPU and its priority scheduler; 2048 tokens an iteration are its default."""
+    command = [str(venv / "bin/vllm"), "serve", model, "--host", "127.0.0.1", "--port", str(_PORT)]
+    command += ["--scheduling-policy", "priority", "--dtype", "float32", "--max-model-len", "4096"]
+    command += ["--max-num-batched-tokens", str(token_budget)]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    return Server(f"vLLM {token_budget}", command, ["--priority-field", "priority"], environment)
+
+
+def transformers(venv: Path, model: str) -> Server:
+    """Serves with transformers' continuous batching, which knows no priority and takes text only."""
+    command = [str(venv / "bin/transformers"), "serve", model, "--continuous-batching", "--device", "cpu"]
+    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(_PORT)]
+    bench = ["--priority-field", "none", "--no-ignore-eos", "--model", model]
+    return Server("transformers serve", command, bench, {"HF_HUB_OFFLINE": "1"})
+
+
+@contextlib.contextmanager
+def running(server: Server, log_path: Path) -> Iterator[None]:
+    """Runs a server until the block is left, in a session of its own so that all of its processes end with it."""
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            server.command,
+            env=os.environ | server.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_serving(process, log_path)
+            yield
+        finally:
+            _stop(process)
+
+
+def _wait_until_serving(process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise typer.BadParameter(f"a server ended with exit code {process.returncode}; its log is {log_path}")
+        health = f"http://127.0.0.1:{_PORT}/health"
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(health, timeout=5):
+            return
+        time.sleep(_POLL_S)
+    raise typer.BadParameter(f"a server did not serve within {_START_TIMEOUT_S:.0f} s; its log is {log_path}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _bench(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "client", "bench", *arguments], check=True)
+
+
+def peers(
+    model: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, resolve_path=True, help="Directory of the model.")
+    ],
+    output: Annotated[Path, typer.Option(help="Directory for results, logs and the comparison.")],
+    vllm_venv: Annotated[Path | None, typer.Option("--vllm", exists=True, help="Virtual environment of vLLM.")] = None,
+    vllm_budget: Annotated[list[int] | None, typer.Option(help="Its token budgets. [default: 2048, 256, 128]")] = None,
+    transformers_venv: Annotated[
+        Path | None, typer.Option("--transformers", exists=True, help="Virtual environment of transformers[serving].")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 1,
+    bench_argument: Annotated[
+        list[str] | None, typer.Argument(help="Options of `qllm-client bench`, after --.")
+    ] = None,
+) -> None:
+    """Measures QLLM and its peers under the same load, and compares them."""
+    output.mkdir(parents=True, exist_ok=True)
+    source = str(model)
+    servers = [qllm(source, "QLLM")]
+    if vllm_venv is not None:
+        servers += [vllm(vllm_venv, source, budget) for budget in vllm_budget or (2048, 256, 128)]
+    if transformers_venv is not None:
+        servers.append(transformers(transformers_venv, source))
+    results: list[Path] = []
+    for number in range(rounds):
+        for server in servers:
+            name = f"{server.label.replace(' ', '-').lower()}-{number}"
+            with running(server, output / f"{name}.log"):
+                print(f"--- {server.label}, round {number + 1} of {rounds}", flush=True)
+                result = output / f"{name}.json"
+                where = ["--http", f"http://127.0.0.1:{_PORT}", "--label", server.label, "--json", str(result)]
+                _bench(*where, "--prompt-form", "text", *server.bench, *(bench_argument or []))
+                results.append(result)
+    comparison = [str(output / "comparison.png"), str(output / "comparison.html")]
+    _bench("compare", *map(str, results), "--png", comparison[0], "--html", comparison[1])
+
+
+if __name__ == "__main__":
+    typer.run(peers)
