@@ -93,6 +93,13 @@ def serve(
     ls_stretch: Annotated[
         float, typer.Option(envvar="QLLM_LS_STRETCH", help="How much longer companions may make an iteration.")
     ] = 0.15,
+    ls_tpot_ms: Annotated[
+        float,
+        typer.Option(
+            envvar="QLLM_LS_TPOT_MS",
+            help="Time that people may wait for each token: best-effort work fills their iterations up to it. 0: no target.",
+        ),
+    ] = 0.0,
     max_num_seqs: Annotated[int, typer.Option(envvar="QLLM_MAX_NUM_SEQS", help="Most sequences of a batch.")] = 32,
     be_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_BE_CHUNK_TOKENS", help="Token budget of a best-effort iteration.")
@@ -140,6 +147,7 @@ def serve(
             be_window_s=be_window_s,
             starvation_threshold=starvation_threshold,
             ls_stretch=ls_stretch,
+            ls_tpot_ms=ls_tpot_ms,
             max_num_seqs=max_num_seqs,
             be_chunk_tokens=be_chunk_tokens,
             ls_chunk_tokens=ls_chunk_tokens,

@@ -6,15 +6,16 @@ goes to host memory; where that is full, a queued victim is computed again later
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from scheduler_svc.core.batch import Batch, Member, Shape
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.policies.base import BatchPlan
-from scheduler_svc.core.queues import QueueName, Queues, SequenceQueue
+from scheduler_svc.core.queues import QueueName, Queues
 from scheduler_svc.core.sequence import Phase, RequestClass, Sequence, SequenceState
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+_GRAIN = 16  # tokens: a shorter chunk of a prompt is not worth taking along
 
 
 class Composer:
@@ -23,13 +24,13 @@ class Composer:
     Args:
         queues: The four queues.
         memory: Device and host blocks.
-        stretch_of: Predicts by what share a second shape makes an iteration of the first one longer.
+        has_slack: Whether an iteration of one shape bears another one beside it.
     """
 
-    def __init__(self, queues: Queues, memory: Memory, stretch_of: Callable[[Shape, Shape], float]) -> None:
+    def __init__(self, queues: Queues, memory: Memory, has_slack: Callable[[Shape, Shape], bool]) -> None:
         self._queues = queues
         self._memory = memory
-        self._stretch_of = stretch_of
+        self._has_slack = has_slack
         self._residents: dict[int, Sequence] = {}
 
     def compose(self, plan: BatchPlan) -> list[Member]:
@@ -40,25 +41,29 @@ class Composer:
             if is_short and source.phase is Phase.PREFILL:
                 continue  # what runs already and was left out comes back before anything new
             is_short = not self._fill(members, source, plan) or is_short
-        if plan.filler and members:
-            self._take_along(members, self._queues[plan.filler], plan)
+        self._take_along(members, plan)
         return members
 
-    def compose_sequel(self, members: Iterable[Member]) -> list[Member]:
-        """Makes members of the next iteration of sequences whose tokens are still being sampled.
+    def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
+        """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as the plan says.
 
-        Returns an empty list unless every member samples and the blocks are free; those that end by length stay out.
+        Those that end by length stay out. Returns an empty list unless every member samples, one of the batch's class goes on,
+        and the blocks are free.
         """
+        members = batch.members
         going_on = [m for m in members if len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens]
         missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + 1) for m in going_on)
-        if not all(m.samples for m in members) or missing > self._memory.pool.num_free:
+        goes_on = any(m.sequence.effective_class is batch.request_class for m in going_on)
+        if not goes_on or not all(m.samples for m in members) or missing > self._memory.pool.num_free:
             return []
-        return [
+        following = [
             Member(
                 m.sequence, 1, m.first_position + m.num_tokens, True, self._memory.grow(m.sequence, m.num_tokens + 1)
             )
             for m in going_on
         ]
+        self._take_along(following, plan)
+        return following
 
     def make_resident(self, batch: Batch) -> bool:
         """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now."""
@@ -94,19 +99,30 @@ class Composer:
             queue.push(sequence)
         return not skipped
 
-    def _take_along(self, members: list[Member], queue: SequenceQueue, plan: BatchPlan) -> None:
-        """Adds single-token members from a decode queue while the predicted stretch stays within bounds."""
-        own = Shape.of(members)
-        extra: Shape | None = None
-        while len(members) < plan.max_sequences and (sequence := queue.peek()):
-            pairs = sequence.num_tokens
-            grown = Shape(1, pairs, 1, 0) if extra is None else extra + Shape(1, pairs, 1, 0)
-            fits = not sequence.is_offloaded and self._memory.fits(sequence, 1)
-            if not fits or self._stretch_of(own, grown) > plan.stretch:
-                return
-            extra = grown
-            queue.pop()
-            members.append(self._admit(sequence, 1))
+    def _take_along(self, members: list[Member], plan: BatchPlan) -> None:
+        """Adds members from the filler queues while the iteration has slack for them; moves nobody's cache for it."""
+        own, extra = Shape.of(members), Shape(0, 0, 0, 0)
+        for queue in (self._queues[name] for name in plan.filler if members):
+            while len(members) < plan.max_sequences and (sequence := queue.peek()):
+                left = math.inf if plan.max_tokens is None else plan.max_tokens - own.num_tokens - extra.num_tokens
+                most = int(min(left, sequence.num_pending_tokens))
+                num_tokens = self._num_fitting(own, extra, sequence, most)
+                if not num_tokens or not self._is_free_to_run(sequence, num_tokens):
+                    break
+                queue.pop()
+                extra += _shape_of(sequence, num_tokens)
+                members.append(self._admit(sequence, num_tokens))
+
+    def _num_fitting(self, own: Shape, extra: Shape, sequence: Sequence, most: int) -> int:
+        """Counts the tokens of a sequence, up to `most`, that an iteration has slack for beside what it takes along already."""
+        return most_that_fit(most, lambda n: self._has_slack(own, extra + _shape_of(sequence, n)))
+
+    def _is_free_to_run(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether its next tokens need no cache to be moved."""
+        is_new = not sequence.num_computed_tokens
+        reserve = len(self._residents) if is_new else 0
+        needed = self._memory.num_missing(sequence, sequence.num_pending_tokens if is_new else num_tokens)
+        return not sequence.is_offloaded and needed + reserve <= self._memory.pool.num_free
 
     def _admit(self, sequence: Sequence, num_tokens: int) -> Member:
         """Makes a member of a sequence whose blocks fit, restoring it first if it is offloaded."""
@@ -182,3 +198,20 @@ class Composer:
         self._queues.of(victim).remove(victim)  # computed again: it may stand in another queue now
         self.forget(victim)
         self._queues.of(victim).push(victim)
+
+
+def most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
+    """Returns `most` if that many tokens fit, else the largest multiple of a chunk's grain that does, or 0."""
+    if most < 1 or fits(most):
+        return max(0, most)
+    low, high = 0, (most - 1) // _GRAIN
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle * _GRAIN) else (low, middle - 1)
+    return low * _GRAIN
+
+
+def _shape_of(sequence: Sequence, num_tokens: int) -> Shape:
+    """What its next tokens add to a pass that runs anyway."""
+    samples = num_tokens == sequence.num_pending_tokens
+    return Shape(num_tokens, num_tokens * (sequence.num_computed_tokens + num_tokens), int(samples), 0)

@@ -56,7 +56,7 @@ class Scheduler:
         granularity = policy.preempt_at or preempt_at
         self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
         self._planner = StepPlanner(model.experts_by_layer, granularity)
-        self._composer = Composer(self.work.queues, self.memory, self.work.stretch_of)
+        self._composer = Composer(self.work.queues, self.memory, self.work.has_slack)
         self._sequences: dict[SeqId, Sequence] = {}
         self._last_run: tuple[Batch, ...] = ()
         self._outbox: list[Command] = []
@@ -127,15 +127,15 @@ class Scheduler:
                 if self._composer.make_resident(choice):
                     return choice
             elif isinstance(choice, Sequel):
-                if batch := self._form_sequel(choice.request_class, now_s):
+                if batch := self._form_sequel(choice, now_s):
                     return batch
             elif members := self._composer.compose(choice):
                 return self._form(members)
         return None
 
-    def _form_sequel(self, request_class: RequestClass, now_s: float) -> Batch | None:
+    def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
         """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
-        mine = self.work.of_class(request_class)
+        mine = self.work.of_class(sequel.request_class)
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
             return None
         margin_s = SEQUEL_MARGIN * self.work.iteration_s(mine[0].shape)
@@ -143,7 +143,7 @@ class Scheduler:
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
             self._wait(now_s, early_s)
             return None
-        members = self._composer.compose_sequel(mine[0].members)
+        members = self._composer.compose_sequel(mine[0], sequel.plan)
         if not members:
             return None
         mine[0].sequel = self._form(members)

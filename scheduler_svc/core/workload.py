@@ -74,12 +74,9 @@ class Workload:
         is_between = self.open_batch(LS) is None
         return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
-    def stretch(self, batch: Batch, companion: Batch) -> float:
-        """Predicts by what share the companion's joining makes the batch's iteration longer."""
-        return self.stretch_of(batch.shape, companion.shape)
-
-    def stretch_of(self, shape: Shape, companion: Shape) -> float:
-        """Predicts by what share a second shape makes an iteration of the first one longer."""
-        alone_s = self.iteration_s(shape)
-        joint_s = self.iteration_s(shape + companion)
-        return joint_s / alone_s - 1.0 if alone_s > 0 else float("inf")
+    def has_slack(self, shape: Shape, companion: Shape) -> bool:
+        """Whether an iteration of the first shape bears the second one beside it: within `ls_stretch`, or `ls_tpot_s`."""
+        if not self.cost_model.is_ready:
+            return False
+        stretched_s = self.iteration_s(shape) * (1.0 + self.limits.ls_stretch)
+        return self.iteration_s(shape + companion) <= max(stretched_s, self.limits.ls_tpot_s)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from scheduler_svc.core.batch import Batch
+from scheduler_svc.core.batch import Batch, Shape
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.queues import QueueName
 from scheduler_svc.core.sequence import RequestClass, Sequence
@@ -23,15 +23,14 @@ class BatchPlan:
         sources: Queues to fill it from, the first as far as it goes, then the next.
         max_sequences: Most sequences.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
-        filler: A decode queue to take along while it stretches the predicted iteration by at most `stretch`.
-        stretch: Share of the iteration's predicted time, 0.15 for 15 %.
+        filler: Queues to take along from, in order, while the predicted iteration stays within its slack (`View.has_slack`);
+            nobody gives up memory for them.
     """
 
     sources: tuple[QueueName, ...]
     max_sequences: int
     max_tokens: int | None = None
-    filler: QueueName | None = None
-    stretch: float = 0.0
+    filler: tuple[QueueName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,14 @@ class Sequel:
     """The iteration after one whose result is awaited, begun before the result is known.
 
     Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token.
+
+    Attributes:
+        request_class: Whose iteration it follows.
+        plan: What to fill it up with; its sources are not used.
     """
 
     request_class: RequestClass
+    plan: BatchPlan
 
 
 Choice = Batch | BatchPlan | Sequel
@@ -70,8 +74,8 @@ class View(Protocol):
     def has_latency_sensitive(self) -> bool:
         """Whether any latency-sensitive work is under way or waits."""
 
-    def stretch(self, batch: Batch, companion: Batch) -> float:
-        """Predicts by what share the companion's joining makes the batch's iteration longer."""
+    def has_slack(self, shape: Shape, companion: Shape) -> bool:
+        """Whether an iteration of the first shape bears the second one beside it: within `ls_stretch`, or `ls_tpot_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ class Limits:
         max_num_seqs: Most sequences of a batch.
         be_chunk_tokens: Token budget of a best-effort iteration.
         ls_chunk_tokens: Token budget of a latency-sensitive iteration.
-        ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration.
+        ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
+        ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
         preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
         command_window_s: Bound on it while there is none: an arrival has it cut short at the next boundary.
         control_lead_s: How long before the worker runs dry the next unit is sent.
@@ -92,6 +97,7 @@ class Limits:
     be_chunk_tokens: int = 256
     ls_chunk_tokens: int = 512
     ls_stretch: float = 0.15
+    ls_tpot_s: float = 0.0
     preemption_quantum_s: float = 0.005
     command_window_s: float = 0.05
     control_lead_s: float = 0.001

@@ -29,17 +29,17 @@ class Qllm(Policy):
             best_effort = [BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, limits.be_chunk_tokens)]
         if view.owes_best_effort():
             yield from best_effort
+        # A prompt takes nobody along, unless a target says how long people may wait.
+        filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
+        plan = BatchPlan((LS_PREFILL, LS_DECODE), limits.max_num_seqs, limits.ls_chunk_tokens, filler)
         if batch := view.open_batch(LS):
             yield batch
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL):
-                yield Sequel(LS)
+                yield Sequel(LS, plan)
             return  # best-effort work sent now would stand before the next step
         else:
-            decodes_only = not view.num_waiting(LS_PREFILL)
-            filler = BE_DECODE if decodes_only else None
-            sources = (LS_PREFILL, LS_DECODE)
-            yield BatchPlan(sources, limits.max_num_seqs, limits.ls_chunk_tokens, filler, limits.ls_stretch)
+            yield plan
         yield from best_effort
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
@@ -47,5 +47,5 @@ class Qllm(Policy):
         other = view.open_batch(BE)
         if other is None or batch.request_class is BE or not other.is_suspended or other.issued < batch.issued:
             return
-        if other.is_resident and view.stretch(batch, other) <= view.limits.ls_stretch:
+        if other.is_resident and view.has_slack(batch.shape, other.shape):
             yield other

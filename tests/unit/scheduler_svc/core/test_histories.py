@@ -63,6 +63,7 @@ def assert_all_served(sim: Simulation, aborted: set[int]) -> None:
     num_host_blocks=st.sampled_from((0, 5, 1000)),
     max_num_seqs=st.sampled_from((1, 3, 32)),
     stretch=st.sampled_from((0.0, 0.15, 10.0)),
+    tpot_s=st.sampled_from((0.0, 0.0, 0.03)),
     lead_s=st.sampled_from((0.0, 0.001, 0.02)),
 )
 def test_every_history_serves_all_and_leaks_nothing(
@@ -73,10 +74,16 @@ def test_every_history_serves_all_and_leaks_nothing(
     num_host_blocks: int,
     max_num_seqs: int,
     stretch: float,
+    tpot_s: float,
     lead_s: float,
 ) -> None:
     limits = Limits(
-        max_num_seqs=max_num_seqs, be_chunk_tokens=40, ls_chunk_tokens=64, ls_stretch=stretch, control_lead_s=lead_s
+        max_num_seqs=max_num_seqs,
+        be_chunk_tokens=40,
+        ls_chunk_tokens=64,
+        ls_stretch=stretch,
+        ls_tpot_s=tpot_s,
+        control_lead_s=lead_s,
     )
     model = small_model(
         num_blocks=num_blocks, num_host_blocks=num_host_blocks, experts_by_layer=(4, 0, 4), num_experts_per_token=4

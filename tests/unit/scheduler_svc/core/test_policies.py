@@ -140,6 +140,28 @@ def test_best_effort_decodes_go_along_only_while_they_stretch_the_iteration_with
     assert 0 <= taken_along(0.25) < taken_along(10.0) == 4
 
 
+def riders(tpot_s: float) -> tuple[int, float]:
+    """Best-effort prompt tokens computed in iterations of people who decode, and the longest such iteration in seconds."""
+    sim = Simulation(limits=Limits(ls_stretch=0.0, ls_tpot_s=tpot_s, control_lead_s=0.0), starvation=NO_GUARD)
+    sim.submit(LS, 8, 30)
+    sim.run(until_s=0.03)
+    sim.submit(BE, 2000, 1)
+    sim.run()
+    mixed = [(b, begin, end) for begin, end, _, (b, *_) in sim.worker.history if b.request_class is LS]
+    tokens = {id(b): sum(i.num_tokens for i in b.items.values()) - 1 for b, *_ in mixed if 1 in b.items}
+    times: dict[int, float] = {}
+    for b, begin, end in mixed[5:]:
+        times[id(b)] = times.get(id(b), 0.0) + end - begin
+    return sum(tokens.values()) - 7, max(times.values())
+
+
+def test_a_target_for_the_time_per_token_lets_best_effort_prompts_ride_up_to_it() -> None:
+    assert riders(0.0)[0] == 0
+    tokens, longest_s = riders(0.06)
+    assert tokens > 300
+    assert longest_s <= 0.06 * 1.05
+
+
 def test_an_expensive_best_effort_batch_is_not_joined() -> None:
     sim = Simulation(limits=Limits(ls_stretch=0.15, control_lead_s=0.0), starvation=NO_GUARD)
     sim.submit(BE, 256, 1)
