@@ -105,7 +105,8 @@ class ExperimentOptions:
     set_up: Annotated[
         list[str] | None,
         typer.Option(
-            rich_help_panel=_SETUPS, help="fcfs, paper, priority-iteration, qllm-layer, qllm-expert; repeatable."
+            rich_help_panel=_SETUPS,
+            help="fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target: 400 ms a token; repeatable.",
         ),
     ] = None
     set: Annotated[

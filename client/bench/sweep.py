@@ -11,12 +11,16 @@ from client.bench.simulator import Setup, SimulatedResult
 
 # In virtual time a long command costs nothing: an arrival cuts it short at the same place as a short one.
 _LIMITS = {"command_window_s": 5.0}
+# As long as a full iteration of the machine of the shipped table: nobody waits longer for a token than beside fcfs.
+_FULL_ITERATION_S = 0.4
+TARGET = "qllm-target"
 SETUPS = (
     Setup(FCFS, "fcfs", "iteration", _LIMITS),
     Setup(PAPER, "paper", "expert", _LIMITS),
     Setup(PRIORITY, "priority-iteration", "iteration", _LIMITS),
     Setup(LAYER, "qllm", "layer", _LIMITS),
     Setup(EXPERT, "qllm", "expert", _LIMITS),
+    Setup(TARGET, "qllm", "expert", {**_LIMITS, "ls_tpot_s": _FULL_ITERATION_S}),
 )
 
 

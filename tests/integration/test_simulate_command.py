@@ -25,7 +25,14 @@ def test_a_sweep_prints_the_claims_and_writes_what_was_asked_for(tmp_path: Path)
     content = json.loads(files["json"].read_text())
     assert content["is_simulated"] is True
     assert [point["value"] for point in content["points"]] == [1.0, 3.0]
-    assert set(content["points"][0]["results"]) == {"fcfs", "paper", "priority-iteration", "qllm-layer", "qllm-expert"}
+    assert set(content["points"][0]["results"]) == {
+        "fcfs",
+        "paper",
+        "priority-iteration",
+        "qllm-layer",
+        "qllm-expert",
+        "qllm-target",
+    }
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert "SIMULATED" in files["html"].read_text()
 
