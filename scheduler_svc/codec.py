@@ -104,15 +104,15 @@ def _restore_sequence(step: control_pb2.StepCommand, command: commands.RestoreSe
 def _start_batch(step: control_pb2.StepCommand, command: commands.StartBatch) -> None:
     step.start_batch.batch_id = command.batch_id
     step.start_batch.request_class = _REQUEST_CLASSES[command.request_class]
-    for item in command.items:
-        step.start_batch.items.add(
-            seq_id=item.seq_id,
-            num_tokens=item.num_tokens,
-            token_ids=item.token_ids,
-            first_position=item.first_position,
-            new_block_ids=item.new_block_ids,
-            samples=item.samples,
+    add = step.start_batch.items.add
+    for item in command.items:  # hundreds in each iteration, most of them with neither tokens nor new blocks
+        added = add(
+            seq_id=item.seq_id, num_tokens=item.num_tokens, first_position=item.first_position, samples=item.samples
         )
+        if item.token_ids:
+            added.token_ids.extend(item.token_ids)
+        if item.new_block_ids:
+            added.new_block_ids.extend(item.new_block_ids)
 
 
 def _drop_batch(step: control_pb2.StepCommand, command: commands.DropBatch) -> None:
@@ -243,13 +243,15 @@ def _cursor(cursor: control_pb2.Cursor, model: WorkerModel) -> Cursor:
 
 
 def _tokens(tokens: Iterable[control_pb2.SampledToken], vocab_size: int) -> Iterable[SampledToken]:
-    for token in tokens:
-        _check("token_id", token.token_id, 0, vocab_size - 1)
-        if math.isnan(token.logprob):
+    for token in tokens:  # hundreds in each iteration: checked in place
+        token_id, logprob, finish_reason = token.token_id, token.logprob, token.finish_reason
+        if not 0 <= token_id < vocab_size:
+            raise ProtocolError(f"token_id: got {token_id}, allowed is 0 to {vocab_size - 1}")
+        if math.isnan(logprob):
             raise ProtocolError("logprob: got NaN, allowed is a number")
-        if token.finish_reason not in _FINISH_REASONS:
-            raise ProtocolError(f"finish_reason: got {token.finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
-        yield SampledToken(SeqId(token.seq_id), token.token_id, token.logprob, _FINISH_REASONS[token.finish_reason])
+        if finish_reason not in _FINISH_REASONS:
+            raise ProtocolError(f"finish_reason: got {finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
+        yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason])
 
 
 def _timing(timing: control_pb2.WorkTiming) -> WorkTiming:

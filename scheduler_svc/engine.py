@@ -22,8 +22,10 @@ from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.errors import BatchFailed, DuplicateRequest, ServiceError, WorkerUnavailable
+from scheduler_svc.fan_out import FanOut
 from scheduler_svc.generation import GenerationRequest, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.loads import NO_LOADS, read_loads
+from scheduler_svc.timeline import Timeline
 from scheduler_svc.token_stream import BufferedTokenStream
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Engine:
         settings: How to schedule.
         send: Hands commands to the worker, in order, without waiting.
         on_fatal: Called with an error that should end the process: the core contradicted itself.
+        timeline: Records what happens, if anything does.
     """
 
     def __init__(
@@ -66,11 +69,14 @@ class Engine:
         settings: EngineSettings,
         send: Callable[[Row[Command]], object],
         on_fatal: Callable[[BaseException], None],
+        timeline: Timeline | None = None,
     ) -> None:
         self._settings = settings
         self._send = send
         self._on_fatal = on_fatal
+        self._timeline = timeline
         self._loop = asyncio.get_running_loop()
+        self._fan_out = FanOut(self._loop.call_soon)
         self._timer: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler | None = None
         self._model: ServedModel | None = None
@@ -113,11 +119,16 @@ class Engine:
             seq_id, request.request_class, request.prompt_token_ids, request.sampling, request.stop, self._loop.time()
         )
         stream = BufferedTokenStream(
-            usage=lambda: sequence.usage(self._loop.time()), on_close=lambda: self._abort_live(seq_id)
+            request.request_class,
+            self._fan_out,
+            usage=lambda: sequence.usage(self._loop.time()),
+            on_close=lambda: self._abort_live(seq_id),
         )
         self._live[seq_id] = _Live(request, sequence, stream)
         self._by_request_id[request.request_id] = seq_id
         scheduler.add(sequence)
+        if self._timeline is not None:
+            self._timeline.request_arrived(sequence)
         self._pump()
         return stream
 
@@ -146,7 +157,12 @@ class Engine:
         """Starts a new scheduler core for a new life of the worker."""
         settings = self._settings
         scheduler = Scheduler(
-            model.core, POLICIES[settings.policy](), settings.limits, settings.preempt_at, settings.starvation
+            model.core,
+            POLICIES[settings.policy](),
+            settings.limits,
+            settings.preempt_at,
+            settings.starvation,
+            self._timeline.worker_joined(model.core) if self._timeline is not None else None,
         )
         for timing in calibration:
             scheduler.work.cost_model.observe(timing)
@@ -245,6 +261,8 @@ class Engine:
         live = self._live.pop(seq_id)
         del self._by_request_id[live.request.request_id]
         self._admission[live.request.request_class].leave(self._loop.time())
+        if self._timeline is not None:
+            self._timeline.request_ended(live.sequence, self._loop.time())
 
     def _change_state(self, state: WorkerState) -> None:
         if state is not self._state:

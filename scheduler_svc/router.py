@@ -23,7 +23,9 @@ from scheduler_svc.endpoint import CurveKeys, EndpointRefused
 _log = logging.getLogger(__name__)
 
 _MAX_QUEUED_FRAMES = 10_000
-_MAX_MESSAGES_A_TURN = 128
+# A worker whose steps are short answers while its last answer is dealt with; readers must have a turn all the same.
+_MAX_MESSAGES_A_TURN = 1
+_MAX_MESSAGES_AT_ONCE = 128
 _LINGER_MS = 200
 _ZAP_DOMAIN = "qllm"
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -88,10 +90,10 @@ class Router:
             raise EndpointRefused(f"control endpoint {self._endpoint}: {error.strerror}") from error
         if self._endpoint.startswith("ipc://"):
             Path(self._endpoint.removeprefix("ipc://")).chmod(0o600)
-        self._loop.add_reader(self._socket.FD, self.drain)
+        self._loop.add_reader(self._socket.FD, self._take_turn)
         self._loop.add_reader(self._monitor.FD, self._drain_monitor)
         # A descriptor signals only what comes after a first look.
-        self._loop.call_soon(self.drain)
+        self._loop.call_soon(self._take_turn)
         self._loop.call_soon(self._drain_monitor)
 
     @property
@@ -134,12 +136,18 @@ class Router:
     def check_readable(self) -> None:
         """Makes sure that messages are delivered whose signal a send has consumed; call it after sending."""
         if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(self.drain)
+            self._loop.call_soon(self._take_turn)
 
     def drain(self) -> None:
-        """Delivers the messages that wait, and goes on later when there are many."""
+        """Delivers the messages that wait, and goes on later when there are very many."""
+        self._deliver(_MAX_MESSAGES_AT_ONCE)
+
+    def _take_turn(self) -> None:
+        self._deliver(_MAX_MESSAGES_A_TURN)
+
+    def _deliver(self, max_messages: int) -> None:
         try:
-            for _ in range(_MAX_MESSAGES_A_TURN):
+            for _ in range(max_messages):
                 if self._closed:
                     return
                 self._on_message(self._socket.recv_multipart(zmq.DONTWAIT))

@@ -187,3 +187,45 @@ def test_model_without_tokenizer_has_no_text() -> None:
     assembler = TextAssembler(None, (1, 2), ())
     assert assembler.push(3).text == ""
     assert assembler.finish().text == ""
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte level", "byte fallback"])
+@settings(deadline=None)
+@given(text=texts, sizes=st.lists(st.integers(0, 30), max_size=8))
+def test_tokens_that_come_together_show_what_they_show_one_by_one(
+    tokenizer: Tokenizer, text: str, sizes: list[int]
+) -> None:
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    together, one_by_one = IncrementalDetokenizer(tokenizer), IncrementalDetokenizer(tokenizer)
+    start = 0
+    for size in [*sizes, len(token_ids)]:
+        some, start = token_ids[start : start + size], start + size
+        assert together.extend(some) == "".join(one_by_one.push(token_id) for token_id in some)
+    assert together.flush() == one_by_one.flush()
+
+
+@settings(deadline=None)
+@given(token_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=80), size=st.integers(1, 30))
+def test_arbitrary_tokens_that_come_together_add_up_to_the_text_decoded_at_once(
+    token_ids: list[int], size: int
+) -> None:
+    detokenizer = IncrementalDetokenizer(BYTE_LEVEL)
+    shown = [detokenizer.extend(token_ids[start : start + size]) for start in range(0, len(token_ids), size)]
+    assert "".join([*shown, detokenizer.flush()]) == BYTE_LEVEL.decode(token_ids)
+
+
+@pytest.mark.parametrize(("stops", "expected"), [([], ("abc", None, 3)), (["b"], ("a", "b", 2))])
+def test_tokens_that_come_together_end_at_a_stop_string(
+    stops: list[str], expected: tuple[str, str | None, int]
+) -> None:
+    assembler = TextAssembler(BYTE_LEVEL, (), stops)
+    delta, num_used = assembler.extend([BYTE_LEVEL.encode(letter, add_special_tokens=False)[0] for letter in "abc"])
+    assert (delta.text, delta.stop_string, num_used) == expected
+
+
+def test_tokens_that_come_together_take_few_calls_of_the_decoder() -> None:
+    decoder = CountingDecoder()
+    token_ids = BYTE_LEVEL.encode("word " * 200, add_special_tokens=False)
+    IncrementalDetokenizer(decoder).extend(token_ids)
+    assert decoder.longest <= 40
+    assert decoder.num_decoded <= 4 * len(token_ids)

@@ -4,11 +4,13 @@ import pytest
 
 from scheduler_svc.core.ids import SeqId
 from scheduler_svc.core.results import TokenOutput
-from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.core.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import WorkerUnavailable
+from scheduler_svc.fan_out import FanOut
 from scheduler_svc.generation import TokenEvent
 from scheduler_svc.token_stream import BufferedTokenStream
 
+LS = RequestClass.LATENCY_SENSITIVE
 USAGE = Usage(3, 2, 0.0, 0.0, 0.0, 0)
 
 
@@ -18,7 +20,8 @@ def token(token_id: int, reason: FinishReason | None = None) -> TokenOutput:
 
 def stream() -> tuple[BufferedTokenStream, list[str]]:
     closed: list[str] = []
-    return BufferedTokenStream(lambda: USAGE, lambda: closed.append("closed")), closed
+    fan_out = FanOut(asyncio.get_running_loop().call_soon)
+    return BufferedTokenStream(LS, fan_out, lambda: USAGE, lambda: closed.append("closed")), closed
 
 
 async def test_what_a_slow_reader_missed_comes_as_one_event() -> None:
@@ -62,7 +65,7 @@ async def test_a_waiting_reader_is_woken_by_the_next_token() -> None:
     assert (await reading).token_ids == (9,)
 
 
-def test_closing_early_aborts_once_and_closing_after_the_end_does_nothing() -> None:
+async def test_closing_early_aborts_once_and_closing_after_the_end_does_nothing() -> None:
     early, closed = stream()
     early.close()
     early.close()
