@@ -3,21 +3,26 @@
 Exit codes: 0 after Shutdown, SIGTERM or SIGINT; 1 when the engine can't go on; 2 when it refuses what it was told.
 """
 
+import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.v1 import control_pb2
 
-from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, WorkerConfig
-from gpu_worker.engine import Engine, FatalEngineError
+from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, Weights, WorkerConfig
+from gpu_worker.curve import load_curve
+from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
-from gpu_worker.process import StopSignals, die_with
+from gpu_worker.process import StopSignals, die_with, sleep_precisely
 
 _log = logging.getLogger("gpu_worker")
 
@@ -35,17 +40,33 @@ class LogLevel(StrEnum):
 
 
 def serve(
-    model: Annotated[str, typer.Option(envvar="QLLM_MODEL", help="Directory or hub id of the model.")],
     control_endpoint: Annotated[
         str,
         typer.Option(
             envvar="QLLM_CONTROL_ENDPOINT", help="Where the scheduler binds: ipc://PATH or tcp://ADDRESS:PORT."
         ),
     ],
+    model: Annotated[str, typer.Option(envvar="QLLM_MODEL", help="Directory or hub id of the model.")] = "",
+    simulated: Annotated[
+        str,
+        typer.Option(
+            metavar="TABLE",
+            help="Run no model, but take the time that a cost table says: a JSON file, zero or a100-mixtral-8x7b. "
+            "--model then names a tokenizer's directory; what concerns tensors does not apply.",
+        ),
+    ] = "",
     dtype: Annotated[
         DType, typer.Option(envvar="QLLM_DTYPE", help="Compute type; auto is the checkpoint's.")
     ] = DType.AUTO,
     device: Annotated[Device, typer.Option(envvar="QLLM_DEVICE", help="Where the model runs.")] = Device.AUTO,
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            envvar="QLLM_WEIGHTS",
+            help="How matrices are kept: dense, or packed in the order that a CPU's kernels read, 2 to 3 times as fast. "
+            "auto packs where it can.",
+        ),
+    ] = Weights.AUTO,
     threads: Annotated[
         int | None,
         typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
@@ -86,8 +107,10 @@ def serve(
         config = WorkerConfig(
             model=model,
             control_endpoint=control_endpoint,
+            simulated=simulated,
             dtype=dtype,
             device=device,
+            weights=weights,
             num_threads=threads,
             block_size=block_size,
             num_blocks=num_blocks,
@@ -114,25 +137,44 @@ def run(config: WorkerConfig) -> None:
     signals.install()
     if config.parent_pid is not None:
         die_with(config.parent_pid)
+    sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
+    curve = load_curve(config.curve)
+    with _simulation(config) if config.simulated else _model(config) as (executor, hello):
+        link = SchedulerLink(config.control_endpoint, hello, mailbox, progress, curve=curve)
+        gc.collect()
+        gc.freeze()  # a full round of the collector over what torch and transformers made stops the engine for 0.2 s
+        signals.serving()
+        link.start()
+        try:
+            Engine(mailbox, executor, link, progress).run()
+        finally:
+            link.close()
+
+
+@contextmanager
+def _model(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
+    """Makes a model ready, and keeps gradients off while it serves."""
     # Threads that spin while they wait starve the scheduler, and each other, on a machine with few cores: one preempted
     # thread stops all. Read by OpenMP when torch is loaded.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     import torch  # not before the settings are known to be good: it takes seconds
 
-    from gpu_worker.startup import load_curve, prepare
+    from gpu_worker.startup import prepare
 
-    curve = load_curve(config.curve)
     worker = prepare(config)
-    link = SchedulerLink(config.control_endpoint, worker.hello, mailbox, progress, curve=curve)
-    signals.serving()
-    link.start()
-    try:
-        with torch.inference_mode():
-            Engine(mailbox, worker.executor, link, progress).run()
-    finally:
-        link.close()
+    with torch.inference_mode():
+        yield worker.executor, worker.hello
+
+
+@contextmanager
+def _simulation(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
+    """Makes a simulated model ready, on a thread that sleeps as long as it means to."""
+    from gpu_worker.simulated_startup import prepare_simulation
+
+    worker = prepare_simulation(config)
+    sleep_precisely()
+    yield worker.executor, worker.hello
 
 
 def _curve_files(secret_key: Path | None, server_key: Path | None) -> CurveFiles | None:

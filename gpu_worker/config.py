@@ -30,6 +30,14 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Weights(StrEnum):
+    """Forms that weight matrices are kept in; auto is packed wherever that can be done."""
+
+    AUTO = "auto"
+    DENSE = "dense"
+    PACKED = "packed"
+
+
 @dataclass(frozen=True, slots=True)
 class CurveFiles:
     """Key files as `zmq.auth.create_certificates` writes them: the worker's own pair, the scheduler's public key."""
@@ -43,7 +51,8 @@ class WorkerConfig:
     """The worker's settings.
 
     Attributes:
-        model: Directory or hub id.
+        model: Directory or hub id; with `simulated` a directory with a tokenizer, or any name.
+        simulated: Cost table that stands for a model, by file or name; empty runs a model.
         control_endpoint: Where the scheduler binds.
         num_threads: Threads of one tensor operation; None tries several while warming up and keeps the best.
         block_size: Tokens in one cache block.
@@ -57,8 +66,10 @@ class WorkerConfig:
 
     model: str
     control_endpoint: str
+    simulated: str = ""
     dtype: DType = DType.AUTO
     device: Device = Device.AUTO
+    weights: Weights = Weights.AUTO
     num_threads: int | None = None
     block_size: int = 16
     num_blocks: int | None = None
@@ -70,7 +81,7 @@ class WorkerConfig:
     parent_pid: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.model:
+        if not self.model and not self.simulated:
             raise ConfigRefused("--model: got nothing, allowed is a directory or a hub id")
         self._check_endpoint()
         num_cores = len(os.sched_getaffinity(0))

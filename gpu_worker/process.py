@@ -9,6 +9,7 @@ from types import FrameType
 from gpu_worker.mailbox import Mailbox, Stop
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
 
 
 def die_with(parent_pid: int) -> None:
@@ -20,6 +21,12 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before the line above
         sys.exit(f"qllm-worker: parent {parent_pid} is gone")
+
+
+def sleep_precisely() -> None:
+    """Makes sleeps of the calling thread end when they should, not up to 50 us later (Linux; a no-op elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_TIMERSLACK, 1)
 
 
 class StopSignals:

@@ -1,0 +1,161 @@
+"""A sequence and a batch of a model that is not there: what they hold between commands, and what tokens come out.
+
+Tokens are a function of what a language model's are: of all tokens before them, and of the seed unless they are chosen greedily.
+So a sequence that is computed again, or by another worker, goes on as it would have.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from qllm.v1 import inference_pb2
+
+from gpu_worker.cursor import Cursor, Stage
+
+_GOLDEN = 0x9E3779B1  # spreads consecutive positions over 32 bits
+_MASK_32 = 2**32 - 1
+_START = Cursor(0)
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedSequence:
+    """One sequence as the worker knows it.
+
+    Attributes:
+        seq_id: The scheduler's id.
+        first_context: What stands for an empty context: the seed, or 0 for a greedy choice.
+        stop_ids: Tokens that end it.
+        max_tokens: Tokens that it generates in all.
+        min_tokens: Tokens that must be generated before a stop token may be chosen.
+        num_output_tokens: Tokens generated so far, by other workers too.
+        context: Checksum of the tokens that are cached.
+        num_cached: How many those are.
+        last_token: The token sampled last, which the next iteration may begin with.
+        finish_reason: Why it ended, as on the wire; unspecified while it goes on.
+        batch: The suspended batch that it is in, if any.
+    """
+
+    seq_id: int
+    first_context: int
+    stop_ids: frozenset[int]
+    max_tokens: int
+    min_tokens: int
+    num_output_tokens: int
+    context: int = 0
+    num_cached: int = 0
+    last_token: int | None = None
+    finish_reason: inference_pb2.FinishReason.ValueType = inference_pb2.FINISH_REASON_UNSPECIFIED
+    batch: "SimulatedBatch | None" = None
+
+    def __post_init__(self) -> None:
+        self.context = self.first_context
+
+    def compute(self, token_ids: Sequence[int]) -> None:
+        """Takes tokens into the cache."""
+        self.context = crc32(array("i", token_ids).tobytes(), self.context)
+        self.num_cached += len(token_ids)
+
+    def void(self) -> None:
+        """Forgets what is cached."""
+        self.context, self.num_cached = self.first_context, 0
+
+    def sample(self, vocabulary: Sequence[int]) -> int:
+        """Chooses the next token, and notes whether the sequence ends with it."""
+        token_id = self._choose(vocabulary)
+        self.num_output_tokens += 1
+        self.last_token = token_id
+        if token_id in self.stop_ids:
+            self.finish_reason = inference_pb2.FINISH_REASON_STOP
+        elif self.num_output_tokens >= self.max_tokens:
+            self.finish_reason = inference_pb2.FINISH_REASON_LENGTH
+        return token_id
+
+    def _choose(self, vocabulary: Sequence[int]) -> int:
+        first = (self.context ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
+        if self.num_output_tokens >= self.min_tokens or vocabulary[first] not in self.stop_ids:
+            return vocabulary[first]
+        rotated = (vocabulary[(first + shift) % len(vocabulary)] for shift in range(1, len(vocabulary)))
+        return next((token_id for token_id in rotated if token_id not in self.stop_ids), vocabulary[first])
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """A sequence's part in an iteration.
+
+    Attributes:
+        sequence: The sequence.
+        token_ids: The tokens that are computed.
+        samples: Whether it samples a token when the iteration ends.
+    """
+
+    sequence: SimulatedSequence
+    token_ids: Sequence[int]
+    samples: bool
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedBatch:
+    """An iteration under way.
+
+    Attributes:
+        batch_id: The scheduler's id.
+        seq_ids: All its sequences, as they were named at its start.
+        parts: Those of them that have neither been dropped nor ended before it began.
+        num_rows: Rows of logits at its end.
+        cursor: Where it stands.
+        num_tokens: Tokens of its parts.
+        num_pairs: Query-key pairs of its parts: tokens times context.
+    """
+
+    batch_id: int
+    seq_ids: Sequence[int]
+    parts: list[Part]
+    num_rows: int
+    cursor: Cursor = _START
+    num_tokens: int = field(init=False)
+    num_pairs: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count()
+
+    def count(self) -> None:
+        """Counts tokens and pairs anew."""
+        sizes = [(len(part.token_ids), part.sequence.num_cached) for part in self.parts]
+        self.num_tokens = sum(num_tokens for num_tokens, _ in sizes)
+        self.num_pairs = sum(num_tokens * (num_cached + num_tokens) for num_tokens, num_cached in sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which expert gets how many tokens of a batch: evenly, dealt out from an expert that differs from layer to layer.
+
+    Attributes:
+        num_layers: Decoder layers.
+        num_experts: Experts of each.
+        num_chosen: Experts chosen for each token.
+    """
+
+    num_layers: int
+    num_experts: int
+    num_chosen: int
+
+    def num_tokens(self, batch: SimulatedBatch, layer: int, expert: int) -> int:
+        """Returns the number of a batch's tokens that go to an expert."""
+        for_all, for_some = divmod(batch.num_tokens * self.num_chosen, self.num_experts)
+        return for_all + ((expert - layer * self.num_chosen) % self.num_experts < for_some)
+
+    def num_runs(self, batch: SimulatedBatch) -> int:
+        """Returns the number of experts of a layer that get any token of a batch."""
+        return min(batch.num_tokens * self.num_chosen, self.num_experts)
+
+    def next_with_tokens(self, batch: SimulatedBatch, layer: int, expert: int) -> Cursor:
+        """Returns the place of the first expert with tokens from `expert` on; the stage's end if there is none."""
+        while expert < self.num_experts and not self.num_tokens(batch, layer, expert):
+            expert += 1
+        return Cursor(layer, Stage.EXPERTS, expert)
+
+    @property
+    def end(self) -> Cursor:
+        """Where an iteration is over."""
+        return Cursor(self.num_layers)
