@@ -6,6 +6,9 @@ view of the pass that is on stage (`forward.current_pass`) and nothing of models
 Source: arXiv 2503.09304
 """
 
+from collections.abc import Callable
+from functools import cache as remembered
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,7 +17,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from gpu_worker.cpu_attention import attend_in_tiles, attend_one_by_one, one_pays, tiles_pay
 from gpu_worker.forward import current_pass
+from gpu_worker.matrices import can_pack
 from gpu_worker.ragged import RaggedCache, Span
 
 NAME = "qllm_ragged"
@@ -58,23 +63,52 @@ def ragged_attention(
     """
     cache = current_pass().cache
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
-    H, T = query.shape[1:3]
+    H, T, width = query.shape[1:]
+    scale = width**-0.5 if scaling is None else scaling
+    read = _reader(cache, layer, key, value)
     output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)
-    first_key = 0  # of the next span, among a latent layer's rows
+    singles: list[tuple[Span, int]] = []
     for span in cache.spans:
         if span.dropped:
             continue
         start = _first_visible(span, sliding_window)
-        if cache.is_latent(layer):
-            k = key[0, :, first_key + start : first_key + span.length]  # (H, rows, width)
-            v = value[0, :, first_key + start : first_key + span.length]
-            first_key += span.length
-        else:
-            k, v = cache.read(layer, span, start)  # (H_kv, rows, width)
+        if span.num_tokens == 1 and s_aux is None and one_pays(span.length - start) and _multiplies(query):
+            singles.append((span, start))
+            continue
         q = query[0, :, span.start : span.stop]  # (H, n, width)
-        attended = _attend(cache, span, start, q, k, v, scaling, sliding_window, s_aux)  # (H, n, width)
+        attended = _attend(cache, span, start, q, *read(span, start), scale, sliding_window, s_aux)  # (H, n, width)
         output[span.start : span.stop] = attended.transpose(0, 1)
+    if singles:
+        rows = slice(None) if len(singles) == T else [span.start for span, _ in singles]
+        histories = (read(span, start) for span, start in singles)
+        output[rows] = attend_one_by_one(query[0].transpose(0, 1)[rows], histories, key.shape[1], scale)
     return output[None], None
+
+
+_Reader = Callable[[Span, int], tuple[Tensor, Tensor]]
+
+
+def _reader(cache: RaggedCache, layer: int, key: Tensor, value: Tensor) -> _Reader:
+    """What reads K and V (H_kv, rows, width) of a span's sequence, from some row to its last row of this pass."""
+    if not cache.is_latent(layer):
+        return lambda span, start: cache.read(layer, span, start)
+    live = [span for span in cache.spans if not span.dropped]
+    ends = dict(zip((span.start for span in live), accumulate(span.length for span in live), strict=True))
+
+    def read(span: Span, start: int) -> tuple[Tensor, Tensor]:
+        end = ends[span.start]
+        rows = slice(end - span.length + start, end)
+        return key[0, :, rows], value[0, :, rows]
+
+    return read
+
+
+def _multiplies(query: Tensor) -> bool:
+    """Whether there are oneDNN's products for its type; what packed weights need is what `cpu_attention` needs."""
+    return _can_pack(query.dtype, query.device)
+
+
+_can_pack = remembered(can_pack)
 
 
 def _first_visible(span: Span, window: int | None) -> int:
@@ -89,36 +123,37 @@ def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scaling: float | None,
+    scale: float,
     window: int | None,
     sinks: Tensor | None,
 ) -> Tensor:
     """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
-    num_queries, num_rows = q.shape[1], k.shape[1]
+    (H, num_queries, width), (H_kv, num_rows, _) = q.shape, k.shape
     window = None if window is None or num_rows <= window else window
+    if sinks is None and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
+        mask = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
+        return attend_in_tiles(q, k, v, scale, mask)
     # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.
     causal = num_queries > 1 and num_queries == num_rows and window is None
     mask = None if num_queries == 1 or causal else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
     if sinks is not None:
-        return _attend_with_sinks(q, k, v, sinks, mask, causal, scaling)
-    H, H_kv = q.shape[0], k.shape[0]
+        return _attend_with_sinks(q, k, v, sinks, mask, causal, scale)
     if num_queries == 1:  # the heads that share a K/V head become its queries: no copy of K and V, one product each
-        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=scaling)
+        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=scale)
         return packed.reshape(H, 1, -1)
     out = scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=H_kv != H
+        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=H_kv != H
     )
     return out[0]
 
 
 def _attend_with_sinks(
-    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, causal: bool, scaling: float | None
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> Tensor:
     """As _attend, with a sink a head: softmax over the scores and the sink is softmax over the scores, times a share.
 
     With lse the log of the summed exponentials of the scores, that share is exp(lse) / (exp(lse) + exp(sink)).
     """
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     width = max(q.shape[-1], v.shape[-1])  # the kernel wants one width; zeros change no score
     wide_q, wide_k, wide_v = (pad(rows, (0, width - rows.shape[-1])) for rows in (q, k, v))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -7,13 +7,18 @@ sequences.
 Source: arXiv 2503.09304
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+
+from gpu_worker.matrices import Matrix, MatrixForm
+
+_FEW_PAIRS = 64  # up to here a loop in Python is as fast as one in a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +45,49 @@ class ExpertWeights(Protocol):
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all experts' weights."""
+        ...
 
-class DenseExperts:
-    """Experts kept as transformers loads them: one 3-D parameter a projection, sliced by expert.
+
+class LayerExperts:
+    """The experts of one layer, taken over from a module of the model, each projection a matrix by itself.
+
+    The module's own tensors are let go: the weights live here, once.
 
     Args:
         module: A module made by `use_experts_implementation`; its flags say how the weights lie.
+        form: What the matrices are made into.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, form: MatrixForm) -> None:
         flags: Any = module  # its flags are set at run time, by transformers' decorator
         up = "gate_up_proj" if flags.has_gate else "up_proj"
-        self._up, self._down = _parameter(module, up), _parameter(module, "down_proj")  # (E, ., .)
-        self._up_bias = _parameter(module, f"{up}_bias") if flags.has_bias else None  # (E, .)
-        self._down_bias = _parameter(module, "down_proj_bias") if flags.has_bias else None  # (E, D)
-        self._is_transposed: bool = flags.is_transposed
+        self._up, self._down = (_take_matrices(module, name, form) for name in (up, "down_proj"))
         # Concatenated and interleaved gates (is_concatenated) both know their own layout in _apply_gate.
         self._activate: Callable[[Tensor], Tensor] = flags._apply_gate if flags.has_gate else flags.act_fn
         self._norm: Callable[[Tensor], Tensor] | None = flags.post_expert_norm if flags.has_post_expert_norm else None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all experts' matrices."""
+        return sum(matrix.nbytes for matrix in (*self._up, *self._down))
+
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""
-        y = self._project(x, self._up, self._up_bias, expert)  # (N, 2 * intermediate)
-        y = self._project(self._activate(y), self._down, self._down_bias, expert)  # (N, D)
+        y = self._down[expert](self._activate(self._up[expert](x)))  # (N, D)
         return y if self._norm is None else self._norm(y)
-
-    def _project(self, x: Tensor, weights: Tensor, biases: Tensor | None, expert: int) -> Tensor:
-        weight = weights[expert].t() if self._is_transposed else weights[expert]  # (out, in)
-        return linear(x, weight, None if biases is None else biases[expert])
 
 
 class ExpertQueues:
     """The tokens of one suspended pass that wait for the experts of one layer, and what came out so far.
+
+    Its work is (token, expert) pairs, laid out by expert and within an expert by token. Outputs are summed up in this order,
+    several experts' at once where they are small: with few tokens the operations take the time, not what they do.
+
+        pairs of expert   |0 . . .|1 .|3 . . . .|4 . .|6 . .|
+                          |summed     |given    |waiting    |
 
     Args:
         work: What the layer asks for.
@@ -84,6 +100,8 @@ class ExpertQueues:
         self._num_experts = num_experts
         dtype = torch.promote_types(work.hidden.dtype, work.weights.dtype)
         self._output = torch.zeros_like(work.hidden, dtype=dtype)  # (T, D)
+        self._given: list[Tensor] = []  # (N, D) each, of the pairs from _num_summed on
+        self._num_summed = 0
         self._sort(live_rows)
         self.next_expert = self._next_from(0)
 
@@ -98,46 +116,53 @@ class ExpertQueues:
 
     def inputs(self, expert: int) -> Tensor:
         """Input of the tokens that wait for an expert (N, D)."""
-        return self._work.hidden.index_select(0, self._tokens[self._slice(expert)])
+        return self._work.hidden.index_select(0, self._tokens[self._bounds[expert] : self._bounds[expert + 1]])
 
     def give(self, expert: int, y: Tensor) -> None:
-        """Adds an expert's output y (N, D), weighted, to its tokens, and goes on to the next expert that has any."""
-        where = self._slice(expert)
-        weighted = y * self._weights[where, None]  # (N, D)
-        self._output.index_add_(0, self._tokens[where], weighted.to(self._output.dtype))
+        """Takes an expert's output y (N, D) for its tokens, and goes on to the next expert that has any."""
+        self._given.append(y)
         self.next_expert = self._next_from(expert + 1)
+        if self._bounds[expert + 1] - self._num_summed >= max(len(self._output), _FEW_PAIRS):
+            self._sum_up()
 
-    def keep(self, live_rows: Tensor) -> None:
-        """Takes the tokens that are not in the mask (T,) out of the queues."""
+    def keep(self, live_rows: Tensor | None) -> None:
+        """Takes the tokens that are not in the mask (T,) out of the queues; None keeps all."""
+        self._sum_up()
         self._sort(live_rows)
+        self._num_summed = self._bounds[self.next_expert]
         self.next_expert = self._next_from(self.next_expert)
 
     def result(self) -> Tensor:
-        """The summed output of all experts (T, D), in the type of the input."""
+        """The weighted sum of the outputs of all experts (T, D), in the type of the input."""
+        self._sum_up()
         return self._output.to(self._work.hidden.dtype)
 
     @property
     def nbytes(self) -> int:
         """Bytes held: hidden states, routing, queues and partial outputs."""
         work = self._work
-        held = (work.hidden, work.expert_ids, work.weights, self._tokens, self._weights, self._output)
+        held = (work.hidden, work.expert_ids, work.weights, self._tokens, self._weights, self._output, *self._given)
         return sum(tensor.nbytes for tensor in held)
 
+    def _sum_up(self) -> None:
+        """Adds what was given, weighted, to its tokens."""
+        if not self._given:
+            return
+        given = self._given[0] if len(self._given) == 1 else torch.cat(self._given)  # (pairs, D)
+        pairs = slice(self._num_summed, self._num_summed + len(given))
+        weighted = given * self._weights[pairs, None]  # (pairs, D)
+        self._output.index_add_(0, self._tokens[pairs], weighted.to(self._output.dtype))
+        self._num_summed = pairs.stop
+        self._given.clear()
+
     def _sort(self, live_rows: Tensor | None) -> None:
-        """Lays the (token, expert) pairs out by expert, and within an expert by token."""
+        """Lays the pairs out by expert, and within an expert by token."""
         expert_ids, K = self._work.expert_ids, self._work.expert_ids.shape[1]
         if live_rows is not None:
             expert_ids = expert_ids.masked_fill(~live_rows[:, None], self._num_experts)  # (T, K)
-        flat = expert_ids.flatten()  # (T * K,)
-        order = flat.argsort(stable=True)  # (T * K,)
-        counts = flat.clamp(max=self._num_experts).bincount(minlength=self._num_experts + 1)  # (E + 1,)
-        self._bounds: list[int] = [0, *counts[:-1].cumsum(0).tolist()]
-        order = order[: self._bounds[-1]]
+        order, self._bounds = _by_expert(expert_ids.flatten(), self._num_experts)
         self._tokens = order // K  # (pairs,)
         self._weights = self._work.weights.flatten()[order]  # (pairs,)
-
-    def _slice(self, expert: int) -> slice:
-        return slice(self._bounds[expert], self._bounds[expert + 1])
 
     def _next_from(self, expert: int) -> int:
         """Lowest expert from `expert` on that has tokens, or the number of experts."""
@@ -160,8 +185,31 @@ def run_jointly(weights: ExpertWeights, queues: Sequence[ExpertQueues], expert: 
     return sum(sizes)
 
 
-def _parameter(module: nn.Module, name: str) -> Tensor:
-    parameter = getattr(module, name)
-    if not isinstance(parameter, Tensor):
-        raise TypeError(f"{type(module).__name__}.{name} is no tensor")
-    return parameter
+def _by_expert(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, list[int]]:
+    """Sorts pairs (T * K,) by expert, stably, without those of no expert.
+
+    Returns:
+        Their numbers in that order (pairs,), and where in it each expert's begin, with the end as the last.
+    """
+    if len(expert_ids) <= _FEW_PAIRS:
+        ids: list[int] = expert_ids.tolist()
+        numbers = sorted((number for number, expert in enumerate(ids) if expert < num_experts), key=ids.__getitem__)
+        counts = Counter(ids)
+        order = torch.tensor(numbers, dtype=torch.int64, device=expert_ids.device)
+        return order, [0, *accumulate(counts[expert] for expert in range(num_experts))]
+    tally = expert_ids.clamp(max=num_experts).bincount(minlength=num_experts + 1)  # (E + 1,)
+    bounds: list[int] = [0, *tally[:-1].cumsum(0).tolist()]
+    return expert_ids.argsort(stable=True)[: bounds[-1]], bounds
+
+
+def _take_matrices(module: nn.Module, name: str, form: MatrixForm) -> list[Matrix]:
+    """Makes a matrix of each expert's slice of a 3-D parameter, and leaves nothing of it in the module."""
+    flags: Any = module
+    weights: Tensor = getattr(module, name)  # (E, out, in), or (E, in, out) if transposed
+    biases: Tensor | None = getattr(module, f"{name}_bias") if flags.has_bias else None  # (E, out)
+    matrices = [
+        form(weight.t() if flags.is_transposed else weight, None if biases is None else biases[expert])
+        for expert, weight in enumerate(weights)
+    ]
+    setattr(module, name, nn.Parameter(weights.new_empty(0), requires_grad=False))
+    return matrices

@@ -19,13 +19,23 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from gpu_worker import attention, forward
 from gpu_worker.errors import ModelRefused
-from gpu_worker.experts import DenseExperts, ExpertWeights
-from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits, probe, use_implementations
+from gpu_worker.experts import ExpertWeights, LayerExperts
+from gpu_worker.inspection import (
+    Structure,
+    check_config,
+    check_equal,
+    decoder_layers,
+    plain_logits,
+    probe,
+    use_implementations,
+)
+from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix, can_pack, pack_linears
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
 
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16"]
+Weights = Literal["auto", "dense", "packed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ def load_model(
     dtype: DType = "auto",
     device: str = "cpu",
     max_model_len: int | None = None,
+    weights: Weights = "auto",
 ) -> LoadedModel:
     """Loads a model from a local directory or from the hub.
 
@@ -92,6 +103,7 @@ def load_model(
         dtype: Compute type; auto is that of the checkpoint.
         device: Where it runs.
         max_model_len: Upper limit on prompt plus output; None is what the model allows.
+        weights: Form in which matrices are kept; auto packs them where that can be done.
 
     Raises:
         ModelRefused: It can't be served; the message says why.
@@ -106,11 +118,16 @@ def load_model(
         decoder_layers(_from_config(config))
     model = _read_weights(source, dtype).to(device)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
-    return adopt_model(model, name=name, tokenizer=read_tokenizer(source), max_model_len=max_model_len)
+    return adopt_model(model, name=name, tokenizer=read_tokenizer(source), max_model_len=max_model_len, weights=weights)
 
 
 def adopt_model(
-    model: Any, *, name: str, tokenizer: TokenizerFacts | None = None, max_model_len: int | None = None
+    model: Any,
+    *,
+    name: str,
+    tokenizer: TokenizerFacts | None = None,
+    max_model_len: int | None = None,
+    weights: Weights = "auto",
 ) -> LoadedModel:
     """Makes a model in memory ready to be suspended; from then on only a ForwardPass may run it.
 
@@ -130,10 +147,10 @@ def adopt_model(
         structure = probe(model, layers)
         if not any(structure.experts_by_layer):
             raise ModelRefused(f"no layer of this {model.config.model_type} has a mixture of experts")
-        weights = tuple(None if module is None else DenseExperts(module) for module in structure.experts_modules)
+        experts = _take_weights(model, structure, weights)
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
-        check_equal(model, structure, weights, prompts)
+        check_equal(model, structure, experts, prompts)
     facts = ModelFacts(
         name=name,
         family=model.config.model_type,
@@ -148,7 +165,20 @@ def adopt_model(
         tokenizer=tokenizer or TokenizerFacts(),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
-    return LoadedModel(model, facts, weights, structure.latent_layers)
+    return LoadedModel(model, facts, experts, structure.latent_layers)
+
+
+def _take_weights(model: Any, structure: Structure, weights: Weights) -> tuple[ExpertWeights | None, ...]:
+    """Brings a model's matrices into their form, and returns the experts of each layer, which the model then has no more."""
+    possible = can_pack(model.dtype, model.device)
+    if weights == "packed" and not possible:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ModelRefused(f"weights of type {dtype} can't be packed on {model.device}; allowed are auto and dense")
+    form: MatrixForm = DenseMatrix
+    if possible and weights != "dense":
+        form = PackedMatrix
+        logger.info("packed %d linear layers", pack_linears(model))
+    return tuple(None if module is None else LayerExperts(module, form) for module in structure.experts_modules)
 
 
 @contextmanager
@@ -211,6 +241,8 @@ def _read_weights(source: str, dtype: DType) -> Any:
     lacking = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
     if lacking:
         raise ModelRefused(f"the checkpoint {source} lacks {len(lacking)} weights, such as {lacking[0]}")
+    for parameter in model.parameters():  # one that still lies in the mapped file would keep all of the file in memory
+        parameter.data = parameter.data.clone()
     return model
 
 

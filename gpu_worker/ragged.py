@@ -83,7 +83,7 @@ class RaggedCache(Cache):
         if layer_idx not in self._latent_layers:
             return key_states, value_states
         rows = [self._store.read(layer_idx, s.table, 0, s.length) for s in self.spans if not s.dropped]
-        all_k, all_v = (torch.cat(parts).transpose(0, 1)[None] for parts in zip(*rows, strict=True))
+        all_k, all_v = (torch.cat(parts, dim=1)[None] for parts in zip(*rows, strict=True))
         return all_k, all_v
 
     def is_latent(self, layer: int) -> bool:
@@ -92,8 +92,7 @@ class RaggedCache(Cache):
 
     def read(self, layer: int, span: Span, start: int) -> tuple[Tensor, Tensor]:
         """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
-        k, v = self._store.read(layer, span.table, start, span.length)
-        return k.transpose(0, 1), v.transpose(0, 1)
+        return self._store.read(layer, span.table, start, span.length)
 
     def mask(self, span: Span, start: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a span's tokens see of the rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-import zmq.auth
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import (
     ConfigRefused,
-    CurveFiles,
     Device,
     WorkerConfig,
     fewest_fast_enough,
@@ -23,7 +21,7 @@ from gpu_worker.config import (
     thread_counts,
 )
 from gpu_worker.executor import RunnerExecutor
-from gpu_worker.link import MAX_FRAME_BYTES, CurveClient
+from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
@@ -61,6 +59,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         dtype=config.dtype.value,
         device=device,
         max_model_len=config.max_model_len,
+        weights=config.weights.value,
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
     with torch.inference_mode():
@@ -94,20 +93,6 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
     _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
     return timings[chosen]
-
-
-def load_curve(files: CurveFiles | None) -> CurveClient | None:
-    """Reads the worker's keys; raises ConfigRefused when a file holds none."""
-    if files is None:
-        return None
-    try:
-        public, secret = zmq.auth.load_certificate(files.secret_key_file)
-        server, _ = zmq.auth.load_certificate(files.server_key_file)
-    except (OSError, ValueError) as error:
-        raise ConfigRefused(f"CURVE: can't read a key: {error}") from error
-    if secret is None:
-        raise ConfigRefused(f"CURVE: {files.secret_key_file} holds no secret key; give the *.key_secret file")
-    return CurveClient(public, secret, server)
 
 
 def _choose_device(device: Device) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_worker.config import ConfigRefused, CurveFiles, WorkerConfig, fewest_fast_enough, thread_counts
-from gpu_worker.startup import load_curve
+from gpu_worker.curve import load_curve
 from tests.control_channel import ROOT, ipc_endpoint, python_path
 
 CHILD = "import os, time; from gpu_worker.process import die_with as d; d(os.getppid()); print('up', flush=True); time.sleep(600)"

@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 import torch
 
-from gpu_worker.experts import DenseExperts, ExpertQueues, ExpertWork, run_jointly
+from gpu_worker import experts
+from gpu_worker.experts import ExpertQueues, ExpertWork, LayerExperts, run_jointly
+from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix
 from tests.families import random_model
 
 
-def _experts_module(family: str) -> Any:
+def _experts_module(family: str, dtype: torch.dtype = torch.float64) -> Any:
     """The experts of a tiny model's last layer, with biases that are not zero."""
-    model = random_model(family, dtype=torch.float64)
+    model = random_model(family, dtype=dtype)
     module = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")][-1]
     for name, parameter in module.named_parameters():
         if "bias" in name:
@@ -22,13 +24,14 @@ def _experts_module(family: str) -> Any:
 
 def _work(module: Any, num_tokens: int, seed: int) -> ExpertWork:
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(num_tokens, 64, generator=generator, dtype=torch.float64)
-    scores = torch.rand(num_tokens, int(module.num_experts), generator=generator, dtype=torch.float64)
+    dtype = module.down_proj.dtype
+    hidden = torch.randn(num_tokens, 64, generator=generator, dtype=dtype)
+    scores = torch.rand(num_tokens, int(module.num_experts), generator=generator, dtype=dtype)
     weights, expert_ids = scores.topk(2)
     return ExpertWork(module, hidden, expert_ids, weights)
 
 
-def _run(weights: DenseExperts, num_experts: int, all_queues: list[ExpertQueues]) -> int:
+def _run(weights: LayerExperts, num_experts: int, all_queues: list[ExpertQueues]) -> int:
     """Runs everything that waits, jointly; returns how often an expert ran."""
     num_runs = 0
     for expert in range(num_experts):
@@ -39,20 +42,36 @@ def _run(weights: DenseExperts, num_experts: int, all_queues: list[ExpertQueues]
     return num_runs
 
 
+@pytest.mark.parametrize(
+    ("form", "dtype"), [(DenseMatrix, torch.float64), (PackedMatrix, torch.float32)], ids=["dense", "packed"]
+)
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe", "deepseek_v3", "granitemoe"])
-def test_joint_runs_give_each_pass_what_the_model_s_own_experts_give(family: str) -> None:
-    module = _experts_module(family)
+def test_joint_runs_give_each_pass_what_the_model_s_own_experts_give(
+    family: str, form: MatrixForm, dtype: torch.dtype
+) -> None:
+    module = _experts_module(family, dtype)
     works = [_work(module, num_tokens, seed) for seed, num_tokens in enumerate((7, 1, 20))]
+    expected = [module(work.hidden, work.expert_ids, work.weights) for work in works]
     queues = [ExpertQueues(work, module.num_experts, None) for work in works]
-    assert _run(DenseExperts(module), module.num_experts, queues) <= module.num_experts
-    for work, done in zip(works, queues, strict=True):
+    assert _run(LayerExperts(module, form), module.num_experts, queues) <= module.num_experts
+    for done, output in zip(queues, expected, strict=True):
         assert done.is_done
-        torch.testing.assert_close(done.result(), module(work.hidden, work.expert_ids, work.weights))
+        torch.testing.assert_close(done.result(), output, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [DenseMatrix, PackedMatrix])
+def test_weights_live_with_their_experts_and_no_longer_in_the_model(form: MatrixForm) -> None:
+    module = _experts_module("gpt_oss", torch.float32)
+    num_bytes = sum(parameter.nbytes for parameter in module.parameters())
+    assert LayerExperts(module, form).nbytes == num_bytes
+    assert module.gate_up_proj.nbytes == module.down_proj.nbytes == 0
 
 
 def test_rows_that_leave_in_the_middle_change_no_other_row() -> None:
     module = _experts_module("mixtral")
-    work, weights = _work(module, 12, 3), DenseExperts(module)
+    work = _work(module, 12, 3)
+    expected = module(work.hidden, work.expert_ids, work.weights)
+    weights = LayerExperts(module, DenseMatrix)
     queues = ExpertQueues(work, 8, None)
     while queues.next_expert < 4:
         run_jointly(weights, [queues], queues.next_expert)
@@ -61,7 +80,6 @@ def test_rows_that_leave_in_the_middle_change_no_other_row() -> None:
     while not queues.is_done:
         assert queues.num_tokens(queues.next_expert) <= int(live.sum())
         run_jointly(weights, [queues], queues.next_expert)
-    expected = module(work.hidden, work.expert_ids, work.weights)
     torch.testing.assert_close(queues.result()[live], expected[live])
 
 
@@ -87,13 +105,35 @@ def test_ids_past_the_last_expert_are_no_work() -> None:
 
 def test_outputs_are_summed_in_the_precision_of_the_routing_weights() -> None:
     work = ExpertWork(
-        torch.nn.Identity(), torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([[0, 1]]), torch.ones(1, 2)
+        torch.nn.Identity(), torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([[0, 1, 2]]), torch.ones(1, 3)
     )
-    queues = ExpertQueues(work, 2, None)
-    queues.give(0, torch.full((1, 4), 256.0, dtype=torch.bfloat16))
-    queues.give(1, torch.full((1, 4), 1.0, dtype=torch.bfloat16))
-    assert queues._output.tolist() == [[257.0] * 4]  # bfloat16 has no 257
+    queues = ExpertQueues(work, 3, None)
+    for expert, output in enumerate((256.0, 1.0, 1.0)):
+        queues.give(expert, torch.full((1, 4), output, dtype=torch.bfloat16))
+    assert queues.result().tolist() == [[258.0] * 4]  # bfloat16 has no 257: there the sum would stay at 256
     assert queues.result().dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5, 40, 300])
+def test_few_and_many_tokens_wait_in_the_same_order(num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expert_ids = torch.randint(0, 9, (num_tokens, 3), generator=torch.Generator().manual_seed(num_tokens))
+    hidden = torch.arange(float(num_tokens))[:, None]
+    waiting = []
+    for few in (0, 1 << 30):
+        monkeypatch.setattr(experts, "_FEW_PAIRS", few)
+        queues = ExpertQueues(ExpertWork(torch.nn.Identity(), hidden, expert_ids, torch.ones(num_tokens, 3)), 8, None)
+        waiting.append([queues.inputs(expert).flatten().tolist() for expert in range(8)])
+    assert waiting[0] == waiting[1]
+    assert sum(map(len, waiting[0])) == int((expert_ids < 8).sum())
+
+
+def test_what_was_given_and_not_summed_yet_is_held_and_counted() -> None:
+    work = _work(_experts_module("mixtral"), 4, 5)
+    queues = ExpertQueues(work, 8, None)
+    before = queues.nbytes
+    y = torch.ones(queues.num_tokens(queues.next_expert), 64, dtype=torch.float64)
+    queues.give(queues.next_expert, y)
+    assert queues.nbytes == before + y.nbytes
 
 
 def test_a_run_that_raises_changes_nothing() -> None:
@@ -103,8 +143,8 @@ def test_a_run_that_raises_changes_nothing() -> None:
 
     module = _experts_module("mixtral")
     queues = ExpertQueues(_work(module, 5, 6), 8, None)
-    before = (queues.next_expert, queues._output.clone())
+    before = (queues.next_expert, queues.nbytes, queues.result().clone())
     with pytest.raises(RuntimeError, match="unlucky"):
         run_jointly(Failing(), [queues], queues.next_expert)
-    assert queues.next_expert == before[0]
-    assert torch.equal(queues._output, before[1])
+    assert (queues.next_expert, queues.nbytes) == before[:2]
+    assert torch.equal(queues.result(), before[2])

@@ -9,8 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from gpu_worker import loader
 from gpu_worker.errors import ModelRefused
 from gpu_worker.loader import adopt_model, load_model
+from gpu_worker.matrices import PackedLinear
 from tests.families import MOE, random_model
 from tests.worker_driver import Driver
 
@@ -45,6 +47,27 @@ def test_a_loaded_directory_generates_as_the_model_that_was_saved(directory: Pat
         driver.finish(story)
         tokens.append(story.token_ids)
     assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "deepseek_v2", "ernie4_5_moe"])
+def test_dense_and_packed_weights_generate_alike(family: str) -> None:
+    tokens = []
+    for weights in ("dense", "packed"):
+        driver = Driver(adopt_model(random_model(family), name=family, weights=weights))
+        story = driver.add([5, 6, 7, 8, 9], 8)
+        driver.finish(story, chunk=3)
+        tokens.append(story.token_ids)
+    assert tokens[0] == tokens[1]
+
+
+def test_weights_are_packed_where_they_can_be_and_refused_where_they_must_be_and_can_t(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(adopt_model(random_model("mixtral"), name="any").model.lm_head, PackedLinear)
+    monkeypatch.setattr(loader, "can_pack", lambda dtype, device: False)
+    assert isinstance(adopt_model(random_model("mixtral"), name="any").model.lm_head, torch.nn.Linear)
+    with pytest.raises(ModelRefused, match="type float32 can't be packed on cpu; allowed are auto and dense"):
+        adopt_model(random_model("mixtral"), name="any", weights="packed")
 
 
 def test_the_tokenizer_template_and_special_tokens_come_along(directory: Path) -> None:

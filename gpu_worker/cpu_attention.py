@@ -1,0 +1,91 @@
+"""The arithmetic of one sequence's attention where torch's fused kernel is not the fastest on a CPU: many queries, or one.
+
+    rows of K     |0 . . . . . . . past|. . . n|        a tile of queries sees all rows before it and the triangle of its own
+    queries  tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|◣          |
+             tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|▓▓▓▓◣      |    what is right of the triangle is not computed
+
+The fused kernel multiplies in small pieces, without oneDNN, whose products take half the time. Scores and their softmax are in
+float32 whatever the type, as in the fused kernel. It knows no cache, no batch and no model.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_TILE = 128
+_LEAST_TILED_WORK = 1 << 21
+_LEAST_ROWS = 128
+
+
+def one_pays(num_rows: int) -> bool:
+    """Whether so many rows make up for starting the operations of `attend_one_by_one`."""
+    return num_rows >= _LEAST_ROWS
+
+
+def tiles_pay(num_queries: int, num_rows: int, heads_per_group: int, width: int) -> bool:
+    """Whether so many multiplications for one K/V head make up for starting the products of `attend_in_tiles`."""
+    return num_queries > 1 and heads_per_group * num_queries * num_rows * width >= _LEAST_TILED_WORK
+
+
+def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """Attends with many queries, of a type that oneDNN multiplies.
+
+    Args:
+        q: (H, n, width) of the last n rows.
+        k: (H_kv, rows, width).
+        v: (H_kv, rows, width of V).
+        scale: Factor on the scores.
+        mask: (n, rows), added to the scores in place of the causal one; None for that.
+
+    Returns:
+        (H, n, width of V).
+    """
+    H, n, width = q.shape
+    H_kv, rows, _ = k.shape
+    past = rows - n
+    grouped = (q.float() * scale).reshape(H_kv, H // H_kv, n, width)
+    output = v.new_empty(H_kv, H // H_kv, n, v.shape[-1])
+    triangle = torch.full((min(n, _TILE),) * 2, float("-inf")).triu_(1)  # (tile, tile)
+    for start in range(0, n, _TILE):
+        stop = min(start + _TILE, n)
+        seen = past + stop
+        for head in range(H_kv):
+            scores = _product(grouped[head, :, start:stop], k[head, :seen].float())  # (H / H_kv, tile, seen)
+            if mask is None:
+                scores[..., past + start :] += triangle[: stop - start, : stop - start]
+            else:
+                scores += mask[start:stop, :seen]
+            shares = scores.softmax(-1).to(v.dtype)  # (H / H_kv, tile, seen)
+            output[head, :, start:stop] = _product(shares, v[head, :seen].t())  # (H / H_kv, tile, width of V)
+    return output.view(H, n, -1)
+
+
+def attend_one_by_one(q: Tensor, histories: Iterable[tuple[Tensor, Tensor]], num_kv_heads: int, scale: float) -> Tensor:
+    """Attends with one query each in several sequences; a query sees all rows of its own.
+
+    Args:
+        q: (B, H, width).
+        histories: K (H_kv, rows, width) and V (H_kv, rows, width of V) of each sequence, taken when it is its turn.
+        num_kv_heads: H_kv.
+        scale: Factor on the scores.
+
+    Returns:
+        (B, H, width of V).
+    """
+    # The heads that share a K/V head are its queries.
+    grouped = (
+        (q.float() * scale).view(len(q), num_kv_heads, -1, q.shape[-1]).transpose(2, 3)
+    )  # (B, H_kv, width, H / H_kv)
+    outputs = []
+    for query, (k, v) in zip(grouped.unbind(), histories, strict=True):
+        scores = torch.bmm(k.float(), query)  # (H_kv, rows, H / H_kv): reads memory faster than its transpose does
+        shares = scores.transpose(1, 2).softmax(-1).to(v.dtype)  # (H_kv, H / H_kv, rows)
+        outputs.append(torch.bmm(shares, v))  # (H_kv, H / H_kv, width of V)
+    return torch.stack(outputs).flatten(1, 2)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiplies x (..., in) by the transpose of weight (out, in): (..., out)."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y

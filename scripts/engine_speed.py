@@ -1,0 +1,217 @@
+"""Measures the engine alone: decode steps, prefill, and how near they come to what the memory allows.
+
+    python -m scripts.engine_speed --model bench-models/mini-mixtral
+    python -m scripts.engine_speed --model bench-models/mini-mixtral --weights dense --weights packed
+
+Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take turns
+step by step, so that what else the machine does meets them alike; the fastest and the median step are printed.
+"""
+
+import json
+import os
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker sets it, before OpenMP is loaded
+
+import torch
+import typer
+from torch import nn
+
+from gpu_worker.config import DType, Weights
+from gpu_worker.cursor import Cursor
+from gpu_worker.loader import LoadedModel, load_model
+from gpu_worker.matrices import PackedLinear
+from gpu_worker.runner import Runner
+from gpu_worker.sampler import Sampling
+from gpu_worker.sequences import BatchItem, WorkTiming
+
+_BLOCK_SIZE = 16
+_BATCH_ID = 1
+_READ_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one iteration has to read from memory.
+
+    Attributes:
+        shared_bytes: Weights that every iteration reads: all but experts and token embeddings.
+        expert_bytes: Weights of one expert of one layer.
+        row_bytes: K and V of one token in all layers.
+    """
+
+    shared_bytes: int
+    expert_bytes: int
+    row_bytes: int
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, runner: Runner) -> "Traffic":
+        """Adds up what is in memory; the runner must have run something, so that its cache is."""
+        modules = [module for module in loaded.model.modules() if not isinstance(module, nn.Embedding)]
+        shared = {id(tensor): tensor.nbytes for module in modules for tensor in module.parameters(recurse=False)}
+        packed = sum(module.matrix.nbytes for module in modules if isinstance(module, PackedLinear))
+        experts = sum(weights.nbytes for weights in loaded.expert_weights if weights is not None)
+        rows = runner.cache.num_blocks * runner.cache.block_size
+        num_experts = sum(loaded.facts.experts_by_layer)
+        return cls(sum(shared.values()) + packed, experts // num_experts, runner.cache.device_bytes // rows)
+
+    def bytes_of(self, timing: WorkTiming, context_tokens: int) -> int:
+        """Bytes that an iteration must read: each weight it used once, and each cached row."""
+        return self.shared_bytes + timing.num_expert_runs * self.expert_bytes + context_tokens * self.row_bytes
+
+
+@dataclass(slots=True)
+class Figures:
+    """Times of one kind of iteration, in milliseconds, and the bytes that one has to read."""
+
+    times_ms: list[float] = field(default_factory=list)
+    num_bytes: int = 0
+
+    def report(self, bandwidth: float) -> dict[str, float]:
+        """Fastest and median, and the share of the time that reading alone would take."""
+        fastest_ms = min(self.times_ms)
+        return {
+            "min_ms": fastest_ms,
+            "median_ms": statistics.median(self.times_ms),
+            "floor_ms": self.num_bytes / bandwidth * 1e3,
+            "floor_share": self.num_bytes / bandwidth / (fastest_ms / 1e3),
+        }
+
+
+class Bench:
+    """One model with its sequences, stepped from outside.
+
+    Args:
+        loaded: The model.
+        num_sequences: Sequences that decode at most.
+        context: Tokens of each before the first decode.
+        chunk: Tokens of one prefill iteration.
+        num_steps: Decode iterations that there must be room for.
+    """
+
+    def __init__(self, loaded: LoadedModel, num_sequences: int, context: int, chunk: int, num_steps: int) -> None:
+        self._blocks_each = -(-(context + num_steps) // _BLOCK_SIZE)
+        self._runner = Runner(loaded, self._blocks_each * (num_sequences + 1), _BLOCK_SIZE, 0)
+        self._loaded = loaded
+        self._chunk = chunk
+        self._end = Cursor(loaded.facts.num_layers)
+        self._chance = random.Random(0)
+        self._lengths: dict[int, int] = {}
+        self.prefill = Figures()
+        self.decodes: dict[int, Figures] = {}
+        for seq_id in range(num_sequences):
+            self._fill(seq_id, context)
+
+    def time_prefill(self, num_tokens: int) -> None:
+        """Times the prefill of one more sequence, which is forgotten again."""
+        seq_id = len(self._lengths)
+        began_s = time.perf_counter()
+        self._fill(seq_id, num_tokens)
+        self.prefill.times_ms.append((time.perf_counter() - began_s) * 1e3)
+        self._runner.drop_sequence(seq_id)
+        del self._lengths[seq_id]
+
+    def time_decode(self, batch_size: int) -> None:
+        """Times one decode iteration of the first sequences."""
+        seq_ids = range(batch_size)
+        items = [BatchItem(seq_id, 1, (), self._lengths[seq_id]) for seq_id in seq_ids]
+        began_s = time.perf_counter()
+        timing = self._run(items)
+        elapsed_ms = (time.perf_counter() - began_s) * 1e3
+        for seq_id in seq_ids:
+            self._lengths[seq_id] += 1
+        figures = self.decodes.setdefault(batch_size, Figures())
+        figures.times_ms.append(elapsed_ms)
+        if elapsed_ms == min(figures.times_ms):
+            traffic = Traffic.of(self._loaded, self._runner)
+            figures.num_bytes = traffic.bytes_of(timing, sum(self._lengths[seq_id] for seq_id in seq_ids))
+
+    def _fill(self, seq_id: int, num_tokens: int) -> None:
+        """Adds a sequence and computes its prompt chunk by chunk."""
+        vocab_size = self._loaded.facts.vocab_size
+        prompt = [self._chance.randrange(vocab_size) for _ in range(num_tokens)]
+        blocks = range(seq_id * self._blocks_each, (seq_id + 1) * self._blocks_each)
+        self._runner.add_sequence(seq_id, Sampling(), (), max_tokens=1 << 30)
+        for start in range(0, num_tokens, self._chunk):
+            chunk = prompt[start : start + self._chunk]
+            is_last = start + len(chunk) == num_tokens
+            self._run([BatchItem(seq_id, len(chunk), chunk, start, () if start else blocks, is_last)])
+        self._lengths[seq_id] = num_tokens
+
+    def _run(self, items: list[BatchItem]) -> WorkTiming:
+        self._runner.start_batch(_BATCH_ID, items)
+        outcome = self._runner.advance([_BATCH_ID], self._end)
+        if outcome.batch_errors:
+            raise RuntimeError(outcome.batch_errors[0].message)
+        return outcome.timing
+
+
+def read_bandwidth() -> float:
+    """Bytes a second of plain reading from memory: the best of several sums over more than any cache holds."""
+    numbers = torch.ones(_READ_BYTES // 4)
+    best_s = float("inf")
+    for _ in range(16):
+        began_s = time.perf_counter()
+        numbers.sum()
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return _READ_BYTES / best_s
+
+
+def engine_speed(
+    model: Annotated[str, typer.Option(help="Model directory.")] = "bench-models/mini-mixtral",
+    weights: Annotated[list[Weights] | None, typer.Option(help="Forms to compare.  [default: auto]")] = None,
+    dtype: Annotated[DType, typer.Option(help="Compute type.")] = DType.AUTO,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Decode batches.  [default: 1, 8, 16]")] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens before the first decode step.")] = 1_000,
+    prefill: Annotated[int, typer.Option(min=1, help="Tokens of the prefill that is timed.")] = 1_024,
+    chunk: Annotated[int, typer.Option(min=1, help="Tokens of one prefill iteration.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Decode steps of each batch; a quarter as many prefills.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Prints decode step times, prefill time, and their share of the memory-bandwidth floor."""
+    torch.set_num_threads(threads)
+    forms = weights or [Weights.AUTO]
+    batch_sizes = sorted(batch or [1, 8, 16])
+    with torch.inference_mode():
+        benches = {
+            form: Bench(
+                load_model(model, dtype=dtype.value, weights=form.value),
+                max(batch_sizes),
+                context,
+                chunk,
+                max(prefill - context, 0) + rounds * len(batch_sizes),
+            )
+            for form in forms
+        }
+        for number in range(rounds):
+            for bench in benches.values():
+                for batch_size in batch_sizes:
+                    bench.time_decode(batch_size)
+                if number % 4 == 0:
+                    bench.time_prefill(prefill)
+        bandwidth = read_bandwidth()
+    reports = {form.value: _report(bench, bandwidth) for form, bench in benches.items()}
+    if as_json:
+        print(json.dumps({"read_bytes_per_s": bandwidth, "weights": reports}))
+        return
+    print(
+        f"plain reads {bandwidth / 1e9:.1f} GB/s, {threads} thread(s), context {context}, prefill {prefill} by {chunk}"
+    )
+    for form, report in reports.items():
+        for what, figures in report.items():
+            print(f"{form:7} {what:11}", "  ".join(f"{name} {value:8.2f}" for name, value in figures.items()))
+
+
+def _report(bench: Bench, bandwidth: float) -> dict[str, dict[str, float]]:
+    report = {f"decode {size}": figures.report(bandwidth) for size, figures in sorted(bench.decodes.items())}
+    prefill = bench.prefill.report(bandwidth)
+    return report | {"prefill": {name: prefill[name] for name in ("min_ms", "median_ms")}}
+
+
+if __name__ == "__main__":
+    typer.run(engine_speed)
