@@ -150,7 +150,7 @@ class ExpertQueues:
             return
         given = self._given[0] if len(self._given) == 1 else torch.cat(self._given)  # (pairs, D)
         pairs = slice(self._num_summed, self._num_summed + len(given))
-        weighted = given * self._weights[pairs, None]  # (pairs, D)
+        weighted = given * self._weights[pairs]  # (pairs, D)
         self._output.index_add_(0, self._tokens[pairs], weighted.to(self._output.dtype))
         self._num_summed = pairs.stop
         self._given.clear()
@@ -162,7 +162,7 @@ class ExpertQueues:
             expert_ids = expert_ids.masked_fill(~live_rows[:, None], self._num_experts)  # (T, K)
         order, self._bounds = _by_expert(expert_ids.flatten(), self._num_experts)
         self._tokens = order // K  # (pairs,)
-        self._weights = self._work.weights.flatten()[order]  # (pairs,)
+        self._weights = self._work.weights.flatten().index_select(0, order)[:, None]  # (pairs, 1)
 
     def _next_from(self, expert: int) -> int:
         """Lowest expert from `expert` on that has tokens, or the number of experts."""
@@ -178,8 +178,11 @@ def run_jointly(weights: ExpertWeights, queues: Sequence[ExpertQueues], expert: 
         The tokens that it ran over.
     """
     inputs = [queue.inputs(expert) for queue in queues]  # (N, D) each
-    outputs = weights.run(expert, inputs[0] if len(inputs) == 1 else torch.cat(inputs))  # (sum of N, D)
+    if len(queues) == 1:
+        queues[0].give(expert, weights.run(expert, inputs[0]))
+        return len(inputs[0])
     sizes = [len(x) for x in inputs]
+    outputs = weights.run(expert, torch.cat(inputs))  # (sum of N, D)
     for queue, y in zip(queues, torch.split(outputs, sizes), strict=True):
         queue.give(expert, y)
     return sum(sizes)

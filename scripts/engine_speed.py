@@ -2,6 +2,7 @@
 
     python -m scripts.engine_speed --model bench-models/mini-mixtral
     python -m scripts.engine_speed --model bench-models/mini-mixtral --weights dense --weights packed
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine_speed    # with huge pages, where Linux gives them on request
 
 Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take turns
 step by step, so that what else the machine does meets them alike; the fastest and the median step are printed.
