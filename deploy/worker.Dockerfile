@@ -30,6 +30,7 @@ COPY demo/model /opt/qllm/demo-model
 ENV PATH=/opt/qllm/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864 \
     HF_HOME=/tmp/huggingface \
     HF_HUB_OFFLINE=1
 USER 10001:10001

