@@ -12,6 +12,7 @@ from client.bench.load_options import LoadOptions
 from client.bench.measure import measure
 from client.bench.option_group import with_option_groups
 from client.bench.options import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
+from client.bench.predictions import predictions
 from client.bench.simulate import EXAMPLES as SIMULATE_EXAMPLES
 from client.bench.simulate import simulate
 from client.bench.timeline import timeline
@@ -108,6 +109,7 @@ def ablation_command(
 
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command(no_args_is_help=True)(timeline)
+app.command(no_args_is_help=True)(predictions)
 
 
 def _refuse_options(context: typer.Context) -> None:

@@ -22,7 +22,10 @@ RawEvent = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a lane of the worker did; depths are places in the model in layers, where 1.5 is half of layer 1's stages."""
+    """What a lane of the worker did; depths are places in the model in layers, where 1.5 is half of layer 1's stages.
+
+    `predicted_ms` is what the scheduler took the step for when it sent it; None for a step that was cut short.
+    """
 
     lane: RequestClass
     batch_ids: tuple[int, ...]
@@ -32,6 +35,8 @@ class Step:
     to_depth: float
     num_tokens: int
     num_sequences: int
+    predicted_ms: float | None = None
+    measured_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,8 @@ def _add_slice(trace: RecordedTrace, event: RawEvent) -> None:
             to_depth=facts["to_depth"],
             num_tokens=facts["num_tokens"],
             num_sequences=facts["num_prefill_sequences"] + facts["num_decode_sequences"],
+            predicted_ms=None if facts["is_cut_short"] else facts["predicted_ms"],
+            measured_ms=facts["measured_ms"],
         )
     )
 
