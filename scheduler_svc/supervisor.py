@@ -179,6 +179,6 @@ class WorkerSupervisor:
 
 
 def _environment() -> dict[str, str]:
-    """Returns the worker's environment: this process's without its CURVE keys, for the worker's are others, and with `_MALLOC`."""
+    """Returns this process's environment without its CURVE keys, for the worker's are others, and with `_MALLOC` unless set."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("QLLM_CURVE_")}
     return {"GLIBC_TUNABLES": _MALLOC, **own}
