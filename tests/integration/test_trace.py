@@ -65,10 +65,9 @@ def test_the_trace_of_a_killed_service_opens_and_is_drawn(tmp_path: Path, log: P
     path, picture = tmp_path / "trace.json", tmp_path / "timeline.png"
     with start_service(MODEL, log, "--trace", str(path)) as service:
         interrupt_best_effort_work(service)
-        size = path.stat().st_size
         deadline = time.monotonic() + START_S
-        while path.stat().st_size == size or b"resumed" not in path.read_bytes():
-            assert time.monotonic() < deadline
+        while b"resumed" not in path.read_bytes():  # the writer has its own thread and takes its time
+            assert time.monotonic() < deadline, "the stop that the service counted never came to the file"
             time.sleep(0.05)
         worker = service.worker_pid()
         service.process.send_signal(signal.SIGKILL)
