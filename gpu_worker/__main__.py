@@ -22,7 +22,7 @@ from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
-from gpu_worker.process import StopSignals, die_with, sleep_precisely
+from gpu_worker.process import StopSignals, die_with, sleep_precisely, wait_briefly
 
 _log = logging.getLogger("gpu_worker")
 
@@ -154,10 +154,8 @@ def run(config: WorkerConfig) -> None:
 @contextmanager
 def _model(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
     """Makes a model ready, and keeps gradients off while it serves."""
-    # Threads that spin while they wait starve the scheduler, and each other, on a machine with few cores: one preempted
-    # thread stops all. Read by OpenMP when torch is loaded.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     import torch  # not before the settings are known to be good: it takes seconds
 
     from gpu_worker.startup import prepare

@@ -4,7 +4,6 @@ Knows no torch. A bad value is refused with its name, what was given and what is
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -54,7 +53,7 @@ class WorkerConfig:
         model: Directory or hub id; with `simulated` a directory with a tokenizer, or any name.
         simulated: Cost table that stands for a model, by file or name; empty runs a model.
         control_endpoint: Where the scheduler binds.
-        num_threads: Threads of one tensor operation; None tries several while warming up and keeps the best.
+        num_threads: Threads of one tensor operation; None measures what iterations of several lengths gain from more.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
         kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
@@ -101,23 +100,6 @@ class WorkerConfig:
                 f"--control-endpoint: {self.control_endpoint} is allowed with CURVE keys only; give --curve-secret-key and "
                 "--curve-server-key, or use ipc://PATH"
             )
-
-
-def max_num_threads() -> int:
-    """Most threads of one tensor operation: every core but one where there are more than two, for the scheduler beside it."""
-    num_cores = len(os.sched_getaffinity(0))
-    return num_cores if num_cores <= 2 else num_cores - 1
-
-
-def thread_counts(most: int) -> tuple[int, ...]:
-    """Returns the numbers of threads worth trying: 1, 2, 4, ... and the most."""
-    return (*(1 << i for i in range(most.bit_length()) if 1 << i < most), most)
-
-
-def fewest_fast_enough(times_by_threads: Mapping[int, float]) -> int:
-    """Returns the fewest threads that are within a fifth of the fastest: the rest of the machine has work to do too."""
-    fastest = min(times_by_threads.values())
-    return min(n for n, time in times_by_threads.items() if time <= 1.2 * fastest)
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:

@@ -29,6 +29,16 @@ def sleep_precisely() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_TIMERSLACK, 1)
 
 
+def wait_briefly() -> None:
+    """Makes OpenMP's threads spin for some 50 us when they wait, then sleep. To be called before torch is loaded, which reads it.
+
+    Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its core
+    stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for other runtimes than GNU's
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
 class StopSignals:
     """Turns SIGTERM and SIGINT into a clean end: at once while the model loads, after the running command later."""
 

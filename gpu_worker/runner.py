@@ -20,6 +20,7 @@ from gpu_worker.ragged import RaggedCache, Span
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
 from gpu_worker.stepper import Step
+from gpu_worker.threads import ThreadPlan
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Runner:
         self._end = Cursor(loaded.facts.num_layers)
         self._streams: dict[int, TokenStream] = {}
         self._batches: dict[int, Batch] = {}
+        self._threads: ThreadPlan | None = None
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device)
 
@@ -49,6 +51,10 @@ class Runner:
     def facts(self) -> ModelFacts:
         """What the model is."""
         return self._loaded.facts
+
+    def use_threads(self, plan: ThreadPlan) -> None:
+        """Sets the number of threads of every step by a plan from now on."""
+        self._threads = plan
 
     # ------------------------------------------------------------------------------------------------ sequences
 
@@ -141,6 +147,8 @@ class Runner:
             goes_on: Asked with the cursor before each unit of work; False leaves the batches standing there.
         """
         batches = self._check_advance(batch_ids, until)
+        if self._threads is not None:
+            self._threads.apply(sum(member.span.num_tokens for batch in batches for member in batch.live_members))
         step = Step(batches, until, self._loaded.expert_weights, goes_on)
         reached = step.run()
         for batch in step.finished:

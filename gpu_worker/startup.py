@@ -12,19 +12,13 @@ from dataclasses import asdict, dataclass
 import torch
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import (
-    ConfigRefused,
-    Device,
-    WorkerConfig,
-    fewest_fast_enough,
-    max_num_threads,
-    thread_counts,
-)
+from gpu_worker.config import ConfigRefused, Device, WorkerConfig
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
+from gpu_worker.threads import ThreadPlan, max_num_threads, thread_counts
 from gpu_worker.warmup import warm_up
 
 _log = logging.getLogger(__name__)
@@ -34,6 +28,7 @@ _GIB = 1 << 30
 _CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300
 _PROBE_TOKENS = 16
+_THREAD_TRIALS = 3
 _MAX_BLOCKS = 1 << 24
 
 
@@ -82,17 +77,19 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
 
 
 def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:
-    """Warms up with each number of threads, keeps the best, and returns its timings."""
-    timings: dict[int, list[WorkTiming]] = {}
-    for num_threads in candidates:
-        torch.set_num_threads(num_threads)
-        timings[num_threads] = warm_up(runner, block_ids)
+    """Times each number of threads, makes the plan of them, and returns the timings of iterations that run by it."""
+    timings: dict[int, list[WorkTiming]] = {num_threads: [] for num_threads in candidates}
+    for _ in range(_THREAD_TRIALS if len(candidates) > 1 else 1):
+        for num_threads in candidates:
+            torch.set_num_threads(num_threads)
+            timings[num_threads] += warm_up(runner, block_ids)
+    plan = ThreadPlan.measured(timings)
+    runner.use_threads(plan)
     totals_ns = {n: sum(t.attention_ns + t.expert_ns + t.head_ns for t in timings[n]) for n in candidates}
-    chosen = fewest_fast_enough(totals_ns)
-    torch.set_num_threads(chosen)
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
-    _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
-    return timings[chosen]
+    by_plan = warm_up(runner, block_ids)
+    _log.info("warmed_up iterations=%d threads_by_tokens=%s ms_by_threads=%s", len(by_plan), plan, times)
+    return by_plan
 
 
 def _choose_device(device: Device) -> str:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker sets it, before OpenMP is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the worker sets it (process.wait_briefly), before OpenMP is loaded
 
 import torch
 import typer

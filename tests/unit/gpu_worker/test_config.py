@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_worker.config import ConfigRefused, CurveFiles, WorkerConfig, fewest_fast_enough, thread_counts
+from gpu_worker.config import ConfigRefused, CurveFiles, WorkerConfig
 from gpu_worker.curve import load_curve
 from tests.control_channel import ROOT, ipc_endpoint, python_path
 
@@ -106,15 +106,3 @@ def test_worker_whose_parent_is_gone_already_does_not_start() -> None:
     done = worker("--model", "m", "--control-endpoint", "ipc:///tmp/x", "--parent-pid", "1")
     assert done.returncode != 0
     assert "parent 1 is gone" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("most", "tried"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (8, (1, 2, 4, 8)), (11, (1, 2, 4, 8, 11))]
-)
-def test_powers_of_two_up_to_the_most_threads_are_tried(most: int, tried: tuple[int, ...]) -> None:
-    assert thread_counts(most) == tried
-
-
-def test_the_fewest_threads_that_are_about_as_fast_as_the_fastest_are_kept() -> None:
-    assert fewest_fast_enough({1: 100.0, 2: 90.0, 4: 200.0}) == 1
-    assert fewest_fast_enough({1: 100.0, 2: 55.0, 4: 50.0}) == 2
