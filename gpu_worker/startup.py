@@ -29,6 +29,7 @@ _CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300
 _PROBE_TOKENS = 16
 _THREAD_TRIALS = 3
+_THREAD_TRIALS_S = 5.0
 _MAX_BLOCKS = 1 << 24
 
 
@@ -79,7 +80,10 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
 def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:
     """Times each number of threads, makes the plan of them, and returns the timings of iterations that run by it."""
     timings: dict[int, list[WorkTiming]] = {num_threads: [] for num_threads in candidates}
-    for _ in range(_THREAD_TRIALS if len(candidates) > 1 else 1):
+    deadline_s = time.monotonic() + _THREAD_TRIALS_S
+    for trial in range(_THREAD_TRIALS if len(candidates) > 1 else 1):
+        if trial and time.monotonic() > deadline_s:
+            break  # a large model is not kept from serving by trying again
         for num_threads in candidates:
             torch.set_num_threads(num_threads)
             timings[num_threads] += warm_up(runner, block_ids)

@@ -13,9 +13,8 @@ import torch
 
 from gpu_worker.sequences import WorkTiming
 
-_WORTH = (
-    1.2  # so much faster must more threads be: they wait for each other, and the rest of the machine has work to do too
-)
+# So much faster must more threads be: they wait for each other, and the rest of the machine has work to do too.
+_WORTH = 1.2
 
 
 class ThreadPlan:
