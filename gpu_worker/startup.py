@@ -91,7 +91,7 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
     runner.use_threads(plan)
     totals_ns = {n: sum(t.attention_ns + t.expert_ns + t.head_ns for t in timings[n]) for n in candidates}
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
-    by_plan = warm_up(runner, block_ids)
+    by_plan = warm_up(runner, block_ids) if len(candidates) > 1 else timings[candidates[0]]
     _log.info("warmed_up iterations=%d threads_by_tokens=%s ms_by_threads=%s", len(by_plan), plan, times)
     return by_plan
 
