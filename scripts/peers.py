@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -45,15 +46,25 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def qllm(model: str, label: str, *options: str) -> Server:
-    """Serves with this project, over its OpenAI-compatible endpoint."""
+def qllm(model: str, num_threads: int) -> Server:
+    """Serves with this project, over its OpenAI-compatible endpoint; 0 threads are what the worker chooses."""
     ports = ["--grpc-port", "0", "--http-port", str(_PORT)]
-    command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker", *ports, *options]
-    return Server(label, command, ["--priority-field", "service_tier"])
+    command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker", *ports]
+    label, environment = "QLLM", {}
+    if num_threads:
+        label, environment = f"QLLM {num_threads} threads", {"QLLM_THREADS": str(num_threads)}
+    return Server(label, command, ["--priority-field", "service_tier"], environment)
 
 
-def vllm(venv: Path, model: str, token_budget: int) -> Server:
-    """Serves with vLLM on CPU and its priority scheduler; 2048 tokens an iteration are its default."""
+def vllm(venv: Path, model: str, token_budget: int, cores: str | None) -> Server:
+    """Serves with vLLM on CPU and its priority scheduler.
+
+    Args:
+        venv: Where vLLM is installed.
+        model: Directory of the model.
+        token_budget: Most tokens of an iteration; its default is 2048.
+        cores: Cores that compute, such as "0-1"; None is its default, which leaves one to the rest of it.
+    """
     command = [str(venv / "bin/vllm"), "serve", model, "--host", "127.0.0.1", "--port", str(_PORT)]
     command += ["--scheduling-policy", "priority", "--dtype", "float32", "--max-model-len", "4096"]
     command += ["--max-num-batched-tokens", str(token_budget)]
@@ -63,7 +74,11 @@ def vllm(venv: Path, model: str, token_budget: int) -> Server:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
-    return Server(f"vLLM {token_budget}", command, ["--priority-field", "priority"], environment)
+    label = f"vLLM {token_budget}"
+    if cores is not None:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
+        label += f" cores {cores}"
+    return Server(label, command, ["--priority-field", "priority"], environment)
 
 
 def transformers(venv: Path, model: str) -> Server:
@@ -125,6 +140,12 @@ def peers(
     output: Annotated[Path, typer.Option(help="Directory for results, logs and the comparison.")],
     vllm_venv: Annotated[Path | None, typer.Option("--vllm", exists=True, help="Virtual environment of vLLM.")] = None,
     vllm_budget: Annotated[list[int] | None, typer.Option(help="Its token budgets. [default: 2048, 256, 128]")] = None,
+    vllm_cores: Annotated[
+        list[str] | None, typer.Option(help='Cores that it computes on, such as "0-1". [default: its own]')
+    ] = None,
+    qllm_threads: Annotated[
+        list[int] | None, typer.Option(min=0, help="Threads of QLLM's worker; 0: its own choice. [default: 0]")
+    ] = None,
     transformers_venv: Annotated[
         Path | None, typer.Option("--transformers", exists=True, help="Virtual environment of transformers[serving].")
     ] = None,
@@ -136,9 +157,10 @@ def peers(
     """Measures QLLM and its peers under the same load, and compares them."""
     output.mkdir(parents=True, exist_ok=True)
     source = str(model)
-    servers = [qllm(source, "QLLM")]
+    servers = [qllm(source, number) for number in qllm_threads or (0,)]
     if vllm_venv is not None:
-        servers += [vllm(vllm_venv, source, budget) for budget in vllm_budget or (2048, 256, 128)]
+        settings = product(vllm_budget or (2048, 256, 128), vllm_cores or (None,))
+        servers += [vllm(vllm_venv, source, *setting) for setting in settings]
     if transformers_venv is not None:
         servers.append(transformers(transformers_venv, source))
     results: list[Path] = []
