@@ -28,11 +28,26 @@ NAME = "qllm_ragged"
 def register() -> None:
     """Makes the attention known to transformers under NAME; doing it again changes nothing."""
     AttentionInterface.register(NAME, ragged_attention)
-    AttentionMaskInterface.register(NAME, no_mask)
+    AttentionMaskInterface.register(NAME, stand_in_mask)
 
 
-def no_mask(*_: Any, **__: Any) -> None:
-    """Stands in for transformers' mask of one padded batch: each sequence gets its own here."""
+def stand_in_mask(
+    *_: Any,
+    q_length: int = 1,
+    kv_length: int = 1,
+    allow_is_causal_skip: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    **__: Any,
+) -> Tensor | None:
+    """Stands in for transformers' mask of one padded batch: each sequence gets its own here.
+
+    A model that insists on a mask, because it reads it itself, gets one number in the shape of a mask (1, 1, q, kv); its
+    modules that do so run sequence by sequence, and get the sequence's own there.
+    """
+    if allow_is_causal_skip:
+        return None
+    return torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length)
 
 
 def ragged_attention(
@@ -44,6 +59,7 @@ def ragged_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
+    indices: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attends sequence by sequence; the rows of dropped sequences give zeros.
@@ -53,10 +69,11 @@ def ragged_attention(
         query: (1, H, T, width) for the T tokens of all sequences.
         key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
         value: As key.
-        attention_mask: None, from no_mask.
+        attention_mask: Of no meaning here.
         scaling: Factor on the scores; None is 1 / sqrt(width).
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
+        indices: Rows (1, T, chosen) that an indexer chose for each token of the only sequence; None is all.
 
     Returns:
         (1, T, H, width of V), and None for the weights, which nobody asked for.
@@ -72,11 +89,12 @@ def ragged_attention(
         if span.dropped:
             continue
         start = _first_visible(span, sliding_window)
-        if span.num_tokens == 1 and s_aux is None and one_pays(span.length - start) and _multiplies(query):
+        if span.num_tokens == 1 and s_aux is None and indices is None and one_pays(span.length - start) and _multiplies(query):
             singles.append((span, start))
             continue
         q = query[0, :, span.start : span.stop]  # (H, n, width)
-        attended = _attend(cache, span, start, q, *read(span, start), scale, sliding_window, s_aux)  # (H, n, width)
+        chosen = None if indices is None else indices[0]  # (n, chosen)
+        attended = _attend(cache, span, start, q, *read(span, start), scale, sliding_window, s_aux, chosen)  # (H, n, width)
         output[span.start : span.stop] = attended.transpose(0, 1)
     if singles:
         rows = slice(None) if len(singles) == T else [span.start for span, _ in singles]
@@ -126,10 +144,16 @@ def _attend(
     scale: float,
     window: int | None,
     sinks: Tensor | None,
+    chosen: Tensor | None,
 ) -> Tensor:
     """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
     (H, num_queries, width), (H_kv, num_rows, _) = q.shape, k.shape
     window = None if window is None or num_rows <= window else window
+    if chosen is not None and chosen.shape[-1] < num_rows:
+        mask = _mask_of_chosen(cache.mask(span, start, window, q.dtype, q.device), chosen)  # (n, rows)
+        if sinks is not None:
+            return _attend_with_sinks(q, k, v, sinks, mask, causal=False, scale=scale)
+        return scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=scale, enable_gqa=H_kv != H)[0]
     if sinks is None and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
         mask = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
         return attend_in_tiles(q, k, v, scale, mask)
@@ -145,6 +169,12 @@ def _attend(
         q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=H_kv != H
     )
     return out[0]
+
+
+def _mask_of_chosen(mask: Tensor, chosen: Tensor) -> Tensor:
+    """A mask (n, rows) that hides all rows but the chosen ones (n, chosen) too; those it hid before stay hidden."""
+    hidden = torch.ones_like(mask, dtype=torch.bool).scatter_(1, chosen.long(), False)  # (n, rows)
+    return mask.masked_fill(hidden, float("-inf"))
 
 
 def _attend_with_sinks(

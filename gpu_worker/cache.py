@@ -1,4 +1,4 @@
-"""Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer.
+"""Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer, and states that are not K/V.
 
 Block ids come from the scheduler; this only checks that nobody else holds them. It knows no model (a layer's shapes are
 taken from the first rows written to it), no batches and no forward passes.
@@ -17,6 +17,14 @@ import torch
 from torch import Tensor
 
 from gpu_worker.errors import CommandRefused
+from gpu_worker.state import SequenceState
+
+
+StoreKey = tuple[int, str]
+"""A layer, and which of the things that it stores a row of for every token."""
+
+KV = "kv"
+INDEXER = "indexer"
 
 
 @dataclass(slots=True)
@@ -25,11 +33,11 @@ class HostCopy:
 
     Attributes:
         num_blocks: Blocks that it had on the device, and needs to come back.
-        rows_by_layer: K (H, rows, width) and V (H, rows, width) of each layer that had any.
+        rows: What each store held of it, (H, rows, width) each.
     """
 
     num_blocks: int
-    rows_by_layer: dict[int, tuple[Tensor, Tensor]]
+    rows: dict["StoreKey", tuple[Tensor, ...]]
 
 
 class BlockTable:
@@ -41,6 +49,7 @@ class BlockTable:
         num_cached: Rows that hold the cache of finished iterations.
         num_reserved: Rows that the iteration under way writes up to; num_cached when there is none.
         host: Its rows while offloaded, else None.
+        state: What its layers keep besides rows; it is on the host while the rows are.
         generation: Rises whenever rows change their place.
         first_slot: Slot of its first row if its blocks are consecutive, so that all rows are; else None.
     """
@@ -56,6 +65,7 @@ class BlockTable:
         "num_cached",
         "num_reserved",
         "seq_id",
+        "state",
     )
 
     def __init__(self, seq_id: int, block_size: int, device: torch.device) -> None:
@@ -63,6 +73,7 @@ class BlockTable:
         self.num_cached = 0
         self.num_reserved = 0
         self.host: HostCopy | None = None
+        self.state = SequenceState(device)
         self.generation = 0
         self._block_size = block_size
         self._device = device
@@ -72,6 +83,25 @@ class BlockTable:
     def num_blocks(self) -> int:
         """Blocks that the sequence has, or had before it was offloaded."""
         return len(self.block_ids) if self.host is None else self.host.num_blocks
+
+    def begin(self, first_position: int, num_tokens: int) -> None:
+        """Begins an iteration that adds rows."""
+        self.num_reserved = first_position + num_tokens
+        self.state.begin(is_first=first_position == 0)
+
+    def commit(self) -> None:
+        """Ends the iteration under way: its rows and states are the sequence's own now."""
+        self.num_cached = self.num_reserved
+        self.state.commit()
+
+    def abandon(self) -> None:
+        """Ends the iteration under way without keeping what it wrote."""
+        self.num_reserved = self.num_cached
+
+    def void(self) -> None:
+        """Forgets what was cached; the blocks stay."""
+        self.num_cached = self.num_reserved = 0
+        self.state.clear()
 
     def place(self, block_ids: list[int]) -> None:
         """Says which blocks hold the rows from now on."""
@@ -93,7 +123,7 @@ class BlockTable:
 class UnifiedDynamicCache:
     """Paged K/V of all sequences.
 
-    Storage of a layer is allocated at its first write, K and V each as (H, num_slots, width). On a CPU the slots of one head
+    Storage of a layer is allocated at its first write, K, V and what else it keeps of each token as (H, num_slots, width). On a CPU the slots of one head
     lie side by side in memory, because attention goes through a sequence head by head: 1,000 rows are read 1.8 times as fast
     so. On other devices the heads of one slot do: a block is then one piece of memory, and a kernel can take a block table.
 
@@ -109,7 +139,7 @@ class UnifiedDynamicCache:
         self.block_size = block_size
         self.num_host_blocks = num_host_blocks
         self._device = device
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
         self._owners: dict[int, int] = {}
         self._tables: dict[int, BlockTable] = {}
 
@@ -140,7 +170,7 @@ class UnifiedDynamicCache:
         """Frees all that a sequence holds, on the device and on the host."""
         self._release(table)
         table.host = None
-        table.num_cached = table.num_reserved = 0
+        table.void()
         del self._tables[table.seq_id]
 
     @property
@@ -156,7 +186,12 @@ class UnifiedDynamicCache:
     @property
     def device_bytes(self) -> int:
         """Bytes allocated for all layers' storage."""
-        return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
+        return sum(tensor.nbytes for store in self._stores.values() for tensor in store)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what sequences on the device keep besides rows; they come on top of the blocks."""
+        return sum(table.state.nbytes for table in self._tables.values() if table.host is None)
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless each held block is in exactly the table of its owner."""
@@ -179,11 +214,14 @@ class UnifiedDynamicCache:
                 f"sequence {table.seq_id} holds {len(table.block_ids)} blocks, host memory has room for "
                 f"{self.num_free_host_blocks} of {self.num_host_blocks}"
             )
-        rows_by_layer = {}
-        for layer in self._layers:
-            k, v = self.read(layer, table, 0, table.num_reserved)
-            rows_by_layer[layer] = (k.to("cpu", copy=True), v.to("cpu", copy=True))
-        table.host = HostCopy(len(table.block_ids), rows_by_layer)
+        held = {
+            (layer, kind): tuple(
+                rows.to("cpu", copy=True) for rows in self.read(layer, table, 0, table.num_reserved, kind)
+            )
+            for layer, kind in self._stores
+        }
+        table.host = HostCopy(len(table.block_ids), held)
+        table.state.move(torch.device("cpu"))
         self._release(table)
 
     def restore(self, table: BlockTable, block_ids: Sequence[int]) -> None:
@@ -202,33 +240,35 @@ class UnifiedDynamicCache:
         host, table.host = table.host, None
         self._owners.update(dict.fromkeys(block_ids, table.seq_id))
         table.place(list(block_ids))
-        for layer, (k, v) in host.rows_by_layer.items():
-            self.write(layer, table.slots(0, k.shape[1]), k, v)
+        for (layer, kind), rows in host.rows.items():
+            self.write(layer, table.slots(0, rows[0].shape[1]), *rows, kind=kind)
+        table.state.move(self._device)
 
     # ------------------------------------------------------------------------------------------------ rows
 
-    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Stores rows of one layer at slots, allocating the layer at its first rows.
+    def write(self, layer: int, slots: Tensor, *rows: Tensor, kind: str = KV) -> None:
+        """Stores rows of one layer at slots, allocating storage at the first.
 
         Args:
             layer: The layer.
             slots: Where each row goes, (T,).
-            k: (H, T, width).
-            v: (H, T, width); heads and width may differ from those of k.
+            rows: K and V, or whatever is stored together, (H, T, width) each; heads and width may differ.
+            kind: Which of the layer's stores.
         """
-        if layer not in self._layers:
-            self._layers[layer] = (self._allocate(k), self._allocate(v))
-        for store, rows in zip(self._layers[layer], (k, v), strict=True):
-            store.index_copy_(1, slots, rows.to(self._device))
+        key = (layer, kind)
+        if key not in self._stores:
+            self._stores[key] = tuple(self._allocate(new) for new in rows)
+        for store, new in zip(self._stores[key], rows, strict=True):
+            store.index_copy_(1, slots, new.to(self._device))
 
-    def read(self, layer: int, table: BlockTable, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Rows [start, stop) of a sequence: K (H, rows, width) and V (H, rows, width), views if its blocks are consecutive."""
-        k, v = self._layers[layer]
+    def read(self, layer: int, table: BlockTable, start: int, stop: int, kind: str = KV) -> tuple[Tensor, ...]:
+        """Rows [start, stop) of a sequence: K and V, or whatever was stored, (H, rows, width); views if its blocks are consecutive."""
+        stores = self._stores[layer, kind]
         if table.first_slot is not None:
             first, count = table.first_slot + start, stop - start
-            return k.narrow(1, first, count), v.narrow(1, first, count)
+            return tuple(store.narrow(1, first, count) for store in stores)
         slots = table.slots(start, stop)
-        return k.index_select(1, slots), v.index_select(1, slots)
+        return tuple(store.index_select(1, slots) for store in stores)
 
     def _allocate(self, rows: Tensor) -> Tensor:
         """Storage (H, num_slots, width) for rows like these (H, T, width)."""

@@ -53,7 +53,7 @@ class WorkerConfig:
         model: Directory or hub id; with `simulated` a directory with a tokenizer, or any name.
         simulated: Cost table that stands for a model, by file or name; empty runs a model.
         control_endpoint: Where the scheduler binds.
-        num_threads: Threads of one tensor operation; None measures what iterations of several lengths gain from more.
+        num_threads: Threads of one tensor operation; None measures what iterations gain from more.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
         kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.

@@ -2,7 +2,8 @@
 
     config    ──▶ one decoder, plain weights, only layers that keep K/V
     skeleton  ──▶ decoder layers found, experts behind transformers' interface, attention behind AttentionInterface
-    probing   ──▶ a forward in which each layer stores K/V once, attends once and asks its experts at most once
+    probing   ──▶ a forward in which each layer attends as often as it stores K/V, at most once, and asks its experts at most
+                  once; who keeps state of one text (recurrence, convolution, indexer) is to run sequence by sequence
     comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
 
 A refusal says why.
@@ -17,22 +18,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import AttentionMaskInterface
 
-from gpu_worker.attention import no_mask
-from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.attention import stand_in_mask
+from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights, run_jointly
 from gpu_worker.forward import ForwardPass
 from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.state import LayerState
 
 _PROBE = "qllm_probe"
-_KV_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_PROBE_TOKENS = 4
+# What a layer of these types keeps is K/V of single tokens, or what transformers' cache names as a state. Other types (chunks,
+# compressed memories) mean something by their masks, which are not built here.
+_LAYER_TYPES = {
+    "full_attention",
+    "sliding_attention",
+    "indexed_attention",
+    "linear_attention",
+    "mamba",
+    "conv",
+    "hybrid",
+    "attention",
+    "moe",
+    "mlp",
+    "dummy",
+}
 # What models pass to attention besides these would change its result in a way that is not computed here.
-_KNOWN_ARGUMENTS = {"dropout", "scaling", "sliding_window", "s_aux", "is_causal", "position_ids", "position_embeddings"}
+_KNOWN_ARGUMENTS = {
+    "dropout",
+    "scaling",
+    "sliding_window",
+    "s_aux",
+    "indices",
+    "is_causal",
+    "position_ids",
+    "position_embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +68,14 @@ class Structure:
         experts_modules: Experts module of each decoder layer, None for a layer without a mixture.
         num_experts_per_token: Experts chosen for each token.
         latent_layers: Layers that expand the rows which the cache returns.
+        single_modules: Modules that must be run for one sequence at a time.
         vocab_size: Width of the logits.
     """
 
     experts_modules: tuple[nn.Module | None, ...]
     num_experts_per_token: int
     latent_layers: frozenset[int]
+    single_modules: tuple[nn.Module, ...]
     vocab_size: int
 
     @property
@@ -64,9 +91,9 @@ def check_config(config: Any) -> None:
         raise ModelRefused(f"{family} is an encoder-decoder model; only decoders are served")
     if getattr(config, "quantization_config", None):
         raise ModelRefused(f"the checkpoint of this {family} is quantized already; only plain weights are served")
-    other = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KV_LAYER_TYPES)
+    other = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES)
     if other:
-        raise ModelRefused(f"{family} has layers of type {', '.join(other)}, whose state is not K/V of single tokens")
+        raise ModelRefused(f"{family} has layers of type {', '.join(other)}, whose state is not known here")
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -76,10 +103,6 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         ModelRefused: They are not found, or the model is one that can't be served.
     """
     family = model.config.model_type
-    if getattr(model, "_is_stateful", False):
-        raise ModelRefused(
-            f"{family} keeps state that is not K/V of single tokens (recurrent, convolution or linear attention)"
-        )
     if not getattr(model, "_supports_attention_backend", False):
         raise ModelRefused(f"{family}'s attention does not go through transformers' AttentionInterface")
     if not any(hasattr(module, "_is_expert_parallel") for module in model.modules()):
@@ -99,23 +122,39 @@ class _LayerNotes:
     stored: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     attended: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     experts: list[nn.Module] = field(default_factory=list)
+    storing: nn.Module | None = None  # the module that stores K/V
+    stateful: dict[nn.Module, None] = field(default_factory=dict)  # the modules that keep a state, in order
+    is_indexed: bool = False
+
+    def single_modules(self) -> list[nn.Module]:
+        """Those that see one sequence at a time: who keeps a state, and attention that an indexer belongs to."""
+        indexed = [self.storing] if self.is_indexed and self.storing is not None else []
+        return [*self.stateful, *indexed]
 
 
-class _ProbeCache(Cache):
-    """Notes which layer stores what, and keeps nothing."""
+class _ProbeCache(RaggedCache):
+    """The cache of one new sequence, which notes who asks for what and keeps no K/V."""
 
-    def __init__(self, notes: Sequence[_LayerNotes]) -> None:
-        self.layers: list[Any] = []
+    def __init__(self, notes: Sequence[_LayerNotes], running: Sequence[nn.Module], num_tokens: int) -> None:
+        table = BlockTable(0, num_tokens, torch.device("cpu"))
+        super().__init__(UnifiedDynamicCache(0, 1, 0, torch.device("cpu")), [Span(table, 0, num_tokens, 0)], frozenset())
         self._notes = notes
+        self._running = running
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         self._notes[layer_idx].stored.append((key_states, value_states))
+        self._notes[layer_idx].storing = self._running[-1]
         return key_states, value_states
 
-    def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return 0
+    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
+        self._notes[layer_idx].is_indexed = True
+        return indexer_key_states
+
+    def _state(self, layer: int) -> LayerState:
+        self._notes[layer].stateful[self._running[-1]] = None
+        return super()._state(layer)
 
 
 class _Probe:
@@ -126,9 +165,16 @@ class _Probe:
         self.notes = [_LayerNotes() for _ in range(num_layers)]
         self.layer = -1
         self.num_experts_per_token = 0
+        self.running: list[nn.Module] = []  # modules whose forward is under way, the innermost last
 
     def enter(self, *_: Any) -> None:
         self.layer += 1
+
+    def begin(self, module: nn.Module, *_: Any) -> None:
+        self.running.append(module)
+
+    def end(self, *_: Any) -> None:
+        self.running.pop()
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
@@ -151,10 +197,10 @@ class _Probe:
 
     def judge(self) -> None:
         for layer, notes in enumerate(self.notes):
-            if len(notes.stored) != 1 or len(notes.attended) != 1:
+            if len(notes.stored) != len(notes.attended) or len(notes.stored) > 1:
                 raise ModelRefused(
                     f"layer {layer} of this {self.family} stores K/V {len(notes.stored)} times and attends {len(notes.attended)} "
-                    "times in a forward, not once each: its state is not K/V of its own tokens"
+                    "times in a forward, not once each or never: its state is not K/V of its own tokens"
                 )
             if len(notes.experts) > 1:
                 raise ModelRefused(
@@ -172,21 +218,30 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
     """
     found = _Probe(model.config.model_type, len(layers))
     AttentionInterface.register(_PROBE, found.attend)
-    AttentionMaskInterface.register(_PROBE, no_mask)
+    AttentionMaskInterface.register(_PROBE, stand_in_mask)
     ALL_EXPERTS_FUNCTIONS.register(_PROBE, found.ask_experts)
     use_implementations(model, _PROBE, _PROBE)
     hooks = [layer.register_forward_pre_hook(found.enter) for layer in layers]
+    for module in layers.modules():
+        hooks += [module.register_forward_pre_hook(found.begin), module.register_forward_hook(found.end)]
+    inputs = _inputs(model, range(_PROBE_TOKENS))
+    cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS)
     try:
-        logits = model(**_inputs(model, range(4)), past_key_values=_ProbeCache(found.notes), use_cache=True).logits
+        logits = model(**inputs, past_key_values=cache, use_cache=True).logits
     finally:
         for hook in hooks:
             hook.remove()
     found.judge()
     if logits.shape[:2] != (1, 1):
         raise ModelRefused(f"this {found.family} computes logits of tokens that it was not asked for (logits_to_keep)")
-    latent = (layer for layer, notes in enumerate(found.notes) if not _same(notes.attended[0], notes.stored[0]))
-    modules = tuple(next(iter(notes.experts), None) for notes in found.notes)
-    return Structure(modules, found.num_experts_per_token, frozenset(latent), logits.shape[-1])
+    latent = frozenset(
+        layer
+        for layer, notes in enumerate(found.notes)
+        if notes.stored and not _same(notes.attended[0], notes.stored[0])
+    )
+    experts = tuple(next(iter(notes.experts), None) for notes in found.notes)
+    single = tuple(module for notes in found.notes for module in notes.single_modules())
+    return Structure(experts, found.num_experts_per_token, latent, single, logits.shape[-1])
 
 
 def use_implementations(model: Any, attention: str, experts: str) -> None:

@@ -30,6 +30,7 @@ from gpu_worker.inspection import (
     use_implementations,
 )
 from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix, can_pack, pack_linears
+from gpu_worker.sequencewise import run_sequence_by_sequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def adopt_model(
         if not any(structure.experts_by_layer):
             raise ModelRefused(f"no layer of this {model.config.model_type} has a mixture of experts")
         experts = _take_weights(model, structure, weights)
+        for module in structure.single_modules:
+            run_sequence_by_sequence(module)
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
         check_equal(model, structure, experts, prompts)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gpu_worker.cache import BlockTable, UnifiedDynamicCache
+from gpu_worker.cache import INDEXER, BlockTable, UnifiedDynamicCache
+from gpu_worker.errors import PassFailed
+from gpu_worker.state import LayerState
 
 
 @dataclass(slots=True, eq=False)
@@ -86,13 +88,68 @@ class RaggedCache(Cache):
         all_k, all_v = (torch.cat(parts, dim=1)[None] for parts in zip(*rows, strict=True))
         return all_k, all_v
 
+    def alone(self, span: Span) -> "RaggedCache":
+        """The cache as a pass of this one sequence would see it, over the same storage."""
+        only = Span(span.table, 0, span.num_tokens, span.first_position)
+        return RaggedCache(self._store, [only], self._latent_layers)
+
+    # ------------------------------------------------------------------------------- state of one sequence, see sequencewise
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """Last inputs of a convolution (1, channels, width), which the model may change in place; None at a text's start."""
+        return self._state(layer_idx).conv.get(state_idx)
+
+    def update_conv_state(
+        self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, conv_kernel_size: int | None = None, **_: Any
+    ) -> Tensor:
+        """Takes in inputs (1, channels, n) of a convolution and returns them behind those before."""
+        return self._state(layer_idx).push(conv_states, state_idx, conv_kernel_size)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """State of a recurrence, which the model may change in place; None at a text's start."""
+        return self._state(layer_idx).recurrent.get(state_idx)
+
+    def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_: Any) -> Tensor:
+        """Replaces the state of a recurrence, and returns it."""
+        state = self._state(layer_idx).recurrent
+        if state.get(state_idx) is not recurrent_states:
+            state[state_idx] = recurrent_states.clone()
+        return state[state_idx]
+
+    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
+        """Stores new keys (1, n, width) of an indexer, a row for each token, and returns all of the sequence's."""
+        span = self._only(layer_idx)
+        slots, _ = self._placement()
+        self._store.write(layer_idx, slots, indexer_key_states, kind=INDEXER)
+        (keys,) = self._store.read(layer_idx, span.table, 0, span.length, kind=INDEXER)
+        return keys
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether the sequence has a state; False for a pass of several, which only builds masks by it."""
+        return len(self.spans) == 1 and self.spans[0].first_position > 0
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """Always False: nothing is rolled back token by token."""
+        return False
+
+    def _state(self, layer: int) -> LayerState:
+        return self._only(layer).table.state.layer(layer)
+
+    def _only(self, layer: int) -> Span:
+        if len(self.spans) != 1:
+            raise PassFailed(f"layer {layer} asks for the state of one sequence while {len(self.spans)} are on stage")
+        return self.spans[0]
+
+    # ------------------------------------------------------------------------------------------------------- K/V
+
     def is_latent(self, layer: int) -> bool:
         """Whether the layer's attention is given every cached row, rather than reading the store."""
         return layer in self._latent_layers
 
     def read(self, layer: int, span: Span, start: int) -> tuple[Tensor, Tensor]:
         """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
-        return self._store.read(layer, span.table, start, span.length)
+        k, v = self._store.read(layer, span.table, start, span.length)
+        return k, v
 
     def mask(self, span: Span, start: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a span's tokens see of the rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.

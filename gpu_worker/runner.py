@@ -20,7 +20,6 @@ from gpu_worker.ragged import RaggedCache, Span
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
 from gpu_worker.stepper import Step
-from gpu_worker.threads import ThreadPlan
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,6 @@ class Runner:
         self._end = Cursor(loaded.facts.num_layers)
         self._streams: dict[int, TokenStream] = {}
         self._batches: dict[int, Batch] = {}
-        self._threads: ThreadPlan | None = None
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device)
 
@@ -51,10 +49,6 @@ class Runner:
     def facts(self) -> ModelFacts:
         """What the model is."""
         return self._loaded.facts
-
-    def use_threads(self, plan: ThreadPlan) -> None:
-        """Sets the number of threads of every step by a plan from now on."""
-        self._threads = plan
 
     # ------------------------------------------------------------------------------------------------ sequences
 
@@ -115,7 +109,7 @@ class Runner:
         for item in items:
             stream = self._streams[item.seq_id]
             self.cache.extend(stream.table, item.new_block_ids)
-            stream.table.num_reserved = item.first_position + item.num_tokens
+            stream.table.begin(item.first_position, item.num_tokens)
             stream.batch_id = batch_id if stream.finish_reason is None else None
             span = Span(stream.table, start, item.num_tokens, item.first_position)
             members.append(Member(stream, span, item.samples))
@@ -147,13 +141,11 @@ class Runner:
             goes_on: Asked with the cursor before each unit of work; False leaves the batches standing there.
         """
         batches = self._check_advance(batch_ids, until)
-        if self._threads is not None:
-            self._threads.apply(sum(member.span.num_tokens for batch in batches for member in batch.live_members))
         step = Step(batches, until, self._loaded.expert_weights, goes_on)
         reached = step.run()
         for batch in step.finished:
             for member in batch.live_members:
-                member.stream.table.num_cached = member.span.length
+                member.stream.table.commit()
             self._forget_batch(batch)
         errors = [self._void(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
@@ -255,7 +247,7 @@ class Runner:
         batch.forward_pass.close()
         for member in batch.live_members:
             member.stream.batch_id = None
-            member.stream.table.num_reserved = member.stream.table.num_cached
+            member.stream.table.abandon()
         del self._batches[batch.batch_id]
 
     def _void(self, batch: Batch, error: Exception) -> BatchError:
@@ -264,7 +256,7 @@ class Runner:
         self._failed_batch_ids.add(batch.batch_id)
         streams = [member.stream for member in batch.live_members]
         for stream in streams:
-            stream.table.num_cached = stream.table.num_reserved = 0
+            stream.table.void()
         message = f"{type(error).__name__}: {error}"
         logger.error("batch %d failed", batch.batch_id, exc_info=error)
         return BatchError(batch.batch_id, tuple(stream.seq_id for stream in streams), message)

@@ -18,7 +18,7 @@ from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
-from gpu_worker.threads import ThreadPlan, max_num_threads, thread_counts
+from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts
 from gpu_worker.warmup import warm_up
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
 
 
 def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:
-    """Times each number of threads, makes the plan of them, and returns the timings of iterations that run by it."""
+    """Warms up with each number of threads in turns, keeps the best, and returns its timings."""
     timings: dict[int, list[WorkTiming]] = {num_threads: [] for num_threads in candidates}
     deadline_s = time.monotonic() + _THREAD_TRIALS_S
     for trial in range(_THREAD_TRIALS if len(candidates) > 1 else 1):
@@ -87,13 +87,12 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
         for num_threads in candidates:
             torch.set_num_threads(num_threads)
             timings[num_threads] += warm_up(runner, block_ids)
-    plan = ThreadPlan.measured(timings)
-    runner.use_threads(plan)
-    totals_ns = {n: sum(t.attention_ns + t.expert_ns + t.head_ns for t in timings[n]) for n in candidates}
+    chosen = fewest_fast_enough(timings)
+    torch.set_num_threads(chosen)
+    totals_ns = {n: sum(fastest_ns(timings[n]).values()) for n in candidates}
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
-    by_plan = warm_up(runner, block_ids) if len(candidates) > 1 else timings[candidates[0]]
-    _log.info("warmed_up iterations=%d threads_by_tokens=%s ms_by_threads=%s", len(by_plan), plan, times)
-    return by_plan
+    _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
+    return timings[chosen]
 
 
 def _choose_device(device: Device) -> str:

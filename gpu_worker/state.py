@@ -1,0 +1,106 @@
+"""What the layers of one sequence carry from token to token besides K/V: inputs of a convolution, a recurrent state.
+
+    finished   as the last finished iteration left it     ──copy at the first access──▶   under way   ──commit──▶ finished
+
+Such a state is of one size however long the text, and every token overwrites it. So an iteration changes a copy, which becomes
+the sequence's own once the iteration is over: one that fails or is dropped half-way has changed nothing, as with K/V.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(slots=True)
+class LayerState:
+    """The state of one layer of one sequence, each kind by the number that the model gives it.
+
+    Attributes:
+        conv: Last inputs of a causal convolution (1, channels, width).
+        recurrent: States of a recurrence, in the model's own shape.
+    """
+
+    conv: dict[int, Tensor] = field(default_factory=dict)
+    recurrent: dict[int, Tensor] = field(default_factory=dict)
+
+    def push(self, inputs: Tensor, number: int, width: int | None) -> Tensor:
+        """Takes in new inputs of a convolution and keeps the last of all.
+
+        Args:
+            inputs: (1, channels, n).
+            number: Which of the layer's convolutions.
+            width: Inputs to keep; None is what is kept already, or all of the first.
+
+        Returns:
+            What the convolution runs over: the inputs kept so far, then the new ones; the first padded to width.
+        """
+        kept = self.conv.get(number)
+        if width is None:
+            width = inputs.shape[-1] if kept is None else kept.shape[-1]
+        if kept is None:
+            joined = pad(inputs, (max(0, width - inputs.shape[-1]), 0))
+        else:
+            joined = torch.cat([kept, inputs], dim=-1)
+        self.conv[number] = joined[..., -width:].clone()
+        return joined
+
+    def to(self, device: torch.device) -> "LayerState":
+        """A copy on a device."""
+        conv, recurrent = (
+            {number: tensor.to(device, copy=True) for number, tensor in tensors.items()}
+            for tensors in (self.conv, self.recurrent)
+        )
+        return LayerState(conv, recurrent)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(tensor.nbytes for tensor in (*self.conv.values(), *self.recurrent.values()))
+
+
+class SequenceState:
+    """The states of one sequence's layers.
+
+    Args:
+        device: Where they lie.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._finished: dict[int, LayerState] = {}
+        self._under_way: dict[int, LayerState] = {}
+
+    def begin(self, *, is_first: bool) -> None:
+        """Begins an iteration; the first of a sequence begins from nothing, whatever an earlier try left."""
+        self._under_way = {}
+        if is_first:
+            self._finished = {}
+
+    def layer(self, layer: int) -> LayerState:
+        """The state of a layer, for the iteration under way to read and change."""
+        if layer not in self._under_way:
+            finished = self._finished.get(layer)
+            self._under_way[layer] = LayerState() if finished is None else finished.to(self._device)
+        return self._under_way[layer]
+
+    def commit(self) -> None:
+        """Ends the iteration: what it changed is the sequence's own now."""
+        self._finished |= self._under_way
+        self._under_way = {}
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._finished, self._under_way = {}, {}
+
+    def move(self, device: torch.device) -> None:
+        """Brings everything to a device."""
+        self._device = device
+        self._finished = {layer: state.to(device) for layer, state in self._finished.items()}
+        self._under_way = {layer: state.to(device) for layer, state in self._under_way.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(state.nbytes for state in (*self._finished.values(), *self._under_way.values()))
