@@ -7,6 +7,7 @@ Source: arXiv 2503.09304
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache as remembered
 from itertools import accumulate
 from typing import Any
@@ -23,6 +24,7 @@ from gpu_worker.matrices import can_pack
 from gpu_worker.ragged import RaggedCache, Span
 
 NAME = "qllm_ragged"
+_WINDOW = "qllm_window"  # attribute of a stand-in mask: the rows that a token sees, None for all
 
 
 def register() -> None:
@@ -36,6 +38,7 @@ def stand_in_mask(
     q_length: int = 1,
     kv_length: int = 1,
     allow_is_causal_skip: bool = True,
+    local_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     **__: Any,
@@ -43,11 +46,14 @@ def stand_in_mask(
     """Stands in for transformers' mask of one padded batch: each sequence gets its own here.
 
     A model that insists on a mask, because it reads it itself, gets one number in the shape of a mask (1, 1, q, kv); its
-    modules that do so run sequence by sequence, and get the sequence's own there.
+    modules that do so run sequence by sequence, and get the sequence's own there. So does one with a sliding window: some
+    families tell it to nobody but the mask, and the mask tells `ragged_attention`.
     """
-    if allow_is_causal_skip:
+    if allow_is_causal_skip and local_size is None:
         return None
-    return torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length)
+    mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length)
+    setattr(mask, _WINDOW, local_size)
+    return mask
 
 
 def ragged_attention(
@@ -69,7 +75,7 @@ def ragged_attention(
         query: (1, H, T, width) for the T tokens of all sequences.
         key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
         value: As key.
-        attention_mask: Of no meaning here.
+        attention_mask: From stand_in_mask; only its window means something.
         scaling: Factor on the scores; None is 1 / sqrt(width).
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
@@ -82,6 +88,8 @@ def ragged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
     H, T, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
+    sliding_window = sliding_window or getattr(attention_mask, _WINDOW, None)
+    rules = _Rules(scale, sliding_window, s_aux, None if indices is None else indices[0])
     read = _reader(cache, layer, key, value)
     output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)
     singles: list[tuple[Span, int]] = []
@@ -89,12 +97,17 @@ def ragged_attention(
         if span.dropped:
             continue
         start = _first_visible(span, sliding_window)
-        if span.num_tokens == 1 and s_aux is None and indices is None and one_pays(span.length - start) and _multiplies(query):
+        if (
+            span.num_tokens == 1
+            and s_aux is None
+            and indices is None
+            and one_pays(span.length - start)
+            and _multiplies(query)
+        ):
             singles.append((span, start))
             continue
         q = query[0, :, span.start : span.stop]  # (H, n, width)
-        chosen = None if indices is None else indices[0]  # (n, chosen)
-        attended = _attend(cache, span, start, q, *read(span, start), scale, sliding_window, s_aux, chosen)  # (H, n, width)
+        attended = _attend(cache, span, start, q, *read(span, start), rules)  # (H, n, width)
         output[span.start : span.stop] = attended.transpose(0, 1)
     if singles:
         rows = slice(None) if len(singles) == T else [span.start for span, _ in singles]
@@ -134,39 +147,48 @@ def _first_visible(span: Span, window: int | None) -> int:
     return 0 if window is None else max(0, span.first_position - window + 1)
 
 
-def _attend(
-    cache: RaggedCache,
-    span: Span,
-    start: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    window: int | None,
-    sinks: Tensor | None,
-    chosen: Tensor | None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """How a layer attends.
+
+    Attributes:
+        scale: Factor on the scores.
+        window: Rows that a token sees, its own included; None is all.
+        sinks: Attention sinks (H,), if any.
+        chosen: Rows (n, chosen) that an indexer chose for each token of the only sequence; None is all.
+    """
+
+    scale: float
+    window: int | None
+    sinks: Tensor | None
+    chosen: Tensor | None
+
+
+def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: _Rules) -> Tensor:
     """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
     (H, num_queries, width), (H_kv, num_rows, _) = q.shape, k.shape
-    window = None if window is None or num_rows <= window else window
-    if chosen is not None and chosen.shape[-1] < num_rows:
-        mask = _mask_of_chosen(cache.mask(span, start, window, q.dtype, q.device), chosen)  # (n, rows)
-        if sinks is not None:
-            return _attend_with_sinks(q, k, v, sinks, mask, causal=False, scale=scale)
-        return scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=scale, enable_gqa=H_kv != H)[0]
-    if sinks is None and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
-        mask = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
-        return attend_in_tiles(q, k, v, scale, mask)
-    # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.
-    causal = num_queries > 1 and num_queries == num_rows and window is None
-    mask = None if num_queries == 1 or causal else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
-    if sinks is not None:
-        return _attend_with_sinks(q, k, v, sinks, mask, causal, scale)
-    if num_queries == 1:  # the heads that share a K/V head become its queries: no copy of K and V, one product each
-        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=scale)
+    window = None if rules.window is None or num_rows <= rules.window else rules.window
+    chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
+    plain = rules.sinks is None and chosen is None
+    if plain and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
+        hidden = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
+        return attend_in_tiles(q, k, v, rules.scale, hidden)
+    if (
+        plain and num_queries == 1
+    ):  # the heads that share a K/V head become its queries: no copy of K and V, one product each
+        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=rules.scale)
         return packed.reshape(H, 1, -1)
+    # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.
+    causal = 1 < num_queries == num_rows and window is None and chosen is None
+    mask = None
+    if chosen is not None:
+        mask = _mask_of_chosen(cache.mask(span, start, window, q.dtype, q.device), chosen)  # (n, rows)
+    elif num_queries > 1 and not causal:
+        mask = cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
+    if rules.sinks is not None:
+        return _attend_with_sinks(q, k, v, rules.sinks, mask, causal, rules.scale)
     out = scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=H_kv != H
+        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=rules.scale, enable_gqa=H_kv != H
     )
     return out[0]
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from gpu_worker.errors import CommandRefused
 from gpu_worker.state import SequenceState
 
-
 StoreKey = tuple[int, str]
 """A layer, and which of the things that it stores a row of for every token."""
 
@@ -123,9 +122,10 @@ class BlockTable:
 class UnifiedDynamicCache:
     """Paged K/V of all sequences.
 
-    Storage of a layer is allocated at its first write, K, V and what else it keeps of each token as (H, num_slots, width). On a CPU the slots of one head
-    lie side by side in memory, because attention goes through a sequence head by head: 1,000 rows are read 1.8 times as fast
-    so. On other devices the heads of one slot do: a block is then one piece of memory, and a kernel can take a block table.
+    Storage of a layer is allocated at its first write: K, V and what else it keeps of each token, (H, num_slots, width) each. On
+    a CPU the slots of one head lie side by side in memory, because attention goes through a sequence head by head: 1,000 rows are
+    read 1.8 times as fast so. On other devices the heads of one slot do: a block is then one piece of memory, and a kernel can
+    take a block table.
 
     Args:
         num_blocks: Blocks on the device, with ids 0 .. num_blocks - 1.
@@ -262,7 +262,7 @@ class UnifiedDynamicCache:
             store.index_copy_(1, slots, new.to(self._device))
 
     def read(self, layer: int, table: BlockTable, start: int, stop: int, kind: str = KV) -> tuple[Tensor, ...]:
-        """Rows [start, stop) of a sequence: K and V, or whatever was stored, (H, rows, width); views if its blocks are consecutive."""
+        """Rows [start, stop) of a sequence, (H, rows, width) each, K and V or what was stored; views if its blocks follow on."""
         stores = self._stores[layer, kind]
         if table.first_slot is not None:
             first, count = table.first_slot + start, stop - start

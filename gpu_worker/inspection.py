@@ -1,9 +1,9 @@
 """Decides whether a model can be served, by looking at it rather than at a list of names.
 
-    config    ──▶ one decoder, plain weights, only layers that keep K/V
-    skeleton  ──▶ decoder layers found, experts behind transformers' interface, attention behind AttentionInterface
+    config    ──▶ one decoder, plain weights, layers of types whose state is known
+    skeleton  ──▶ decoder layers found
     probing   ──▶ a forward in which each layer attends as often as it stores K/V, at most once, and asks its experts at most
-                  once; who keeps state of one text (recurrence, convolution, indexer) is to run sequence by sequence
+                  once; who keeps a state of one text (recurrence, convolution, indexer) is to run sequence by sequence
     comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
 
 A refusal says why.
@@ -12,26 +12,19 @@ Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-from transformers.masking_utils import AttentionMaskInterface
 
-from gpu_worker.attention import stand_in_mask
-from gpu_worker.cache import BlockTable, UnifiedDynamicCache
+from gpu_worker.cache import UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights, run_jointly
 from gpu_worker.forward import ForwardPass
+from gpu_worker.probe import Structure, forward_inputs
 from gpu_worker.ragged import RaggedCache, Span
-from gpu_worker.state import LayerState
 
-_PROBE = "qllm_probe"
-_PROBE_TOKENS = 4
 # What a layer of these types keeps is K/V of single tokens, or what transformers' cache names as a state. Other types (chunks,
 # compressed memories) mean something by their masks, which are not built here.
 _LAYER_TYPES = {
@@ -42,46 +35,12 @@ _LAYER_TYPES = {
     "mamba",
     "conv",
     "hybrid",
+    "hybrid_sliding",
     "attention",
     "moe",
     "mlp",
     "dummy",
 }
-# What models pass to attention besides these would change its result in a way that is not computed here.
-_KNOWN_ARGUMENTS = {
-    "dropout",
-    "scaling",
-    "sliding_window",
-    "s_aux",
-    "indices",
-    "is_causal",
-    "position_ids",
-    "position_embeddings",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """What a probing forward found.
-
-    Attributes:
-        experts_modules: Experts module of each decoder layer, None for a layer without a mixture.
-        num_experts_per_token: Experts chosen for each token.
-        latent_layers: Layers that expand the rows which the cache returns.
-        single_modules: Modules that must be run for one sequence at a time.
-        vocab_size: Width of the logits.
-    """
-
-    experts_modules: tuple[nn.Module | None, ...]
-    num_experts_per_token: int
-    latent_layers: frozenset[int]
-    single_modules: tuple[nn.Module, ...]
-    vocab_size: int
-
-    @property
-    def experts_by_layer(self) -> tuple[int, ...]:
-        """Experts of each decoder layer, 0 for one without a mixture."""
-        return tuple(0 if module is None else int(module.num_experts) for module in self.experts_modules)  # type: ignore[arg-type]
 
 
 def check_config(config: Any) -> None:
@@ -103,160 +62,15 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         ModelRefused: They are not found, or the model is one that can't be served.
     """
     family = model.config.model_type
-    if not getattr(model, "_supports_attention_backend", False):
-        raise ModelRefused(f"{family}'s attention does not go through transformers' AttentionInterface")
-    if not any(hasattr(module, "_is_expert_parallel") for module in model.modules()):
-        raise ModelRefused(
-            f"{family} has no experts behind transformers' use_experts_implementation: no mixture to serve"
-        )
     layers = getattr(model.get_decoder(), "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) != model.config.get_text_config().num_hidden_layers:
         raise ModelRefused(f"{family} has no list of decoder layers where transformers models have it")
     return layers
 
 
-@dataclass(slots=True)
-class _LayerNotes:
-    """What one layer did in a probing forward."""
-
-    stored: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    attended: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    experts: list[nn.Module] = field(default_factory=list)
-    storing: nn.Module | None = None  # the module that stores K/V
-    stateful: dict[nn.Module, None] = field(default_factory=dict)  # the modules that keep a state, in order
-    is_indexed: bool = False
-
-    def single_modules(self) -> list[nn.Module]:
-        """Those that see one sequence at a time: who keeps a state, and attention that an indexer belongs to."""
-        indexed = [self.storing] if self.is_indexed and self.storing is not None else []
-        return [*self.stateful, *indexed]
-
-
-class _ProbeCache(RaggedCache):
-    """The cache of one new sequence, which notes who asks for what and keeps no K/V."""
-
-    def __init__(self, notes: Sequence[_LayerNotes], running: Sequence[nn.Module], num_tokens: int) -> None:
-        table = BlockTable(0, num_tokens, torch.device("cpu"))
-        super().__init__(UnifiedDynamicCache(0, 1, 0, torch.device("cpu")), [Span(table, 0, num_tokens, 0)], frozenset())
-        self._notes = notes
-        self._running = running
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        self._notes[layer_idx].stored.append((key_states, value_states))
-        self._notes[layer_idx].storing = self._running[-1]
-        return key_states, value_states
-
-    def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
-        self._notes[layer_idx].is_indexed = True
-        return indexer_key_states
-
-    def _state(self, layer: int) -> LayerState:
-        self._notes[layer].stateful[self._running[-1]] = None
-        return super()._state(layer)
-
-
-class _Probe:
-    """One forward with attention and experts that compute nothing and note who asked."""
-
-    def __init__(self, family: str, num_layers: int) -> None:
-        self.family = family
-        self.notes = [_LayerNotes() for _ in range(num_layers)]
-        self.layer = -1
-        self.num_experts_per_token = 0
-        self.running: list[nn.Module] = []  # modules whose forward is under way, the innermost last
-
-    def enter(self, *_: Any) -> None:
-        self.layer += 1
-
-    def begin(self, module: nn.Module, *_: Any) -> None:
-        self.running.append(module)
-
-    def end(self, *_: Any) -> None:
-        self.running.pop()
-
-    def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        unknown = [
-            name
-            for name, argument in kwargs.items()
-            if name not in _KNOWN_ARGUMENTS and argument is not None and not isinstance(argument, bool)
-        ]
-        if unknown or kwargs.get("is_causal") is False:
-            what = ", ".join(unknown) or "both directions"
-            raise ModelRefused(f"{self.family}'s attention asks for {what}, which is not computed here")
-        self.notes[module.layer_idx].attended.append((key, value))
-        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None  # (1, T, H, width)
-
-    def ask_experts(self, module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
-        self.notes[self.layer].experts.append(module)
-        self.num_experts_per_token = expert_ids.shape[1]
-        return torch.zeros_like(hidden)
-
-    def judge(self) -> None:
-        for layer, notes in enumerate(self.notes):
-            if len(notes.stored) != len(notes.attended) or len(notes.stored) > 1:
-                raise ModelRefused(
-                    f"layer {layer} of this {self.family} stores K/V {len(notes.stored)} times and attends {len(notes.attended)} "
-                    "times in a forward, not once each or never: its state is not K/V of its own tokens"
-                )
-            if len(notes.experts) > 1:
-                raise ModelRefused(
-                    f"layer {layer} of this {self.family} has {len(notes.experts)} mixtures of experts, not one"
-                )
-        if self.layer != len(self.notes) - 1:
-            raise ModelRefused(f"this {self.family} runs {self.layer + 1} layers in a forward, not {len(self.notes)}")
-
-
-def probe(model: Any, layers: nn.ModuleList) -> Structure:
-    """Runs a forward that shows how the model uses cache, attention and experts.
-
-    Raises:
-        ModelRefused: It does so in a way that can't be served.
-    """
-    found = _Probe(model.config.model_type, len(layers))
-    AttentionInterface.register(_PROBE, found.attend)
-    AttentionMaskInterface.register(_PROBE, stand_in_mask)
-    ALL_EXPERTS_FUNCTIONS.register(_PROBE, found.ask_experts)
-    use_implementations(model, _PROBE, _PROBE)
-    hooks = [layer.register_forward_pre_hook(found.enter) for layer in layers]
-    for module in layers.modules():
-        hooks += [module.register_forward_pre_hook(found.begin), module.register_forward_hook(found.end)]
-    inputs = _inputs(model, range(_PROBE_TOKENS))
-    cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS)
-    try:
-        logits = model(**inputs, past_key_values=cache, use_cache=True).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found.judge()
-    if logits.shape[:2] != (1, 1):
-        raise ModelRefused(f"this {found.family} computes logits of tokens that it was not asked for (logits_to_keep)")
-    latent = frozenset(
-        layer
-        for layer, notes in enumerate(found.notes)
-        if notes.stored and not _same(notes.attended[0], notes.stored[0])
-    )
-    experts = tuple(next(iter(notes.experts), None) for notes in found.notes)
-    single = tuple(module for notes in found.notes for module in notes.single_modules())
-    return Structure(experts, found.num_experts_per_token, latent, single, logits.shape[-1])
-
-
-def use_implementations(model: Any, attention: str, experts: str) -> None:
-    """Makes a model's attention and experts go to the named implementations."""
-    model.set_attn_implementation(attention)
-    model.set_experts_implementation(experts)
-    if (
-        model.config._attn_implementation != attention or model.config._experts_implementation != experts
-    ):  # its own names
-        raise ModelRefused(f"{model.config.model_type} does not let its attention or its experts be replaced")
-
-
 def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
     """Logits (V,) after the last of some tokens, by the model as it is."""
-    logits: Tensor = model(**_inputs(model, token_ids), use_cache=False).logits[0, -1]
+    logits: Tensor = model(**forward_inputs(model, token_ids), use_cache=False).logits[0, -1]
     return logits
 
 
@@ -322,19 +136,3 @@ def _run(forward_pass: ForwardPass, weights_by_layer: Sequence[ExpertWeights | N
         return forward_pass.logits
     finally:
         forward_pass.close()
-
-
-def _inputs(model: Any, token_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Arguments of a forward over one sequence, with logits for the last token."""
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([list(token_ids)], device=device)  # (1, T)
-    positions = torch.arange(len(token_ids), device=device)[None]  # (1, T)
-    return {
-        "input_ids": ids,
-        "position_ids": positions,
-        "logits_to_keep": torch.tensor([len(token_ids) - 1], device=device),
-    }
-
-
-def _same(given: tuple[Tensor, Tensor], returned: tuple[Tensor, Tensor]) -> bool:
-    return given[0] is returned[0] and given[1] is returned[1]

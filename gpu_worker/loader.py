@@ -7,7 +7,7 @@ Source: arXiv 2503.09304
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from gpu_worker import attention, forward
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights, LayerExperts
-from gpu_worker.inspection import (
-    Structure,
-    check_config,
-    check_equal,
-    decoder_layers,
-    plain_logits,
-    probe,
-    use_implementations,
-)
+from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits
 from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix, can_pack, pack_linears
-from gpu_worker.sequencewise import run_sequence_by_sequence
+from gpu_worker.probe import Structure, probe, use_implementations
+from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -146,14 +139,11 @@ def adopt_model(
             ids[:length]: plain_logits(model, ids[:length]) for ids in ((1, 2, 3, 4, 5), (7, 6, 5, 4, 3, 2, 1, 0))
         }
         structure = probe(model, layers)
-        if not any(structure.experts_by_layer):
-            raise ModelRefused(f"no layer of this {model.config.model_type} has a mixture of experts")
         experts = _take_weights(model, structure, weights)
-        for module in structure.single_modules:
-            run_sequence_by_sequence(module)
+        single = [SingleSequence(module) for module in structure.single_modules]
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
-        check_equal(model, structure, experts, prompts)
+        _check_equal(model, structure, experts, prompts, single)
     facts = ModelFacts(
         name=name,
         family=model.config.model_type,
@@ -171,6 +161,27 @@ def adopt_model(
     return LoadedModel(model, facts, experts, structure.latent_layers)
 
 
+def _check_equal(
+    model: Any,
+    structure: Structure,
+    experts: Sequence[ExpertWeights | None],
+    prompts: dict[tuple[int, ...], torch.Tensor],
+    single: Sequence[SingleSequence],
+) -> None:
+    """As check_equal; where modules keep a state, that they may ignore when given several tokens, they get them one by one."""
+    try:
+        check_equal(model, structure, experts, prompts)
+    except ModelRefused:
+        if not single:
+            raise
+        for module in single:
+            module.goes_on_token_by_token = True
+        check_equal(model, structure, experts, prompts)
+        logger.warning(
+            "%s goes on with a prompt token by token: long prompts in chunks are slow", model.config.model_type
+        )
+
+
 def _take_weights(model: Any, structure: Structure, weights: Weights) -> tuple[ExpertWeights | None, ...]:
     """Brings a model's matrices into their form, and returns the experts of each layer, which the model then has no more."""
     possible = can_pack(model.dtype, model.device)
@@ -180,7 +191,7 @@ def _take_weights(model: Any, structure: Structure, weights: Weights) -> tuple[E
     form: MatrixForm = DenseMatrix
     if possible and weights != "dense":
         form = PackedMatrix
-        logger.info("packed %d linear layers", pack_linears(model))
+        logger.info("packed %d linear layers", pack_linears(model, structure.called_linears))
     return tuple(None if module is None else LayerExperts(module, form) for module in structure.experts_modules)
 
 

@@ -7,7 +7,7 @@ It knows no experts, no attention and no families: a matrix is a matrix.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Protocol
 
 import torch
@@ -108,11 +108,16 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
         return False
 
 
-def pack_linears(model: nn.Module) -> int:
+def pack_linears(model: nn.Module, called: Set[nn.Module]) -> int:
     """Replaces the linear layers of a model by packed ones, and lets go of the dense weights as it goes.
 
     A layer stays as it is if it is no plain `nn.Linear`, if others hook into it, or if its weight is somebody else's too, such as
-    the token embeddings': those need rows, and a packed copy would be a second one.
+    the token embeddings': those need rows, and a packed copy would be a second one. So does one that nobody calls: its parent
+    reads the weight itself.
+
+    Args:
+        model: The model.
+        called: Linear layers that a forward of the model calls.
 
     Returns:
         How many were packed.
@@ -122,7 +127,12 @@ def pack_linears(model: nn.Module) -> int:
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]  # would hold what is let go
     for parent in parents:
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and not _is_hooked(layer) and holders[id(layer.weight)] == 1:
+            if (
+                type(layer) is nn.Linear
+                and layer in called
+                and not _is_hooked(layer)
+                and holders[id(layer.weight)] == 1
+            ):
                 setattr(parent, name, PackedLinear(layer))
                 num_packed += 1
     return num_packed

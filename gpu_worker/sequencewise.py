@@ -15,36 +15,56 @@ import torch
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from gpu_worker.errors import PassFailed
 from gpu_worker.forward import ForwardPass
 from gpu_worker.ragged import RaggedCache, Span
 
 
-def run_sequence_by_sequence(module: nn.Module) -> None:
-    """Makes a module of a model run once for each sequence, in a ForwardPass; elsewhere it runs as ever.
+class SingleSequence:
+    """A module's forward, run once for each sequence of a ForwardPass; elsewhere it runs as ever.
 
     Its tensors of tokens must have them in their second dimension, (1, T, ...), and its outputs likewise.
-    """
-    whole: Callable[..., Any] = module.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    Args:
+        module: The module, whose forward this becomes.
+
+    Attributes:
+        goes_on_token_by_token: Whether a text that has begun is gone on with one token a call, for a module that ignores its
+            state when it is given several.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._forward: Callable[..., Any] = module.forward
+        self.goes_on_token_by_token = False
+        module.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward; arguments and outputs are the module's."""
         stage = getcurrent()
         if not isinstance(stage, ForwardPass):
-            return whole(*args, **kwargs)
-        cache = stage.cache
+            return self._forward(*args, **kwargs)
+        whole = stage.cache
         outputs: list[Any] = []
-        for span in cache.spans:
-            if span.dropped:
-                outputs.append(None)
-                continue
-            stage.cache = cache.alone(span)
-            try:
-                cut = _Cut(cache, stage.cache, span)
-                outputs.append(whole(*cut.all(args), **cut.named(kwargs)))
-            finally:
-                stage.cache = cache
-        return _joined(outputs, cache.spans)
+        try:
+            for span in whole.spans:
+                if span.dropped:
+                    outputs.append(None)
+                    continue
+                parts = []
+                for part in self._parts(span):
+                    stage.cache = whole.alone(part)
+                    cut = _Cut(whole, stage.cache, part)
+                    parts.append(self._forward(*cut.all(args), **cut.named(kwargs)))
+                outputs.append(_joined(parts) if len(parts) > 1 else parts[0])
+        finally:
+            stage.cache = whole
+        return _joined(_filled(outputs, whole.spans))
 
-    module.forward = forward
+    def _parts(self, span: Span) -> list[Span]:
+        """What is run of a sequence in one call each."""
+        if not self.goes_on_token_by_token or span.first_position == 0:
+            return [span]
+        return [Span(span.table, span.start + i, 1, span.first_position + i) for i in range(span.num_tokens)]
 
 
 class _Cut:
@@ -84,14 +104,34 @@ class _Cut:
         return value
 
 
-def _joined(outputs: Sequence[Any], spans: Sequence[Span]) -> Any:
-    """Outputs of all sequences end to end, with zeros where one was dropped; tuples item by item."""
-    first = next(output for output in outputs if output is not None)
+def _filled(outputs: Sequence[Any], spans: Sequence[Span]) -> list[Any]:
+    """Outputs with zeros where a sequence was dropped, in the shapes that the others' have."""
+    like = next(output for output in outputs if output is not None)
+
+    def zeros(output: Any, span: Span) -> Any:
+        if isinstance(output, tuple):
+            return tuple(zeros(item, span) for item in output)
+        return output.new_zeros(1, span.num_tokens, *output.shape[2:]) if isinstance(output, Tensor) else output
+
+    return [zeros(like, span) if output is None else output for output, span in zip(outputs, spans, strict=True)]
+
+
+def _joined(outputs: Sequence[Any]) -> Any:
+    """Outputs (1, n, ...) end to end; tuples item by item, and what is no tensor as the first has it."""
+    first = outputs[0]
     if isinstance(first, tuple):
-        columns = zip(*(output if output is not None else (None,) * len(first) for output in outputs), strict=True)
-        return tuple(_joined(column, spans) if isinstance(first[i], Tensor) else first[i] for i, column in enumerate(columns))
-    parts = [
-        first.new_zeros(first.shape[0], span.num_tokens, *first.shape[2:]) if output is None else output
-        for output, span in zip(outputs, spans, strict=True)
-    ]
-    return torch.cat(parts, dim=1)
+        return tuple(_joined(column) for column in zip(*outputs, strict=True))
+    if not isinstance(first, Tensor):
+        return first
+    width = max(output.shape[-1] for output in outputs)
+    return torch.cat([_widened(output, width) for output in outputs], dim=1)
+
+
+def _widened(output: Tensor, width: int) -> Tensor:
+    """An output (1, n, ..., width): an indexer chooses fewer rows in a short text, and the last one is said again."""
+    lacking = width - output.shape[-1]
+    if not lacking:
+        return output
+    if output.is_floating_point():
+        raise PassFailed(f"a module's outputs differ in width by sequence: {output.shape[-1]} and {width}")
+    return torch.cat([output, output[..., -1:].expand(*output.shape[:-1], lacking)], dim=-1)

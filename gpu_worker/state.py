@@ -38,11 +38,9 @@ class LayerState:
         """
         kept = self.conv.get(number)
         if width is None:
-            width = inputs.shape[-1] if kept is None else kept.shape[-1]
-        if kept is None:
-            joined = pad(inputs, (max(0, width - inputs.shape[-1]), 0))
-        else:
-            joined = torch.cat([kept, inputs], dim=-1)
+            width = (inputs if kept is None else kept).shape[-1]
+        lacking = max(0, width - inputs.shape[-1])
+        joined = pad(inputs, (lacking, 0)) if kept is None else torch.cat([kept, inputs], dim=-1)
         self.conv[number] = joined[..., -width:].clone()
         return joined
 

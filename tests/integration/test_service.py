@@ -16,7 +16,7 @@ import grpc
 import pytest
 from qllm.v1 import inference_pb2 as pb
 
-from tests.families import BASE, FAMILIES, generated, random_model
+from tests.families import FAMILIES, VOCAB_SIZE, generated, random_model
 from tests.live_service import ROOT, LiveService, start_service
 
 REQUIRED_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss", "glm4_moe", "granitemoe")
@@ -46,7 +46,7 @@ def test_greedy_output_through_the_service_is_that_of_generate(family: str, tmp_
     random_model(family).save_pretrained(tmp_path / "model")
     rng = random.Random(11)
     lengths = (5, 70, 23, 9, 41, 13)  # some are longer than a chunk
-    prompts = tuple(tuple(rng.randrange(3, BASE["vocab_size"]) for _ in range(n)) for n in lengths)
+    prompts = tuple(tuple(rng.randrange(3, VOCAB_SIZE) for _ in range(n)) for n in lengths)
     expected = generated(family, prompts, 12)
     options = (
         "--be-chunk-tokens",

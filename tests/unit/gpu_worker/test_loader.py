@@ -1,5 +1,6 @@
 """A model directory is loaded with all that the scheduler must know of it, or refused with the reason."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from gpu_worker import loader
 from gpu_worker.errors import ModelRefused
 from gpu_worker.loader import adopt_model, load_model
 from gpu_worker.matrices import PackedLinear
-from tests.families import MOE, random_model
+from tests.families import random_model
 from tests.worker_driver import Driver
 
 
@@ -159,10 +160,10 @@ def test_a_path_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "settings", "reason"),
     [
-        ("llama", {"intermediate_size": 96}, "no mixture to serve"),
-        ("qwen3_next", {**MOE, "head_dim": 16, "num_experts": 8}, "linear_attention"),
-        ("jamba", {"intermediate_size": 96, "num_experts": 4}, "linear_attention"),
-        ("mamba", {}, "linear_attention"),
+        ("deepseek_v4", {}, "layers of type heavily_compressed_attention"),
+        ("minimax", {}, "uses cache of its own"),
+        ("inkling_text", {}, "asks for position_bias"),
+        ("mamba", {}, "does not say how long a text may be"),
     ],
 )
 def test_families_out_of_reach_are_refused_with_the_reason(family: str, settings: dict[str, Any], reason: str) -> None:
@@ -178,9 +179,8 @@ def test_an_encoder_decoder_model_is_refused(directory: Path) -> None:
 
 def test_a_layer_that_does_not_attend_through_the_interface_is_refused() -> None:
     model = random_model("mixtral")
-    attention = model.model.layers[1].self_attn
-    attention.forward = lambda hidden_states, **_: (hidden_states, None)
-    with pytest.raises(ModelRefused, match="layer 1 of this mixtral stores K/V 0 times and attends 0 times"):
+    model.model.layers[1].self_attn.config = copy.copy(model.config)  # which goes on to say what it said
+    with pytest.raises(ModelRefused, match="layer 1 of this mixtral stores K/V 1 times and attends 0 times"):
         adopt_model(model, name="odd")
 
 

@@ -50,8 +50,10 @@ def test_packing_a_model_lets_its_dense_weights_go() -> None:
     dense = [weakref.ref(layer.weight) for layer in layers]
     names = {name for name, module in model.named_modules() if type(module) is nn.Linear}
     num_layers = len(layers)
+    called = set(layers)
     del layers
-    assert pack_linears(model) == num_layers
+    assert pack_linears(model, called) == num_layers
+    del called
     gc.collect()
     assert not any(weight() is not None for weight in dense)
     assert {name for name, module in model.named_modules() if isinstance(module, PackedLinear)} == names
@@ -59,7 +61,7 @@ def test_packing_a_model_lets_its_dense_weights_go() -> None:
 
 def test_a_head_that_shares_the_embeddings_weight_is_not_copied() -> None:
     model = random_model("mixtral", tie_word_embeddings=True)
-    pack_linears(model)
+    pack_linears(model, set(model.modules()))
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert isinstance(model.model.layers[0].self_attn.q_proj, PackedLinear)
 
@@ -69,12 +71,12 @@ def test_layers_that_are_more_than_linear_are_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(x)
 
-    model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)).requires_grad_(False)
+    model = nn.Sequential(Scaled(4, 4), *(nn.Linear(4, 4) for _ in range(3))).requires_grad_(False)
     model[1].register_forward_hook(lambda *_: None)
     x = torch.randn(2, 4)
     expected = model(x)
-    assert pack_linears(model) == 1
-    assert [type(module) for module in model] == [Scaled, nn.Linear, PackedLinear]
+    assert pack_linears(model, set(model[:3])) == 1
+    assert [type(module) for module in model] == [Scaled, nn.Linear, PackedLinear, nn.Linear]
     torch.testing.assert_close(model(x), expected)
 
 
