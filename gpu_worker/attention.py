@@ -56,6 +56,11 @@ def stand_in_mask(
     return mask
 
 
+def is_stand_in(mask: Tensor | None) -> bool:
+    """Whether a mask is what stand_in_mask made, so that it says nothing which is not known here."""
+    return mask is None or hasattr(mask, _WINDOW)
+
+
 def ragged_attention(
     module: nn.Module,
     query: Tensor,

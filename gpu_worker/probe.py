@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import AttentionMaskInterface
 
-from gpu_worker.attention import stand_in_mask
+from gpu_worker.attention import is_stand_in, stand_in_mask
 from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.errors import ModelRefused
 from gpu_worker.ragged import RaggedCache, Span
@@ -139,6 +139,8 @@ class _Probe:
         if unknown or kwargs.get("is_causal") is False:
             what = ", ".join(unknown) or "both directions"
             raise ModelRefused(f"{self.family}'s attention asks for {what}, which is not computed here")
+        if not is_stand_in(attention_mask):
+            raise ModelRefused(f"{self.family}'s attention makes a mask of its own, which is not computed here")
         notes = self.notes[module.layer_idx]
         notes.attended.append((key, value))
         notes.is_indexed |= kwargs.get("indices") is not None

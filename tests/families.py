@@ -1,8 +1,7 @@
 """Tiny random models of every family, and what `transformers` itself generates from them."""
 
-import contextlib
-import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +64,7 @@ SIZES: dict[str, Any] = {
 # What a family needs besides, to be tiny or to have layers of each of its kinds.
 HINTS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_hidden_layers": 8},
+    "beam": {"num_hidden_layers": 4},
     "deepseek_v2": {"q_lora_rank": None},
     "deepseek_v3": {"n_group": 2},
     "dots3_note_text": {"num_attention_heads": 4, "num_key_value_heads": 4},
@@ -81,6 +81,7 @@ HINTS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "mixtral": {"sliding_window": None},
     "qwen3_5_moe_text": {"num_hidden_layers": 4},
+    "qwen3_5_text": {"num_hidden_layers": 4},
     "qwen3_moe": {"num_experts": 16},
     "qwen3_next": {"num_hidden_layers": 4},
     "qwen4_exp_text": {
@@ -123,17 +124,30 @@ FAMILIES = (
     "llama",
 )
 _MOST_PARAMETERS = 200_000_000
+_EXPERTS = "@use_experts_implementation"
 
 
 def mixture_families() -> list[str]:
     """Model types of all causal language models whose code has experts behind transformers' interface."""
     found = []
     for family, class_name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()):
-        with contextlib.suppress(AttributeError, ImportError, TypeError):
-            source = inspect.getsource(inspect.getmodule(getattr(transformers, class_name)))  # type: ignore[arg-type]
-            if "@use_experts_implementation" in source:
-                found.append(family)
+        module = getattr(transformers, class_name, object).__module__
+        if module.startswith("transformers.") and module.split(".")[-2] in _modules_with_experts():
+            found.append(family)
     return found
+
+
+def multimodal_families() -> list[str]:
+    """Modules with such experts that have no causal language model of text alone."""
+    with_text = (getattr(transformers, name, object).__module__ for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return sorted(_modules_with_experts() - {module.split(".")[-2] for module in with_text if "." in module})
+
+
+@cache
+def _modules_with_experts() -> frozenset[str]:
+    models = Path(transformers.__file__).parent / "models"
+    found = (path.parent.name for path in models.glob("*/modeling_*.py") if _EXPERTS in path.read_text())
+    return frozenset(found)
 
 
 def tiny_config(family: str, **settings: Any) -> Any:
@@ -152,7 +166,7 @@ def _tiny_settings(config: Any) -> dict[str, Any]:
     if (
         "qk_rope_head_dim" in settings and config.qk_rope_head_dim
     ):  # latent attention: heads are no groups, widths its own
-        settings["num_key_value_heads"] = settings["num_attention_heads"]
+        settings["num_key_value_heads"] = SIZES["num_attention_heads"]
         settings.pop("head_dim", None)
     return settings | HINTS.get(config.model_type, {})
 
@@ -177,16 +191,25 @@ def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int =
 
 @cache
 def generated(
-    family: str, prompts: tuple[tuple[int, ...], ...], num_tokens: int, dtype: torch.dtype = torch.float32
+    family: str,
+    prompts: tuple[tuple[int, ...], ...],
+    num_tokens: int,
+    dtype: torch.dtype = torch.float32,
+    chunk: int | None = None,
 ) -> tuple[tuple[int, ...], ...]:
-    """Greedy output of `generate` for each prompt alone."""
+    """Greedy output of `generate` for each prompt alone, prefilled in chunks of so many tokens or at once."""
     model = random_model(family, dtype=dtype)
     outputs = []
     with torch.inference_mode():
         for prompt in prompts:
             ids = torch.tensor([prompt])
             output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False, use_cache=True
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=num_tokens,
+                do_sample=False,
+                use_cache=True,
+                prefill_chunk_size=chunk,
             )
             outputs.append(tuple(output[0, len(prompt) :].tolist()))
     return tuple(outputs)
