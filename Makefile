@@ -6,16 +6,17 @@ DIR ?= bench-models/mini-mixtral
 PORT ?= 50051
 HTTP_PORT ?= 8000
 POLICY ?= qllm
+TRANSFORMERS ?= 5.17.0
 
 CORE_TESTS := tests/unit/scheduler_svc/core
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos check test demo serve bench-model clean
+.PHONY: help setup protos check test test-transformers demo serve bench-model clean
 
 help: ## lists these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
@@ -38,6 +39,10 @@ test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/coverage run -m pytest $(CORE_TESTS)
 	$(BIN)/coverage report
 	$(BIN)/pytest -m 'not gpu' --ignore $(CORE_TESTS)
+
+test-transformers: $(STAMP) ## the worker's tests with another transformers (TRANSFORMERS=5.17.0 is the oldest that is supported)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/transformers transformers==$(TRANSFORMERS)
+	PYTHONPATH=build/transformers $(BIN)/pytest tests/unit/gpu_worker
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo.demo

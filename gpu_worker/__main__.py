@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, Weights, WorkerConfig
+from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, Quantization, Weights, WorkerConfig
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
@@ -67,6 +67,14 @@ def serve(
             "auto packs where it can.",
         ),
     ] = Weights.AUTO,
+    quantization: Annotated[
+        Quantization,
+        typer.Option(
+            envvar="QLLM_QUANTIZATION",
+            help="Quantize experts and linear layers, all but the head, while they are read: bnb-4bit (nf4, double "
+            "quantization), bnb-4bit-fp4, or bnb-8bit. Never holds the whole model at full precision.",
+        ),
+    ] = Quantization.NONE,
     threads: Annotated[
         int | None,
         typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
@@ -111,6 +119,7 @@ def serve(
             dtype=dtype,
             device=device,
             weights=weights,
+            quantization=quantization,
             num_threads=threads,
             block_size=block_size,
             num_blocks=num_blocks,

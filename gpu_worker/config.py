@@ -37,6 +37,15 @@ class Weights(StrEnum):
     PACKED = "packed"
 
 
+class Quantization(StrEnum):
+    """What experts and linear layers are quantized to, by bitsandbytes; none keeps the checkpoint's own weights."""
+
+    NONE = "none"
+    BNB_4BIT = "bnb-4bit"
+    BNB_4BIT_FP4 = "bnb-4bit-fp4"
+    BNB_8BIT = "bnb-8bit"
+
+
 @dataclass(frozen=True, slots=True)
 class CurveFiles:
     """Key files as `zmq.auth.create_certificates` writes them: the worker's own pair, the scheduler's public key."""
@@ -69,6 +78,7 @@ class WorkerConfig:
     dtype: DType = DType.AUTO
     device: Device = Device.AUTO
     weights: Weights = Weights.AUTO
+    quantization: Quantization = Quantization.NONE
     num_threads: int | None = None
     block_size: int = 16
     num_blocks: int | None = None

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gpu_worker.matrices import Matrix, MatrixForm
+from gpu_worker.matrices import NONE_ARRIVED, Arrived, Matrix, MatrixForm
 
 _FEW_PAIRS = 64  # up to here a loop in Python is as fast as one in a tensor
 
@@ -50,6 +50,19 @@ class ExpertWeights(Protocol):
         """Bytes of all experts' weights."""
         ...
 
+    @property
+    def num_weights(self) -> int:
+        """How many weights those are."""
+        ...
+
+
+PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj")
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module was made by transformers' use_experts_implementation, whose flags it then has."""
+    return hasattr(module, "is_transposed") and hasattr(module, "is_concatenated")
+
 
 class LayerExperts:
     """The experts of one layer, taken over from a module of the model, each projection a matrix by itself.
@@ -59,20 +72,32 @@ class LayerExperts:
     Args:
         module: A module made by `use_experts_implementation`; its flags say how the weights lie.
         form: What the matrices are made into.
+        arrived: Matrices that were made while the weights were read, without bias.
     """
 
-    def __init__(self, module: nn.Module, form: MatrixForm) -> None:
+    def __init__(self, module: nn.Module, form: MatrixForm, arrived: Arrived = NONE_ARRIVED) -> None:
         flags: Any = module  # its flags are set at run time, by transformers' decorator
         up = "gate_up_proj" if flags.has_gate else "up_proj"
-        self._up, self._down = (_take_matrices(module, name, form) for name in (up, "down_proj"))
+        self._up, self._down = (
+            _set_biases(module, name, arrived[module, name])
+            if (module, name) in arrived
+            else _take_matrices(module, name, form)
+            for name in (up, "down_proj")
+        )
         # Concatenated and interleaved gates (is_concatenated) both know their own layout in _apply_gate.
         self._activate: Callable[[Tensor], Tensor] = flags._apply_gate if flags.has_gate else flags.act_fn
-        self._norm: Callable[[Tensor], Tensor] | None = flags.post_expert_norm if flags.has_post_expert_norm else None
+        has_norm = getattr(flags, "has_post_expert_norm", False)  # transformers 5.17 does not know it
+        self._norm: Callable[[Tensor], Tensor] | None = flags.post_expert_norm if has_norm else None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all experts' matrices."""
         return sum(matrix.nbytes for matrix in (*self._up, *self._down))
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all experts' matrices."""
+        return sum(matrix.num_weights for matrix in (*self._up, *self._down))
 
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""
@@ -203,6 +228,15 @@ def _by_expert(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, list[int]]
     tally = expert_ids.clamp(max=num_experts).bincount(minlength=num_experts + 1)  # (E + 1,)
     bounds: list[int] = [0, *tally[:-1].cumsum(0).tolist()]
     return expert_ids.argsort(stable=True)[: bounds[-1]], bounds
+
+
+def _set_biases(module: nn.Module, name: str, matrices: Sequence[Matrix]) -> Sequence[Matrix]:
+    """Gives matrices that have arrived the biases that the module has for them."""
+    flags: Any = module
+    if flags.has_bias:
+        for matrix, bias in zip(matrices, getattr(module, f"{name}_bias"), strict=True):
+            matrix.set_bias(bias)
+    return matrices
 
 
 def _take_matrices(module: nn.Module, name: str, form: MatrixForm) -> list[Matrix]:

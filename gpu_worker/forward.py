@@ -12,6 +12,7 @@ Source: arXiv 2503.09304
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -62,6 +63,19 @@ def add_boundaries(layers: nn.ModuleList) -> None:
     for number, layer in enumerate(layers):
         layer.register_forward_pre_hook(before(number), with_kwargs=True)
     layers[-1].register_forward_hook(after_last)
+
+
+def cache_name(model: nn.Module) -> str:
+    """Name of the argument and of the output that a model's cache is: `cache` since transformers 5.24.
+
+    Raises:
+        PassFailed: Its forward takes no cache.
+    """
+    arguments = signature(model.forward).parameters
+    for name in ("cache", "past_key_values", "cache_params"):
+        if name in arguments:
+            return name
+    raise PassFailed(f"{type(model).__name__} takes no cache")
 
 
 def current_pass() -> "ForwardPass":
@@ -189,7 +203,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     def run(self) -> Tensor:
         """The greenlet's body: the model's forward. Returns logits (rows, V)."""
-        output = self._model(**self._inputs, past_key_values=self.cache, use_cache=True)
+        output = self._model(**self._inputs, **{cache_name(self._model): self.cache}, use_cache=True)
         logits: Tensor = output.logits[0]  # (rows, V)
         return logits
 

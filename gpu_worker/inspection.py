@@ -11,26 +11,30 @@ A refusal says why.
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from gpu_worker.cache import UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
-from gpu_worker.experts import ExpertWeights, run_jointly
-from gpu_worker.forward import ForwardPass
-from gpu_worker.probe import Structure, forward_inputs
+from gpu_worker.experts import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
+from gpu_worker.forward import ForwardPass, cache_name
+from gpu_worker.probe import Structure, forward_inputs, use_implementations
 from gpu_worker.ragged import RaggedCache, Span
 
+_AT_ONCE = "qllm_at_once"
 # What a layer of these types keeps is K/V of single tokens, or what transformers' cache names as a state. Other types (chunks,
 # compressed memories) mean something by their masks, which are not built here.
 _LAYER_TYPES = {
     "full_attention",
     "sliding_attention",
     "indexed_attention",
+    "deepseek_sparse_attention",  # its name before transformers 5.18
     "linear_attention",
     "mamba",
     "conv",
@@ -48,8 +52,6 @@ def check_config(config: Any) -> None:
     family = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ModelRefused(f"{family} is an encoder-decoder model; only decoders are served")
-    if getattr(config, "quantization_config", None):
-        raise ModelRefused(f"the checkpoint of this {family} is quantized already; only plain weights are served")
     other = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES)
     if other:
         raise ModelRefused(f"{family} has layers of type {', '.join(other)}, whose state is not known here")
@@ -69,9 +71,32 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
-    """Logits (V,) after the last of some tokens, by the model as it is."""
-    logits: Tensor = model(**forward_inputs(model, token_ids), use_cache=False).logits[0, -1]
+    """Logits (V,) after the last of at least two tokens, by the model as it is: all but the last at once, and a step."""
+    first = model(**forward_inputs(model, token_ids[:-1]), use_cache=True)
+    step = forward_inputs(model, token_ids[-1:], len(token_ids) - 1)
+    name = cache_name(model)
+    logits: Tensor = model(**step, **{name: first[name]}, use_cache=True).logits[0, -1]
     return logits
+
+
+@contextmanager
+def experts_at_once(
+    model: Any, own_attention: str, structure: Structure, weights_by_layer: Sequence[ExpertWeights | None]
+) -> Iterator[None]:
+    """Lets a model whose experts were taken away run by itself, each layer's experts one after another."""
+    modules = structure.experts_modules
+    weights_of = {m: w for m, w in zip(modules, weights_by_layer, strict=True) if m is not None and w is not None}
+    num_experts = dict(zip(modules, structure.experts_by_layer, strict=True))
+
+    def run(module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
+        queues = ExpertQueues(ExpertWork(module, hidden, expert_ids, weights), num_experts[module], None)
+        while not queues.is_done:
+            run_jointly(weights_of[module], [queues], queues.next_expert)
+        return queues.result()
+
+    ALL_EXPERTS_FUNCTIONS.register(_AT_ONCE, run)
+    use_implementations(model, own_attention, _AT_ONCE)
+    yield
 
 
 def check_equal(
@@ -79,14 +104,16 @@ def check_equal(
     structure: Structure,
     weights_by_layer: Sequence[ExpertWeights | None],
     prompts: dict[tuple[int, ...], Tensor],
+    tolerance: float,
 ) -> None:
-    """Raises ModelRefused unless prompts get the same logits in two chunks, in one row and from scattered blocks.
+    """Raises ModelRefused unless prompts get the same logits in two chunks and a step, in one row and from scattered blocks.
 
     Args:
         model: The model, its layers with boundaries and its implementations replaced.
         structure: What the probe found.
         weights_by_layer: Experts of each layer.
         prompts: Logits (V,) of each prompt, by the model as it was.
+        tolerance: Largest relative error that rounding explains.
     """
     device = next(iter(prompts.values())).device
     store = UnifiedDynamicCache(num_blocks=16 * len(prompts), block_size=2, num_host_blocks=0, device=device)
@@ -94,11 +121,12 @@ def check_equal(
     for number, table in enumerate(tables):
         store.extend(table, range(number, store.num_blocks, len(tables)))
     logits = torch.empty(0)
-    for part in (0, 1):
+    for part in range(3):  # the beginning of each prompt, all but its last token, and that
         spans: list[Span] = []
         token_ids: list[int] = []
         for table, prompt in zip(tables, prompts, strict=True):
-            start, stop = ((0, len(prompt) // 2), (len(prompt) // 2, len(prompt)))[part]
+            start, stop = _parts(len(prompt))[part]
+            table.begin(start, stop - start)
             spans.append(Span(table, len(token_ids), stop - start, start))
             token_ids += prompt[start:stop]
         positions = torch.cat([torch.arange(span.first_position, span.length) for span in spans])
@@ -108,9 +136,8 @@ def check_equal(
         logits = _run(
             ForwardPass(model, structure.experts_by_layer, cache, ids, positions.to(device), rows), weights_by_layer
         )
-    tolerance = (
-        1e-2 if logits.dtype in (torch.float32, torch.float64) else 0.3
-    )  # routing may flip where precision is low
+        for table in tables:
+            table.commit()
     for ours, theirs in zip(logits.double(), prompts.values(), strict=True):
         error = float((ours - theirs.double()).norm() / theirs.double().norm())
         if not error <= tolerance:
@@ -118,6 +145,11 @@ def check_equal(
                 f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
                 f"(relative error of the logits {error:.2g}, at most {tolerance}): it keeps state that is not seen here"
             )
+
+
+def _parts(length: int) -> tuple[tuple[int, int], ...]:
+    """Where a prompt is cut: two chunks and the last token, which is a step of decoding."""
+    return (0, length // 2), (length // 2, length - 1), (length - 1, length)
 
 
 def _run(forward_pass: ForwardPass, weights_by_layer: Sequence[ExpertWeights | None]) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,17 +19,17 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from gpu_worker import attention, forward
 from gpu_worker.errors import ModelRefused
-from gpu_worker.experts import ExpertWeights, LayerExperts
-from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits
-from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix, can_pack, pack_linears
+from gpu_worker.experts import ExpertWeights
+from gpu_worker.inspection import check_config, check_equal, decoder_layers, experts_at_once, plain_logits
+from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
+from gpu_worker.weights import AS_THEY_COME, WeightOptions, read_model, take_weights
 
 logger = logging.getLogger(__name__)
 
-DType = Literal["auto", "float32", "bfloat16"]
-Weights = Literal["auto", "dense", "packed"]
+_TRIAL_PROMPTS = ((1, 2, 3, 4, 5), (7, 6, 5, 4, 3, 2, 1, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class ModelFacts:
         max_model_len: Longest prompt plus output in tokens.
         dtype: Compute type, such as "float32".
         device: Device, such as "cpu".
+        quantization: Of its matrices, such as "bnb-4bit"; "none" for none.
         tokenizer: Its tokenizer.
     """
 
@@ -60,6 +61,7 @@ class ModelFacts:
     max_model_len: int
     dtype: str
     device: str
+    quantization: str
     tokenizer: TokenizerFacts
 
 
@@ -84,20 +86,18 @@ def load_model(
     source: str,
     *,
     name: str | None = None,
-    dtype: DType = "auto",
     device: str = "cpu",
     max_model_len: int | None = None,
-    weights: Weights = "auto",
+    options: WeightOptions = AS_THEY_COME,
 ) -> LoadedModel:
     """Loads a model from a local directory or from the hub.
 
     Args:
         source: Directory, or hub id.
         name: Name to serve it under; None is the last part of source.
-        dtype: Compute type; auto is that of the checkpoint.
         device: Where it runs.
         max_model_len: Upper limit on prompt plus output; None is what the model allows.
-        weights: Form in which matrices are kept; auto packs them where that can be done.
+        options: How its weights are kept.
 
     Raises:
         ModelRefused: It can't be served; the message says why.
@@ -110,9 +110,13 @@ def load_model(
     check_config(config)
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
         decoder_layers(_from_config(config))
-    model = _read_weights(source, dtype).to(device)
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    model, arrived = read_model(source, options, device, is_quantized=is_quantized)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
-    return adopt_model(model, name=name, tokenizer=read_tokenizer(source), max_model_len=max_model_len, weights=weights)
+    tokenizer = read_tokenizer(source)
+    return adopt_model(
+        model, name=name, tokenizer=tokenizer, max_model_len=max_model_len, options=options, arrived=arrived
+    )
 
 
 def adopt_model(
@@ -121,7 +125,8 @@ def adopt_model(
     name: str,
     tokenizer: TokenizerFacts | None = None,
     max_model_len: int | None = None,
-    weights: Weights = "auto",
+    options: WeightOptions = AS_THEY_COME,
+    arrived: Arrived = NONE_ARRIVED,
 ) -> LoadedModel:
     """Makes a model in memory ready to be suspended; from then on only a ForwardPass may run it.
 
@@ -134,16 +139,22 @@ def adopt_model(
     attention.register()
     forward.register()
     length = _max_length(model.config, max_model_len)
+    prompts = [prompt[: max(2, length)] for prompt in _TRIAL_PROMPTS]
     with torch.inference_mode(), _refusing(model.config.model_type):
-        prompts = {
-            ids[:length]: plain_logits(model, ids[:length]) for ids in ((1, 2, 3, 4, 5), (7, 6, 5, 4, 3, 2, 1, 0))
-        }
+        own_attention = model.config._attn_implementation
+        quantized = options.quantization != "none"
+        expected = {} if quantized else {prompt: plain_logits(model, prompt) for prompt in prompts}
         structure = probe(model, layers)
-        experts = _take_weights(model, structure, weights)
+        experts = take_weights(model, structure, options, arrived)
+        if (
+            quantized
+        ):  # the model as it is computes something else: what to compare with are the same matrices, run at once
+            with experts_at_once(model, own_attention, structure, experts):
+                expected = {prompt: plain_logits(model, prompt) for prompt in prompts}
         single = [SingleSequence(module) for module in structure.single_modules]
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
-        _check_equal(model, structure, experts, prompts, single)
+        _check_equal(model, structure, experts, expected, _tolerance(model, options), single)
     facts = ModelFacts(
         name=name,
         family=model.config.model_type,
@@ -155,6 +166,7 @@ def adopt_model(
         max_model_len=length,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
+        quantization=_quantization(model, options),
         tokenizer=tokenizer or TokenizerFacts(),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
@@ -166,33 +178,37 @@ def _check_equal(
     structure: Structure,
     experts: Sequence[ExpertWeights | None],
     prompts: dict[tuple[int, ...], torch.Tensor],
+    tolerance: float,
     single: Sequence[SingleSequence],
 ) -> None:
     """As check_equal; where modules keep a state, that they may ignore when given several tokens, they get them one by one."""
     try:
-        check_equal(model, structure, experts, prompts)
+        check_equal(model, structure, experts, prompts, tolerance)
     except ModelRefused:
         if not single:
             raise
         for module in single:
             module.goes_on_token_by_token = True
-        check_equal(model, structure, experts, prompts)
+        check_equal(model, structure, experts, prompts, tolerance)
         logger.warning(
             "%s goes on with a prompt token by token: long prompts in chunks are slow", model.config.model_type
         )
 
 
-def _take_weights(model: Any, structure: Structure, weights: Weights) -> tuple[ExpertWeights | None, ...]:
-    """Brings a model's matrices into their form, and returns the experts of each layer, which the model then has no more."""
-    possible = can_pack(model.dtype, model.device)
-    if weights == "packed" and not possible:
-        dtype = str(model.dtype).removeprefix("torch.")
-        raise ModelRefused(f"weights of type {dtype} can't be packed on {model.device}; allowed are auto and dense")
-    form: MatrixForm = DenseMatrix
-    if possible and weights != "dense":
-        form = PackedMatrix
-        logger.info("packed %d linear layers", pack_linears(model, structure.called_linears))
-    return tuple(None if module is None else LayerExperts(module, form) for module in structure.experts_modules)
+def _tolerance(model: Any, options: WeightOptions) -> float:
+    """Relative error of logits that rounding explains: much where a last bit may flip a choice of experts."""
+    is_precise = model.dtype in (torch.float32, torch.float64) and options.quantization != "bnb-8bit"
+    return 1e-2 if is_precise else 0.3
+
+
+def _quantization(model: Any, options: WeightOptions) -> str:
+    """What its matrices are quantized to: by the options, or as the checkpoint says, unless transformers undid it."""
+    if options.quantization != "none":
+        return options.quantization
+    of_checkpoint: Any = getattr(model.config, "quantization_config", None)
+    if of_checkpoint is None or getattr(of_checkpoint, "dequantize", False):
+        return "none"
+    return str(getattr(of_checkpoint.quant_method, "value", of_checkpoint.quant_method))
 
 
 @contextmanager
@@ -237,27 +253,6 @@ def _from_config(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (ValueError, ImportError) as error:
         raise ModelRefused(f"{config.model_type} is no causal language model here: {error}") from error
-
-
-def _read_weights(source: str, dtype: DType) -> Any:
-    """Reads all weights; a checkpoint that lacks some is refused rather than filled with random numbers."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelRefused(f"the weights of {source} can't be loaded: {error}") from error
-    model, report = loaded
-    lacking = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
-    if lacking:
-        raise ModelRefused(f"the checkpoint {source} lacks {len(lacking)} weights, such as {lacking[0]}")
-    for parameter in model.parameters():  # one that still lies in the mapped file would keep all of the file in memory
-        parameter.data = parameter.data.clone()
-    return model
 
 
 def _max_length(config: Any, wished: int | None) -> int:

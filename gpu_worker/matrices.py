@@ -3,11 +3,14 @@
     dense     rows as the checkpoint has them; any device and type
     packed    the order in which oneDNN's kernels read: 2 to 3 times as fast on a CPU, and in packing the only copy
 
+(`quantization` has forms of 4 and 8 bits.)
+
 It knows no experts, no attention and no families: a matrix is a matrix.
 """
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -22,6 +25,20 @@ class Matrix(Protocol):
         """Maps x (..., in) to (..., out)."""
         ...
 
+    def set_bias(self, bias: Tensor | None) -> None:
+        """Gives it a bias (out,), or none."""
+        ...
+
+    @property
+    def weight(self) -> Tensor:
+        """A tensor of the type and place of what it computes with; what it holds is nobody else's business."""
+        ...
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight (out, in)."""
+        ...
+
     @property
     def nbytes(self) -> int:
         """Bytes of weight and bias."""
@@ -31,23 +48,42 @@ class Matrix(Protocol):
 MatrixForm = Callable[[Tensor, Tensor | None], Matrix]
 """Makes a matrix of a weight (out, in), in any strides, and a bias (out,)."""
 
+Arrived = Mapping[tuple[nn.Module, str], Sequence[Matrix]]
+"""Matrices of experts, made while their weights were read, by experts module and name of the projection."""
+
+NONE_ARRIVED: Arrived = MappingProxyType({})
+
 
 class DenseMatrix:
-    """A weight as it is: a view of whatever holds it."""
+    """A weight as it is: a view of whatever holds it.
 
-    __slots__ = ("_bias", "_weight")
+    Attributes:
+        weight: The weight (out, in).
+    """
+
+    __slots__ = ("_bias", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
+        self.weight = weight
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Tensor | None) -> None:
+        """Gives it a bias (out,), or none."""
+        self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """Maps x (..., in) to (..., out)."""
-        return linear(x, self._weight, self._bias)
+        return linear(x, self.weight, self._bias)
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight."""
+        return self.weight.numel()
 
     @property
     def nbytes(self) -> int:
         """Bytes of weight and bias."""
-        return self._weight.nbytes + (0 if self._bias is None else self._bias.nbytes)
+        return self.weight.nbytes + (0 if self._bias is None else self._bias.nbytes)
 
 
 class PackedMatrix:
@@ -55,14 +91,20 @@ class PackedMatrix:
 
     Attributes:
         weight: The weight (out, in), opaque to everything but oneDNN.
+        num_weights: Elements of it.
     """
 
-    __slots__ = ("_bias", "_run", "weight")
+    __slots__ = ("_bias", "_run", "num_weights", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._run = torch.ops.mkldnn._linear_pointwise.default
-        self._bias = None if bias is None else bias.clone()
+        self.num_weights = weight.numel()
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Tensor | None) -> None:
+        """Gives it a bias (out,), or none."""
+        self._bias = None if bias is None else bias.clone()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Maps x (..., in) to (..., out)."""
@@ -75,17 +117,18 @@ class PackedMatrix:
         return self.weight.nbytes + (0 if self._bias is None else self._bias.nbytes)
 
 
-class PackedLinear(nn.Module):
+class MatrixLinear(nn.Module):
     """Stands in for a linear layer of a model.
 
-    Attributes:
-        weight: The weight (out, in) for whoever asks for its type or place; arithmetic on it raises.
+    Args:
+        layer: The layer, of which nothing is kept but, in some forms, its tensors.
+        form: What its weight is made into.
     """
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, form: MatrixForm) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.matrix = PackedMatrix(layer.weight, layer.bias)
+        self.matrix = form(layer.weight, layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., in) to (..., out)."""
@@ -93,7 +136,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight (out, in) for whoever asks for its type or place; arithmetic on it raises."""
+        """For whoever asks for the weight's type or place; arithmetic on it raises or means nothing."""
         return self.matrix.weight
 
 
@@ -108,34 +151,34 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
         return False
 
 
-def pack_linears(model: nn.Module, called: Set[nn.Module]) -> int:
-    """Replaces the linear layers of a model by packed ones, and lets go of the dense weights as it goes.
+def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) -> int:
+    """Replaces linear layers of a model by matrices of a form, and lets go of the dense weights as it goes.
 
     A layer stays as it is if it is no plain `nn.Linear`, if others hook into it, or if its weight is somebody else's too, such as
-    the token embeddings': those need rows, and a packed copy would be a second one. So does one that nobody calls: its parent
-    reads the weight itself.
+    the token embeddings': those need rows, and a matrix would be a second copy.
 
     Args:
         model: The model.
-        called: Linear layers that a forward of the model calls.
+        layers: The layers to replace.
+        form: What their weights are made into.
 
     Returns:
-        How many were packed.
+        How many were replaced.
     """
     holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
-    num_packed = 0
+    num_replaced = 0
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]  # would hold what is let go
     for parent in parents:
         for name, layer in list(parent.named_children()):
             if (
                 type(layer) is nn.Linear
-                and layer in called
+                and layer in layers
                 and not _is_hooked(layer)
                 and holders[id(layer.weight)] == 1
             ):
-                setattr(parent, name, PackedLinear(layer))
-                num_packed += 1
-    return num_packed
+                setattr(parent, name, MatrixLinear(layer, form))
+                num_replaced += 1
+    return num_replaced
 
 
 def _is_hooked(layer: nn.Module) -> bool:

@@ -18,6 +18,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from gpu_worker.attention import is_stand_in, stand_in_mask
 from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.errors import ModelRefused
+from gpu_worker.experts import is_experts
+from gpu_worker.forward import cache_name
 from gpu_worker.ragged import RaggedCache, Span
 from gpu_worker.state import LayerState
 
@@ -183,7 +185,7 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
     inputs = forward_inputs(model, range(_PROBE_TOKENS))
     cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS)
     try:
-        logits = model(**inputs, past_key_values=cache, use_cache=True).logits
+        logits = model(**inputs, **{cache_name(model): cache}, use_cache=True).logits
     finally:
         for hook in hooks:
             hook.remove()
@@ -215,17 +217,16 @@ def use_implementations(model: Any, attention: str, experts: str) -> None:
 
 def has_experts(model: nn.Module) -> bool:
     """Whether a model has experts behind transformers' use_experts_implementation."""
-    return any(hasattr(module, "_is_expert_parallel") for module in model.modules())
+    return any(is_experts(module) for module in model.modules())
 
 
-def forward_inputs(model: Any, token_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Arguments of a forward over one sequence, with logits for the last token."""
+def forward_inputs(model: Any, token_ids: Sequence[int], first_position: int = 0) -> dict[str, Tensor]:
+    """Arguments of a forward over tokens of one sequence, with logits for the last."""
     device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([list(token_ids)], device=device)  # (1, T)
-    positions = torch.arange(len(token_ids), device=device)[None]  # (1, T)
+    positions = torch.arange(first_position, first_position + len(token_ids), device=device)
     return {
-        "input_ids": ids,
-        "position_ids": positions,
+        "input_ids": torch.tensor([list(token_ids)], device=device),  # (1, T)
+        "position_ids": positions[None],  # (1, T)
         "logits_to_keep": torch.tensor([len(token_ids) - 1], device=device),
     }
 

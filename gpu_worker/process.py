@@ -39,6 +39,13 @@ def wait_briefly() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
+def release_freed_memory() -> None:
+    """Gives memory that was freed back to the system at once (glibc; a no-op elsewhere), instead of keeping it for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class StopSignals:
     """Turns SIGTERM and SIGINT into a clean end: at once while the model loads, after the running command later."""
 

@@ -8,7 +8,7 @@ It knows where rows lie, and neither the model nor attention.
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,25 @@ class Span:
         return self.first_position + self.num_tokens
 
 
+class _Layers:
+    """What older models of transformers reach into a cache for: the state of one layer of the only sequence.
+
+    It counts no layers, so that transformers takes every sequence for new when it prepares masks, which stand for nothing here.
+    """
+
+    def __init__(self, state_of: Callable[[int], LayerState]) -> None:
+        self._state_of = state_of
+
+    def __getitem__(self, layer: int) -> LayerState:
+        return self._state_of(layer)
+
+    def __iter__(self) -> Iterator[LayerState]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
 class RaggedCache(Cache):
     """The `past_key_values` of one forward pass over the Unified Dynamic Cache.
 
@@ -61,7 +80,7 @@ class RaggedCache(Cache):
 
     def __init__(self, store: UnifiedDynamicCache, spans: Sequence[Span], latent_layers: frozenset[int]) -> None:
         # Not super().__init__(): it would make layers that concatenate, and here nothing does.
-        self.layers: list[Any] = []
+        self.layers: Any = _Layers(self._state)
         self.spans = spans
         self._store = store
         self._latent_layers = latent_layers
@@ -97,7 +116,7 @@ class RaggedCache(Cache):
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Last inputs of a convolution (1, channels, width), which the model may change in place; None at a text's start."""
-        return self._state(layer_idx).conv.get(state_idx)
+        return self._state(layer_idx).conv_states[state_idx]
 
     def update_conv_state(
         self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, conv_kernel_size: int | None = None, **_: Any
@@ -107,14 +126,14 @@ class RaggedCache(Cache):
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """State of a recurrence, which the model may change in place; None at a text's start."""
-        return self._state(layer_idx).recurrent.get(state_idx)
+        return self._state(layer_idx).recurrent_states[state_idx]
 
     def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_: Any) -> Tensor:
         """Replaces the state of a recurrence, and returns it."""
-        state = self._state(layer_idx).recurrent
-        if state.get(state_idx) is not recurrent_states:
-            state[state_idx] = recurrent_states.clone()
-        return state[state_idx]
+        states = self._state(layer_idx).recurrent_states
+        if states[state_idx] is not recurrent_states:
+            states[state_idx] = recurrent_states.clone()
+        return states[state_idx]
 
     def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
         """Stores new keys (1, n, width) of an indexer, a row for each token, and returns all of the sequence's."""

@@ -20,6 +20,7 @@ from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts
 from gpu_worker.warmup import warm_up
+from gpu_worker.weights import WeightOptions
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +53,9 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
     loaded = load_model(
         config.model,
         name=config.served_model_name,
-        dtype=config.dtype.value,
         device=device,
         max_model_len=config.max_model_len,
-        weights=config.weights.value,
+        options=WeightOptions(config.dtype.value, config.weights.value, config.quantization.value),
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerMode
         num_blocks=runner.cache.num_blocks,
         num_host_blocks=runner.cache.num_host_blocks,
         dtype=facts.dtype,
-        quantization="none",
+        quantization=facts.quantization,
         device=facts.device,
         tokenizer_json=tokenizer.tokenizer_json,
         chat_template=tokenizer.chat_template,

@@ -13,17 +13,26 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
+class Numbered(dict[int, Tensor]):
+    """Tensors by the number that a model gives them; one that is not there is None, as in transformers' cache layers."""
+
+    def __missing__(self, number: int) -> None:
+        return None
+
+
 @dataclass(slots=True)
 class LayerState:
-    """The state of one layer of one sequence, each kind by the number that the model gives it.
+    """The state of one layer of one sequence; its names are those of transformers' cache layers.
 
     Attributes:
-        conv: Last inputs of a causal convolution (1, channels, width).
-        recurrent: States of a recurrence, in the model's own shape.
+        conv_states: Last inputs of a causal convolution (1, channels, width).
+        recurrent_states: States of a recurrence, in the model's own shape.
+        record_past: Whether states of every token are kept; never.
     """
 
-    conv: dict[int, Tensor] = field(default_factory=dict)
-    recurrent: dict[int, Tensor] = field(default_factory=dict)
+    conv_states: Numbered = field(default_factory=Numbered)
+    recurrent_states: Numbered = field(default_factory=Numbered)
+    record_past: bool = False
 
     def push(self, inputs: Tensor, number: int, width: int | None) -> Tensor:
         """Takes in new inputs of a convolution and keeps the last of all.
@@ -36,26 +45,26 @@ class LayerState:
         Returns:
             What the convolution runs over: the inputs kept so far, then the new ones; the first padded to width.
         """
-        kept = self.conv.get(number)
+        kept = self.conv_states[number]
         if width is None:
             width = (inputs if kept is None else kept).shape[-1]
         lacking = max(0, width - inputs.shape[-1])
         joined = pad(inputs, (lacking, 0)) if kept is None else torch.cat([kept, inputs], dim=-1)
-        self.conv[number] = joined[..., -width:].clone()
+        self.conv_states[number] = joined[..., -width:].clone()
         return joined
 
     def to(self, device: torch.device) -> "LayerState":
         """A copy on a device."""
         conv, recurrent = (
-            {number: tensor.to(device, copy=True) for number, tensor in tensors.items()}
-            for tensors in (self.conv, self.recurrent)
+            Numbered({number: tensor.to(device, copy=True) for number, tensor in tensors.items()})
+            for tensors in (self.conv_states, self.recurrent_states)
         )
         return LayerState(conv, recurrent)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""
-        return sum(tensor.nbytes for tensor in (*self.conv.values(), *self.recurrent.values()))
+        return sum(tensor.nbytes for tensor in (*self.conv_states.values(), *self.recurrent_states.values()))
 
 
 class SequenceState:

@@ -25,10 +25,11 @@ from torch import nn
 from gpu_worker.config import DType, Weights
 from gpu_worker.cursor import Cursor
 from gpu_worker.loader import LoadedModel, load_model
-from gpu_worker.matrices import PackedLinear
+from gpu_worker.matrices import MatrixLinear
 from gpu_worker.runner import Runner
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import BatchItem, WorkTiming
+from gpu_worker.weights import WeightOptions
 
 _BLOCK_SIZE = 16
 _BATCH_ID = 1
@@ -54,7 +55,7 @@ class Traffic:
         """Adds up what is in memory; the runner must have run something, so that its cache is."""
         modules = [module for module in loaded.model.modules() if not isinstance(module, nn.Embedding)]
         shared = {id(tensor): tensor.nbytes for module in modules for tensor in module.parameters(recurse=False)}
-        packed = sum(module.matrix.nbytes for module in modules if isinstance(module, PackedLinear))
+        packed = sum(module.matrix.nbytes for module in modules if isinstance(module, MatrixLinear))
         experts = sum(weights.nbytes for weights in loaded.expert_weights if weights is not None)
         rows = runner.cache.num_blocks * runner.cache.block_size
         num_experts = sum(loaded.facts.experts_by_layer)
@@ -181,7 +182,7 @@ def engine_speed(
     with torch.inference_mode():
         benches = {
             form: Bench(
-                load_model(model, dtype=dtype.value, weights=form.value),
+                load_model(model, options=WeightOptions(dtype.value, form.value)),
                 max(batch_sizes),
                 context,
                 chunk,

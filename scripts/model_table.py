@@ -108,7 +108,8 @@ def _raise_errors(errors: Sequence[object]) -> None:
 
 def _kept(loaded: LoadedModel) -> str:
     """What its layers keep of a sequence, in words."""
-    single = [m.forward for m in loaded.model.modules() if isinstance(getattr(m, "forward", None), SingleSequence)]
+    forwards = [module.forward for module in loaded.model.modules()]
+    single = [forward for forward in forwards if isinstance(forward, SingleSequence)]
     kept = ["latent K/V" if loaded.latent_layers else "K/V"]
     if single:
         kept.append(f"state in {len(single)} modules of {loaded.facts.num_layers} layers")

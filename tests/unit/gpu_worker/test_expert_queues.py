@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpu_worker import experts
-from gpu_worker.experts import ExpertQueues, ExpertWork, LayerExperts, run_jointly
+from gpu_worker.experts import ExpertQueues, ExpertWork, LayerExperts, is_experts, run_jointly
 from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix
 from tests.families import random_model
 
@@ -14,7 +14,7 @@ from tests.families import random_model
 def _experts_module(family: str, dtype: torch.dtype = torch.float64) -> Any:
     """The experts of a tiny model's last layer, with biases that are not zero."""
     model = random_model(family, dtype=dtype)
-    module = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")][-1]
+    module = [m for m in model.modules() if is_experts(m)][-1]
     for name, parameter in module.named_parameters():
         if "bias" in name:
             parameter.normal_()

@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from gpu_worker import loader
+from gpu_worker import weights
 from gpu_worker.errors import ModelRefused
 from gpu_worker.loader import adopt_model, load_model
-from gpu_worker.matrices import PackedLinear
+from gpu_worker.matrices import MatrixLinear
+from gpu_worker.weights import WeightOptions
 from tests.families import random_model
 from tests.worker_driver import Driver
 
@@ -53,8 +54,8 @@ def test_a_loaded_directory_generates_as_the_model_that_was_saved(directory: Pat
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "deepseek_v2", "ernie4_5_moe"])
 def test_dense_and_packed_weights_generate_alike(family: str) -> None:
     tokens = []
-    for weights in ("dense", "packed"):
-        driver = Driver(adopt_model(random_model(family), name=family, weights=weights))
+    for form in ("dense", "packed"):
+        driver = Driver(adopt_model(random_model(family), name=family, options=WeightOptions(form=form)))
         story = driver.add([5, 6, 7, 8, 9], 8)
         driver.finish(story, chunk=3)
         tokens.append(story.token_ids)
@@ -64,11 +65,11 @@ def test_dense_and_packed_weights_generate_alike(family: str) -> None:
 def test_weights_are_packed_where_they_can_be_and_refused_where_they_must_be_and_can_t(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert isinstance(adopt_model(random_model("mixtral"), name="any").model.lm_head, PackedLinear)
-    monkeypatch.setattr(loader, "can_pack", lambda dtype, device: False)
+    assert isinstance(adopt_model(random_model("mixtral"), name="any").model.lm_head, MatrixLinear)
+    monkeypatch.setattr(weights, "can_pack", lambda dtype, device: False)
     assert isinstance(adopt_model(random_model("mixtral"), name="any").model.lm_head, torch.nn.Linear)
     with pytest.raises(ModelRefused, match="type float32 can't be packed on cpu; allowed are auto and dense"):
-        adopt_model(random_model("mixtral"), name="any", weights="packed")
+        adopt_model(random_model("mixtral"), name="any", options=WeightOptions(form="packed"))
 
 
 def test_the_tokenizer_template_and_special_tokens_come_along(directory: Path) -> None:
@@ -86,7 +87,7 @@ def test_the_tokenizer_template_and_special_tokens_come_along(directory: Path) -
 
 
 def test_the_compute_type_can_be_chosen(directory: Path) -> None:
-    loaded = load_model(str(directory), dtype="bfloat16")
+    loaded = load_model(str(directory), options=WeightOptions("bfloat16"))
     assert loaded.facts.dtype == "bfloat16"
     driver = Driver(loaded)
     story = driver.add([5, 6, 7], 3)

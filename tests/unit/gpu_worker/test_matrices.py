@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpu_worker.matrices import DenseMatrix, PackedLinear, PackedMatrix, can_pack, pack_linears
+from gpu_worker.matrices import DenseMatrix, MatrixLinear, PackedMatrix, can_pack, replace_linears
 from tests.families import random_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -52,18 +52,18 @@ def test_packing_a_model_lets_its_dense_weights_go() -> None:
     num_layers = len(layers)
     called = set(layers)
     del layers
-    assert pack_linears(model, called) == num_layers
+    assert replace_linears(model, called, PackedMatrix) == num_layers
     del called
     gc.collect()
     assert not any(weight() is not None for weight in dense)
-    assert {name for name, module in model.named_modules() if isinstance(module, PackedLinear)} == names
+    assert {name for name, module in model.named_modules() if isinstance(module, MatrixLinear)} == names
 
 
 def test_a_head_that_shares_the_embeddings_weight_is_not_copied() -> None:
     model = random_model("mixtral", tie_word_embeddings=True)
-    pack_linears(model, set(model.modules()))
+    replace_linears(model, set(model.modules()), PackedMatrix)
     assert model.lm_head.weight is model.get_input_embeddings().weight
-    assert isinstance(model.model.layers[0].self_attn.q_proj, PackedLinear)
+    assert isinstance(model.model.layers[0].self_attn.q_proj, MatrixLinear)
 
 
 def test_layers_that_are_more_than_linear_are_left_alone() -> None:
@@ -75,12 +75,12 @@ def test_layers_that_are_more_than_linear_are_left_alone() -> None:
     model[1].register_forward_hook(lambda *_: None)
     x = torch.randn(2, 4)
     expected = model(x)
-    assert pack_linears(model, set(model[:3])) == 1
-    assert [type(module) for module in model] == [Scaled, nn.Linear, PackedLinear, nn.Linear]
+    assert replace_linears(model, set(model[:3]), PackedMatrix) == 1
+    assert [type(module) for module in model] == [Scaled, nn.Linear, MatrixLinear, nn.Linear]
     torch.testing.assert_close(model(x), expected)
 
 
 def test_a_packed_layer_tells_its_type_and_place_as_a_linear_layer_does() -> None:
-    packed = PackedLinear(nn.Linear(4, 6, dtype=torch.float32).requires_grad_(False))
+    packed = MatrixLinear(nn.Linear(4, 6, dtype=torch.float32).requires_grad_(False), PackedMatrix)
     assert (packed.in_features, packed.out_features) == (4, 6)
     assert (packed.weight.dtype, packed.weight.device.type, packed.weight.shape) == (torch.float32, "cpu", (6, 4))

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from scripts.model_table import judge
 from tests.families import mixture_families
 
 _ROW = re.compile(r"^\| (\w+) \| (works|refused|differs) \|", re.MULTILINE)
-_TABLE = dict(_ROW.findall(Path("docs/models.md").read_text()))
+_TEXT = Path("docs/models.md").read_text()
+_TABLE = dict(_ROW.findall(_TEXT))
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,10 @@ def one_thread() -> None:
 def test_a_family_does_as_the_table_says(family: str, outcome: str) -> None:
     if family not in mixture_families():
         pytest.skip("this transformers does not have it")
-    assert judge(family).outcome == outcome
+    verdict = judge(family)
+    if verdict.outcome == "untested" and f"transformers {transformers.__version__}:" not in _TEXT:
+        pytest.skip(f"another transformers than the table's: {verdict.note}")
+    assert verdict.outcome == outcome
 
 
 def test_no_family_differs_from_generate() -> None:

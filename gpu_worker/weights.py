@@ -1,0 +1,164 @@
+"""Reads a model's weights and brings its matrices into the form that they are to be kept in.
+
+    checkpoint ──transformers──▶ model ──experts──▶ matrices, one each       ──▶ LayerExperts
+                                       ──linear layers that are called──▶ MatrixLinear
+                                       ──embeddings, norms, routers──▶ as they are
+
+It knows forms and files, and neither how a model is suspended nor what is served of it.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from gpu_worker.errors import ModelRefused
+from gpu_worker.experts import ExpertWeights, LayerExperts
+from gpu_worker.matrices import (
+    NONE_ARRIVED,
+    Arrived,
+    DenseMatrix,
+    MatrixForm,
+    MatrixLinear,
+    PackedMatrix,
+    can_pack,
+    replace_linears,
+)
+from gpu_worker.probe import Structure
+from gpu_worker.process import release_freed_memory
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["auto", "float32", "bfloat16"]
+Weights = Literal["auto", "dense", "packed"]
+Quantization = Literal["none", "bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOptions:
+    """How weights are kept.
+
+    Attributes:
+        dtype: Compute type; auto is that of the checkpoint.
+        form: Form of what is not quantized; auto packs where that can be done.
+        quantization: What experts and linear layers, all but the head, are quantized to.
+    """
+
+    dtype: DType = "auto"
+    form: Weights = "auto"
+    quantization: Quantization = "none"
+
+
+AS_THEY_COME = WeightOptions()
+
+
+def read_model(source: str, options: WeightOptions, device: str, *, is_quantized: bool) -> tuple[Any, Arrived]:
+    """Reads all weights; a checkpoint that lacks some is refused rather than filled with random numbers.
+
+    Args:
+        source: Directory, or hub id.
+        options: How weights are to be kept.
+        device: Where they are to lie.
+        is_quantized: Whether the checkpoint is quantized already; what it left at full precision is then read so.
+
+    Returns:
+        The model on its device, and the matrices of experts that were quantized on the way, which the model then lacks.
+
+    Raises:
+        ModelRefused: They can't be read; the message says why.
+    """
+    arrived, arguments = NONE_ARRIVED, {}
+    if options.quantization != "none" and not is_quantized:
+        from gpu_worker import quantization  # bitsandbytes takes seconds to import
+
+        quantization.register()
+        streaming = quantization.StreamingConfig(options.quantization, device)
+        arrived, arguments = streaming.arrived, {"quantization_config": streaming}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype="auto" if options.dtype == "auto" else getattr(torch, options.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **arguments,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelRefused(f"the weights of {source} can't be loaded: {error}") from error
+    model, report = loaded
+    lacking = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
+    if lacking:
+        raise ModelRefused(f"the checkpoint {source} lacks {len(lacking)} weights, such as {lacking[0]}")
+    for parameter in model.parameters():  # one that still lies in the mapped file would keep all of the file in memory
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
+    if options.quantization != "none":
+        release_freed_memory()
+    return model.to(device), arrived
+
+
+def take_weights(
+    model: Any, structure: Structure, options: WeightOptions, arrived: Arrived = NONE_ARRIVED
+) -> tuple[ExpertWeights | None, ...]:
+    """Brings a model's matrices into their form.
+
+    Returns:
+        The experts of each layer, which the model then has no more, None for a layer without a mixture.
+
+    Raises:
+        ModelRefused: They can't be kept so.
+    """
+    plain = _plain_form(model, options.form)
+    form = plain
+    called = structure.called_linears
+    if options.quantization != "none":
+        from gpu_worker import quantization
+
+        form = quantization.form_of(options.quantization)
+        head = model.get_output_embeddings()
+        logger.info("quantized %d linear layers", replace_linears(model, called - {head}, form))
+    if plain is not DenseMatrix:
+        logger.info("packed %d linear layers", replace_linears(model, called, plain))
+    experts = tuple(
+        None if module is None else LayerExperts(module, form, arrived) for module in structure.experts_modules
+    )
+    if options.quantization != "none":
+        release_freed_memory()
+    _report_bits(model, experts)
+    return experts
+
+
+def _plain_form(model: Any, wished: Weights) -> MatrixForm:
+    possible = can_pack(model.dtype, model.device)
+    if wished == "packed" and not possible:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise ModelRefused(f"weights of type {dtype} can't be packed on {model.device}; allowed are auto and dense")
+    return PackedMatrix if possible and wished != "dense" else DenseMatrix
+
+
+def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> None:
+    """Logs the bits that a weight takes, scales included, counted from what is in memory."""
+    mixtures = [layer for layer in experts if layer is not None]
+    expert_bytes, num_expert_weights = sum(m.nbytes for m in mixtures), sum(m.num_weights for m in mixtures)
+    matrices = [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
+    parameters = list(model.parameters())
+    other_bytes = sum(m.nbytes for m in matrices) + sum(p.nbytes for p in parameters)
+    num_other_weights = sum(m.num_weights for m in matrices) + sum(_num_weights(p) for p in parameters)
+    all_bytes, num_weights = expert_bytes + other_bytes, num_expert_weights + num_other_weights
+    logger.info(
+        "weights bytes=%d bits_per_weight=%.2f expert_bits_per_weight=%.2f",
+        all_bytes,
+        8 * all_bytes / max(1, num_weights),
+        8 * expert_bytes / max(1, num_expert_weights),
+    )
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    """Weights that a parameter stands for: one of bitsandbytes' holds two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else prod(state.shape)
