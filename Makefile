@@ -41,7 +41,8 @@ test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/pytest -m 'not gpu' --ignore $(CORE_TESTS)
 
 test-transformers: $(STAMP) ## the worker's tests with another transformers (TRANSFORMERS=5.17.0 is the oldest that is supported)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/transformers transformers==$(TRANSFORMERS)
+	rm -rf build/transformers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/transformers transformers==$(TRANSFORMERS)
 	PYTHONPATH=build/transformers $(BIN)/pytest tests/unit/gpu_worker
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing

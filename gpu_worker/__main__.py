@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, Quantization, Weights, WorkerConfig
+from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, LoadFormat, Quantization, Weights, WorkerConfig
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
@@ -75,6 +75,14 @@ def serve(
             "quantization), bnb-4bit-fp4, or bnb-8bit. Never holds the whole model at full precision.",
         ),
     ] = Quantization.NONE,
+    load_format: Annotated[
+        LoadFormat,
+        typer.Option(
+            envvar="QLLM_LOAD_FORMAT",
+            help="auto reads safetensors; dummy needs a config.json only and makes random weights on the device, to measure "
+            "speed without a download.",
+        ),
+    ] = LoadFormat.AUTO,
     threads: Annotated[
         int | None,
         typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
@@ -120,6 +128,7 @@ def serve(
             device=device,
             weights=weights,
             quantization=quantization,
+            load_format=load_format,
             num_threads=threads,
             block_size=block_size,
             num_blocks=num_blocks,

@@ -37,6 +37,13 @@ class Weights(StrEnum):
     PACKED = "packed"
 
 
+class LoadFormat(StrEnum):
+    """Where weights come from: the checkpoint's safetensors, or nowhere, random ones being made on the device."""
+
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
 class Quantization(StrEnum):
     """What experts and linear layers are quantized to, by bitsandbytes; none keeps the checkpoint's own weights."""
 
@@ -79,6 +86,7 @@ class WorkerConfig:
     device: Device = Device.AUTO
     weights: Weights = Weights.AUTO
     quantization: Quantization = Quantization.NONE
+    load_format: LoadFormat = LoadFormat.AUTO
     num_threads: int | None = None
     block_size: int = 16
     num_blocks: int | None = None

@@ -25,7 +25,7 @@ from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
-from gpu_worker.weights import AS_THEY_COME, WeightOptions, read_model, take_weights
+from gpu_worker.weights import AS_THEY_COME, WeightOptions, make_random_model, read_model, take_weights
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def load_model(
     Raises:
         ModelRefused: It can't be served; the message says why.
     """
-    _check_files(source)
+    _check_files(source, needs_weights=options.source == "auto")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -110,8 +110,11 @@ def load_model(
     check_config(config)
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
         decoder_layers(_from_config(config))
-    is_quantized = getattr(config, "quantization_config", None) is not None
-    model, arrived = read_model(source, options, device, is_quantized=is_quantized)
+    if options.source == "dummy":
+        model, arrived = make_random_model(config, options, device)
+    else:
+        is_quantized = getattr(config, "quantization_config", None) is not None
+        model, arrived = read_model(source, options, device, is_quantized=is_quantized)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
     tokenizer = read_tokenizer(source)
     return adopt_model(
@@ -222,7 +225,7 @@ def _refusing(family: str) -> Iterator[None]:
         raise ModelRefused(f"this {family} failed a trial run: {type(error).__name__}: {error}") from error
 
 
-def _check_files(source: str) -> None:
+def _check_files(source: str, *, needs_weights: bool) -> None:
     """Raises ModelRefused for a local directory that lacks what is needed, or that would need its own code."""
     directory = Path(source)
     if not directory.is_dir():
@@ -240,7 +243,7 @@ def _check_files(source: str) -> None:
         raise ModelRefused(
             f"{source} needs its own code to run (auto_map in config.json), and a model's code is never run"
         )
-    if not any(directory.glob("*.safetensors")):
+    if needs_weights and not any(directory.glob("*.safetensors")):
         others = sorted(
             path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
         )

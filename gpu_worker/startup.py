@@ -55,7 +55,9 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         name=config.served_model_name,
         device=device,
         max_model_len=config.max_model_len,
-        options=WeightOptions(config.dtype.value, config.weights.value, config.quantization.value),
+        options=WeightOptions(
+            config.dtype.value, config.weights.value, config.quantization.value, config.load_format.value
+        ),
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
     with torch.inference_mode():

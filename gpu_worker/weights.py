@@ -18,11 +18,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from gpu_worker.errors import ModelRefused
-from gpu_worker.experts import ExpertWeights, LayerExperts
+from gpu_worker.experts import PROJECTIONS, ExpertWeights, LayerExperts, is_experts
 from gpu_worker.matrices import (
     NONE_ARRIVED,
     Arrived,
     DenseMatrix,
+    Matrix,
     MatrixForm,
     MatrixLinear,
     PackedMatrix,
@@ -34,8 +35,11 @@ from gpu_worker.process import release_freed_memory
 
 logger = logging.getLogger(__name__)
 
+_RANDOM_STD = 0.02  # as transformers' configurations have it
+
 DType = Literal["auto", "float32", "bfloat16"]
 Weights = Literal["auto", "dense", "packed"]
+LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["none", "bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 
 
@@ -47,11 +51,13 @@ class WeightOptions:
         dtype: Compute type; auto is that of the checkpoint.
         form: Form of what is not quantized; auto packs where that can be done.
         quantization: What experts and linear layers, all but the head, are quantized to.
+        source: auto is the checkpoint; dummy makes random weights on the device.
     """
 
     dtype: DType = "auto"
     form: Weights = "auto"
     quantization: Quantization = "none"
+    source: LoadFormat = "auto"
 
 
 AS_THEY_COME = WeightOptions()
@@ -100,6 +106,41 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
     if options.quantization != "none":
         release_freed_memory()
     return model.to(device), arrived
+
+
+def make_random_model(config: Any, options: WeightOptions, device: str) -> tuple[Any, Arrived]:
+    """Makes a model of random weights on a device, its experts one by one, so that they need not fit there unquantized.
+
+    Returns:
+        The model, and the matrices of experts that were quantized, which the model then lacks.
+    """
+    dtype = config.dtype if options.dtype == "auto" else getattr(torch, options.dtype)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    arrived: dict[tuple[nn.Module, str], Sequence[Matrix]] = {}
+    if options.quantization != "none":
+        from gpu_worker import quantization
+
+        form = quantization.form_of(options.quantization)
+        for module in filter(is_experts, model.modules()):
+            for name in PROJECTIONS:
+                fused = getattr(module, name, None)  # (E, ., .)
+                if fused is not None:
+                    arrived[module, name] = [form(_random_weight(module, fused, device), None) for _ in fused]
+                    setattr(module, name, nn.Parameter(fused.new_empty(0, device=device), requires_grad=False))
+    model.to_empty(device=device)
+    with torch.no_grad():
+        model.init_weights()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=_RANDOM_STD)
+    return model, arrived
+
+
+def _random_weight(module: Any, fused: torch.Tensor, device: str) -> torch.Tensor:
+    """One expert's weight (out, in), in the type that it will be computed with."""
+    shape = fused.shape[:0:-1] if module.is_transposed else fused.shape[1:]
+    return torch.randn(shape, dtype=fused.dtype, device=device) * _RANDOM_STD
 
 
 def take_weights(

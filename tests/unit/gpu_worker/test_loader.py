@@ -14,8 +14,8 @@ from gpu_worker import weights
 from gpu_worker.errors import ModelRefused
 from gpu_worker.loader import adopt_model, load_model
 from gpu_worker.matrices import MatrixLinear
-from gpu_worker.weights import WeightOptions
-from tests.families import random_model
+from gpu_worker.weights import Quantization, WeightOptions
+from tests.families import random_model, tiny_config
 from tests.worker_driver import Driver
 
 
@@ -135,12 +135,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused_rather_than_filled_up(direct
         load_model(str(directory))
 
 
-def test_a_checkpoint_that_is_quantized_already_is_refused(directory: Path) -> None:
-    _change_config(directory, quantization_config={"quant_method": "mxfp4"})
-    with pytest.raises(ModelRefused, match="quantized already"):
-        load_model(str(directory))
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [("{", "can't be read"), ('{"model_type": "nonsense"}', "can't be served"), ("{}", "can't be served")],
@@ -210,3 +204,20 @@ def test_a_model_that_fails_its_trial_run_is_refused() -> None:
     model.model.norm.forward = lambda _: 1 / 0
     with pytest.raises(ModelRefused, match=r"failed a trial run: ZeroDivisionError"):
         adopt_model(model, name="odd")
+
+
+@pytest.mark.parametrize("quantization", ["none", "bnb-4bit"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_next", "gpt_oss"])
+def test_random_weights_need_a_configuration_only(tmp_path: Path, family: str, quantization: Quantization) -> None:
+    tiny_config(family).save_pretrained(tmp_path)
+    options = WeightOptions("float32", quantization=quantization, source="dummy")
+    loaded = load_model(str(tmp_path), options=options)
+    expected = dict(random_model(family).named_buffers())
+    for name, buffer in loaded.model.named_buffers():
+        torch.testing.assert_close(buffer, expected[name])
+    driver = Driver(loaded)
+    story = driver.add([5, 6, 7], 4)
+    driver.finish(story)
+    assert len(story.token_ids) == 4
+    with pytest.raises(ModelRefused, match="holds no weights"):
+        load_model(str(tmp_path))
