@@ -45,7 +45,7 @@ class SetUp(StrEnum):
     EXPERT = gains.EXPERT
 
 
-_SCHEDULER_OPTIONS: Mapping[SetUp, tuple[str, ...]] = {
+SCHEDULER_OPTIONS: Mapping[SetUp, tuple[str, ...]] = {
     SetUp.FCFS: ("--policy", "fcfs"),
     SetUp.PRIORITY: ("--policy", "priority-iteration"),
     SetUp.PAPER: ("--policy", "paper"),
@@ -89,9 +89,7 @@ class Experiment:
 
     async def _run_once(self, set_up: SetUp, bar: ProgressBar, interrupts: Interrupts) -> Run | None:
         bar.begin("starting the service")
-        options = ServiceOptions(
-            self.model, (*_SCHEDULER_OPTIONS[set_up], *self.service.scheduler), self.service.worker
-        )
+        options = ServiceOptions(self.model, (*SCHEDULER_OPTIONS[set_up], *self.service.scheduler), self.service.worker)
         async with AsyncExitStack() as stack:
             address = await unless(interrupts.stop, stack.enter_async_context(running_service(options)))
             if address is None:

@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 
 from client.bench.gains import EXPERT, FCFS, PAPER
 from client.bench.grid import Grid
-from client.bench.simulator import SimulatedResult
-from client.bench.sweep import TARGET, PointResult
+from client.bench.sweep import TARGET, PointResult, PolicyResult
 from client.bench.tables import NOTHING, times
 
-_COLUMN_NAMES = {
-    EXPERT: "SIMULATED: qllm",
-    TARGET: "SIMULATED: qllm, 400 ms a token",
-    PAPER: "SIMULATED: Algorithm 1",
-}
+_COLUMN_NAMES = {EXPERT: "qllm", TARGET: "qllm, 400 ms a token", PAPER: "Algorithm 1"}
+_Sweep = Sequence[PointResult[PolicyResult]]
 
 
-def claims_grid(sweep: Sequence[PointResult], slo_s: float) -> Grid | None:
-    """Returns the paper's claims on a sweep of the rate, and the same figures of our policy and of Algorithm 1."""
+def claims_grid(sweep: _Sweep, slo_s: float, how: str) -> Grid | None:
+    """Returns the paper's claims on a sweep of the rate, and the same figures of our policy and of Algorithm 1.
+
+    Args:
+        sweep: What was run.
+        slo_s: Objective for first tokens, in seconds.
+        how: SIMULATED or MEASURED, which every figure of ours is marked with.
+    """
     columns = [label for label in _COLUMN_NAMES if all(label in point.results for point in sweep)]
     if not columns or not all(FCFS in point.results for point in sweep):
         return None
@@ -43,21 +45,21 @@ def claims_grid(sweep: Sequence[PointResult], slo_s: float) -> Grid | None:
         ("throughput to fcfs: average", "1x or more", *(_mean(_costs(sweep, one, _throughput)) for one in columns)),
         ("throughput to fcfs: worst", NOTHING, *(_least(_costs(sweep, one, _throughput)) for one in columns)),
     ]
-    header = ("against fcfs", "measured in the paper", *(_COLUMN_NAMES[label] for label in columns))
-    return Grid("SIMULATED: the claims of arXiv 2503.09304", header, tuple(rows))
+    header = ("against fcfs", "measured in the paper", *(f"{how}: {_COLUMN_NAMES[label]}" for label in columns))
+    return Grid(f"{how}: the claims of arXiv 2503.09304", header, tuple(rows))
 
 
-def _gains(sweep: Sequence[PointResult], label: str, figure: Callable[[SimulatedResult], float]) -> list[float]:
+def _gains(sweep: _Sweep, label: str, figure: Callable[[PolicyResult], float]) -> list[float]:
     return [1.0 / cost for cost in _costs(sweep, label, figure)]
 
 
-def _costs(sweep: Sequence[PointResult], label: str, figure: Callable[[SimulatedResult], float]) -> list[float]:
+def _costs(sweep: _Sweep, label: str, figure: Callable[[PolicyResult], float]) -> list[float]:
     """Returns a figure over that of fcfs at each point where both had such requests."""
     pairs = [(figure(point.results[label]), figure(point.results[FCFS])) for point in sweep]
     return [own / other for own, other in pairs if own > 0 and other > 0]
 
 
-def _met_up_to(sweep: Sequence[PointResult], label: str, slo_s: float) -> str:
+def _met_up_to(sweep: _Sweep, label: str, slo_s: float) -> str:
     """Returns the highest rate up to which the mean keeps the objective at every rate that was run."""
     met: float | None = None
     for point in sorted(sweep, key=lambda one: one.value or 0.0):
@@ -67,19 +69,19 @@ def _met_up_to(sweep: Sequence[PointResult], label: str, slo_s: float) -> str:
     return "at no rate" if met is None else f"{met:g} req/s"
 
 
-def _ttft(result: SimulatedResult) -> float:
+def _ttft(result: PolicyResult) -> float:
     return result.ls.ttft.mean_ms if result.ls.ttft else 0.0
 
 
-def _ls_turnaround(result: SimulatedResult) -> float:
+def _ls_turnaround(result: PolicyResult) -> float:
     return result.ls.turnaround.mean_ms if result.ls.turnaround else 0.0
 
 
-def _be_turnaround(result: SimulatedResult) -> float:
+def _be_turnaround(result: PolicyResult) -> float:
     return result.be.turnaround.mean_ms if result.be.turnaround else 0.0
 
 
-def _throughput(result: SimulatedResult) -> float:
+def _throughput(result: PolicyResult) -> float:
     return result.tokens_per_s
 
 

@@ -12,6 +12,8 @@ from client.bench.load_options import LoadOptions
 from client.bench.measure import measure
 from client.bench.option_group import with_option_groups
 from client.bench.options import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
+from client.bench.paper import EXAMPLES as PAPER_EXAMPLES
+from client.bench.paper import paper
 from client.bench.predictions import predictions
 from client.bench.simulate import EXAMPLES as SIMULATE_EXAMPLES
 from client.bench.simulate import simulate
@@ -107,6 +109,7 @@ def ablation_command(
         ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)
 
 
+app.command(epilog=PAPER_EXAMPLES, no_args_is_help=True)(paper)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command(no_args_is_help=True)(timeline)
 app.command(no_args_is_help=True)(predictions)

@@ -24,9 +24,9 @@ from client.bench.option_group import with_option_groups
 from client.bench.options import ResultOptions
 from client.bench.recording import Provenance, dump
 from client.bench.results import Report, check_figures_can_be_drawn
-from client.bench.simulate_tables import cost_grid, result_grids
+from client.bench.simulate_tables import cost_grid, result_grids, stops_grid
 from client.bench.simulated_traffic import Mix, Replay, Traffic
-from client.bench.simulator import simulate_all
+from client.bench.simulator import SimulatedResult, simulate_all
 from client.bench.sweep import Axis, Point, PointResult, choose_setups, parse_values, points, with_settings
 from client.bench.trace import read_trace
 
@@ -162,7 +162,7 @@ def simulate(experiment: ExperimentOptions, traffic: TrafficOptions, results: Re
         cost_table = experiment.read_cost_table()
         provenance = provenance_of(asdict(experiment) | asdict(traffic))
 
-        async def command(_: Interrupts) -> list[PointResult]:
+        async def command(_: Interrupts) -> list[PointResult[SimulatedResult]]:
             return await _run(planned, cost_table, experiment.slo_s, experiment.processes)
 
         sweep, _ = run_interruptibly(command)
@@ -171,7 +171,9 @@ def simulate(experiment: ExperimentOptions, traffic: TrafficOptions, results: Re
         report.show(results, results.json_file)
 
 
-async def _run(planned: Sequence[Point], cost_table: object, slo_s: float, num_processes: int) -> list[PointResult]:
+async def _run(
+    planned: Sequence[Point], cost_table: object, slo_s: float, num_processes: int
+) -> list[PointResult[SimulatedResult]]:
     jobs = [
         setup.job(cost_table, rows)
         for point in planned
@@ -191,13 +193,13 @@ async def _run(planned: Sequence[Point], cost_table: object, slo_s: float, num_p
 def _report(
     experiment: ExperimentOptions,
     traffic: Traffic,
-    sweep: Sequence[PointResult],
+    sweep: Sequence[PointResult[SimulatedResult]],
     planned: Sequence[Point],
     provenance: Provenance,
 ) -> Report:
     axis = experiment.sweep or (Axis.RATE if isinstance(traffic, Mix) else None)
     title = f"SIMULATED on {Path(experiment.cost_table).stem}: {traffic.describe(axis)}"
-    claims = claims_grid(sweep, experiment.slo_s) if axis is Axis.RATE else None
+    claims = claims_grid(sweep, experiment.slo_s, "SIMULATED") if axis is Axis.RATE else None
 
     def draw() -> "Figure":
         from client.bench.simulate_figure import point_figure, sweep_figure
@@ -207,7 +209,12 @@ def _report(
     return Report(
         title="SIMULATED: the scheduler in virtual time",
         lead=title,
-        grids=[*result_grids(axis, sweep, experiment.slo_s), *([claims] if claims else []), cost_grid(sweep)],
+        grids=[
+            *result_grids(axis, sweep, experiment.slo_s, "SIMULATED"),
+            stops_grid(axis, sweep),
+            *([claims] if claims else []),
+            cost_grid(sweep),
+        ],
         warnings=[],
         draw=draw,
         provenances=[provenance],
@@ -215,7 +222,7 @@ def _report(
     )
 
 
-def _to_json(sweep: Sequence[PointResult], planned: Sequence[Point], provenance: Provenance) -> str:
+def _to_json(sweep: Sequence[PointResult[SimulatedResult]], planned: Sequence[Point], provenance: Provenance) -> str:
     return dump(
         {
             "schema": SCHEMA,

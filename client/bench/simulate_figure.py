@@ -9,15 +9,14 @@ from matplotlib.figure import Figure
 
 from client.bench.figures import STYLE, Curve, draw_bars, draw_cdf, series_colour, show_plain_numbers
 from client.bench.gains import FCFS
-from client.bench.simulator import SimulatedResult
 from client.bench.spread import Spread
-from client.bench.sweep import Axis, PointResult
+from client.bench.sweep import Axis, PointResult, PolicyResult
 
 _MARKERS = "osD^v"
 _SECONDS = "seconds"
 
 
-def sweep_figure(axis: Axis, sweep: Sequence[PointResult], slo_s: float, title: str) -> Figure:
+def sweep_figure(axis: Axis, sweep: Sequence[PointResult[PolicyResult]], slo_s: float, title: str) -> Figure:
     """Draws mean times of both classes and throughput over the axis, a line for each set-up."""
     with rc_context({**STYLE, "legend.fontsize": 9}):
         figure = Figure(figsize=(11, 7), layout="constrained")
@@ -42,7 +41,7 @@ def sweep_figure(axis: Axis, sweep: Sequence[PointResult], slo_s: float, title: 
     return figure
 
 
-def point_figure(point: PointResult, title: str) -> Figure:
+def point_figure(point: PointResult[PolicyResult], title: str) -> Figure:
     """Draws the set-ups side by side on one traffic."""
     with rc_context(STYLE):
         figure = Figure(figsize=(12, 5.6), layout="constrained")
@@ -75,7 +74,10 @@ def _mean_s(spread: Spread | None) -> float | None:
 
 
 def _draw_lines(
-    axes: Axes, axis: Axis, sweep: Sequence[PointResult], figure_of: Callable[[SimulatedResult], float | None]
+    axes: Axes,
+    axis: Axis,
+    sweep: Sequence[PointResult[PolicyResult]],
+    figure_of: Callable[[PolicyResult], float | None],
 ) -> None:
     labels = list(dict.fromkeys(label for point in sweep for label in point.results))
     for number, label in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Which figures of a simulated experiment are shown, and in which units. Pure."""
+"""Which figures of a simulated or measured sweep are shown, and in which units. Pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,26 +6,33 @@ from client.bench.gains import FCFS
 from client.bench.grid import Grid
 from client.bench.simulator import SimulatedResult
 from client.bench.spread import Spread
-from client.bench.sweep import Axis, PointResult
+from client.bench.sweep import Axis, PointResult, PolicyResult
 from client.bench.tables import NOTHING, number, times
 
-_Figure = Callable[[SimulatedResult, SimulatedResult], str]  # of a result, and of fcfs at the same point
+_Figure = Callable[[PolicyResult, PolicyResult], str]  # of a result, and of fcfs at the same point
 
 
-def result_grids(axis: Axis | None, sweep: Sequence[PointResult], slo_s: float) -> list[Grid]:
-    """Returns a table for each figure with a column for each value; where nothing was varied, one table of all figures."""
+def result_grids(axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], slo_s: float, how: str) -> list[Grid]:
+    """Returns a table for each figure with a column for each value; where nothing was varied, one table of all figures.
+
+    Args:
+        axis: What was varied.
+        sweep: What came of it.
+        slo_s: Objective for first tokens, in seconds.
+        how: SIMULATED or MEASURED.
+    """
     figures = _figures(slo_s)
     if axis is None:
         results = sweep[0].results
         rows = tuple(
             (name, *(shown(one, results[FCFS]) for one in results.values())) for name, shown in figures.items()
         )
-        return [Grid("SIMULATED: all set-ups on the same requests", ("", *results), rows)]
+        return [Grid(f"{how}: all set-ups on the same requests", ("", *results), rows)]
     labels = sweep[0].results
     header = (axis.heading, *(f"{point.value:g}" for point in sweep))
     return [
         Grid(
-            f"SIMULATED: {name}",
+            f"{how}: {name}",
             header,
             tuple((label, *(shown(point.results[label], point.results[FCFS]) for point in sweep)) for label in labels),
         )
@@ -33,7 +40,17 @@ def result_grids(axis: Axis | None, sweep: Sequence[PointResult], slo_s: float) 
     ]
 
 
-def cost_grid(sweep: Sequence[PointResult]) -> Grid:
+def stops_grid(axis: Axis | None, sweep: Sequence[PointResult[SimulatedResult]]) -> Grid:
+    """Returns how often each set-up stopped inside a layer."""
+    header = (axis.heading if axis else "", *("" if point.value is None else f"{point.value:g}" for point in sweep))
+    stops = "num_preemptions_at_expert"
+    rows = tuple(
+        (label, *(f"{point.results[label].counters[stops]:,}" for point in sweep)) for label in sweep[0].results
+    )
+    return Grid("SIMULATED: stops inside a layer", header, rows)
+
+
+def cost_grid(sweep: Sequence[PointResult[SimulatedResult]]) -> Grid:
     """Returns what the simulation took."""
     results = [result for point in sweep for result in point.results.values()]
     virtual_s, cpu_s = sum(one.virtual_s for one in results), sum(one.cpu_s for one in results)
@@ -58,7 +75,6 @@ def _figures(slo_s: float) -> dict[str, _Figure]:
         "BE turnaround, to fcfs": lambda one, fcfs: times(_ratio(one.be.turnaround, fcfs.be.turnaround)),
         "output tokens per second": lambda one, fcfs: number(one.tokens_per_s),
         "output tokens per second, to fcfs": lambda one, fcfs: _to(one.tokens_per_s, fcfs.tokens_per_s),
-        "stops inside a layer": lambda one, fcfs: f"{one.counters['num_preemptions_at_expert']:,}",
     }
 
 

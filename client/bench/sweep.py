@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
 
 from client.bench.errors import BenchError
 from client.bench.gains import EXPERT, FCFS, LAYER, PAPER, PRIORITY
 from client.bench.simulated_traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
-from client.bench.simulator import Setup, SimulatedResult
+from client.bench.simulator import ClassResult, Setup
 
 # In virtual time a long command costs nothing: an arrival cuts it short at the same place as a short one.
 _LIMITS = {"command_window_s": 5.0}
@@ -77,12 +78,31 @@ class Point:
     setups: tuple[Setup, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PointResult:
+class PolicyResult(Protocol):
+    """What one set-up came to, simulated or measured."""
+
+    @property
+    def ls(self) -> ClassResult:
+        """The latency-sensitive requests."""
+
+    @property
+    def be(self) -> ClassResult:
+        """The best-effort requests."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens of all requests a second."""
+
+
+R_co = TypeVar("R_co", bound=PolicyResult, covariant=True)
+
+
+@dataclass(frozen=True)
+class PointResult(Generic[R_co]):
     """What the set-ups came to at one point, by their labels."""
 
     value: float | None
-    results: Mapping[str, SimulatedResult]
+    results: Mapping[str, R_co]
 
 
 def points(axis: Axis | None, values: Sequence[float], traffic: Traffic, setups: Sequence[Setup]) -> list[Point]:
@@ -100,12 +120,12 @@ def points(axis: Axis | None, values: Sequence[float], traffic: Traffic, setups:
     return [Point(value, _vary_traffic(axis, value, traffic), _vary_setups(axis, value, setups)) for value in values]
 
 
-def parse_values(text: str) -> tuple[float, ...]:
+def parse_values(text: str, option: str = "--values") -> tuple[float, ...]:
     """Reads numbers with commas between them."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise BenchError(f"--values: got {text!r}, allowed are numbers with commas between them") from None
+        raise BenchError(f"{option}: got {text!r}, allowed are numbers with commas between them") from None
 
 
 def choose_setups(labels: Sequence[str]) -> list[Setup]:

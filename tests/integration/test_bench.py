@@ -65,6 +65,21 @@ def test_the_ablation_runs_each_set_up_on_a_service_of_its_own(tmp_path: Path) -
     assert file.stat().st_size < 2**20
 
 
+def test_the_paper_s_experiment_runs_on_random_weights_and_prints_its_claims(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "png")}
+    options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    brief = ("--rates=8", "--seconds=2", "--warm-up=1", "--drain=10", "--max-output-tokens=8", "--max-prompt-tokens=64")
+    result = bench("paper", "--geometry=tiny", "--set-up=qllm-expert", "--worker-arg=--threads=1", *brief, *options)
+    assert result.returncode == 0, result.stderr
+    assert "MEASURED: the claims of arXiv 2503.09304" in result.stdout
+    content = json.loads(files["json"].read_text())
+    assert [point["rate"] for point in content["points"]] == [8.0]
+    results = content["points"][0]["results"]
+    assert set(results) == {"fcfs", "qllm-expert"}
+    assert results["fcfs"]["be"]["count"] == results["qllm-expert"]["be"]["count"] > 0
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+
 def processes_that_name(text: str) -> list[str]:
     """Command lines of running processes that hold the text."""
     found = []

@@ -21,7 +21,7 @@ def test_gains_costs_and_the_objective_are_computed_from_the_results() -> None:
         PointResult(2.0, {"fcfs": result(90.0, 50.0, 10.0, 100.0), "qllm-expert": result(3.0, 10.0, 30.0, 80.0)}),
         PointResult(4.0, {"fcfs": result(90.0, 50.0, 10.0, 100.0), "qllm-expert": result(4.0, 10.0, 20.0, 90.0)}),
     ]
-    grid = claims_grid(sweep, slo_s=3.0)
+    grid = claims_grid(sweep, slo_s=3.0, how="SIMULATED")
     assert grid is not None
     assert {name.strip(): cells[-1] for name, *cells in grid.rows} == {
         "LS TTFT, times lower: average": "18.2x",  # of 2, 30 and 22.5
@@ -39,4 +39,4 @@ def test_gains_costs_and_the_objective_are_computed_from_the_results() -> None:
 
 
 def test_without_the_baseline_nothing_is_claimed() -> None:
-    assert claims_grid([PointResult(1.0, {"qllm-expert": result(1, 1, 1, 1)})], 3.0) is None
+    assert claims_grid([PointResult(1.0, {"qllm-expert": result(1, 1, 1, 1)})], 3.0, "SIMULATED") is None
