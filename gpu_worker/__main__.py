@@ -22,7 +22,7 @@ from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
-from gpu_worker.process import StopSignals, die_with, sleep_precisely, wait_briefly
+from gpu_worker.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
 
 _log = logging.getLogger("gpu_worker")
 
@@ -83,6 +83,14 @@ def serve(
             "speed without a download.",
         ),
     ] = LoadFormat.AUTO,
+    tensor_parallel_size: Annotated[
+        int,
+        typer.Option(
+            envvar="QLLM_TENSOR_PARALLEL_SIZE",
+            help="Processes that hold the model together, each a slice of every matrix; started by torchrun, or give it more "
+            "than 1 here.",
+        ),
+    ] = int(os.environ.get("WORLD_SIZE", "1")),
     threads: Annotated[
         int | None,
         typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
@@ -129,6 +137,7 @@ def serve(
             weights=weights,
             quantization=quantization,
             load_format=load_format,
+            tensor_parallel_size=tensor_parallel_size,
             num_threads=threads,
             block_size=block_size,
             num_blocks=num_blocks,
@@ -153,8 +162,12 @@ def run(config: WorkerConfig) -> None:
     mailbox, progress = Mailbox(), Progress()
     signals = StopSignals(mailbox)
     signals.install()
-    if config.parent_pid is not None:
+    if is_one_of_several():
+        die_with(os.getppid())
+    elif config.parent_pid is not None:
         die_with(config.parent_pid)
+    if config.tensor_parallel_size > 1 and not is_one_of_several():
+        become_several(config.tensor_parallel_size)
     sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     curve = load_curve(config.curve)
     with _simulation(config) if config.simulated else _model(config) as (executor, hello):
@@ -176,11 +189,22 @@ def _model(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]
     wait_briefly()
     import torch  # not before the settings are known to be good: it takes seconds
 
+    from gpu_worker.ranks import LeadingExecutor, follow
     from gpu_worker.startup import prepare
 
     worker = prepare(config)
     with torch.inference_mode():
-        yield worker.executor, worker.hello
+        if worker.ranks is None:
+            yield worker.executor, worker.hello
+            return
+        if worker.ranks.rank > 0:
+            follow(worker.executor, worker.ranks)
+            sys.exit(0)
+        leader = LeadingExecutor(worker.executor, worker.ranks)
+        try:
+            yield leader, worker.hello
+        finally:
+            leader.stop()
 
 
 @contextmanager

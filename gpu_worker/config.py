@@ -69,6 +69,7 @@ class WorkerConfig:
         model: Directory or hub id; with `simulated` a directory with a tokenizer, or any name.
         simulated: Cost table that stands for a model, by file or name; empty runs a model.
         control_endpoint: Where the scheduler binds.
+        tensor_parallel_size: Processes that hold the model together, each a slice of every matrix.
         num_threads: Threads of one tensor operation; None measures what iterations gain from more.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
@@ -87,6 +88,7 @@ class WorkerConfig:
     weights: Weights = Weights.AUTO
     quantization: Quantization = Quantization.NONE
     load_format: LoadFormat = LoadFormat.AUTO
+    tensor_parallel_size: int = 1
     num_threads: int | None = None
     block_size: int = 16
     num_blocks: int | None = None
@@ -103,6 +105,13 @@ class WorkerConfig:
         self._check_endpoint()
         num_cores = len(os.sched_getaffinity(0))
         _check("--threads", self.num_threads, 1, max(64, num_cores))
+        _check("--tensor-parallel-size", self.tensor_parallel_size, 1, 64)
+        if self.tensor_parallel_size > 1 and self.quantization is not Quantization.NONE:
+            raise ConfigRefused(
+                f"--quantization: got {self.quantization}, allowed with --tensor-parallel-size over 1 is none"
+            )
+        if self.tensor_parallel_size > 1 and self.load_format is not LoadFormat.AUTO:
+            raise ConfigRefused("--load-format: got dummy, allowed with --tensor-parallel-size over 1 is auto")
         _check("--block-size", self.block_size, 1, 1024)
         _check("--num-blocks", self.num_blocks, 1, 1 << 24)
         _check("--kv-cache-gib", self.kv_cache_gib, 0.001, 1 << 16)

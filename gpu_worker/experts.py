@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gpu_worker.matrices import NONE_ARRIVED, Arrived, Matrix, MatrixForm
 
@@ -242,11 +243,16 @@ def _set_biases(module: nn.Module, name: str, matrices: Sequence[Matrix]) -> Seq
 def _take_matrices(module: nn.Module, name: str, form: MatrixForm) -> list[Matrix]:
     """Makes a matrix of each expert's slice of a 3-D parameter, and leaves nothing of it in the module."""
     flags: Any = module
-    weights: Tensor = getattr(module, name)  # (E, out, in), or (E, in, out) if transposed
-    biases: Tensor | None = getattr(module, f"{name}_bias") if flags.has_bias else None  # (E, out)
+    weights = _own_part(getattr(module, name))  # (E, out, in), or (E, in, out) if transposed
+    biases = _own_part(getattr(module, f"{name}_bias")) if flags.has_bias else None  # (E, out)
     matrices = [
         form(weight.t() if flags.is_transposed else weight, None if biases is None else biases[expert])
         for expert, weight in enumerate(weights)
     ]
     setattr(module, name, nn.Parameter(weights.new_empty(0), requires_grad=False))
     return matrices
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """A parameter, or this rank's part of one that several hold."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -182,4 +182,5 @@ def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) 
 
 
 def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether others want to know of its calls, or have put something around its forward (as tensor parallelism does)."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))

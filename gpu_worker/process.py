@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 from gpu_worker.mailbox import Mailbox, Stop
 
@@ -21,6 +22,17 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before the line above
         sys.exit(f"qllm-worker: parent {parent_pid} is gone")
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process as one of several that hold a model together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def become_several(number: int) -> NoReturn:
+    """Turns this process into a torchrun that starts it anew so many times and ends when any of them does."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    os.execv(sys.executable, [*launcher, "-m", "gpu_worker", *sys.argv[1:]])
 
 
 def sleep_precisely() -> None:

@@ -16,6 +16,7 @@ from gpu_worker.config import ConfigRefused, Device, WorkerConfig
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
+from gpu_worker.ranks import Ranks
 from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts
@@ -36,15 +37,16 @@ _MAX_BLOCKS = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class ReadyWorker:
-    """A model that waits for commands, and how it introduces itself."""
+    """A model that waits for commands, and how it introduces itself; ranks are who else holds a slice of it, if anybody."""
 
     executor: RunnerExecutor
     hello: control_pb2.Hello
+    ranks: Ranks | None
 
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
     """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
-    num_threads = config.num_threads or max_num_threads()
+    num_threads = config.num_threads or max(1, max_num_threads() // config.tensor_parallel_size)
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)
@@ -56,15 +58,23 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         device=device,
         max_model_len=config.max_model_len,
         options=WeightOptions(
-            config.dtype.value, config.weights.value, config.quantization.value, config.load_format.value
+            config.dtype.value,
+            config.weights.value,
+            config.quantization.value,
+            config.load_format.value,
+            is_sliced=config.tensor_parallel_size > 1,
         ),
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
+    ranks = Ranks() if config.tensor_parallel_size > 1 else None
     with torch.inference_mode():
         num_blocks, num_host_blocks = _size_cache(config, loaded)
+        if ranks is not None:
+            num_blocks, num_host_blocks = ranks.least(num_blocks), ranks.least(num_host_blocks)
         runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks)
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
-        candidates = thread_counts(num_threads) if config.num_threads is None and device == "cpu" else (num_threads,)
+        is_tried = config.num_threads is None and device == "cpu" and ranks is None  # ranks must do all alike
+        candidates = thread_counts(num_threads) if is_tried else (num_threads,)
         timings = _warm_up_threads(runner, block_ids, candidates)
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
@@ -76,7 +86,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         raise ConfigRefused(
             f"--model: its tokenizer makes a Hello of {hello.ByteSize()} bytes, too large for the channel"
         )
-    return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello)
+    return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
 
 
 def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:

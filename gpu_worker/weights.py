@@ -52,12 +52,14 @@ class WeightOptions:
         form: Form of what is not quantized; auto packs where that can be done.
         quantization: What experts and linear layers, all but the head, are quantized to.
         source: auto is the checkpoint; dummy makes random weights on the device.
+        is_sliced: Whether each rank of a process group holds a slice of every matrix.
     """
 
     dtype: DType = "auto"
     form: Weights = "auto"
     quantization: Quantization = "none"
     source: LoadFormat = "auto"
+    is_sliced: bool = False
 
 
 AS_THEY_COME = WeightOptions()
@@ -78,13 +80,14 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
     Raises:
         ModelRefused: They can't be read; the message says why.
     """
-    arrived, arguments = NONE_ARRIVED, {}
+    arrived: Arrived = NONE_ARRIVED
+    arguments: dict[str, Any] = {"tp_plan": "auto"} if options.is_sliced else {}
     if options.quantization != "none" and not is_quantized:
         from gpu_worker import quantization  # bitsandbytes takes seconds to import
 
         quantization.register()
         streaming = quantization.StreamingConfig(options.quantization, device)
-        arrived, arguments = streaming.arrived, {"quantization_config": streaming}
+        arrived, arguments["quantization_config"] = streaming.arrived, streaming
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,

@@ -40,8 +40,13 @@ def generate(service: LiveService, channel: grpc.Channel, message: pb.GenerateRe
     return tuple(token_ids)
 
 
-@pytest.mark.parametrize("family", REQUIRED_FAMILIES)
-def test_greedy_output_through_the_service_is_that_of_generate(family: str, tmp_path: Path, log: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "num_ranks"),
+    [*((family, 1) for family in REQUIRED_FAMILIES), ("mixtral", 2), ("deepseek_v3", 2), ("qwen3_next", 2)],
+)
+def test_greedy_output_through_the_service_is_that_of_generate(
+    family: str, num_ranks: int, tmp_path: Path, log: Path
+) -> None:
     assert family in FAMILIES
     random_model(family).save_pretrained(tmp_path / "model")
     rng = random.Random(11)
@@ -58,7 +63,12 @@ def test_greedy_output_through_the_service_is_that_of_generate(family: str, tmp_
         "--command-window-ms",
         "1",
     )
-    with start_service(tmp_path / "model", log, *options) as service, service.channel() as channel:
+    worker = ("--tensor-parallel-size", str(num_ranks))
+    with (
+        start_service(tmp_path / "model", log, *options, worker_options=worker) as service,
+        service.channel() as channel,
+    ):
+        assert len(processes_below(service.worker_pid())) == (0 if num_ranks == 1 else num_ranks)
         alone = generate(service, channel, request(prompts[1], pb.LATENCY_SENSITIVE, 12))
         assert alone == expected[1]
         classes = [pb.BEST_EFFORT, pb.BEST_EFFORT, pb.LATENCY_SENSITIVE] * 2
@@ -70,6 +80,24 @@ def test_greedy_output_through_the_service_is_that_of_generate(family: str, tmp_
             assert tuple(future.result() for future in together) == expected
         loads = service.loads()
         assert loads.free_blocks == loads.total_blocks
+
+
+def processes_below(pid: int) -> list[int]:
+    """Processes that one has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_ranks_end_with_the_one_that_is_killed(tmp_path: Path, log: Path) -> None:
+    random_model("mixtral").save_pretrained(tmp_path / "model")
+    with start_service(tmp_path / "model", log, worker_options=("--tensor-parallel-size", "2")) as service:
+        launcher = service.worker_pid()
+        ranks = processes_below(launcher)
+        os.kill(ranks[1], signal.SIGKILL)
+        deadline_s = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in (launcher, *ranks)):
+            assert time.monotonic() < deadline_s, log.read_text()[-3000:]
+            time.sleep(0.1)
+        service.wait_until_serving()  # the scheduler has started others
 
 
 def prompt_of(num_tokens: int, seed: int) -> list[int]:
