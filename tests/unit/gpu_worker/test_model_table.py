@@ -10,6 +10,8 @@ import transformers
 from scripts.model_table import judge
 from tests.families import mixture_families
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of whatever all families import
+
 _ROW = re.compile(r"^\| (\w+) \| (works|refused|differs) \|", re.MULTILINE)
 _TEXT = Path("docs/models.md").read_text()
 _TABLE = dict(_ROW.findall(_TEXT))
