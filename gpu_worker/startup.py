@@ -20,7 +20,7 @@ from gpu_worker.ranks import Ranks
 from gpu_worker.runner import Runner
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts
-from gpu_worker.warmup import warm_up
+from gpu_worker.warmup import state_bytes, warm_up
 from gpu_worker.weights import WeightOptions
 
 _log = logging.getLogger(__name__)
@@ -117,13 +117,15 @@ def _choose_device(device: Device) -> str:
 
 def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     """Returns the numbers of device and host blocks."""
-    block_bytes = _measure_block_bytes(loaded, config.block_size)
+    block_bytes, bytes_of_states = _measure_bytes(loaded, config.block_size)
     cache_bytes = _cache_bytes(config, loaded.facts.device)
     num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
     if num_blocks < 1:
         raise ConfigRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
     num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
     _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
+    if bytes_of_states:  # on top of the blocks, for each sequence that has begun and not ended
+        _log.info("states bytes_per_sequence=%d", bytes_of_states)
     return num_blocks, num_host_blocks
 
 
@@ -136,12 +138,15 @@ def _cache_bytes(config: WorkerConfig, device: str) -> int:
     return _GIB
 
 
-def _measure_block_bytes(loaded: LoadedModel, block_size: int) -> int:
-    """Runs a few tokens through a cache that just holds them, and looks how large it is: families differ in what they keep."""
+def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
+    """Runs a few tokens through a cache that just holds them, and looks how large it is: families differ in what they keep.
+
+    Returns the bytes of a block, and those of the states that a sequence keeps besides.
+    """
     num_blocks = -(-_PROBE_TOKENS // block_size)
     runner = Runner(loaded, num_blocks, block_size, 0)
     warm_up(runner, range(num_blocks))
-    return max(1, runner.cache.device_bytes // num_blocks)
+    return max(1, runner.cache.device_bytes // num_blocks), state_bytes(runner, range(num_blocks))
 
 
 def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerModel:

@@ -43,6 +43,17 @@ def warm_up(runner: Runner, block_ids: Sequence[int]) -> list[WorkTiming]:
     return timings
 
 
+def state_bytes(runner: Runner, block_ids: Sequence[int]) -> int:
+    """Returns the bytes that one sequence keeps besides its rows in blocks: the states of its layers."""
+    runner.add_sequence(_FIRST_ID, Sampling(), (), max_tokens=1)
+    try:
+        runner.start_batch(_FIRST_ID, [BatchItem(_FIRST_ID, 1, (0,), 0, block_ids)])
+        runner.advance([_FIRST_ID], Cursor(runner.facts.num_layers))
+        return runner.cache.state_bytes
+    finally:
+        runner.drop_sequence(_FIRST_ID)
+
+
 def _fits(runner: Runner, num_tokens: int, block_ids: Sequence[int]) -> bool:
     return num_tokens <= min(runner.facts.max_model_len, len(block_ids) * runner.cache.block_size)
 

@@ -154,7 +154,7 @@ def test_random_interleavings_change_no_token_and_lose_no_block(start: int, join
         History("mixtral", seed, joins=joins).run()
 
 
-@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss", "deepseek_v3", "qwen3_next", "jamba", "glm_moe_dsa"])
 def test_random_interleavings_change_no_token_in_other_families(family: str) -> None:
     for seed in range(15):
         History(family, 1000 + seed, joins=True).run()

@@ -1,7 +1,10 @@
 """Warming up leaves nothing behind and measures every kind of work."""
 
+import pytest
+import torch
+
 from gpu_worker.runner import Runner
-from gpu_worker.warmup import warm_up
+from gpu_worker.warmup import state_bytes, warm_up
 from tests.worker_driver import loaded
 
 
@@ -19,3 +22,12 @@ def test_warming_up_measures_prompts_and_tokens_and_leaves_the_cache_empty() -> 
 def test_shapes_that_do_not_fit_are_left_out() -> None:
     runner = Runner(loaded(), num_blocks=8, block_size=4, num_host_blocks=0)
     assert {timing.attention_tokens for timing in warm_up(runner, range(8))} == {3, 24}
+
+
+@pytest.mark.parametrize(("family", "has_states"), [("mixtral", False), ("qwen3_next", True), ("jamba", True)])
+def test_what_a_sequence_keeps_besides_its_rows_is_measured_and_let_go(family: str, has_states: bool) -> None:
+    runner = Runner(loaded(family), 8, 4, 0)
+    with torch.inference_mode():
+        assert (state_bytes(runner, range(2)) > 0) is has_states
+    assert runner.cache.state_bytes == 0
+    assert runner.cache.num_free_blocks == 8
