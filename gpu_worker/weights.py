@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import PROJECTIONS, ExpertWeights, LayerExperts, is_experts
@@ -81,7 +82,9 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
         ModelRefused: They can't be read; the message says why.
     """
     arrived: Arrived = NONE_ARRIVED
-    arguments: dict[str, Any] = {"tp_plan": "auto"} if options.is_sliced else {}
+    arguments: dict[str, Any] = {}
+    if options.is_sliced:
+        arguments["distributed_config"] = DistributedConfig(tp_plan="auto")
     if options.quantization != "none" and not is_quantized:
         from gpu_worker import quantization  # bitsandbytes takes seconds to import
 
