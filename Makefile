@@ -38,7 +38,7 @@ check: $(STAMP) ## format, lint, types, import contracts, protos: what CI checks
 test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/coverage run -m pytest $(CORE_TESTS)
 	$(BIN)/coverage report
-	$(BIN)/pytest -m 'not gpu' --ignore $(CORE_TESTS)
+	$(BIN)/pytest -m 'not gpu' --durations 8 --ignore $(CORE_TESTS)
 
 test-transformers: $(STAMP) ## the worker's tests with another transformers (TRANSFORMERS=5.17.0 is the oldest that is supported)
 	rm -rf build/transformers
