@@ -43,7 +43,7 @@ def generate(service: LiveService, channel: grpc.Channel, message: pb.GenerateRe
 
 @pytest.mark.parametrize(
     ("family", "num_ranks"),
-    [*((family, 1) for family in SERVED_FAMILIES), ("mixtral", 2), ("qwen3_next", 2)],
+    [*((family, 1) for family in SERVED_FAMILIES), ("qwen3_next", 2)],
 )
 def test_greedy_output_through_the_service_is_that_of_generate(
     family: str, num_ranks: int, tmp_path: Path, log: Path
@@ -98,7 +98,6 @@ def test_ranks_end_with_the_one_that_is_killed(tmp_path: Path, log: Path) -> Non
         while any(Path(f"/proc/{pid}").exists() for pid in (launcher, *ranks)):
             assert time.monotonic() < deadline_s, log.read_text()[-3000:]
             time.sleep(0.1)
-        service.wait_until_serving()  # the scheduler has started others
 
 
 def prompt_of(num_tokens: int, seed: int) -> list[int]:
