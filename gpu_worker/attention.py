@@ -178,9 +178,8 @@ def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v:
     if plain and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
         hidden = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
         return attend_in_tiles(q, k, v, rules.scale, hidden)
-    if (
-        plain and num_queries == 1
-    ):  # the heads that share a K/V head become its queries: no copy of K and V, one product each
+    if plain and num_queries == 1:
+        # The heads that share a K/V head become its queries: no copy of K and V, one product each.
         packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=rules.scale)
         return packed.reshape(H, 1, -1)
     # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.

@@ -36,7 +36,7 @@ class HostCopy:
     """
 
     num_blocks: int
-    rows: dict["StoreKey", tuple[Tensor, ...]]
+    rows: dict[StoreKey, tuple[Tensor, ...]]
 
 
 class BlockTable:

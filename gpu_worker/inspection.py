@@ -11,8 +11,7 @@ A refusal says why.
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,10 +78,9 @@ def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
     return logits
 
 
-@contextmanager
-def experts_at_once(
+def run_experts_at_once(
     model: Any, own_attention: str, structure: Structure, weights_by_layer: Sequence[ExpertWeights | None]
-) -> Iterator[None]:
+) -> None:
     """Lets a model whose experts were taken away run by itself, each layer's experts one after another."""
     modules = structure.experts_modules
     weights_of = {m: w for m, w in zip(modules, weights_by_layer, strict=True) if m is not None and w is not None}
@@ -96,7 +94,6 @@ def experts_at_once(
 
     ALL_EXPERTS_FUNCTIONS.register(_AT_ONCE, run)
     use_implementations(model, own_attention, _AT_ONCE)
-    yield
 
 
 def check_equal(

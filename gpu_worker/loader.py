@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from gpu_worker import attention, forward
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights
-from gpu_worker.inspection import check_config, check_equal, decoder_layers, experts_at_once, plain_logits
+from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits, run_experts_at_once
 from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
@@ -149,11 +149,10 @@ def adopt_model(
         expected = {} if quantized else {prompt: plain_logits(model, prompt) for prompt in prompts}
         structure = probe(model, layers)
         experts = take_weights(model, structure, options, arrived)
-        if (
-            quantized
-        ):  # the model as it is computes something else: what to compare with are the same matrices, run at once
-            with experts_at_once(model, own_attention, structure, experts):
-                expected = {prompt: plain_logits(model, prompt) for prompt in prompts}
+        if quantized:
+            # The model as it is computes something else: what to compare with are the same matrices, run at once.
+            run_experts_at_once(model, own_attention, structure, experts)
+            expected = {prompt: plain_logits(model, prompt) for prompt in prompts}
         single = [SingleSequence(module) for module in structure.single_modules]
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)

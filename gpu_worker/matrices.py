@@ -3,19 +3,20 @@
     dense     rows as the checkpoint has them; any device and type
     packed    the order in which oneDNN's kernels read: 2 to 3 times as fast on a CPU, and in packing the only copy
 
-(`quantization` has forms of 4 and 8 bits.)
-
 It knows no experts, no attention and no families: a matrix is a matrix.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
+"""Ways to quantize a matrix; `quantization` has their forms."""
 
 
 class Matrix(Protocol):

@@ -22,10 +22,9 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gpu_worker.experts import PROJECTIONS, is_experts
-from gpu_worker.matrices import MatrixForm
+from gpu_worker.matrices import MatrixForm, Scheme
 from gpu_worker.process import release_freed_memory
 
-Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 _METHOD = "qllm_streaming"
 _BLOCK = 64
 _bnb: Any = bnb  # not typed

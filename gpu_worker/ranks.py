@@ -39,7 +39,6 @@ class Ranks:
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
         self._group = dist.new_group(backend="gloo", timeout=_FOREVER)  # frames lie in host memory whatever the device
 
     def share(self, kind: int = 0, frame: bytes = b"") -> tuple[int, bytes]:

@@ -28,6 +28,7 @@ from gpu_worker.matrices import (
     MatrixForm,
     MatrixLinear,
     PackedMatrix,
+    Scheme,
     can_pack,
     replace_linears,
 )
@@ -41,7 +42,7 @@ _RANDOM_STD = 0.02  # as transformers' configurations have it
 DType = Literal["auto", "float32", "bfloat16"]
 Weights = Literal["auto", "dense", "packed"]
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["none", "bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
+Quantization = Literal["none"] | Scheme
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,12 +81,12 @@ def _preempted(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
         batch_id = driver.start(*live, chunk=_CHUNK)
         cursor = driver.cursor(batch_id)
         while cursor < driver.end:
-            cursor = max(driver.next_cursor(cursor), cursor)
+            cursor = driver.next_cursor(cursor)
             _raise_errors(driver.advance(batch_id, until=cursor).batch_errors)
             if batch_id in driver.batches:
                 cursor = driver.cursor(batch_id)
                 _interrupt(driver, rng, urgent, live[0])
-    driver.finish(*(story for story in (urgent,) if not story.is_over), chunk=_CHUNK)
+    driver.finish(urgent, chunk=_CHUNK)
     tokens = tuple(story.token_ids for story in (*patient, urgent))
     driver.check_nothing_left()
     return tokens

@@ -28,6 +28,7 @@ from client.bench.option_group import with_option_groups
 from client.bench.options import ResultOptions, ServiceArguments
 from client.bench.progress import ProgressBar
 from client.bench.prompts import PromptForm, Prompts
+from client.bench.record import RequestRow
 from client.bench.recording import Provenance, dump
 from client.bench.results import Report, check_figures_can_be_drawn
 from client.bench.run import Plan, Run, run_plan, unless
@@ -35,8 +36,7 @@ from client.bench.service import ServiceOptions, running_service
 from client.bench.simulate_tables import result_grids
 from client.bench.simulated_traffic import Mix
 from client.bench.simulator import ClassResult
-from client.bench.spread import Spread
-from client.bench.summary import ttft_spread, turnaround_spread
+from client.bench.summary import ClassSummary, Objective, summarize
 from client.bench.sweep import Axis, PointResult, parse_values
 from client.bench.trace import Trace, TraceRow
 from client.bench.workload import BE, LS, Replay, Workload
@@ -89,13 +89,13 @@ class PaperOptions:
             rate, self.warm_up + self.seconds + self.drain, self.ls_share, self.max_output_tokens, None, self.seed
         )
 
-    def plan(self, rate: float, *, num_idle: int) -> Plan:
+    def plan(self, rate: float) -> Plan:
         """What is done at one rate."""
         return Plan(
             workload=_workload(self.traffic(rate), self.max_prompt_tokens),
             prompts=Prompts(PromptForm.TOKENS, vocab_size=0, seed=self.seed),
             vocab_size=None,
-            num_idle=num_idle,
+            num_idle=0,
             warm_up_s=self.warm_up,
             seconds=self.seconds,
             drain_s=self.drain,
@@ -130,9 +130,10 @@ class MeasuredResult:
     @classmethod
     def of(cls, measurement: Measurement, slo_s: float) -> "MeasuredResult":
         """Sums up a run."""
-        tokens = sum(measurement.throughput.num_tokens.values())
-        ls, be = (_class_result(measurement, request_class, slo_s) for request_class in (LS, BE))
-        return cls(ls, be, round(tokens / measurement.seconds, 3))
+        summary = summarize(measurement, {LS: Objective(), BE: Objective()})
+        ls = _class_result(summary.ls, _rows(measurement, LS), slo_s)
+        be = _class_result(summary.be, _rows(measurement, BE), slo_s)
+        return cls(ls, be, summary.tokens_per_s)
 
 
 @with_option_groups
@@ -197,7 +198,7 @@ class _Experiment:
             bar.entitle(f"{set_up} at {rate:g}/s")
             target = GrpcTarget(address, ignore_eos=True)
             try:
-                run = await run_plan(target, self.options.plan(rate, num_idle=0), bar, interrupts.stop)
+                run = await run_plan(target, self.options.plan(rate), bar, interrupts.stop)
             finally:
                 await target.close()
             if run is None:
@@ -214,15 +215,19 @@ def _workload(traffic: Mix, max_prompt_tokens: int) -> Workload:
     return {name: Replay(Trace(tuple(own), period_s), 1.0, max_prompt_tokens) for name, own in rows.items() if own}
 
 
-def _class_result(measurement: Measurement, request_class: RequestClass, slo_s: float) -> ClassResult:
-    rows = [row for row in measurement.rows if row.request_class is request_class and not row.is_failed]
+def _rows(measurement: Measurement, request_class: RequestClass) -> list[RequestRow]:
+    """Requests of a class that did not fail."""
+    return [row for row in measurement.rows if row.request_class is request_class and not row.is_failed]
+
+
+def _class_result(summary: ClassSummary, rows: Sequence[RequestRow], slo_s: float) -> ClassResult:
     first_ms = sorted(row.total_ms if row.ttft_ms is None else row.ttft_ms for row in rows)
     in_time = sum(row.ttft_ms is not None and row.ttft_ms <= slo_s * 1e3 for row in rows)
     return ClassResult(
         count=len(rows),
-        ttft=ttft_spread(rows),
-        turnaround=turnaround_spread(rows),
-        queue=Spread.of([row.queue_ms for row in rows if row.queue_ms is not None]),
+        ttft=summary.ttft,
+        turnaround=summary.turnaround,
+        queue=summary.queue,
         attainment=round(in_time / len(rows), 4) if rows else None,
         num_preemptions=0,
         ttft_ms=tuple(first_ms),

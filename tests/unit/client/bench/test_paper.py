@@ -21,7 +21,7 @@ def test_the_baseline_is_always_among_the_set_ups() -> None:
 
 def test_the_load_has_both_classes_cut_lengths_and_is_the_same_each_time() -> None:
     options = PaperOptions(max_prompt_tokens=100, max_output_tokens=20)
-    plans = [options.plan(4.0, num_idle=0) for _ in range(2)]
+    plans = [options.plan(4.0) for _ in range(2)]
     assert plans[0] == plans[1]
     sources = plans[0].workload
     assert set(sources) == {LS, BE}
