@@ -46,9 +46,8 @@ class Load:
         """Returns the seconds since the load was made."""
         return self._loop.time() - self._origin_s
 
-    async def run(self, workload: Workload) -> None:
-        """Runs all sources from now on, until it is cancelled; what is in flight then is given up."""
-        start_s = self.now_s()
+    async def run(self, workload: Workload, start_s: float) -> None:
+        """Runs all sources from that time on, until it is cancelled; what is in flight then is given up."""
         async with asyncio.TaskGroup() as group:
             for request_class, source in workload.items():
                 group.create_task(self._run_source(request_class, source, start_s))

@@ -81,9 +81,10 @@ async def run_plan(target: Target, plan: Plan, display: Display, stop: asyncio.E
         return None
     facts, prompts, idle = ready
     load = Load(target, prompts, max_in_flight=plan.max_in_flight)
-    loading = asyncio.create_task(load.run(plan.workload))
+    start_s = load.now_s()
+    loading = asyncio.create_task(load.run(plan.workload, start_s))
     try:
-        measurement = await _measure(target, plan, _Watch(load, loading, display, stop), idle)
+        measurement = await _measure(target, plan, _Watch(load, loading, display, stop), start_s, idle)
     finally:
         loading.cancel()
         with suppress(asyncio.CancelledError):
@@ -125,22 +126,27 @@ async def _ask_each(
 
 
 async def _measure(
-    target: Target, plan: Plan, watch: "_Watch", idle: Sequence[RequestRecord]
+    target: Target, plan: Plan, watch: "_Watch", start_s: float, idle: Sequence[RequestRecord]
 ) -> Callable[[], Measurement] | None:
     """Waits for the window and the drain to pass.
+
+    The window's ends count from the load's start, so that it holds the same requests
+    whatever the server does.
 
     Returns:
         What makes the measurement, once the load has been stopped; None if it was stopped before the window.
     """
-    if await watch.until("warm-up load", plan.warm_up_s):
+    begin_s = start_s + plan.warm_up_s
+    end_s = begin_s + plan.seconds
+    if await watch.until("warm-up load", begin_s):
         return None
     load, before = watch.load, await target.counters()
-    start_s = load.now_s()
-    is_stopped = await watch.until("measuring", plan.seconds)
-    window = Window(start_s, load.now_s())
+    is_stopped = await watch.until("measuring", end_s)
+    window = Window(begin_s, load.now_s() if is_stopped else end_s)
     after = await target.counters()
     if not is_stopped:
-        await watch.until("waiting for the last answers", plan.drain_s, lambda: _all_ended(load.records, window))
+        last_s = end_s + plan.drain_s
+        await watch.until("waiting for the last answers", last_s, lambda: _all_ended(load.records, window))
     counters = {name: value - before[name] for name, value in after.items() if name in before}
     return lambda: Measurement.of(idle, load.records, window, counters, load.messages)
 
@@ -158,11 +164,11 @@ class _Watch:
     display: Display
     stop: asyncio.Event
 
-    async def until(self, phase: str, seconds: float, is_over: Callable[[], bool] = lambda: False) -> bool:
-        """Returns after so many seconds, or once the phase is over; True if it was stopped instead."""
+    async def until(self, phase: str, end_s: float, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Returns at that time on the load's clock, or once the phase is over; True if it was stopped instead."""
+        seconds = max(0.0, end_s - self.load.now_s())
         self.display.begin(phase, seconds)
-        began_s = self.load.now_s()
-        while (left_s := seconds - (self.load.now_s() - began_s)) > 0 and not is_over():
+        while (left_s := end_s - self.load.now_s()) > 0 and not is_over():
             if self.loading.done():
                 self.loading.result()
             self.display.update(seconds - left_s, self.load)

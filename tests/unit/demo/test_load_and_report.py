@@ -22,6 +22,11 @@ class NumberedPrompts:
         return GenerateOptions(max_tokens=5)
 
 
+class EndlessBestEffort(NumberedPrompts):
+    def options(self, request_class: RequestClass) -> GenerateOptions:
+        return GenerateOptions(max_tokens=5 if request_class is LS else 1_000_000)
+
+
 class FailingPrompts(NumberedPrompts):
     def prompt(self, request_class: RequestClass, index: int) -> Prompt:
         return "fail INTERNAL" if request_class is LS else [index]
@@ -51,7 +56,7 @@ async def service() -> AsyncIterator[FakeService]:
 
 
 async def test_best_effort_clients_keep_their_own_prompts_until_the_last_question_is_answered(
-    load: Load, service: FakeService
+    load: Load,
 ) -> None:
     window = await run_window(load, Foreground(0.4, rate_per_s=20.0, seed=1), num_be_clients=3, lead_s=0.05)
     assert list(window.answers[LS]) == list(range(len(poisson_times(20.0, 0.4, 1))))
@@ -60,7 +65,15 @@ async def test_best_effort_clients_keep_their_own_prompts_until_the_last_questio
     assert window.seconds >= 0.4
     assert window.num_tokens[LS] == 5 * len(window.answers[LS])
     assert 0 < window.num_finished_tokens <= 5 * (len(window.answers[LS]) + len(window.answers[BE]))
-    await asyncio.wait_for(service.cancelled.acquire(), timeout=5)
+
+
+async def test_best_effort_requests_are_cancelled_at_the_end(load: Load, service: FakeService) -> None:
+    load.workload = EndlessBestEffort()
+    window = await run_window(load, Foreground(0.1, num_clients=1), num_be_clients=3, lead_s=0.05)
+    assert window.answers[BE] == {}
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await service.cancelled.acquire()
 
 
 async def test_closed_loop_foreground_never_has_more_than_its_clients(load: Load, service: FakeService) -> None:

@@ -21,7 +21,7 @@ SHORT = Lengths(3, 2)
 
 
 async def run_for(load: Load, workload: Workload, seconds: float) -> None:
-    running = asyncio.create_task(load.run(workload))
+    running = asyncio.create_task(load.run(workload, load.now_s()))
     await asyncio.wait([running], timeout=seconds)
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -29,7 +29,7 @@ async def run_for(load: Load, workload: Workload, seconds: float) -> None:
 
 
 async def run_until(load: Load, workload: Workload, num_ended: int) -> None:
-    running = asyncio.create_task(load.run(workload))
+    running = asyncio.create_task(load.run(workload, load.now_s()))
     while sum(record.ended_s is not None for record in load.records) < num_ended:  # noqa: ASYNC110 - records do not tell
         await asyncio.sleep(0.005)
     running.cancel()

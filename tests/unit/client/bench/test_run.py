@@ -13,6 +13,12 @@ from tests.unit.client.bench.fake_target import FakeTarget
 SHORT = Lengths(3, 2)
 
 
+class SlowToCount(FakeTarget):
+    async def counters(self) -> dict[str, int]:
+        await asyncio.sleep(0.1)
+        return await super().counters()
+
+
 class Phases:
     """Remembers what began; stops the run when its phase begins."""
 
@@ -65,6 +71,14 @@ async def test_the_windows_requests_are_followed_to_their_ends_while_the_load_go
     num_asked_before = 10 + len(rows)
     assert len(target.asks) > num_asked_before  # those of the warm-up and of the drain
     assert target.num_live == 0
+
+
+async def test_the_window_holds_the_same_requests_however_slowly_the_server_answers() -> None:
+    quick, slow = FakeTarget(), SlowToCount()
+    workload = {LS: Poisson(100.0, SHORT, "x")}
+    measured = [(await run(target, plan(workload, num_idle=0))).measurement for target in (quick, slow)]
+    assert [row.index for row in measured[0].rows] == [row.index for row in measured[1].rows]
+    assert [one.seconds for one in measured] == pytest.approx([0.3, 0.3])
 
 
 async def test_a_drain_that_is_over_leaves_requests_unfinished() -> None:
