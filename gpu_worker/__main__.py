@@ -95,6 +95,13 @@ def serve(
         int | None,
         typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
     ] = None,
+    run_ahead_ms: Annotated[
+        float,
+        typer.Option(
+            envvar="QLLM_RUN_AHEAD_MS",
+            help="On a GPU, longest work given to it ahead, which no preemption can stop, and length of a CUDA graph.",
+        ),
+    ] = 1.0,
     block_size: Annotated[int, typer.Option(envvar="QLLM_BLOCK_SIZE", help="Tokens in one cache block.")] = 16,
     kv_cache_gib: Annotated[
         float | None,
@@ -139,6 +146,7 @@ def serve(
             load_format=load_format,
             tensor_parallel_size=tensor_parallel_size,
             num_threads=threads,
+            run_ahead_ms=run_ahead_ms,
             block_size=block_size,
             num_blocks=num_blocks,
             kv_cache_gib=kv_cache_gib,

@@ -1,4 +1,4 @@
-"""Attention of a ragged batch on the CPU: every sequence of one row of tokens attends to its own cached rows.
+"""Attention of a ragged batch: every sequence of one row of tokens attends to its own cached rows.
 
 Registered in transformers' AttentionInterface, so any model that asks there for its attention can run. It knows the cache
 view of the pass that is on stage (`forward.current_pass`) and nothing of models.
@@ -21,7 +21,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from gpu_worker.cpu_attention import attend_in_tiles, attend_one_by_one, one_pays, tiles_pay
 from gpu_worker.forward import current_pass
 from gpu_worker.matrices import can_pack
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.paged_attention import Pages, Scores, attend_all
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 
 NAME = "qllm_ragged"
 _WINDOW = "qllm_window"  # attribute of a stand-in mask: the rows that a token sees, None for all
@@ -94,6 +96,10 @@ def ragged_attention(
     H, T, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     sliding_window = sliding_window or getattr(attention_mask, _WINDOW, None)
+    if indices is None and (pages := cache.pages(layer)) is not None:
+        scores = Scores(scale, sliding_window, s_aux)
+        lying = Pages(*pages, cache.block_size)
+        return attend_all(query[0].transpose(0, 1), lying, cache.placement, scores)[None], None
     rules = _Rules(scale, sliding_window, s_aux, None if indices is None else indices[0])
     read = _reader(cache, layer, key, value)
     output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)

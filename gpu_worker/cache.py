@@ -12,10 +12,14 @@ Source: arXiv 2503.09304
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from gpu_worker.carrier import carrier_of
+from gpu_worker.devices import is_host, to_device
 from gpu_worker.errors import CommandRefused
 from gpu_worker.state import SequenceState
 
@@ -24,6 +28,24 @@ StoreKey = tuple[int, str]
 
 KV = "kv"
 INDEXER = "indexer"
+
+
+class Layout(Enum):
+    """How the rows of a store lie in memory.
+
+    Attributes:
+        HEADS: The slots of one head side by side, for attention that goes through a sequence head by head, as on a CPU, which
+            reads 1,000 rows 1.8 times as fast so.
+        PAGES: The heads of one slot side by side: a block is one piece of memory, and a kernel can take a block table.
+    """
+
+    HEADS = auto()
+    PAGES = auto()
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Layout":
+        """The layout that suits a device."""
+        return cls.HEADS if is_host(device) else cls.PAGES
 
 
 @dataclass(slots=True)
@@ -55,7 +77,6 @@ class BlockTable:
 
     __slots__ = (
         "_block_size",
-        "_device",
         "_slots",
         "block_ids",
         "first_slot",
@@ -75,7 +96,6 @@ class BlockTable:
         self.state = SequenceState(device)
         self.generation = 0
         self._block_size = block_size
-        self._device = device
         self.place([])
 
     @property
@@ -111,34 +131,45 @@ class BlockTable:
         self.first_slot = block_ids[0] * self._block_size if consecutive else None
 
     def slots(self, start: int, stop: int) -> Tensor:
-        """Slots of the rows [start, stop), (stop - start,)."""
+        """Slots of the rows [start, stop), on the host (stop - start,)."""
         if self._slots is None:
             first_slots = torch.tensor(self.block_ids, dtype=torch.int64) * self._block_size  # (blocks,)
             slots = first_slots[:, None] + torch.arange(self._block_size)  # (blocks, block_size)
-            self._slots = slots.flatten().to(self._device)
+            self._slots = slots.flatten()
         return self._slots[start:stop]
+
+    def blocks_of(self, num_rows: int) -> list[int]:
+        """The blocks that hold the first rows."""
+        return self.block_ids[: -(-num_rows // self._block_size)]
 
 
 class UnifiedDynamicCache:
     """Paged K/V of all sequences.
 
-    Storage of a layer is allocated at its first write: K, V and what else it keeps of each token, (H, num_slots, width) each. On
-    a CPU the slots of one head lie side by side in memory, because attention goes through a sequence head by head: 1,000 rows are
-    read 1.8 times as fast so. On other devices the heads of one slot do: a block is then one piece of memory, and a kernel can
-    take a block table.
+    Storage of a layer is allocated at its first write: K, V and what else it keeps of each token, (H, num_slots, width) each.
 
     Args:
         num_blocks: Blocks on the device, with ids 0 .. num_blocks - 1.
         block_size: Tokens in one block.
         num_host_blocks: Blocks' worth of host memory for offloaded sequences.
         device: Where the blocks lie.
+        layout: How; None is what suits the device.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, num_host_blocks: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_host_blocks: int,
+        device: torch.device,
+        layout: Layout | None = None,
+    ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.num_host_blocks = num_host_blocks
-        self._device = device
+        self.device = device
+        self.layout = layout or Layout.of(device)
+        self._carrier = carrier_of(device)
         self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
         self._owners: dict[int, int] = {}
         self._tables: dict[int, BlockTable] = {}
@@ -147,7 +178,7 @@ class UnifiedDynamicCache:
 
     def new_table(self, seq_id: int) -> BlockTable:
         """Makes the table of a sequence that holds no blocks."""
-        table = self._tables[seq_id] = BlockTable(seq_id, self.block_size, self._device)
+        table = self._tables[seq_id] = BlockTable(seq_id, self.block_size, self.device)
         return table
 
     def check_free(self, block_ids: Sequence[int]) -> None:
@@ -163,8 +194,7 @@ class UnifiedDynamicCache:
     def extend(self, table: BlockTable, block_ids: Sequence[int]) -> None:
         """Adds free blocks to the end of a table."""
         if block_ids:
-            self._owners.update(dict.fromkeys(block_ids, table.seq_id))
-            table.place([*table.block_ids, *block_ids])
+            self._give(table, block_ids)
 
     def forget(self, table: BlockTable) -> None:
         """Frees all that a sequence holds, on the device and on the host."""
@@ -214,12 +244,8 @@ class UnifiedDynamicCache:
                 f"sequence {table.seq_id} holds {len(table.block_ids)} blocks, host memory has room for "
                 f"{self.num_free_host_blocks} of {self.num_host_blocks}"
             )
-        held = {
-            (layer, kind): tuple(
-                rows.to("cpu", copy=True) for rows in self.read(layer, table, 0, table.num_reserved, kind)
-            )
-            for layer, kind in self._stores
-        }
+        reads = [partial(self.read, layer, table, 0, table.num_reserved, kind) for layer, kind in self._stores]
+        held = dict(zip(self._stores, self._carrier.take_out(reads, table.block_ids), strict=True))
         table.host = HostCopy(len(table.block_ids), held)
         table.state.move(torch.device("cpu"))
         self._release(table)
@@ -238,11 +264,11 @@ class UnifiedDynamicCache:
             )
         self.check_free(block_ids)
         host, table.host = table.host, None
-        self._owners.update(dict.fromkeys(block_ids, table.seq_id))
-        table.place(list(block_ids))
+        self._give(table, block_ids)
         for (layer, kind), rows in host.rows.items():
-            self.write(layer, table.slots(0, rows[0].shape[1]), *rows, kind=kind)
-        table.state.move(self._device)
+            slots = to_device(table.slots(0, rows[0].shape[1]), self.device)
+            self.write(layer, slots, *map(self._carrier.bring_back, rows), kind=kind)
+        table.state.move(self.device)
 
     # ------------------------------------------------------------------------------------------------ rows
 
@@ -251,7 +277,7 @@ class UnifiedDynamicCache:
 
         Args:
             layer: The layer.
-            slots: Where each row goes, (T,).
+            slots: Where each row goes, on the device (T,).
             rows: K and V, or whatever is stored together, (H, T, width) each; heads and width may differ.
             kind: Which of the layer's stores.
         """
@@ -259,7 +285,7 @@ class UnifiedDynamicCache:
         if key not in self._stores:
             self._stores[key] = tuple(self._allocate(new) for new in rows)
         for store, new in zip(self._stores[key], rows, strict=True):
-            store.index_copy_(1, slots, new.to(self._device))
+            store.index_copy_(1, slots, new)
 
     def read(self, layer: int, table: BlockTable, start: int, stop: int, kind: str = KV) -> tuple[Tensor, ...]:
         """Rows [start, stop) of a sequence, (H, rows, width) each, K and V or what was stored; views if its blocks follow on."""
@@ -267,17 +293,28 @@ class UnifiedDynamicCache:
         if table.first_slot is not None:
             first, count = table.first_slot + start, stop - start
             return tuple(store.narrow(1, first, count) for store in stores)
-        slots = table.slots(start, stop)
+        slots = to_device(table.slots(start, stop), self.device)
         return tuple(store.index_select(1, slots) for store in stores)
+
+    def slots_first(self, layer: int) -> tuple[Tensor, ...]:
+        """K and V of all slots (num_slots, H, width), as views."""
+        return tuple(store.transpose(0, 1) for store in self._stores[layer, KV])
 
     def _allocate(self, rows: Tensor) -> Tensor:
         """Storage (H, num_slots, width) for rows like these (H, T, width)."""
         H, _, width = rows.shape
         num_slots = self.num_blocks * self.block_size
-        if self._device.type == "cpu":
-            # Written to now, so that no request waits for the system to find the pages: with huge ones that took 0.3 s at times.
-            return torch.empty(H, num_slots, width, dtype=rows.dtype).zero_()
-        return torch.empty(num_slots, H, width, dtype=rows.dtype, device=self._device).transpose(0, 1)
+        # Written to now, so that no request waits for the system to find the pages: with huge ones that took 0.3 s at times.
+        # Kernels that read filled-up indices multiply what they find by zero, which must not be what is no number.
+        if self.layout is Layout.HEADS:
+            return torch.empty(H, num_slots, width, dtype=rows.dtype, device=self.device).zero_()
+        return torch.empty(num_slots, H, width, dtype=rows.dtype, device=self.device).zero_().transpose(0, 1)
+
+    def _give(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Adds blocks to the end of a table."""
+        self._owners.update(dict.fromkeys(block_ids, table.seq_id))
+        self._carrier.claim(block_ids)
+        table.place([*table.block_ids, *block_ids])
 
     def _release(self, table: BlockTable) -> None:
         for block_id in table.block_ids:

@@ -71,6 +71,7 @@ class WorkerConfig:
         control_endpoint: Where the scheduler binds.
         tensor_parallel_size: Processes that hold the model together, each a slice of every matrix.
         num_threads: Threads of one tensor operation; None measures what iterations gain from more.
+        run_ahead_ms: Longest work that a GPU is given ahead, and length of a CUDA graph.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
         kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
@@ -90,6 +91,7 @@ class WorkerConfig:
     load_format: LoadFormat = LoadFormat.AUTO
     tensor_parallel_size: int = 1
     num_threads: int | None = None
+    run_ahead_ms: float = 1.0
     block_size: int = 16
     num_blocks: int | None = None
     kv_cache_gib: float | None = None
@@ -112,6 +114,7 @@ class WorkerConfig:
             )
         if self.tensor_parallel_size > 1 and self.load_format is not LoadFormat.AUTO:
             raise ConfigRefused("--load-format: got dummy, allowed with --tensor-parallel-size over 1 is auto")
+        _check("--run-ahead-ms", self.run_ahead_ms, 0.01, 10_000)
         _check("--block-size", self.block_size, 1, 1024)
         _check("--num-blocks", self.num_blocks, 1, 1 << 24)
         _check("--kv-cache-gib", self.kv_cache_gib, 0.001, 1 << 16)

@@ -96,7 +96,8 @@ class RunnerExecutor:
         if stage is None:
             raise CommandRefused(f"until.stage: got {advance.until.stage}, allowed are {sorted(_STAGES)}")
         until = Cursor(advance.until.layer, stage, advance.until.expert)
-        outcome = self._runner.advance(list(advance.batch_ids), until, goes_on)
+        stops_inside = advance.preempt_at == control_pb2.PREEMPT_AT_EXPERT
+        outcome = self._runner.advance(list(advance.batch_ids), until, goes_on, stops_inside=stops_inside)
         if outcome.reached.layer >= self._num_layers:
             self._forget_batches(advance.batch_ids)
         self._forget_batches(error.batch_id for error in outcome.batch_errors)

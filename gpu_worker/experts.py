@@ -16,8 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from gpu_worker.matrices import NONE_ARRIVED, Arrived, Matrix, MatrixForm
+from gpu_worker.devices import is_host, to_device
+from gpu_worker.errors import PassFailed
+from gpu_worker.matrices import NONE_ARRIVED, Arrived, DenseMatrix, Matrix, MatrixForm
 
 _FEW_PAIRS = 64  # up to here a loop in Python is as fast as one in a tensor
 
@@ -47,6 +50,20 @@ class ExpertWeights(Protocol):
         ...
 
     @property
+    def runs_whole(self) -> bool:
+        """Whether `run_whole` can be called."""
+        ...
+
+    def run_whole(self, work: ExpertWork) -> Tensor:
+        """What all experts come to for all tokens (T, D), in one product for each projection; the host learns no routing."""
+        ...
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of the layer."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all experts' weights."""
         ...
@@ -68,7 +85,8 @@ def is_experts(module: nn.Module) -> bool:
 class LayerExperts:
     """The experts of one layer, taken over from a module of the model, each projection a matrix by itself.
 
-    The module's own tensors are let go: the weights live here, once.
+    The weights live here, once: dense ones stay in the module's tensors, of which the matrices are slices, and can all run at
+    once by transformers' grouped products; others are made of those tensors, which are let go.
 
     Args:
         module: A module made by `use_experts_implementation`; its flags say how the weights lie.
@@ -87,8 +105,19 @@ class LayerExperts:
         )
         # Concatenated and interleaved gates (is_concatenated) both know their own layout in _apply_gate.
         self._activate: Callable[[Tensor], Tensor] = flags._apply_gate if flags.has_gate else flags.act_fn
+        self._grouped = None
+        if form is DenseMatrix and not arrived and not isinstance(flags.down_proj, DTensor):
+            self._grouped = ALL_EXPERTS_FUNCTIONS.get("grouped_mm")
+        if self._grouped is None:
+            for name in (up, "down_proj"):
+                setattr(module, name, nn.Parameter(torch.empty(0), requires_grad=False))
         has_norm = getattr(flags, "has_post_expert_norm", False)  # transformers 5.17 does not know it
         self._norm: Callable[[Tensor], Tensor] | None = flags.post_expert_norm if has_norm else None
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of the layer."""
+        return len(self._down)
 
     @property
     def nbytes(self) -> int:
@@ -99,6 +128,18 @@ class LayerExperts:
     def num_weights(self) -> int:
         """Weights of all experts' matrices."""
         return sum(matrix.num_weights for matrix in (*self._up, *self._down))
+
+    @property
+    def runs_whole(self) -> bool:
+        """Whether `run_whole` can be called."""
+        return self._grouped is not None
+
+    def run_whole(self, work: ExpertWork) -> Tensor:
+        """Runs all experts over all their tokens (T, D)."""
+        if self._grouped is None:
+            raise PassFailed("experts in this form run one by one")
+        y: Tensor = self._grouped(work.module, work.hidden, work.expert_ids, work.weights)
+        return y
 
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""
@@ -128,6 +169,8 @@ class ExpertQueues:
         self._output = torch.zeros_like(work.hidden, dtype=dtype)  # (T, D)
         self._given: list[Tensor] = []  # (N, D) each, of the pairs from _num_summed on
         self._num_summed = 0
+        # A device adds several outputs for one token in no fixed order, so there each expert's are added by themselves.
+        self._sum_at = max(len(self._output), _FEW_PAIRS) if is_host(work.hidden.device) else 1
         self._sort(live_rows)
         self.next_expert = self._next_from(0)
 
@@ -148,7 +191,7 @@ class ExpertQueues:
         """Takes an expert's output y (N, D) for its tokens, and goes on to the next expert that has any."""
         self._given.append(y)
         self.next_expert = self._next_from(expert + 1)
-        if self._bounds[expert + 1] - self._num_summed >= max(len(self._output), _FEW_PAIRS):
+        if self._bounds[expert + 1] - self._num_summed >= self._sum_at:
             self._sum_up()
 
     def keep(self, live_rows: Tensor | None) -> None:
@@ -224,7 +267,7 @@ def _by_expert(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, list[int]]
         ids: list[int] = expert_ids.tolist()
         numbers = sorted((number for number, expert in enumerate(ids) if expert < num_experts), key=ids.__getitem__)
         counts = Counter(ids)
-        order = torch.tensor(numbers, dtype=torch.int64, device=expert_ids.device)
+        order = to_device(torch.tensor(numbers, dtype=torch.int64), expert_ids.device)
         return order, [0, *accumulate(counts[expert] for expert in range(num_experts))]
     tally = expert_ids.clamp(max=num_experts).bincount(minlength=num_experts + 1)  # (E + 1,)
     bounds: list[int] = [0, *tally[:-1].cumsum(0).tolist()]
@@ -241,16 +284,14 @@ def _set_biases(module: nn.Module, name: str, matrices: Sequence[Matrix]) -> Seq
 
 
 def _take_matrices(module: nn.Module, name: str, form: MatrixForm) -> list[Matrix]:
-    """Makes a matrix of each expert's slice of a 3-D parameter, and leaves nothing of it in the module."""
+    """Makes a matrix of each expert's slice of a 3-D parameter."""
     flags: Any = module
     weights = _own_part(getattr(module, name))  # (E, out, in), or (E, in, out) if transposed
     biases = _own_part(getattr(module, f"{name}_bias")) if flags.has_bias else None  # (E, out)
-    matrices = [
+    return [
         form(weight.t() if flags.is_transposed else weight, None if biases is None else biases[expert])
         for expert, weight in enumerate(weights)
     ]
-    setattr(module, name, nn.Parameter(weights.new_empty(0), requires_grad=False))
-    return matrices
 
 
 def _own_part(parameter: Tensor) -> Tensor:

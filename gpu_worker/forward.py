@@ -9,8 +9,7 @@ copies nothing and undoes nothing. It knows no policy, no sequences' state and n
 Source: arXiv 2503.09304
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -20,12 +19,17 @@ from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-u
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from gpu_worker.clock import HOST_CLOCK, Clock
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues, ExpertWork
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 
 NAME = "qllm_suspended"
+
+RunExperts = Callable[[ExpertWork], Tensor]
+"""Runs all experts of a layer: (T, D)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,7 @@ def register() -> None:
 
 def suspended_experts(module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
     """Leaves the model for whoever drives the pass, and comes back with the experts' output (T, D)."""
-    output: Tensor = current_pass().leave(ExpertWork(module, hidden, expert_ids, weights))
-    return output
+    return current_pass().ask_experts(ExpertWork(module, hidden, expert_ids, weights))
 
 
 def add_boundaries(layers: nn.ModuleList) -> None:
@@ -58,7 +61,7 @@ def add_boundaries(layers: nn.ModuleList) -> None:
 
     def after_last(*_: Any) -> None:
         if isinstance(stage := getcurrent(), ForwardPass):
-            stage.layers_done_ns = time.perf_counter_ns()
+            stage.layers_done = stage.clock.mark()
 
     for number, layer in enumerate(layers):
         layer.register_forward_pre_hook(before(number), with_kwargs=True)
@@ -102,12 +105,13 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         token_ids: Tokens of all sequences, end to end (T,).
         position_ids: Their positions (T,).
         logit_rows: Rows that need logits, at least one (rows,).
+        clock: Times the work.
 
     Attributes:
         cursor: Where it stands.
         queues: The expert work that it waits for, in stage EXPERTS.
         logits: The head's output (rows, V) once the iteration is over.
-        layers_done_ns: When the last layer was done, by the performance counter.
+        layers_done: The clock's mark when the last layer was done.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         token_ids: Tensor,
         position_ids: Tensor,
         logit_rows: Tensor,
+        clock: Clock = HOST_CLOCK,
     ) -> None:
         super().__init__()
         self._model = model
@@ -129,11 +134,13 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self._experts_by_layer = experts_by_layer
         self._num_tokens = len(token_ids)
         self._carried_bytes = 0
+        self._run_experts: RunExperts | None = None
         self.cache = cache
+        self.clock = clock
         self.cursor = Cursor(0)
         self.queues: ExpertQueues | None = None
         self.logits: Tensor | None = None
-        self.layers_done_ns = 0
+        self.layers_done: Any = None
 
     @property
     def suspended_bytes(self) -> int:
@@ -153,12 +160,16 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     # ------------------------------------------------------------------------------------------ driven from outside
 
-    def run_attention(self) -> None:
+    def run_attention(self, run_experts: RunExperts | None = None) -> None:
         """Runs the attention stage that it stands before, up to the layer's expert work or the next boundary.
+
+        Args:
+            run_experts: Runs the layer's experts on the spot, so that the pass goes on to the next boundary.
 
         Raises:
             Exception: Whatever the model raised; the pass is over then.
         """
+        self._run_experts = run_experts
         self._resume()
 
     def deliver(self) -> None:
@@ -214,6 +225,17 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         if layer > 0:
             self.leave(LayerBoundary(layer))
 
+    def ask_experts(self, work: ExpertWork) -> Tensor:
+        """Called by the model: has the experts of a layer run, here or by the driver. Returns their output (T, D)."""
+        if self._run_experts is None:
+            delivered: Tensor = self.leave(work)
+            return delivered
+        if not self._reads_some(self.cursor.layer):
+            return self._run_experts(work)
+        rows = self._inputs["logits_to_keep"]  # (rows,)
+        chosen = (tensor.index_select(0, rows) for tensor in (work.hidden, work.expert_ids, work.weights))
+        return torch.zeros_like(work.hidden).index_copy_(0, rows, self._run_experts(ExpertWork(work.module, *chosen)))
+
     def leave(self, effect: LayerBoundary | ExpertWork) -> Any:
         """Called by the model: hands an effect to the driver and returns what the driver comes back with."""
         return self.parent.switch(effect)
@@ -231,6 +253,11 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             self._carried_bytes = 0
             self.cursor = Cursor(len(self._experts_by_layer))
 
+    def _reads_some(self, layer: int) -> bool:
+        """Whether only some rows of what a layer gives are read: those of the last that the head needs."""
+        num_read = len(self._inputs["logits_to_keep"])
+        return layer + 1 == len(self._experts_by_layer) and num_read < self._num_tokens
+
     def _wanted_rows(self, layer: int) -> Tensor | None:
         """Mask (T,) of the rows whose experts anybody needs, None for all.
 
@@ -238,7 +265,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         cached by then, and nothing comes after, so the chunk of a prompt skips most of its last experts.
         """
         logit_rows = self._inputs["logits_to_keep"]  # (rows,)
-        heads_all = layer + 1 < len(self._experts_by_layer) or len(logit_rows) == self._num_tokens
+        heads_all = not self._reads_some(layer)
         dropped = [span for span in self.cache.spans if span.dropped]
         if heads_all and not dropped:
             return None

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.forward import ForwardPass, cache_name
 from gpu_worker.probe import Structure, forward_inputs, use_implementations
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 
 _AT_ONCE = "qllm_at_once"
 # What a layer of these types keeps is K/V of single tokens, or what transformers' cache names as a state. Other types (chunks,
@@ -102,6 +103,7 @@ def check_equal(
     weights_by_layer: Sequence[ExpertWeights | None],
     prompts: dict[tuple[int, ...], Tensor],
     tolerance: float,
+    layout: Layout | None = None,
 ) -> None:
     """Raises ModelRefused unless prompts get the same logits in two chunks and a step, in one row and from scattered blocks.
 
@@ -111,9 +113,39 @@ def check_equal(
         weights_by_layer: Experts of each layer.
         prompts: Logits (V,) of each prompt, by the model as it was.
         tolerance: Largest relative error that rounding explains.
+        layout: How the cache's rows lie; None is what suits the device.
     """
     device = next(iter(prompts.values())).device
-    store = UnifiedDynamicCache(num_blocks=16 * len(prompts), block_size=2, num_host_blocks=0, device=device)
+    layout = layout or Layout.of(device)
+    takes_whole = layout is Layout.PAGES and any(
+        weights is not None and weights.runs_whole for weights in weights_by_layer
+    )
+    for whole in (False, True) if takes_whole else (False,):
+        for ours, theirs in zip(
+            _paged_logits(model, structure, weights_by_layer, tuple(prompts), device, layout, whole=whole),
+            prompts.values(),
+            strict=True,
+        ):
+            error = float((ours - theirs.double()).norm() / theirs.double().norm())
+            if not error <= tolerance:
+                raise ModelRefused(
+                    f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
+                    f"(relative error of the logits {error:.2g}, at most {tolerance}): it keeps state that is not seen here"
+                )
+
+
+def _paged_logits(
+    model: Any,
+    structure: Structure,
+    weights_by_layer: Sequence[ExpertWeights | None],
+    prompts: Sequence[tuple[int, ...]],
+    device: torch.device,
+    layout: Layout,
+    *,
+    whole: bool,
+) -> Tensor:
+    """Logits (prompts, V) after each prompt, run in one row with the others, in two chunks and a step, from scattered blocks."""
+    store = UnifiedDynamicCache(16 * len(prompts), block_size=2, num_host_blocks=0, device=device, layout=layout)
     tables = [store.new_table(seq_id) for seq_id in range(len(prompts))]
     for number, table in enumerate(tables):
         store.extend(table, range(number, store.num_blocks, len(tables)))
@@ -130,18 +162,11 @@ def check_equal(
         cache = RaggedCache(store, spans, structure.latent_layers)
         rows = torch.tensor([span.stop - 1 for span in spans], device=device)
         ids = torch.tensor(token_ids, device=device)
-        logits = _run(
-            ForwardPass(model, structure.experts_by_layer, cache, ids, positions.to(device), rows), weights_by_layer
-        )
+        forward_pass = ForwardPass(model, structure.experts_by_layer, cache, ids, positions.to(device), rows)
+        logits = _run(forward_pass, weights_by_layer, whole=whole)
         for table in tables:
             table.commit()
-    for ours, theirs in zip(logits.double(), prompts.values(), strict=True):
-        error = float((ours - theirs.double()).norm() / theirs.double().norm())
-        if not error <= tolerance:
-            raise ModelRefused(
-                f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
-                f"(relative error of the logits {error:.2g}, at most {tolerance}): it keeps state that is not seen here"
-            )
+    return logits.double()
 
 
 def _parts(length: int) -> tuple[tuple[int, int], ...]:
@@ -149,13 +174,14 @@ def _parts(length: int) -> tuple[tuple[int, int], ...]:
     return (0, length // 2), (length // 2, length - 1), (length - 1, length)
 
 
-def _run(forward_pass: ForwardPass, weights_by_layer: Sequence[ExpertWeights | None]) -> Tensor:
-    """Runs a pass from end to end and returns its logits (rows, V)."""
+def _run(forward_pass: ForwardPass, weights_by_layer: Sequence[ExpertWeights | None], *, whole: bool) -> Tensor:
+    """Runs a pass from end to end, whole layers at once or expert by expert, and returns its logits (rows, V)."""
     try:
         while forward_pass.cursor < Cursor(len(weights_by_layer)):
             queues, weights = forward_pass.queues, weights_by_layer[forward_pass.cursor.layer]
             if forward_pass.cursor.stage is Stage.ATTENTION or queues is None or weights is None:
-                forward_pass.run_attention()
+                takes_whole = whole and weights is not None and weights.runs_whole
+                forward_pass.run_attention(weights.run_whole if weights is not None and takes_whole else None)
                 continue
             while not queues.is_done:
                 run_jointly(weights, [queues], queues.next_expert)

@@ -20,7 +20,8 @@ from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import is_experts
 from gpu_worker.forward import cache_name
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 from gpu_worker.state import LayerState
 
 _PROBE = "qllm_probe"

@@ -9,45 +9,17 @@ Source: arXiv 2503.09304
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from gpu_worker.cache import INDEXER, BlockTable, UnifiedDynamicCache
+from gpu_worker.cache import INDEXER, Layout, UnifiedDynamicCache
 from gpu_worker.errors import PassFailed
+from gpu_worker.placement import Placement
+from gpu_worker.span import Span
 from gpu_worker.state import LayerState
-
-
-@dataclass(slots=True, eq=False)
-class Span:
-    """One sequence's part of a pass.
-
-    Attributes:
-        table: Where the sequence's rows lie.
-        start: First row of the pass that is its own.
-        num_tokens: Rows of the pass that are its own.
-        first_position: Position of its first row in the sequence, which is how many rows were cached before.
-        dropped: Whether the sequence is gone, so that its rows are computed no further.
-    """
-
-    table: BlockTable
-    start: int
-    num_tokens: int
-    first_position: int
-    dropped: bool = False
-
-    @property
-    def stop(self) -> int:
-        """One past its last row of the pass."""
-        return self.start + self.num_tokens
-
-    @property
-    def length(self) -> int:
-        """Rows of the sequence that its last token attends to."""
-        return self.first_position + self.num_tokens
 
 
 class _Layers:
@@ -84,7 +56,7 @@ class RaggedCache(Cache):
         self.spans = spans
         self._store = store
         self._latent_layers = latent_layers
-        self._placed: tuple[object, Tensor, Tensor | None] | None = None
+        self._placed: tuple[object, Placement] | None = None
         self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
 
     def update(
@@ -96,11 +68,11 @@ class RaggedCache(Cache):
             Ordinary layers get their arguments back: attention reads the store. Latent layers get all cached rows of all
             sequences that are not dropped, end to end, (1, H, rows, width) each.
         """
-        slots, kept_rows = self._placement()
+        placement = self.placement
         k, v = key_states[0], value_states[0]  # (H, T, width)
-        if kept_rows is not None:
-            k, v = k.index_select(1, kept_rows), v.index_select(1, kept_rows)
-        self._store.write(layer_idx, slots, k, v)
+        if placement.kept_rows is not None:
+            k, v = k.index_select(1, placement.kept_rows), v.index_select(1, placement.kept_rows)
+        self._store.write(layer_idx, placement.slots, k, v)
         if layer_idx not in self._latent_layers:
             return key_states, value_states
         rows = [self._store.read(layer_idx, s.table, 0, s.length) for s in self.spans if not s.dropped]
@@ -138,8 +110,7 @@ class RaggedCache(Cache):
     def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
         """Stores new keys (1, n, width) of an indexer, a row for each token, and returns all of the sequence's."""
         span = self._only(layer_idx)
-        slots, _ = self._placement()
-        self._store.write(layer_idx, slots, indexer_key_states, kind=INDEXER)
+        self._store.write(layer_idx, self.placement.slots, indexer_key_states, kind=INDEXER)
         (keys,) = self._store.read(layer_idx, span.table, 0, span.length, kind=INDEXER)
         return keys
 
@@ -165,6 +136,26 @@ class RaggedCache(Cache):
         """Whether the layer's attention is given every cached row, rather than reading the store."""
         return layer in self._latent_layers
 
+    @property
+    def placement(self) -> Placement:
+        """Where the rows of the pass lie now."""
+        state = Placement.state(self.spans)
+        if self._placed is None or self._placed[0] != state:
+            self._placed = (state, Placement(self.spans, self._store.block_size, self._store.device))
+        return self._placed[1]
+
+    def pages(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """K and V of all sequences' slots (slots, H, width) each, if they lie in pages."""
+        if self._store.layout is not Layout.PAGES or self.is_latent(layer):
+            return None
+        k, v = self._store.slots_first(layer)
+        return k, v
+
+    @property
+    def block_size(self) -> int:
+        """Rows in one block."""
+        return self._store.block_size
+
     def read(self, layer: int, span: Span, start: int) -> tuple[Tensor, Tensor]:
         """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
         k, v = self._store.read(layer, span.table, start, span.length)
@@ -186,22 +177,10 @@ class RaggedCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this pass's view holds by itself: masks and slots."""
-        slots = self._placed[1].nbytes if self._placed else 0
-        return slots + sum(mask.nbytes for mask in self._masks.values())
+        """Bytes that this pass's view holds by itself: masks and indices."""
+        indices = self._placed[1].nbytes if self._placed else 0
+        return indices + sum(mask.nbytes for mask in self._masks.values())
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
         """Always 0: positions are given to the model, and sequences differ in length."""
         return 0
-
-    def _placement(self) -> tuple[Tensor, Tensor | None]:
-        """Slots of the rows to store, and those rows' numbers, None if they are all of them."""
-        kept = [span for span in self.spans if not span.dropped]
-        state = [(span.start, span.table.generation) for span in kept]
-        if self._placed is None or self._placed[0] != state:
-            slots = torch.cat([s.table.slots(s.first_position, s.length) for s in kept])  # (kept rows,)
-            rows = None
-            if len(kept) < len(self.spans):
-                rows = torch.cat([torch.arange(s.start, s.stop, device=slots.device) for s in kept])  # (kept rows,)
-            self._placed = (state, slots, rows)
-        return self._placed[1], self._placed[2]

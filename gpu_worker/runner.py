@@ -11,17 +11,24 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.cache import Layout, UnifiedDynamicCache
+from gpu_worker.clock import clock_of
 from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.devices import to_device
 from gpu_worker.errors import CommandRefused
 from gpu_worker.forward import ForwardPass
 from gpu_worker.loader import LoadedModel, ModelFacts
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
+from gpu_worker.span import Span
 from gpu_worker.stepper import Step
 
 logger = logging.getLogger(__name__)
+
+_FEW_TOKENS = (
+    128  # up to here reading the experts' weights takes longer than using them, and a layer takes no longer than one
+)
 
 
 class Runner:
@@ -32,18 +39,30 @@ class Runner:
         num_blocks: Cache blocks on the device, with ids 0 .. num_blocks - 1.
         block_size: Tokens in one block.
         num_host_blocks: Blocks' worth of host memory for offloaded sequences.
+        layout: How the cache's rows lie; None is what suits the device. In pages batches may take whole layers as one unit.
+        run_ahead_ms: Longest work that a device may have before it that can't be stopped any more; nothing to a CPU.
 
     All commands raise CommandRefused, with nothing changed, when they name something unknown or contradict what is held here.
     """
 
-    def __init__(self, loaded: LoadedModel, num_blocks: int, block_size: int, num_host_blocks: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        num_blocks: int,
+        block_size: int,
+        num_host_blocks: int,
+        *,
+        layout: Layout | None = None,
+        run_ahead_ms: float = 1.0,
+    ) -> None:
         self._loaded = loaded
         self._device = torch.device(loaded.facts.device)
         self._end = Cursor(loaded.facts.num_layers)
         self._streams: dict[int, TokenStream] = {}
         self._batches: dict[int, Batch] = {}
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
-        self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device)
+        self._clock = clock_of(self._device, run_ahead_ms)
+        self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device, layout)
 
     @property
     def facts(self) -> ModelFacts:
@@ -129,7 +148,12 @@ class Runner:
             self._forget_batch(self._batch(batch_id))
 
     def advance(
-        self, batch_ids: Sequence[int], until: Cursor, goes_on: Callable[[Cursor], bool] = lambda cursor: True
+        self,
+        batch_ids: Sequence[int],
+        until: Cursor,
+        goes_on: Callable[[Cursor], bool] = lambda cursor: True,
+        *,
+        stops_inside: bool = True,
     ) -> AdvanceOutcome:
         """Runs batches up to a cursor, the one that is behind first, jointly where they stand together.
 
@@ -139,9 +163,13 @@ class Runner:
             batch_ids: The batches, each once.
             until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
             goes_on: Asked with the cursor before each unit of work; False leaves the batches standing there.
+            stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
         """
         batches = self._check_advance(batch_ids, until)
-        step = Step(batches, until, self._loaded.expert_weights, goes_on)
+        whole_up_to = 0
+        if self.cache.layout is Layout.PAGES:
+            whole_up_to = _FEW_TOKENS if stops_inside else self._loaded.facts.max_model_len * len(batches)
+        step = Step(batches, until, self._loaded.expert_weights, goes_on, self._clock, whole_up_to)
         reached = step.run()
         for batch in step.finished:
             for member in batch.live_members:
@@ -237,10 +265,11 @@ class Runner:
             self._loaded.model,
             self._loaded.facts.experts_by_layer,
             RaggedCache(self.cache, spans, self._loaded.latent_layers),
-            torch.tensor(tokens, device=self._device),  # (T,)
-            torch.cat(positions).to(self._device),  # (T,)
+            to_device(torch.tensor(tokens), self._device),  # (T,)
+            to_device(torch.cat(positions), self._device),  # (T,)
             # The head runs for one row even if nobody samples: that is the model's own smallest output.
-            torch.tensor(sampling_rows or [len(tokens) - 1], device=self._device),  # (rows,)
+            to_device(torch.tensor(sampling_rows or [len(tokens) - 1]), self._device),  # (rows,)
+            self._clock,
         )
 
     def _forget_batch(self, batch: Batch) -> None:

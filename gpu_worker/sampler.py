@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpu_worker.devices import to_device
 from gpu_worker.errors import PassFailed
 
 _MASK_64 = 2**64 - 1
@@ -53,7 +54,7 @@ class Draw:
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float]]:
-    """Chooses a token for each row of logits (B, V).
+    """Chooses a token for each row of logits (B, V), and waits for them.
 
     Returns:
         For each row the token and the natural logarithm of its probability under the logits as they are.
@@ -62,49 +63,67 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float]]:
         PassFailed: A row holds something that is no number, or no finite one at all.
     """
     logits = logits.float()  # (B, V)
-    bad_rows = (~logits.amax(-1).isfinite()).nonzero().flatten().tolist()
-    if bad_rows:
-        raise PassFailed(f"logits of rows {bad_rows} are not finite numbers: the model's output can't be sampled")
     token_ids = _choose(logits, draws)  # (B,)
     logprobs = logits.log_softmax(-1).gather(1, token_ids[:, None])[:, 0]  # (B,)
-    return list(zip(token_ids.tolist(), logprobs.tolist(), strict=True))
+    is_finite = logits.amax(-1).isfinite()  # (B,)
+    rows = torch.stack([token_ids.double(), logprobs.double(), is_finite.double()], dim=1).tolist()  # one wait for all
+    bad_rows = [row for row, (_, _, finite) in enumerate(rows) if not finite]
+    if bad_rows:
+        raise PassFailed(f"logits of rows {bad_rows} are not finite numbers: the model's output can't be sampled")
+    return [(int(token_id), logprob) for token_id, logprob, _ in rows]
 
 
 def _choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The chosen tokens (B,)."""
-    banning = [row for row, draw in enumerate(draws) if draw.banned_ids]
-    if banning:
-        logits = logits.clone()
-        for row in banning:
-            logits[row, list(draws[row].banned_ids)] = float("-inf")
+    banned = [(row, token_id) for row, draw in enumerate(draws) for token_id in draw.banned_ids]
+    if banned:
+        rows, ids = to_device(torch.tensor(banned), logits.device).unbind(1)  # (banned,) each
+        logits = logits.index_put((rows, ids), logits.new_full((), float("-inf")))
     token_ids = logits.argmax(-1)  # (B,)
-    for row, draw in enumerate(draws):
-        if draw.sampling.temperature > 0:
-            token_ids[row] = _draw(_kept(logits[row], draw.sampling), draw)
-    return token_ids
+    drawing = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if not drawing:
+        return token_ids
+    chosen_draws = [draws[row] for row in drawing]
+    drawing_rows = to_device(torch.tensor(drawing), logits.device)  # (D,)
+    probabilities = _kept(logits.index_select(0, drawing_rows), [draw.sampling for draw in chosen_draws])  # (D, V)
+    return token_ids.index_copy(0, drawing_rows, _draw(probabilities, chosen_draws))
 
 
-def _kept(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities (V,) after temperature and filters, not normalized; the filters go in transformers' order."""
-    below_top = (logits - logits.amax()).double()  # (V,), at most 0: the smallest temperature can't overflow it
-    probabilities = (below_top / sampling.temperature).softmax(-1)  # (V,)
-    if 0 < sampling.top_k < len(logits):
-        values, ids = probabilities.topk(sampling.top_k)
-        probabilities = torch.zeros_like(probabilities).scatter(0, ids, values)
-    if sampling.top_p < 1:
-        ordered, ids = probabilities.sort(descending=True, stable=True)  # (V,)
-        before = ordered.cumsum(-1) - ordered  # probability of the tokens ahead of each, (V,)
-        probabilities[ids[before >= sampling.top_p * ordered.sum()]] = 0.0
-    if sampling.min_p > 0:
-        probabilities = probabilities.where(probabilities >= sampling.min_p * probabilities.amax(), 0.0)
-    return probabilities
+def _kept(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Probabilities (D, V) after temperature and filters, not normalized; the filters go in transformers' order.
+
+    A row comes out the same whatever the others ask for: filters that it does not want keep all of it.
+    """
+    vocab_size = logits.shape[1]
+    wishes = torch.tensor([(s.temperature, s.top_p, s.min_p) for s in samplings], dtype=torch.float64)
+    temperatures, top_ps, min_ps = to_device(wishes, logits.device)[:, :, None].unbind(1)  # (D, 1) each
+    below_top = (logits - logits.amax(-1, keepdim=True)).double()  # (D, V), at most 0: no temperature can overflow it
+    probabilities = (below_top / temperatures).softmax(-1)  # (D, V)
+    top_ks = [s.top_k if 0 < s.top_k < vocab_size else vocab_size for s in samplings]
+    if min(top_ks) < vocab_size:
+        best = probabilities.topk(max(k for k in top_ks if k < vocab_size)).values  # (D, largest k)
+        counts = to_device(torch.tensor(top_ks), logits.device)[:, None]  # (D, 1)
+        kth = best.gather(1, counts.clamp(max=best.shape[1]) - 1)  # (D, 1)
+        above, equal = probabilities > kth, probabilities == kth  # (D, V)
+        among_equals = equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True))  # the first of them
+        probabilities = probabilities.where(above | among_equals | (counts == vocab_size), 0.0)
+    if any(s.top_p < 1 for s in samplings):
+        ordered, ids = probabilities.sort(descending=True, stable=True)  # (D, V)
+        before = ordered.cumsum(-1) - ordered  # probability of the tokens ahead of each, (D, V)
+        passes = (before < top_ps * ordered.sum(-1, keepdim=True)) | (top_ps >= 1)
+        probabilities = torch.zeros_like(probabilities).scatter(1, ids, ordered.where(passes, 0.0))
+    least = min_ps * probabilities.amax(-1, keepdim=True)  # (D, 1)
+    return probabilities.where(probabilities >= least, 0.0)
 
 
-def _draw(probabilities: Tensor, draw: Draw) -> Tensor:
-    """One token with the given probabilities (V,), by inverting their sum at a number that seed and index fix."""
-    sums = probabilities.cumsum(-1)  # (V,)
-    point = sums[-1] * uniform(draw.sampling.seed, draw.output_index)
-    return torch.searchsorted(sums, point, right=True).clamp(max=int(probabilities.nonzero()[-1]))
+def _draw(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """A token for each row with the given probabilities (D, V), by inverting their sum at a number that seed and index fix."""
+    numbers = [uniform(draw.sampling.seed, draw.output_index) for draw in draws]
+    sums = probabilities.cumsum(-1)  # (D, V)
+    points = sums[:, -1:] * to_device(torch.tensor(numbers, dtype=torch.float64), sums.device)[:, None]  # (D, 1)
+    ids = torch.arange(sums.shape[1], device=sums.device)[None]  # (1, V)
+    last = ids.where(probabilities > 0, 0).amax(-1)  # (D,)
+    return torch.searchsorted(sums, points, right=True)[:, 0].minimum(last)
 
 
 def uniform(seed: int, index: int) -> float:

@@ -12,8 +12,8 @@ from enum import IntEnum
 from gpu_worker.cache import BlockTable
 from gpu_worker.cursor import Cursor
 from gpu_worker.forward import ForwardPass
-from gpu_worker.ragged import Span
 from gpu_worker.sampler import Draw, Sampling
+from gpu_worker.span import Span
 
 
 class FinishReason(IntEnum):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gpu_worker.errors import PassFailed
 from gpu_worker.forward import ForwardPass
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 
 
 class SingleSequence:

@@ -71,7 +71,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         num_blocks, num_host_blocks = _size_cache(config, loaded)
         if ranks is not None:
             num_blocks, num_host_blocks = ranks.least(num_blocks), ranks.least(num_host_blocks)
-        runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks)
+        runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks, run_ahead_ms=config.run_ahead_ms)
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
         is_tried = config.num_threads is None and device == "cpu" and ranks is None  # ranks must do all alike
         candidates = thread_counts(num_threads) if is_tried else (num_threads,)

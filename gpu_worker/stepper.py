@@ -1,18 +1,22 @@
 """Advances batches unit by unit, jointly where they stand together: the worker's inner loop.
 
-A unit is one attention stage of one batch, or one expert of a layer over the tokens of all batches that stand before it. It knows
-cursors, passes and clocks; it takes no commands and keeps nothing between calls.
+A unit is one attention stage of one batch, or one expert of a layer over the tokens of all batches that stand before it. A batch
+of few tokens may take a whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which
+expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
 
 Source: arXiv 2503.09304
 """
 
-import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from gpu_worker.clock import Clock, Stopwatch
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.experts import ExpertWeights, run_jointly
+from gpu_worker.devices import to_device
+from gpu_worker.experts import ExpertWeights, ExpertWork, run_jointly
+from gpu_worker.forward import RunExperts
 from gpu_worker.sampler import sample
 from gpu_worker.sequences import Batch, SampledToken, WorkTiming
 
@@ -25,9 +29,11 @@ class Step:
         until: Where they stop.
         weights_by_layer: Experts of each layer, None for a layer without a mixture.
         goes_on: Asked with the cursor before each unit; False cuts the advance short there.
+        clock: Times the units.
+        whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it is to stop inside; 0 for never.
 
     Attributes:
-        timing: What was run.
+        timing: What was run; its times are there once it is over.
         tokens: Tokens sampled by batches whose iteration ended.
         finished: Batches whose iteration ended.
         failures: Batches that failed, with what was raised.
@@ -39,11 +45,16 @@ class Step:
         until: Cursor,
         weights_by_layer: Sequence[ExpertWeights | None],
         goes_on: Callable[[Cursor], bool],
+        clock: Clock,
+        whole_up_to: int,
     ) -> None:
         self._batches = list(batches)
         self._until = until
         self._weights_by_layer = weights_by_layer
         self._goes_on = goes_on
+        self._clock = clock
+        self._stopwatch = Stopwatch(clock)
+        self._whole_up_to = whole_up_to
         self._end = Cursor(len(weights_by_layer))
         self.timing = WorkTiming()
         self.tokens: list[SampledToken] = []
@@ -56,40 +67,70 @@ class Step:
         Returns the lowest cursor.
         """
         while behind := [batch for batch in self._batches if batch.cursor < self._until]:
+            self._clock.keep_pace()
             cursor = min(batch.cursor for batch in behind)
             if not self._goes_on(cursor):
                 break
-            standing = [batch for batch in behind if batch.cursor == cursor]
-            if cursor.stage is Stage.EXPERTS:
-                self._run_expert(standing, cursor)
-            else:
-                for batch in standing:
-                    self._run_attention(batch, cursor.layer)
+            began = self._clock.mark()
+            self._run_unit([batch for batch in behind if batch.cursor == cursor], cursor)
+            self._clock.enqueued(began, self._clock.mark())
+        for name, duration_ns in self._stopwatch.read().items():
+            setattr(self.timing, name, duration_ns)
         # Passes that were closed, because all their sequences were dropped, are over without having run to the end.
         self.finished += [b for b in self._batches if self._until >= self._end and b.forward_pass.is_closed]
         return min((batch.cursor for batch in self._batches), default=self._until)
 
-    def _run_attention(self, batch: Batch, layer: int) -> None:
-        """Runs the attention stage of one batch; all of the layer if it has no mixture."""
+    def _run_unit(self, standing: Sequence[Batch], cursor: Cursor) -> None:
+        """Runs what comes next for all batches that stand there."""
+        if cursor.stage is Stage.EXPERTS:
+            self._run_expert(standing, cursor)
+            return
+        weights = self._weights_by_layer[cursor.layer]
+        for batch in standing:
+            takes_whole = weights is not None and len(standing) == 1 and self._takes_whole(weights, batch, cursor.layer)
+            self._run_attention(batch, self._whole(weights) if weights is not None and takes_whole else None)
+
+    def _takes_whole(self, weights: ExpertWeights, batch: Batch, layer: int) -> bool:
+        """Whether a batch that stands alone before a layer takes all of it as one unit."""
+        num_tokens = sum(member.span.num_tokens for member in batch.live_members)
+        return weights.runs_whole and self._until.layer > layer and num_tokens <= self._whole_up_to
+
+    def _whole(self, weights: ExpertWeights) -> RunExperts:
+        """What runs the experts of a layer within its attention stage, timed by itself."""
+
+        def run(work: ExpertWork) -> Tensor:
+            began = self._clock.mark()
+            output = weights.run_whole(work)
+            self._stopwatch.move("attention_ns", "expert_ns", began, self._clock.mark())
+            num_pairs = work.expert_ids.numel()
+            # How many experts had any of them, only the device knows.
+            self.timing.num_expert_runs += min(weights.num_experts, num_pairs)
+            self.timing.expert_tokens += num_pairs
+            return output
+
+        return run
+
+    def _run_attention(self, batch: Batch, run_experts: RunExperts | None) -> None:
+        """Runs the attention stage of one batch; all of the layer if it has no mixture, or is told how to run it."""
         spans = [member.span for member in batch.live_members]
         self.timing.num_attention_stages += 1
         self.timing.attention_tokens += sum(span.num_tokens for span in spans)
         self.timing.attention_pairs += sum(span.num_tokens * span.length for span in spans)
-        self.timing.attention_ns += self._resume(batch, batch.forward_pass.run_attention)
+        self._resume(batch, "attention_ns", lambda: batch.forward_pass.run_attention(run_experts))
 
     def _run_expert(self, standing: Sequence[Batch], cursor: Cursor) -> None:
         """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""
-        began = time.perf_counter_ns()
+        began = self._clock.mark()
         weights = self._weights_by_layer[cursor.layer]
         ready = [batch for batch in standing if not batch.forward_pass.expert_queues.is_done]
         if weights is not None and ready:
             self._run_together(weights, ready, cursor.expert)
-        self.timing.expert_ns += time.perf_counter_ns() - began
+        self._stopwatch.add("expert_ns", began, self._clock.mark())
         # Told to stop inside the stage, a pass waits at its end rather than run into the next layer, or even sample.
         leaving = standing if self._until.layer > cursor.layer else ()
         for batch in leaving:
             if batch in self._batches and batch.forward_pass.expert_queues.is_done:
-                self.timing.expert_ns += self._resume(batch, batch.forward_pass.deliver)
+                self._resume(batch, "expert_ns", batch.forward_pass.deliver)
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:
         """Runs one expert for several batches at once; if that raises, one by one, so that only those fail that must."""
@@ -107,27 +148,28 @@ class Step:
             for batch in batches:
                 batch.forward_pass.note_expert_run()
 
-    def _resume(self, batch: Batch, resume: Callable[[], None]) -> int:
-        """Runs a pass on, and samples if that ended the iteration. Returns the nanoseconds spent in the layer."""
-        began = time.perf_counter_ns()
+    def _resume(self, batch: Batch, kind: str, resume: Callable[[], None]) -> None:
+        """Runs a pass on, and samples if that ended the iteration; the time counts as of the kind, but for head and sampling."""
+        began = self._clock.mark()
         forward_pass = batch.forward_pass
         try:
             resume()
-            if forward_pass.logits is None:
-                return time.perf_counter_ns() - began
-            self._sample(batch, forward_pass.logits)
+            if forward_pass.logits is not None:
+                self._stopwatch.add(kind, began, forward_pass.layers_done)
+                kind, began = "head_ns", forward_pass.layers_done
+                self._sample(batch, forward_pass.logits)
         except Exception as error:  # whatever the model raises is this batch's failure, and no other's
             self._fail(batch, error)
-            return time.perf_counter_ns() - began
-        self.timing.head_ns += time.perf_counter_ns() - forward_pass.layers_done_ns
-        return forward_pass.layers_done_ns - began
+        self._stopwatch.add(kind, began, self._clock.mark())
 
     def _sample(self, batch: Batch, logits: Tensor) -> None:
         """Samples a token for each sequence that wants one, from logits (rows, V)."""
         sampling = [member for member in batch.members if member.samples]
         live = [(row, member.stream) for row, member in enumerate(sampling) if not member.span.dropped]
         if live:
-            rows = logits[[row for row, _ in live]]  # (live rows, V)
+            rows = logits  # (live rows, V)
+            if len(live) < len(logits):
+                rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
             choices = sample(rows, [stream.next_draw() for _, stream in live])
             self.tokens += [stream.accept(*choice) for (_, stream), choice in zip(live, choices, strict=True)]
         self.timing.num_heads += 1

@@ -194,7 +194,7 @@ def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> N
     mixtures = [layer for layer in experts if layer is not None]
     expert_bytes, num_expert_weights = sum(m.nbytes for m in mixtures), sum(m.num_weights for m in mixtures)
     matrices = [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
-    parameters = list(model.parameters())
+    parameters = [p for module in model.modules() if not is_experts(module) for p in module.parameters(recurse=False)]
     other_bytes = sum(m.nbytes for m in matrices) + sum(p.nbytes for p in parameters)
     num_other_weights = sum(m.num_weights for m in matrices) + sum(_num_weights(p) for p in parameters)
     all_bytes, num_weights = expert_bytes + other_bytes, num_expert_weights + num_other_weights

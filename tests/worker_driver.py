@@ -8,20 +8,25 @@ from typing import Any
 
 import torch
 
+from gpu_worker.cache import Layout
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.loader import LoadedModel, adopt_model
 from gpu_worker.runner import Runner
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, BatchItem, SampledToken
+from gpu_worker.weights import WeightOptions, Weights
 from tests.families import random_model
 
 GREEDY = Sampling()
 
 
 @cache
-def loaded(family: str = "mixtral", dtype: torch.dtype = torch.float32) -> LoadedModel:
+def loaded(
+    family: str = "mixtral", dtype: torch.dtype = torch.float32, device: str = "cpu", form: Weights = "auto"
+) -> LoadedModel:
     """A tiny model of a family, ready to be suspended; shared, because runners keep nothing in it."""
-    return adopt_model(random_model(family, dtype=dtype), name=family)
+    model = random_model(family, dtype=dtype).to(device)
+    return adopt_model(model, name=family, options=WeightOptions(form=form))
 
 
 def random_prompts(lengths: Iterable[int], seed: int = 0) -> tuple[tuple[int, ...], ...]:
@@ -57,9 +62,15 @@ class Driver:
     """Drives a runner; with `rng` blocks are handed out in random order, so that sequences lie scattered."""
 
     def __init__(
-        self, model: LoadedModel, *, num_blocks: int = 64, block_size: int = 4, rng: Random | None = None
+        self,
+        model: LoadedModel,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        rng: Random | None = None,
+        layout: Layout | None = None,
     ) -> None:
-        self.runner = Runner(model, num_blocks, block_size, num_host_blocks=num_blocks)
+        self.runner = Runner(model, num_blocks, block_size, num_host_blocks=num_blocks, layout=layout)
         self.end = Cursor(model.facts.num_layers)
         self.stories: dict[int, Story] = {}
         self.batches: dict[int, list[tuple[Story, BatchItem]]] = {}

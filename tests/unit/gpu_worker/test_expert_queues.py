@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gpu_worker import experts
+from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues, ExpertWork, LayerExperts, is_experts, run_jointly
 from gpu_worker.matrices import DenseMatrix, MatrixForm, PackedMatrix
 from tests.families import random_model
@@ -59,12 +60,38 @@ def test_joint_runs_give_each_pass_what_the_model_s_own_experts_give(
         torch.testing.assert_close(done.result(), output, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", [DenseMatrix, PackedMatrix])
-def test_weights_live_with_their_experts_and_no_longer_in_the_model(form: MatrixForm) -> None:
+def test_packed_weights_live_with_their_experts_and_no_longer_in_the_model() -> None:
     module = _experts_module("gpt_oss", torch.float32)
     num_bytes = sum(parameter.nbytes for parameter in module.parameters())
-    assert LayerExperts(module, form).nbytes == num_bytes
+    assert LayerExperts(module, PackedMatrix).nbytes == num_bytes
     assert module.gate_up_proj.nbytes == module.down_proj.nbytes == 0
+
+
+def test_dense_weights_are_slices_of_the_model_s_own() -> None:
+    module = _experts_module("gpt_oss", torch.float32)
+    experts = LayerExperts(module, DenseMatrix)
+    assert experts.nbytes == sum(parameter.nbytes for parameter in module.parameters())
+    pointers = [matrix.weight.untyped_storage().data_ptr() for matrix in (*experts._up, *experts._down)]
+    assert set(pointers) == {p.untyped_storage().data_ptr() for p in (module.gate_up_proj, module.down_proj)}
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe", "deepseek_v3", "granitemoe"])
+def test_all_experts_at_once_give_what_the_model_s_own_give(family: str) -> None:
+    module = _experts_module(family, torch.float32)
+    work = _work(module, 9, 1)
+    expected = module(work.hidden, work.expert_ids, work.weights)
+    experts = LayerExperts(module, DenseMatrix)
+    assert experts.runs_whole
+    torch.testing.assert_close(experts.run_whole(work), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_experts_run_one_by_one() -> None:
+    module = _experts_module("mixtral", torch.float32)
+    work = _work(module, 3, 1)
+    experts = LayerExperts(module, PackedMatrix)
+    assert not experts.runs_whole
+    with pytest.raises(PassFailed, match="one by one"):
+        experts.run_whole(work)
 
 
 def test_rows_that_leave_in_the_middle_change_no_other_row() -> None:

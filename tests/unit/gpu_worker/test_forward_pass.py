@@ -10,7 +10,8 @@ from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts import run_jointly
 from gpu_worker.forward import ForwardPass
-from gpu_worker.ragged import RaggedCache, Span
+from gpu_worker.ragged import RaggedCache
+from gpu_worker.span import Span
 from tests.families import random_model
 from tests.worker_driver import loaded
 

@@ -105,3 +105,20 @@ def test_uniform_numbers_fill_their_range_evenly_and_negative_seeds_work() -> No
     assert 0.99 < max(numbers) < 1
     assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.02)
     assert len(set(numbers)) == len(numbers)
+
+
+def test_a_row_is_drawn_alike_whatever_others_in_the_batch_ask_for() -> None:
+    random = torch.Generator().manual_seed(4)
+    logits = (
+        torch.randn(6, 50, generator=random).bfloat16().float()
+    )  # few bits, so that probabilities are equal at times
+    draws = [
+        Draw(Sampling(), 0),
+        Draw(Sampling(temperature=0.7, seed=1), 1),
+        Draw(Sampling(temperature=1.3, top_k=5, seed=2), 2, banned_ids=(3, 4)),
+        Draw(Sampling(temperature=1.0, top_p=0.6, seed=3), 3),
+        Draw(Sampling(temperature=2.0, top_k=20, top_p=0.9, min_p=0.02, seed=4), 4),
+        Draw(Sampling(temperature=1.0, min_p=0.1, seed=5), 5),
+    ]
+    alone = [sample(row[None], [draw])[0] for row, draw in zip(logits, draws, strict=True)]
+    assert sample(logits, draws) == alone

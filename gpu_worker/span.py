@@ -1,0 +1,37 @@
+"""One sequence's part of a forward pass.
+
+Source: arXiv 2503.09304
+"""
+
+from dataclasses import dataclass
+
+from gpu_worker.cache import BlockTable
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """One sequence's part of a pass.
+
+    Attributes:
+        table: Where the sequence's rows lie.
+        start: First row of the pass that is its own.
+        num_tokens: Rows of the pass that are its own.
+        first_position: Position of its first row in the sequence, which is how many rows were cached before.
+        dropped: Whether the sequence is gone, so that its rows are computed no further.
+    """
+
+    table: BlockTable
+    start: int
+    num_tokens: int
+    first_position: int
+    dropped: bool = False
+
+    @property
+    def stop(self) -> int:
+        """One past its last row of the pass."""
+        return self.start + self.num_tokens
+
+    @property
+    def length(self) -> int:
+        """Rows of the sequence that its last token attends to."""
+        return self.first_position + self.num_tokens
