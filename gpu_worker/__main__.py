@@ -102,6 +102,12 @@ def serve(
             help="On a GPU, longest work given to it ahead, which no preemption can stop, and length of a CUDA graph.",
         ),
     ] = 1.0,
+    enforce_eager: Annotated[
+        bool,
+        typer.Option(
+            "--enforce-eager", envvar="QLLM_ENFORCE_EAGER", help="On a GPU, replay no decodes from CUDA graphs."
+        ),
+    ] = False,
     block_size: Annotated[int, typer.Option(envvar="QLLM_BLOCK_SIZE", help="Tokens in one cache block.")] = 16,
     kv_cache_gib: Annotated[
         float | None,
@@ -147,6 +153,7 @@ def serve(
             tensor_parallel_size=tensor_parallel_size,
             num_threads=threads,
             run_ahead_ms=run_ahead_ms,
+            enforce_eager=enforce_eager,
             block_size=block_size,
             num_blocks=num_blocks,
             kv_cache_gib=kv_cache_gib,

@@ -204,6 +204,11 @@ class UnifiedDynamicCache:
         del self._tables[table.seq_id]
 
     @property
+    def scratch_block(self) -> int:
+        """A block that is never given away, for rows that stand for nobody."""
+        return self.num_blocks
+
+    @property
     def num_free_blocks(self) -> int:
         """Blocks on the device that belong to nobody."""
         return self.num_blocks - len(self._owners)
@@ -217,6 +222,11 @@ class UnifiedDynamicCache:
     def device_bytes(self) -> int:
         """Bytes allocated for all layers' storage."""
         return sum(tensor.nbytes for store in self._stores.values() for tensor in store)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block in all layers' storage."""
+        return self.device_bytes // (self.num_blocks + 1)
 
     @property
     def state_bytes(self) -> int:
@@ -303,7 +313,7 @@ class UnifiedDynamicCache:
     def _allocate(self, rows: Tensor) -> Tensor:
         """Storage (H, num_slots, width) for rows like these (H, T, width)."""
         H, _, width = rows.shape
-        num_slots = self.num_blocks * self.block_size
+        num_slots = (self.num_blocks + 1) * self.block_size  # the last are the scratch block's
         # Written to now, so that no request waits for the system to find the pages: with huge ones that took 0.3 s at times.
         # Kernels that read filled-up indices multiply what they find by zero, which must not be what is no number.
         if self.layout is Layout.HEADS:

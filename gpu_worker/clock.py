@@ -8,7 +8,7 @@ On a CPU a unit has run when its call returns, and there is nothing to wait for.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -132,23 +132,21 @@ class Stopwatch:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._stretches: list[tuple[str, int, Any, Any]] = []
+        self._stretches: list[tuple[Mapping[str, float], Any, Any]] = []
 
-    def add(self, kind: str, begin: Any, end: Any) -> None:
-        """Counts the time between two marks for a kind of work."""
-        self._stretches.append((kind, 1, begin, end))
-
-    def move(self, kind: str, to: str, begin: Any, end: Any) -> None:
-        """Counts the time between two marks, which was or will be counted for a kind, for another instead."""
-        self._stretches += [(kind, -1, begin, end), (to, 1, begin, end)]
+    def share_out(self, shares: Mapping[str, float], begin: Any, end: Any) -> None:
+        """Counts the time between two marks for kinds of work, each its share; a share below 0 takes away."""
+        self._stretches.append((shares, begin, end))
 
     def read(self) -> dict[str, int]:
         """Waits until all of it is done, and returns the nanoseconds of each kind."""
         self._clock.settle()
-        sums: dict[str, int] = {}
-        for kind, sign, begin, end in self._stretches:
-            sums[kind] = sums.get(kind, 0) + sign * self._clock.elapsed_ns(begin, end)
-        return sums
+        sums: dict[str, float] = {}
+        for shares, begin, end in self._stretches:
+            elapsed_ns = self._clock.elapsed_ns(begin, end)
+            for kind, share in shares.items():
+                sums[kind] = sums.get(kind, 0.0) + share * elapsed_ns
+        return {kind: round(total_ns) for kind, total_ns in sums.items()}
 
 
 HOST_CLOCK = HostClock()

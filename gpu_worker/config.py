@@ -72,6 +72,7 @@ class WorkerConfig:
         tensor_parallel_size: Processes that hold the model together, each a slice of every matrix.
         num_threads: Threads of one tensor operation; None measures what iterations gain from more.
         run_ahead_ms: Longest work that a GPU is given ahead, and length of a CUDA graph.
+        enforce_eager: Whether decodes on a GPU are run by the model each time rather than replayed from CUDA graphs.
         block_size: Tokens in one cache block.
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
         kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
@@ -92,6 +93,7 @@ class WorkerConfig:
     tensor_parallel_size: int = 1
     num_threads: int | None = None
     run_ahead_ms: float = 1.0
+    enforce_eager: bool = False
     block_size: int = 16
     num_blocks: int | None = None
     kv_cache_gib: float | None = None

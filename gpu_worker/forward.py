@@ -25,6 +25,7 @@ from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues, ExpertWork
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
+from gpu_worker.unit import ATTENTION_ALONE
 
 NAME = "qllm_suspended"
 
@@ -141,6 +142,13 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self.queues: ExpertQueues | None = None
         self.logits: Tensor | None = None
         self.layers_done: Any = None
+
+    next_unit = ATTENTION_ALONE  # experts that run within it are accounted for by whoever runs them
+
+    @property
+    def must_reach(self) -> Cursor:
+        """Its cursor: it can be stopped anywhere."""
+        return self.cursor
 
     @property
     def suspended_bytes(self) -> int:

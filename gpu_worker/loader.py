@@ -20,7 +20,14 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from gpu_worker import attention, forward
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights
-from gpu_worker.inspection import check_config, check_equal, decoder_layers, plain_logits, run_experts_at_once
+from gpu_worker.inspection import (
+    ErrorLimit,
+    check_config,
+    check_equal,
+    decoder_layers,
+    plain_logits,
+    run_experts_at_once,
+)
 from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
@@ -30,6 +37,7 @@ from gpu_worker.weights import AS_THEY_COME, WeightOptions, make_random_model, r
 logger = logging.getLogger(__name__)
 
 _TRIAL_PROMPTS = ((1, 2, 3, 4, 5), (7, 6, 5, 4, 3, 2, 1, 0))
+_MORE_TRIAL_PROMPTS = ((9, 8, 7), (2, 7, 1, 8, 2, 8), (3, 1, 4, 1, 5, 9, 2, 6, 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,14 @@ class LoadedModel:
         facts: What it is.
         expert_weights: Experts of each layer, None for a layer without a mixture.
         latent_layers: Layers that expand the rows which the cache returns.
+        runs_modules_alone: Whether some modules run once for each sequence of a batch.
     """
 
     model: nn.Module
     facts: ModelFacts
     expert_weights: tuple[ExpertWeights | None, ...]
     latent_layers: frozenset[int]
+    runs_modules_alone: bool
 
 
 def load_model(
@@ -142,7 +152,9 @@ def adopt_model(
     attention.register()
     forward.register()
     length = _max_length(model.config, max_model_len)
-    prompts = [prompt[: max(2, length)] for prompt in _TRIAL_PROMPTS]
+    limit = _error_limit(model, options)
+    trials = _TRIAL_PROMPTS + _MORE_TRIAL_PROMPTS if limit.is_median else _TRIAL_PROMPTS
+    prompts = [prompt[: max(2, length)] for prompt in trials]
     with torch.inference_mode(), _refusing(model.config.model_type):
         own_attention = model.config._attn_implementation
         quantized = options.quantization != "none"
@@ -156,7 +168,7 @@ def adopt_model(
         single = [SingleSequence(module) for module in structure.single_modules]
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
-        _check_equal(model, structure, experts, expected, _tolerance(model, options), single)
+        _check_equal(model, structure, experts, expected, limit, single)
     facts = ModelFacts(
         name=name,
         family=model.config.model_type,
@@ -172,7 +184,7 @@ def adopt_model(
         tokenizer=tokenizer or TokenizerFacts(),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
-    return LoadedModel(model, facts, experts, structure.latent_layers)
+    return LoadedModel(model, facts, experts, structure.latent_layers, bool(single))
 
 
 def _check_equal(
@@ -180,27 +192,27 @@ def _check_equal(
     structure: Structure,
     experts: Sequence[ExpertWeights | None],
     prompts: dict[tuple[int, ...], torch.Tensor],
-    tolerance: float,
+    limit: ErrorLimit,
     single: Sequence[SingleSequence],
 ) -> None:
     """As check_equal; where modules keep a state, that they may ignore when given several tokens, they get them one by one."""
     try:
-        check_equal(model, structure, experts, prompts, tolerance)
+        check_equal(model, structure, experts, prompts, limit)
     except ModelRefused:
         if not single:
             raise
         for module in single:
             module.goes_on_token_by_token = True
-        check_equal(model, structure, experts, prompts, tolerance)
+        check_equal(model, structure, experts, prompts, limit)
         logger.warning(
             "%s goes on with a prompt token by token: long prompts in chunks are slow", model.config.model_type
         )
 
 
-def _tolerance(model: Any, options: WeightOptions) -> float:
-    """Relative error of logits that rounding explains: much where a last bit may flip a choice of experts."""
+def _error_limit(model: Any, options: WeightOptions) -> ErrorLimit:
+    """What rounding explains in the model's type."""
     is_precise = model.dtype in (torch.float32, torch.float64) and options.quantization != "bnb-8bit"
-    return 1e-2 if is_precise else 0.3
+    return ErrorLimit(1e-2, is_median=False) if is_precise else ErrorLimit(0.3, is_median=True)
 
 
 def _quantization(model: Any, options: WeightOptions) -> str:

@@ -14,10 +14,12 @@ import torch
 from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.clock import clock_of
 from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.decode_graphs import Recording, Recordings
 from gpu_worker.devices import to_device
 from gpu_worker.errors import CommandRefused
 from gpu_worker.forward import ForwardPass
 from gpu_worker.loader import LoadedModel, ModelFacts
+from gpu_worker.passes import Pass
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
@@ -62,7 +64,17 @@ class Runner:
         self._batches: dict[int, Batch] = {}
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(self._device, run_ahead_ms)
+        self._recordings = Recordings((), 0.0, self._clock.mark)
         self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device, layout)
+
+    def record_decodes(self, recordings: Sequence[Recording], expert_share: float) -> None:
+        """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
+
+        Args:
+            recordings: Recordings over this runner's cache.
+            expert_share: Share of a layer's time that experts take.
+        """
+        self._recordings = Recordings(recordings, expert_share, self._clock.mark)
 
     @property
     def facts(self) -> ModelFacts:
@@ -123,7 +135,7 @@ class Runner:
         """Begins an iteration, which then stands before layer 0."""
         self._check_start(batch_id, items)
         members: list[Member] = []
-        tokens: list[int | None] = []
+        tokens: list[int] = []
         start = 0
         for item in items:
             stream = self._streams[item.seq_id]
@@ -132,7 +144,7 @@ class Runner:
             stream.batch_id = batch_id if stream.finish_reason is None else None
             span = Span(stream.table, start, item.num_tokens, item.first_position)
             members.append(Member(stream, span, item.samples))
-            tokens += item.token_ids or (stream.last_token,)
+            tokens += item.token_ids or [token for token in (stream.last_token,) if token is not None]
             start += item.num_tokens
         self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
         batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
@@ -257,8 +269,10 @@ class Runner:
 
     # ------------------------------------------------------------------------------------------------ changes
 
-    def _new_pass(self, members: Sequence[Member], tokens: Sequence[int | None]) -> ForwardPass:
+    def _new_pass(self, members: Sequence[Member], tokens: Sequence[int]) -> Pass:
         spans = [member.span for member in members]
+        if all(member.samples for member in members) and (recorded := self._recordings.take(spans, tokens)):
+            return recorded
         sampling_rows = [member.span.stop - 1 for member in members if member.samples]
         positions = [torch.arange(span.first_position, span.length) for span in spans]
         return ForwardPass(

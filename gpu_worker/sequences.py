@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from gpu_worker.cache import BlockTable
 from gpu_worker.cursor import Cursor
-from gpu_worker.forward import ForwardPass
+from gpu_worker.passes import Pass
 from gpu_worker.sampler import Draw, Sampling
 from gpu_worker.span import Span
 
@@ -78,6 +78,11 @@ class WorkTiming:
     head_rows: int = 0
     head_ns: int = 0
 
+    @property
+    def layers_ns(self) -> int:
+        """The time of attention and experts."""
+        return self.attention_ns + self.expert_ns
+
 
 @dataclass(frozen=True, slots=True)
 class AdvanceOutcome:
@@ -85,7 +90,8 @@ class AdvanceOutcome:
 
     Attributes:
         reached: Lowest cursor among the batches that did not fail; where it was to stop if all failed. Experts without tokens
-            are passed over, so it may be a later expert than where it was to stop, but never a later stage.
+            are passed over, so it may be a later expert than where it was to stop, but never a later stage. It is earlier where
+            a batch replays several layers at once and was to stop among them.
         tokens: Tokens sampled by the batches whose iteration ended; those batches are forgotten.
         batch_errors: Batches that failed.
         timing: What was run.
@@ -170,7 +176,7 @@ class Batch:
 
     batch_id: int
     members: list[Member]
-    forward_pass: ForwardPass = field(repr=False)
+    forward_pass: Pass = field(repr=False)
 
     @property
     def cursor(self) -> Cursor:

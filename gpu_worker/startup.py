@@ -13,11 +13,14 @@ import torch
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, Device, WorkerConfig
+from gpu_worker.decode_graphs import record_decodes
+from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.ranks import Ranks
 from gpu_worker.runner import Runner
+from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts
 from gpu_worker.warmup import state_bytes, warm_up
@@ -33,6 +36,7 @@ _PROBE_TOKENS = 16
 _THREAD_TRIALS = 3
 _THREAD_TRIALS_S = 5.0
 _MAX_BLOCKS = 1 << 24
+_MOST_RECORDED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         is_tried = config.num_threads is None and device == "cpu" and ranks is None  # ranks must do all alike
         candidates = thread_counts(num_threads) if is_tried else (num_threads,)
         timings = _warm_up_threads(runner, block_ids, candidates)
+        if device.startswith("cuda") and not config.enforce_eager and _record_decodes(loaded, runner, timings, config):
+            timings = warm_up(runner, block_ids)
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
         model=_worker_model(loaded, runner),
@@ -105,6 +111,29 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
     _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
     return timings[chosen]
+
+
+def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkTiming], config: WorkerConfig) -> bool:
+    """Has the runner replay its decodes, in segments as long as may be; returns whether it does."""
+    decode = min((t for t in timings if t.attention_tokens == t.num_attention_stages), key=lambda t: t.layers_ns)
+    layer_ms = decode.layers_ns / decode.num_attention_stages / 1e6
+    segments = plan_segments(loaded.facts.num_layers, layer_ms, config.run_ahead_ms)
+    began_s = time.monotonic()
+    try:
+        recordings = record_decodes(loaded, runner.cache, batch_sizes(_MOST_RECORDED), segments)
+    except (RuntimeError, PassFailed) as error:
+        _log.warning("decodes are not recorded: %s: %s", type(error).__name__, error)
+        return False
+    runner.record_decodes(recordings, decode.expert_ns / decode.layers_ns)
+    _log.info(
+        "recorded decodes=%d largest=%d layers_each=%d layer_ms=%.3f seconds=%.1f",
+        len(recordings),
+        max((recording.placement.num_rows for recording in recordings), default=0),
+        len(segments[0]),
+        layer_ms,
+        time.monotonic() - began_s,
+    )
+    return bool(recordings)
 
 
 def _choose_device(device: Device) -> str:
@@ -146,7 +175,7 @@ def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
     num_blocks = -(-_PROBE_TOKENS // block_size)
     runner = Runner(loaded, num_blocks, block_size, 0)
     warm_up(runner, range(num_blocks))
-    return max(1, runner.cache.device_bytes // num_blocks), state_bytes(runner, range(num_blocks))
+    return max(1, runner.cache.block_bytes), state_bytes(runner, range(num_blocks))
 
 
 def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerModel:

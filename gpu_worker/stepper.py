@@ -7,7 +7,7 @@ expert. It knows cursors, passes and clocks; it takes no commands and keeps noth
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from gpu_worker.experts import ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.forward import RunExperts
 from gpu_worker.sampler import sample
 from gpu_worker.sequences import Batch, SampledToken, WorkTiming
+
+_EXPERTS_ALONE = {"expert_ns": 1.0}
+_HEAD_ALONE = {"head_ns": 1.0}
 
 
 class Step:
@@ -62,11 +65,11 @@ class Step:
         self.failures: list[tuple[Batch, Exception]] = []
 
     def run(self) -> Cursor:
-        """Runs until every batch stands at or past `until`, has ended or has failed, or until told not to go on.
+        """Runs until no batch can go on without passing `until`, all have ended or failed, or until told not to go on.
 
         Returns the lowest cursor.
         """
-        while behind := [batch for batch in self._batches if batch.cursor < self._until]:
+        while behind := [batch for batch in self._batches if self._may_go_on(batch)]:
             self._clock.keep_pace()
             cursor = min(batch.cursor for batch in behind)
             if not self._goes_on(cursor):
@@ -79,6 +82,9 @@ class Step:
         # Passes that were closed, because all their sequences were dropped, are over without having run to the end.
         self.finished += [b for b in self._batches if self._until >= self._end and b.forward_pass.is_closed]
         return min((batch.cursor for batch in self._batches), default=self._until)
+
+    def _may_go_on(self, batch: Batch) -> bool:
+        return batch.cursor < self._until and batch.forward_pass.must_reach <= self._until
 
     def _run_unit(self, standing: Sequence[Batch], cursor: Cursor) -> None:
         """Runs what comes next for all batches that stand there."""
@@ -101,7 +107,7 @@ class Step:
         def run(work: ExpertWork) -> Tensor:
             began = self._clock.mark()
             output = weights.run_whole(work)
-            self._stopwatch.move("attention_ns", "expert_ns", began, self._clock.mark())
+            self._stopwatch.share_out({"attention_ns": -1, "expert_ns": 1}, began, self._clock.mark())
             num_pairs = work.expert_ids.numel()
             # How many experts had any of them, only the device knows.
             self.timing.num_expert_runs += min(weights.num_experts, num_pairs)
@@ -113,10 +119,14 @@ class Step:
     def _run_attention(self, batch: Batch, run_experts: RunExperts | None) -> None:
         """Runs the attention stage of one batch; all of the layer if it has no mixture, or is told how to run it."""
         spans = [member.span for member in batch.live_members]
-        self.timing.num_attention_stages += 1
-        self.timing.attention_tokens += sum(span.num_tokens for span in spans)
-        self.timing.attention_pairs += sum(span.num_tokens * span.length for span in spans)
-        self._resume(batch, "attention_ns", lambda: batch.forward_pass.run_attention(run_experts))
+        unit = batch.forward_pass.next_unit
+        self.timing.num_attention_stages += unit.num_layers
+        self.timing.attention_tokens += unit.num_layers * sum(span.num_tokens for span in spans)
+        self.timing.attention_pairs += unit.num_layers * sum(span.num_tokens * span.length for span in spans)
+        self.timing.num_expert_runs += unit.num_expert_runs
+        self.timing.expert_tokens += unit.expert_tokens
+        kinds = {"attention_ns": 1 - unit.expert_share, "expert_ns": unit.expert_share}
+        self._resume(batch, kinds, lambda: batch.forward_pass.run_attention(run_experts))
 
     def _run_expert(self, standing: Sequence[Batch], cursor: Cursor) -> None:
         """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""
@@ -125,12 +135,12 @@ class Step:
         ready = [batch for batch in standing if not batch.forward_pass.expert_queues.is_done]
         if weights is not None and ready:
             self._run_together(weights, ready, cursor.expert)
-        self._stopwatch.add("expert_ns", began, self._clock.mark())
+        self._stopwatch.share_out(_EXPERTS_ALONE, began, self._clock.mark())
         # Told to stop inside the stage, a pass waits at its end rather than run into the next layer, or even sample.
         leaving = standing if self._until.layer > cursor.layer else ()
         for batch in leaving:
             if batch in self._batches and batch.forward_pass.expert_queues.is_done:
-                self._resume(batch, "expert_ns", batch.forward_pass.deliver)
+                self._resume(batch, _EXPERTS_ALONE, batch.forward_pass.deliver)
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:
         """Runs one expert for several batches at once; if that raises, one by one, so that only those fail that must."""
@@ -148,19 +158,19 @@ class Step:
             for batch in batches:
                 batch.forward_pass.note_expert_run()
 
-    def _resume(self, batch: Batch, kind: str, resume: Callable[[], None]) -> None:
-        """Runs a pass on, and samples if that ended the iteration; the time counts as of the kind, but for head and sampling."""
+    def _resume(self, batch: Batch, shares: Mapping[str, float], resume: Callable[[], None]) -> None:
+        """Runs a pass on, and samples if that ended the iteration; the time is shared out, but for head and sampling."""
         began = self._clock.mark()
         forward_pass = batch.forward_pass
         try:
             resume()
             if forward_pass.logits is not None:
-                self._stopwatch.add(kind, began, forward_pass.layers_done)
-                kind, began = "head_ns", forward_pass.layers_done
+                self._stopwatch.share_out(shares, began, forward_pass.layers_done)
+                shares, began = _HEAD_ALONE, forward_pass.layers_done
                 self._sample(batch, forward_pass.logits)
         except Exception as error:  # whatever the model raises is this batch's failure, and no other's
             self._fail(batch, error)
-        self._stopwatch.add(kind, began, self._clock.mark())
+        self._stopwatch.share_out(shares, began, self._clock.mark())
 
     def _sample(self, batch: Batch, logits: Tensor) -> None:
         """Samples a token for each sequence that wants one, from logits (rows, V)."""

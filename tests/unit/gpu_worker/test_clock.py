@@ -91,10 +91,10 @@ def test_a_stopwatch_sums_up_by_kind_what_the_device_took() -> None:
     for unit_ms in (1.0, 2.0, 4.0):
         device.enqueue(unit_ms)
         marks.append(clock.mark())
-    stopwatch.add("attention", marks[0], marks[2])
-    stopwatch.move("attention", "experts", marks[1], marks[2])
-    stopwatch.add("experts", marks[2], marks[3])
-    assert stopwatch.read() == {"attention": 1_000_000, "experts": 6_000_000}
+    stopwatch.share_out({"attention": 1.0}, marks[0], marks[2])
+    stopwatch.share_out({"attention": -1.0, "experts": 1.0}, marks[1], marks[2])
+    stopwatch.share_out({"attention": 0.25, "experts": 0.75}, marks[2], marks[3])
+    assert stopwatch.read() == {"attention": 2_000_000, "experts": 5_000_000}
 
 
 def test_on_a_cpu_nothing_is_on_its_way() -> None:

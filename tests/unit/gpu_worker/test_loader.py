@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gpu_worker import weights
 from gpu_worker.errors import ModelRefused
+from gpu_worker.inspection import ErrorLimit
 from gpu_worker.loader import adopt_model, load_model
 from gpu_worker.matrices import MatrixLinear
 from gpu_worker.weights import Quantization, WeightOptions
@@ -221,3 +222,18 @@ def test_random_weights_need_a_configuration_only(tmp_path: Path, family: str, q
     assert len(story.token_ids) == 4
     with pytest.raises(ModelRefused, match="holds no weights"):
         load_model(str(tmp_path))
+
+
+def test_a_last_bit_that_flips_one_prompt_s_experts_refuses_no_model_of_half_precision() -> None:
+    half, full = ErrorLimit(0.3, is_median=True), ErrorLimit(0.01, is_median=False)
+    assert half.holds([0.03, 0.6, 0.01, 0.02, 0.03])
+    assert not half.holds([0.4, 0.6, 0.01, 0.5, 0.03])
+    assert not half.holds([0.0, 0.0, 0.0, 0.0, float("nan")])
+    assert full.holds([0.001, 0.009])
+    assert not full.holds([0.001, 0.02])
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe"])
+def test_models_of_half_precision_are_served(family: str) -> None:
+    loaded = adopt_model(random_model(family, dtype=torch.bfloat16), name=family)
+    assert loaded.facts.dtype == "bfloat16"
