@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos check test test-transformers demo serve bench-model clean
+.PHONY: help setup protos check test test-transformers test-gpu demo serve bench-model clean
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-transformers: $(STAMP) ## the worker's tests with another transformers (TRA
 	rm -rf build/transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/transformers transformers==$(TRANSFORMERS)
 	PYTHONPATH=build/transformers $(BIN)/pytest tests/unit/gpu_worker
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
+	$(BIN)/pytest -m gpu -rs
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo.demo

@@ -1,0 +1,148 @@
+"""On a CUDA device: nothing waits between steps, a stop comes in time, and rows that leave for the host come back the same."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+import pytest
+import torch
+
+from gpu_worker.cursor import Cursor
+from gpu_worker.decode_graphs import record_decodes
+from gpu_worker.loader import LoadedModel
+from gpu_worker.runner import Runner
+from gpu_worker.segments import plan_segments
+from gpu_worker.sequences import BatchItem
+from tests.worker_driver import GREEDY, Driver, random_prompts
+
+pytestmark = pytest.mark.gpu
+
+PROMPT, OTHER = random_prompts((600, 80))
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Raises at any operation that makes the host wait for the device."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def driver_of(model: LoadedModel, seed: int | None = None) -> Driver:
+    return Driver(model, num_blocks=512, block_size=16, rng=None if seed is None else Random(seed))
+
+
+def with_recordings(model: LoadedModel, layers_each: float = 2) -> Driver:
+    driver = driver_of(model)
+    story = driver.add(OTHER, 1)
+    driver.finish(story)
+    driver.drop(story)
+    segments = plan_segments(model.facts.num_layers, 1.0, layers_each)
+    driver.runner.record_decodes(record_decodes(model, driver.runner.cache, (1, 2, 4), segments), 0.7)
+    return driver
+
+
+def test_a_prompt_over_scattered_blocks_runs_without_waiting(mixtral: LoadedModel) -> None:
+    driver = driver_of(mixtral, seed=1)
+    story = driver.add(PROMPT, 2)
+    driver.advance(driver.start(story, chunk=200))
+    driver.advance(driver.start(story, chunk=200))  # kernels are chosen, and memory is there
+    batch_id = driver.start(story, chunk=200)
+    last_layer = Cursor(mixtral.facts.num_layers - 1)
+    with no_waiting():
+        driver.runner.advance([batch_id], last_layer, stops_inside=False)
+    driver.advance(batch_id)
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_a_decode_runs_without_waiting(mixtral: LoadedModel, is_recorded: bool) -> None:
+    driver = with_recordings(mixtral) if is_recorded else driver_of(mixtral)
+    stories = [driver.add(prompt, 4) for prompt in (PROMPT, OTHER, PROMPT[:50])]
+    driver.advance(driver.start(*stories))
+    driver.advance(driver.start(*stories))
+    batch_id = driver.start(*stories)
+    with no_waiting():
+        driver.runner.advance([batch_id], Cursor(mixtral.facts.num_layers - 2))
+    driver.advance(batch_id)
+    driver.finish(*stories)
+
+
+def test_offload_and_restore_wait_for_nothing_and_lose_nothing(mixtral: LoadedModel) -> None:
+    outputs = []
+    for is_moved in (False, True):
+        driver = driver_of(mixtral, seed=2)
+        story, filler = driver.add(PROMPT, 3), driver.add(PROMPT[::-1], 1)
+        driver.advance(driver.start(story))
+        if is_moved:
+            with no_waiting():
+                driver.offload(story)
+            driver.free.sort()
+            driver.finish(filler)  # writes into the blocks that were left, while they may still be on their way
+            with no_waiting():
+                driver.restore(story)
+        driver.finish(story)
+        outputs.append([(token.token_id, token.logprob) for token in story.outputs])
+    assert outputs[0] == outputs[1]
+
+
+def test_stops_at_every_layer_and_expert_change_no_bit(mixtral: LoadedModel) -> None:
+    outputs = []
+    for stops in (False, True):
+        driver = driver_of(mixtral)
+        story = driver.add(PROMPT, 2)
+        batch_id = driver.start(story)  # many tokens: experts one by one either way
+        while stops and batch_id in driver.batches:
+            driver.advance(batch_id, until=driver.next_cursor(driver.cursor(batch_id)))
+            urgent = driver.add(OTHER, 1)
+            driver.finish(urgent)
+            driver.drop(urgent)
+        if not stops:
+            driver.advance(batch_id)
+        outputs.append([(token.token_id, token.logprob) for token in story.outputs])
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2000])
+def test_of_a_batch_that_is_stopped_little_is_on_its_way(mixtral: LoadedModel, num_tokens: int) -> None:
+    runner = Runner(mixtral, 512, 16, 0, run_ahead_ms=1.0)
+    runner.add_sequence(1, GREEDY, (), 3)
+    on_its_way_ms: list[float] = []
+    longest_unit_ms = 0.0
+    for number in range(2):  # the first chooses kernels
+        blocks = range(256 * number, 256 * (number + 1))
+        prompt = random_prompts((num_tokens,), seed=number)[0]
+        runner.start_batch(number, [BatchItem(1, num_tokens, prompt, number * num_tokens, blocks)])
+        on_its_way_ms.clear()
+
+        def goes_on(cursor: Cursor) -> bool:
+            began_s = time.perf_counter()
+            torch.cuda.synchronize()
+            on_its_way_ms.append((time.perf_counter() - began_s) * 1e3)
+            return True
+
+        timing = runner.advance([number], Cursor(mixtral.facts.num_layers), goes_on).timing
+        longest_unit_ms = timing.layers_ns / 1e6 / mixtral.facts.num_layers
+    assert max(on_its_way_ms) < max(5.0, 3 * longest_unit_ms)  # not the iteration: a bound, not a figure
+
+
+def test_times_of_a_unit_are_the_device_s(mixtral: LoadedModel) -> None:
+    driver = driver_of(mixtral)
+    short, long = driver.add(OTHER[:4], 1), driver.add(PROMPT, 1)
+    times = [driver.advance(driver.start(story)).timing for story in (short, long)]
+    assert all(timing.attention_ns > 0 < timing.expert_ns for timing in times)
+
+
+def test_memory_does_not_grow_from_iteration_to_iteration(mixtral: LoadedModel) -> None:
+    driver = with_recordings(mixtral)
+    held: list[int] = []
+    for _ in range(6):
+        story = driver.add(PROMPT, 4)
+        driver.finish(story)
+        driver.drop(story)
+        torch.cuda.synchronize()
+        held.append(torch.cuda.memory_allocated())
+    assert held[2] == held[-1]
