@@ -120,14 +120,19 @@ class LayerExperts:
         return len(self._down)
 
     @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """All experts' matrices."""
+        return (*self._up, *self._down)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all experts' matrices."""
-        return sum(matrix.nbytes for matrix in (*self._up, *self._down))
+        return sum(matrix.nbytes for matrix in self.matrices)
 
     @property
     def num_weights(self) -> int:
         """Weights of all experts' matrices."""
-        return sum(matrix.num_weights for matrix in (*self._up, *self._down))
+        return sum(matrix.num_weights for matrix in self.matrices)
 
     @property
     def runs_whole(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 """Ways to quantize a matrix; `quantization` has their forms."""
@@ -91,15 +91,18 @@ class PackedMatrix:
     """A weight in oneDNN's own order, which is made once, here. Nothing is kept of the tensor that it was made from.
 
     Attributes:
-        weight: The weight (out, in), opaque to everything but oneDNN.
-        num_weights: Elements of it.
+        weight: The weight, opaque to everything but oneDNN.
+        shape: Its (out, in).
+        row_counts: For each number of rows from 0 on, with how many to run, filled up with zeros; beyond, with as many as there
+            are. See `row_counts`.
     """
 
-    __slots__ = ("_bias", "_run", "num_weights", "weight")
+    __slots__ = ("_bias", "_run", "row_counts", "shape", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._run = torch.ops.mkldnn._linear_pointwise.default
-        self.num_weights = weight.numel()
+        self.shape = (weight.shape[0], weight.shape[1])
+        self.row_counts: tuple[int, ...] = ()
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.set_bias(bias)
 
@@ -109,8 +112,21 @@ class PackedMatrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Maps x (..., in) to (..., out)."""
+        num_rows = x.numel() // x.shape[-1]
+        if num_rows < len(self.row_counts) and (count := self.row_counts[num_rows]) > num_rows:
+            filled_up = pad(x.reshape(num_rows, -1), (0, 0, 0, count - num_rows))  # (count, in)
+            return self.product(filled_up)[:num_rows].view(*x.shape[:-1], -1)
+        return self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Maps x (..., in) to (..., out), with as many rows as it has."""
         y: Tensor = self._run(x, self.weight, self._bias, "none", [], "")
         return y
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight."""
+        return self.shape[0] * self.shape[1]
 
     @property
     def nbytes(self) -> int:

@@ -34,6 +34,7 @@ from gpu_worker.matrices import (
 )
 from gpu_worker.probe import Structure
 from gpu_worker.process import release_freed_memory
+from gpu_worker.row_counts import fit_row_counts
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def _random_weight(module: Any, fused: torch.Tensor, device: str) -> torch.Tenso
 
 def take_weights(
     model: Any, structure: Structure, options: WeightOptions, arrived: Arrived = NONE_ARRIVED
-) -> tuple[ExpertWeights | None, ...]:
+) -> tuple[LayerExperts | None, ...]:
     """Brings a model's matrices into their form.
 
     Returns:
@@ -177,6 +178,11 @@ def take_weights(
     )
     if options.quantization != "none":
         release_freed_memory()
+    of_experts = [matrix for layer in experts if layer is not None for matrix in layer.matrices]
+    of_linears = [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
+    packed = [matrix for matrix in (*of_experts, *of_linears) if isinstance(matrix, PackedMatrix)]
+    if counts := fit_row_counts(packed):
+        logger.info("products of 0, 1, 2, ... rows run with %s", counts)
     _report_bits(model, experts)
     return experts
 

@@ -2,10 +2,12 @@
 
     python -m scripts.engine_speed --model bench-models/mini-mixtral
     python -m scripts.engine_speed --model bench-models/mini-mixtral --weights dense --weights packed
+    python -m scripts.engine_speed --device cuda --geometry mixtral-8x7b --dtype bfloat16      # random weights, made there
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine_speed    # with huge pages, where Linux gives them on request
 
 Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take turns
-step by step, so that what else the machine does meets them alike; the fastest and the median step are printed.
+step by step, so that what else the machine does meets them alike; the fastest and the median step are printed. A "stopped" decode
+is suspended and resumed before every layer.
 """
 
 import json
@@ -13,7 +15,10 @@ import os
 import random
 import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the worker sets it (process.wait_briefly), before OpenMP is loaded
@@ -22,8 +27,11 @@ import torch
 import typer
 from torch import nn
 
-from gpu_worker.config import DType, Weights
+from client.bench.geometries import Geometry, write_geometry
+from gpu_worker.config import DType, Quantization, Weights
 from gpu_worker.cursor import Cursor
+from gpu_worker.decode_graphs import record_decodes
+from gpu_worker.experts import is_experts
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.matrices import MatrixLinear
 from gpu_worker.runner import Runner
@@ -53,13 +61,13 @@ class Traffic:
     @classmethod
     def of(cls, loaded: LoadedModel, runner: Runner) -> "Traffic":
         """Adds up what is in memory; the runner must have run something, so that its cache is."""
-        modules = [module for module in loaded.model.modules() if not isinstance(module, nn.Embedding)]
+        modules = [m for m in loaded.model.modules() if not isinstance(m, nn.Embedding) and not is_experts(m)]
         shared = {id(tensor): tensor.nbytes for module in modules for tensor in module.parameters(recurse=False)}
         packed = sum(module.matrix.nbytes for module in modules if isinstance(module, MatrixLinear))
         experts = sum(weights.nbytes for weights in loaded.expert_weights if weights is not None)
-        rows = runner.cache.num_blocks * runner.cache.block_size
         num_experts = sum(loaded.facts.experts_by_layer)
-        return cls(sum(shared.values()) + packed, experts // num_experts, runner.cache.device_bytes // rows)
+        row_bytes = runner.cache.block_bytes // runner.cache.block_size
+        return cls(sum(shared.values()) + packed, experts // num_experts, row_bytes)
 
     def bytes_of(self, timing: WorkTiming, context_tokens: int) -> int:
         """Bytes that an iteration must read: each weight it used once, and each cached row."""
@@ -93,9 +101,18 @@ class Bench:
         context: Tokens of each before the first decode.
         chunk: Tokens of one prefill iteration.
         num_steps: Decode iterations that there must be room for.
+        recorded: Batch sizes whose decodes are replayed from graphs.
     """
 
-    def __init__(self, loaded: LoadedModel, num_sequences: int, context: int, chunk: int, num_steps: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        num_sequences: int,
+        context: int,
+        chunk: int,
+        num_steps: int,
+        recorded: Sequence[int] = (),
+    ) -> None:
         self._blocks_each = -(-(context + num_steps) // _BLOCK_SIZE)
         self._runner = Runner(loaded, self._blocks_each * (num_sequences + 1), _BLOCK_SIZE, 0)
         self._loaded = loaded
@@ -104,9 +121,12 @@ class Bench:
         self._chance = random.Random(0)
         self._lengths: dict[int, int] = {}
         self.prefill = Figures()
-        self.decodes: dict[int, Figures] = {}
+        self.decodes: dict[str, Figures] = {}
         for seq_id in range(num_sequences):
             self._fill(seq_id, context)
+        if recorded:
+            one_by_one = [range(layer, layer + 1) for layer in range(loaded.facts.num_layers)]
+            self._runner.record_decodes(record_decodes(loaded, self._runner.cache, recorded, one_by_one), 0.0)
 
     def time_prefill(self, num_tokens: int) -> None:
         """Times the prefill of one more sequence, which is forgotten again."""
@@ -117,16 +137,17 @@ class Bench:
         self._runner.drop_sequence(seq_id)
         del self._lengths[seq_id]
 
-    def time_decode(self, batch_size: int) -> None:
-        """Times one decode iteration of the first sequences."""
+    def time_decode(self, batch_size: int, *, stopped: bool = False) -> None:
+        """Times one decode iteration of the first sequences, suspended before every layer if so wished."""
         seq_ids = range(batch_size)
         items = [BatchItem(seq_id, 1, (), self._lengths[seq_id]) for seq_id in seq_ids]
+        stops = [Cursor(layer) for layer in range(1, self._end.layer)] if stopped else []
         began_s = time.perf_counter()
-        timing = self._run(items)
+        timing = self._run(items, stops)
         elapsed_ms = (time.perf_counter() - began_s) * 1e3
         for seq_id in seq_ids:
             self._lengths[seq_id] += 1
-        figures = self.decodes.setdefault(batch_size, Figures())
+        figures = self.decodes.setdefault(f"decode {batch_size}{' stopped' if stopped else ''}", Figures())
         figures.times_ms.append(elapsed_ms)
         if elapsed_ms == min(figures.times_ms):
             traffic = Traffic.of(self._loaded, self._runner)
@@ -144,27 +165,35 @@ class Bench:
             self._run([BatchItem(seq_id, len(chunk), chunk, start, () if start else blocks, is_last)])
         self._lengths[seq_id] = num_tokens
 
-    def _run(self, items: list[BatchItem]) -> WorkTiming:
+    def _run(self, items: list[BatchItem], stops: Sequence[Cursor] = ()) -> WorkTiming:
         self._runner.start_batch(_BATCH_ID, items)
-        outcome = self._runner.advance([_BATCH_ID], self._end)
-        if outcome.batch_errors:
-            raise RuntimeError(outcome.batch_errors[0].message)
-        return outcome.timing
+        whole = WorkTiming()
+        for until in (*stops, self._end):
+            outcome = self._runner.advance([_BATCH_ID], until)
+            if outcome.batch_errors:
+                raise RuntimeError(outcome.batch_errors[0].message)
+            for part in fields(WorkTiming):
+                setattr(whole, part.name, getattr(whole, part.name) + getattr(outcome.timing, part.name))
+        return whole
 
 
-def read_bandwidth() -> float:
+def read_bandwidth(device: str) -> float:
     """Bytes a second of plain reading from memory: the best of several sums over more than any cache holds."""
-    numbers = torch.ones(_READ_BYTES // 4)
+    numbers = torch.ones(_READ_BYTES // 4, device=device)
     best_s = float("inf")
     for _ in range(16):
         began_s = time.perf_counter()
-        numbers.sum()
+        numbers.sum().item()
         best_s = min(best_s, time.perf_counter() - began_s)
     return _READ_BYTES / best_s
 
 
 def engine_speed(
     model: Annotated[str, typer.Option(help="Model directory.")] = "bench-models/mini-mixtral",
+    geometry: Annotated[Geometry | None, typer.Option(help="Random weights of a shape instead.")] = None,
+    device: Annotated[str, typer.Option(help="Where it runs: cpu or cuda.")] = "cpu",
+    quantization: Annotated[Quantization, typer.Option(help="What weights are quantized to.")] = Quantization.NONE,
+    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="On cuda, replay no decodes.")] = False,
     weights: Annotated[list[Weights] | None, typer.Option(help="Forms to compare.  [default: auto]")] = None,
     dtype: Annotated[DType, typer.Option(help="Compute type.")] = DType.AUTO,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
@@ -179,24 +208,26 @@ def engine_speed(
     torch.set_num_threads(threads)
     forms = weights or [Weights.AUTO]
     batch_sizes = sorted(batch or [1, 8, 16])
-    with torch.inference_mode():
-        benches = {
-            form: Bench(
-                load_model(model, options=WeightOptions(dtype.value, form.value)),
-                max(batch_sizes),
-                context,
-                chunk,
-                max(prefill - context, 0) + rounds * len(batch_sizes),
+    recorded = batch_sizes if device != "cpu" and not enforce_eager else ()
+    with torch.inference_mode(), TemporaryDirectory() as directory:
+        if geometry is not None:
+            write_geometry(geometry, Path(directory))
+        benches = {}
+        for form in forms:
+            options = WeightOptions(
+                dtype.value, form.value, quantization.value, source="auto" if geometry is None else "dummy"
             )
-            for form in forms
-        }
+            loaded = load_model(model if geometry is None else directory, device=device, options=options)
+            num_steps = max(prefill - context, 0) + 2 * rounds * len(batch_sizes)
+            benches[form] = Bench(loaded, max(batch_sizes), context, chunk, num_steps, recorded)
         for number in range(rounds):
             for bench in benches.values():
                 for batch_size in batch_sizes:
                     bench.time_decode(batch_size)
+                    bench.time_decode(batch_size, stopped=True)
                 if number % 4 == 0:
                     bench.time_prefill(prefill)
-        bandwidth = read_bandwidth()
+        bandwidth = read_bandwidth(device)
     reports = {form.value: _report(bench, bandwidth) for form, bench in benches.items()}
     if as_json:
         print(json.dumps({"read_bytes_per_s": bandwidth, "weights": reports}))
@@ -204,13 +235,13 @@ def engine_speed(
     print(
         f"plain reads {bandwidth / 1e9:.1f} GB/s, {threads} thread(s), context {context}, prefill {prefill} by {chunk}"
     )
-    for form, report in reports.items():
+    for name_of_form, report in reports.items():
         for what, figures in report.items():
-            print(f"{form:7} {what:11}", "  ".join(f"{name} {value:8.2f}" for name, value in figures.items()))
+            print(f"{name_of_form:7} {what:17}", "  ".join(f"{name} {value:8.2f}" for name, value in figures.items()))
 
 
 def _report(bench: Bench, bandwidth: float) -> dict[str, dict[str, float]]:
-    report = {f"decode {size}": figures.report(bandwidth) for size, figures in sorted(bench.decodes.items())}
+    report = {what: figures.report(bandwidth) for what, figures in bench.decodes.items()}
     prefill = bench.prefill.report(bandwidth)
     return report | {"prefill": {name: prefill[name] for name in ("min_ms", "median_ms")}}
 
