@@ -7,7 +7,7 @@ Source: arXiv 2503.09304, evaluation.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,20 +23,17 @@ from client.bench.geometries import Geometry, write_geometry
 from client.bench.grpc_target import GrpcTarget
 from client.bench.interrupts import Interrupts, run_interruptibly
 from client.bench.measure import provenance_of
-from client.bench.measurement import Measurement
 from client.bench.option_group import with_option_groups
 from client.bench.options import ResultOptions, ServiceArguments
+from client.bench.paper_results import MeasuredResult, own_grids, sweep_of, warnings_of
 from client.bench.progress import ProgressBar
 from client.bench.prompts import PromptForm, Prompts
-from client.bench.record import RequestRow
 from client.bench.recording import Provenance, dump
 from client.bench.results import Report, check_figures_can_be_drawn
 from client.bench.run import Plan, Run, run_plan, unless
 from client.bench.service import ServiceOptions, running_service
 from client.bench.simulate_tables import result_grids
 from client.bench.simulated_traffic import Mix
-from client.bench.simulator import ClassResult
-from client.bench.summary import ClassSummary, Objective, summarize
 from client.bench.sweep import Axis, PointResult, parse_values
 from client.bench.trace import Trace, TraceRow
 from client.bench.workload import BE, LS, Replay, Workload
@@ -76,6 +73,9 @@ class PaperOptions:
     seconds: Annotated[float, typer.Option(min=0.5, help="Measuring window at each rate.")] = 20.0
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before it.")] = 3.0
     drain: Annotated[float, typer.Option(min=0, help="Longest wait for its requests to end.")] = 15.0
+    idle_requests: Annotated[
+        int, typer.Option(min=0, help="Asked one by one first, on the idle service, to learn its decode iteration.")
+    ] = 4
     seed: Annotated[int, typer.Option(help="Fixes arrivals, classes and lengths.")] = 0
 
     @property
@@ -89,13 +89,13 @@ class PaperOptions:
             rate, self.warm_up + self.seconds + self.drain, self.ls_share, self.max_output_tokens, None, self.seed
         )
 
-    def plan(self, rate: float) -> Plan:
-        """What is done at one rate."""
+    def plan(self, rate: float, num_idle: int = 0) -> Plan:
+        """What is done at one rate, after so many requests on the idle service."""
         return Plan(
             workload=_workload(self.traffic(rate), self.max_prompt_tokens),
             prompts=Prompts(PromptForm.TOKENS, vocab_size=0, seed=self.seed),
             vocab_size=None,
-            num_idle=0,
+            num_idle=num_idle,
             warm_up_s=self.warm_up,
             seconds=self.seconds,
             drain_s=self.drain,
@@ -119,23 +119,6 @@ class PaperOptions:
             yield directory, ("--load-format", "dummy", *arguments.worker)
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredResult:
-    """What one set-up came to at one rate."""
-
-    ls: ClassResult
-    be: ClassResult
-    tokens_per_s: float
-
-    @classmethod
-    def of(cls, measurement: Measurement, slo_s: float) -> "MeasuredResult":
-        """Sums up a run."""
-        summary = summarize(measurement, {LS: Objective(), BE: Objective()})
-        ls = _class_result(summary.ls, _rows(measurement, LS), slo_s)
-        be = _class_result(summary.be, _rows(measurement, BE), slo_s)
-        return cls(ls, be, summary.tokens_per_s)
-
-
 @with_option_groups
 def paper(options: PaperOptions, service: ServiceArguments, results: ResultOptions) -> None:
     """Runs the paper's experiment on this machine: LS waits, turnarounds and throughput over the rate, beside its claims.
@@ -156,7 +139,7 @@ def paper(options: PaperOptions, service: ServiceArguments, results: ResultOptio
                     return await experiment.run(bar, interrupts)
 
             runs, exit_code = run_interruptibly(command)
-        sweep = _sweep(rates, runs, options.slo_s)
+        sweep = sweep_of(rates, runs, options.slo_s)
         if not sweep:
             complain("interrupted before every set-up had been measured at one rate; nothing to compare")
             raise typer.Exit(exit_code)
@@ -198,7 +181,8 @@ class _Experiment:
             bar.entitle(f"{set_up} at {rate:g}/s")
             target = GrpcTarget(address, ignore_eos=True)
             try:
-                run = await run_plan(target, self.options.plan(rate), bar, interrupts.stop)
+                plan = self.options.plan(rate, 0 if runs else self.options.idle_requests)
+                run = await run_plan(target, plan, bar, interrupts.stop)
             finally:
                 await target.close()
             if run is None:
@@ -215,41 +199,6 @@ def _workload(traffic: Mix, max_prompt_tokens: int) -> Workload:
     return {name: Replay(Trace(tuple(own), period_s), 1.0, max_prompt_tokens) for name, own in rows.items() if own}
 
 
-def _rows(measurement: Measurement, request_class: RequestClass) -> list[RequestRow]:
-    """Requests of a class that did not fail."""
-    return [row for row in measurement.rows if row.request_class is request_class and not row.is_failed]
-
-
-def _class_result(summary: ClassSummary, rows: Sequence[RequestRow], slo_s: float) -> ClassResult:
-    first_ms = sorted(row.total_ms if row.ttft_ms is None else row.ttft_ms for row in rows)
-    in_time = sum(row.ttft_ms is not None and row.ttft_ms <= slo_s * 1e3 for row in rows)
-    return ClassResult(
-        count=len(rows),
-        ttft=summary.ttft,
-        turnaround=summary.turnaround,
-        queue=summary.queue,
-        attainment=round(in_time / len(rows), 4) if rows else None,
-        num_preemptions=0,
-        ttft_ms=tuple(first_ms),
-    )
-
-
-def _sweep(
-    rates: Sequence[float], runs: Mapping[SetUp, Sequence[Run]], slo_s: float
-) -> list[PointResult[MeasuredResult]]:
-    """The rates that every set-up got to, which must include the baseline."""
-    if SetUp.FCFS not in runs:
-        return []
-    num_rates = min(len(of_set_up) for of_set_up in runs.values())
-    return [
-        PointResult(
-            rates[i],
-            {str(set_up): MeasuredResult.of(of_set_up[i].measurement, slo_s) for set_up, of_set_up in runs.items()},
-        )
-        for i in range(num_rates)
-    ]
-
-
 def _report(options: PaperOptions, sweep: Sequence[PointResult[MeasuredResult]], provenance: Provenance) -> Report:
     what = options.geometry or options.model
     title = f"MEASURED: {what}, {options.traffic(1).describe(Axis.RATE)}"
@@ -263,8 +212,12 @@ def _report(options: PaperOptions, sweep: Sequence[PointResult[MeasuredResult]],
     return Report(
         title="The paper's experiment",
         lead=title,
-        grids=[*result_grids(Axis.RATE, sweep, options.slo_s, "MEASURED"), *([claims] if claims else [])],
-        warnings=list(_warnings(sweep)),
+        grids=[
+            *result_grids(Axis.RATE, sweep, options.slo_s, "MEASURED"),
+            *own_grids(sweep),
+            *([claims] if claims else []),
+        ],
+        warnings=list(warnings_of(sweep)),
         draw=draw,
         provenances=[provenance],
         json=dump(
@@ -278,12 +231,3 @@ def _report(options: PaperOptions, sweep: Sequence[PointResult[MeasuredResult]],
             }
         ),
     )
-
-
-def _warnings(sweep: Iterable[PointResult[MeasuredResult]]) -> Iterator[str]:
-    for point in sweep:
-        for label, result in point.results.items():
-            for name, one in (("latency-sensitive", result.ls), ("best-effort", result.be)):
-                if one.turnaround is not None and one.turnaround.num_lower_bounds:
-                    unfinished = one.turnaround.num_lower_bounds
-                    yield f"{label} at {point.value:g}/s: {unfinished} of {one.count} {name} requests had not ended"

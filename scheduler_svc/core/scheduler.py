@@ -208,7 +208,6 @@ class Scheduler:
         until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
         self._count_preemptions(batches)
         for each in batches:
-            self._note_first_run(each, now_s)
             each.issued = until
         self._last_run = batches
         self._send(batches, shape, until, estimate_s, now_s)
@@ -246,10 +245,11 @@ class Scheduler:
             self._count_preemption(batch)
             self._drop_if_empty(batch)
 
-    def _note_first_run(self, batch: Batch, now_s: float) -> None:
-        for member in batch.members if batch.issued == START else ():
-            if member.sequence.first_run_s is None:
-                member.sequence.first_run_s = now_s
+    def _note_first_run(self, batch: Batch, began_s: float) -> None:
+        """Notes when work on its sequences began; by the worker's clock, which may be off by a rounding."""
+        for sequence in (member.sequence for member in batch.members):
+            if sequence.first_run_s is None:
+                sequence.first_run_s = max(began_s, sequence.arrival_s)
 
     def _count_preemptions(self, batches: tuple[Batch, ...]) -> None:
         """Counts batches of the last step that are left standing inside their iteration."""
@@ -282,6 +282,8 @@ class Scheduler:
         for batch in entry.batches:
             batch.num_in_flight -= 1
             stands_at = result.reached if batch.is_preempted else entry.command.until
+            if stands_at > START:
+                self._note_first_run(batch, now_s - result.duration_ns * 1e-9)
             if batch.is_preempted:
                 self._settle(batch, stands_at)
             if stands_at >= batch.end and batch in self.work.batches:

@@ -9,7 +9,9 @@ import typer
 from client.bench.ablation import SetUp
 from client.bench.geometries import Geometry, write_geometry
 from client.bench.options import ServiceArguments
-from client.bench.paper import MeasuredResult, PaperOptions
+from client.bench.paper import PaperOptions
+from client.bench.paper_results import MeasuredResult, iteration_ms_of, own_grids
+from client.bench.sweep import PointResult
 from client.bench.workload import BE, LS, Replay
 from tests.unit.client.bench.samples import measurement, record
 
@@ -54,9 +56,25 @@ def test_what_was_measured_is_summed_up_by_class() -> None:
     waits_s = (0.5, 1.0, 2.0, 4.0)
     records = [record(LS, 1.0, (1.0 + wait_s, 4), end_s=6.0) for wait_s in waits_s]
     records.append(record(BE, 1.0, (4.0, 4), end_s=6.0))
-    result = MeasuredResult.of(measurement(*records), slo_s=1.5)
+    result = MeasuredResult.of(measurement(*records), slo_s=1.5, iteration_ms=60.0)
+    assert result.own_attainment == 0.25  # within 600 ms
     assert (result.ls.count, result.be.count) == (4, 1)
     assert result.ls.attainment == 0.5
     assert result.ls.ttft_ms == pytest.approx([1e3 * wait_s for wait_s in waits_s])
     assert result.be.ttft is not None
     assert result.be.ttft.mean_ms == pytest.approx(3000)
+
+
+def test_an_iteration_is_the_time_between_tokens_of_the_idle_service() -> None:
+    idle = tuple(record(LS, 0.0, (1.0, 1), (1.3, 3), end_s=2.0) for _ in range(2))  # three more tokens in 0.3 s
+    assert iteration_ms_of(measurement(idle=idle)) == pytest.approx(100.0)
+    assert iteration_ms_of(measurement()) is None
+
+
+def test_waits_and_the_machine_s_own_objective_have_tables_of_their_own() -> None:
+    records = [record(LS, 1.0, (1.2, 4), end_s=2.0, queue_ms=wait_ms) for wait_ms in (1.0, 1.0, 9.0)]
+    result = MeasuredResult.of(measurement(*records), slo_s=1.5, iteration_ms=50.0)
+    waits, within = own_grids([PointResult(8.0, {"fcfs": result})])
+    assert waits.rows == (("fcfs", "1 / 9"),)
+    assert "500 ms" in within.title
+    assert within.rows == (("fcfs", "100.0%"),)

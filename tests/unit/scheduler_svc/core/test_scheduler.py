@@ -1,3 +1,5 @@
+import pytest
+
 from scheduler_svc.core.commands import StartBatch
 from scheduler_svc.core.cursor import Stage
 from scheduler_svc.core.policies import Limits
@@ -31,6 +33,18 @@ def test_a_latency_sensitive_arrival_stops_best_effort_work_inside_a_layer() -> 
     assert best_effort.num_preemptions >= 1
     stops = [advance.until.stage for _, _, advance, _ in sim.worker.history]
     assert Stage.EXPERTS in stops
+
+
+def test_the_wait_of_an_arrival_ends_when_work_on_it_begins_and_not_when_it_is_sent() -> None:
+    sim = Simulation()
+    sim.submit(BE, 256, 4)
+    sim.submit_at(0.02, LS, 20, 3)
+    sim.run()
+    (urgent,) = (sequence for sequence in sim.sequences.values() if sequence.request_class is LS)
+    begins_s = [begin_s for begin_s, _, _, batches in sim.worker.history if batches[0].request_class is LS]
+    assert urgent.first_run_s is not None
+    assert urgent.first_run_s == pytest.approx(begins_s[0])
+    assert urgent.first_run_s > urgent.arrival_s  # a unit of best-effort work was under way
 
 
 def test_a_preempted_batch_goes_on_from_its_cursor() -> None:
