@@ -7,7 +7,7 @@ Source: arXiv 2503.09304
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as remembered
 from itertools import accumulate
 from typing import Any
@@ -23,6 +23,7 @@ from gpu_worker.forward import current_pass
 from gpu_worker.matrices import can_pack
 from gpu_worker.paged_attention import Pages, Scores, attend_all
 from gpu_worker.ragged import RaggedCache
+from gpu_worker.score_attention import attend_by_scores
 from gpu_worker.span import Span
 
 NAME = "qllm_ragged"
@@ -73,6 +74,9 @@ def ragged_attention(
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
     indices: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attends sequence by sequence; the rows of dropped sequences give zeros.
@@ -87,6 +91,9 @@ def ragged_attention(
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
         indices: Rows (1, T, chosen) that an indexer chose for each token of the only sequence; None is all.
+        position_bias: Added to the scores (1, H, T, rows) of the only sequence.
+        sinks: As s_aux, one for each query too (1, H, T, 1).
+        softcap: What the scores are brought below by tanh.
 
     Returns:
         (1, T, H, width of V), and None for the weights, which nobody asked for.
@@ -96,11 +103,19 @@ def ragged_attention(
     H, T, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     sliding_window = sliding_window or getattr(attention_mask, _WINDOW, None)
-    if indices is None and (pages := cache.pages(layer)) is not None:
+    is_usual = indices is None and position_bias is None and sinks is None and softcap is None
+    if is_usual and (pages := cache.pages(layer)) is not None:
         scores = Scores(scale, sliding_window, s_aux)
         lying = Pages(*pages, cache.block_size)
         return attend_all(query[0].transpose(0, 1), lying, cache.placement, scores)[None], None
-    rules = _Rules(scale, sliding_window, s_aux, None if indices is None else indices[0])
+    rules = _Rules(
+        scale,
+        sliding_window,
+        None if s_aux is None else s_aux[:, None],
+        None if indices is None else indices[0],
+        None if position_bias is None else position_bias[0],
+        softcap,
+    )
     read = _reader(cache, layer, key, value)
     output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)
     singles: list[tuple[Span, int]] = []
@@ -108,17 +123,12 @@ def ragged_attention(
         if span.dropped:
             continue
         start = _first_visible(span, sliding_window)
-        if (
-            span.num_tokens == 1
-            and s_aux is None
-            and indices is None
-            and one_pays(span.length - start)
-            and _multiplies(query)
-        ):
+        if span.num_tokens == 1 and is_usual and s_aux is None and one_pays(span.length - start) and _multiplies(query):
             singles.append((span, start))
             continue
         q = query[0, :, span.start : span.stop]  # (H, n, width)
-        attended = _attend(cache, span, start, q, *read(span, start), rules)  # (H, n, width)
+        own = rules if sinks is None else replace(rules, sinks=sinks[0, :, span.start : span.stop, 0])
+        attended = _attend(cache, span, start, q, *read(span, start), own)  # (H, n, width)
         output[span.start : span.stop] = attended.transpose(0, 1)
     if singles:
         rows = slice(None) if len(singles) == T else [span.start for span, _ in singles]
@@ -165,14 +175,18 @@ class _Rules:
     Attributes:
         scale: Factor on the scores.
         window: Rows that a token sees, its own included; None is all.
-        sinks: Attention sinks (H,), if any.
+        sinks: Attention sinks (H, n or 1), if any.
         chosen: Rows (n, chosen) that an indexer chose for each token of the only sequence; None is all.
+        bias: Added to the scores (H, n, rows) of the only sequence, if any.
+        softcap: What the scores are brought below by tanh, if anything.
     """
 
     scale: float
     window: int | None
     sinks: Tensor | None
     chosen: Tensor | None
+    bias: Tensor | None
+    softcap: float | None
 
 
 def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: _Rules) -> Tensor:
@@ -180,7 +194,8 @@ def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v:
     (H, num_queries, width), (H_kv, num_rows, _) = q.shape, k.shape
     window = None if rules.window is None or num_rows <= rules.window else rules.window
     chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
-    plain = rules.sinks is None and chosen is None
+    is_scored = rules.bias is not None or rules.softcap is not None
+    plain = rules.sinks is None and chosen is None and not is_scored
     if plain and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
         hidden = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
         return attend_in_tiles(q, k, v, rules.scale, hidden)
@@ -193,8 +208,14 @@ def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v:
     mask = None
     if chosen is not None:
         mask = _mask_of_chosen(cache.mask(span, start, window, q.dtype, q.device), chosen)  # (n, rows)
-    elif num_queries > 1 and not causal:
+    elif num_queries > 1 and (is_scored or not causal):
         mask = cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
+    if is_scored:
+        bias = None if rules.bias is None else rules.bias[..., start:]  # (H, n, rows)
+        hidden = None if mask is None else mask < 0  # (n, rows)
+        return attend_by_scores(
+            q, k, v, rules.scale, hidden=hidden, bias=bias, softcap=rules.softcap, sinks=rules.sinks
+        )
     if rules.sinks is not None:
         return _attend_with_sinks(q, k, v, rules.sinks, mask, causal, rules.scale)
     out = scaled_dot_product_attention(
@@ -212,7 +233,7 @@ def _mask_of_chosen(mask: Tensor, chosen: Tensor) -> Tensor:
 def _attend_with_sinks(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> Tensor:
-    """As _attend, with a sink a head: softmax over the scores and the sink is softmax over the scores, times a share.
+    """As _attend, with sinks (H, n or 1): softmax over the scores and the sink is softmax over the scores, times a share.
 
     With lse the log of the summed exponentials of the scores, that share is exp(lse) / (exp(lse) + exp(sink)).
     """
@@ -221,6 +242,6 @@ def _attend_with_sinks(
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         wide_q[None], wide_k[None], wide_v[None], 0.0, causal, attn_mask=mask, scale=scale
     )  # (1, H, n, width), (1, H, n)
-    share = torch.sigmoid(lse[0] - sinks[:, None])  # (H, n)
+    share = torch.sigmoid(lse[0] - sinks)  # (H, n)
     attended: Tensor = out[0, ..., : v.shape[-1]] * share[..., None].to(out.dtype)  # (H, n, width of V)
     return attended

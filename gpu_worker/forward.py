@@ -11,12 +11,14 @@ Source: arXiv 2503.09304
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any
+from functools import cache as remembered
+from inspect import isclass, signature
+from typing import Any, get_args
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from gpu_worker.clock import HOST_CLOCK, Clock
@@ -69,17 +71,33 @@ def add_boundaries(layers: nn.ModuleList) -> None:
     layers[-1].register_forward_hook(after_last)
 
 
-def cache_name(model: nn.Module) -> str:
-    """Name of the argument and of the output that a model's cache is: `cache` since transformers 5.24.
+@dataclass(frozen=True, slots=True)
+class CacheArgument:
+    """What a model calls its cache, in arguments and outputs, and of which class it wants it."""
+
+    name: str
+    of_class: type[Cache]
+
+
+def cache_argument(model: Any) -> CacheArgument:
+    """Reads from a causal language model how it takes its cache.
 
     Raises:
-        PassFailed: Its forward takes no cache.
+        PassFailed: Its forward takes none.
     """
-    arguments = signature(model.forward).parameters
-    for name in ("cache", "past_key_values", "cache_params"):
-        if name in arguments:
-            return name
-    raise PassFailed(f"{type(model).__name__} takes no cache")
+    classes: tuple[Any, Any] = type(model), type(model.get_decoder())
+    return _cache_argument(*classes)
+
+
+@remembered
+def _cache_argument(model: Any, decoder: Any) -> CacheArgument:
+    names = ("cache", "past_key_values", "cache_params")  # the first since transformers 5.24
+    name = next((one for one in names if one in signature(model.forward).parameters), None)
+    if name is None:
+        raise PassFailed(f"{model.__name__} takes no cache")
+    wanted = signature(decoder.forward).parameters.get(name)
+    classes = get_args(wanted.annotation) if wanted is not None else ()
+    return CacheArgument(name, next((one for one in classes if isclass(one) and issubclass(one, Cache)), Cache))
 
 
 def current_pass() -> "ForwardPass":
@@ -107,6 +125,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         position_ids: Their positions (T,).
         logit_rows: Rows that need logits, at least one (rows,).
         clock: Times the work.
+        reads_rows_back: Whether all rows of the last layer's experts are read; else they run for those that the head needs.
 
     Attributes:
         cursor: Where it stands.
@@ -124,6 +143,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         position_ids: Tensor,
         logit_rows: Tensor,
         clock: Clock = HOST_CLOCK,
+        *,
+        reads_rows_back: bool = False,
     ) -> None:
         super().__init__()
         self._model = model
@@ -135,6 +156,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self._experts_by_layer = experts_by_layer
         self._num_tokens = len(token_ids)
         self._carried_bytes = 0
+        self._reads_rows_back = reads_rows_back
         self._run_experts: RunExperts | None = None
         self.cache = cache
         self.clock = clock
@@ -222,7 +244,9 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     def run(self) -> Tensor:
         """The greenlet's body: the model's forward. Returns logits (rows, V)."""
-        output = self._model(**self._inputs, **{cache_name(self._model): self.cache}, use_cache=True)
+        argument = cache_argument(self._model)
+        self.cache.stands_for = argument.of_class
+        output = self._model(**self._inputs, **{argument.name: self.cache}, use_cache=True)
         logits: Tensor = output.logits[0]  # (rows, V)
         return logits
 
@@ -263,7 +287,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     def _reads_some(self, layer: int) -> bool:
         """Whether only some rows of what a layer gives are read: those of the last that the head needs."""
-        num_read = len(self._inputs["logits_to_keep"])
+        num_read = self._num_tokens if self._reads_rows_back else len(self._inputs["logits_to_keep"])
         return layer + 1 == len(self._experts_by_layer) and num_read < self._num_tokens
 
     def _wanted_rows(self, layer: int) -> Tensor | None:

@@ -24,7 +24,7 @@ from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
-from gpu_worker.forward import ForwardPass, cache_name
+from gpu_worker.forward import ForwardPass, cache_argument
 from gpu_worker.probe import Structure, forward_inputs, use_implementations
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
@@ -76,7 +76,7 @@ def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
     """Logits (V,) after the last of at least two tokens, by the model as it is: all but the last at once, and a step."""
     first = model(**forward_inputs(model, token_ids[:-1]), use_cache=True)
     step = forward_inputs(model, token_ids[-1:], len(token_ids) - 1)
-    name = cache_name(model)
+    name = cache_argument(model).name
     logits: Tensor = model(**step, **{name: first[name]}, use_cache=True).logits[0, -1]
     return logits
 
@@ -186,7 +186,15 @@ def _paged_logits(
         cache = RaggedCache(store, spans, structure.latent_layers)
         rows = torch.tensor([span.stop - 1 for span in spans], device=device)
         ids = torch.tensor(token_ids, device=device)
-        forward_pass = ForwardPass(model, structure.experts_by_layer, cache, ids, positions.to(device), rows)
+        forward_pass = ForwardPass(
+            model,
+            structure.experts_by_layer,
+            cache,
+            ids,
+            positions.to(device),
+            rows,
+            reads_rows_back=structure.reads_rows_back,
+        )
         logits = _run(forward_pass, weights_by_layer, whole=whole)
         for table in tables:
             table.commit()

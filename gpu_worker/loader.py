@@ -83,6 +83,7 @@ class LoadedModel:
         expert_weights: Experts of each layer, None for a layer without a mixture.
         latent_layers: Layers that expand the rows which the cache returns.
         runs_modules_alone: Whether some modules run once for each sequence of a batch.
+        reads_rows_back: Whether all rows of the last layer's experts are read.
     """
 
     model: nn.Module
@@ -90,6 +91,7 @@ class LoadedModel:
     expert_weights: tuple[ExpertWeights | None, ...]
     latent_layers: frozenset[int]
     runs_modules_alone: bool
+    reads_rows_back: bool
 
 
 def load_model(
@@ -184,7 +186,7 @@ def adopt_model(
         tokenizer=tokenizer or TokenizerFacts(),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
-    return LoadedModel(model, facts, experts, structure.latent_layers, bool(single))
+    return LoadedModel(model, facts, experts, structure.latent_layers, bool(single), structure.reads_rows_back)
 
 
 def _check_equal(

@@ -22,6 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from gpu_worker.cache import BlockTable
 from gpu_worker.placement import Placement
+from gpu_worker.score_attention import attend_by_scores
 from gpu_worker.span import Span
 
 logger = logging.getLogger(__name__)
@@ -218,9 +219,4 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scores: Scores) -> Ten
             q, k, v, attn_mask=seen, scale=scores.scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return out.transpose(1, 2)
-    groups = q.shape[1] // k.shape[1]
-    k, v = (rows.repeat_interleave(groups, dim=1) for rows in (k, v))  # (B, H, rows, width)
-    weights = ((q.float() * scores.scale) @ k.float().transpose(2, 3)).masked_fill(~seen, float("-inf"))
-    sinks = scores.sinks.float().view(1, -1, 1, 1).expand(*weights.shape[:3], 1)  # (B, H, n, 1)
-    shares = torch.cat([weights, sinks], dim=-1).softmax(-1)[..., :-1].to(v.dtype)  # (B, H, n, rows)
-    return (shares @ v).transpose(1, 2)
+    return attend_by_scores(q, k, v, scores.scale, hidden=~seen, sinks=scores.sinks[:, None]).transpose(1, 2)

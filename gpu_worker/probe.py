@@ -19,7 +19,7 @@ from gpu_worker.attention import is_stand_in, stand_in_mask
 from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import is_experts
-from gpu_worker.forward import cache_name
+from gpu_worker.forward import cache_argument
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
 from gpu_worker.state import LayerState
@@ -33,6 +33,9 @@ _KNOWN_ARGUMENTS = {
     "sliding_window",
     "s_aux",
     "indices",
+    "position_bias",
+    "sinks",
+    "softcap",
     "is_causal",
     "position_ids",
     "position_embeddings",
@@ -48,6 +51,7 @@ class Structure:
         num_experts_per_token: Experts chosen for each token.
         latent_layers: Layers that expand the rows which the cache returns.
         single_modules: Modules that must be run for one sequence at a time.
+        reads_rows_back: Whether something behind the last layer's experts goes through the text, and so reads all of their rows.
         called_linears: Linear layers that were called; a weight that is only ever read by others is not among them.
         vocab_size: Width of the logits.
     """
@@ -56,6 +60,7 @@ class Structure:
     num_experts_per_token: int
     latent_layers: frozenset[int]
     single_modules: tuple[nn.Module, ...]
+    reads_rows_back: bool
     called_linears: frozenset[nn.Module]
     vocab_size: int
 
@@ -74,12 +79,13 @@ class _LayerNotes:
     experts: list[nn.Module] = field(default_factory=list)
     storing: nn.Module | None = None  # the module that stores K/V
     stateful: dict[nn.Module, None] = field(default_factory=dict)  # the modules that keep a state, in order
-    is_indexed: bool = False
+    reads_rows_back: bool = False  # whether a state is asked for after the experts
+    is_alone: bool = False  # whether its attention means rows of one sequence
 
     def single_modules(self) -> list[nn.Module]:
-        """Those that see one sequence at a time: who keeps a state, and attention that an indexer belongs to."""
-        indexed = [self.storing] if self.is_indexed and self.storing is not None else []
-        return [*self.stateful, *indexed]
+        """Those that see one sequence at a time: who keeps a state, and attention that names or weighs rows by their number."""
+        attending = [self.storing] if self.is_alone and self.storing is not None else []
+        return [*self.stateful, *attending]
 
 
 class _ProbeCache(RaggedCache):
@@ -101,11 +107,13 @@ class _ProbeCache(RaggedCache):
         return key_states, value_states
 
     def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
-        self._notes[layer_idx].is_indexed = True
+        self._notes[layer_idx].is_alone = True
         return indexer_key_states
 
     def _state(self, layer: int) -> LayerState:
-        self._notes[layer].stateful[self._running[-1]] = None
+        notes = self._notes[layer]
+        notes.stateful[self._running[-1]] = None
+        notes.reads_rows_back |= bool(notes.experts)
         return super()._state(layer)
 
 
@@ -146,7 +154,7 @@ class _Probe:
             raise ModelRefused(f"{self.family}'s attention makes a mask of its own, which is not computed here")
         notes = self.notes[module.layer_idx]
         notes.attended.append((key, value))
-        notes.is_indexed |= kwargs.get("indices") is not None
+        notes.is_alone |= any(kwargs.get(name) is not None for name in ("indices", "position_bias"))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None  # (1, T, H, width)
 
     def ask_experts(self, module: nn.Module, hidden: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
@@ -185,8 +193,10 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
         hooks += [module.register_forward_pre_hook(found.begin), module.register_forward_hook(found.end)]
     inputs = forward_inputs(model, range(_PROBE_TOKENS))
     cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS)
+    argument = cache_argument(model)
+    cache.stands_for = argument.of_class
     try:
-        logits = model(**inputs, **{cache_name(model): cache}, use_cache=True).logits
+        logits = model(**inputs, **{argument.name: cache}, use_cache=True).logits
     finally:
         for hook in hooks:
             hook.remove()
@@ -201,7 +211,13 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
     experts = tuple(next(iter(notes.experts), None) for notes in found.notes)
     single = tuple(module for notes in found.notes for module in notes.single_modules())
     return Structure(
-        experts, found.num_experts_per_token, latent, single, frozenset(found.called_linears), logits.shape[-1]
+        experts,
+        found.num_experts_per_token,
+        latent,
+        single,
+        found.notes[-1].reads_rows_back,
+        frozenset(found.called_linears),
+        logits.shape[-1],
     )
 
 

@@ -48,16 +48,26 @@ class RaggedCache(Cache):
         store: Where the rows go.
         spans: The sequences' parts, in order, end to end from row 0.
         latent_layers: Layers whose `update` must return every cached row, because the model expands what comes back.
+
+    Attributes:
+        spans: The sequences' parts.
+        stands_for: The class that the model takes it for: some insist on one of their own.
     """
 
     def __init__(self, store: UnifiedDynamicCache, spans: Sequence[Span], latent_layers: frozenset[int]) -> None:
         # Not super().__init__(): it would make layers that concatenate, and here nothing does.
         self.layers: Any = _Layers(self._state)
         self.spans = spans
+        self.stands_for: type[Cache] = RaggedCache
+        self._is_alone = False
         self._store = store
         self._latent_layers = latent_layers
         self._placed: tuple[object, Placement] | None = None
         self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+
+    @property  # type: ignore[misc]  # isinstance asks here besides the type
+    def __class__(self) -> Any:
+        return self.stands_for
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -81,8 +91,11 @@ class RaggedCache(Cache):
 
     def alone(self, span: Span) -> "RaggedCache":
         """The cache as a pass of this one sequence would see it, over the same storage."""
-        only = Span(span.table, 0, span.num_tokens, span.first_position)
-        return RaggedCache(self._store, [only], self._latent_layers)
+        alone = RaggedCache(
+            self._store, [Span(span.table, 0, span.num_tokens, span.first_position)], self._latent_layers
+        )
+        alone.stands_for, alone._is_alone = self.stands_for, True
+        return alone
 
     # ------------------------------------------------------------------------------- state of one sequence, see sequencewise
 
@@ -113,6 +126,22 @@ class RaggedCache(Cache):
         self._store.write(layer_idx, self.placement.slots, indexer_key_states, kind=INDEXER)
         (keys,) = self._store.read(layer_idx, span.table, 0, span.length, kind=INDEXER)
         return keys
+
+    def get_linear_cache(self, layer_idx: int) -> Tensor | None:
+        """The state of a recurrence, as minimax names it."""
+        return self.get_recurrent_state(layer_idx)
+
+    def set_linear_cache(self, layer_idx: int, linear_cache: Tensor) -> None:
+        """Replaces it."""
+        self.update_recurrent_state(linear_cache, layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """How many rows a mask is for, and the first: of a sequence that is alone all. Of a whole pass it stands for nothing."""
+        return (self.spans[0].length if self._is_alone else query_length), 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Position of the first new row, likewise."""
+        return self.spans[0].first_position if self._is_alone else 0
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
         """Whether the sequence has a state; False for a pass of several, which only builds masks by it."""

@@ -284,6 +284,7 @@ class Runner:
             # The head runs for one row even if nobody samples: that is the model's own smallest output.
             to_device(torch.tensor(sampling_rows or [len(tokens) - 1]), self._device),  # (rows,)
             self._clock,
+            reads_rows_back=self._loaded.reads_rows_back,
         )
 
     def _forget_batch(self, batch: Batch) -> None:
