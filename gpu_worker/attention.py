@@ -27,7 +27,7 @@ from gpu_worker.score_attention import attend_by_scores
 from gpu_worker.span import Span
 
 NAME = "qllm_ragged"
-_WINDOW = "qllm_window"  # attribute of a stand-in mask: the rows that a token sees, None for all
+WINDOW = "qllm_window"  # attribute of a stand-in mask: the rows that a token sees, None for all
 
 
 def register() -> None:
@@ -55,13 +55,13 @@ def stand_in_mask(
     if allow_is_causal_skip and local_size is None:
         return None
     mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length)
-    setattr(mask, _WINDOW, local_size)
+    setattr(mask, WINDOW, local_size)
     return mask
 
 
 def is_stand_in(mask: Tensor | None) -> bool:
     """Whether a mask is what stand_in_mask made, so that it says nothing which is not known here."""
-    return mask is None or hasattr(mask, _WINDOW)
+    return mask is None or hasattr(mask, WINDOW)
 
 
 def ragged_attention(
@@ -86,7 +86,8 @@ def ragged_attention(
         query: (1, H, T, width) for the T tokens of all sequences.
         key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
         value: As key.
-        attention_mask: From stand_in_mask; only its window means something.
+        attention_mask: From stand_in_mask; only its window means something. For a layer with a memory of its own, what hides rows
+            of those that it gives.
         scaling: Factor on the scores; None is 1 / sqrt(width).
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
@@ -102,7 +103,9 @@ def ragged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
     H, T, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    sliding_window = sliding_window or getattr(attention_mask, _WINDOW, None)
+    sliding_window = sliding_window or getattr(attention_mask, WINDOW, None)
+    if cache.is_own(layer):
+        return _attend_as_told(query[0], key[0], value[0], attention_mask, scale, s_aux)[None], None
     is_usual = indices is None and position_bias is None and sinks is None and softcap is None
     if is_usual and (pages := cache.pages(layer)) is not None:
         scores = Scores(scale, sliding_window, s_aux)
@@ -135,6 +138,19 @@ def ragged_attention(
         histories = (read(span, start) for span, start in singles)
         output[rows] = attend_one_by_one(query[0].transpose(0, 1)[rows], histories, key.shape[1], scale)
     return output[None], None
+
+
+def _attend_as_told(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, sinks: Tensor | None) -> Tensor:
+    """Attends for one sequence, q (H, n, width) over k and v (H_kv, rows, width), as a mask (1, 1, n, rows) says: (n, H, width)."""
+    attended = attend_by_scores(
+        q,
+        k,
+        v,
+        scale,
+        bias=None if mask is None else mask[0],
+        sinks=None if sinks is None else sinks[:, None],
+    )
+    return attended.transpose(0, 1)
 
 
 _Reader = Callable[[Span, int], tuple[Tensor, Tensor]]

@@ -30,13 +30,15 @@ from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
 
 _AT_ONCE = "qllm_at_once"
-# What a layer of these types keeps is K/V of single tokens, or what transformers' cache names as a state. Other types (chunks,
-# compressed memories) mean something by their masks, which are not built here.
+# What a layer of these types keeps is K/V of single tokens, what transformers' cache names as a state, or a memory of its own.
+# Other types (chunks) mean something by their masks, which are not built here.
 _LAYER_TYPES = {
     "full_attention",
     "sliding_attention",
     "indexed_attention",
     "deepseek_sparse_attention",  # its name before transformers 5.18
+    "heavily_compressed_attention",
+    "compressed_sparse_attention",
     "linear_attention",
     "mamba",
     "conv",
@@ -183,7 +185,7 @@ def _paged_logits(
             spans.append(Span(table, len(token_ids), stop - start, start))
             token_ids += prompt[start:stop]
         positions = torch.cat([torch.arange(span.first_position, span.length) for span in spans])
-        cache = RaggedCache(store, spans, structure.latent_layers)
+        cache = RaggedCache(store, spans, structure.latent_layers, structure.own_layers)
         rows = torch.tensor([span.stop - 1 for span in spans], device=device)
         ids = torch.tensor(token_ids, device=device)
         forward_pass = ForwardPass(

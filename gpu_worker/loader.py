@@ -29,6 +29,7 @@ from gpu_worker.inspection import (
     run_experts_at_once,
 )
 from gpu_worker.matrices import NONE_ARRIVED, Arrived
+from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
@@ -82,6 +83,7 @@ class LoadedModel:
         facts: What it is.
         expert_weights: Experts of each layer, None for a layer without a mixture.
         latent_layers: Layers that expand the rows which the cache returns.
+        own_layers: Layers with a memory of their own, if there are any.
         runs_modules_alone: Whether some modules run once for each sequence of a batch.
         reads_rows_back: Whether all rows of the last layer's experts are read.
     """
@@ -90,6 +92,7 @@ class LoadedModel:
     facts: ModelFacts
     expert_weights: tuple[ExpertWeights | None, ...]
     latent_layers: frozenset[int]
+    own_layers: OwnLayers | None
     runs_modules_alone: bool
     reads_rows_back: bool
 
@@ -186,7 +189,15 @@ def adopt_model(
         tokenizer=tokenizer or TokenizerFacts(),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
-    return LoadedModel(model, facts, experts, structure.latent_layers, bool(single), structure.reads_rows_back)
+    return LoadedModel(
+        model,
+        facts,
+        experts,
+        structure.latent_layers,
+        structure.own_layers,
+        bool(single),
+        structure.reads_rows_back,
+    )
 
 
 def _check_equal(

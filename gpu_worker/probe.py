@@ -20,6 +20,7 @@ from gpu_worker.cache import BlockTable, UnifiedDynamicCache
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import is_experts
 from gpu_worker.forward import cache_argument
+from gpu_worker.own_layer import OwnLayers
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
 from gpu_worker.state import LayerState
@@ -50,6 +51,7 @@ class Structure:
         experts_modules: Experts module of each decoder layer, None for a layer without a mixture.
         num_experts_per_token: Experts chosen for each token.
         latent_layers: Layers that expand the rows which the cache returns.
+        own_layers: Layers with a memory of their own, if there are any.
         single_modules: Modules that must be run for one sequence at a time.
         reads_rows_back: Whether something behind the last layer's experts goes through the text, and so reads all of their rows.
         called_linears: Linear layers that were called; a weight that is only ever read by others is not among them.
@@ -59,6 +61,7 @@ class Structure:
     experts_modules: tuple[nn.Module | None, ...]
     num_experts_per_token: int
     latent_layers: frozenset[int]
+    own_layers: OwnLayers | None
     single_modules: tuple[nn.Module, ...]
     reads_rows_back: bool
     called_linears: frozenset[nn.Module]
@@ -91,19 +94,27 @@ class _LayerNotes:
 class _ProbeCache(RaggedCache):
     """The cache of one new sequence, which notes who asks for what and keeps no K/V."""
 
-    def __init__(self, notes: Sequence[_LayerNotes], running: Sequence[nn.Module], num_tokens: int) -> None:
+    def __init__(
+        self,
+        notes: Sequence[_LayerNotes],
+        running: Sequence[nn.Module],
+        num_tokens: int,
+        own_layers: OwnLayers,
+    ) -> None:
+        store = UnifiedDynamicCache(0, 1, 0, torch.device("cpu"))
         table = BlockTable(0, num_tokens, torch.device("cpu"))
-        super().__init__(
-            UnifiedDynamicCache(0, 1, 0, torch.device("cpu")), [Span(table, 0, num_tokens, 0)], frozenset()
-        )
+        super().__init__(store, [Span(table, 0, num_tokens, 0)], frozenset(), own_layers)
         self._notes = notes
         self._running = running
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        self._notes[layer_idx].stored.append((key_states, value_states))
         self._notes[layer_idx].storing = self._running[-1]
+        if self.is_own(layer_idx):
+            self._notes[layer_idx].is_alone = True
+            return super().update(key_states, value_states, layer_idx)
+        self._notes[layer_idx].stored.append((key_states, value_states))
         return key_states, value_states
 
     def update_indexer(self, indexer_key_states: Tensor, layer_idx: int) -> Tensor:
@@ -120,8 +131,9 @@ class _ProbeCache(RaggedCache):
 class _Probe:
     """One forward with attention and experts that compute nothing and note who asked."""
 
-    def __init__(self, family: str, num_layers: int) -> None:
+    def __init__(self, family: str, num_layers: int, own_layers: OwnLayers) -> None:
         self.family = family
+        self.own_layers = own_layers
         self.notes = [_LayerNotes() for _ in range(num_layers)]
         self.layer = -1
         self.num_experts_per_token = 0
@@ -150,10 +162,12 @@ class _Probe:
         if unknown or kwargs.get("is_causal") is False:
             what = ", ".join(unknown) or "both directions"
             raise ModelRefused(f"{self.family}'s attention asks for {what}, which is not computed here")
-        if not is_stand_in(attention_mask):
+        is_own = module.layer_idx in self.own_layers.numbers
+        if not is_own and not is_stand_in(attention_mask):
             raise ModelRefused(f"{self.family}'s attention makes a mask of its own, which is not computed here")
         notes = self.notes[module.layer_idx]
-        notes.attended.append((key, value))
+        if not is_own:
+            notes.attended.append((key, value))
         notes.is_alone |= any(kwargs.get(name) is not None for name in ("indices", "position_bias"))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None  # (1, T, H, width)
 
@@ -183,7 +197,8 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
     Raises:
         ModelRefused: It does so in a way that can't be served.
     """
-    found = _Probe(model.config.model_type, len(layers))
+    own_layers = OwnLayers(model.config.get_text_config())
+    found = _Probe(model.config.model_type, len(layers), own_layers)
     AttentionInterface.register(_PROBE, found.attend)
     AttentionMaskInterface.register(_PROBE, stand_in_mask)
     ALL_EXPERTS_FUNCTIONS.register(_PROBE, found.ask_experts)
@@ -192,7 +207,7 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
     for module in model.modules():
         hooks += [module.register_forward_pre_hook(found.begin), module.register_forward_hook(found.end)]
     inputs = forward_inputs(model, range(_PROBE_TOKENS))
-    cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS)
+    cache = _ProbeCache(found.notes, found.running, _PROBE_TOKENS, own_layers)
     argument = cache_argument(model)
     cache.stands_for = argument.of_class
     try:
@@ -214,6 +229,7 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
         experts,
         found.num_experts_per_token,
         latent,
+        own_layers if own_layers.numbers else None,
         single,
         found.notes[-1].reads_rows_back,
         frozenset(found.called_linears),

@@ -9,6 +9,7 @@ Source: arXiv 2503.09304
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from gpu_worker.cache import INDEXER, Layout, UnifiedDynamicCache
 from gpu_worker.errors import PassFailed
+from gpu_worker.own_layer import OwnLayer, OwnLayers
 from gpu_worker.placement import Placement
 from gpu_worker.span import Span
 from gpu_worker.state import LayerState
@@ -28,13 +30,13 @@ class _Layers:
     It counts no layers, so that transformers takes every sequence for new when it prepares masks, which stand for nothing here.
     """
 
-    def __init__(self, state_of: Callable[[int], LayerState]) -> None:
-        self._state_of = state_of
+    def __init__(self, layer_of: Callable[[int], Any]) -> None:
+        self._layer_of = layer_of
 
-    def __getitem__(self, layer: int) -> LayerState:
-        return self._state_of(layer)
+    def __getitem__(self, layer: int) -> Any:
+        return self._layer_of(layer)
 
-    def __iter__(self) -> Iterator[LayerState]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(())
 
     def __len__(self) -> int:
@@ -48,20 +50,28 @@ class RaggedCache(Cache):
         store: Where the rows go.
         spans: The sequences' parts, in order, end to end from row 0.
         latent_layers: Layers whose `update` must return every cached row, because the model expands what comes back.
+        own_layers: Layers with a memory of their own, if there are any; such a layer sees one sequence at a time.
 
     Attributes:
         spans: The sequences' parts.
         stands_for: The class that the model takes it for: some insist on one of their own.
     """
 
-    def __init__(self, store: UnifiedDynamicCache, spans: Sequence[Span], latent_layers: frozenset[int]) -> None:
+    def __init__(
+        self,
+        store: UnifiedDynamicCache,
+        spans: Sequence[Span],
+        latent_layers: frozenset[int],
+        own_layers: OwnLayers | None = None,
+    ) -> None:
         # Not super().__init__(): it would make layers that concatenate, and here nothing does.
-        self.layers: Any = _Layers(self._state)
+        self.layers: Any = _Layers(self._layer_of_model)
         self.spans = spans
         self.stands_for: type[Cache] = RaggedCache
         self._is_alone = False
         self._store = store
         self._latent_layers = latent_layers
+        self._own_layers = own_layers
         self._placed: tuple[object, Placement] | None = None
         self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
 
@@ -76,8 +86,12 @@ class RaggedCache(Cache):
 
         Returns:
             Ordinary layers get their arguments back: attention reads the store. Latent layers get all cached rows of all
-            sequences that are not dropped, end to end, (1, H, rows, width) each.
+            sequences that are not dropped, end to end, (1, H, rows, width) each. A layer with a memory of its own gets what
+            that gives.
         """
+        if self.is_own(layer_idx):
+            k, v = self._own_layer(layer_idx).layer.update(key_states, value_states)
+            return k, v
         placement = self.placement
         k, v = key_states[0], value_states[0]  # (H, T, width)
         if placement.kept_rows is not None:
@@ -92,7 +106,10 @@ class RaggedCache(Cache):
     def alone(self, span: Span) -> "RaggedCache":
         """The cache as a pass of this one sequence would see it, over the same storage."""
         alone = RaggedCache(
-            self._store, [Span(span.table, 0, span.num_tokens, span.first_position)], self._latent_layers
+            self._store,
+            [Span(span.table, 0, span.num_tokens, span.first_position)],
+            self._latent_layers,
+            self._own_layers,
         )
         alone.stands_for, alone._is_alone = self.stands_for, True
         return alone
@@ -137,6 +154,9 @@ class RaggedCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """How many rows a mask is for, and the first: of a sequence that is alone all. Of a whole pass it stands for nothing."""
+        if self._is_alone and self.is_own(layer_idx):
+            num_rows, first = self._own_layer(layer_idx).layer.get_mask_sizes(query_length)
+            return num_rows, first
         return (self.spans[0].length if self._is_alone else query_length), 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
@@ -152,7 +172,16 @@ class RaggedCache(Cache):
         return False
 
     def _state(self, layer: int) -> LayerState:
-        return self._only(layer).table.state.layer(layer)
+        return self._only(layer).table.state.layer(layer, LayerState)
+
+    def _own_layer(self, layer: int) -> OwnLayer:
+        if self._own_layers is None:
+            raise PassFailed(f"layer {layer} has no memory of its own")
+        return self._only(layer).table.state.layer(layer, partial(self._own_layers.new, layer))
+
+    def _layer_of_model(self, layer: int) -> Any:
+        """What a model finds where transformers' caches have their layers."""
+        return self._own_layer(layer).layer if self.is_own(layer) else self._state(layer)
 
     def _only(self, layer: int) -> Span:
         if len(self.spans) != 1:
@@ -160,6 +189,10 @@ class RaggedCache(Cache):
         return self.spans[0]
 
     # ------------------------------------------------------------------------------------------------------- K/V
+
+    def is_own(self, layer: int) -> bool:
+        """Whether the layer has a memory of its own, whose rows its attention is given with a mask."""
+        return self._own_layers is not None and layer in self._own_layers.numbers
 
     def is_latent(self, layer: int) -> bool:
         """Whether the layer's attention is given every cached row, rather than reading the store."""

@@ -278,7 +278,7 @@ class Runner:
         return ForwardPass(
             self._loaded.model,
             self._loaded.facts.experts_by_layer,
-            RaggedCache(self.cache, spans, self._loaded.latent_layers),
+            RaggedCache(self.cache, spans, self._loaded.latent_layers, self._loaded.own_layers),
             to_device(torch.tensor(tokens), self._device),  # (T,)
             to_device(torch.cat(positions), self._device),  # (T,)
             # The head runs for one row even if nobody samples: that is the model's own smallest output.

@@ -15,6 +15,7 @@ import torch
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from gpu_worker.attention import WINDOW
 from gpu_worker.errors import PassFailed
 from gpu_worker.forward import ForwardPass
 from gpu_worker.ragged import RaggedCache
@@ -36,6 +37,7 @@ class SingleSequence:
 
     def __init__(self, module: nn.Module) -> None:
         self._forward: Callable[..., Any] = module.forward
+        self._layer: int | None = getattr(module, "layer_idx", None)
         self.goes_on_token_by_token = False
         module.forward = self
 
@@ -54,7 +56,7 @@ class SingleSequence:
                 parts = []
                 for part in self._parts(span):
                     stage.cache = whole.alone(part)
-                    cut = _Cut(whole, stage.cache, part)
+                    cut = _Cut(whole, stage.cache, part, self._layer)
                     parts.append(self._forward(*cut.all(args), **cut.named(kwargs)))
                 outputs.append(_joined(parts) if len(parts) > 1 else parts[0])
         finally:
@@ -75,10 +77,11 @@ class _Cut:
         whole: The pass's cache.
         alone: The sequence's.
         span: Its rows.
+        layer: The module's layer, if it says.
     """
 
-    def __init__(self, whole: RaggedCache, alone: RaggedCache, span: Span) -> None:
-        self._whole, self._alone, self._span = whole, alone, span
+    def __init__(self, whole: RaggedCache, alone: RaggedCache, span: Span, layer: int | None) -> None:
+        self._whole, self._alone, self._span, self._layer = whole, alone, span, layer
         self._num_tokens = whole.spans[-1].stop
 
     def all(self, values: Sequence[Any]) -> list[Any]:
@@ -90,9 +93,16 @@ class _Cut:
         own = {name: self.one(value) for name, value in values.items()}
         mask = values.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 4:
-            only = self._alone.spans[0]
-            own["attention_mask"] = self._alone.mask(only, 0, None, mask.dtype, mask.device)[None, None]
+            own["attention_mask"] = self._mask(mask)[None, None]
         return own
+
+    def _mask(self, stand_in: Tensor) -> Tensor:
+        """The sequence's own mask (n, rows): of all its rows, or of those that a memory of the layer's own gives."""
+        only, start, window = self._alone.spans[0], 0, None
+        if self._layer is not None and self._alone.is_own(self._layer):
+            _, start = self._alone.get_mask_sizes(only.num_tokens, self._layer)
+            window = getattr(stand_in, WINDOW, None)
+        return self._alone.mask(only, start, window, stand_in.dtype, stand_in.device)
 
     def one(self, value: Any) -> Any:
         """Its part of a value: its rows of a tensor with the pass's, its own cache for the pass's, the rest as it is."""
@@ -100,6 +110,8 @@ class _Cut:
             return self._alone
         if isinstance(value, (tuple, list)):
             return type(value)(self.all(value))
+        if isinstance(value, dict):
+            return {key: self.one(item) for key, item in value.items()}
         if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[1] == self._num_tokens:
             return value[:, self._span.start : self._span.stop]
         return value

@@ -6,7 +6,9 @@ Such a state is of one size however long the text, and every token overwrites it
 the sequence's own once the iteration is over: one that fails or is dropped half-way has changed nothing, as with K/V.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -67,6 +69,20 @@ class LayerState:
         return sum(tensor.nbytes for tensor in (*self.conv_states.values(), *self.recurrent_states.values()))
 
 
+class Kept(Protocol):
+    """What a layer keeps of one sequence."""
+
+    def to(self, device: torch.device) -> "Kept":
+        """A copy on a device."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+
+
+KeptT = TypeVar("KeptT", bound=Kept)
+
+
 class SequenceState:
     """The states of one sequence's layers.
 
@@ -76,8 +92,8 @@ class SequenceState:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._finished: dict[int, LayerState] = {}
-        self._under_way: dict[int, LayerState] = {}
+        self._finished: dict[int, Kept] = {}
+        self._under_way: dict[int, Kept] = {}
 
     def begin(self, *, is_first: bool) -> None:
         """Begins an iteration; the first of a sequence begins from nothing, whatever an earlier try left."""
@@ -85,12 +101,13 @@ class SequenceState:
         if is_first:
             self._finished = {}
 
-    def layer(self, layer: int) -> LayerState:
-        """The state of a layer, for the iteration under way to read and change."""
+    def layer(self, layer: int, new: Callable[[], KeptT]) -> KeptT:
+        """The state of a layer, for the iteration under way to read and change; a new one if the sequence has none."""
         if layer not in self._under_way:
             finished = self._finished.get(layer)
-            self._under_way[layer] = LayerState() if finished is None else finished.to(self._device)
-        return self._under_way[layer]
+            self._under_way[layer] = new() if finished is None else finished.to(self._device)
+        state: Any = self._under_way[layer]  # of the type that this layer's first was of
+        return cast("KeptT", state)
 
     def commit(self) -> None:
         """Ends the iteration: what it changed is the sequence's own now."""

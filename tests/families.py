@@ -67,6 +67,18 @@ HINTS: dict[str, dict[str, Any]] = {
     "beam": {"num_hidden_layers": 4},
     "deepseek_v2": {"q_lora_rank": None},
     "deepseek_v3": {"n_group": 2},
+    "deepseek_v4": {  # of each kind of layer, with windows that the table's prompts close several times
+        "num_hidden_layers": 4,
+        "layer_types": [
+            "sliding_attention",
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+            "compressed_sparse_attention",
+        ],
+        "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+        "index_topk": 4,
+    },
     "dots3_note_text": {"num_attention_heads": 4, "num_key_value_heads": 4},
     "gemma4_text": {
         "vocab_size_per_layer_input": VOCAB_SIZE,
