@@ -27,7 +27,7 @@ from gpu_worker.score_attention import attend_by_scores
 from gpu_worker.span import Span
 
 NAME = "qllm_ragged"
-WINDOW = "qllm_window"  # attribute of a stand-in mask: the rows that a token sees, None for all
+_WINDOW = "qllm_window"  # attribute of a stand-in mask
 
 
 def register() -> None:
@@ -54,14 +54,25 @@ def stand_in_mask(
     """
     if allow_is_causal_skip and local_size is None:
         return None
-    mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length)
-    setattr(mask, WINDOW, local_size)
+    return as_stand_in(
+        torch.zeros(1, 1, 1, 1, dtype=dtype, device=device).expand(1, 1, q_length, kv_length), local_size
+    )
+
+
+def as_stand_in(mask: Tensor, window: int | None) -> Tensor:
+    """Marks a mask as saying nothing that attention does not know, with the rows that a token sees, None for all."""
+    setattr(mask, _WINDOW, window)
     return mask
+
+
+def window_of(mask: Tensor | None) -> int | None:
+    """The rows that a token sees by a stand-in mask, None for all."""
+    return getattr(mask, _WINDOW, None)
 
 
 def is_stand_in(mask: Tensor | None) -> bool:
     """Whether a mask is what stand_in_mask made, so that it says nothing which is not known here."""
-    return mask is None or hasattr(mask, WINDOW)
+    return mask is None or hasattr(mask, _WINDOW)
 
 
 def ragged_attention(
@@ -86,8 +97,8 @@ def ragged_attention(
         query: (1, H, T, width) for the T tokens of all sequences.
         key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
         value: As key.
-        attention_mask: From stand_in_mask; only its window means something. For a layer with a memory of its own, what hides rows
-            of those that it gives.
+        attention_mask: From stand_in_mask; only its window means something. A mask that a module made itself, which runs for one
+            sequence at a time, hides rows of that one, or of those that a layer with a memory of its own gives.
         scaling: Factor on the scores; None is 1 / sqrt(width).
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
@@ -103,8 +114,10 @@ def ragged_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
     H, T, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    sliding_window = sliding_window or getattr(attention_mask, WINDOW, None)
-    if cache.is_own(layer):
+    sliding_window = sliding_window or window_of(attention_mask)
+    if not cache.is_own(layer) and not is_stand_in(attention_mask):
+        key, value = (rows[None] for rows in cache.read_only(layer))  # (1, H_kv, rows, width)
+    if cache.is_own(layer) or not is_stand_in(attention_mask):
         return _attend_as_told(query[0], key[0], value[0], attention_mask, scale, s_aux)[None], None
     is_usual = indices is None and position_bias is None and sinks is None and softcap is None
     if is_usual and (pages := cache.pages(layer)) is not None:
@@ -141,7 +154,7 @@ def ragged_attention(
 
 
 def _attend_as_told(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, sinks: Tensor | None) -> Tensor:
-    """Attends for one sequence, q (H, n, width) over k and v (H_kv, rows, width), as a mask (1, 1, n, rows) says: (n, H, width)."""
+    """Attends for one sequence, q (H, n, width) over k and v (H_kv, rows, width), by a mask (1, 1, n, rows): (n, H, width)."""
     attended = attend_by_scores(
         q,
         k,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.cursor import Cursor
-from gpu_worker.devices import to_device
+from gpu_worker.devices import is_host, to_device
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues, ExpertWeights, ExpertWork
 from gpu_worker.forward import ForwardPass, RunExperts
@@ -337,6 +337,9 @@ def _obstacle(loaded: LoadedModel, store: UnifiedDynamicCache) -> str:
         return "its attention is given all cached rows, whose number changes"
     if loaded.runs_modules_alone:
         return "some of its modules run once for each sequence"
-    if any(weights is not None and not weights.runs_whole for weights in loaded.expert_weights):
+    mixtures = [weights for weights in loaded.expert_weights if weights is not None]
+    if not all(weights.runs_whole for weights in mixtures):
         return "its experts run one by one"
+    if mixtures and not is_host(store.device) and loaded.facts.dtype != "bfloat16":
+        return f"grouped products of {loaded.facts.dtype} make the host wait"
     return ""

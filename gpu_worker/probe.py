@@ -163,9 +163,9 @@ class _Probe:
             what = ", ".join(unknown) or "both directions"
             raise ModelRefused(f"{self.family}'s attention asks for {what}, which is not computed here")
         is_own = module.layer_idx in self.own_layers.numbers
-        if not is_own and not is_stand_in(attention_mask):
-            raise ModelRefused(f"{self.family}'s attention makes a mask of its own, which is not computed here")
         notes = self.notes[module.layer_idx]
+        if not is_own and not notes.is_alone and not is_stand_in(attention_mask):
+            raise ModelRefused(f"{self.family}'s attention makes a mask of its own for several sequences at once")
         if not is_own:
             notes.attended.append((key, value))
         notes.is_alone |= any(kwargs.get(name) is not None for name in ("indices", "position_bias"))

@@ -43,6 +43,41 @@ class _Layers:
         return 0
 
 
+class PositionHistory:
+    """Positions of the rows before those of a pass, which some models keep beside a layer's K/V and which are known here.
+
+    Args:
+        spans: The sequences of the pass, end to end.
+
+    Attributes:
+        was_read: Whether the model asked for them.
+    """
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self.was_read = False
+
+    def read(self) -> Tensor | None:
+        """They, end to end, as a model of three-part positions has them (3, 1, rows); None if there are none."""
+        self.was_read = True
+        before = torch.cat([torch.arange(span.first_position) for span in self._spans])
+        return before.expand(3, 1, -1) if len(before) else None
+
+
+class _LayerView:
+    """What a model reaches into a cache for: the state of a layer of the only sequence, or the positions of earlier rows."""
+
+    def __init__(self, history: PositionHistory, state: Callable[[], LayerState]) -> None:
+        vars(self).update(_history=history, _state=state)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._history.read() if name == "indexer_position_ids" else getattr(self._state(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "indexer_position_ids":  # what the model would keep of them is known
+            setattr(self._state(), name, value)
+
+
 class RaggedCache(Cache):
     """The `past_key_values` of one forward pass over the Unified Dynamic Cache.
 
@@ -55,6 +90,7 @@ class RaggedCache(Cache):
     Attributes:
         spans: The sequences' parts.
         stands_for: The class that the model takes it for: some insist on one of their own.
+        history: What a model that asked for the positions of earlier rows was given.
     """
 
     def __init__(
@@ -68,6 +104,7 @@ class RaggedCache(Cache):
         self.layers: Any = _Layers(self._layer_of_model)
         self.spans = spans
         self.stands_for: type[Cache] = RaggedCache
+        self.history = PositionHistory(spans)
         self._is_alone = False
         self._store = store
         self._latent_layers = latent_layers
@@ -181,7 +218,9 @@ class RaggedCache(Cache):
 
     def _layer_of_model(self, layer: int) -> Any:
         """What a model finds where transformers' caches have their layers."""
-        return self._own_layer(layer).layer if self.is_own(layer) else self._state(layer)
+        if self.is_own(layer):
+            return self._own_layer(layer).layer
+        return _LayerView(self.history, partial(self._state, layer))
 
     def _only(self, layer: int) -> Span:
         if len(self.spans) != 1:
@@ -222,6 +261,10 @@ class RaggedCache(Cache):
         """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
         k, v = self._store.read(layer, span.table, start, span.length)
         return k, v
+
+    def read_only(self, layer: int) -> tuple[Tensor, Tensor]:
+        """K and V of all rows of the only sequence, (H, rows, width) each."""
+        return self.read(layer, self._only(layer), 0)
 
     def mask(self, span: Span, start: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a span's tokens see of the rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.

@@ -15,7 +15,7 @@ import torch
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from gpu_worker.attention import WINDOW
+from gpu_worker.attention import as_stand_in, window_of
 from gpu_worker.errors import PassFailed
 from gpu_worker.forward import ForwardPass
 from gpu_worker.ragged import RaggedCache
@@ -83,6 +83,7 @@ class _Cut:
     def __init__(self, whole: RaggedCache, alone: RaggedCache, span: Span, layer: int | None) -> None:
         self._whole, self._alone, self._span, self._layer = whole, alone, span, layer
         self._num_tokens = whole.spans[-1].stop
+        self._num_before = sum(one.first_position for one in whole.spans)
 
     def all(self, values: Sequence[Any]) -> list[Any]:
         """Its part of each value."""
@@ -93,7 +94,7 @@ class _Cut:
         own = {name: self.one(value) for name, value in values.items()}
         mask = values.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 4:
-            own["attention_mask"] = self._mask(mask)[None, None]
+            own["attention_mask"] = as_stand_in(self._mask(mask)[None, None], None)
         return own
 
     def _mask(self, stand_in: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class _Cut:
         only, start, window = self._alone.spans[0], 0, None
         if self._layer is not None and self._alone.is_own(self._layer):
             _, start = self._alone.get_mask_sizes(only.num_tokens, self._layer)
-            window = getattr(stand_in, WINDOW, None)
+            window = window_of(stand_in)
         return self._alone.mask(only, start, window, stand_in.dtype, stand_in.device)
 
     def one(self, value: Any) -> Any:
@@ -112,9 +113,19 @@ class _Cut:
             return type(value)(self.all(value))
         if isinstance(value, dict):
             return {key: self.one(item) for key, item in value.items()}
-        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[1] == self._num_tokens:
-            return value[:, self._span.start : self._span.stop]
+        if isinstance(value, Tensor) and value.dim() >= 2:
+            if value.shape[1] == self._num_tokens:
+                return value[:, self._span.start : self._span.stop]
+            if self._whole.history.was_read and value.shape[1] == self._num_before + self._num_tokens:
+                return self._with_history(value)
         return value
+
+    def _with_history(self, value: Tensor) -> Tensor:
+        """Its rows (1, length, ...) of a tensor of all rows before the pass, end to end, and then those of the pass."""
+        start = sum(span.first_position for span in self._whole.spans if span.start < self._span.start)
+        new = self._num_before + self._span.start
+        before = value[:, start : start + self._span.first_position]
+        return torch.cat([before, value[:, new : new + self._span.num_tokens]], dim=1)
 
 
 def _filled(outputs: Sequence[Any], spans: Sequence[Span]) -> list[Any]:

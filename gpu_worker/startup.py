@@ -80,7 +80,8 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         is_tried = config.num_threads is None and device == "cpu" and ranks is None  # ranks must do all alike
         candidates = thread_counts(num_threads) if is_tried else (num_threads,)
         timings = _warm_up_threads(runner, block_ids, candidates)
-        if device.startswith("cuda") and not config.enforce_eager and _record_decodes(loaded, runner, timings, config):
+        may_record = device.startswith("cuda") and ranks is None and not config.enforce_eager
+        if may_record and _record_decodes(loaded, runner, timings, config):
             timings = warm_up(runner, block_ids)
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
@@ -115,7 +116,10 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
 
 def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkTiming], config: WorkerConfig) -> bool:
     """Has the runner replay its decodes, in segments as long as may be; returns whether it does."""
-    decode = min((t for t in timings if t.attention_tokens == t.num_attention_stages), key=lambda t: t.layers_ns)
+    decodes = [timing for timing in timings if timing.attention_tokens == timing.num_attention_stages]
+    if not decodes:
+        return False  # not even one token fitted
+    decode = min(decodes, key=lambda timing: timing.layers_ns)
     layer_ms = decode.layers_ns / decode.num_attention_stages / 1e6
     segments = plan_segments(loaded.facts.num_layers, layer_ms, config.run_ahead_ms)
     began_s = time.monotonic()

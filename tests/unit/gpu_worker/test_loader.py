@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gpu_worker import weights
+from gpu_worker.cache import Layout
 from gpu_worker.errors import ModelRefused
+from gpu_worker.experts import LayerExperts
 from gpu_worker.inspection import ErrorLimit
 from gpu_worker.loader import adopt_model, load_model
 from gpu_worker.matrices import MatrixLinear
@@ -237,3 +239,12 @@ def test_a_last_bit_that_flips_one_prompt_s_experts_refuses_no_model_of_half_pre
 def test_models_of_half_precision_are_served(family: str) -> None:
     loaded = adopt_model(random_model(family, dtype=torch.bfloat16), name=family)
     assert loaded.facts.dtype == "bfloat16"
+
+
+def test_whole_layers_are_compared_at_load_where_a_device_would_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layout, "of", lambda device: Layout.PAGES)
+    dense = WeightOptions(form="dense")
+    adopt_model(random_model("mixtral"), name="right", options=dense)
+    monkeypatch.setattr(LayerExperts, "run_whole", lambda self, work: torch.zeros_like(work.hidden))
+    with pytest.raises(ModelRefused, match="computes something else"):
+        adopt_model(random_model("mixtral"), name="wrong", options=dense)
