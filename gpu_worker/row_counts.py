@@ -16,7 +16,8 @@ import torch
 from gpu_worker.matrices import PackedMatrix
 
 _MOST_ROWS = 8
-_MOST_BYTES = 1 << 27  # more than caches hold, as a model is
+_LEAST_BYTES = 1 << 25  # what caches hold is multiplied otherwise, and too fast to be told from noise
+_MOST_BYTES = 1 << 27
 _NUM_ROUNDS = 3
 _WORTH = 0.95  # filling up must save this much: it takes some microseconds itself
 
@@ -25,14 +26,14 @@ def fit_row_counts(matrices: Sequence[PackedMatrix]) -> tuple[int, ...]:
     """Measures those of a model's matrices that most bytes are in, and has all of them run so.
 
     Returns:
-        For each number of rows from 0 on, with how many they are run; none if there are no matrices.
+        For each number of rows from 0 on, with how many they are run; none if the model is too small to be measured.
     """
-    if not matrices:
-        return ()
     num_bytes: Counter[tuple[int, int]] = Counter()
     for matrix in matrices:
         num_bytes[matrix.shape] += matrix.nbytes
-    shape = num_bytes.most_common(1)[0][0]
+    shape, most_bytes = max(num_bytes.items(), key=lambda item: item[1], default=((0, 0), 0))
+    if most_bytes < _LEAST_BYTES:
+        return ()
     alike = [matrix for matrix in matrices if matrix.shape == shape]
     counts = choose_row_counts(_times_s(alike[: max(1, _MOST_BYTES // alike[0].nbytes)]))
     for matrix in matrices:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from gpu_worker import row_counts
 from gpu_worker.matrices import PackedMatrix
 from gpu_worker.row_counts import choose_row_counts, fit_row_counts
 
@@ -31,10 +32,16 @@ def test_filling_up_changes_no_result(shape: tuple[int, ...], has_bias: bool) ->
     torch.testing.assert_close(matrix(x), linear(x, weight, bias))
 
 
-def test_all_matrices_of_a_model_go_by_those_that_most_bytes_are_in() -> None:
+def test_all_matrices_of_a_model_go_by_those_that_most_bytes_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_counts, "_LEAST_BYTES", 1)
     matrices = [PackedMatrix(torch.randn(shape), None) for shape in ((64, 32), (64, 32), (8, 32))]
     counts = fit_row_counts(matrices)
     assert len(counts) == 9
     assert all(count >= number for number, count in enumerate(counts))
     assert all(matrix.row_counts == counts for matrix in matrices)
     assert fit_row_counts([]) == ()
+
+
+def test_a_model_that_caches_hold_runs_its_rows_as_they_come() -> None:
+    matrix = PackedMatrix(torch.randn(64, 32), None)
+    assert fit_row_counts([matrix]) == matrix.row_counts == ()

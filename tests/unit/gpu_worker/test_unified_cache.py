@@ -62,7 +62,8 @@ def test_a_layer_takes_memory_at_its_first_rows_only() -> None:
     cache = _cache()
     assert cache.device_bytes == 0
     _filled(cache, 1, [0], 1)
-    assert cache.device_bytes == 2 * 8 * 4 * (2 * 3 + 1 * 5) * 4
+    assert cache.block_bytes == 2 * 4 * (2 * 3 + 1 * 5) * 4
+    assert cache.device_bytes == 9 * cache.block_bytes  # the scratch block is one more
 
 
 def test_offload_and_restore_into_other_blocks_lose_nothing() -> None:
