@@ -36,7 +36,8 @@ _LAYER_TYPES = {
     "full_attention",
     "sliding_attention",
     "indexed_attention",
-    "deepseek_sparse_attention",  # its name before transformers 5.18
+    "deepseek_sparse_attention",  # its names before transformers 5.18
+    "qwen_sparse_attention",
     "heavily_compressed_attention",
     "compressed_sparse_attention",
     "linear_attention",

@@ -181,6 +181,17 @@ class RaggedCache(Cache):
         (keys,) = self._store.read(layer_idx, span.table, 0, span.length, kind=INDEXER)
         return keys
 
+    @property
+    def position_ids(self) -> Tensor:
+        """Positions of the rows before, where a model keeps them in the cache itself; not there as long as there are none."""
+        if (before := self.history.read()) is None:
+            raise AttributeError("position_ids")
+        return before
+
+    @position_ids.setter
+    def position_ids(self, position_ids: Tensor) -> None:
+        """Nothing: what the model would keep of them is known."""
+
     def get_linear_cache(self, layer_idx: int) -> Tensor | None:
         """The state of a recurrence, as minimax names it."""
         return self.get_recurrent_state(layer_idx)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.state import SequenceState
+from gpu_worker.state import LayerState, SequenceState
 
 CPU = torch.device("cpu")
 
@@ -19,41 +19,41 @@ def test_a_convolution_sees_the_inputs_before_however_they_are_divided(sizes: li
     state, start = SequenceState(CPU), 1
     for number, size in enumerate(sizes):
         state.begin(is_first=number == 0)
-        joined = state.layer(0).push(inputs(start, start + size), 0, width)
+        joined = state.layer(0, LayerState).push(inputs(start, start + size), 0, width)
         start += size
         seen = [0.0] * width + list(range(1, start))
         assert joined.flatten().tolist()[-(size + width - 1) :] == seen[-joined.shape[-1] :][-(size + width - 1) :]
-        assert state.layer(0).conv_states[0].flatten().tolist() == seen[-width:]
+        assert state.layer(0, LayerState).conv_states[0].flatten().tolist() == seen[-width:]
         state.commit()
 
 
 def test_an_iteration_that_is_not_finished_has_changed_nothing() -> None:
     state = SequenceState(CPU)
     state.begin(is_first=True)
-    state.layer(0).recurrent_states[0] = torch.ones(2)
+    state.layer(0, LayerState).recurrent_states[0] = torch.ones(2)
     state.commit()
     state.begin(is_first=False)
-    state.layer(0).recurrent_states[0].fill_(7)  # as models do, in place
+    state.layer(0, LayerState).recurrent_states[0].fill_(7)  # as models do, in place
     state.begin(is_first=False)  # the iteration above failed, or was dropped
-    assert state.layer(0).recurrent_states[0].tolist() == [1, 1]
+    assert state.layer(0, LayerState).recurrent_states[0].tolist() == [1, 1]
 
 
 def test_a_text_that_begins_again_begins_from_nothing() -> None:
     state = SequenceState(CPU)
     state.begin(is_first=True)
-    state.layer(0).recurrent_states[0] = torch.ones(2)
+    state.layer(0, LayerState).recurrent_states[0] = torch.ones(2)
     state.commit()
     state.begin(is_first=True)
-    assert state.layer(0).recurrent_states[0] is None
+    assert state.layer(0, LayerState).recurrent_states[0] is None
     assert state.nbytes == 0
 
 
 def test_what_is_under_way_moves_too() -> None:
     state = SequenceState(CPU)
     state.begin(is_first=True)
-    state.layer(0).push(inputs(0, 4), 0, 2)
-    state.layer(1).recurrent_states[0] = torch.ones(3)
+    state.layer(0, LayerState).push(inputs(0, 4), 0, 2)
+    state.layer(1, LayerState).recurrent_states[0] = torch.ones(3)
     num_bytes = state.nbytes
     state.move(torch.device("meta"))
-    assert state.layer(1).recurrent_states[0].device.type == "meta"
+    assert state.layer(1, LayerState).recurrent_states[0].device.type == "meta"
     assert state.nbytes == num_bytes == 4 * (2 + 3)
