@@ -112,45 +112,49 @@ def ragged_attention(
     """
     cache = current_pass().cache
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
-    H, T, width = query.shape[1:]
-    scale = width**-0.5 if scaling is None else scaling
-    sliding_window = sliding_window or window_of(attention_mask)
-    if not cache.is_own(layer) and not is_stand_in(attention_mask):
-        key, value = (rows[None] for rows in cache.read_only(layer))  # (1, H_kv, rows, width)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window or window_of(attention_mask)
     if cache.is_own(layer) or not is_stand_in(attention_mask):
+        if not (cache.is_own(layer) or cache.is_latent(layer)):
+            key, value = (rows[None] for rows in cache.read_only(layer))  # (1, H_kv, rows, width)
         return _attend_as_told(query[0], key[0], value[0], attention_mask, scale, s_aux)[None], None
     is_usual = indices is None and position_bias is None and sinks is None and softcap is None
     if is_usual and (pages := cache.pages(layer)) is not None:
-        scores = Scores(scale, sliding_window, s_aux)
+        scores = Scores(scale, window, s_aux)
         lying = Pages(*pages, cache.block_size)
         return attend_all(query[0].transpose(0, 1), lying, cache.placement, scores)[None], None
     rules = _Rules(
         scale,
-        sliding_window,
-        None if s_aux is None else s_aux[:, None],
+        window,
+        s_aux[:, None] if s_aux is not None else None if sinks is None else sinks[0, ..., 0],
         None if indices is None else indices[0],
         None if position_bias is None else position_bias[0],
         softcap,
     )
-    read = _reader(cache, layer, key, value)
-    output = query.new_zeros(T, H, value.shape[-1])  # (T, H, width)
+    output = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])  # (T, H, width of V)
+    _attend_each(cache, query[0], _reader(cache, layer, key, value), key.shape[1], rules, output)
+    return output[None], None
+
+
+def _attend_each(
+    cache: RaggedCache, query: Tensor, read: "_Reader", num_kv_heads: int, rules: "_Rules", output: Tensor
+) -> None:
+    """Attends with query (H, T, width) sequence by sequence, single queries over long histories together, into output."""
     singles: list[tuple[Span, int]] = []
     for span in cache.spans:
         if span.dropped:
             continue
-        start = _first_visible(span, sliding_window)
-        if span.num_tokens == 1 and is_usual and s_aux is None and one_pays(span.length - start) and _multiplies(query):
+        start = _first_visible(span, rules.window)
+        if span.num_tokens == 1 and rules.are_plain and one_pays(span.length - start) and _multiplies(query):
             singles.append((span, start))
             continue
-        q = query[0, :, span.start : span.stop]  # (H, n, width)
-        own = rules if sinks is None else replace(rules, sinks=sinks[0, :, span.start : span.stop, 0])
-        attended = _attend(cache, span, start, q, *read(span, start), own)  # (H, n, width)
+        q = query[:, span.start : span.stop]  # (H, n, width)
+        attended = _attend(cache, span, start, q, *read(span, start), rules.of(span))  # (H, n, width of V)
         output[span.start : span.stop] = attended.transpose(0, 1)
     if singles:
-        rows = slice(None) if len(singles) == T else [span.start for span, _ in singles]
+        rows = slice(None) if len(singles) == len(output) else [span.start for span, _ in singles]
         histories = (read(span, start) for span, start in singles)
-        output[rows] = attend_one_by_one(query[0].transpose(0, 1)[rows], histories, key.shape[1], scale)
-    return output[None], None
+        output[rows] = attend_one_by_one(query.transpose(0, 1)[rows], histories, num_kv_heads, rules.scale)
 
 
 def _attend_as_told(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, sinks: Tensor | None) -> Tensor:
@@ -204,7 +208,7 @@ class _Rules:
     Attributes:
         scale: Factor on the scores.
         window: Rows that a token sees, its own included; None is all.
-        sinks: Attention sinks (H, n or 1), if any.
+        sinks: Attention sinks (H, T or 1), if any; of one sequence (H, n or 1).
         chosen: Rows (n, chosen) that an indexer chose for each token of the only sequence; None is all.
         bias: Added to the scores (H, n, rows) of the only sequence, if any.
         softcap: What the scores are brought below by tanh, if anything.
@@ -216,6 +220,17 @@ class _Rules:
     chosen: Tensor | None
     bias: Tensor | None
     softcap: float | None
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether they are a scale and a window and nothing else."""
+        return all(rule is None for rule in (self.sinks, self.chosen, self.bias, self.softcap))
+
+    def of(self, span: Span) -> "_Rules":
+        """Those of one sequence."""
+        if self.sinks is None or self.sinks.shape[1] == 1:
+            return self
+        return replace(self, sinks=self.sinks[:, span.start : span.stop])
 
 
 def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: _Rules) -> Tensor:

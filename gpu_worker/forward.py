@@ -134,6 +134,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         layers_done: The clock's mark when the last layer was done.
     """
 
+    next_unit = ATTENTION_ALONE  # experts that run within it are accounted for by whoever runs them
+
     def __init__(
         self,
         model: nn.Module,
@@ -164,8 +166,6 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self.queues: ExpertQueues | None = None
         self.logits: Tensor | None = None
         self.layers_done: Any = None
-
-    next_unit = ATTENTION_ALONE  # experts that run within it are accounted for by whoever runs them
 
     @property
     def must_reach(self) -> Cursor:
