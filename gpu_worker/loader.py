@@ -28,7 +28,7 @@ from gpu_worker.inspection import (
     plain_logits,
     run_experts_at_once,
 )
-from gpu_worker.matrices import NONE_ARRIVED, Arrived
+from gpu_worker.matrices import NONE_ARRIVED, Arrived, can_replace, holders_of_parameters
 from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
@@ -124,12 +124,14 @@ def load_model(
         raise ModelRefused(f"{source} can't be served: {error}") from error
     check_config(config)
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
-        decoder_layers(_from_config(config))
+        skeleton = _from_config(config)
+    decoder_layers(skeleton)
     if options.source == "dummy":
         model, arrived = make_random_model(config, options, device)
     else:
         is_quantized = getattr(config, "quantization_config", None) is not None
-        model, arrived = read_model(source, options, device, is_quantized=is_quantized)
+        linears = frozenset() if options.quantization == "none" or is_quantized else _called_linears(skeleton)
+        model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
     tokenizer = read_tokenizer(source)
     return adopt_model(
@@ -197,6 +199,25 @@ def adopt_model(
         structure.own_layers,
         bool(single),
         structure.reads_rows_back,
+    )
+
+
+def _called_linears(skeleton: Any) -> frozenset[str]:
+    """Names of the linear layers that a forward calls, found without weights; none if the model does not run without.
+
+    The head is left out, and what a matrix can't stand in for. Layers that are not named are looked at once there are weights.
+    """
+    try:
+        with torch.inference_mode():
+            called = probe(skeleton.eval(), decoder_layers(skeleton)).called_linears
+    except Exception as error:  # whatever asks for the contents of a tensor
+        logger.info("linear layers are quantized after reading: %s: %s", type(error).__name__, error)
+        return frozenset()
+    holders, head = holders_of_parameters(skeleton), skeleton.get_output_embeddings()
+    return frozenset(
+        name
+        for name, module in skeleton.named_modules()
+        if module in called and module is not head and can_replace(module, holders[id(module.weight)])
     )
 
 

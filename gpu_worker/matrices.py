@@ -8,8 +8,9 @@ It knows no experts, no attention and no families: a matrix is a matrix.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ MatrixForm = Callable[[Tensor, Tensor | None], Matrix]
 """Makes a matrix of a weight (out, in), in any strides, and a bias (out,)."""
 
 Arrived = Mapping[tuple[nn.Module, str], Sequence[Matrix]]
-"""Matrices of experts, made while their weights were read, by experts module and name of the projection."""
+"""Matrices made while their weights were read, by module and name of the tensor: one for each expert, or a linear layer's."""
 
 NONE_ARRIVED: Arrived = MappingProxyType({})
 
@@ -168,6 +169,33 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
         return False
 
 
+def place_linears(model: nn.Module, arrived: Arrived) -> int:
+    """Puts matrices that have arrived where their linear layers were, and returns how many those are."""
+    layers = frozenset(module for module, _ in arrived if isinstance(module, nn.Linear))
+    parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]
+    for parent in parents:
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Linear) and layer in layers:
+                setattr(parent, name, MatrixLinear(layer, partial(_with_bias, arrived[layer, "weight"][0])))
+    return len(layers)
+
+
+def can_replace(layer: nn.Module, num_holders: int) -> TypeGuard[nn.Linear]:
+    """Whether a matrix can stand in for a layer of a model, whose weight has so many holders there."""
+    return type(layer) is nn.Linear and not _is_hooked(layer) and num_holders == 1
+
+
+def holders_of_parameters(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by its identity."""
+    return Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+
+
+def _with_bias(matrix: Matrix, _: Tensor, bias: Tensor | None) -> Matrix:
+    """A matrix that has arrived, with the bias of its layer."""
+    matrix.set_bias(bias)
+    return matrix
+
+
 def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) -> int:
     """Replaces linear layers of a model by matrices of a form, and lets go of the dense weights as it goes.
 
@@ -182,17 +210,12 @@ def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) 
     Returns:
         How many were replaced.
     """
-    holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    holders = holders_of_parameters(model)
     num_replaced = 0
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]  # would hold what is let go
     for parent in parents:
         for name, layer in list(parent.named_children()):
-            if (
-                type(layer) is nn.Linear
-                and layer in layers
-                and not _is_hooked(layer)
-                and holders[id(layer.weight)] == 1
-            ):
+            if layer in layers and can_replace(layer, holders[id(layer.weight)]):
                 setattr(parent, name, MatrixLinear(layer, form))
                 num_replaced += 1
     return num_replaced

@@ -8,14 +8,15 @@ at full precision. What a model keeps besides (attention, embeddings, head) is r
 a few hundredths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from copy import copy
 from functools import partial
 from typing import Any, Literal
 
 import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
-from transformers.core_model_loading import ConversionOps
+from transformers.core_model_loading import Concatenate, ConversionOps, MergeModulelist, WeightConverter
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
@@ -126,20 +127,22 @@ def form_of(scheme: Scheme) -> MatrixForm:
 
 
 class StreamingConfig(QuantizationConfigMixin):
-    """Given to `from_pretrained` as its quantization_config: experts are quantized as they are read.
+    """Given to `from_pretrained` as its quantization_config: experts and linear layers are quantized as they are read.
 
     Args:
         scheme: How.
         device: Where the matrices lie.
+        linears: Names of the linear layers.
 
     Attributes:
-        arrived: The matrices, without bias, by experts module and name of the projection.
+        arrived: The matrices, without bias, by module and name of the tensor.
     """
 
-    def __init__(self, scheme: Scheme, device: str) -> None:
+    def __init__(self, scheme: Scheme, device: str, linears: Set[str]) -> None:
         self.quant_method = _METHOD  # type: ignore[assignment]  # transformers' own are an enum
         self.form = form_of(scheme)
         self.device = device
+        self.linears = linears
         self.arrived: dict[tuple[nn.Module, str], Sequence[Any]] = {}
 
     def __deepcopy__(self, _: object) -> "StreamingConfig":
@@ -159,10 +162,16 @@ class _StreamingQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         module, name = get_module_from_name(model, param_name)
-        return name in PROJECTIONS and is_experts(module)
+        if name in PROJECTIONS and is_experts(module):
+            return True
+        return param_name.endswith(".weight") and param_name[: -len(".weight")] in self.quantization_config.linears
+
+    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+        changed = [_left_apart(one) if _merges_experts(one) else one for one in weight_conversions]
+        return super().update_weight_conversions(changed, model)  # type: ignore[no-untyped-call]
 
     def get_quantize_ops(self) -> ConversionOps:
-        return _QuantizeExperts(self.quantization_config)
+        return _QuantizeArriving(self.quantization_config)
 
     def is_serializable(self) -> bool:
         return False
@@ -172,8 +181,33 @@ class _StreamingQuantizer(HfQuantizer):
         return False
 
 
-class _QuantizeExperts(ConversionOps):
-    """Makes a matrix of each expert of a fused tensor, and leaves an empty one to the model."""
+def _merges_experts(conversion: Any) -> bool:
+    """Whether a conversion does nothing but to merge a checkpoint's single experts, gates and up projections end to end."""
+    if not isinstance(conversion, WeightConverter) or not conversion.target_patterns[0].endswith(PROJECTIONS):
+        return False
+    operations = [(type(operation), operation.dim) for operation in conversion.operations if hasattr(operation, "dim")]
+    is_all = len(operations) == len(conversion.operations)
+    return is_all and operations in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
+
+
+def _left_apart(conversion: WeightConverter) -> WeightConverter:
+    changed = copy(conversion)
+    changed.operations = [_LeaveApart()]
+    return changed
+
+
+class _LeaveApart(ConversionOps):
+    """Hands experts over as the parts that a checkpoint has them in: merged, they would be in memory twice at full precision."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+    ) -> dict[str, Any]:
+        parts = [input_dict.pop(pattern) for pattern in source_patterns]  # for each part one tensor of each expert
+        return {target_patterns[0]: [list(of_expert) for of_expert in zip(*parts, strict=True)]}
+
+
+class _QuantizeArriving(ConversionOps):
+    """Makes a matrix of each expert of a fused tensor, or of a linear layer's, and leaves an empty one to the model."""
 
     def __init__(self, config: StreamingConfig) -> None:
         self._config = config
@@ -188,14 +222,29 @@ class _QuantizeExperts(ConversionOps):
     ) -> dict[str, Tensor]:
         left: dict[str, Tensor] = {}
         for name, value in input_dict.items():
-            fused = value[0] if isinstance(value, list) else value  # (E, ., .)
-            module, projection = get_module_from_name(model, name)
-            device = self._config.device
-            weights = (weight.t() if module.is_transposed else weight for weight in fused)
-            self._config.arrived[module, projection] = [self._config.form(w.to(device), None) for w in weights]
-            left[name] = nn.Parameter(fused.new_empty(0), requires_grad=False)
+            module, own_name = get_module_from_name(model, name)
+            self._config.arrived[module, own_name] = [
+                self._config.form(weight.to(self._config.device), None) for weight in _weights_of(module, value)
+            ]
+            left[name] = nn.Parameter(torch.empty(0, dtype=model.dtype), requires_grad=False)
         release_freed_memory()  # of the layer before; kept, it would add up to the model at full precision
         return left
+
+
+def _weights_of(module: nn.Module, value: Any) -> Iterator[Tensor]:
+    """The weights (out, in) in what arrived: experts in parts, which are let go of as it goes, or fused, or a linear layer's."""
+    if isinstance(value, list) and isinstance(value[0], list):
+        value.reverse()
+        while value:
+            yield torch.cat(value.pop())
+        return
+    tensor = value[0] if isinstance(value, list) else value  # (E, ., .) or (out, in)
+    if not is_experts(module):
+        yield tensor
+        return
+    flags: Any = module
+    for weight in tensor:
+        yield weight.t() if flags.is_transposed else weight
 
 
 def register() -> None:

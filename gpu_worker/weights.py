@@ -8,7 +8,7 @@ It knows forms and files, and neither how a model is suspended nor what is serve
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from gpu_worker.matrices import (
     PackedMatrix,
     Scheme,
     can_pack,
+    place_linears,
     replace_linears,
 )
 from gpu_worker.probe import Structure
@@ -68,7 +69,9 @@ class WeightOptions:
 AS_THEY_COME = WeightOptions()
 
 
-def read_model(source: str, options: WeightOptions, device: str, *, is_quantized: bool) -> tuple[Any, Arrived]:
+def read_model(
+    source: str, options: WeightOptions, device: str, *, is_quantized: bool, linears: Set[str] = frozenset()
+) -> tuple[Any, Arrived]:
     """Reads all weights; a checkpoint that lacks some is refused rather than filled with random numbers.
 
     Args:
@@ -76,9 +79,11 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
         options: How weights are to be kept.
         device: Where they are to lie.
         is_quantized: Whether the checkpoint is quantized already; what it left at full precision is then read so.
+        linears: Names of linear layers to quantize as they are read, as experts always are.
 
     Returns:
-        The model on its device, and the matrices of experts that were quantized on the way, which the model then lacks.
+        The model on its device, and the matrices that were quantized on the way: experts', which the model then lacks, and linear
+        layers', which stand in for them.
 
     Raises:
         ModelRefused: They can't be read; the message says why.
@@ -91,7 +96,7 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
         from gpu_worker import quantization  # bitsandbytes takes seconds to import
 
         quantization.register()
-        streaming = quantization.StreamingConfig(options.quantization, device)
+        streaming = quantization.StreamingConfig(options.quantization, device, linears)
         arrived, arguments["quantization_config"] = streaming.arrived, streaming
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -111,6 +116,8 @@ def read_model(source: str, options: WeightOptions, device: str, *, is_quantized
     for parameter in model.parameters():  # one that still lies in the mapped file would keep all of the file in memory
         if type(parameter) is nn.Parameter:
             parameter.data = parameter.data.clone()
+    if arrived:
+        logger.info("quantized %d linear layers as they were read", place_linears(model, arrived))
     if options.quantization != "none":
         release_freed_memory()
     return model.to(device), arrived

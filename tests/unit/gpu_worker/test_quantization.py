@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.core_model_loading import MergeModulelist
 
 from gpu_worker import quantization
 from gpu_worker.experts import is_experts
 from gpu_worker.loader import LoadedModel, adopt_model, load_model
+from gpu_worker.matrices import MatrixLinear
 from gpu_worker.quantization import EightBitMatrix, FourBitMatrix
 from gpu_worker.weights import Quantization, WeightOptions
 from tests.families import random_model
@@ -115,16 +117,32 @@ def test_experts_quantized_while_read_are_those_quantized_in_memory(
 
 def test_no_two_layers_experts_are_in_memory_at_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
-    convert = quantization._QuantizeExperts.convert
+    convert = quantization._QuantizeArriving.convert
 
     def watched(self: Any, input_dict: dict[str, Any], *patterns: Any, model: Any = None, **others: Any) -> Any:
         experts = [module for module in model.modules() if is_experts(module)]
         held.append(sum(p.nbytes for module in experts for p in module.parameters() if p.device.type != "meta"))
         return convert(self, input_dict, *patterns, model=model, **others)
 
-    monkeypatch.setattr(quantization._QuantizeExperts, "convert", watched)
+    monkeypatch.setattr(quantization._QuantizeArriving, "convert", watched)
     load_model(saved(tmp_path, "mixtral"), options=NF4)
-    assert held == [0] * 6  # two projections of three layers
+    assert len(held) >= 6  # two projections of three layers, and linear layers
+    assert not any(held)
+
+
+def test_experts_are_not_merged_at_full_precision_and_linear_layers_do_not_wait_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("merged")
+
+    monkeypatch.setattr(MergeModulelist, "convert", refuse)
+    caplog.set_level("INFO")
+    loaded = load_model(saved(tmp_path, "mixtral"), options=NF4)
+    assert "quantized 12 linear layers as they were read" in caplog.text  # four of each layer
+    head = loaded.model.get_output_embeddings()
+    linears = [module for module in loaded.model.modules() if isinstance(module, (nn.Linear, MatrixLinear))]
+    assert all(isinstance(module.matrix, FourBitMatrix) for module in linears if module is not head)
 
 
 @pytest.mark.parametrize("scheme", ["bnb-4bit", "bnb-8bit"])
