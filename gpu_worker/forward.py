@@ -11,16 +11,14 @@ Source: arXiv 2503.09304
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache as remembered
-from inspect import isclass, signature
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from gpu_worker.cache_argument import cache_argument
 from gpu_worker.clock import HOST_CLOCK, Clock
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
@@ -69,35 +67,6 @@ def add_boundaries(layers: nn.ModuleList) -> None:
     for number, layer in enumerate(layers):
         layer.register_forward_pre_hook(before(number), with_kwargs=True)
     layers[-1].register_forward_hook(after_last)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheArgument:
-    """What a model calls its cache, in arguments and outputs, and of which class it wants it."""
-
-    name: str
-    of_class: type[Cache]
-
-
-def cache_argument(model: Any) -> CacheArgument:
-    """Reads from a causal language model how it takes its cache.
-
-    Raises:
-        PassFailed: Its forward takes none.
-    """
-    classes: tuple[Any, Any] = type(model), type(model.get_decoder())
-    return _cache_argument(*classes)
-
-
-@remembered
-def _cache_argument(model: Any, decoder: Any) -> CacheArgument:
-    names = ("cache", "past_key_values", "cache_params")  # the first since transformers 5.24
-    name = next((one for one in names if one in signature(model.forward).parameters), None)
-    if name is None:
-        raise PassFailed(f"{model.__name__} takes no cache")
-    wanted = signature(decoder.forward).parameters.get(name)
-    classes = get_args(wanted.annotation) if wanted is not None else ()
-    return CacheArgument(name, next((one for one in classes if isclass(one) and issubclass(one, Cache)), Cache))
 
 
 def current_pass() -> "ForwardPass":

@@ -11,6 +11,7 @@ A refusal says why.
 Source: arXiv 2503.09304
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -21,13 +22,17 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from gpu_worker.cache import Layout, UnifiedDynamicCache
+from gpu_worker.cache_argument import cache_argument
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
-from gpu_worker.forward import ForwardPass, cache_argument
-from gpu_worker.probe import Structure, forward_inputs, use_implementations
+from gpu_worker.forward import ForwardPass
+from gpu_worker.matrices import can_replace, holders_of_parameters
+from gpu_worker.probe import Structure, forward_inputs, probe, use_implementations
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = "qllm_at_once"
 # What a layer of these types keeps is K/V of single tokens, what transformers' cache names as a state, or a memory of its own.
@@ -73,6 +78,25 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     if not isinstance(layers, nn.ModuleList) or len(layers) != model.config.get_text_config().num_hidden_layers:
         raise ModelRefused(f"{family} has no list of decoder layers where transformers models have it")
     return layers
+
+
+def called_linears(skeleton: Any) -> frozenset[str]:
+    """Names of the linear layers that a forward calls, found without weights; none if the model does not run without.
+
+    The head is left out, and what a matrix can't stand in for. Layers that are not named are looked at once there are weights.
+    """
+    try:
+        with torch.inference_mode():
+            called = probe(skeleton.eval(), decoder_layers(skeleton)).called_linears
+    except Exception as error:  # whatever asks for the contents of a tensor
+        logger.info("linear layers are quantized after reading: %s: %s", type(error).__name__, error)
+        return frozenset()
+    holders, head = holders_of_parameters(skeleton), skeleton.get_output_embeddings()
+    return frozenset(
+        name
+        for name, module in skeleton.named_modules()
+        if module in called and module is not head and can_replace(module, holders)
+    )
 
 
 def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:

@@ -22,13 +22,14 @@ from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights
 from gpu_worker.inspection import (
     ErrorLimit,
+    called_linears,
     check_config,
     check_equal,
     decoder_layers,
     plain_logits,
     run_experts_at_once,
 )
-from gpu_worker.matrices import NONE_ARRIVED, Arrived, can_replace, holders_of_parameters
+from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
@@ -130,7 +131,7 @@ def load_model(
         model, arrived = make_random_model(config, options, device)
     else:
         is_quantized = getattr(config, "quantization_config", None) is not None
-        linears = frozenset() if options.quantization == "none" or is_quantized else _called_linears(skeleton)
+        linears = frozenset() if options.quantization == "none" or is_quantized else called_linears(skeleton)
         model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
     tokenizer = read_tokenizer(source)
@@ -199,25 +200,6 @@ def adopt_model(
         structure.own_layers,
         bool(single),
         structure.reads_rows_back,
-    )
-
-
-def _called_linears(skeleton: Any) -> frozenset[str]:
-    """Names of the linear layers that a forward calls, found without weights; none if the model does not run without.
-
-    The head is left out, and what a matrix can't stand in for. Layers that are not named are looked at once there are weights.
-    """
-    try:
-        with torch.inference_mode():
-            called = probe(skeleton.eval(), decoder_layers(skeleton)).called_linears
-    except Exception as error:  # whatever asks for the contents of a tensor
-        logger.info("linear layers are quantized after reading: %s: %s", type(error).__name__, error)
-        return frozenset()
-    holders, head = holders_of_parameters(skeleton), skeleton.get_output_embeddings()
-    return frozenset(
-        name
-        for name, module in skeleton.named_modules()
-        if module in called and module is not head and can_replace(module, holders[id(module.weight)])
     )
 
 

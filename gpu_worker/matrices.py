@@ -180,9 +180,9 @@ def place_linears(model: nn.Module, arrived: Arrived) -> int:
     return len(layers)
 
 
-def can_replace(layer: nn.Module, num_holders: int) -> TypeGuard[nn.Linear]:
-    """Whether a matrix can stand in for a layer of a model, whose weight has so many holders there."""
-    return type(layer) is nn.Linear and not _is_hooked(layer) and num_holders == 1
+def can_replace(layer: nn.Module, holders: Mapping[int, int]) -> TypeGuard[nn.Linear]:
+    """Whether a matrix can stand in for a layer of a model, whose parameters have so many holders each."""
+    return type(layer) is nn.Linear and not _is_hooked(layer) and holders[id(layer.weight)] == 1
 
 
 def holders_of_parameters(model: nn.Module) -> Counter[int]:
@@ -215,7 +215,7 @@ def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) 
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]  # would hold what is let go
     for parent in parents:
         for name, layer in list(parent.named_children()):
-            if layer in layers and can_replace(layer, holders[id(layer.weight)]):
+            if layer in layers and can_replace(layer, holders):
                 setattr(parent, name, MatrixLinear(layer, form))
                 num_replaced += 1
     return num_replaced

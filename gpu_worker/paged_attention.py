@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gpu_worker.cache import BlockTable
+from gpu_worker.block_table import BlockTable
 from gpu_worker.placement import Placement
 from gpu_worker.score_attention import attend_by_scores
 from gpu_worker.span import Span

@@ -16,10 +16,11 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import AttentionMaskInterface
 
 from gpu_worker.attention import is_stand_in, stand_in_mask
-from gpu_worker.cache import BlockTable, UnifiedDynamicCache
+from gpu_worker.block_table import BlockTable
+from gpu_worker.cache import UnifiedDynamicCache
+from gpu_worker.cache_argument import cache_argument
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import is_experts
-from gpu_worker.forward import cache_argument
 from gpu_worker.own_layer import OwnLayers
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.span import Span

@@ -8,7 +8,7 @@ It knows where rows lie, and neither the model nor attention.
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,64 +18,11 @@ from transformers.cache_utils import Cache
 
 from gpu_worker.cache import INDEXER, Layout, UnifiedDynamicCache
 from gpu_worker.errors import PassFailed
+from gpu_worker.layer_views import Layers, LayerView, PositionHistory
 from gpu_worker.own_layer import OwnLayer, OwnLayers
 from gpu_worker.placement import Placement
 from gpu_worker.span import Span
 from gpu_worker.state import LayerState
-
-
-class _Layers:
-    """What older models of transformers reach into a cache for: the state of one layer of the only sequence.
-
-    It counts no layers, so that transformers takes every sequence for new when it prepares masks, which stand for nothing here.
-    """
-
-    def __init__(self, layer_of: Callable[[int], Any]) -> None:
-        self._layer_of = layer_of
-
-    def __getitem__(self, layer: int) -> Any:
-        return self._layer_of(layer)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-class PositionHistory:
-    """Positions of the rows before those of a pass, which some models keep beside a layer's K/V and which are known here.
-
-    Args:
-        spans: The sequences of the pass, end to end.
-
-    Attributes:
-        was_read: Whether the model asked for them.
-    """
-
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self._spans = spans
-        self.was_read = False
-
-    def read(self) -> Tensor | None:
-        """They, end to end, as a model of three-part positions has them (3, 1, rows); None if there are none."""
-        self.was_read = True
-        before = torch.cat([torch.arange(span.first_position) for span in self._spans])
-        return before.expand(3, 1, -1) if len(before) else None
-
-
-class _LayerView:
-    """What a model reaches into a cache for: the state of a layer of the only sequence, or the positions of earlier rows."""
-
-    def __init__(self, history: PositionHistory, state: Callable[[], LayerState]) -> None:
-        vars(self).update(_history=history, _state=state)
-
-    def __getattr__(self, name: str) -> Any:
-        return self._history.read() if name == "indexer_position_ids" else getattr(self._state(), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "indexer_position_ids":  # what the model would keep of them is known
-            setattr(self._state(), name, value)
 
 
 class RaggedCache(Cache):
@@ -101,10 +48,10 @@ class RaggedCache(Cache):
         own_layers: OwnLayers | None = None,
     ) -> None:
         # Not super().__init__(): it would make layers that concatenate, and here nothing does.
-        self.layers: Any = _Layers(self._layer_of_model)
+        self.layers: Any = Layers(self._layer_of_model)
         self.spans = spans
         self.stands_for: type[Cache] = RaggedCache
-        self.history = PositionHistory(spans)
+        self.history = PositionHistory(spans, store.device)
         self._is_alone = False
         self._store = store
         self._latent_layers = latent_layers
@@ -231,7 +178,7 @@ class RaggedCache(Cache):
         """What a model finds where transformers' caches have their layers."""
         if self.is_own(layer):
             return self._own_layer(layer).layer
-        return _LayerView(self.history, partial(self._state, layer))
+        return LayerView(self.history, partial(self._state, layer))
 
     def _only(self, layer: int) -> Span:
         if len(self.spans) != 1:

@@ -14,13 +14,14 @@ import torch
 from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.clock import clock_of
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.decode_graphs import Recording, Recordings
 from gpu_worker.devices import to_device
 from gpu_worker.errors import CommandRefused
 from gpu_worker.forward import ForwardPass
 from gpu_worker.loader import LoadedModel, ModelFacts
 from gpu_worker.passes import Pass
 from gpu_worker.ragged import RaggedCache
+from gpu_worker.recorded_pass import Recordings
+from gpu_worker.recording import Recording
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
 from gpu_worker.span import Span

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from gpu_worker.cache import BlockTable
+from gpu_worker.block_table import BlockTable
 from gpu_worker.cursor import Cursor
 from gpu_worker.passes import Pass
 from gpu_worker.sampler import Draw, Sampling

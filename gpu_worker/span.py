@@ -5,7 +5,7 @@ Source: arXiv 2503.09304
 
 from dataclasses import dataclass
 
-from gpu_worker.cache import BlockTable
+from gpu_worker.block_table import BlockTable
 
 
 @dataclass(slots=True, eq=False)

@@ -13,12 +13,12 @@ import torch
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, Device, WorkerConfig
-from gpu_worker.decode_graphs import record_decodes
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.ranks import Ranks
+from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming

@@ -30,10 +30,10 @@ from torch import nn
 from client.bench.geometries import Geometry, write_geometry
 from gpu_worker.config import DType, Quantization, Weights
 from gpu_worker.cursor import Cursor
-from gpu_worker.decode_graphs import record_decodes
 from gpu_worker.experts import is_experts
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.matrices import MatrixLinear
+from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.sampler import Sampling
 from gpu_worker.sequences import BatchItem, WorkTiming

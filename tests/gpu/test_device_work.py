@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gpu_worker.cursor import Cursor
-from gpu_worker.decode_graphs import record_decodes
 from gpu_worker.loader import LoadedModel
+from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.segments import plan_segments
 from gpu_worker.sequences import BatchItem

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from gpu_worker import paged_attention
-from gpu_worker.cache import BlockTable
+from gpu_worker.block_table import BlockTable
 from gpu_worker.paged_attention import Pages, Scores, attend_all
 from gpu_worker.placement import Placement
 from gpu_worker.span import Span

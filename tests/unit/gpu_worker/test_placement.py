@@ -2,7 +2,7 @@
 
 import torch
 
-from gpu_worker.cache import BlockTable
+from gpu_worker.block_table import BlockTable
 from gpu_worker.placement import Placement
 from gpu_worker.span import Span
 

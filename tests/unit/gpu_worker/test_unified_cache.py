@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gpu_worker.cache import BlockTable, UnifiedDynamicCache
+from gpu_worker.block_table import BlockTable
+from gpu_worker.cache import UnifiedDynamicCache
 from gpu_worker.errors import CommandRefused
 
 

@@ -12,7 +12,8 @@ import torch
 
 from gpu_worker.cache import Layout
 from gpu_worker.cursor import Cursor
-from gpu_worker.decode_graphs import GraphRecorder, RecordedPass, Recorder, record_decodes
+from gpu_worker.recorded_pass import RecordedPass
+from gpu_worker.recording import GraphRecorder, Recorder, record_decodes
 from tests.families import generated
 from tests.worker_driver import Driver, Story, loaded, random_prompts
 
