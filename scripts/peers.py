@@ -46,13 +46,22 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def qllm(model: str, num_threads: int) -> Server:
-    """Serves with this project, over its OpenAI-compatible endpoint; 0 threads are what the worker chooses."""
+def qllm(model: str, num_threads: int, ls_tpot_ms: float) -> Server:
+    """Serves with this project, over its OpenAI-compatible endpoint.
+
+    Args:
+        model: Directory of the model.
+        num_threads: Threads of the worker; 0 is what it chooses.
+        ls_tpot_ms: Milliseconds between people's tokens up to which best-effort work rides along; 0 is off.
+    """
     ports = ["--grpc-port", "0", "--http-port", str(_PORT)]
     command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker", *ports]
     label, environment = "QLLM", {}
     if num_threads:
         label, environment = f"QLLM {num_threads} threads", {"QLLM_THREADS": str(num_threads)}
+    if ls_tpot_ms:
+        label += f" tpot {ls_tpot_ms:g}"
+        command += ["--ls-tpot-ms", f"{ls_tpot_ms:g}"]
     return Server(label, command, ["--priority-field", "service_tier"], environment)
 
 
@@ -143,6 +152,9 @@ def peers(
     vllm_cores: Annotated[
         list[str] | None, typer.Option(help='Cores that it computes on, such as "0-1". [default: its own]')
     ] = None,
+    qllm_tpot_ms: Annotated[
+        list[float] | None, typer.Option(min=0, help="--ls-tpot-ms of QLLM's scheduler; 0: off.")
+    ] = None,
     qllm_threads: Annotated[
         list[int] | None, typer.Option(min=0, help="Threads of QLLM's worker; 0: its own choice. [default: 0]")
     ] = None,
@@ -157,7 +169,7 @@ def peers(
     """Measures QLLM and its peers under the same load, and compares them."""
     output.mkdir(parents=True, exist_ok=True)
     source = str(model)
-    servers = [qllm(source, number) for number in qllm_threads or (0,)]
+    servers = [qllm(source, number, ms) for number in qllm_threads or (0,) for ms in qllm_tpot_ms or (0.0,)]
     if vllm_venv is not None:
         settings = product(vllm_budget or (2048, 256, 128), vllm_cores or (None,))
         servers += [vllm(vllm_venv, source, *setting) for setting in settings]
