@@ -123,10 +123,12 @@ def ragged_attention(
         scores = Scores(scale, window, s_aux)
         lying = Pages(*pages, cache.block_size)
         return attend_all(query[0].transpose(0, 1), lying, cache.placement, scores)[None], None
+    if s_aux is not None:
+        sinks = s_aux[None, :, None, None]  # (1, H, 1, 1)
     rules = _Rules(
         scale,
         window,
-        s_aux[:, None] if s_aux is not None else None if sinks is None else sinks[0, ..., 0],
+        None if sinks is None else sinks[0, ..., 0],
         None if indices is None else indices[0],
         None if position_bias is None else position_bias[0],
         softcap,

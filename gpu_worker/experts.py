@@ -106,7 +106,7 @@ class LayerExperts:
         # Concatenated and interleaved gates (is_concatenated) both know their own layout in _apply_gate.
         self._activate: Callable[[Tensor], Tensor] = flags._apply_gate if flags.has_gate else flags.act_fn
         self._grouped = None
-        if form is DenseMatrix and not arrived and not isinstance(flags.down_proj, DTensor):
+        if form is DenseMatrix and not isinstance(flags.down_proj, DTensor):
             self._grouped = ALL_EXPERTS_FUNCTIONS.get("grouped_mm")
         if self._grouped is None:
             for name in (up, "down_proj"):

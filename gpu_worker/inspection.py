@@ -154,7 +154,6 @@ def check_equal(
     weights_by_layer: Sequence[ExpertWeights | None],
     prompts: dict[tuple[int, ...], Tensor],
     limit: ErrorLimit,
-    layout: Layout | None = None,
 ) -> None:
     """Raises ModelRefused unless prompts get the same logits in two chunks and a step, in one row and from scattered blocks.
 
@@ -164,15 +163,13 @@ def check_equal(
         weights_by_layer: Experts of each layer.
         prompts: Logits (V,) of each prompt, by the model as it was.
         limit: Relative errors that rounding explains.
-        layout: How the cache's rows lie; None is what suits the device.
     """
     device = next(iter(prompts.values())).device
-    layout = layout or Layout.of(device)
-    takes_whole = layout is Layout.PAGES and any(
+    takes_whole = Layout.of(device) is Layout.PAGES and any(
         weights is not None and weights.runs_whole for weights in weights_by_layer
     )
     for whole in (False, True) if takes_whole else (False,):
-        logits = _paged_logits(model, structure, weights_by_layer, tuple(prompts), device, layout, whole=whole)
+        logits = _paged_logits(model, structure, weights_by_layer, tuple(prompts), device, whole=whole)
         errors = [
             float((ours - theirs.double()).norm() / theirs.double().norm())
             for ours, theirs in zip(logits, prompts.values(), strict=True)
@@ -191,12 +188,11 @@ def _paged_logits(
     weights_by_layer: Sequence[ExpertWeights | None],
     prompts: Sequence[tuple[int, ...]],
     device: torch.device,
-    layout: Layout,
     *,
     whole: bool,
 ) -> Tensor:
     """Logits (prompts, V) after each prompt, run in one row with the others, in two chunks and a step, from scattered blocks."""
-    store = UnifiedDynamicCache(16 * len(prompts), block_size=2, num_host_blocks=0, device=device, layout=layout)
+    store = UnifiedDynamicCache(16 * len(prompts), block_size=2, num_host_blocks=0, device=device)
     tables = [store.new_table(seq_id) for seq_id in range(len(prompts))]
     for number, table in enumerate(tables):
         store.extend(table, range(number, store.num_blocks, len(tables)))

@@ -171,13 +171,9 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 def place_linears(model: nn.Module, arrived: Arrived) -> int:
     """Puts matrices that have arrived where their linear layers were, and returns how many those are."""
-    layers = frozenset(module for module, _ in arrived if isinstance(module, nn.Linear))
-    parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]
-    for parent in parents:
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear) and layer in layers:
-                setattr(parent, name, MatrixLinear(layer, partial(_with_bias, arrived[layer, "weight"][0])))
-    return len(layers)
+    return _swap(
+        model, lambda layer: partial(_with_bias, arrived[layer, "weight"][0]) if (layer, "weight") in arrived else None
+    )
 
 
 def can_replace(layer: nn.Module, holders: Mapping[int, int]) -> TypeGuard[nn.Linear]:
@@ -211,11 +207,16 @@ def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) 
         How many were replaced.
     """
     holders = holders_of_parameters(model)
+    return _swap(model, lambda layer: form if layer in layers and can_replace(layer, holders) else None)
+
+
+def _swap(model: nn.Module, form_of: Callable[[nn.Linear], MatrixForm | None]) -> int:
+    """Puts matrices where linear layers are that there is a form for, one after another; returns how many those are."""
     num_replaced = 0
     parents = [module for module in model.modules() if not isinstance(module, nn.Linear)]  # would hold what is let go
     for parent in parents:
         for name, layer in list(parent.named_children()):
-            if layer in layers and can_replace(layer, holders):
+            if isinstance(layer, nn.Linear) and (form := form_of(layer)) is not None:
                 setattr(parent, name, MatrixLinear(layer, form))
                 num_replaced += 1
     return num_replaced

@@ -46,15 +46,13 @@ class OwnLayers:
     """
 
     def __init__(self, config: Any) -> None:
-        self._config = config
-        self.numbers = frozenset(number for number, layer in enumerate(self._made()) if _is_own(layer))
+        layers = DynamicCache(config=config).layers
+        self._empty = {number: OwnLayer(layer) for number, layer in enumerate(layers) if _is_own(layer)}
+        self.numbers = frozenset(self._empty)
 
     def new(self, number: int) -> OwnLayer:
         """The memory of a layer of a sequence that begins."""
-        return OwnLayer(self._made()[number])
-
-    def _made(self) -> Any:
-        return DynamicCache(config=self._config).layers
+        return self._empty[number].to(torch.device("cpu"))  # it has no rows yet, and goes where its first ones are
 
 
 def _is_own(layer: Any) -> bool:

@@ -20,6 +20,14 @@ from gpu_worker.devices import to_device
 from gpu_worker.span import Span
 
 
+def rows_seen(lengths: Tensor, longest: int, window: int | None) -> Tensor:
+    """Which of so many rows the last token sees of sequences of these lengths (S,): (S, longest), True where it does."""
+    positions = torch.arange(longest, device=lengths.device)[None]  # (1, longest)
+    ends = lengths[:, None]  # (S, 1)
+    seen = positions < ends
+    return seen if window is None else seen & (positions >= ends - window)
+
+
 class Placement:
     """Indices of a pass's rows.
 
@@ -129,10 +137,7 @@ class Placement:
 
     def single_mask(self, window: int | None) -> Tensor:
         """Which of `single_slots` each of them sees: (S, longest), True where it does."""
-        positions = torch.arange(self.single_slots.shape[1], device=self._device)[None]  # (1, longest)
-        ends = self._single_lengths[:, None]  # (S, 1)
-        seen = positions < ends
-        return seen if window is None else seen & (positions >= ends - window)
+        return rows_seen(self._single_lengths, self.single_slots.shape[1], window)
 
     @cached_property
     def _single_lengths(self) -> Tensor:

@@ -29,13 +29,10 @@ class RecordedPass:
 
     Attributes:
         cursor: Where it stands.
-        queues: None: it waits for no experts.
         logits: The head's output (spans, V) once the iteration is over.
         layers_done: The mark when the last layer was done.
         is_closed: Whether it was ended before it was over.
     """
-
-    queues: ExpertQueues | None = None
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ Source: arXiv 2503.09304
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 import torch
 
@@ -145,7 +146,9 @@ class Runner:
             stream.batch_id = batch_id if stream.finish_reason is None else None
             span = Span(stream.table, start, item.num_tokens, item.first_position)
             members.append(Member(stream, span, item.samples))
-            tokens += item.token_ids or [token for token in (stream.last_token,) if token is not None]
+            tokens += item.token_ids
+            if not item.token_ids and stream.last_token is not None:
+                tokens.append(stream.last_token)
             start += item.num_tokens
         self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
         batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
@@ -179,9 +182,8 @@ class Runner:
             stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
         """
         batches = self._check_advance(batch_ids, until)
-        whole_up_to = 0
-        if self.cache.layout is Layout.PAGES:
-            whole_up_to = _FEW_TOKENS if stops_inside else self._loaded.facts.max_model_len * len(batches)
+        takes_whole = self.cache.layout is Layout.PAGES
+        whole_up_to = 0 if not takes_whole else _FEW_TOKENS if stops_inside else inf
         step = Step(batches, until, self._loaded.expert_weights, goes_on, self._clock, whole_up_to)
         reached = step.run()
         for batch in step.finished:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.devices import to_device
+from gpu_worker.placement import rows_seen
 from gpu_worker.span import Span
 
 
@@ -97,10 +98,7 @@ class StaticPlacement:
 
     def single_mask(self, window: int | None) -> Tensor:
         """Which of `single_slots` each row sees: (num_rows, max_length), True where it does."""
-        positions = torch.arange(self.max_length, device=self._device)[None]  # (1, max_length)
-        ends = self.lengths[:, None]  # (num_rows, 1)
-        seen = positions < ends
-        return seen if window is None else seen & (positions >= ends - window)
+        return rows_seen(self.lengths, self.max_length, window)
 
     @property
     def nbytes(self) -> int:

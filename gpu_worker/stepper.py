@@ -33,7 +33,7 @@ class Step:
         weights_by_layer: Experts of each layer, None for a layer without a mixture.
         goes_on: Asked with the cursor before each unit; False cuts the advance short there.
         clock: Times the units.
-        whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it is to stop inside; 0 for never.
+        whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it is to stop inside; 0 is never.
 
     Attributes:
         timing: What was run; its times are there once it is over.
@@ -49,7 +49,7 @@ class Step:
         weights_by_layer: Sequence[ExpertWeights | None],
         goes_on: Callable[[Cursor], bool],
         clock: Clock,
-        whole_up_to: int,
+        whole_up_to: float,
     ) -> None:
         self._batches = list(batches)
         self._until = until
@@ -91,15 +91,16 @@ class Step:
         if cursor.stage is Stage.EXPERTS:
             self._run_expert(standing, cursor)
             return
-        weights = self._weights_by_layer[cursor.layer]
         for batch in standing:
-            takes_whole = weights is not None and len(standing) == 1 and self._takes_whole(weights, batch, cursor.layer)
-            self._run_attention(batch, self._whole(weights) if weights is not None and takes_whole else None)
+            self._run_attention(batch, self._whole_layer(batch, cursor.layer) if len(standing) == 1 else None)
 
-    def _takes_whole(self, weights: ExpertWeights, batch: Batch, layer: int) -> bool:
-        """Whether a batch that stands alone before a layer takes all of it as one unit."""
+    def _whole_layer(self, batch: Batch, layer: int) -> RunExperts | None:
+        """What runs the experts where a batch that stands alone before a layer takes all of it as one unit; else None."""
+        weights = self._weights_by_layer[layer]
+        if weights is None or not weights.runs_whole or self._until.layer <= layer:
+            return None
         num_tokens = sum(member.span.num_tokens for member in batch.live_members)
-        return weights.runs_whole and self._until.layer > layer and num_tokens <= self._whole_up_to
+        return self._whole(weights) if num_tokens <= self._whole_up_to else None
 
     def _whole(self, weights: ExpertWeights) -> RunExperts:
         """What runs the experts of a layer within its attention stage, timed by itself."""

@@ -186,8 +186,7 @@ def take_weights(
     if options.quantization != "none":
         release_freed_memory()
     of_experts = [matrix for layer in experts if layer is not None for matrix in layer.matrices]
-    of_linears = [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
-    packed = [matrix for matrix in (*of_experts, *of_linears) if isinstance(matrix, PackedMatrix)]
+    packed = [matrix for matrix in (*of_experts, *_matrices_of_linears(model)) if isinstance(matrix, PackedMatrix)]
     if counts := fit_row_counts(packed):
         logger.info("products of 0, 1, 2, ... rows run with %s", counts)
     _report_bits(model, experts)
@@ -206,7 +205,7 @@ def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> N
     """Logs the bits that a weight takes, scales included, counted from what is in memory."""
     mixtures = [layer for layer in experts if layer is not None]
     expert_bytes, num_expert_weights = sum(m.nbytes for m in mixtures), sum(m.num_weights for m in mixtures)
-    matrices = [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
+    matrices = _matrices_of_linears(model)
     parameters = [p for module in model.modules() if not is_experts(module) for p in module.parameters(recurse=False)]
     other_bytes = sum(m.nbytes for m in matrices) + sum(p.nbytes for p in parameters)
     num_other_weights = sum(m.num_weights for m in matrices) + sum(_num_weights(p) for p in parameters)
@@ -217,6 +216,11 @@ def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> N
         8 * all_bytes / max(1, num_weights),
         8 * expert_bytes / max(1, num_expert_weights),
     )
+
+
+def _matrices_of_linears(model: nn.Module) -> list[Matrix]:
+    """The matrices that stand in for linear layers."""
+    return [module.matrix for module in model.modules() if isinstance(module, MatrixLinear)]
 
 
 def _num_weights(parameter: nn.Parameter) -> int:

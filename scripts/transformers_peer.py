@@ -9,7 +9,7 @@ have it, and the load beside it; what comes out is tabled as `bench paper` does,
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +24,10 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from client.bench.errors import RequestFailed
 from client.bench.geometries import Geometry, write_geometry
 from client.bench.interrupts import Interrupts, run_interruptibly
-from client.bench.paper import PaperOptions
+from client.bench.paper import PaperOptions, run_rates
 from client.bench.paper_results import MeasuredResult, iteration_ms_of, own_grids
 from client.bench.progress import ProgressBar
-from client.bench.run import Run, run_plan
+from client.bench.run import Run
 from client.bench.simulate_tables import result_grids
 from client.bench.sweep import Axis, PointResult, parse_values
 from client.bench.target import Ask, Chunk, Ending, Stream, TargetFacts
@@ -116,43 +116,25 @@ def transformers_peer(
         drain=drain,
         seed=seed,
     )
+    values = parse_values(rates, "--rates")
     loaded = _load(geometry, model, device)
 
     async def command(interrupts: Interrupts) -> list[Run]:
+        target = ContinuousBatchingTarget(loaded, str(geometry or model))
         with ProgressBar(Console(stderr=True)) as bar:
-            return await _run_rates(loaded, str(geometry or model), options, bar, interrupts)
+            return await run_rates(target, options, values, "transformers", bar, interrupts)
 
     runs, exit_code = run_interruptibly(command)
-    _report(runs, options, json_file)
+    _report(runs, values, options.slo_s, json_file)
     raise typer.Exit(exit_code)
 
 
-async def _run_rates(
-    model: Any, name: str, options: PaperOptions, bar: ProgressBar, interrupts: Interrupts
-) -> list[Run]:
-    """What came of each rate, as far as it got."""
-    target = ContinuousBatchingTarget(model, name)
-    runs: list[Run] = []
-    try:
-        for rate in parse_values(options.rates, "--rates"):
-            bar.entitle(f"transformers at {rate:g}/s")
-            plan = options.plan(rate, 0 if runs else options.idle_requests)
-            run = await run_plan(target, plan, bar, interrupts.stop)
-            if run is None:
-                break
-            runs.append(run)
-    finally:
-        await target.close()
-    return runs
-
-
 def _load(geometry: Geometry | None, model: str | None, device: str) -> Any:
-    if (geometry is None) == (model is None):
-        raise typer.BadParameter("name one of both", param_hint="--geometry or --model")
-    if model is not None:
+    if model is not None and geometry is None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", use_safetensors=True)
         return loaded.to(device).eval()
-    assert geometry is not None
+    if geometry is None or model is not None:
+        raise typer.BadParameter("name one of both", param_hint="--geometry or --model")
     with TemporaryDirectory() as directory:
         write_geometry(geometry, Path(directory))
         config = AutoConfig.from_pretrained(directory)
@@ -160,17 +142,16 @@ def _load(geometry: Geometry | None, model: str | None, device: str) -> Any:
     return made.eval()
 
 
-def _report(runs: list[Run], options: PaperOptions, json_file: Path | None) -> None:
+def _report(runs: list[Run], rates: Sequence[float], slo_s: float, json_file: Path | None) -> None:
     if not runs:
         return
     iteration_ms = iteration_ms_of(runs[0].measurement)
-    values = parse_values(options.rates, "--rates")
     sweep = [
-        PointResult(rate, {LABEL: MeasuredResult.of(run.measurement, options.slo_s, iteration_ms)})
-        for rate, run in zip(values, runs, strict=False)
+        PointResult(rate, {LABEL: MeasuredResult.of(run.measurement, slo_s, iteration_ms)})
+        for rate, run in zip(rates, runs, strict=False)
     ]
     console = Console()
-    grids = (*result_grids(Axis.RATE, sweep, options.slo_s, "MEASURED"), *own_grids(sweep)[1:])
+    grids = (*result_grids(Axis.RATE, sweep, slo_s, "MEASURED"), *own_grids(sweep)[1:])
     for title, header, ((_, *cells),) in ((grid.title, grid.header, grid.rows) for grid in grids):
         if LABEL not in title:  # those compare it with itself
             console.print(title, markup=False)

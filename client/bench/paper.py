@@ -35,6 +35,7 @@ from client.bench.service import ServiceOptions, running_service
 from client.bench.simulate_tables import result_grids
 from client.bench.simulated_traffic import Mix
 from client.bench.sweep import Axis, PointResult, parse_values
+from client.bench.target import Target
 from client.bench.trace import Trace, TraceRow
 from client.bench.workload import BE, LS, Replay, Workload
 from client.messages import RequestClass
@@ -173,22 +174,30 @@ class _Experiment:
         bar.entitle(str(set_up))
         bar.begin("starting the service")
         options = ServiceOptions(self.model, (*SCHEDULER_OPTIONS[set_up], *self.service.scheduler), self.service.worker)
-        runs: list[Run] = []
         address = await unless(interrupts.stop, stack.enter_async_context(running_service(options)))
         if address is None:
-            return runs
-        for rate in self.rates:
-            bar.entitle(f"{set_up} at {rate:g}/s")
-            target = GrpcTarget(address, ignore_eos=True)
-            try:
-                plan = self.options.plan(rate, 0 if runs else self.options.idle_requests)
-                run = await run_plan(target, plan, bar, interrupts.stop)
-            finally:
-                await target.close()
+            return []
+        return await run_rates(
+            GrpcTarget(address, ignore_eos=True), self.options, self.rates, str(set_up), bar, interrupts
+        )
+
+
+async def run_rates(
+    target: Target, options: PaperOptions, rates: Sequence[float], label: str, bar: ProgressBar, interrupts: Interrupts
+) -> list[Run]:
+    """Runs the experiment at each rate on a server, idle requests first; returns what came of each, as far as it got."""
+    runs: list[Run] = []
+    try:
+        for rate in rates:
+            bar.entitle(f"{label} at {rate:g}/s")
+            plan = options.plan(rate, 0 if runs else options.idle_requests)
+            run = await run_plan(target, plan, bar, interrupts.stop)
             if run is None:
                 break
             runs.append(run)
-        return runs
+    finally:
+        await target.close()
+    return runs
 
 
 def _workload(traffic: Mix, max_prompt_tokens: int) -> Workload:

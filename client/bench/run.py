@@ -130,8 +130,7 @@ async def _measure(
 ) -> Callable[[], Measurement] | None:
     """Waits for the window and the drain to pass.
 
-    The window's ends count from the load's start, so that it holds the same requests
-    whatever the server does.
+    The window's ends count from the load's start, so that it holds the same requests whatever the server does.
 
     Returns:
         What makes the measurement, once the load has been stopped; None if it was stopped before the window.

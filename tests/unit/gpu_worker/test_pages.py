@@ -17,11 +17,6 @@ PROMPTS = random_prompts((5, 23, 11, 7))
 NUM_TOKENS = 6
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def paged(family: str, device: str, seed: int | None = None) -> Driver:
     model = loaded(family, device=device, form="dense")
     return Driver(model, rng=None if seed is None else Random(seed), layout=Layout.PAGES)

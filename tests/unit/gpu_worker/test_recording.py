@@ -20,7 +20,6 @@ from tests.worker_driver import Driver, Story, loaded, random_prompts
 PROMPTS = random_prompts((5, 23, 11, 7))
 NUM_TOKENS = 8
 MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss", "glm4_moe")
-CPU_AND_GPU = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 class RunsAgain:
@@ -29,11 +28,6 @@ class RunsAgain:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         work()
         return work
-
-
-@pytest.fixture(params=CPU_AND_GPU)
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
