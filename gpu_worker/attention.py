@@ -8,19 +8,18 @@ Source: arXiv 2503.09304
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache as remembered
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from gpu_worker.cpu_attention import attend_in_tiles, attend_one_by_one, one_pays, tiles_pay
+from gpu_worker.attention_choice import products_pay
+from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
 from gpu_worker.forward import current_pass
-from gpu_worker.matrices import can_pack
 from gpu_worker.paged_attention import Pages, Scores, attend_all
 from gpu_worker.ragged import RaggedCache
 from gpu_worker.score_attention import attend_by_scores
@@ -143,11 +142,12 @@ def _attend_each(
 ) -> None:
     """Attends with query (H, T, width) sequence by sequence, single queries over long histories together, into output."""
     singles: list[tuple[Span, int]] = []
+    shape = (num_kv_heads, output.shape[-1])
     for span in cache.spans:
         if span.dropped:
             continue
         start = _first_visible(span, rules.window)
-        if span.num_tokens == 1 and rules.are_plain and one_pays(span.length - start) and _multiplies(query):
+        if span.num_tokens == 1 and rules.are_plain and products_pay(query, 1, span.length - start, *shape):
             singles.append((span, start))
             continue
         q = query[:, span.start : span.stop]  # (H, n, width)
@@ -190,14 +190,6 @@ def _reader(cache: RaggedCache, layer: int, key: Tensor, value: Tensor) -> _Read
     return read
 
 
-def _multiplies(query: Tensor) -> bool:
-    """Whether there are oneDNN's products for its type; what packed weights need is what `cpu_attention` needs."""
-    return _can_pack(query.dtype, query.device)
-
-
-_can_pack = remembered(can_pack)
-
-
 def _first_visible(span: Span, window: int | None) -> int:
     """First row of the sequence that any token of the span sees."""
     return 0 if window is None else max(0, span.first_position - window + 1)
@@ -237,18 +229,16 @@ class _Rules:
 
 def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: _Rules) -> Tensor:
     """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
-    (H, num_queries, width), (H_kv, num_rows, _) = q.shape, k.shape
+    num_queries, num_rows = q.shape[1], k.shape[1]
     window = None if rules.window is None or num_rows <= rules.window else rules.window
     chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
     is_scored = rules.bias is not None or rules.softcap is not None
     plain = rules.sinks is None and chosen is None and not is_scored
-    if plain and tiles_pay(num_queries, num_rows, H // H_kv, width) and _multiplies(q):
+    if plain and num_queries == 1:
+        return attend_fused(q, k, v, rules.scale)
+    if plain and products_pay(q, num_queries, num_rows, len(k), v.shape[-1]):
         hidden = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
         return attend_in_tiles(q, k, v, rules.scale, hidden)
-    if plain and num_queries == 1:
-        # The heads that share a K/V head become its queries: no copy of K and V, one product each.
-        packed = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=rules.scale)
-        return packed.reshape(H, 1, -1)
     # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.
     causal = 1 < num_queries == num_rows and window is None and chosen is None
     mask = None
@@ -264,10 +254,7 @@ def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v:
         )
     if rules.sinks is not None:
         return _attend_with_sinks(q, k, v, rules.sinks, mask, causal, rules.scale)
-    out = scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=rules.scale, enable_gqa=H_kv != H
-    )
-    return out[0]
+    return attend_fused(q, k, v, rules.scale, mask, causal=causal)
 
 
 def _mask_of_chosen(mask: Tensor, chosen: Tensor) -> Tensor:

@@ -1,31 +1,46 @@
-"""The arithmetic of one sequence's attention where torch's fused kernel is not the fastest on a CPU: many queries, or one.
+"""The arithmetic of one sequence's attention: by torch's fused kernel, or on a CPU by oneDNN's products, many queries or one.
 
     rows of K     |0 . . . . . . . past|. . . n|        a tile of queries sees all rows before it and the triangle of its own
     queries  tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|◣          |
              tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|▓▓▓▓◣      |    what is right of the triangle is not computed
 
-The fused kernel multiplies in small pieces, without oneDNN, whose products take half the time. Scores and their softmax are in
-float32 whatever the type, as in the fused kernel. It knows no cache, no batch and no model.
+Scores and their softmax are in float32 whatever the type, as in the fused kernel. Which of them is the fastest differs from CPU
+to CPU: see `attention_choice`. It knows no cache, no batch and no model.
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 _TILE = 128
-_LEAST_TILED_WORK = 1 << 21
-_LEAST_ROWS = 128
 
 
-def one_pays(num_rows: int) -> bool:
-    """Whether so many rows make up for starting the operations of `attend_one_by_one`."""
-    return num_rows >= _LEAST_ROWS
+def attend_fused(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Attends by torch's fused kernel.
 
+    Args:
+        q: (H, n, width).
+        k: (H_kv, rows, width).
+        v: (H_kv, rows, width of V).
+        scale: Factor on the scores.
+        mask: (n, rows), added to the scores; None for none.
+        causal: Whether n is rows, and each query sees those up to its own.
 
-def tiles_pay(num_queries: int, num_rows: int, heads_per_group: int, width: int) -> bool:
-    """Whether so many multiplications for one K/V head make up for starting the products of `attend_in_tiles`."""
-    return num_queries > 1 and heads_per_group * num_queries * num_rows * width >= _LEAST_TILED_WORK
+    Returns:
+        (H, n, width of V).
+    """
+    (H, n, _), H_kv = q.shape, len(k)
+    if n == 1 and mask is None:
+        # The heads that share a K/V head become its queries: no copy of K and V, one product each.
+        grouped = scaled_dot_product_attention(q.view(1, H_kv, H // H_kv, -1), k[None], v[None], scale=scale)
+        return grouped.reshape(H, 1, -1)
+    return scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=H_kv != H
+    )[0]
 
 
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
-"""Attention in tiles, and with single queries, is what torch's own attention computes, in every shape that models have."""
+"""Attention in tiles, and with single queries, is what torch's own attention computes, and the faster of the two is chosen."""
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gpu_worker import cpu_attention
-from gpu_worker.cpu_attention import attend_in_tiles, attend_one_by_one, one_pays, tiles_pay
+from gpu_worker import attention_choice, cpu_attention
+from gpu_worker.attention_choice import products_pay
+from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
 from gpu_worker.loader import adopt_model
 from tests.families import generated, random_model
 from tests.worker_driver import Driver, loaded, random_prompts
@@ -69,19 +71,54 @@ def test_single_queries_see_all_rows_of_their_own_sequences(heads: tuple[int, in
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=TOLERANCE[dtype])
 
 
-def test_small_shapes_are_left_to_the_fused_kernel() -> None:
-    assert not one_pays(20)
-    assert one_pays(1000)
-    assert not tiles_pay(80, 80, 2, 64)
-    assert tiles_pay(256, 256, 2, 64)
-    assert not tiles_pay(1, 100_000, 8, 128)  # one query is no tile
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_one_query_of_the_fused_kernel_sees_all_rows(dtype: torch.dtype) -> None:
+    q, k, v = _sequence(1, 300, (8, 4), (16, 16), dtype)
+    expected = _plain(q, k, v, torch.ones(1, 300, dtype=torch.bool))
+    attended = attend_fused(q, k, v, SCALE)
+    torch.testing.assert_close(attended.double(), expected, rtol=0, atol=TOLERANCE[dtype])
 
 
 @pytest.fixture
-def for_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has every shape go the way of the large ones, which tiny models never reach."""
-    monkeypatch.setattr(cpu_attention, "_LEAST_ROWS", 1)
-    monkeypatch.setattr(cpu_attention, "_LEAST_TILED_WORK", 1)
+def measured(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has products take so many times as long as the fused kernel, as if that were what was measured."""
+    times_s = {"by_products": request.param, "by_fused_kernel": 1.0}
+    monkeypatch.setattr(attention_choice, "_time_s", lambda way: times_s[way.__name__])
+    attention_choice._products_win.cache_clear()
+    yield
+    attention_choice._products_win.cache_clear()
+
+
+@pytest.mark.parametrize(("measured", "win"), [(0.7, True), (0.97, False), (1.4, False)], indirect=["measured"])
+@pytest.mark.usefixtures("measured")
+def test_products_are_chosen_where_they_are_clearly_faster(win: bool) -> None:
+    query = torch.ones(8, 300, 64)
+    assert products_pay(query, 1, 1000, 4, 64) is win
+    assert products_pay(query, 256, 256, 4, 64) is win
+
+
+@pytest.mark.parametrize("measured", [0.7], indirect=True)
+@pytest.mark.usefixtures("measured")
+def test_small_shapes_are_left_to_the_fused_kernel() -> None:
+    query = torch.ones(8, 300, 64)
+    assert not products_pay(query, 1, 20, 4, 64)
+    assert not products_pay(query, 80, 80, 4, 64)
+
+
+def test_either_way_is_measured_with_the_real_operations() -> None:
+    attention_choice._products_win.cache_clear()
+    query = torch.ones(8, 300, 64)
+    assert products_pay(query, 1, 1000, 4, 64) in (True, False)
+    assert products_pay(query, 256, 256, 4, 64) in (True, False)
+    assert attention_choice._products_win.cache_info().misses == 2
+
+
+@pytest.fixture(params=[True, False], ids=["products", "fused"])
+def for_all_shapes(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Has every shape go the way of the large ones, which tiny models never reach, by either arithmetic."""
+    monkeypatch.setattr(attention_choice, "_LEAST_ROWS", 1)
+    monkeypatch.setattr(attention_choice, "_LEAST_TILED_WORK", 1)
+    monkeypatch.setattr(attention_choice, "_products_win", lambda *_: request.param)
     monkeypatch.setattr(cpu_attention, "_TILE", 4)
 
 

@@ -1,0 +1,86 @@
+"""Finds out which arithmetic of attention this CPU runs fastest: torch's fused kernel, or the products of `cpu_attention`.
+
+    float32, 8 heads over 4, 64 wide            AMD EPYC                Intel Xeon, one thread (two)
+    256 queries over 512 rows                   products                fused 2.9 ms, products 4.4 (2.6, 4.1)
+    one query over 1,000 rows, 8 sequences      products                fused 1.7 ms, products 2.4 (0.9, 1.4)
+
+The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Either is
+measured once for each shape and number of threads, before the first iteration that could use it: warming up has those.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
+from gpu_worker.devices import is_host
+from gpu_worker.matrices import can_pack
+
+_LEAST_TILED_WORK = 1 << 21  # multiplications for one K/V head that make up for starting the products of a tile
+_LEAST_ROWS = 128  # rows that make up for starting those of a single query
+_MANY_QUERIES = 256
+_NUM_ROWS = 512
+_NUM_SEQUENCES = 8  # that single queries go through: one sequence would stay in a cache
+_NUM_ROUNDS = 4
+_WORTH = 0.9  # products must be so much faster: torch's own kernel is the first choice
+
+_can_multiply = cache(can_pack)
+
+
+def products_pay(query: Tensor, num_queries: int, num_rows: int, num_kv_heads: int, value_width: int) -> bool:
+    """Whether `attend_in_tiles`, or for one query `attend_one_by_one`, is the faster way for one sequence.
+
+    Args:
+        query: Queries of all sequences (H, T, width).
+        num_queries: Those of the sequence.
+        num_rows: Rows that they see.
+        num_kv_heads: Heads of K and V.
+        value_width: Width of V.
+    """
+    H, _, width = query.shape
+    if num_queries == 1:
+        is_large = num_rows >= _LEAST_ROWS
+    else:
+        is_large = H // num_kv_heads * num_queries * num_rows * width >= _LEAST_TILED_WORK
+    if not (is_large and is_host(query.device) and _can_multiply(query.dtype, query.device)):
+        return False
+    widths = (width, value_width)
+    return _products_win(num_queries == 1, (H, num_kv_heads), widths, query.dtype, torch.get_num_threads())
+
+
+@cache
+def _products_win(
+    is_single: bool, heads: tuple[int, int], widths: tuple[int, int], dtype: torch.dtype, _num_threads: int
+) -> bool:
+    """Measures both ways in turns with rows like these; the answer holds for the number of threads that is set."""
+    (H, H_kv), n = heads, 1 if is_single else _MANY_QUERIES
+    q = torch.ones(H, n, widths[0], dtype=dtype)
+    mask = torch.zeros(n, _NUM_ROWS, dtype=dtype)
+    shapes = [(H_kv, _NUM_ROWS, width) for width in widths]
+    sequences = [
+        (torch.ones(shapes[0], dtype=dtype), torch.ones(shapes[1], dtype=dtype)) for _ in range(_NUM_SEQUENCES)
+    ]
+
+    def by_products() -> None:
+        if is_single:
+            attend_one_by_one(q.transpose(0, 1).expand(_NUM_SEQUENCES, H, -1), sequences, H_kv, 1.0)
+        else:
+            attend_in_tiles(q, *sequences[0], scale=1.0, mask=None)
+
+    def by_fused_kernel() -> None:
+        for k, v in sequences if is_single else sequences[:1]:
+            attend_fused(q, k, v, 1.0, None if is_single else mask)
+
+    products_s, fused_s = float("inf"), float("inf")
+    for _ in range(_NUM_ROUNDS):
+        products_s, fused_s = min(products_s, _time_s(by_products)), min(fused_s, _time_s(by_fused_kernel))
+    return products_s < _WORTH * fused_s
+
+
+def _time_s(way: Callable[[], None]) -> float:
+    began_s = time.perf_counter()
+    way()
+    return time.perf_counter() - began_s
