@@ -78,7 +78,7 @@ def serve(
     ] = 5.0,
     command_window_ms: Annotated[
         float,
-        typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on best-effort work sent while nobody waits."),
+        typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on all other work sent and not done."),
     ] = 50.0,
     be_min_share: Annotated[
         float, typer.Option(envvar="QLLM_BE_MIN_SHARE", help="Least share of worker time for waiting best-effort work.")

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,13 @@ _PORT = 8207
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.5
+
+
+class PeerDType(StrEnum):
+    """Types that every server can compute in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +54,12 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def qllm(model: str, num_threads: int, ls_tpot_ms: float) -> Server:
+def qllm(model: str, dtype: str, num_threads: int, ls_tpot_ms: float) -> Server:
     """Serves with this project, over its OpenAI-compatible endpoint.
 
     Args:
         model: Directory of the model.
+        dtype: Type to compute in.
         num_threads: Threads of the worker; 0 is what it chooses.
         ls_tpot_ms: Milliseconds between people's tokens up to which best-effort work rides along; 0 is off.
     """
@@ -62,20 +71,22 @@ def qllm(model: str, num_threads: int, ls_tpot_ms: float) -> Server:
     if ls_tpot_ms:
         label += f" tpot {ls_tpot_ms:g}"
         command += ["--ls-tpot-ms", f"{ls_tpot_ms:g}"]
+    command += ["--", "--dtype", dtype]
     return Server(label, command, ["--priority-field", "service_tier"], environment)
 
 
-def vllm(venv: Path, model: str, token_budget: int, cores: str | None) -> Server:
+def vllm(venv: Path, model: str, dtype: str, token_budget: int, cores: str | None) -> Server:
     """Serves with vLLM on CPU and its priority scheduler.
 
     Args:
         venv: Where vLLM is installed.
         model: Directory of the model.
+        dtype: Type to compute in.
         token_budget: Most tokens of an iteration; its default is 2048.
         cores: Cores that compute, such as "0-1"; None is its default, which leaves one to the rest of it.
     """
     command = [str(venv / "bin/vllm"), "serve", model, "--host", "127.0.0.1", "--port", str(_PORT)]
-    command += ["--scheduling-policy", "priority", "--dtype", "float32", "--max-model-len", "4096"]
+    command += ["--scheduling-policy", "priority", "--dtype", dtype, "--max-model-len", "4096"]
     command += ["--max-num-batched-tokens", str(token_budget)]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -90,10 +101,10 @@ def vllm(venv: Path, model: str, token_budget: int, cores: str | None) -> Server
     return Server(label, command, ["--priority-field", "priority"], environment)
 
 
-def transformers(venv: Path, model: str) -> Server:
+def transformers(venv: Path, model: str, dtype: str) -> Server:
     """Serves with transformers' continuous batching, which knows no priority and takes text only."""
     command = [str(venv / "bin/transformers"), "serve", model, "--continuous-batching", "--device", "cpu"]
-    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(_PORT)]
+    command += ["--dtype", dtype, "--host", "127.0.0.1", "--port", str(_PORT)]
     bench = ["--priority-field", "none", "--no-ignore-eos", "--model", model]
     return Server("transformers serve", command, bench, {"HF_HUB_OFFLINE": "1"})
 
@@ -161,6 +172,7 @@ def peers(
     transformers_venv: Annotated[
         Path | None, typer.Option("--transformers", exists=True, help="Virtual environment of transformers[serving].")
     ] = None,
+    dtype: Annotated[PeerDType, typer.Option(help="Type that all compute in.")] = PeerDType.FLOAT32,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 1,
     bench_argument: Annotated[
         list[str] | None, typer.Argument(help="Options of `qllm-client bench`, after --.")
@@ -169,12 +181,12 @@ def peers(
     """Measures QLLM and its peers under the same load, and compares them."""
     output.mkdir(parents=True, exist_ok=True)
     source = str(model)
-    servers = [qllm(source, number, ms) for number in qllm_threads or (0,) for ms in qllm_tpot_ms or (0.0,)]
+    servers = [qllm(source, dtype, number, ms) for number in qllm_threads or (0,) for ms in qllm_tpot_ms or (0.0,)]
     if vllm_venv is not None:
         settings = product(vllm_budget or (2048, 256, 128), vllm_cores or (None,))
-        servers += [vllm(vllm_venv, source, *setting) for setting in settings]
+        servers += [vllm(vllm_venv, source, dtype, *setting) for setting in settings]
     if transformers_venv is not None:
-        servers.append(transformers(transformers_venv, source))
+        servers.append(transformers(transformers_venv, source, dtype))
     results: list[Path] = []
     for number in range(rounds):
         for server in servers:

@@ -89,7 +89,8 @@ class Limits:
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
         ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
         preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
-        command_window_s: Bound on it while there is none: an arrival has it cut short at the next boundary.
+        command_window_s: Bound on all other work sent and not done: an arrival has best-effort work cut short at the next boundary,
+            and latency-sensitive work nobody stops.
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
@@ -135,6 +136,6 @@ class Policy(ABC):
 
     def window_s(self, view: View, batch: Batch) -> float:
         """Returns how many seconds of the batch's work may be sent and not done."""
-        if batch.request_class is RequestClass.LATENCY_SENSITIVE:
-            return 4 * view.limits.preemption_quantum_s
-        return view.limits.preemption_quantum_s if view.has_latency_sensitive else view.limits.command_window_s
+        limits = view.limits
+        may_be_in_the_way = batch.request_class is RequestClass.BEST_EFFORT and view.has_latency_sensitive
+        return limits.preemption_quantum_s if may_be_in_the_way else limits.command_window_s

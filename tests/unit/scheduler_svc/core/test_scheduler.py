@@ -1,6 +1,6 @@
 import pytest
 
-from scheduler_svc.core.commands import StartBatch
+from scheduler_svc.core.commands import Advance, StartBatch
 from scheduler_svc.core.cursor import Stage
 from scheduler_svc.core.policies import Limits
 from tests.simulation import BE, LS, Simulation
@@ -67,6 +67,14 @@ def test_the_next_iteration_is_begun_before_the_last_is_answered_so_that_the_wor
     sequels = [c for c in sim.commands if isinstance(c, StartBatch) and any(not item.token_ids for item in c.items)]
     assert len(sequels) == 11
     assert sim.scheduler.counters.control_idle_ns == 0
+
+
+def test_a_latency_sensitive_iteration_within_the_window_is_one_command() -> None:
+    sim = Simulation(limits=Limits(command_window_s=0.2))
+    sim.submit(LS, 40, 6)
+    sim.run()
+    assert sim.scheduler.counters.num_iterations == 6
+    assert sum(isinstance(command, Advance) for command in sim.commands) == 6
 
 
 def test_a_newcomer_takes_part_in_the_iteration_after_the_one_that_runs() -> None:
