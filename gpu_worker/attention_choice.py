@@ -4,8 +4,8 @@
     256 queries over 512 rows                   products                fused 2.9 ms, products 4.4 (2.6, 4.1)
     one query over 1,000 rows, 8 sequences      products                fused 1.7 ms, products 2.4 (0.9, 1.4)
 
-The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Either is
-measured once for each shape and number of threads, before the first iteration that could use it: warming up has those.
+The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Both are
+measured once for each shape and number of threads, when an iteration first could use either: that is while warming up.
 """
 
 import time

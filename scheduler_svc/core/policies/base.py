@@ -89,8 +89,8 @@ class Limits:
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
         ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
         preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
-        command_window_s: Bound on all other work sent and not done: an arrival has best-effort work cut short at the next boundary,
-            and latency-sensitive work nobody stops.
+        command_window_s: Bound on all other work sent and not done: an arrival has best-effort work cut short at the next
+            boundary, and nobody stops latency-sensitive work.
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
