@@ -234,9 +234,7 @@ def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v:
     chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
     is_scored = rules.bias is not None or rules.softcap is not None
     plain = rules.sinks is None and chosen is None and not is_scored
-    if plain and num_queries == 1:
-        return attend_fused(q, k, v, rules.scale)
-    if plain and products_pay(q, num_queries, num_rows, len(k), v.shape[-1]):
+    if plain and num_queries > 1 and products_pay(q, num_queries, num_rows, len(k), v.shape[-1]):
         hidden = None if window is None else cache.mask(span, start, window, q.dtype, q.device)  # (n, rows)
         return attend_in_tiles(q, k, v, rules.scale, hidden)
     # One token sees all rows that were read. A prompt with nothing before it is what is_causal means.

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
-from gpu_worker.devices import is_host
 from gpu_worker.matrices import can_pack
 
 _LEAST_TILED_WORK = 1 << 21  # multiplications for one K/V head that make up for starting the products of a tile
@@ -45,7 +44,7 @@ def products_pay(query: Tensor, num_queries: int, num_rows: int, num_kv_heads: i
         is_large = num_rows >= _LEAST_ROWS
     else:
         is_large = H // num_kv_heads * num_queries * num_rows * width >= _LEAST_TILED_WORK
-    if not (is_large and is_host(query.device) and _can_multiply(query.dtype, query.device)):
+    if not (is_large and _can_multiply(query.dtype, query.device)):
         return False
     widths = (width, value_width)
     return _products_win(num_queries == 1, (H, num_kv_heads), widths, query.dtype, torch.get_num_threads())
@@ -56,13 +55,12 @@ def _products_win(
     is_single: bool, heads: tuple[int, int], widths: tuple[int, int], dtype: torch.dtype, _num_threads: int
 ) -> bool:
     """Measures both ways in turns with rows like these; the answer holds for the number of threads that is set."""
-    (H, H_kv), n = heads, 1 if is_single else _MANY_QUERIES
-    q = torch.ones(H, n, widths[0], dtype=dtype)
+    (H, H_kv), (width, value_width), n = heads, widths, 1 if is_single else _MANY_QUERIES
+    q = torch.ones(H, n, width, dtype=dtype)
     mask = torch.zeros(n, _NUM_ROWS, dtype=dtype)
-    shapes = [(H_kv, _NUM_ROWS, width) for width in widths]
-    sequences = [
-        (torch.ones(shapes[0], dtype=dtype), torch.ones(shapes[1], dtype=dtype)) for _ in range(_NUM_SEQUENCES)
-    ]
+    all_k = torch.ones(_NUM_SEQUENCES, H_kv, _NUM_ROWS, width, dtype=dtype)
+    all_v = torch.ones(_NUM_SEQUENCES, H_kv, _NUM_ROWS, value_width, dtype=dtype)
+    sequences = list(zip(all_k, all_v, strict=True))
 
     def by_products() -> None:
         if is_single:

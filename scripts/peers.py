@@ -17,24 +17,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gpu_worker.config import DType
+
 _PORT = 8207
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.5
-
-
-class PeerDType(StrEnum):
-    """Types that every server can compute in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +166,7 @@ def peers(
     transformers_venv: Annotated[
         Path | None, typer.Option("--transformers", exists=True, help="Virtual environment of transformers[serving].")
     ] = None,
-    dtype: Annotated[PeerDType, typer.Option(help="Type that all compute in.")] = PeerDType.FLOAT32,
+    dtype: Annotated[DType, typer.Option(help="Type that all compute in; auto: what each chooses.")] = DType.FLOAT32,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 1,
     bench_argument: Annotated[
         list[str] | None, typer.Argument(help="Options of `qllm-client bench`, after --.")

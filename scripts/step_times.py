@@ -6,76 +6,68 @@ Any servers of OpenAI's completions API that stream and take token ids. Prompts 
 The decode step of a batch is the mean gap between tokens while all of it decodes.
 """
 
-import json
-import random
+import asyncio
 import statistics
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
-_TIMEOUT_S = 120.0
-_FIRST_ID = 5  # below are special tokens
+from client.bench.errors import RequestFailed, TargetFailed
+from client.bench.http_target import HttpDialect, HttpTarget, PriorityField
+from client.bench.prompts import PromptForm, Prompts
+from client.bench.target import Ask, Chunk
+from client.bench.workload import LS
+
 _DECODE_PROMPT, _DECODE_TOKENS = 100, 40
-
-
-def _model(server: str) -> str:
-    with urllib.request.urlopen(f"{server}/v1/models", timeout=_TIMEOUT_S) as response:
-        name: str = json.load(response)["data"][0]["id"]
-    return name
-
-
-def _token_times_s(server: str, model: str, prompt: Sequence[int], max_tokens: int) -> list[float]:
-    """Seconds from a request to each of its tokens, first the time at which it was sent."""
-    body = {"model": model, "prompt": list(prompt), "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
-    request = urllib.request.Request(
-        f"{server}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    times_s = [time.perf_counter()]
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            times_s += [time.perf_counter() for line in response if line.startswith(b"data: {")]
-    except urllib.error.HTTPError as error:
-        raise typer.BadParameter(f"{server} answered {error.code}: {error.read().decode(errors='replace')}") from error
-    if len(times_s) < 2:
-        raise typer.BadParameter(f"{server} streamed no token")
-    return times_s
 
 
 class Server:
     """A server under test, with the milliseconds that each kind of step took."""
 
     def __init__(self, url: str, vocab_size: int) -> None:
-        self.url = url.rstrip("/")
-        self._model = _model(self.url)
-        self._vocab_size = vocab_size
-        self._chance = random.Random(self.url)
+        self.target = HttpTarget(url, model=None, dialect=HttpDialect(priority_field=PriorityField.NONE))
+        self._prompts = Prompts(PromptForm.TOKENS, vocab_size, seed=0)
+        self._num_asked = 0
         self.times_ms: dict[str, list[float]] = {}
 
-    def time_prefill(self, num_tokens: int) -> None:
+    async def time_prefill(self, num_tokens: int) -> None:
         """Times the first token of one prompt."""
-        sent_s, first_s, *_ = self._request(num_tokens, 1)
-        self._note(f"prefill {num_tokens}", first_s - sent_s)
+        began_s = time.perf_counter()
+        first_s, *_ = await self._token_times_s(num_tokens, 1)
+        self._note(f"prefill {num_tokens}", first_s - began_s)
 
-    def time_decode(self, batch_size: int) -> None:
+    async def time_decode(self, batch_size: int) -> None:
         """Times the decode steps of so many requests at once."""
-        with ThreadPoolExecutor(batch_size) as pool:
-            requests = [pool.submit(self._request, _DECODE_PROMPT, _DECODE_TOKENS) for _ in range(batch_size)]
-            tokens_s = [request.result()[1:] for request in requests]
+        requests = [self._token_times_s(_DECODE_PROMPT, _DECODE_TOKENS) for _ in range(batch_size)]
+        tokens_s = await asyncio.gather(*requests)
         begin_s, end_s = max(times[0] for times in tokens_s), min(times[-1] for times in tokens_s)
         num_steps = statistics.mean(sum(begin_s <= at_s <= end_s for at_s in times) for times in tokens_s) - 1
         self._note(f"decode {batch_size}", (end_s - begin_s) / max(1.0, num_steps))
 
-    def _request(self, num_tokens: int, max_tokens: int) -> list[float]:
-        prompt = [self._chance.randrange(_FIRST_ID, self._vocab_size) for _ in range(num_tokens)]
-        return _token_times_s(self.url, self._model, prompt, max_tokens)
+    async def _token_times_s(self, num_tokens: int, max_tokens: int) -> list[float]:
+        """When each token of one request came."""
+        self._num_asked += 1
+        ask = Ask(LS, self._prompts.draw(LS, self._num_asked, num_tokens), max_tokens)
+        async with aclosing(self.target.stream(ask)) as stream:
+            return [time.perf_counter() async for item in stream if isinstance(item, Chunk)]
 
     def _note(self, what: str, seconds: float) -> None:
         self.times_ms.setdefault(what, []).append(seconds * 1e3)
+
+
+async def _measure(servers: list[Server], rounds: int, prefills: list[int], batch_sizes: list[int]) -> None:
+    for server in servers:
+        await server.target.prepare()
+    for _ in range(rounds):
+        for server in servers:
+            for num_tokens in prefills:
+                await server.time_prefill(num_tokens)
+            for batch_size in batch_sizes:
+                await server.time_decode(batch_size)
+    for server in servers:
+        await server.target.close()
 
 
 def step_times(
@@ -87,12 +79,10 @@ def step_times(
 ) -> None:
     """Prints the median time of each kind of step on each server, and its ratio to the first one's."""
     servers = [Server(each, vocab_size) for each in url]
-    for _ in range(rounds):
-        for server in servers:
-            for num_tokens in prefill or (80, 1024):
-                server.time_prefill(num_tokens)
-            for batch_size in batch or (1, 2, 8, 16):
-                server.time_decode(batch_size)
+    try:
+        asyncio.run(_measure(servers, rounds, prefill or [80, 1024], batch or [1, 2, 8, 16]))
+    except (TargetFailed, RequestFailed) as error:
+        raise typer.BadParameter(str(error)) from error
     for what in servers[0].times_ms:
         medians_ms = [statistics.median(server.times_ms[what]) for server in servers]
         print(f"{what:13}", "  ".join(f"{ms:8.1f} ms ({ms / medians_ms[0]:.2f}x)" for ms in medians_ms))
