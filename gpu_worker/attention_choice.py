@@ -5,7 +5,9 @@
     one query over 1,000 rows, 8 sequences      products                fused 1.7 ms, products 2.4 (0.9, 1.4)
 
 The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Both are
-measured once for each shape and number of threads, when an iteration first could use either: that is while warming up.
+measured once for each shape and number of threads, when an iteration first could use either: that is while warming up. A single
+query is measured on more rows than caches hold: between two layers' weights nothing stays there, and what is fastest from a cache
+need not be so from memory.
 """
 
 import time
@@ -22,8 +24,8 @@ _LEAST_TILED_WORK = 1 << 21  # multiplications for one K/V head that make up for
 _LEAST_ROWS = 128  # rows that make up for starting those of a single query
 _MANY_QUERIES = 256
 _NUM_ROWS = 512
-_NUM_SEQUENCES = 8  # that single queries go through: one sequence would stay in a cache
-_NUM_ROUNDS = 4
+_LEAST_BYTES = 1 << 27  # of K and V that single queries go through: no cache holds them from one round to the next
+_NUM_ROUNDS = 3
 _WORTH = 0.9  # products must be so much faster: torch's own kernel is the first choice
 
 _can_multiply = cache(can_pack)
@@ -56,21 +58,23 @@ def _products_win(
 ) -> bool:
     """Measures both ways in turns with rows like these; the answer holds for the number of threads that is set."""
     (H, H_kv), (width, value_width), n = heads, widths, 1 if is_single else _MANY_QUERIES
+    sequence_bytes = H_kv * _NUM_ROWS * (width + value_width) * dtype.itemsize
+    num_sequences = -(-_LEAST_BYTES // sequence_bytes) if is_single else 1
     q = torch.ones(H, n, width, dtype=dtype)
-    mask = torch.zeros(n, _NUM_ROWS, dtype=dtype)
-    all_k = torch.ones(_NUM_SEQUENCES, H_kv, _NUM_ROWS, width, dtype=dtype)
-    all_v = torch.ones(_NUM_SEQUENCES, H_kv, _NUM_ROWS, value_width, dtype=dtype)
+    mask = None if is_single else torch.zeros(n, _NUM_ROWS, dtype=dtype)
+    all_k = torch.ones(num_sequences, H_kv, _NUM_ROWS, width, dtype=dtype)
+    all_v = torch.ones(num_sequences, H_kv, _NUM_ROWS, value_width, dtype=dtype)
     sequences = list(zip(all_k, all_v, strict=True))
 
     def by_products() -> None:
         if is_single:
-            attend_one_by_one(q.transpose(0, 1).expand(_NUM_SEQUENCES, H, -1), sequences, H_kv, 1.0)
+            attend_one_by_one(q.transpose(0, 1).expand(num_sequences, H, -1), sequences, H_kv, 1.0)
         else:
             attend_in_tiles(q, *sequences[0], scale=1.0, mask=None)
 
     def by_fused_kernel() -> None:
-        for k, v in sequences if is_single else sequences[:1]:
-            attend_fused(q, k, v, 1.0, None if is_single else mask)
+        for k, v in sequences:
+            attend_fused(q, k, v, 1.0, mask)
 
     products_s, fused_s = float("inf"), float("inf")
     for _ in range(_NUM_ROUNDS):
