@@ -42,13 +42,13 @@ def sleep_precisely() -> None:
 
 
 def wait_briefly() -> None:
-    """Makes OpenMP's threads spin for some 50 us when they wait, then sleep. To be called before torch is loaded, which reads it.
+    """Makes OpenMP's threads spin for some 0.1 ms when they wait, then sleep. To be called before torch is loaded, which reads it.
 
     Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its core
     stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for other runtimes than GNU's
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def release_freed_memory() -> None:

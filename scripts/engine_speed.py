@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the worker sets it (process.wait_briefly), before OpenMP is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the worker sets it (process.wait_briefly), before OpenMP is loaded
 
 import torch
 import typer
