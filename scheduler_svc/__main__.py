@@ -79,7 +79,7 @@ def serve(
     command_window_ms: Annotated[
         float,
         typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on all other work sent and not done."),
-    ] = 50.0,
+    ] = 100.0,
     be_min_share: Annotated[
         float, typer.Option(envvar="QLLM_BE_MIN_SHARE", help="Least share of worker time for waiting best-effort work.")
     ] = 0.05,

@@ -100,7 +100,7 @@ class Limits:
     ls_stretch: float = 0.15
     ls_tpot_s: float = 0.0
     preemption_quantum_s: float = 0.005
-    command_window_s: float = 0.05
+    command_window_s: float = 0.1
     control_lead_s: float = 0.001
 
 
