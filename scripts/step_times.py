@@ -2,7 +2,8 @@
 
     python -m scripts.step_times http://127.0.0.1:8203 http://127.0.0.1:8204 --rounds 6
 
-Any servers of OpenAI's completions API that stream and take token ids. Prompts are random, so that no cache of prefixes helps.
+Any servers of OpenAI's completions API that stream and take token ids. Prompts are random and differ from run to run, so that no cache
+of prefixes helps.
 The decode step of a batch is the mean gap between tokens while all of it decodes.
 """
 
@@ -26,9 +27,9 @@ _DECODE_PROMPT, _DECODE_TOKENS = 100, 40
 class Server:
     """A server under test, with the milliseconds that each kind of step took."""
 
-    def __init__(self, url: str, vocab_size: int) -> None:
+    def __init__(self, url: str, vocab_size: int, seed: int) -> None:
         self.target = HttpTarget(url, model=None, dialect=HttpDialect(priority_field=PriorityField.NONE))
-        self._prompts = Prompts(PromptForm.TOKENS, vocab_size, seed=0)
+        self._prompts = Prompts(PromptForm.TOKENS, vocab_size, seed)
         self._num_asked = 0
         self.times_ms: dict[str, list[float]] = {}
 
@@ -78,7 +79,8 @@ def step_times(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Decode batches. [default: 1, 2, 8, 16]")] = None,
 ) -> None:
     """Prints the median time of each kind of step on each server, and its ratio to the first one's."""
-    servers = [Server(each, vocab_size) for each in url]
+    seed = time.time_ns()
+    servers = [Server(each, vocab_size, seed) for each in url]
     try:
         asyncio.run(_measure(servers, rounds, prefill or [80, 1024], batch or [1, 2, 8, 16]))
     except (TargetFailed, RequestFailed) as error:
