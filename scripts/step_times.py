@@ -22,6 +22,7 @@ from client.bench.target import Ask, Chunk
 from client.bench.workload import LS
 
 _DECODE_PROMPT, _DECODE_TOKENS = 100, 40
+_PAUSE_S = 1.0  # before a server's turn: threads of the last one may still spin
 
 
 class Server:
@@ -63,6 +64,7 @@ async def _measure(servers: list[Server], rounds: int, prefills: list[int], batc
         await server.target.prepare()
     for _ in range(rounds):
         for server in servers:
+            await asyncio.sleep(_PAUSE_S)
             for num_tokens in prefills:
                 await server.time_prefill(num_tokens)
             for batch_size in batch_sizes:

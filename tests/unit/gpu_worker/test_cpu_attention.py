@@ -1,6 +1,6 @@
 """Attention in tiles, and with single queries, is what torch's own attention computes, and the faster of the two is chosen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 
 import pytest
@@ -111,6 +111,20 @@ def test_either_way_is_measured_with_the_real_operations() -> None:
     assert products_pay(query, 1, 1000, 4, 64) in (True, False)
     assert products_pay(query, 256, 256, 4, 64) in (True, False)
     assert attention_choice._products_win.cache_info().misses == 2
+
+
+def test_single_queries_are_measured_on_more_rows_than_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_bytes = []
+
+    def note(_: Tensor, histories: Iterable[tuple[Tensor, Tensor]], *__: object) -> None:
+        num_bytes.append(sum(k.nbytes + v.nbytes for k, v in histories))
+
+    monkeypatch.setattr(attention_choice, "attend_one_by_one", note)
+    attention_choice._products_win.cache_clear()
+    products_pay(torch.ones(8, 300, 64), 1, 1000, 4, 64)
+    attention_choice._products_win.cache_clear()
+    assert num_bytes
+    assert min(num_bytes) >= 100 << 20
 
 
 @pytest.fixture(params=[True, False], ids=["products", "fused"])
