@@ -42,10 +42,11 @@ def sleep_precisely() -> None:
 
 
 def wait_briefly() -> None:
-    """Makes OpenMP's threads spin for some 0.1 ms when they wait, then sleep. To be called before torch is loaded, which reads it.
+    """Makes OpenMP's threads spin for some 0.1 ms when they wait, then sleep. To be called before torch is loaded.
 
     Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its core
-    stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings.
+    stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings; so would
+    sleeping while Python gets from one layer to the next.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for other runtimes than GNU's
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
