@@ -6,11 +6,15 @@ every step: changing it with the length of a step was slower in the mixed load. 
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from gpu_worker.sequences import WorkTiming
 
 # So much faster must more threads be: each takes a core from whatever else runs on the machine.
 _WORTH = 1.1
+# Threads that have cores to themselves never take so much longer than fewer of them, where there is enough to do.
+_DISTURBED = 1.5
+_ENOUGH_NS = 20_000_000
 
 
 def max_num_threads() -> int:
@@ -35,6 +39,17 @@ def fewest_fast_enough(timings_by_threads: Mapping[int, Sequence[WorkTiming]]) -
     times_ns = {num_threads: sum(fastest_ns(timings).values()) for num_threads, timings in timings_by_threads.items()}
     fastest = min(times_ns.values())
     return min(num_threads for num_threads, time_ns in times_ns.items() if time_ns <= _WORTH * fastest)
+
+
+def were_disturbed(timings_by_threads: Mapping[int, Sequence[WorkTiming]]) -> bool:
+    """Whether something else held the cores meanwhile: more threads took much longer for the longest iteration than fewer.
+
+    Args:
+        timings_by_threads: The same iterations timed with several numbers of threads.
+    """
+    times_ns = [fastest_ns(timings) for _, timings in sorted(timings_by_threads.items())]
+    longest_ns = [max(by_tokens.items(), default=(0, 0))[1] for by_tokens in times_ns]
+    return longest_ns[0] >= _ENOUGH_NS and any(more > _DISTURBED * fewer for fewer, more in pairwise(longest_ns))
 
 
 def fastest_ns(timings: Sequence[WorkTiming]) -> dict[int, int]:

@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_worker.sequences import WorkTiming
-from gpu_worker.threads import fewest_fast_enough, thread_counts
+from gpu_worker.threads import fewest_fast_enough, thread_counts, were_disturbed
 
 
 def timing(num_tokens: int, attention_ns: int, expert_ns: int = 0, num_layers: int = 4) -> WorkTiming:
@@ -34,3 +34,19 @@ def test_the_fastest_iteration_of_a_length_counts() -> None:
 
 def test_a_number_that_was_given_is_kept() -> None:
     assert fewest_fast_enough({3: [timing(1, 100), timing(256, 100)]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("one_ms", "two_ms", "disturbed"), [(100, 160, True), (100, 140, False), (100, 55, False), (1, 4, False)]
+)
+def test_more_threads_that_take_much_longer_mean_that_others_held_the_cores(
+    one_ms: int, two_ms: int, disturbed: bool
+) -> None:
+    short = timing(1, 30_000_000)  # what a second thread costs is no sign where there is little to do
+    one, two = ([short, timing(256, ms * 1_000_000)] for ms in (one_ms, two_ms))
+    assert were_disturbed({1: one, 2: two}) is disturbed
+
+
+def test_nothing_measured_is_no_sign_of_others() -> None:
+    assert not were_disturbed({1: [], 2: []})
+    assert not were_disturbed({2: [timing(256, 100_000_000)]})
