@@ -119,7 +119,7 @@ def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]
     times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
     _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
     if disturbed:
-        _log.warning("others held the cores while threads were chosen: if %d are too few, set --threads", chosen)
+        _log.warning("others held the cores while %d threads were chosen; --threads sets the number", chosen)
     return timings[chosen]
 
 

@@ -12,8 +12,8 @@ from gpu_worker.sequences import WorkTiming
 
 # So much faster must more threads be: each takes a core from whatever else runs on the machine.
 _WORTH = 1.1
-# Threads that have cores to themselves never take so much longer than fewer of them, where there is enough to do.
-_DISTURBED = 1.5
+# Threads that have cores to themselves never take so much longer than fewer of them do, where there is enough to do.
+_DISTURBED = 1.2
 _ENOUGH_NS = 20_000_000
 
 

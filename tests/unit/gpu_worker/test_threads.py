@@ -37,7 +37,7 @@ def test_a_number_that_was_given_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one_ms", "two_ms", "disturbed"), [(100, 160, True), (100, 140, False), (100, 55, False), (1, 4, False)]
+    ("one_ms", "two_ms", "disturbed"), [(100, 130, True), (100, 110, False), (100, 55, False), (1, 4, False)]
 )
 def test_more_threads_that_take_much_longer_mean_that_others_held_the_cores(
     one_ms: int, two_ms: int, disturbed: bool
