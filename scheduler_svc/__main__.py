@@ -16,13 +16,16 @@ from scheduler_svc.config import Config, ConfigRefused, curve_server, engine_set
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.endpoint import EndpointRefused
+from scheduler_svc.engine import EngineSettings
 from scheduler_svc.service import Service
 from scheduler_svc.supervisor import WorkerRefused
 
 _log = logging.getLogger("scheduler_svc")
 
 PolicyName = StrEnum("PolicyName", {name: name for name in POLICIES})  # type: ignore[misc]
-_DEFAULT_POLICY = PolicyName("qllm")
+_DEFAULTS = EngineSettings()
+_LIMITS = _DEFAULTS.limits
+_DEFAULT_POLICY = PolicyName(_DEFAULTS.policy)
 _HELP = """Serves a Mixture-of-Experts model to people who wait and to work that can wait.
 
 Examples:
@@ -71,48 +74,50 @@ def serve(
     policy: Annotated[PolicyName, typer.Option(envvar="QLLM_POLICY", help="Who runs next.")] = _DEFAULT_POLICY,
     preempt_at: Annotated[
         PreemptAt, typer.Option(envvar="QLLM_PREEMPT_AT", help="Where running work may stop.")
-    ] = PreemptAt.EXPERT,
+    ] = _DEFAULTS.preempt_at,
     preemption_quantum_ms: Annotated[
         float,
         typer.Option(envvar="QLLM_PREEMPTION_QUANTUM_MS", help="Bound on best-effort work sent beside other work."),
-    ] = 5.0,
+    ] = _LIMITS.preemption_quantum_s * 1e3,
     command_window_ms: Annotated[
         float,
         typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on all other work sent and not done."),
-    ] = 100.0,
+    ] = _LIMITS.command_window_s * 1e3,
     be_min_share: Annotated[
         float, typer.Option(envvar="QLLM_BE_MIN_SHARE", help="Least share of worker time for waiting best-effort work.")
-    ] = 0.05,
+    ] = _DEFAULTS.starvation.min_share,
     be_window_s: Annotated[
         float, typer.Option(envvar="QLLM_BE_WINDOW_S", help="Sliding window of that share, in seconds.")
-    ] = 10.0,
+    ] = _DEFAULTS.starvation.window_s,
     starvation_threshold: Annotated[
         int,
         typer.Option(envvar="QLLM_STARVATION_THRESHOLD", help="Iterations passed over before promotion; 0: never."),
-    ] = 200,
+    ] = _DEFAULTS.starvation.threshold,
     ls_stretch: Annotated[
         float, typer.Option(envvar="QLLM_LS_STRETCH", help="How much longer companions may make an iteration.")
-    ] = 0.15,
+    ] = _LIMITS.ls_stretch,
     ls_tpot_ms: Annotated[
         float,
         typer.Option(
             envvar="QLLM_LS_TPOT_MS",
             help="Time that people may wait for each token: best-effort work fills their iterations up to it. 0: no target.",
         ),
-    ] = 0.0,
-    max_num_seqs: Annotated[int, typer.Option(envvar="QLLM_MAX_NUM_SEQS", help="Most sequences of a batch.")] = 32,
+    ] = _LIMITS.ls_tpot_s * 1e3,
+    max_num_seqs: Annotated[
+        int, typer.Option(envvar="QLLM_MAX_NUM_SEQS", help="Most sequences of a batch.")
+    ] = _LIMITS.max_num_seqs,
     be_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_BE_CHUNK_TOKENS", help="Token budget of a best-effort iteration.")
-    ] = 256,
+    ] = _LIMITS.be_chunk_tokens,
     ls_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_LS_CHUNK_TOKENS", help="Token budget of a latency-sensitive iteration.")
-    ] = 512,
+    ] = _LIMITS.ls_chunk_tokens,
     max_ls_requests: Annotated[
         int, typer.Option(envvar="QLLM_MAX_LS_REQUESTS", help="Most live latency-sensitive requests.")
-    ] = 1024,
+    ] = _DEFAULTS.max_ls_requests,
     max_be_requests: Annotated[
         int, typer.Option(envvar="QLLM_MAX_BE_REQUESTS", help="Most live best-effort requests.")
-    ] = 16384,
+    ] = _DEFAULTS.max_be_requests,
     hang_timeout_s: Annotated[
         float, typer.Option(envvar="QLLM_HANG_TIMEOUT_S", help="A worker without progress for so long counts as hung.")
     ] = 10.0,
