@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from gpu_worker.mailbox import Mailbox, Stop
 
+SPIN_COUNT = "5000"  # how often a thread of OpenMP looks before it sleeps: some 0.1 ms
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
 
@@ -42,14 +44,14 @@ def sleep_precisely() -> None:
 
 
 def wait_briefly() -> None:
-    """Makes OpenMP's threads spin for some 0.1 ms when they wait, then sleep. To be called before torch is loaded.
+    """Makes OpenMP's threads spin for a moment when they wait, then sleep. To be called before torch is loaded.
 
     Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its core
     stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings; so would
     sleeping while Python gets from one layer to the next.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for other runtimes than GNU's
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def release_freed_memory() -> None:

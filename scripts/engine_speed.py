@@ -21,7 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the worker sets it (process.wait_briefly), before OpenMP is loaded
+from gpu_worker.process import SPIN_COUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wait_briefly), before OpenMP is loaded
 
 import torch
 import typer
