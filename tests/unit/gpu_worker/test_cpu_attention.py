@@ -80,13 +80,18 @@ def test_one_query_of_the_fused_kernel_sees_all_rows(dtype: torch.dtype) -> None
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Has products take so many times as long as the fused kernel, as if that were what was measured."""
-    times_s = {"by_products": request.param, "by_fused_kernel": 1.0}
-    monkeypatch.setattr(attention_choice, "_time_s", lambda way: times_s[way.__name__])
+def unmeasured() -> Iterator[None]:
+    """Has nothing measured before, and nobody later believe what is measured here."""
     attention_choice._products_win.cache_clear()
     yield
     attention_choice._products_win.cache_clear()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, unmeasured: None) -> None:
+    """Has products take so many times as long as the fused kernel, as if that were what was measured."""
+    times_s = {"by_products": request.param, "by_fused_kernel": 1.0}
+    monkeypatch.setattr(attention_choice, "_time_s", lambda way: times_s[way.__name__])
 
 
 @pytest.mark.parametrize(("measured", "win"), [(0.7, True), (0.97, False), (1.4, False)], indirect=["measured"])
@@ -105,14 +110,15 @@ def test_small_shapes_are_left_to_the_fused_kernel() -> None:
     assert not products_pay(query, 80, 80, 4, 64)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_either_way_is_measured_with_the_real_operations() -> None:
-    attention_choice._products_win.cache_clear()
     query = torch.ones(8, 300, 64)
     assert products_pay(query, 1, 1000, 4, 64) in (True, False)
     assert products_pay(query, 256, 256, 4, 64) in (True, False)
     assert attention_choice._products_win.cache_info().misses == 2
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_single_queries_are_measured_on_more_rows_than_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     num_bytes = []
 
@@ -120,9 +126,7 @@ def test_single_queries_are_measured_on_more_rows_than_caches_hold(monkeypatch: 
         num_bytes.append(sum(k.nbytes + v.nbytes for k, v in histories))
 
     monkeypatch.setattr(attention_choice, "attend_one_by_one", note)
-    attention_choice._products_win.cache_clear()
     products_pay(torch.ones(8, 300, 64), 1, 1000, 4, 64)
-    attention_choice._products_win.cache_clear()
     assert num_bytes
     assert min(num_bytes) >= 100 << 20
 
