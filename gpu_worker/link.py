@@ -32,7 +32,7 @@ _LINGER_MS = 500
 _HELLO_INTERVAL_S = 1.0
 _MANY_HELLOS = 4
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _DENIED
+_EVENTS = zmq.EVENT_DISCONNECTED | _DENIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ class SchedulerLink:
             poller.register(descriptor, select.POLLIN)
         while not self._stopping:
             with self._lock:
-                self._speak()
                 self._receive()
+                self._speak()
                 self._watch_connection()
                 self._watch_silence()
             if self._stage is _Stage.ENDED:
@@ -188,9 +188,9 @@ class SchedulerLink:
                 os.eventfd_read(self._wake_fd)
 
     def _speak(self) -> None:
-        """Says Hello until it is answered, and beats from then on."""
+        """Says Hello as soon as there is a connection and until it is answered, and beats from then on."""
         now_s = time.monotonic()
-        if now_s < self._next_send_s:
+        if self._stage is not _Stage.CONNECTING and now_s < self._next_send_s:
             return
         if self._stage is _Stage.JOINED:
             self._next_send_s = now_s + self._interval_s
@@ -263,9 +263,6 @@ class SchedulerLink:
                     _log.error(
                         "handshake_failed endpoint=%s event=%s: check the keys of both sides", self._endpoint, name
                     )
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._next_send_s = 0.0
-                    self._wake()
                 elif self._stage in (_Stage.GREETED, _Stage.JOINED):
                     self._end_epoch("the connection broke")
 

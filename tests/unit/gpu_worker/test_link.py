@@ -1,7 +1,10 @@
 """The worker's end of the control channel against a scheduler that does only what a test says."""
 
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from queue import Empty
 
 import pytest
@@ -60,6 +63,31 @@ async def test_hello_is_repeated_with_one_epoch_until_it_is_answered(link: Sched
     _, first = await router.receive("hello")
     _, second = await router.receive("hello")
     assert first.worker_epoch == second.worker_epoch == link.epoch != 0
+
+
+async def test_hello_is_said_once_where_the_handshake_shows_late(
+    endpoint: str, router: RawRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_worker.link._HELLO_INTERVAL_S", 3600.0)
+    is_over = threading.Event()
+
+    def keep_the_interpreter_busy() -> None:
+        while not is_over.is_set():
+            pass
+
+    num_links = 20
+    num_hellos: Counter[int] = Counter()
+    with ExitStack() as links:
+        threading.Thread(target=keep_the_interpreter_busy, daemon=True).start()
+        links.callback(is_over.set)
+        for _ in range(num_links):
+            link = links.enter_context(closing(SchedulerLink(endpoint, hello(), Mailbox(), Progress())))
+            link.start()
+        while len(num_hellos) < num_links:
+            num_hellos[(await router.receive("hello"))[1].worker_epoch] += 1
+    while router.socket.poll(100):
+        num_hellos[(await router.receive("hello"))[1].worker_epoch] += 1
+    assert set(num_hellos.values()) == {1}
 
 
 async def test_commands_of_this_epoch_reach_the_mailbox_in_order(
