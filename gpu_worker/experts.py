@@ -7,6 +7,7 @@ sequences.
 Source: arXiv 2503.09304
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from gpu_worker.devices import is_host, to_device
 from gpu_worker.errors import PassFailed
-from gpu_worker.matrices import NONE_ARRIVED, Arrived, DenseMatrix, Matrix, MatrixForm
+from gpu_worker.matrices import ANY_ROWS, NONE_ARRIVED, Arrived, DenseMatrix, Matrix, MatrixForm
 
 _FEW_PAIRS = 64  # up to here a loop in Python is as fast as one in a tensor
 
@@ -47,6 +48,11 @@ class ExpertWeights(Protocol):
 
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""
+        ...
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that an expert is given at once, at most."""
         ...
 
     @property
@@ -92,6 +98,9 @@ class LayerExperts:
         module: A module made by `use_experts_implementation`; its flags say how the weights lie.
         form: What the matrices are made into.
         arrived: Matrices that were made while the weights were read, without bias.
+
+    Attributes:
+        most_rows: Rows that an expert is given at once, at most.
     """
 
     def __init__(self, module: nn.Module, form: MatrixForm, arrived: Arrived = NONE_ARRIVED) -> None:
@@ -113,6 +122,7 @@ class LayerExperts:
                 setattr(module, name, nn.Parameter(torch.empty(0), requires_grad=False))
         has_norm = getattr(flags, "has_post_expert_norm", False)  # transformers 5.17 does not know it
         self._norm: Callable[[Tensor], Tensor] | None = flags.post_expert_norm if has_norm else None
+        self.most_rows = min(matrix.most_rows for matrix in self.matrices)
 
     @property
     def num_experts(self) -> int:
@@ -159,7 +169,7 @@ class ExpertQueues:
     several experts' at once where they are small: with few tokens the operations take the time, not what they do.
 
         pairs of expert   |0 . . .|1 .|3 . . . .|4 . .|6 . .|
-                          |summed     |given    |waiting    |
+                          |summed     |given  |waiting      |
 
     Args:
         work: What the layer asks for.
@@ -173,38 +183,48 @@ class ExpertQueues:
         dtype = torch.promote_types(work.hidden.dtype, work.weights.dtype)
         self._output = torch.zeros_like(work.hidden, dtype=dtype)  # (T, D)
         self._given: list[Tensor] = []  # (N, D) each, of the pairs from _num_summed on
-        self._num_summed = 0
+        self._num_summed = self._num_given = 0
         # A device adds several outputs for one token in no fixed order, so there each expert's are added by themselves.
         self._sum_at = max(len(self._output), _FEW_PAIRS) if is_host(work.hidden.device) else 1
         self._sort(live_rows)
-        self.next_expert = self._next_from(0)
+
+    @property
+    def next_expert(self) -> int:
+        """The expert that the first pair waits for, or the number of experts if none waits."""
+        return bisect_right(self._bounds, self._num_given) - 1
 
     @property
     def is_done(self) -> bool:
         """Whether no token waits any more."""
-        return self.next_expert == self._num_experts
+        return self._num_given == self._bounds[-1]
 
     def num_tokens(self, expert: int) -> int:
         """Tokens that wait for an expert."""
-        return self._bounds[expert + 1] - self._bounds[expert]
+        return len(self._waiting(expert))
 
-    def inputs(self, expert: int) -> Tensor:
-        """Input of the tokens that wait for an expert (N, D)."""
-        return self._work.hidden.index_select(0, self._tokens[self._bounds[expert] : self._bounds[expert + 1]])
+    def inputs(self, expert: int, most_rows: int = ANY_ROWS) -> Tensor:
+        """Input of the first tokens that wait for an expert (N, D)."""
+        pairs = self._waiting(expert)[:most_rows]
+        return self._work.hidden.index_select(0, self._tokens[pairs.start : pairs.stop])
 
-    def give(self, expert: int, y: Tensor) -> None:
-        """Takes an expert's output y (N, D) for its tokens, and goes on to the next expert that has any."""
+    def give(self, y: Tensor) -> None:
+        """Takes the next expert's output y (N, D) for its first tokens, which then wait no more."""
         self._given.append(y)
-        self.next_expert = self._next_from(expert + 1)
-        if self._bounds[expert + 1] - self._num_summed >= self._sum_at:
+        self._num_given += len(y)
+        if self._num_given - self._num_summed >= self._sum_at:
             self._sum_up()
 
     def keep(self, live_rows: Tensor | None) -> None:
         """Takes the tokens that are not in the mask (T,) out of the queues; None keeps all."""
         self._sum_up()
+        expert, was_given = self.next_expert, self._tokens[self._num_given - 1 : self._num_given]  # (1,), or none
+        is_midway = self._num_given > self._bounds[expert]
         self._sort(live_rows)
-        self._num_summed = self._bounds[self.next_expert]
-        self.next_expert = self._next_from(self.next_expert)
+        self._num_given = self._bounds[expert]
+        if is_midway:
+            waiting = self._waiting(expert)
+            self._num_given += int((self._tokens[waiting.start : waiting.stop] <= was_given).sum())
+        self._num_summed = self._num_given
 
     def result(self) -> Tensor:
         """The weighted sum of the outputs of all experts (T, D), in the type of the input."""
@@ -218,15 +238,19 @@ class ExpertQueues:
         held = (work.hidden, work.expert_ids, work.weights, self._tokens, self._weights, self._output, *self._given)
         return sum(tensor.nbytes for tensor in held)
 
+    def _waiting(self, expert: int) -> range:
+        """The pairs that wait for an expert."""
+        return range(max(self._num_given, self._bounds[expert]), self._bounds[expert + 1])
+
     def _sum_up(self) -> None:
         """Adds what was given, weighted, to its tokens."""
         if not self._given:
             return
         given = self._given[0] if len(self._given) == 1 else torch.cat(self._given)  # (pairs, D)
-        pairs = slice(self._num_summed, self._num_summed + len(given))
+        pairs = slice(self._num_summed, self._num_given)
         weighted = given * self._weights[pairs]  # (pairs, D)
         self._output.index_add_(0, self._tokens[pairs], weighted.to(self._output.dtype))
-        self._num_summed = pairs.stop
+        self._num_summed = self._num_given
         self._given.clear()
 
     def _sort(self, live_rows: Tensor | None) -> None:
@@ -238,27 +262,29 @@ class ExpertQueues:
         self._tokens = order // K  # (pairs,)
         self._weights = self._work.weights.flatten().index_select(0, order)[:, None]  # (pairs, 1)
 
-    def _next_from(self, expert: int) -> int:
-        """Lowest expert from `expert` on that has tokens, or the number of experts."""
-        return next((e for e in range(expert, self._num_experts) if self.num_tokens(e)), self._num_experts)
-
 
 def run_jointly(weights: ExpertWeights, queues: Sequence[ExpertQueues], expert: int) -> int:
-    """Runs one expert once over the tokens of all the queues.
+    """Runs one expert once over the tokens of all the queues, the first ones' first if they are too many for one run.
 
     Nothing has changed if it raises.
 
     Returns:
         The tokens that it ran over.
     """
-    inputs = [queue.inputs(expert) for queue in queues]  # (N, D) each
-    if len(queues) == 1:
-        queues[0].give(expert, weights.run(expert, inputs[0]))
+    inputs: list[Tensor] = []  # (N, D) each
+    room = weights.most_rows
+    for queue in queues:
+        inputs.append(queue.inputs(expert, room))
+        room -= len(inputs[-1])
+        if not room:
+            break
+    if len(inputs) == 1:
+        queues[0].give(weights.run(expert, inputs[0]))
         return len(inputs[0])
     sizes = [len(x) for x in inputs]
     outputs = weights.run(expert, torch.cat(inputs))  # (sum of N, D)
-    for queue, y in zip(queues, torch.split(outputs, sizes), strict=True):
-        queue.give(expert, y)
+    for queue, y in zip(queues, torch.split(outputs, sizes), strict=False):  # some may have had no room
+        queue.give(y)
     return sum(sizes)
 
 

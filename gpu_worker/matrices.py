@@ -6,6 +6,7 @@
 It knows no experts, no attention and no families: a matrix is a matrix.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
@@ -19,6 +20,8 @@ from torch.nn.functional import linear, pad
 Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 """Ways to quantize a matrix; `quantization` has their forms."""
 
+ANY_ROWS = sys.maxsize
+
 
 class Matrix(Protocol):
     """A linear map whose weight lies in some form."""
@@ -29,6 +32,11 @@ class Matrix(Protocol):
 
     def set_bias(self, bias: Tensor | None) -> None:
         """Gives it a bias (out,), or none."""
+        ...
+
+    @property
+    def most_rows(self) -> int:
+        """Rows beyond which one product of many takes no less time than several of fewer."""
         ...
 
     @property
@@ -65,6 +73,8 @@ class DenseMatrix:
 
     __slots__ = ("_bias", "weight")
 
+    most_rows = ANY_ROWS
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight
         self.set_bias(bias)
@@ -99,6 +109,8 @@ class PackedMatrix:
     """
 
     __slots__ = ("_bias", "_run", "row_counts", "shape", "weight")
+
+    most_rows = 256  # what it gives stays in a cache, and oneDNN prepares anew, which takes 0.2 ms, only for so many numbers
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._run = torch.ops.mkldnn._linear_pointwise.default

@@ -23,7 +23,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gpu_worker.experts import PROJECTIONS, is_experts
-from gpu_worker.matrices import MatrixForm, Scheme
+from gpu_worker.matrices import ANY_ROWS, MatrixForm, Scheme
 from gpu_worker.process import release_freed_memory
 
 _METHOD = "qllm_streaming"
@@ -42,6 +42,8 @@ class FourBitMatrix:
         bias: The bias (out,).
         kind: The 16 values that there are.
     """
+
+    most_rows = ANY_ROWS
 
     def __init__(self, weight: Tensor, bias: Tensor | None, kind: Literal["nf4", "fp4"] = "nf4") -> None:
         self.num_weights = weight.numel()
@@ -81,6 +83,8 @@ class EightBitMatrix:
         weight: The weight (out, in), in any strides; nothing of it is kept.
         bias: The bias (out,).
     """
+
+    most_rows = ANY_ROWS
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.num_weights = weight.numel()

@@ -1,8 +1,8 @@
 """Advances batches unit by unit, jointly where they stand together: the worker's inner loop.
 
-A unit is one attention stage of one batch, or one expert of a layer over the tokens of all batches that stand before it. A batch
-of few tokens may take a whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which
-expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
+A unit is one attention stage of one batch, or one expert of a layer over tokens of all batches that stand before it, as many at
+once as a product gains by. A batch of few tokens may take a whole layer as one unit, where a device would otherwise wait for the
+host to learn who goes to which expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
 
 Source: arXiv 2503.09304
 """

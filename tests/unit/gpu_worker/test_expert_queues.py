@@ -110,6 +110,43 @@ def test_rows_that_leave_in_the_middle_change_no_other_row() -> None:
     torch.testing.assert_close(queues.result()[live], expected[live])
 
 
+@pytest.mark.parametrize("most_rows", [1, 2, 5, 9])
+def test_an_expert_of_many_tokens_runs_in_bounded_parts(most_rows: int) -> None:
+    module = _experts_module("mixtral")
+    works = [_work(module, num_tokens, seed) for seed, num_tokens in enumerate((30, 3, 17))]
+    expected = [module(work.hidden, work.expert_ids, work.weights) for work in works]
+    weights = LayerExperts(module, DenseMatrix)
+    weights.most_rows = most_rows
+    queues = [ExpertQueues(work, 8, None) for work in works]
+    num_pairs = 0
+    while standing := [queue for queue in queues if not queue.is_done]:
+        expert = min(queue.next_expert for queue in standing)
+        num_run = run_jointly(weights, [queue for queue in standing if queue.next_expert == expert], expert)
+        assert 0 < num_run <= most_rows
+        num_pairs += num_run
+    assert num_pairs == 2 * (30 + 3 + 17)
+    for queue, output in zip(queues, expected, strict=True):
+        torch.testing.assert_close(queue.result(), output)
+
+
+@pytest.mark.parametrize("num_runs", range(12))
+def test_rows_that_leave_in_the_middle_of_an_expert_are_run_no_more_and_no_other_twice(num_runs: int) -> None:
+    module = _experts_module("mixtral")
+    work = _work(module, 20, 4)
+    expected = module(work.hidden, work.expert_ids, work.weights)
+    weights = LayerExperts(module, DenseMatrix)
+    weights.most_rows = 2
+    queues = ExpertQueues(work, 8, None)
+    num_given = sum(run_jointly(weights, [queues], queues.next_expert) for _ in range(num_runs))
+    live = torch.arange(20) % 3 != 0
+    queues.keep(live)
+    num_waiting = sum(map(queues.num_tokens, range(8)))
+    assert 2 * 20 - num_given >= num_waiting >= 2 * int(live.sum()) - num_given
+    while not queues.is_done:
+        run_jointly(weights, [queues], queues.next_expert)
+    torch.testing.assert_close(queues.result()[live], expected[live])
+
+
 def test_experts_without_tokens_are_passed_over() -> None:
     hidden = torch.zeros(2, 4)
     expert_ids = torch.tensor([[5, 2], [5, 7]])
@@ -117,7 +154,7 @@ def test_experts_without_tokens_are_passed_over() -> None:
     visited = []
     while not queues.is_done:
         visited.append((queues.next_expert, queues.num_tokens(queues.next_expert)))
-        queues.give(queues.next_expert, torch.zeros(visited[-1][1], 4))
+        queues.give(torch.zeros(visited[-1][1], 4))
     assert visited == [(2, 1), (5, 2), (7, 1)]
 
 
@@ -125,7 +162,7 @@ def test_ids_past_the_last_expert_are_no_work() -> None:
     expert_ids = torch.tensor([[8, 1], [8, 8]])
     queues = ExpertQueues(ExpertWork(torch.nn.Identity(), torch.ones(2, 4), expert_ids, torch.ones(2, 2)), 8, None)
     assert queues.next_expert == 1
-    queues.give(1, torch.ones(1, 4))
+    queues.give(torch.ones(1, 4))
     assert queues.is_done
     assert queues.result().tolist() == [[1.0] * 4, [0.0] * 4]
 
@@ -135,8 +172,8 @@ def test_outputs_are_summed_in_the_precision_of_the_routing_weights() -> None:
         torch.nn.Identity(), torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([[0, 1, 2]]), torch.ones(1, 3)
     )
     queues = ExpertQueues(work, 3, None)
-    for expert, output in enumerate((256.0, 1.0, 1.0)):
-        queues.give(expert, torch.full((1, 4), output, dtype=torch.bfloat16))
+    for output in (256.0, 1.0, 1.0):
+        queues.give(torch.full((1, 4), output, dtype=torch.bfloat16))
     assert queues.result().tolist() == [[258.0] * 4]  # bfloat16 has no 257: there the sum would stay at 256
     assert queues.result().dtype is torch.bfloat16
 
@@ -159,12 +196,14 @@ def test_what_was_given_and_not_summed_yet_is_held_and_counted() -> None:
     queues = ExpertQueues(work, 8, None)
     before = queues.nbytes
     y = torch.ones(queues.num_tokens(queues.next_expert), 64, dtype=torch.float64)
-    queues.give(queues.next_expert, y)
+    queues.give(y)
     assert queues.nbytes == before + y.nbytes
 
 
 def test_a_run_that_raises_changes_nothing() -> None:
     class Failing:
+        most_rows = 8
+
         def run(self, expert: int, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("unlucky")
 

@@ -17,6 +17,7 @@ from gpu_worker import quantization
 from gpu_worker.experts import is_experts
 from gpu_worker.loader import LoadedModel, adopt_model, load_model
 from gpu_worker.matrices import MatrixLinear
+from gpu_worker.matrices import ANY_ROWS
 from gpu_worker.quantization import EightBitMatrix, FourBitMatrix
 from gpu_worker.weights import Quantization, WeightOptions
 from tests.families import random_model
@@ -31,6 +32,8 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
 
 class Linear4bit:
     """A matrix as bitsandbytes' own layer, without its repacking for CPUs that multiply in bfloat16, which rounds anew."""
+
+    most_rows = ANY_ROWS
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         out_features, in_features = weight.shape
