@@ -110,7 +110,8 @@ class PackedMatrix:
 
     __slots__ = ("_bias", "_run", "row_counts", "shape", "weight")
 
-    most_rows = 256  # what it gives stays in a cache, and oneDNN prepares anew, which takes 0.2 ms, only for so many numbers
+    # What so many give stays in a cache, and oneDNN prepares itself anew, in 0.2 ms, for no more numbers than these.
+    most_rows = 256
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._run = torch.ops.mkldnn._linear_pointwise.default

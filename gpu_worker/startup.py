@@ -24,7 +24,7 @@ from gpu_worker.runner import Runner
 from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts, were_disturbed
-from gpu_worker.warmup import state_bytes, warm_up
+from gpu_worker.warmup import state_bytes, touch_memory, warm_up
 from gpu_worker.weights import WeightOptions
 
 _log = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         may_record = device.startswith("cuda") and ranks is None and not config.enforce_eager
         if may_record and _record_decodes(loaded, runner, timings, config):
             timings = warm_up(runner, block_ids)
+        if device == "cpu":
+            touch_memory()  # last: what warming up left in the heap must not lie in it
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
         model=_worker_model(loaded, runner),

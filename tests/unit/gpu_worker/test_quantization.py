@@ -16,8 +16,7 @@ from transformers.core_model_loading import MergeModulelist
 from gpu_worker import quantization
 from gpu_worker.experts import is_experts
 from gpu_worker.loader import LoadedModel, adopt_model, load_model
-from gpu_worker.matrices import MatrixLinear
-from gpu_worker.matrices import ANY_ROWS
+from gpu_worker.matrices import ANY_ROWS, MatrixLinear
 from gpu_worker.quantization import EightBitMatrix, FourBitMatrix
 from gpu_worker.weights import Quantization, WeightOptions
 from tests.families import random_model

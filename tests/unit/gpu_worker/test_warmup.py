@@ -1,5 +1,9 @@
 """Warming up leaves nothing behind and measures every kind of work."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -31,3 +35,25 @@ def test_what_a_sequence_keeps_besides_its_rows_is_measured_and_let_go(family: s
         assert (state_bytes(runner, range(2)) > 0) is has_states
     assert runner.cache.state_bytes == 0
     assert runner.cache.num_free_blocks == 8
+
+
+_COUNT_PAGES_OF_A_STEP = """
+import resource, sys, torch
+from gpu_worker.warmup import touch_memory
+if sys.argv[1] == "touched":
+    touch_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+held = [torch.ones(1 << 20) for _ in range(16)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the pages that Linux gives to glibc")
+def test_a_step_after_warming_up_finds_pages_for_what_it_allocates() -> None:
+    keeping = "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592"
+    num_pages = {}
+    for when in ("touched", "untouched"):
+        command = [sys.executable, "-c", _COUNT_PAGES_OF_A_STEP, when]
+        environment = {**os.environ, "GLIBC_TUNABLES": keeping}
+        num_pages[when] = int(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert num_pages["untouched"] > 10 * num_pages["touched"]
