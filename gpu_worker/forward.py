@@ -1,7 +1,8 @@
 """Owns the suspended forward pass: a model's own, unmodified forward that gives up control where work may be put off.
 
     layer boundary ──attention stage──▶ ExpertWork ──experts, one by one──▶ layer boundary ── … ──▶ head ──▶ logits
-    (pre-hook on the layer)             (registered experts implementation)
+    (pre-hook on the layer)  │          (registered experts implementation)
+                             Pause (registered attention implementation), if the driver wants one
 
 The forward runs in a greenlet; the hooks find their pass as the greenlet that runs them. Suspending is a switch of stacks: it
 copies nothing and undoes nothing. It knows no policy, no sequences' state and no sampling.
@@ -33,11 +34,20 @@ RunExperts = Callable[[ExpertWork], Tensor]
 """Runs all experts of a layer: (T, D)."""
 
 
+GoesOn = Callable[[], bool]
+"""Whether a pass is to go on with its attention stage."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerBoundary:
     """What a pass says when it stands before a decoder layer."""
 
     layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What a pass says when it stands inside an attention stage."""
 
 
 def register() -> None:
@@ -79,6 +89,10 @@ def current_pass() -> "ForwardPass":
     if not isinstance(stage, ForwardPass):
         raise PassFailed("the model runs outside of a ForwardPass")
     return stage
+
+
+def _always() -> bool:
+    return True
 
 
 class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
@@ -129,6 +143,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self._carried_bytes = 0
         self._reads_rows_back = reads_rows_back
         self._run_experts: RunExperts | None = None
+        self._goes_on: GoesOn = _always
+        self._paused_bytes = 0
         self.cache = cache
         self.clock = clock
         self.cursor = Cursor(0)
@@ -144,7 +160,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
     @property
     def suspended_bytes(self) -> int:
         """Bytes that it holds while suspended: hidden states, routing, partial expert outputs, masks."""
-        return self._carried_bytes + self.cache.nbytes + (self.queues.nbytes if self.queues else 0)
+        return self._carried_bytes + self._paused_bytes + self.cache.nbytes + (self.queues.nbytes if self.queues else 0)
 
     @property
     def expert_queues(self) -> ExpertQueues:
@@ -159,16 +175,17 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     # ------------------------------------------------------------------------------------------ driven from outside
 
-    def run_attention(self, run_experts: RunExperts | None = None) -> None:
-        """Runs the attention stage that it stands before, up to the layer's expert work or the next boundary.
+    def run_attention(self, run_experts: RunExperts | None = None, goes_on: GoesOn = _always) -> None:
+        """Runs the attention stage that it stands before or inside of, up to the layer's expert work or the next boundary.
 
         Args:
             run_experts: Runs the layer's experts on the spot, so that the pass goes on to the next boundary.
+            goes_on: Asked between parts of the stage; False leaves the pass there, with its cursor where it was.
 
         Raises:
             Exception: Whatever the model raised; the pass is over then.
         """
-        self._run_experts = run_experts
+        self._run_experts, self._goes_on = run_experts, goes_on
         self._resume()
 
     def deliver(self) -> None:
@@ -178,7 +195,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             Exception: Whatever the model raised; the pass is over then.
         """
         output = self.expert_queues.result()  # (T, D)
-        self.queues = None
+        self.queues, self._goes_on = None, _always
         self._resume(output)
 
     def note_expert_run(self) -> None:
@@ -201,7 +218,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             self.throw(GreenletExit)
         self._inputs = {}
         self.queues = self.logits = None
-        self._carried_bytes = 0
+        self._carried_bytes = self._paused_bytes = 0
         self.cursor = Cursor(len(self._experts_by_layer))
 
     @property
@@ -237,12 +254,24 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         chosen = (tensor.index_select(0, rows) for tensor in (work.hidden, work.expert_ids, work.weights))
         return torch.zeros_like(work.hidden).index_copy_(0, rows, self._run_experts(ExpertWork(work.module, *chosen)))
 
-    def leave(self, effect: LayerBoundary | ExpertWork) -> Any:
+    def offer_pause(self, *held: Tensor) -> None:
+        """Called by the model inside an attention stage, which holds some tensors: stands there as long as the driver wants.
+
+        Meanwhile sequences may be dropped, and their rows may move.
+        """
+        if not self._goes_on():
+            self._paused_bytes = sum(tensor.nbytes for tensor in held)
+            self.leave(Pause())
+            self._paused_bytes = 0
+
+    def leave(self, effect: LayerBoundary | ExpertWork | Pause) -> Any:
         """Called by the model: hands an effect to the driver and returns what the driver comes back with."""
         return self.parent.switch(effect)
 
     def _resume(self, *reply: Tensor) -> None:
         effect = self.switch(*reply)
+        if isinstance(effect, Pause):
+            return
         if isinstance(effect, LayerBoundary):
             self.cursor = Cursor(effect.layer)
         elif isinstance(effect, ExpertWork):

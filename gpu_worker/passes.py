@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpu_worker.cursor import Cursor
 from gpu_worker.experts import ExpertQueues
-from gpu_worker.forward import RunExperts
+from gpu_worker.forward import GoesOn, RunExperts
 from gpu_worker.span import Span
 from gpu_worker.unit import Unit
 
@@ -49,8 +49,11 @@ class Pass(Protocol):
     def suspended_bytes(self) -> int:
         """Bytes that it holds while suspended."""
 
-    def run_attention(self, run_experts: RunExperts | None = None) -> None:
-        """Runs the attention stage that it stands before; with `run_experts`, or where it can't stop inside, all of the layer."""
+    def run_attention(self, run_experts: RunExperts | None, goes_on: GoesOn) -> None:
+        """Runs the attention stage that it stands before; with `run_experts`, or where it can't stop inside, all of the layer.
+
+        Where `goes_on` says no between two parts of the stage, it may stand there, with its cursor where it was.
+        """
 
     def deliver(self) -> None:
         """Goes on once all experts that it waits for have run."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues
-from gpu_worker.forward import RunExperts
+from gpu_worker.forward import GoesOn, RunExperts
 from gpu_worker.placement import Placement
 from gpu_worker.recording import Recording
 from gpu_worker.span import Span
@@ -77,7 +77,7 @@ class RecordedPass:
         """Raises PassFailed: it waits for no experts."""
         raise PassFailed(f"a recorded pass stands at {self.cursor} and waits for no experts")
 
-    def run_attention(self, run_experts: RunExperts | None = None) -> None:
+    def run_attention(self, run_experts: RunExperts | None, goes_on: GoesOn) -> None:
         """Runs the next segment, experts included."""
         placed = Placement.state(self._spans)
         if placed != self._placed:

@@ -178,7 +178,8 @@ class Runner:
         Args:
             batch_ids: The batches, each once.
             until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
-            goes_on: Asked with the cursor before each unit of work; False leaves the batches standing there.
+            goes_on: Asked with the cursor before each unit of work, and inside attention stages with where they end; False leaves
+                the batches standing there.
             stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
         """
         batches = self._check_advance(batch_ids, until)

@@ -1,8 +1,9 @@
 """Advances batches unit by unit, jointly where they stand together: the worker's inner loop.
 
 A unit is one attention stage of one batch, or one expert of a layer over tokens of all batches that stand before it, as many at
-once as a product gains by. A batch of few tokens may take a whole layer as one unit, where a device would otherwise wait for the
-host to learn who goes to which expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
+once as a product gains by. Attention may be left inside too, between parts of about equal work. A batch of few tokens may take a
+whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which expert. It knows cursors,
+passes and clocks; it takes no commands and keeps nothing between calls.
 
 Source: arXiv 2503.09304
 """
@@ -31,7 +32,8 @@ class Step:
         batches: The batches to advance.
         until: Where they stop.
         weights_by_layer: Experts of each layer, None for a layer without a mixture.
-        goes_on: Asked with the cursor before each unit; False cuts the advance short there.
+        goes_on: Asked before each unit with its cursor, and inside attention stages with where they end; False cuts the advance
+            short there.
         clock: Times the units.
         whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it is to stop inside; 0 is never.
 
@@ -55,6 +57,7 @@ class Step:
         self._until = until
         self._weights_by_layer = weights_by_layer
         self._goes_on = goes_on
+        self._is_cut_short = False
         self._clock = clock
         self._stopwatch = Stopwatch(clock)
         self._whole_up_to = whole_up_to
@@ -69,10 +72,10 @@ class Step:
 
         Returns the lowest cursor.
         """
-        while behind := [batch for batch in self._batches if self._may_go_on(batch)]:
+        while not self._is_cut_short and (behind := [batch for batch in self._batches if self._may_go_on(batch)]):
             self._clock.keep_pace()
             cursor = min(batch.cursor for batch in behind)
-            if not self._goes_on(cursor):
+            if not self._ask(cursor):
                 break
             began = self._clock.mark()
             self._run_unit([batch for batch in behind if batch.cursor == cursor], cursor)
@@ -83,6 +86,11 @@ class Step:
         self.finished += [b for b in self._batches if self._until >= self._end and b.forward_pass.is_closed]
         return min((batch.cursor for batch in self._batches), default=self._until)
 
+    def _ask(self, cursor: Cursor) -> bool:
+        """Whether to go on; after the first no there is nothing more to ask."""
+        self._is_cut_short = not self._goes_on(cursor)
+        return not self._is_cut_short
+
     def _may_go_on(self, batch: Batch) -> bool:
         return batch.cursor < self._until and batch.forward_pass.must_reach <= self._until
 
@@ -90,14 +98,16 @@ class Step:
         """Runs what comes next for all batches that stand there."""
         if cursor.stage is Stage.EXPERTS:
             self._run_expert(standing, cursor)
-            return
-        for batch in standing:
-            self._run_attention(batch, self._whole_layer(batch, cursor.layer) if len(standing) == 1 else None)
+        else:
+            self._run_attention(standing[0])
 
-    def _whole_layer(self, batch: Batch, layer: int) -> RunExperts | None:
-        """What runs the experts where a batch that stands alone before a layer takes all of it as one unit; else None."""
+    def _whole_layer(self, batch: Batch) -> RunExperts | None:
+        """What runs the experts where a batch that is alone in a layer takes all of it as one unit; else None."""
+        layer = batch.cursor.layer
         weights = self._weights_by_layer[layer]
         if weights is None or not weights.runs_whole or self._until.layer <= layer:
+            return None
+        if any(other.cursor.layer == layer for other in self._batches if other is not batch):
             return None
         num_tokens = sum(member.span.num_tokens for member in batch.live_members)
         return self._whole(weights) if num_tokens <= self._whole_up_to else None
@@ -117,17 +127,20 @@ class Step:
 
         return run
 
-    def _run_attention(self, batch: Batch, run_experts: RunExperts | None) -> None:
-        """Runs the attention stage of one batch; all of the layer if it has no mixture, or is told how to run it."""
+    def _run_attention(self, batch: Batch) -> None:
+        """Runs the attention stage of one batch, or a part of it; all of the layer if it has no mixture or can be taken whole."""
+        cursor, forward_pass, unit = batch.cursor, batch.forward_pass, batch.forward_pass.next_unit
         spans = [member.span for member in batch.live_members]
-        unit = batch.forward_pass.next_unit
+        run_experts, inside = self._whole_layer(batch), Cursor(cursor.layer, Stage.EXPERTS)
+        kinds = {"attention_ns": 1 - unit.expert_share, "expert_ns": unit.expert_share}
+        self._resume(batch, kinds, lambda: forward_pass.run_attention(run_experts, lambda: self._ask(inside)))
+        if batch.cursor == cursor:
+            return  # it stands inside: the stage counts where it ends
         self.timing.num_attention_stages += unit.num_layers
         self.timing.attention_tokens += unit.num_layers * sum(span.num_tokens for span in spans)
         self.timing.attention_pairs += unit.num_layers * sum(span.num_tokens * span.length for span in spans)
         self.timing.num_expert_runs += unit.num_expert_runs
         self.timing.expert_tokens += unit.expert_tokens
-        kinds = {"attention_ns": 1 - unit.expert_share, "expert_ns": unit.expert_share}
-        self._resume(batch, kinds, lambda: batch.forward_pass.run_attention(run_experts))
 
     def _run_expert(self, standing: Sequence[Batch], cursor: Cursor) -> None:
         """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""

@@ -1,6 +1,6 @@
 """A scheduler of a few lines that owns block ids and drives a Runner, for tests of the worker."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -99,9 +99,11 @@ class Driver:
         self.batches[batch_id] = list(zip(stories, items, strict=True))
         return batch_id
 
-    def advance(self, *batch_ids: int, until: Cursor | None = None) -> AdvanceOutcome:
+    def advance(
+        self, *batch_ids: int, until: Cursor | None = None, goes_on: Callable[[Cursor], bool] = lambda cursor: True
+    ) -> AdvanceOutcome:
         """Advances batches, to the end unless told, and takes in what comes out."""
-        outcome = self.runner.advance(batch_ids, until or self.end)
+        outcome = self.runner.advance(batch_ids, until or self.end, goes_on)
         self._take(outcome, batch_ids, until or self.end)
         return outcome
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from gpu_worker import attention_stage
+
 
 @pytest.fixture(autouse=True)
 def engine_thread() -> Iterator[None]:
@@ -17,3 +19,10 @@ def engine_thread() -> Iterator[None]:
 def device(request: pytest.FixtureRequest) -> str:
     """Where tests run that concern any device: here, and with `-m gpu` on CUDA."""
     return str(request.param)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a part of every two queries of a prompt, and of every single query."""
+    monkeypatch.setattr(attention_stage, "_PART_WORK", 1)
+    monkeypatch.setattr(attention_stage, "_LEAST_QUERIES", 2)

@@ -65,7 +65,7 @@ def test_sequence_runs_to_its_length_in_two_iterations(executor: RunnerExecutor)
     first = executor.advance(advance(1), lambda cursor: not units.append(cursor))
     assert first.reached == END
     assert (first.timing.num_heads, first.timing.num_attention_stages) == (1, loaded().facts.num_layers)
-    assert len(units) == first.timing.num_attention_stages + first.timing.num_expert_runs
+    assert len(units) == 2 * first.timing.num_attention_stages + first.timing.num_expert_runs  # one inside each stage
     assert first.tokens[0].finish_reason == inference_pb2.FINISH_REASON_UNSPECIFIED
     executor.apply(start(2, control_pb2.BatchItem(seq_id=1, num_tokens=1, first_position=3, samples=True)))
     second = executor.advance(advance(2), always)
