@@ -257,12 +257,14 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
     def offer_pause(self, *held: Tensor) -> None:
         """Called by the model inside an attention stage, which holds some tensors: stands there as long as the driver wants.
 
-        Meanwhile sequences may be dropped, and their rows may move.
+        Meanwhile sequences may be dropped, and their rows may move. A module that runs for one sequence at a time would not see
+        that, and is not left.
         """
-        if not self._goes_on():
-            self._paused_bytes = sum(tensor.nbytes for tensor in held)
-            self.leave(Pause())
-            self._paused_bytes = 0
+        if self.cache.is_alone or self._goes_on():
+            return
+        self._paused_bytes = sum(tensor.nbytes for tensor in held)
+        self.leave(Pause())
+        self._paused_bytes = 0
 
     def leave(self, effect: LayerBoundary | ExpertWork | Pause) -> Any:
         """Called by the model: hands an effect to the driver and returns what the driver comes back with."""

@@ -38,6 +38,7 @@ class RaggedCache(Cache):
         spans: The sequences' parts.
         stands_for: The class that the model takes it for: some insist on one of their own.
         history: What a model that asked for the positions of earlier rows was given.
+        is_alone: Whether it shows one sequence of a pass to a module that runs for one at a time.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RaggedCache(Cache):
         self.spans = spans
         self.stands_for: type[Cache] = RaggedCache
         self.history = PositionHistory(spans, store.device)
-        self._is_alone = False
+        self.is_alone = False
         self._store = store
         self._latent_layers = latent_layers
         self._own_layers = own_layers
@@ -95,7 +96,7 @@ class RaggedCache(Cache):
             self._latent_layers,
             self._own_layers,
         )
-        alone.stands_for, alone._is_alone = self.stands_for, True
+        alone.stands_for, alone.is_alone = self.stands_for, True
         return alone
 
     # ------------------------------------------------------------------------------- state of one sequence, see sequencewise
@@ -149,14 +150,14 @@ class RaggedCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """How many rows a mask is for, and the first: of a sequence that is alone all. Of a whole pass it stands for nothing."""
-        if self._is_alone and self.is_own(layer_idx):
+        if self.is_alone and self.is_own(layer_idx):
             num_rows, first = self._own_layer(layer_idx).layer.get_mask_sizes(query_length)
             return num_rows, first
-        return (self.spans[0].length if self._is_alone else query_length), 0
+        return (self.spans[0].length if self.is_alone else query_length), 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Position of the first new row, likewise."""
-        return self.spans[0].first_position if self._is_alone else 0
+        return self.spans[0].first_position if self.is_alone else 0
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
         """Whether the sequence has a state; False for a pass of several, which only builds masks by it."""

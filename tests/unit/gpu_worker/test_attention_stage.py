@@ -117,6 +117,15 @@ def test_a_sequence_dropped_inside_a_stage_frees_its_blocks_and_the_others_go_on
     driver.check_nothing_left()
 
 
+@pytest.mark.usefixtures("small_parts")
+def test_attention_that_runs_for_one_sequence_at_a_time_is_not_left() -> None:
+    driver = Driver(loaded("glm_moe_dsa"))
+    story = driver.add(PROMPTS[1], NUM_TOKENS)
+    outcomes = _run_with_stops(driver, driver.start(story))
+    assert len(outcomes) == 1
+    assert story.token_ids == generated("glm_moe_dsa", PROMPTS, NUM_TOKENS)[1][:1]
+
+
 @pytest.mark.parametrize("num_parts", [1, 3])
 @pytest.mark.usefixtures("small_parts")
 def test_a_batch_forgotten_inside_a_stage_leaves_nothing(num_parts: int) -> None:
