@@ -102,7 +102,8 @@ def ragged_attention(
     Returns:
         (1, T, H, width of V), and None for the weights, which nobody asked for.
     """
-    cache = current_pass().cache
+    forward_pass = current_pass()
+    cache = forward_pass.cache
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window or window_of(attention_mask)
@@ -126,7 +127,7 @@ def ragged_attention(
         softcap,
     )
     output = query.new_zeros(query.shape[2], query.shape[1], value.shape[-1])  # (T, H, width of V)
-    AttentionStage(current_pass(), query[0], reader(cache, layer, key, value), key.shape[1], rules, output).run()
+    AttentionStage(forward_pass, query[0], reader(cache, layer, key, value), key.shape[1], rules, output).run()
     return output[None], None
 
 

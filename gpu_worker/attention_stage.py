@@ -109,13 +109,12 @@ class AttentionStage:
 
     def run(self) -> None:
         """Attends sequence by sequence, and last with single queries over long histories together."""
-        singles: list[tuple[Span, int]] = []
+        singles: list[Span] = []
         shape = (self.num_kv_heads, self.output.shape[-1])
         for span in self.forward_pass.cache.spans:
-            start = _first_visible(span, self.rules.window)
             is_single = span.num_tokens == 1 and self.rules.are_plain
-            if is_single and products_pay(self.query, 1, span.length - start, *shape):
-                singles.append((span, start))
+            if is_single and products_pay(self.query, 1, self._num_visible(span), *shape):
+                singles.append(span)
                 continue
             for part in self._parts(span):
                 self._offer_pause(part.num_tokens * self._work(part))
@@ -123,31 +122,35 @@ class AttentionStage:
                     break
                 self._attend(part)
         for group in self._groups(singles):
-            self._offer_pause(sum(self._work(span) for span, _ in group))
-            self._attend_singles([(span, start) for span, start in group if not span.dropped])
+            self._offer_pause(sum(map(self._work, group)))
+            self._attend_singles([span for span in group if not span.dropped])
+
+    def _first_visible(self, span: Span) -> int:
+        """First row of the sequence that any token of the span sees."""
+        return 0 if self.rules.window is None else max(0, span.first_position - self.rules.window + 1)
+
+    def _num_visible(self, span: Span) -> int:
+        """Rows of the sequence that any token of the span sees."""
+        return span.length - self._first_visible(span)
 
     def _work(self, span: Span) -> int:
-        """Multiplications of one query that sees all rows of a sequence."""
-        return span.length * len(self.query) * (self.query.shape[-1] + self.output.shape[-1])
+        """Multiplications of one query that sees all that the span does."""
+        return self._num_visible(span) * len(self.query) * (self.query.shape[-1] + self.output.shape[-1])
 
     def _parts(self, span: Span) -> Iterator[Span]:
         """Divides a sequence's queries; those that one indexer chose rows for, or one bias is for, stay together."""
         most = max(_LEAST_QUERIES, _PART_WORK // self._work(span))
         most -= most % _TILE if most > _TILE else 0
-        if most >= span.num_tokens or self.rules.are_for_all_rows:
-            yield span
-            return
-        for begin in range(0, span.num_tokens, most):
-            num_tokens = min(most, span.num_tokens - begin)
-            yield Span(span.table, span.start + begin, num_tokens, span.first_position + begin)
+        whole = most >= span.num_tokens or self.rules.are_for_all_rows
+        return iter((span,)) if whole else span.parts(most)
 
-    def _groups(self, singles: Sequence[tuple[Span, int]]) -> Iterator[list[tuple[Span, int]]]:
+    def _groups(self, singles: Sequence[Span]) -> Iterator[list[Span]]:
         """Divides single queries."""
-        group: list[tuple[Span, int]] = []
+        group: list[Span] = []
         work = 0
         for single in singles:
             group.append(single)
-            work += self._work(single[0])
+            work += self._work(single)
             if work >= _PART_WORK:
                 yield group
                 group, work = [], 0
@@ -162,23 +165,18 @@ class AttentionStage:
         self.work_left -= work
 
     def _attend(self, part: Span) -> None:
-        start = _first_visible(part, self.rules.window)
+        start = self._first_visible(part)
         q = self.query[:, part.start : part.stop]  # (H, n, width)
         attended = _attend(self.forward_pass.cache, part, start, q, *self.read(part, start), self.rules.of(part))
         self.output[part.start : part.stop] = attended.transpose(0, 1)  # (n, H, width of V)
 
-    def _attend_singles(self, singles: Sequence[tuple[Span, int]]) -> None:
+    def _attend_singles(self, singles: Sequence[Span]) -> None:
         if not singles:
             return
-        rows = slice(None) if len(singles) == len(self.output) else [span.start for span, _ in singles]
-        histories = (self.read(span, start) for span, start in singles)
+        rows = slice(None) if len(singles) == len(self.output) else [span.start for span in singles]
+        histories = (self.read(span, self._first_visible(span)) for span in singles)
         query = self.query.transpose(0, 1)[rows]  # (B, H, width)
         self.output[rows] = attend_one_by_one(query, histories, self.num_kv_heads, self.rules.scale)
-
-
-def _first_visible(span: Span, window: int | None) -> int:
-    """First row of the sequence that any token of the span sees."""
-    return 0 if window is None else max(0, span.first_position - window + 1)
 
 
 def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: Rules) -> Tensor:

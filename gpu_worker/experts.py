@@ -217,13 +217,13 @@ class ExpertQueues:
     def keep(self, live_rows: Tensor | None) -> None:
         """Takes the tokens that are not in the mask (T,) out of the queues; None keeps all."""
         self._sum_up()
-        expert, was_given = self.next_expert, self._tokens[self._num_given - 1 : self._num_given]  # (1,), or none
-        is_midway = self._num_given > self._bounds[expert]
+        expert = self.next_expert
+        were_given = self._tokens[self._bounds[expert] : self._num_given]  # of the expert that has begun, if one has
         self._sort(live_rows)
         self._num_given = self._bounds[expert]
-        if is_midway:
+        if len(were_given):
             waiting = self._waiting(expert)
-            self._num_given += int((self._tokens[waiting.start : waiting.stop] <= was_given).sum())
+            self._num_given += int((self._tokens[waiting.start : waiting.stop] <= were_given[-1]).sum())
         self._num_summed = self._num_given
 
     def result(self) -> Tensor:

@@ -67,7 +67,7 @@ class SingleSequence:
         """What is run of a sequence in one call each."""
         if not self.goes_on_token_by_token or span.first_position == 0:
             return [span]
-        return [Span(span.table, span.start + i, 1, span.first_position + i) for i in range(span.num_tokens)]
+        return list(span.parts(1))
 
 
 class _Cut:

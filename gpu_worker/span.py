@@ -3,6 +3,7 @@
 Source: arXiv 2503.09304
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpu_worker.block_table import BlockTable
@@ -35,3 +36,9 @@ class Span:
     def length(self) -> int:
         """Rows of the sequence that its last token attends to."""
         return self.first_position + self.num_tokens
+
+    def parts(self, most_tokens: int) -> Iterator["Span"]:
+        """Divides it into spans of at most so many tokens, each of which sees the rows of those before it."""
+        for begin in range(0, self.num_tokens, most_tokens):
+            num_tokens = min(most_tokens, self.num_tokens - begin)
+            yield Span(self.table, self.start + begin, num_tokens, self.first_position + begin)
