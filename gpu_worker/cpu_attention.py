@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-_TILE = 128
+_ROWS = 512  # of a product: more leave the caches, with fewer the calls take the time
+_TILES = (128, 256)  # least and most queries of a tile
 
 
 def attend_fused(
@@ -59,11 +60,12 @@ def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor 
     H, n, width = q.shape
     H_kv, rows, _ = k.shape
     past = rows - n
+    tile = min(max(_ROWS * H_kv // H, _TILES[0]), _TILES[1])
     grouped = (q.float() * scale).reshape(H_kv, H // H_kv, n, width)
     output = v.new_empty(H_kv, H // H_kv, n, v.shape[-1])
-    triangle = torch.full((min(n, _TILE),) * 2, float("-inf")).triu_(1)  # (tile, tile)
-    for start in range(0, n, _TILE):
-        stop = min(start + _TILE, n)
+    triangle = torch.full((min(n, tile),) * 2, float("-inf")).triu_(1)  # (tile, tile)
+    for start in range(0, n, tile):
+        stop = min(start + tile, n)
         seen = past + stop
         for head in range(H_kv):
             scores = _product(grouped[head, :, start:stop], k[head, :seen].float())  # (H / H_kv, tile, seen)

@@ -137,7 +137,7 @@ def for_all_shapes(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
     monkeypatch.setattr(attention_choice, "_LEAST_ROWS", 1)
     monkeypatch.setattr(attention_choice, "_LEAST_TILED_WORK", 1)
     monkeypatch.setattr(attention_choice, "_products_win", lambda *_: request.param)
-    monkeypatch.setattr(cpu_attention, "_TILE", 4)
+    monkeypatch.setattr(cpu_attention, "_TILES", (4, 4))
 
 
 @pytest.mark.usefixtures("for_all_shapes")
