@@ -95,7 +95,7 @@ class AttentionStage:
         read: Reads K and V.
         num_kv_heads: Heads of K and V.
         rules: How the layer attends.
-        output: (T, H, width of V), to be filled; what it holds for dropped sequences means nothing.
+        output: (T, H, width of V), zeros to be filled; nobody reads what stays zero.
         work_left: Multiplications until the pass is next offered to be left.
     """
 
@@ -111,19 +111,19 @@ class AttentionStage:
         """Attends sequence by sequence, and last with single queries over long histories together."""
         singles: list[Span] = []
         shape = (self.num_kv_heads, self.output.shape[-1])
-        for span in self.forward_pass.cache.spans:
+        for span in self.forward_pass.attending():
             is_single = span.num_tokens == 1 and self.rules.are_plain
             if is_single and products_pay(self.query, 1, self._num_visible(span), *shape):
                 singles.append(span)
                 continue
             for part in self._parts(span):
                 self._offer_pause(part.num_tokens * self._work(part))
-                if span.dropped:
+                if span.is_gone:
                     break
                 self._attend(part)
         for group in self._groups(singles):
             self._offer_pause(sum(map(self._work, group)))
-            self._attend_singles([span for span in group if not span.dropped])
+            self._attend_singles([span for span in group if not span.is_gone])
 
     def _first_visible(self, span: Span) -> int:
         """First row of the sequence that any token of the span sees."""

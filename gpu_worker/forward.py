@@ -22,6 +22,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from gpu_worker.cache_argument import cache_argument
 from gpu_worker.clock import HOST_CLOCK, Clock
 from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.devices import is_host
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts import ExpertQueues, ExpertWork
 from gpu_worker.ragged import RaggedCache
@@ -108,7 +109,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         position_ids: Their positions (T,).
         logit_rows: Rows that need logits, at least one (rows,).
         clock: Times the work.
-        reads_rows_back: Whether all rows of the last layer's experts are read; else they run for those that the head needs.
+        reads_rows_back: Whether all rows of the last layer are read; else its attention and experts run for those that the head
+            needs.
 
     Attributes:
         cursor: Where it stands.
@@ -253,6 +255,16 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         rows = self._inputs["logits_to_keep"]  # (rows,)
         chosen = (tensor.index_select(0, rows) for tensor in (work.hidden, work.expert_ids, work.weights))
         return torch.zeros_like(work.hidden).index_copy_(0, rows, self._run_experts(ExpertWork(work.module, *chosen)))
+
+    def attending(self) -> Sequence[Span]:
+        """Whose attention is read in the layer where it stands: everybody's, or in the last one that of the head's rows."""
+        rows = self._inputs["logits_to_keep"]  # (rows,)
+        if self.cache.is_alone or not self._reads_some(self.cursor.layer) or not is_host(rows.device):
+            return self.cache.spans
+        read: list[int] = rows.tolist()
+        return [
+            span.part(row - span.start, 1) for span in self.cache.spans for row in read if span.start <= row < span.stop
+        ]
 
     def offer_pause(self, *held: Tensor) -> None:
         """Called by the model inside an attention stage, which holds some tensors: stands there as long as the driver wants.

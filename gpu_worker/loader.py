@@ -86,7 +86,7 @@ class LoadedModel:
         latent_layers: Layers that expand the rows which the cache returns.
         own_layers: Layers with a memory of their own, if there are any.
         runs_modules_alone: Whether some modules run once for each sequence of a batch.
-        reads_rows_back: Whether all rows of the last layer's experts are read.
+        reads_rows_back: Whether all rows of the last layer are read.
     """
 
     model: nn.Module

@@ -54,7 +54,7 @@ class Structure:
         latent_layers: Layers that expand the rows which the cache returns.
         own_layers: Layers with a memory of their own, if there are any.
         single_modules: Modules that must be run for one sequence at a time.
-        reads_rows_back: Whether something behind the last layer's experts goes through the text, and so reads all of their rows.
+        reads_rows_back: Whether something behind the last layer's attention goes through the text, and so reads all of its rows.
         called_linears: Linear layers that were called; a weight that is only ever read by others is not among them.
         vocab_size: Width of the logits.
     """
@@ -83,7 +83,7 @@ class _LayerNotes:
     experts: list[nn.Module] = field(default_factory=list)
     storing: nn.Module | None = None  # the module that stores K/V
     stateful: dict[nn.Module, None] = field(default_factory=dict)  # the modules that keep a state, in order
-    reads_rows_back: bool = False  # whether a state is asked for after the experts
+    reads_rows_back: bool = False  # whether a state is asked for after attention or experts
     is_alone: bool = False  # whether its attention means rows of one sequence
 
     def single_modules(self) -> list[nn.Module]:
@@ -125,7 +125,7 @@ class _ProbeCache(RaggedCache):
     def _state(self, layer: int) -> LayerState:
         notes = self._notes[layer]
         notes.stateful[self._running[-1]] = None
-        notes.reads_rows_back |= bool(notes.experts)
+        notes.reads_rows_back |= bool(notes.experts or notes.attended)
         return super()._state(layer)
 
 

@@ -63,8 +63,8 @@ def test_stopping_between_all_parts_changes_no_token_and_no_bit(
 def test_a_stage_counts_once_however_often_it_is_left_and_all_its_time_is_told() -> None:
     driver = Driver(loaded())
     outcomes = _run_with_stops(driver, driver.start(driver.add(PROMPTS[0], 1)))
-    num_parts, num_layers = 5, 3  # nine tokens in twos
-    assert len(outcomes) == num_layers * num_parts + 1
+    num_parts, num_layers = (5, 5, 1), 3  # nine tokens in twos, and the one that the head reads
+    assert len(outcomes) == sum(num_parts) + 1
     assert sum(outcome.timing.num_attention_stages for outcome in outcomes) == num_layers
     assert sum(outcome.timing.attention_tokens for outcome in outcomes) == num_layers * 9
     assert all(outcome.timing.attention_ns > 0 for outcome in outcomes)
@@ -114,6 +114,25 @@ def test_a_sequence_dropped_inside_a_stage_frees_its_blocks_and_the_others_go_on
     _run_with_stops(driver, batch_id)
     driver.finish(staying)
     assert (staying.token_ids, other.token_ids) == generated(family, PROMPTS[1:], NUM_TOKENS)
+    driver.check_nothing_left()
+
+
+@pytest.mark.parametrize("uses_products", [False, True], ids=["fused", "products"])
+@pytest.mark.usefixtures("small_parts")
+def test_a_sequence_dropped_inside_the_last_stage_is_attended_no_more(
+    uses_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_stage, "products_pay", lambda *_: uses_products)
+    driver = Driver(loaded())
+    leaving, staying = (driver.add(prompt, NUM_TOKENS) for prompt in PROMPTS[:2])
+    batch_id = driver.start(leaving, staying)
+    driver.advance(batch_id, until=Cursor(2))
+    driver.advance(batch_id, goes_on=_stops_inside(driver, batch_id))
+    assert driver.cursor(batch_id) == Cursor(2)
+    driver.drop(leaving)
+    _run_with_stops(driver, batch_id)
+    driver.finish(staying)
+    assert staying.token_ids == generated("mixtral", PROMPTS, NUM_TOKENS)[1]
     driver.check_nothing_left()
 
 

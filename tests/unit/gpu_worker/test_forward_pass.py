@@ -1,10 +1,14 @@
 """A forward pass stops where it should, stands by itself, and can be ended anywhere."""
 
+from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from gpu_worker import attention_stage
 from gpu_worker.cache import UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
@@ -69,6 +73,32 @@ def test_the_last_layers_experts_run_only_for_rows_that_the_head_reads() -> None
             forward_pass.deliver()
     assert num_run == [2 * len(TOKENS), 2 * len(TOKENS), 2]
     plain = random_model("mixtral")(torch.tensor([TOKENS])).logits[0, 5:]
+    torch.testing.assert_close(forward_pass.logits, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "glm4_moe", "gpt_oss", "deepseek_v3"])
+def test_the_last_layers_attention_runs_only_for_rows_that_the_head_reads(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_queries: Counter[int] = Counter()
+    attend = attention_stage._attend
+
+    def note(cache: RaggedCache, part: Span, start: int, q: Tensor, *others: Any) -> Tensor:
+        num_queries[forward_pass.cursor.layer] += q.shape[1]
+        return attend(cache, part, start, q, *others)
+
+    monkeypatch.setattr(attention_stage, "_attend", note)
+    forward_pass = _pass(family, logit_rows=(5,))
+    while forward_pass.logits is None:
+        if forward_pass.cursor.stage is Stage.ATTENTION:
+            forward_pass.run_attention()
+        else:
+            _run_experts(forward_pass, family)
+            forward_pass.deliver()
+    *before, last = (num_queries[layer] for layer in sorted(num_queries))
+    assert set(before) == {len(TOKENS)}
+    assert last == 1
+    plain = random_model(family)(torch.tensor([TOKENS])).logits[0, 5:]
     torch.testing.assert_close(forward_pass.logits, plain, rtol=1e-4, atol=1e-4)
 
 
