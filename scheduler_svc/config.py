@@ -80,6 +80,7 @@ def engine_settings(
     ls_tpot_ms: float,
     max_num_seqs: int,
     be_chunk_tokens: int,
+    be_lone_chunk_tokens: int,
     ls_chunk_tokens: int,
     max_ls_requests: int,
     max_be_requests: int,
@@ -96,12 +97,15 @@ def engine_settings(
     _check("--ls-tpot-ms", ls_tpot_ms, 0, 60_000)
     _check("--max-num-seqs", max_num_seqs, 1, 4096)
     _check("--be-chunk-tokens", be_chunk_tokens, 1, 1 << 20)
+    _check("--be-lone-chunk-tokens", be_lone_chunk_tokens, 1, 1 << 20)
     _check("--ls-chunk-tokens", ls_chunk_tokens, 1, 1 << 20)
     _check("--max-ls-requests", max_ls_requests, 1, 1 << 20)
     _check("--max-be-requests", max_be_requests, 1, 1 << 20)
+    can_stop_inside = preempt_at is not PreemptAt.ITERATION
     limits = Limits(
         max_num_seqs=max_num_seqs,
         be_chunk_tokens=be_chunk_tokens,
+        be_lone_chunk_tokens=be_lone_chunk_tokens if can_stop_inside else 0,
         ls_chunk_tokens=ls_chunk_tokens,
         ls_stretch=ls_stretch,
         ls_tpot_s=ls_tpot_ms / 1e3,

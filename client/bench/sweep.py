@@ -155,7 +155,14 @@ def with_settings(setups: Sequence[Setup], settings: Sequence[str]) -> list[Setu
 
 
 _STARVATION = ("min_share", "window_s", "threshold", "promotion_quantum")
-_COUNTS = ("max_num_seqs", "be_chunk_tokens", "ls_chunk_tokens", "threshold", "promotion_quantum")
+_COUNTS = (
+    "max_num_seqs",
+    "be_chunk_tokens",
+    "be_lone_chunk_tokens",
+    "ls_chunk_tokens",
+    "threshold",
+    "promotion_quantum",
+)
 
 
 def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:

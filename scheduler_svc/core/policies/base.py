@@ -84,7 +84,9 @@ class Limits:
 
     Attributes:
         max_num_seqs: Most sequences of a batch.
-        be_chunk_tokens: Token budget of a best-effort iteration.
+        be_chunk_tokens: Token budget of a best-effort iteration in which some decode: it bounds how long they wait for a token.
+        be_lone_chunk_tokens: Token budget of one in which nobody does, if that is more and it can be stopped inside: prompts take
+            less time in long chunks.
         ls_chunk_tokens: Token budget of a latency-sensitive iteration.
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
         ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
@@ -96,6 +98,7 @@ class Limits:
 
     max_num_seqs: int = 32
     be_chunk_tokens: int = 256
+    be_lone_chunk_tokens: int = 1024
     ls_chunk_tokens: int = 512
     ls_stretch: float = 0.15
     ls_tpot_s: float = 0.0

@@ -26,7 +26,7 @@ class Qllm(Policy):
         if batch := view.open_batch(BE):
             best_effort = [batch]
         elif not view.awaits_result(BE):
-            best_effort = [BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, limits.be_chunk_tokens)]
+            best_effort = [BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, _be_chunk_tokens(view))]
         if view.owes_best_effort():
             yield from best_effort
         # A prompt takes nobody along, unless a target says how long people may wait.
@@ -49,3 +49,11 @@ class Qllm(Policy):
             return
         if other.is_resident and view.has_slack(batch.shape, other.shape):
             yield other
+
+
+def _be_chunk_tokens(view: View) -> int:
+    """Token budget of a best-effort iteration. A long one puts off nobody's stop, only the next token of those that decode."""
+    limits = view.limits
+    if view.num_waiting(BE_DECODE):
+        return limits.be_chunk_tokens
+    return max(limits.be_chunk_tokens, limits.be_lone_chunk_tokens)

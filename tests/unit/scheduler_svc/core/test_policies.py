@@ -1,6 +1,7 @@
 """What each policy runs next, and with whom."""
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import pytest
 
@@ -114,6 +115,16 @@ def test_a_best_effort_iteration_is_all_decodes_and_prompt_chunks_up_to_the_budg
     sim.run()
     mixed = [sorted(i.num_tokens for i in b[0].items.values()) for *_, b in sim.worker.history if len(b[0].items) == 2]
     assert [1, 63] in mixed
+
+
+def test_best_effort_prompts_take_long_chunks_as_long_as_nobody_decodes() -> None:
+    limits = Limits(be_chunk_tokens=64, be_lone_chunk_tokens=150, control_lead_s=0.0)
+    sim = Simulation(limits=limits)
+    sim.submit(BE, 190, 2)
+    sim.submit(BE, 140, 1)
+    sim.run()
+    chunks = [sorted(i.num_tokens for i in b[0].items.values()) for *_, b in sim.worker.history]
+    assert [chunk for chunk, _ in groupby(chunks)] == [[150], [40, 110], [1, 30]]
 
 
 def test_latency_sensitive_prompts_are_not_padded_with_best_effort_work() -> None:

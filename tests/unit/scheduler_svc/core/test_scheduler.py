@@ -17,7 +17,7 @@ def test_a_single_sequence_gets_all_its_tokens_in_order() -> None:
 
 def test_a_prompt_longer_than_the_budget_is_computed_in_chunks() -> None:
     sim = Simulation()
-    sequence = sim.submit(BE, 1000, 2)
+    sequence = sim.submit(BE, 4000, 2)
     sim.run()
     assert sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence)
     assert sim.scheduler.counters.num_iterations == 4 + 1
