@@ -138,7 +138,7 @@ class Engine:
     def _goes_on(self, advance: control_pb2.Advance, cursor: Cursor) -> bool:
         """Notes progress; returns False where the scheduler wants this advance cut short and it may stand."""
         self._progress.tick()
-        if advance.command_id > self._mailbox.preempted_command_id:
+        if advance.command_id not in self._mailbox.preempted_command_ids:
             return True
         if advance.preempt_at == control_pb2.PREEMPT_AT_LAYER:
             return cursor.stage is not Stage.ATTENTION

@@ -26,6 +26,7 @@ from gpu_worker.mailbox import Forget, Mailbox, Order, Progress
 
 _log = logging.getLogger(__name__)
 
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 << 20
 _MAX_QUEUED_FRAMES = 10_000
 _LINGER_MS = 500
@@ -168,7 +169,7 @@ class SchedulerLink:
             self._monitor.close(linger=0)
             self._socket.close(linger=_LINGER_MS if self._stopping else 0)
         self._mailbox.put(Forget())
-        self._mailbox.preempted_command_id = 0
+        self._mailbox.preempted_command_ids = range(0)
 
     def _serve(self) -> None:
         poller = select.poll()
@@ -239,7 +240,8 @@ class SchedulerLink:
         elif message.command.WhichOneof("command") == "welcome":
             self._on_welcome(message.command.welcome)
         elif self._stage is _Stage.JOINED and message.command.HasField("preempt"):
-            self._mailbox.preempted_command_id = message.command.preempt.last_command_id
+            preempt = message.command.preempt
+            self._mailbox.preempted_command_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
         elif self._stage is _Stage.JOINED:
             self._mailbox.put(Order(message.worker_epoch, message.command))
         else:

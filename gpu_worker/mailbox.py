@@ -70,7 +70,7 @@ class Mailbox(SimpleQueue[Mail]):
     """Commands on their way to the engine.
 
     Attributes:
-        preempted_command_id: Advances up to this one are to be cut short where they may.
+        preempted_command_ids: Advances that are to be cut short where they may.
     """
 
-    preempted_command_id: int = 0
+    preempted_command_ids: range = range(0)

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from gpu_worker.config import ConfigRefused, WorkerConfig
 from gpu_worker.cost_table import CostTable, load_cost_table
 from gpu_worker.errors import ModelRefused
+from gpu_worker.link import PROTOCOL_VERSION
 from gpu_worker.simulated import SimulatedExecutor
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
 _EOS = "</s>"
 _TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
 # Tokens and context of the made-up iterations that the scheduler's cost model starts from.

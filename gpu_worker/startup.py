@@ -16,7 +16,7 @@ from qllm.v1 import control_pb2
 from gpu_worker.config import ConfigRefused, Device, WorkerConfig
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
-from gpu_worker.link import MAX_FRAME_BYTES
+from gpu_worker.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.ranks import Ranks
 from gpu_worker.recording import record_decodes
@@ -29,7 +29,6 @@ from gpu_worker.weights import WeightOptions
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
 _GIB = 1 << 30
 _CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300

@@ -17,7 +17,7 @@ from scheduler_svc.core.results import BatchError, SampledToken, StepResult, Wor
 from scheduler_svc.core.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import ServedModel
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 << 20
 """Largest frame on the channel; only Hello, which carries the tokenizer, comes near it."""
 
@@ -128,6 +128,7 @@ def _advance(step: control_pb2.StepCommand, command: commands.Advance) -> None:
 
 
 def _preempt(step: control_pb2.StepCommand, command: commands.Preempt) -> None:
+    step.preempt.first_command_id = command.first_command_id
     step.preempt.last_command_id = command.last_command_id
 
 
@@ -202,6 +203,7 @@ def _worker_model(model: control_pb2.WorkerModel) -> WorkerModel:
         num_blocks=model.num_blocks,
         num_host_blocks=model.num_host_blocks,
         max_model_len=model.max_model_len,
+        computes_on_cpu=model.device == "cpu",
     )
 
 

@@ -101,11 +101,10 @@ def engine_settings(
     _check("--ls-chunk-tokens", ls_chunk_tokens, 1, 1 << 20)
     _check("--max-ls-requests", max_ls_requests, 1, 1 << 20)
     _check("--max-be-requests", max_be_requests, 1, 1 << 20)
-    can_stop_inside = preempt_at is not PreemptAt.ITERATION
     limits = Limits(
         max_num_seqs=max_num_seqs,
         be_chunk_tokens=be_chunk_tokens,
-        be_lone_chunk_tokens=be_lone_chunk_tokens if can_stop_inside else 0,
+        be_lone_chunk_tokens=be_lone_chunk_tokens,
         ls_chunk_tokens=ls_chunk_tokens,
         ls_stretch=ls_stretch,
         ls_tpot_s=ls_tpot_ms / 1e3,

@@ -13,6 +13,7 @@ from pathlib import Path
 import zmq
 from qllm.v1 import control_pb2
 
+from scheduler_svc.codec import PROTOCOL_VERSION
 from scheduler_svc.core.commands import Advance
 from scheduler_svc.core.cursor import Cursor
 from scheduler_svc.core.ids import BatchId, CommandId
@@ -147,7 +148,7 @@ class RawPeer:
     def send(self, *parts: bytes) -> None:
         self.socket.send_multipart(parts)
 
-    def say_hello(self, epoch: int, protocol_version: int = 1) -> None:
+    def say_hello(self, epoch: int, protocol_version: int = PROTOCOL_VERSION) -> None:
         self.report(epoch, hello=hello(protocol_version))
 
     def report(self, epoch: int, **report: object) -> None:

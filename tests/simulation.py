@@ -89,7 +89,7 @@ class SimWorker:
         self.batches: dict[int, SimBatch] = {}
         self.queue: deque[Command] = deque()
         self.running: Running | None = None
-        self.preempted_id = 0
+        self.preempted_ids = range(0)
         self.free_at_s = 0.0
         self.sent: list[Advance] = []
         self.history: list[tuple[float, float, Advance, tuple[SimBatch, ...]]] = []
@@ -128,7 +128,7 @@ class SimWorker:
         """Takes commands in; all but Preempt wait their turn."""
         for command in commands:
             if isinstance(command, Preempt):
-                self.preempted_id = command.last_command_id
+                self.preempted_ids = range(command.first_command_id, command.last_command_id + 1)
                 if self.running and self.running.command.preempt_at and self._is_preempted(self.running.command):
                     self.running.cut_short(now_s)
             else:
@@ -213,7 +213,7 @@ class SimWorker:
         self.tables[seq_id] += block_ids
 
     def _is_preempted(self, command: Advance) -> bool:
-        return command.preempt_at is not None and command.command_id <= self.preempted_id
+        return command.preempt_at is not None and command.command_id in self.preempted_ids
 
     def _start(self, command: Advance, now_s: float) -> None:
         batches = tuple(self.batches[b] for b in command.batch_ids)

@@ -27,6 +27,11 @@ class Member(NamedTuple):
         """Query-key pairs of its attention, counted as tokens times context."""
         return self.num_tokens * (self.first_position + self.num_tokens)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether it is a step of decoding; the last token of a prompt, alone, is like one."""
+        return self.samples and self.num_tokens == 1
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -65,7 +70,8 @@ class Batch:
         members: Its live sequences; one that is aborted leaves, and its rows are computed no further.
         issued: Where it stands once all commands sent so far are done.
         end: The cursor after the last layer.
-        sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on.
+        sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on. This one can't
+            be cut short any more then.
         num_in_flight: Steps of it that are sent and not answered.
         is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
         shape: What its iteration costs.

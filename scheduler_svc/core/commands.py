@@ -82,8 +82,9 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Preempt:
-    """Cuts the Advances up to this one short where they allow it; acts when it arrives, ahead of what waits."""
+    """Cuts the Advances from one to another short where they allow it; acts when it arrives, ahead of what waits."""
 
+    first_command_id: CommandId
     last_command_id: CommandId
 
 

@@ -36,34 +36,22 @@ class Composer:
     def compose(self, plan: BatchPlan) -> list[Member]:
         """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
         members: list[Member] = []
-        is_short = False
-        for source in plan.sources:
-            if is_short and source.phase is Phase.PREFILL:
-                continue  # what runs already and was left out comes back before anything new
-            is_short = not self._fill(members, source, plan) or is_short
-        self._take_along(members, plan)
+        self._fill_up(members, plan)
         return members
 
     def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as the plan says.
 
-        Those that end by length stay out. Returns an empty list unless every member samples, one of the batch's class goes on,
-        and the blocks are free.
+        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free.
         """
-        members = batch.members
-        going_on = [m for m in members if len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens]
-        missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + 1) for m in going_on)
-        goes_on = any(m.sequence.effective_class is batch.request_class for m in going_on)
-        if not goes_on or not all(m.samples for m in members) or missing > self._memory.pool.num_free:
+        following = self._following(batch, plan)
+        missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in following)
+        goes_on = any(m.sequence.effective_class is batch.request_class for m, _ in following)
+        if not goes_on or missing > self._memory.pool.num_free:
             return []
-        following = [
-            Member(
-                m.sequence, 1, m.first_position + m.num_tokens, True, self._memory.grow(m.sequence, m.num_tokens + 1)
-            )
-            for m in going_on
-        ]
-        self._take_along(following, plan)
-        return following
+        members = [self._follow(member, num_tokens) for member, num_tokens in following]
+        self._fill_up(members, plan)
+        return members
 
     def make_resident(self, batch: Batch) -> bool:
         """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now."""
@@ -81,11 +69,45 @@ class Composer:
         self._memory.forget(sequence)
         self._residents.pop(sequence.seq_id, None)
 
+    def _following(self, batch: Batch, plan: BatchPlan) -> list[tuple[Member, int]]:
+        """Returns who goes on after an iteration, with how many tokens: who samples and does not end by length, with one.
+
+        Then prompts, of the batch's class only, with what the budget leaves: others rode while there was slack for them.
+        """
+        following = [
+            (m, 1)
+            for m in batch.members
+            if m.samples and len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens
+        ]
+        left = _budget(plan, decodes=bool(following)) - len(following)
+        for m in batch.members:
+            num_tokens = int(min(left, m.sequence.num_pending_tokens - m.num_tokens))
+            if not m.samples and m.sequence.effective_class is batch.request_class and num_tokens > 0:
+                following.append((m, num_tokens))
+                left -= num_tokens
+        return following
+
+    def _follow(self, member: Member, num_tokens: int) -> Member:
+        """Makes a member of the next iteration of a member of this one."""
+        sequence, num_before = member.sequence, member.num_tokens
+        samples = member.samples or num_before + num_tokens == sequence.num_pending_tokens
+        new_block_ids = self._memory.grow(sequence, num_before + num_tokens)
+        return Member(sequence, num_tokens, member.first_position + num_before, samples, new_block_ids)
+
+    def _fill_up(self, members: list[Member], plan: BatchPlan) -> None:
+        """Adds members from the plan's sources, and whom it takes along."""
+        is_short = False
+        for source in plan.sources:
+            if is_short and source.phase is Phase.PREFILL:
+                continue  # what runs already and was left out comes back before anything new
+            is_short = not self._fill(members, source, plan) or is_short
+        self._take_along(members, plan)
+
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
         """Adds members from one queue; returns False if one of them found no room."""
         queue = self._queues[source]
         skipped: list[Sequence] = []
-        left = math.inf if plan.max_tokens is None else plan.max_tokens - sum(m.num_tokens for m in members)
+        left = _budget(plan, decodes=any(m.decodes for m in members)) - sum(m.num_tokens for m in members)
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             num_tokens = int(min(left, sequence.num_pending_tokens))
             if self._has_room(sequence, num_tokens):
@@ -198,6 +220,13 @@ class Composer:
         self._queues.of(victim).remove(victim)  # computed again: it may stand in another queue now
         self.forget(victim)
         self._queues.of(victim).push(victim)
+
+
+def _budget(plan: BatchPlan, *, decodes: bool) -> float:
+    """Most tokens of an iteration in which somebody decodes, or nobody."""
+    if plan.max_tokens is None:
+        return math.inf
+    return plan.max_tokens if decodes else max(plan.max_tokens, plan.max_lone_tokens)
 
 
 def most_that_fit(most: int, fits: Callable[[int], bool]) -> int:

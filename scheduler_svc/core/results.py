@@ -38,6 +38,7 @@ class WorkerModel:
         num_blocks: Device cache blocks.
         num_host_blocks: Host cache blocks for offloaded sequences.
         max_model_len: Longest prompt plus output in tokens.
+        computes_on_cpu: Whether it computes on cores, from which scheduling then takes time.
     """
 
     experts_by_layer: tuple[int, ...]
@@ -46,6 +47,7 @@ class WorkerModel:
     num_blocks: int
     num_host_blocks: int
     max_model_len: int
+    computes_on_cpu: bool = False
 
     @property
     def num_layers(self) -> int:

@@ -6,6 +6,7 @@ Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is
 planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
+from dataclasses import replace
 from itertools import count
 
 from scheduler_svc.core.batch import Batch, Member, Shape
@@ -26,9 +27,6 @@ from scheduler_svc.core.workload import Workload
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 MAX_COMMANDS_IN_FLIGHT = 64
-SEQUEL_MARGIN = (
-    0.2  # of an iteration: how far ahead of its predicted end the next is begun, predictions being off so much
-)
 MIN_WAKEUP_S = 1e-4  # so that a rounding error does not make the caller spin
 _ROUNDING_S = 1e-6
 
@@ -47,14 +45,16 @@ class Scheduler:
     ) -> None:
         self.model = model
         self._observer = observer
+        granularity = policy.preempt_at or preempt_at
+        self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
         self.limits = limits or Limits()
+        if self._preempt_at is None:
+            self.limits = replace(self.limits, be_lone_chunk_tokens=0)
         self.counters = Counters()
         self.work = Workload(model, self.limits, starvation or StarvationLimits(), policy.queue_key)
         self.memory = Memory(model, lambda command: self._outbox.append(command))
         self.window = CommandWindow()
         self._policy = policy
-        granularity = policy.preempt_at or preempt_at
-        self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
         self._planner = StepPlanner(model.experts_by_layer, granularity)
         self._composer = Composer(self.work.queues, self.memory, self.work.has_slack)
         self._sequences: dict[SeqId, Sequence] = {}
@@ -134,12 +134,18 @@ class Scheduler:
         return None
 
     def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
-        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
+        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between.
+
+        Where the worker computes on cores, a best-effort one is not worth that: scheduling would take its time from an iteration
+        that many cores wait for each other in, instead of from the pause behind it.
+        """
+        if sequel.request_class is BE and self.model.computes_on_cpu:
+            return None
         mine = self.work.of_class(sequel.request_class)
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
             return None
-        margin_s = SEQUEL_MARGIN * self.work.iteration_s(mine[0].shape)
-        early_s = self.window.outstanding_s(now_s) - self.limits.control_lead_s - margin_s
+        ahead_s = self.limits.control_lead_s + sequel.margin * self.work.iteration_s(mine[0].shape)
+        early_s = self.window.outstanding_s(now_s) - ahead_s
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
             self._wait(now_s, early_s)
             return None
@@ -235,7 +241,7 @@ class Scheduler:
         for entry in cut_short:
             entry.batches[0].is_preempted = True
         self._last_run = ()
-        self._outbox.append(Preempt(cut_short[-1].command.command_id))
+        self._outbox.append(Preempt(cut_short[0].command.command_id, cut_short[-1].command.command_id))
 
     def _settle(self, batch: Batch, reached: Cursor) -> None:
         """Takes in where a batch that was cut short stands; once all its steps are answered it can go on from there."""
@@ -379,9 +385,15 @@ class Scheduler:
 
     @property
     def wait_bound_s(self) -> float:
-        """Bound on the running best-effort work that an arrival waits for: the quantum, or one unit of it and the lead."""
-        units_s = [self._longest_unit_s(batch) for batch in self.work.of_class(BE)]
-        return max([self.limits.preemption_quantum_s, *(unit_s + self.limits.control_lead_s for unit_s in units_s)])
+        """Bound on the running best-effort work that an arrival waits for: the quantum, or what can't be left and the lead.
+
+        That is one unit, or the end of an iteration whose sequel has begun.
+        """
+        batches = self.work.of_class(BE)
+        margin = 0.0 if self.model.computes_on_cpu else self._policy.be_sequel_margin
+        ends_s = [margin * self.work.iteration_s(batch.shape) for batch in batches]
+        longest_s = max([*map(self._longest_unit_s, batches), *ends_s], default=0.0)
+        return max(self.limits.preemption_quantum_s, longest_s + self.limits.control_lead_s)
 
     def _longest_unit_s(self, batch: Batch) -> float:
         return self._planner.longest_unit_s(self.work.cost_model.unit_costs(batch.shape))

@@ -29,6 +29,11 @@ class InFlight:
     be_fraction: float
     after_quiet: bool
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether it can be cut short: it allows it, and nothing has begun that needs its end."""
+        return self.command.preempt_at is not None and self.batches[0].sequel is None
+
 
 class CommandWindow:
     """Advances in flight, in the order in which they were sent."""
@@ -44,7 +49,7 @@ class CommandWindow:
     @property
     def may_be_preempted(self) -> bool:
         """Whether some command in flight can be cut short and was not yet."""
-        return any(entry.command.preempt_at and not entry.batches[0].is_preempted for entry in self._in_flight)
+        return any(entry.may_stop and not entry.batches[0].is_preempted for entry in self._in_flight)
 
     def is_overdue(self, now_s: float) -> bool:
         """Whether the command that runs has taken longer than estimated."""
@@ -66,12 +71,12 @@ class CommandWindow:
     def preempt(self, now_s: float, unit_s: float) -> tuple[InFlight, ...]:
         """Cuts short the commands that may be: the one that runs takes a unit more at most, those behind it nothing.
 
-        Returns what was cut short; the last one's id is what the worker must be told.
+        Returns what was cut short; the first one's and the last one's ids are what the worker must be told.
         """
-        may_stop = tuple(entry for entry in self._in_flight if entry.command.preempt_at is not None)
+        may_stop = tuple(entry for entry in self._in_flight if entry.may_stop)
         head_s = now_s - self._head_began_s + min(unit_s, self._head_left_s(now_s))
         for i, entry in enumerate(self._in_flight):
-            if entry.command.preempt_at is not None:
+            if entry.may_stop:
                 self._in_flight[i] = replace(entry, estimate_s=0.0 if i else head_s)
         self._estimate_s = sum(entry.estimate_s for entry in self._in_flight)
         return may_stop

@@ -41,7 +41,7 @@ class VirtualWorker:
     _batches: dict[int, _VirtualBatch] = field(default_factory=dict)
     _queue: deque[Command] = field(default_factory=deque)
     _running: _Running | None = None
-    _preempted_id: int = 0
+    _preempted_ids: range = range(0)
     _free_since_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -108,12 +108,12 @@ class VirtualWorker:
         self._running = _Running(command, step)
 
     def _preempt(self, preempt: Preempt, now_s: float) -> None:
-        self._preempted_id = preempt.last_command_id
+        self._preempted_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
         if self._running is not None and self._is_preempted(self._running.command):
             self._running.step.cut_short(now_s)
 
     def _is_preempted(self, command: Advance) -> bool:
-        return command.preempt_at is not None and command.command_id <= self._preempted_id
+        return command.preempt_at is not None and command.command_id in self._preempted_ids
 
     def _move(self, command: Advance, place: int) -> tuple[SampledToken, ...]:
         """Moves the batches to where they stand now; returns the tokens of those that ended."""

@@ -18,7 +18,7 @@ from qllm.v1 import control_pb2
 from gpu_worker.cursor import Cursor
 from gpu_worker.engine import Engine, FatalEngineError
 from gpu_worker.errors import CommandRefused
-from gpu_worker.link import CurveClient, SchedulerLink
+from gpu_worker.link import PROTOCOL_VERSION, CurveClient, SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress, Stop
 
 BATCH_THAT_HANGS_FOR_1_S = 101
@@ -76,7 +76,7 @@ class SleepingExecutor:
         self.seq_ids.clear()
 
 
-def hello(protocol_version: int = 1) -> control_pb2.Hello:
+def hello(protocol_version: int = PROTOCOL_VERSION) -> control_pb2.Hello:
     model = control_pb2.WorkerModel(
         name="fake", family="none", num_layers=2, experts_by_layer=[0, 4], num_experts_per_token=2, vocab_size=100,
         eos_token_ids=[1], max_model_len=64, block_size=16, num_blocks=8, num_host_blocks=2, dtype="float32",
@@ -98,7 +98,7 @@ def curve_client(directory: Path | None) -> CurveClient | None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--control-endpoint", required=True)
-    parser.add_argument("--protocol-version", type=int, default=1)
+    parser.add_argument("--protocol-version", type=int, default=PROTOCOL_VERSION)
     parser.add_argument("--scheduler-timeout-s", type=float, default=15.0)
     parser.add_argument("--curve", type=Path)
     options = parser.parse_args()

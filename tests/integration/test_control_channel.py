@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zmq.auth
 
+from scheduler_svc.codec import PROTOCOL_VERSION
 from scheduler_svc.core.commands import AddSequence, Command, DropSequence, StartBatch
 from scheduler_svc.core.ids import BatchId, SeqId
 from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
@@ -58,7 +59,7 @@ async def test_worker_that_starts_before_the_scheduler_joins_when_it_comes() -> 
 async def test_worker_of_another_protocol_version_is_ignored() -> None:
     with ipc_endpoint() as endpoint:
         async with listening(endpoint) as (link, listener):
-            with worker_process(endpoint, "--protocol-version", "2"):
+            with worker_process(endpoint, "--protocol-version", str(PROTOCOL_VERSION - 1)):
                 await eventually(lambda: link.dropped_frames.get("version"))
                 assert link.state is WorkerState.ABSENT
                 assert not listener.events

@@ -88,7 +88,7 @@ def simulation(
     facts = loaded(FAMILY).facts
     model = WorkerModel(facts.experts_by_layer, facts.num_experts_per_token, 4, num_blocks, num_host_blocks, 512)
     limits = Limits(
-        be_chunk_tokens=16, ls_chunk_tokens=24, ls_stretch=stretch, preemption_quantum_s=0.001, control_lead_s=0.0
+        be_chunk_tokens=16, ls_chunk_tokens=24, ls_stretch=stretch, preemption_quantum_s=0.001, control_lead_s=lead_s
     )
     sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
     sim.worker = ModelWorker(model, sim.worker.costs)
@@ -144,7 +144,7 @@ ARRIVAL = st.tuples(
     num_blocks=st.sampled_from((16, 24, 200)),
     num_host_blocks=st.sampled_from((0, 8, 200)),
     stretch=st.sampled_from((0.0, 0.15, 10.0)),
-    lead_s=st.sampled_from((0.0, 0.001)),
+    lead_s=st.sampled_from((0.0, 0.001, 0.02)),
 )
 def test_every_history_of_core_and_model_gives_the_tokens_of_generate(
     arrivals: list[Arrival],

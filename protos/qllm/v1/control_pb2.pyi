@@ -715,23 +715,27 @@ Global___Advance: _TypeAlias = Advance  # noqa: Y015
 
 @_typing.final
 class Preempt(_message.Message):
-    """Cuts short every Advance up to this one that allows it, at the next place where it may stop. It acts when it arrives, ahead of
-    commands that wait; each Advance is answered all the same, with the cursor reached, those not begun without having run.
+    """Cuts short every Advance from one to another that allows it, at the next place where it may stop. It acts when it arrives, ahead
+    of commands that wait; each Advance is answered all the same, with the cursor reached, those not begun without having run.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LAST_COMMAND_ID_FIELD_NUMBER: _builtins.int
+    FIRST_COMMAND_ID_FIELD_NUMBER: _builtins.int
     last_command_id: _builtins.int
     """The last Advance that it concerns."""
+    first_command_id: _builtins.int
+    """The first one. Those before it run to their ends: batches may have been started that go on from there."""
     def __init__(
         self,
         *,
         last_command_id: _builtins.int = ...,
+        first_command_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_command_id", b"last_command_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_command_id", b"first_command_id", "last_command_id", b"last_command_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

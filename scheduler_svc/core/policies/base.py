@@ -23,6 +23,7 @@ class BatchPlan:
         sources: Queues to fill it from, the first as far as it goes, then the next.
         max_sequences: Most sequences.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
+        max_lone_tokens: Most tokens of one in which nobody decodes, if that is more.
         filler: Queues to take along from, in order, while the predicted iteration stays within its slack (`View.has_slack`);
             nobody gives up memory for them.
     """
@@ -30,6 +31,7 @@ class BatchPlan:
     sources: tuple[QueueName, ...]
     max_sequences: int
     max_tokens: int | None = None
+    max_lone_tokens: int = 0
     filler: tuple[QueueName, ...] = ()
 
 
@@ -37,15 +39,19 @@ class BatchPlan:
 class Sequel:
     """The iteration after one whose result is awaited, begun before the result is known.
 
-    Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token.
+    Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token. From then on the
+    iteration that it follows runs to its end.
 
     Attributes:
         request_class: Whose iteration it follows.
-        plan: What to fill it up with; its sources are not used.
+        plan: What to fill it up with.
+        margin: How much earlier it is begun than the predicted end and the lead ask for, in iterations: predictions are off so
+            much, and whoever arrives after it is begun waits.
     """
 
     request_class: RequestClass
     plan: BatchPlan
+    margin: float
 
 
 Choice = Batch | BatchPlan | Sequel
@@ -113,10 +119,12 @@ class Policy(ABC):
     Attributes:
         name: What `--policy` selects it by.
         preempt_at: The only granularity that the policy knows; None: the operator chooses.
+        be_sequel_margin: Margin of best-effort sequels.
     """
 
     name: ClassVar[str]
     preempt_at: ClassVar[PreemptAt | None] = None
+    be_sequel_margin: ClassVar[float] = 0.05
 
     def queue_class(self, sequence: Sequence) -> RequestClass:
         """Returns the class whose queues the sequence stands in."""

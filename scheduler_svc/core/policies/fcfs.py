@@ -6,9 +6,11 @@ Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Ag
 from collections.abc import Iterator
 
 from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
 from scheduler_svc.core.sequence import RequestClass, Sequence
+
+BE = RequestClass.BEST_EFFORT
 
 
 class Fcfs(Policy):
@@ -22,10 +24,11 @@ class Fcfs(Policy):
         return RequestClass.BEST_EFFORT
 
     def preferences(self, view: View) -> Iterator[Choice]:
-        """The batch under way, or a new one of all decodes and as much prefill as fits."""
-        for request_class in RequestClass:
-            if batch := view.open_batch(request_class):
-                yield batch
-            if view.awaits_result(request_class):
-                return
-        yield BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)
+        """The batch under way, or the next one, of all decodes and as much prefill as fits."""
+        plan = BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)
+        if batch := view.open_batch(BE):
+            yield batch
+        elif view.awaits_result(BE):
+            yield Sequel(BE, plan, self.be_sequel_margin)
+        else:
+            yield plan

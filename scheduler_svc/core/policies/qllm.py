@@ -5,6 +5,7 @@ Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
@@ -12,6 +13,7 @@ from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFI
 from scheduler_svc.core.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+_LS_SEQUEL_MARGIN = 0.2
 
 
 class Qllm(Policy):
@@ -22,25 +24,32 @@ class Qllm(Policy):
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
         limits = view.limits
-        best_effort: list[Choice] = []
-        if batch := view.open_batch(BE):
-            best_effort = [batch]
-        elif not view.awaits_result(BE):
-            best_effort = [BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, _be_chunk_tokens(view))]
+        best_effort = self._best_effort(view)
         if view.owes_best_effort():
             yield from best_effort
         # A prompt takes nobody along, unless a target says how long people may wait.
         filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
-        plan = BatchPlan((LS_PREFILL, LS_DECODE), limits.max_num_seqs, limits.ls_chunk_tokens, filler)
+        plan = BatchPlan((LS_PREFILL, LS_DECODE), limits.max_num_seqs, limits.ls_chunk_tokens, filler=filler)
         if batch := view.open_batch(LS):
             yield batch
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL):
-                yield Sequel(LS, plan)
+                yield Sequel(LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN)
             return  # best-effort work sent now would stand before the next step
         else:
             yield plan
         yield from best_effort
+
+    def _best_effort(self, view: View) -> list[Choice]:
+        """What best-effort work would run. A long chunk puts off nobody's stop, only the next token of those that decode."""
+        if batch := view.open_batch(BE):
+            return [batch]
+        limits = view.limits
+        sources = (BE_DECODE, BE_PREFILL)
+        plan = BatchPlan(sources, limits.max_num_seqs, limits.be_chunk_tokens, limits.be_lone_chunk_tokens)
+        if not view.awaits_result(BE):
+            return [plan]
+        return [] if view.has_latency_sensitive else [Sequel(BE, plan, self.be_sequel_margin)]
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
         """A suspended best-effort batch that stands at or ahead of the latency-sensitive one, and is cheap to take along."""
@@ -49,11 +58,3 @@ class Qllm(Policy):
             return
         if other.is_resident and view.has_slack(batch.shape, other.shape):
             yield other
-
-
-def _be_chunk_tokens(view: View) -> int:
-    """Token budget of a best-effort iteration. A long one puts off nobody's stop, only the next token of those that decode."""
-    limits = view.limits
-    if view.num_waiting(BE_DECODE):
-        return limits.be_chunk_tokens
-    return max(limits.be_chunk_tokens, limits.be_lone_chunk_tokens)

@@ -199,7 +199,7 @@ def test_an_advance_that_is_preempted_stops_at_the_next_place_where_it_may(
     def places() -> Iterator[Cursor]:
         for i, cursor in enumerate(INSIDE):
             if i == 2:  # Preempt arrives while the second unit runs
-                bench.mailbox.preempted_command_id = 1
+                bench.mailbox.preempted_command_ids = range(2)
             yield cursor
 
     bench.executor.places = places()  # type: ignore[assignment]
@@ -212,12 +212,12 @@ def test_an_advance_that_is_preempted_stops_at_the_next_place_where_it_may(
         assert (report.step_result.reached.layer, report.step_result.reached.expert) == (reached.layer, reached.expert)
 
 
-def test_a_preempt_concerns_no_later_advance() -> None:
+def test_a_preempt_concerns_no_earlier_and_no_later_advance() -> None:
     bench = Bench()
-    bench.mailbox.preempted_command_id = 1
-    orders = [advance(1), advance(2)]
+    bench.mailbox.preempted_command_ids = range(2, 4)
+    orders = [advance(command_id) for command_id in range(1, 5)]
     for order in orders:
         order.command.advance.preempt_at = control_pb2.PREEMPT_AT_EXPERT
-    first, second = bench.run(*orders)
-    assert first.step_result.reached == control_pb2.Cursor()
-    assert second.step_result.reached == orders[1].command.advance.until
+    reached = [report.step_result.reached for report in bench.run(*orders)]
+    end, nowhere = orders[0].command.advance.until, control_pb2.Cursor()
+    assert reached == [end, nowhere, nowhere, end]

@@ -101,6 +101,16 @@ async def test_commands_of_this_epoch_reach_the_mailbox_in_order(
     assert [mail.command.drop_batch.batch_id for mail in mails if isinstance(mail, Order)] == list(range(1, 101))
 
 
+async def test_a_preempt_overtakes_and_says_which_advances_it_concerns(
+    link: SchedulerLink, router: RawRouter, mailbox: Mailbox
+) -> None:
+    identity, epoch = await join(router)
+    router.command(identity, epoch, preempt=control_pb2.Preempt(first_command_id=5, last_command_id=7))
+    router.command(identity, epoch, drop_batch=DROP)
+    assert next_mail(mailbox).command.HasField("drop_batch")
+    assert list(mailbox.preempted_command_ids) == [5, 6, 7]
+
+
 async def test_frames_that_are_no_commands_of_this_epoch_are_dropped(
     link: SchedulerLink, router: RawRouter, mailbox: Mailbox
 ) -> None:

@@ -110,7 +110,7 @@ def test_hello_that_makes_no_sense_is_refused_with_the_field(field: str, value: 
 
 def test_hello_without_a_model_is_refused() -> None:
     with pytest.raises(ProtocolError, match="missing"):
-        codec.decode_model(control_pb2.Hello(protocol_version=1))
+        codec.decode_model(control_pb2.Hello(protocol_version=codec.PROTOCOL_VERSION))
 
 
 def test_hello_with_a_negative_end_token_is_refused() -> None:

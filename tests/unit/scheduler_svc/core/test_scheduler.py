@@ -1,9 +1,9 @@
 import pytest
 
-from scheduler_svc.core.commands import Advance, StartBatch
+from scheduler_svc.core.commands import Advance, Preempt, StartBatch
 from scheduler_svc.core.cursor import Stage
 from scheduler_svc.core.policies import Limits
-from tests.simulation import BE, LS, Simulation
+from tests.simulation import BE, LS, Simulation, small_model
 
 
 def test_a_single_sequence_gets_all_its_tokens_in_order() -> None:
@@ -67,6 +67,48 @@ def test_the_next_iteration_is_begun_before_the_last_is_answered_so_that_the_wor
     sequels = [c for c in sim.commands if isinstance(c, StartBatch) and any(not item.token_ids for item in c.items)]
     assert len(sequels) == 11
     assert sim.scheduler.counters.control_idle_ns == 0
+
+
+@pytest.mark.parametrize("policy", ["qllm", "fcfs", "priority-iteration"])
+def test_so_is_a_best_effort_one_of_decodes_and_chunks_of_prompts(policy: str) -> None:
+    sim = Simulation(policy, limits=Limits(be_chunk_tokens=64, be_lone_chunk_tokens=64, control_lead_s=0.001))
+    sequences = [sim.submit(BE, num_prompt, 20) for num_prompt in (200, 40, 130)]
+    sim.run()
+    assert all(sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence) for sequence in sequences)
+    begun_early = [c for c in sim.commands if isinstance(c, StartBatch) and sum(not item.token_ids for item in c.items)]
+    assert any(len(item.token_ids) > 1 for command in begun_early for item in command.items)
+    assert sim.scheduler.counters.control_idle_ns == 0
+
+
+def test_a_worker_on_cores_is_left_alone_while_it_runs_a_best_effort_iteration() -> None:
+    sim = Simulation(model=small_model(computes_on_cpu=True), limits=Limits(control_lead_s=0.001))
+    sequence = sim.submit(BE, 40, 12)
+    sim.run()
+    assert sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence)
+    assert all(item.token_ids for c in sim.commands if isinstance(c, StartBatch) for item in c.items)
+
+
+@pytest.mark.parametrize("before_s", [0.0005, 0.001, 0.0015])
+def test_an_arrival_lets_an_iteration_end_whose_sequel_has_begun_and_stops_the_sequel(before_s: float) -> None:
+    sim = Simulation(limits=Limits(control_lead_s=0.001))
+    best_effort = [sim.submit(BE, 40, 30) for _ in range(3)]
+    sim.run(until_s=0.2)
+    (*_, (began_s, ended_s, *_)) = sim.worker.history
+    ends_s = ended_s + (ended_s - began_s)
+    sim.submit_at(ends_s - before_s, LS, 20, 3)
+    sim.run(until_s=ends_s - before_s)
+    person = sim.sequences[4]
+    ending, sequel, own = sim.scheduler.batches
+    assert ending.sequel is sequel
+    assert own.holds(person)
+    preempt = next(command for command in sim.commands if isinstance(command, Preempt))
+    concerned = range(preempt.first_command_id, preempt.last_command_id + 1)
+    cut_short = [c for c in sim.commands if isinstance(c, Advance) and c.command_id in concerned]
+    assert [command.batch_ids for command in cut_short] == [(sequel.batch_id,)]
+    sim.run()
+    assert sim.be_wait_s(person) == pytest.approx(before_s, abs=1e-4)
+    for sequence in (*best_effort, person):
+        assert sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence)
 
 
 def test_a_latency_sensitive_iteration_within_the_window_is_one_command() -> None:
