@@ -59,7 +59,7 @@ async def test_best_effort_clients_keep_their_own_prompts_until_the_last_questio
     load: Load,
 ) -> None:
     window = await run_window(load, Foreground(0.4, rate_per_s=20.0, seed=1), num_be_clients=3, lead_s=0.05)
-    assert list(window.answers[LS]) == list(range(len(poisson_times(20.0, 0.4, 1))))
+    assert sorted(window.answers[LS]) == list(range(len(poisson_times(20.0, 0.4, 1))))
     assert len(window.answers[BE]) > 6
     assert all(result.token_ids == tuple(range(index, index + 5)) for index, result in window.answers[BE].items())
     assert window.seconds >= 0.4
