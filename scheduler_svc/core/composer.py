@@ -42,12 +42,14 @@ class Composer:
     def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as the plan says.
 
-        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free.
+        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free; and if a prompt of
+        another class rides, which goes on as far as there is slack for it then.
         """
         following = self._following(batch, plan)
+        has_rider = any(not m.samples and m.sequence.effective_class is not batch.request_class for m in batch.members)
         missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in following)
         goes_on = any(m.sequence.effective_class is batch.request_class for m, _ in following)
-        if not goes_on or missing > self._memory.pool.num_free:
+        if has_rider or not goes_on or missing > self._memory.pool.num_free:
             return []
         members = [self._follow(member, num_tokens) for member, num_tokens in following]
         self._fill_up(members, plan)
@@ -70,10 +72,7 @@ class Composer:
         self._residents.pop(sequence.seq_id, None)
 
     def _following(self, batch: Batch, plan: BatchPlan) -> list[tuple[Member, int]]:
-        """Returns who goes on after an iteration, with how many tokens: who samples and does not end by length, with one.
-
-        Then prompts, of the batch's class only, with what the budget leaves: others rode while there was slack for them.
-        """
+        """Returns who goes on after an iteration, with how many tokens: who samples and does not end by length, then prompts."""
         following = [
             (m, 1)
             for m in batch.members
@@ -82,7 +81,7 @@ class Composer:
         left = _budget(plan, decodes=bool(following)) - len(following)
         for m in batch.members:
             num_tokens = int(min(left, m.sequence.num_pending_tokens - m.num_tokens))
-            if not m.samples and m.sequence.effective_class is batch.request_class and num_tokens > 0:
+            if not m.samples and num_tokens > 0:
                 following.append((m, num_tokens))
                 left -= num_tokens
         return following

@@ -119,12 +119,12 @@ class Policy(ABC):
     Attributes:
         name: What `--policy` selects it by.
         preempt_at: The only granularity that the policy knows; None: the operator chooses.
-        be_sequel_margin: Margin of best-effort sequels.
+        be_sequel_margin: Margin of best-effort sequels; 0: it has none.
     """
 
     name: ClassVar[str]
     preempt_at: ClassVar[PreemptAt | None] = None
-    be_sequel_margin: ClassVar[float] = 0.05
+    be_sequel_margin: ClassVar[float] = 0.0
 
     def queue_class(self, sequence: Sequence) -> RequestClass:
         """Returns the class whose queues the sequence stands in."""

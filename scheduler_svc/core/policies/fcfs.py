@@ -18,6 +18,7 @@ class Fcfs(Policy):
 
     name = "fcfs"
     preempt_at = PreemptAt.ITERATION
+    be_sequel_margin = 0.05
 
     def queue_class(self, sequence: Sequence) -> RequestClass:
         """Everybody stands in the same line."""

@@ -20,6 +20,7 @@ class Qllm(Policy):
     """Latency-sensitive first, with a bounded wait and a floor under best-effort work."""
 
     name = "qllm"
+    be_sequel_margin = 0.05
 
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""

@@ -151,9 +151,9 @@ def test_best_effort_decodes_go_along_only_while_they_stretch_the_iteration_with
     assert 0 <= taken_along(0.25) < taken_along(10.0) == 4
 
 
-def riders(tpot_s: float) -> tuple[int, float]:
+def riders(tpot_s: float, lead_s: float = 0.0) -> tuple[int, float]:
     """Best-effort prompt tokens computed in iterations of people who decode, and the longest such iteration in seconds."""
-    sim = Simulation(limits=Limits(ls_stretch=0.0, ls_tpot_s=tpot_s, control_lead_s=0.0), starvation=NO_GUARD)
+    sim = Simulation(limits=Limits(ls_stretch=0.0, ls_tpot_s=tpot_s, control_lead_s=lead_s), starvation=NO_GUARD)
     sim.submit(LS, 8, 30)
     sim.run(until_s=0.03)
     sim.submit(BE, 2000, 1)
@@ -171,6 +171,10 @@ def test_a_target_for_the_time_per_token_lets_best_effort_prompts_ride_up_to_it(
     tokens, longest_s = riders(0.06)
     assert tokens > 300
     assert longest_s <= 0.06 * 1.05
+
+
+def test_a_prompt_that_rides_does_so_in_every_iteration_though_the_next_could_be_begun_early() -> None:
+    assert riders(0.06, lead_s=0.001)[0] == pytest.approx(riders(0.06)[0], rel=0.1)
 
 
 def test_an_expensive_best_effort_batch_is_not_joined() -> None:
