@@ -50,6 +50,8 @@ class Scheduler:
         self.limits = limits or Limits()
         if self._preempt_at is None:
             self.limits = replace(self.limits, be_lone_chunk_tokens=0)
+        # On cores, scheduling takes its time from an iteration that all of them wait in, rather than from the pause behind it.
+        self._be_sequel_margin = 0.0 if model.computes_on_cpu else policy.be_sequel_margin
         self.counters = Counters()
         self.work = Workload(model, self.limits, starvation or StarvationLimits(), policy.queue_key)
         self.memory = Memory(model, lambda command: self._outbox.append(command))
@@ -134,12 +136,8 @@ class Scheduler:
         return None
 
     def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
-        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between.
-
-        Where the worker computes on cores, a best-effort one is not worth that: scheduling would take its time from an iteration
-        that many cores wait for each other in, instead of from the pause behind it.
-        """
-        if sequel.request_class is BE and self.model.computes_on_cpu:
+        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
+        if sequel.request_class is BE and not self._be_sequel_margin:
             return None
         mine = self.work.of_class(sequel.request_class)
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
@@ -390,8 +388,7 @@ class Scheduler:
         That is one unit, or the end of an iteration whose sequel has begun.
         """
         batches = self.work.of_class(BE)
-        margin = 0.0 if self.model.computes_on_cpu else self._policy.be_sequel_margin
-        ends_s = [margin * self.work.iteration_s(batch.shape) for batch in batches]
+        ends_s = [self._be_sequel_margin * self.work.iteration_s(batch.shape) for batch in batches]
         longest_s = max([*map(self._longest_unit_s, batches), *ends_s], default=0.0)
         return max(self.limits.preemption_quantum_s, longest_s + self.limits.control_lead_s)
 
