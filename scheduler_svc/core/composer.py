@@ -105,6 +105,8 @@ class Composer:
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
         """Adds members from one queue; returns False if one of them found no room."""
         queue = self._queues[source]
+        if not len(queue):
+            return True
         skipped: list[Sequence] = []
         left = _budget(plan, decodes=any(m.decodes for m in members)) - sum(m.num_tokens for m in members)
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):

@@ -31,12 +31,16 @@ class OnlineFit:
         self._scales = tuple(scales)
         size = len(self._scales)
         self._weights = [0.0] * size
+        self._ms_per_count = [0.0] * size  # the weights as predictions need them
         self._covariance = [[_INITIAL_VARIANCE * (i == j) for j in range(size)] for i in range(size)]
         self.num_samples = 0
 
     def predict_ms(self, counts: Row[float]) -> float:
         """Returns the predicted time of work with these counts."""
-        return sum(w * c / s for w, c, s in zip(self._weights, counts, self._scales, strict=True) if w > 0.0)
+        time_ms = 0.0
+        for each_ms, count in zip(self._ms_per_count, counts, strict=True):
+            time_ms += each_ms * count
+        return time_ms
 
     @property
     def is_settled(self) -> bool:
@@ -57,6 +61,7 @@ class OnlineFit:
         spread = FORGETTING + sum(a * b for a, b in zip(row, gains, strict=True))
         error = target - sum(w * r for w, r in zip(self._weights, row, strict=True))
         self._weights = [w + g / spread * error for w, g in zip(self._weights, gains, strict=True)]
+        self._ms_per_count = [max(0.0, w) / scale for w, scale in zip(self._weights, self._scales, strict=True)]
         # Work of one size teaches nothing about the other directions: forgetting must not inflate those without end.
         is_bounded = all(line[i] < _INITIAL_VARIANCE for i, line in enumerate(self._covariance))
         keep = FORGETTING if is_bounded else 1.0

@@ -32,6 +32,8 @@ class StepPlanner:
         """
         end = end or self.end
         at, spent_s = self._next_stop(costs, start, room_s)
+        if self._preempt_at is not PreemptAt.ITERATION:
+            at, spent_s = self._whole_layers(costs, at, spent_s, room_s, end.layer)
         while at < end:
             following, cost_s = self._next_stop(costs, at, room_s - spent_s)
             if spent_s + cost_s > room_s + _ROUNDING:
@@ -65,6 +67,17 @@ class StepPlanner:
         if taken >= left:
             return Cursor(start.layer + 1), left * costs.expert_s + self._head_s(costs, start.layer)
         return Cursor(start.layer, Stage.EXPERTS, start.expert + taken), taken * costs.expert_s
+
+    def _whole_layers(
+        self, costs: UnitCosts, at: Cursor, spent_s: float, room_s: float, end_layer: int
+    ) -> tuple[Cursor, float]:
+        """Goes on layer by layer, up to the last one whose end still fits: few steps where a command takes many layers."""
+        while at.layer < end_layer:
+            layer_s = self._rest_of_layer_s(costs, at)
+            if spent_s + layer_s > room_s + _ROUNDING:
+                break
+            at, spent_s = Cursor(at.layer + 1), spent_s + layer_s
+        return at, spent_s
 
     def _after_attention(self, costs: UnitCosts, layer: int) -> tuple[Cursor, float]:
         if self._experts_by_layer[layer]:

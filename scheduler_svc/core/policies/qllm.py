@@ -35,7 +35,9 @@ class Qllm(Policy):
             yield batch
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL):
-                yield Sequel(LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN)  # others might take blocks of who goes on
+                yield Sequel(
+                    LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN
+                )  # others might take blocks of who goes on
             return  # best-effort work sent now would stand before the next step
         else:
             yield plan
