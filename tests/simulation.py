@@ -128,7 +128,7 @@ class SimWorker:
         """Takes commands in; all but Preempt wait their turn."""
         for command in commands:
             if isinstance(command, Preempt):
-                self.preempted_ids = range(command.first_command_id, command.last_command_id + 1)
+                self.preempted_ids = command.command_ids
                 if self.running and self.running.command.preempt_at and self._is_preempted(self.running.command):
                     self.running.cut_short(now_s)
             else:

@@ -87,5 +87,10 @@ class Preempt:
     first_command_id: CommandId
     last_command_id: CommandId
 
+    @property
+    def command_ids(self) -> range:
+        """The Advances that it concerns."""
+        return range(self.first_command_id, self.last_command_id + 1)
+
 
 Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch | Advance | Preempt

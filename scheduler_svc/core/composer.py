@@ -35,9 +35,7 @@ class Composer:
 
     def compose(self, plan: BatchPlan) -> list[Member]:
         """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
-        members: list[Member] = []
-        self._fill_up(members, plan)
-        return members
+        return self._fill_up([], plan)
 
     def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as the plan says.
@@ -51,9 +49,7 @@ class Composer:
         goes_on = any(m.sequence.effective_class is batch.request_class for m, _ in following)
         if has_rider or not goes_on or missing > self._memory.pool.num_free:
             return []
-        members = [self._follow(member, num_tokens) for member, num_tokens in following]
-        self._fill_up(members, plan)
-        return members
+        return self._fill_up([self._follow(member, num_tokens) for member, num_tokens in following], plan)
 
     def make_resident(self, batch: Batch) -> bool:
         """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now."""
@@ -93,19 +89,20 @@ class Composer:
         new_block_ids = self._memory.grow(sequence, num_before + num_tokens)
         return Member(sequence, num_tokens, member.first_position + num_before, samples, new_block_ids)
 
-    def _fill_up(self, members: list[Member], plan: BatchPlan) -> None:
-        """Adds members from the plan's sources, and whom it takes along."""
+    def _fill_up(self, members: list[Member], plan: BatchPlan) -> list[Member]:
+        """Adds members from the plan's sources, and whom it takes along; returns all of them."""
         is_short = False
         for source in plan.sources:
             if is_short and source.phase is Phase.PREFILL:
                 continue  # what runs already and was left out comes back before anything new
             is_short = not self._fill(members, source, plan) or is_short
         self._take_along(members, plan)
+        return members
 
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
         """Adds members from one queue; returns False if one of them found no room."""
         queue = self._queues[source]
-        if not len(queue):
+        if not queue:
             return True
         skipped: list[Sequence] = []
         left = _budget(plan, decodes=any(m.decodes for m in members)) - sum(m.num_tokens for m in members)
@@ -124,11 +121,13 @@ class Composer:
 
     def _take_along(self, members: list[Member], plan: BatchPlan) -> None:
         """Adds members from the filler queues while the iteration has slack for them; moves nobody's cache for it."""
+        if not members or not plan.filler:
+            return
         own, extra = Shape.of(members), Shape(0, 0, 0, 0)
-        for queue in (self._queues[name] for name in plan.filler if members):
+        budget = _budget(plan, decodes=any(m.decodes for m in members))
+        for queue in (self._queues[name] for name in plan.filler):
             while len(members) < plan.max_sequences and (sequence := queue.peek()):
-                left = math.inf if plan.max_tokens is None else plan.max_tokens - own.num_tokens - extra.num_tokens
-                most = int(min(left, sequence.num_pending_tokens))
+                most = int(min(budget - own.num_tokens - extra.num_tokens, sequence.num_pending_tokens))
                 num_tokens = self._num_fitting(own, extra, sequence, most)
                 if not num_tokens or not self._is_free_to_run(sequence, num_tokens):
                     break

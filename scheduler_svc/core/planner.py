@@ -32,8 +32,7 @@ class StepPlanner:
         """
         end = end or self.end
         at, spent_s = self._next_stop(costs, start, room_s)
-        if self._preempt_at is not PreemptAt.ITERATION:
-            at, spent_s = self._whole_layers(costs, at, spent_s, room_s, end.layer)
+        at, spent_s = self._whole_layers(costs, at, spent_s, room_s, end.layer)
         while at < end:
             following, cost_s = self._next_stop(costs, at, room_s - spent_s)
             if spent_s + cost_s > room_s + _ROUNDING:

@@ -108,7 +108,7 @@ class VirtualWorker:
         self._running = _Running(command, step)
 
     def _preempt(self, preempt: Preempt, now_s: float) -> None:
-        self._preempted_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
+        self._preempted_ids = preempt.command_ids
         if self._running is not None and self._is_preempted(self._running.command):
             self._running.step.cut_short(now_s)
 

@@ -134,6 +134,17 @@ class Policy(ABC):
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
 
+    def best_effort(self, view: View, plan: BatchPlan) -> list[Choice]:
+        """Returns what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
+
+        While latency-sensitive work is there, that goes before a sequel.
+        """
+        if batch := view.open_batch(RequestClass.BEST_EFFORT):
+            return [batch]
+        if not view.awaits_result(RequestClass.BEST_EFFORT):
+            return [plan]
+        return [] if view.has_latency_sensitive else [Sequel(RequestClass.BEST_EFFORT, plan, self.be_sequel_margin)]
+
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:
         """Yields what to run next, best first: a batch to go on with, a plan for a new one, or a sequel.

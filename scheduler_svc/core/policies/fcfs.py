@@ -6,11 +6,9 @@ Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Ag
 from collections.abc import Iterator
 
 from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
 from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
 from scheduler_svc.core.sequence import RequestClass, Sequence
-
-BE = RequestClass.BEST_EFFORT
 
 
 class Fcfs(Policy):
@@ -27,9 +25,4 @@ class Fcfs(Policy):
     def preferences(self, view: View) -> Iterator[Choice]:
         """The batch under way, or the next one, of all decodes and as much prefill as fits."""
         plan = BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)
-        if batch := view.open_batch(BE):
-            yield batch
-        elif view.awaits_result(BE):
-            yield Sequel(BE, plan, self.be_sequel_margin)
-        else:
-            yield plan
+        yield from self.best_effort(view, plan)

@@ -25,7 +25,8 @@ class Qllm(Policy):
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
         limits = view.limits
-        best_effort = self._best_effort(view)
+        chunk, lone_chunk = limits.be_chunk_tokens, limits.be_lone_chunk_tokens  # a long one puts off nobody's stop
+        best_effort = self.best_effort(view, BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk, lone_chunk))
         if view.owes_best_effort():
             yield from best_effort
         # A prompt takes nobody along, unless a target says how long people may wait.
@@ -35,24 +36,12 @@ class Qllm(Policy):
             yield batch
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL):
-                yield Sequel(
-                    LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN
-                )  # others might take blocks of who goes on
+                # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
+                yield Sequel(LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN)
             return  # best-effort work sent now would stand before the next step
         else:
             yield plan
         yield from best_effort
-
-    def _best_effort(self, view: View) -> list[Choice]:
-        """What best-effort work would run. A long chunk puts off nobody's stop, only the next token of those that decode."""
-        if batch := view.open_batch(BE):
-            return [batch]
-        limits = view.limits
-        sources = (BE_DECODE, BE_PREFILL)
-        plan = BatchPlan(sources, limits.max_num_seqs, limits.be_chunk_tokens, limits.be_lone_chunk_tokens)
-        if not view.awaits_result(BE):
-            return [plan]
-        return [] if view.has_latency_sensitive else [Sequel(BE, plan, self.be_sequel_margin)]
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
         """A suspended best-effort batch that stands at or ahead of the latency-sensitive one, and is cheap to take along."""

@@ -102,8 +102,7 @@ def test_an_arrival_lets_an_iteration_end_whose_sequel_has_begun_and_stops_the_s
     assert ending.sequel is sequel
     assert own.holds(person)
     preempt = next(command for command in sim.commands if isinstance(command, Preempt))
-    concerned = range(preempt.first_command_id, preempt.last_command_id + 1)
-    cut_short = [c for c in sim.commands if isinstance(c, Advance) and c.command_id in concerned]
+    cut_short = [c for c in sim.commands if isinstance(c, Advance) and c.command_id in preempt.command_ids]
     assert [command.batch_ids for command in cut_short] == [(sequel.batch_id,)]
     sim.run()
     assert sim.be_wait_s(person) == pytest.approx(before_s, abs=1e-4)
