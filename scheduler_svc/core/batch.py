@@ -69,6 +69,7 @@ class Batch:
         request_class: LATENCY_SENSITIVE if any member is.
         members: Its live sequences; one that is aborted leaves, and its rows are computed no further.
         issued: Where it stands once all commands sent so far are done.
+        reached: Where it stands by what the worker has answered.
         end: The cursor after the last layer.
         sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on. This one can't
             be cut short any more then.
@@ -83,6 +84,7 @@ class Batch:
     members: list[Member]
     end: Cursor
     issued: Cursor = START
+    reached: Cursor = START
     sequel: "Batch | None" = None
     num_in_flight: int = 0
     is_preempted: bool = False

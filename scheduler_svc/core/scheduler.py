@@ -210,10 +210,8 @@ class Scheduler:
         shape = sum((other.shape for other in together), batch.shape)
         costs = self.work.cost_model.unit_costs(shape)
         until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
-        self._count_preemptions(batches)
         for each in batches:
             each.issued = until
-        self._last_run = batches
         self._send(batches, shape, until, estimate_s, now_s)
 
     def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
@@ -238,7 +236,6 @@ class Scheduler:
         cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self.work.batches), default=0.0))
         for entry in cut_short:
             entry.batches[0].is_preempted = True
-        self._last_run = ()
         self._outbox.append(Preempt(cut_short[0].command.command_id, cut_short[-1].command.command_id))
 
     def _settle(self, batch: Batch, reached: Cursor) -> None:
@@ -246,7 +243,6 @@ class Scheduler:
         batch.issued = reached
         if batch.num_in_flight == 0:
             batch.is_preempted = False
-            self._count_preemption(batch)
             self._drop_if_empty(batch)
 
     def _note_first_run(self, batch: Batch, began_s: float) -> None:
@@ -254,22 +250,6 @@ class Scheduler:
         for sequence in (member.sequence for member in batch.members):
             if sequence.first_run_s is None:
                 sequence.first_run_s = max(began_s, sequence.arrival_s)
-
-    def _count_preemptions(self, batches: tuple[Batch, ...]) -> None:
-        """Counts batches of the last step that are left standing inside their iteration."""
-        for batch in self._last_run:
-            if batch not in batches:
-                self._count_preemption(batch)
-
-    def _count_preemption(self, batch: Batch) -> None:
-        if not batch.is_suspended:
-            return
-        if batch.issued.stage is Stage.ATTENTION:
-            self.counters.num_preemptions_at_layer += 1
-        else:
-            self.counters.num_preemptions_at_expert += 1
-        for member in batch.members:
-            member.sequence.num_preemptions += 1
 
     # ---- what came of it
 
@@ -279,6 +259,7 @@ class Scheduler:
         if entry is None:
             return []
         self._record(entry, result, now_s)
+        self._count_preemptions(entry.batches, result.reached)
         outputs: list[Output] = []
         for error in result.batch_errors:
             outputs += self._fail(error.batch_id, error.message)
@@ -320,6 +301,25 @@ class Scheduler:
         self.work.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self.work.has_best_effort)
         if self._observer is not None:
             self._observer.step_answered(entry, result, now_s)
+
+    def _count_preemptions(self, batches: tuple[Batch, ...], reached: Cursor) -> None:
+        """Counts the batches that ran last and are left standing inside their iteration while these go on."""
+        if batches[0].reached == reached:
+            return  # a step that was cut short before it began: whoever stood goes on standing
+        for batch in self._last_run:
+            if batch not in batches and batch in self.work.batches:
+                self._count_preemption(batch)
+        for batch in batches:
+            batch.reached = reached
+        self._last_run = batches
+
+    def _count_preemption(self, batch: Batch) -> None:
+        if batch.reached.stage is Stage.ATTENTION:
+            self.counters.num_preemptions_at_layer += 1
+        else:
+            self.counters.num_preemptions_at_expert += 1
+        for member in batch.members:
+            member.sequence.num_preemptions += 1
 
     def _end_iteration(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
         """Puts the members back into their queues, each with its new token, or ends them."""

@@ -87,7 +87,7 @@ class StepLanes:
         """Records who was left standing for this step, who goes on with it, and who joined."""
         ids = [part.batch.batch_id for part in parts]
         for batch_id in self._last_ids.difference(ids):
-            if standing := self._standing.get(batch_id):
+            if (standing := self._standing.get(batch_id)) and standing.batch.members:
                 self._stop(standing, by=ids)
         for part in parts:
             if part.stopped_s is not None:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.sequence import SequenceState
+from scheduler_svc.timeline.step_lanes import StepLanes
 from tests.simulation import BE, LS, Simulation, small_model
+from tests.trace_events import Events
 
 ARRIVAL = st.tuples(
     st.floats(0, 0.5), st.sampled_from((LS, BE)), st.integers(1, 120), st.integers(1, 12), st.none() | st.floats(0, 1.5)
@@ -88,9 +90,13 @@ def test_every_history_serves_all_and_leaks_nothing(
     model = small_model(
         num_blocks=num_blocks, num_host_blocks=num_host_blocks, experts_by_layer=(4, 0, 4), num_experts_per_token=4
     )
-    sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
+    events = Events()
+    lanes = StepLanes(events, model.experts_by_layer, 1, 0.0)
+    sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at, observer=lanes)
     aborted = play(sim, arrivals)
     assert_all_served(sim, aborted)
+    counters = sim.scheduler.counters
+    assert len(events.of("preemption")) == counters.num_preemptions_at_expert + counters.num_preemptions_at_layer
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

@@ -1,31 +1,16 @@
 """What the lanes tell is what the core counted, in virtual time."""
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from scheduler_svc.core.commands import Advance
 from scheduler_svc.core.results import BatchError, StepResult
 from scheduler_svc.timeline.events import Lane, Process
 from scheduler_svc.timeline.step_lanes import StepLanes
 from tests.simulation import BE, LS, Simulation, small_model
-
-
-class Events:
-    """Keeps events."""
-
-    def __init__(self) -> None:
-        self.all: list[Mapping[str, Any]] = []
-
-    def add(self, event: Mapping[str, Any]) -> None:
-        self.all.append(event)
-
-    def of(self, category: str) -> list[Mapping[str, Any]]:
-        return [event for event in self.all if event["cat"] == category]
-
-    def steps(self, lane: Lane) -> list[Mapping[str, Any]]:
-        return [event for event in self.of("step") if event["tid"] is lane]
+from tests.trace_events import Events
 
 
 @pytest.fixture
@@ -73,6 +58,27 @@ def test_stops_are_as_many_as_the_core_counted(events: Events) -> None:
     counters = sim.scheduler.counters
     assert len(events.of("preemption")) == counters.num_preemptions_at_expert + counters.num_preemptions_at_layer
     assert len(events.of("resume")) == len(events.of("preemption"))
+
+
+def test_a_resume_that_is_called_off_before_it_began_is_no_second_stop(events: Events) -> None:
+    sim = simulation(events)
+    best_effort = sim.submit(BE, 256, 4)
+    sim.submit_at(0.02, LS, 20, 1)
+    pump = sim._pump
+
+    def pump_with_an_arrival_while_commands_are_on_their_way() -> None:
+        if len(sim.sequences) == 2 and sim.outputs[2]:
+            commands = sim.scheduler.schedule(sim.now_s)
+            assert any(isinstance(command, Advance) for command in commands), "nothing is resumed"
+            sim.submit(LS, 20, 1)
+            sim.worker.receive([*commands, *sim.scheduler.schedule(sim.now_s)], sim.now_s)
+        pump()
+
+    sim._pump = pump_with_an_arrival_while_commands_are_on_their_way  # type: ignore[method-assign]
+    sim.run()
+    assert len(sim.sequences) == 3
+    assert best_effort.num_preemptions == sim.scheduler.counters.num_preemptions_at_expert == 1
+    assert len(events.of("preemption")) == len(events.of("resume")) == 1
 
 
 def test_steps_of_one_lane_never_overlap(events: Events) -> None:
