@@ -17,6 +17,7 @@ import typer
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, LoadFormat, Quantization, Weights, WorkerConfig
+from gpu_worker.cores import Cores, most_threads
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
@@ -93,7 +94,11 @@ def serve(
     ] = int(os.environ.get("WORLD_SIZE", "1")),
     threads: Annotated[
         int | None,
-        typer.Option(envvar="QLLM_THREADS", help="Threads of one tensor operation. [default: measured at the start]"),
+        typer.Option(
+            envvar="QLLM_THREADS",
+            help="Threads of one tensor operation. Where they take every core they keep one each, unless OMP_PROC_BIND says "
+            "otherwise. [default: measured at the start]",
+        ),
     ] = None,
     run_ahead_ms: Annotated[
         float,
@@ -185,12 +190,14 @@ def run(config: WorkerConfig) -> None:
         become_several(config.tensor_parallel_size)
     sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     curve = load_curve(config.curve)
-    with _simulation(config) if config.simulated else _model(config) as (executor, hello):
+    cores = Cores()
+    with _simulation(config) if config.simulated else _model(config, cores) as (executor, hello):
         link = SchedulerLink(config.control_endpoint, hello, mailbox, progress, curve=curve)
         gc.collect()
         gc.freeze()  # a full round of the collector over what torch and transformers made stops the engine for 0.2 s
         signals.serving()
         link.start()
+        cores.keep_own()
         try:
             Engine(mailbox, executor, link, progress).run()
         finally:
@@ -198,16 +205,19 @@ def run(config: WorkerConfig) -> None:
 
 
 @contextmanager
-def _model(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
+def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, control_pb2.Hello]]:
     """Makes a model ready, and keeps gradients off while it serves."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     wait_briefly()
+    cores.bind_threads(most_threads(config))
     import torch  # not before the settings are known to be good: it takes seconds
 
+    cores.let_go()
     from gpu_worker.ranks import LeadingExecutor, follow
     from gpu_worker.startup import prepare
 
     worker = prepare(config)
+    cores.num_threads = torch.get_num_threads()
     with torch.inference_mode():
         if worker.ranks is None:
             yield worker.executor, worker.hello

@@ -14,6 +14,7 @@ import torch
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, Device, WorkerConfig
+from gpu_worker.cores import most_threads
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
@@ -23,7 +24,7 @@ from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming
-from gpu_worker.threads import fastest_ns, fewest_fast_enough, max_num_threads, thread_counts, were_disturbed
+from gpu_worker.threads import fastest_ns, fewest_fast_enough, thread_counts, were_disturbed
 from gpu_worker.warmup import state_bytes, touch_memory, warm_up
 from gpu_worker.weights import WeightOptions
 
@@ -51,7 +52,7 @@ class ReadyWorker:
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
     """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
-    num_threads = config.num_threads or max(1, max_num_threads() // config.tensor_parallel_size)
+    num_threads = most_threads(config)
     torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)

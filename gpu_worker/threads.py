@@ -4,7 +4,6 @@ Two cores are twice as fast as one on some machines, and two halves of one on ot
 every step: changing it with the length of a step was slower in the mixed load. It knows no model and no batch.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -15,12 +14,6 @@ _WORTH = 1.1
 # Threads that have cores to themselves never take so much longer than fewer of them do, where there is enough to do.
 _DISTURBED = 1.2
 _ENOUGH_NS = 20_000_000
-
-
-def max_num_threads() -> int:
-    """Most threads of one tensor operation: every core but one where there are more than two, for the scheduler beside it."""
-    num_cores = len(os.sched_getaffinity(0))
-    return num_cores if num_cores <= 2 else num_cores - 1
 
 
 def thread_counts(most: int) -> tuple[int, ...]:

@@ -1,0 +1,43 @@
+"""Which cores a real worker's threads may run on, as the system tells."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.live_service import ROOT, start_service
+
+MODEL = ROOT / "demo" / "model"
+ALL = frozenset(os.sched_getaffinity(0))
+
+
+@contextmanager
+def started_worker(log: Path, num_threads: int) -> Iterator[int]:
+    with start_service(MODEL, log, worker_options=("--threads", str(num_threads))) as service:
+        yield service.worker_pid()
+
+
+def cores_by_thread(pid: int) -> dict[int, frozenset[int]]:
+    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {thread: frozenset(os.sched_getaffinity(thread)) for thread in threads}
+
+
+@pytest.mark.skipif(len(ALL) == 1, reason="needs two cores")
+def test_threads_that_take_every_core_keep_one_each_and_the_link_may_run_on_any(log: Path) -> None:
+    with started_worker(log, len(ALL)) as worker:
+        cores = cores_by_thread(worker)
+        names = {thread: Path(f"/proc/{worker}/task/{thread}/comm").read_text() for thread in cores}
+    assert len(cores[worker]) == 1
+    bound = [mine for mine in cores.values() if len(mine) == 1]
+    assert len(bound) == len(ALL)
+    assert frozenset.union(*bound) == ALL
+    links = [thread for thread, name in names.items() if name.startswith("ZMQbg")]
+    assert links
+    assert all(cores[thread] == ALL for thread in links)
+
+
+def test_a_thread_that_computes_alone_may_run_on_any_core(log: Path) -> None:
+    with started_worker(log, 1) as worker:
+        assert set(cores_by_thread(worker).values()) == {ALL}

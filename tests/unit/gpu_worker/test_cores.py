@@ -1,0 +1,46 @@
+"""How many threads the worker may have, and whether OpenMP is told to bind them. What that does: tests/integration/test_cores."""
+
+import os
+
+import pytest
+
+from gpu_worker.config import WorkerConfig
+from gpu_worker.cores import Cores, most_threads
+
+
+@pytest.fixture(autouse=True)
+def _no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "")  # so that it is put back whatever a test makes of it
+    monkeypatch.delenv("OMP_PROC_BIND")
+
+
+def on_cores(monkeypatch: pytest.MonkeyPatch, num_cores: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "asked", "num_processes", "most"),
+    [(1, None, 1, 1), (2, None, 1, 2), (8, None, 1, 7), (8, None, 2, 3), (2, None, 4, 1), (8, 12, 1, 12)],
+)
+def test_a_core_is_left_for_the_scheduler_where_there_are_more_than_two(
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, asked: int | None, num_processes: int, most: int
+) -> None:
+    on_cores(monkeypatch, num_cores)
+    config = WorkerConfig(model="m", control_endpoint="ipc:///c", num_threads=asked, tensor_parallel_size=num_processes)
+    assert most_threads(config) == most
+
+
+@pytest.mark.parametrize(("most", "told"), [(1, None), (3, None), (4, "true")])
+def test_threads_are_bound_where_they_take_every_core(
+    monkeypatch: pytest.MonkeyPatch, most: int, told: str | None
+) -> None:
+    on_cores(monkeypatch, 4)
+    Cores().bind_threads(most)
+    assert os.environ.get("OMP_PROC_BIND") == told
+
+
+def test_whoever_runs_the_worker_may_tell_openmp_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cores(monkeypatch, 2)
+    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    Cores().bind_threads(2)
+    assert os.environ["OMP_PROC_BIND"] == "false"
