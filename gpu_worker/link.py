@@ -26,7 +26,7 @@ from gpu_worker.mailbox import Forget, Mailbox, Order, Progress
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 64 << 20
 _MAX_QUEUED_FRAMES = 10_000
 _LINGER_MS = 500
@@ -226,13 +226,13 @@ class SchedulerLink:
     def _receive(self) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
-                parts = self._socket.recv_multipart(zmq.DONTWAIT)
-                try:
-                    message = control_pb2.ControlMessage.FromString(b"".join(parts))
-                except DecodeError:
-                    self._drop("no ControlMessage")
-                else:
-                    self._deliver(message)
+                for frame in self._socket.recv_multipart(zmq.DONTWAIT):
+                    try:
+                        message = control_pb2.ControlMessage.FromString(frame)
+                    except DecodeError:
+                        self._drop("no ControlMessage")
+                    else:
+                        self._deliver(message)
 
     def _deliver(self, message: control_pb2.ControlMessage) -> None:
         if message.worker_epoch != self._epoch or message.WhichOneof("body") != "command":

@@ -17,7 +17,7 @@ from scheduler_svc.core.results import BatchError, SampledToken, StepResult, Wor
 from scheduler_svc.core.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import ServedModel
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 64 << 20
 """Largest frame on the channel; only Hello, which carries the tokenizer, comes near it."""
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
@@ -121,11 +121,10 @@ class Router:
             sock.zap_domain = _ZAP_DOMAIN.encode()
             sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
-    def send(self, identity: bytes, frame: bytes) -> None:
-        """Hands a frame over for the peer without ever waiting; raises PeerGone if that is not possible now."""
+    def send(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        """Hands frames over for the peer, as one message, without ever waiting; raises PeerGone if that is not possible now."""
         try:
-            self._socket.send(identity, zmq.DONTWAIT | zmq.SNDMORE)
-            self._socket.send(frame, zmq.DONTWAIT)
+            self._socket.send_multipart([identity, *frames], zmq.DONTWAIT)
         except zmq.Again:
             raise PeerGone(f"it left {_MAX_QUEUED_FRAMES} frames untaken") from None
         except zmq.ZMQError as error:

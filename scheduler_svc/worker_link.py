@@ -135,7 +135,7 @@ class WorkerLink:
     def send(self, commands: Sequence[Command]) -> bool:
         """Hands commands over in order, without waiting; returns False if there is no worker to take them.
 
-        When the worker turns out to be gone, the rest is discarded and the listener hears of the loss soon after.
+        When the worker turns out to be gone, they are discarded and the listener hears of the loss soon after.
         """
         if self._worker is not None:
             self._worker.expect_answers(commands)
@@ -150,8 +150,7 @@ class WorkerLink:
         if self._worker is None:
             return False
         try:
-            for frame in frames:
-                self._router.send(self._worker.identity, frame)
+            self._router.send(self._worker.identity, frames)
         except PeerGone as reason:
             self._lose(str(reason))
             self._loop.call_soon(self._report_loss)
@@ -233,7 +232,7 @@ class WorkerLink:
     def _welcome(self, identity: bytes, epoch: int, hello: control_pb2.Hello) -> None:
         try:
             model, calibration = codec.decode_model(hello), codec.decode_calibration(hello)
-            self._router.send(identity, codec.encode_welcome(epoch, self._interval_ms))
+            self._router.send(identity, [codec.encode_welcome(epoch, self._interval_ms)])
         except ProtocolError as error:
             self._dropped.add("invalid", error)
             return
@@ -295,7 +294,7 @@ class WorkerLink:
         if worker is None:
             return
         try:
-            self._router.send(worker.identity, codec.encode_welcome(worker.epoch, self._interval_ms))
+            self._router.send(worker.identity, [codec.encode_welcome(worker.epoch, self._interval_ms)])
         except PeerGone as reason:
             self._router.drain()  # what it said before it went is still worth hearing
             if worker is self._worker:

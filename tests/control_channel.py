@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -126,6 +127,11 @@ def worker_process(endpoint: str, *options: str) -> Iterator["subprocess.Popen[b
                 process.kill()
 
 
+def command_frame(epoch: int, **command: object) -> bytes:
+    step = control_pb2.StepCommand(**command)  # type: ignore[arg-type]
+    return control_pb2.ControlMessage(worker_epoch=epoch, command=step).SerializeToString()
+
+
 class RawPeer:
     """A peer that can send anything, as any identity."""
 
@@ -137,6 +143,7 @@ class RawPeer:
         self.socket.linger = 500
         self.socket.identity = identity
         self.socket.connect(endpoint)
+        self._frames: deque[bytes] = deque()
 
     def __enter__(self) -> "RawPeer":
         return self
@@ -159,9 +166,11 @@ class RawPeer:
         """Waits for a command of a kind; Welcomes repeat, others are skipped."""
         async with asyncio.timeout(LONG_S):
             while True:
-                while not self.socket.poll(0):  # noqa: ASYNC110 - a plain socket raises no event
+                while not self._frames and not self.socket.poll(0):  # noqa: ASYNC110 - a plain socket raises no event
                     await asyncio.sleep(0.005)
-                message = control_pb2.ControlMessage.FromString(self.socket.recv())
+                if not self._frames:
+                    self._frames.extend(self.socket.recv_multipart())
+                message = control_pb2.ControlMessage.FromString(self._frames.popleft())
                 if message.command.WhichOneof("command") == kind:
                     return message
 
@@ -195,9 +204,7 @@ class RawRouter:
                     return identity, message
 
     def command(self, identity: bytes, epoch: int, **command: object) -> None:
-        step = control_pb2.StepCommand(**command)  # type: ignore[arg-type]
-        message = control_pb2.ControlMessage(worker_epoch=epoch, command=step)
-        self.socket.send_multipart([identity, message.SerializeToString()])
+        self.socket.send_multipart([identity, command_frame(epoch, **command)])
 
     async def welcome_next_hello(self) -> control_pb2.ControlMessage:
         identity, message = await self.receive("hello")

@@ -236,7 +236,8 @@ class Scheduler:
         cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self.work.batches), default=0.0))
         for entry in cut_short:
             entry.batches[0].is_preempted = True
-        self._outbox.append(Preempt(cut_short[0].command.command_id, cut_short[-1].command.command_id))
+        # It overtakes what was sent before it anyway.
+        self._outbox.insert(0, Preempt(cut_short[0].command.command_id, cut_short[-1].command.command_id))
 
     def _settle(self, batch: Batch, reached: Cursor) -> None:
         """Takes in where a batch that was cut short stands; once all its steps are answered it can go on from there."""

@@ -12,7 +12,7 @@ from qllm.v1 import control_pb2
 
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Forget, Mail, Mailbox, Order, Progress
-from tests.control_channel import RawRouter, ipc_endpoint
+from tests.control_channel import RawRouter, command_frame, ipc_endpoint
 from tests.integration.fake_worker import hello
 
 DROP = control_pb2.DropBatch(batch_id=1)
@@ -99,6 +99,18 @@ async def test_commands_of_this_epoch_reach_the_mailbox_in_order(
     mails = [next_mail(mailbox) for _ in range(100)]
     assert all(isinstance(mail, Order) and mail.epoch == epoch for mail in mails)
     assert [mail.command.drop_batch.batch_id for mail in mails if isinstance(mail, Order)] == list(range(1, 101))
+
+
+async def test_commands_that_come_as_one_message_are_taken_in_order_but_for_those_that_are_none(
+    link: SchedulerLink, router: RawRouter, mailbox: Mailbox
+) -> None:
+    identity, epoch = await join(router)
+    drops = [command_frame(epoch, drop_batch=control_pb2.DropBatch(batch_id=i)) for i in (1, 2, 3)]
+    preempt = command_frame(epoch, preempt=control_pb2.Preempt(first_command_id=5, last_command_id=7))
+    router.socket.send_multipart([identity, drops[0], b"no command", drops[1], preempt, drops[2]])
+    mails = [next_mail(mailbox) for _ in range(3)]
+    assert [mail.command.drop_batch.batch_id for mail in mails if isinstance(mail, Order)] == [1, 2, 3]
+    assert list(mailbox.preempted_command_ids) == [5, 6, 7]
 
 
 async def test_a_preempt_overtakes_and_says_which_advances_it_concerns(
