@@ -17,7 +17,7 @@ import typer
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, LoadFormat, Quantization, Weights, WorkerConfig
-from gpu_worker.cores import Cores, most_threads
+from gpu_worker.cores import Cores
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
@@ -209,7 +209,7 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, contr
     """Makes a model ready, and keeps gradients off while it serves."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     wait_briefly()
-    cores.bind_threads(most_threads(config))
+    cores.bind_threads(config)
     import torch  # not before the settings are known to be good: it takes seconds
 
     cores.let_go()

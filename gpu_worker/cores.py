@@ -34,9 +34,9 @@ class Cores:
         self._all = os.sched_getaffinity(0)
         self._own = self._all
 
-    def bind_threads(self, most: int) -> None:
-        """Has OpenMP bind its threads, if so many would take every core and nobody has told it otherwise."""
-        if most == len(self._all):
+    def bind_threads(self, config: WorkerConfig) -> None:
+        """Has OpenMP bind its threads, if those of one process would take every core and nobody has told it otherwise."""
+        if config.tensor_parallel_size == 1 and most_threads(config) == len(self._all):
             os.environ.setdefault("OMP_PROC_BIND", "true")
 
     def let_go(self) -> None:

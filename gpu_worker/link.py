@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 64 << 20
-_MAX_QUEUED_FRAMES = 10_000
+_MAX_QUEUED_MESSAGES = 10_000
 _LINGER_MS = 500
 _HELLO_INTERVAL_S = 1.0
 _MANY_HELLOS = 4
@@ -147,7 +147,7 @@ class SchedulerLink:
         sock.immediate = True
         sock.maxmsgsize = MAX_FRAME_BYTES
         sock.linger = _LINGER_MS
-        sock.sndhwm = sock.rcvhwm = _MAX_QUEUED_FRAMES
+        sock.sndhwm = sock.rcvhwm = _MAX_QUEUED_MESSAGES
         sock.reconnect_ivl, sock.reconnect_ivl_max = 50, 1000
         sock.identity = b"w" + secrets.token_bytes(15)
         if self._curve is not None:

@@ -22,7 +22,7 @@ from scheduler_svc.endpoint import CurveKeys, EndpointRefused
 
 _log = logging.getLogger(__name__)
 
-_MAX_QUEUED_FRAMES = 10_000
+_MAX_QUEUED_MESSAGES = 10_000
 # A worker whose steps are short answers while its last answer is dealt with; readers must have a turn all the same.
 _MAX_MESSAGES_A_TURN = 1
 _MAX_MESSAGES_AT_ONCE = 128
@@ -108,7 +108,7 @@ class Router:
         sock.router_handover = True
         sock.maxmsgsize = MAX_FRAME_BYTES
         sock.linger = _LINGER_MS
-        sock.sndhwm = sock.rcvhwm = _MAX_QUEUED_FRAMES
+        sock.sndhwm = sock.rcvhwm = _MAX_QUEUED_MESSAGES
         sock.heartbeat_ivl = self._silence_limit_ms // 4
         sock.heartbeat_timeout = self._silence_limit_ms
         if self._keys is not None:
@@ -126,7 +126,7 @@ class Router:
         try:
             self._socket.send_multipart([identity, *frames], zmq.DONTWAIT)
         except zmq.Again:
-            raise PeerGone(f"it left {_MAX_QUEUED_FRAMES} frames untaken") from None
+            raise PeerGone(f"it left {_MAX_QUEUED_MESSAGES} messages untaken") from None
         except zmq.ZMQError as error:
             if error.errno != errno.EHOSTUNREACH:
                 raise

@@ -129,7 +129,7 @@ async def test_send_reports_a_loss_after_it_returned(peer: RawPeer, channel: Cha
 async def test_worker_that_takes_nothing_is_lost_instead_of_blocking(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "_MAX_QUEUED_FRAMES", 10)
+    monkeypatch.setattr(router, "_MAX_QUEUED_MESSAGES", 10)
     async with listening(endpoint, hang_timeout_s=1000) as channel:
         link, listener = channel
         with RawPeer(endpoint, b"worker", max_queued_frames=1) as peer:
