@@ -40,7 +40,7 @@ class Cores:
             os.environ.setdefault("OMP_PROC_BIND", "true")
 
     def let_go(self) -> None:
-        """Notes the core that OpenMP has bound the main thread to, if it has, and lets it run on any for now."""
+        """Notes the core that OpenMP has bound the main thread to, if it has, and lets it run on any until `keep_own`."""
         self._own = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self._all)
 

@@ -166,10 +166,11 @@ class RawPeer:
         """Waits for a command of a kind; Welcomes repeat, others are skipped."""
         async with asyncio.timeout(LONG_S):
             while True:
-                while not self._frames and not self.socket.poll(0):  # noqa: ASYNC110 - a plain socket raises no event
-                    await asyncio.sleep(0.005)
-                if not self._frames:
-                    self._frames.extend(self.socket.recv_multipart())
+                while not self._frames:  # a plain socket raises no event
+                    if self.socket.poll(0):
+                        self._frames.extend(self.socket.recv_multipart())
+                    else:
+                        await asyncio.sleep(0.005)
                 message = control_pb2.ControlMessage.FromString(self._frames.popleft())
                 if message.command.WhichOneof("command") == kind:
                     return message

@@ -259,8 +259,8 @@ class Scheduler:
         entry = self.window.answer(result.command_id, now_s)
         if entry is None:
             return []
+        self._note_preemptions(entry.batches, result.reached)
         self._record(entry, result, now_s)
-        self._count_preemptions(entry.batches, result.reached)
         outputs: list[Output] = []
         for error in result.batch_errors:
             outputs += self._fail(error.batch_id, error.message)
@@ -303,13 +303,15 @@ class Scheduler:
         if self._observer is not None:
             self._observer.step_answered(entry, result, now_s)
 
-    def _count_preemptions(self, batches: tuple[Batch, ...], reached: Cursor) -> None:
-        """Counts the batches that ran last and are left standing inside their iteration while these go on."""
+    def _note_preemptions(self, batches: tuple[Batch, ...], reached: Cursor) -> None:
+        """Notes the batches that ran last and are left standing inside their iteration while these go on."""
         if batches[0].reached == reached:
             return  # a step that was cut short before it began: whoever stood goes on standing
         for batch in self._last_run:
             if batch not in batches and batch in self.work.batches:
                 self._count_preemption(batch)
+                if self._observer is not None:
+                    self._observer.batch_preempted(batch, batches)
         for batch in batches:
             batch.reached = reached
         self._last_run = batches

@@ -1,7 +1,6 @@
 """Turns answered steps into the worker's lanes and the batches' spans. One object for one life of the worker.
 
-What happened between steps follows from their order: a batch that the next step leaves standing inside its iteration was
-preempted there, and one that goes on after that was resumed; batches that begin to advance together have joined.
+A batch that goes on after it was preempted was resumed; batches that begin to advance together have joined.
 """
 
 from collections.abc import Iterable
@@ -59,6 +58,11 @@ class StepLanes:
         self._last_ids: frozenset[BatchId] = frozenset()
         self._last_end_s = 0.0
 
+    def batch_preempted(self, batch: Batch, by: tuple[Batch, ...]) -> None:
+        """Records that the batch stands from the last step's end on."""
+        if standing := self._standing.get(batch.batch_id):
+            self._stop(standing, by=[other.batch_id for other in by])
+
     def step_answered(self, step: InFlight, result: StepResult, now_s: float) -> None:
         """Records a step, and what it shows to have happened before it."""
         sent_s, known_s = step.sent_s - self._origin_s, now_s - self._origin_s
@@ -84,11 +88,8 @@ class StepLanes:
         return standing
 
     def _note_changes(self, parts: list[_Standing], at_s: float) -> None:
-        """Records who was left standing for this step, who goes on with it, and who joined."""
+        """Records who goes on with this step, and who joined."""
         ids = [part.batch.batch_id for part in parts]
-        for batch_id in self._last_ids.difference(ids):
-            if (standing := self._standing.get(batch_id)) and standing.batch.members:
-                self._stop(standing, by=ids)
         for part in parts:
             if part.stopped_s is not None:
                 self._resume(part, part.stopped_s, at_s)
