@@ -6,6 +6,8 @@ job as JSON.
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -141,8 +143,10 @@ async def _run_process(job: bytes) -> Mapping[str, Any]:
         output, complaint = await process.communicate(job)
     finally:
         if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
+            with suppress(
+                ProcessLookupError
+            ):  # process.kill() would reap one that has ended, and asyncio complain on stderr
+                os.kill(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode != 0:
         lines = complaint.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
