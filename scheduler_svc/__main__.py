@@ -96,6 +96,16 @@ def serve(
     ls_stretch: Annotated[
         float, typer.Option(envvar="QLLM_LS_STRETCH", help="How much longer companions may make an iteration.")
     ] = _LIMITS.ls_stretch,
+    ls_alone_share: Annotated[
+        float,
+        typer.Option(
+            envvar="QLLM_LS_ALONE_SHARE",
+            help="Share of the time in --be-window-s that people's iterations may take before companions may make them longer.",
+        ),
+    ] = _LIMITS.ls_alone_share,
+    ls_shared_stretch: Annotated[
+        float, typer.Option(envvar="QLLM_LS_SHARED_STRETCH", help="How much longer, then: 1 is twice as long.")
+    ] = _LIMITS.ls_shared_stretch,
     ls_tpot_ms: Annotated[
         float,
         typer.Option(
@@ -158,6 +168,8 @@ def serve(
             be_window_s=be_window_s,
             starvation_threshold=starvation_threshold,
             ls_stretch=ls_stretch,
+            ls_alone_share=ls_alone_share,
+            ls_shared_stretch=ls_shared_stretch,
             ls_tpot_ms=ls_tpot_ms,
             max_num_seqs=max_num_seqs,
             be_chunk_tokens=be_chunk_tokens,

@@ -77,6 +77,8 @@ def engine_settings(
     be_window_s: float,
     starvation_threshold: int,
     ls_stretch: float,
+    ls_alone_share: float,
+    ls_shared_stretch: float,
     ls_tpot_ms: float,
     max_num_seqs: int,
     be_chunk_tokens: int,
@@ -94,6 +96,8 @@ def engine_settings(
     _check("--be-window-s", be_window_s, 0.1, 3600)
     _check("--starvation-threshold", starvation_threshold, 0, 1 << 30)
     _check("--ls-stretch", ls_stretch, 0, 100)
+    _check("--ls-alone-share", ls_alone_share, 0, 1)
+    _check("--ls-shared-stretch", ls_shared_stretch, 0, 100)
     _check("--ls-tpot-ms", ls_tpot_ms, 0, 60_000)
     _check("--max-num-seqs", max_num_seqs, 1, 4096)
     _check("--be-chunk-tokens", be_chunk_tokens, 1, 1 << 20)
@@ -107,6 +111,8 @@ def engine_settings(
         be_lone_chunk_tokens=be_lone_chunk_tokens,
         ls_chunk_tokens=ls_chunk_tokens,
         ls_stretch=ls_stretch,
+        ls_alone_share=ls_alone_share,
+        ls_shared_stretch=ls_shared_stretch,
         ls_tpot_s=ls_tpot_ms / 1e3,
         preemption_quantum_s=preemption_quantum_ms / 1e3,
         command_window_s=command_window_ms / 1e3,

@@ -299,7 +299,10 @@ class Scheduler:
             counters.control_idle_ns += result.idle_ns
         self.work.cost_model.observe(result.timing)
         self.work.guard.settle(entry.charged_s)
-        self.work.guard.record(now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=self.work.has_best_effort)
+        be_waits, ls_leads = self.work.has_best_effort, entry.batches[0].request_class is LS
+        self.work.guard.record(
+            now_s, result.duration_ns * 1e-9, entry.be_fraction, be_waits=be_waits, ls_leads=ls_leads
+        )
         if self._observer is not None:
             self._observer.step_answered(entry, result, now_s)
 

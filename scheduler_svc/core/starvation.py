@@ -1,13 +1,15 @@
 """Keeps best-effort work alive while latency-sensitive work saturates the worker.
 
-Two guards. A share: while best-effort work waits, it is owed `min_share` of worker time, kept as a credit in seconds that is
-bounded by what the sliding window holds. An age: when best-effort work was passed over for `threshold` iterations, it is
-promoted for the next `promotion_quantum` of its steps. Source of the age rule: Fu et al., arXiv 2408.15792, section 4.3
-(threshold and quantum), applied to the class. Knows no sequence and no clock.
+Tells how much of the time latency-sensitive iterations take, and has two guards. A share: while best-effort work waits, it is
+owed `min_share` of worker time, kept as a credit in seconds that is bounded by what the sliding window holds. An age: when
+best-effort work was passed over for `threshold` iterations, it is promoted for the next `promotion_quantum` of its steps. Source
+of the age rule: Fu et al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the class. Knows no sequence and no
+clock.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class StarvationLimits:
 
     Attributes:
         min_share: Share of worker time while it waits, in [0, 1).
-        window_s: Sliding window in seconds.
+        window_s: Sliding window in seconds, of this share and of what latency-sensitive iterations take.
         threshold: Iterations passed over before promotion; 0 turns promotion off.
         promotion_quantum: Steps that a promotion lasts.
     """
@@ -25,6 +27,15 @@ class StarvationLimits:
     window_s: float = 10.0
     threshold: int = 200
     promotion_quantum: int = 10
+
+
+class _Span(NamedTuple):
+    """A step that ended: when, its seconds, those charged to best-effort work, and its seconds if another class led it."""
+
+    end_s: float
+    duration_s: float
+    be_s: float
+    ls_led_s: float
 
 
 class StarvationGuard:
@@ -36,9 +47,10 @@ class StarvationGuard:
         self._sent_s = 0.0  # best-effort work sent and not yet recorded, as estimated
         self._passed_over = 0
         self._promoted_steps = 0
-        self._spans: deque[tuple[float, float, float]] = deque()  # (end, seconds, best-effort seconds)
+        self._spans: deque[_Span] = deque()
         self._window_busy_s = 0.0
         self._window_be_s = 0.0
+        self._window_ls_led_s = 0.0
         self.num_promotions = 0
 
     @property
@@ -56,17 +68,29 @@ class StarvationGuard:
         self._slide(now_s)
         return self._window_be_s / self._window_busy_s if self._window_busy_s > 0 else 0.0
 
-    def record(self, now_s: float, duration_s: float, be_fraction: float, *, be_waits: bool) -> None:
-        """Counts a step that ended now; `be_waits` tells whether best-effort work was runnable beside it."""
-        be_s = duration_s * be_fraction
-        self._spans.append((now_s, duration_s, be_s))
-        self._window_busy_s += duration_s
-        self._window_be_s += be_s
+    @property
+    def ls_occupancy(self) -> float:
+        """Share of the window, idle time included, in which latency-sensitive iterations ran, whoever rode in them."""
+        return min(1.0, self._window_ls_led_s / self._limits.window_s)
+
+    def record(self, now_s: float, duration_s: float, be_fraction: float, *, be_waits: bool, ls_leads: bool) -> None:
+        """Counts a step that ended now.
+
+        Args:
+            now_s: When it ended.
+            duration_s: What it took, in seconds.
+            be_fraction: Share of that which is charged to best-effort work, in [0, 1].
+            be_waits: Whether best-effort work was runnable beside it.
+            ls_leads: Whether it was part of a latency-sensitive iteration.
+        """
+        span = _Span(now_s, duration_s, duration_s * be_fraction, duration_s if ls_leads else 0.0)
+        self._spans.append(span)
+        self._count(span, 1)
         self._slide(now_s)
         bound_s = self._limits.min_share * self._limits.window_s
-        owed_s = self._limits.min_share * duration_s if be_waits or be_s else 0.0
-        self._credit_s = min(bound_s, max(-bound_s, self._credit_s + owed_s - be_s))
-        if be_s:
+        owed_s = self._limits.min_share * duration_s if be_waits or span.be_s else 0.0
+        self._credit_s = min(bound_s, max(-bound_s, self._credit_s + owed_s - span.be_s))
+        if span.be_s:
             self._passed_over = 0
 
     def spend(self, estimate_s: float) -> None:
@@ -87,7 +111,10 @@ class StarvationGuard:
             self.num_promotions += 1
 
     def _slide(self, now_s: float) -> None:
-        while self._spans and self._spans[0][0] <= now_s - self._limits.window_s:
-            _, duration_s, be_s = self._spans.popleft()
-            self._window_busy_s -= duration_s
-            self._window_be_s -= be_s
+        while self._spans and self._spans[0].end_s <= now_s - self._limits.window_s:
+            self._count(self._spans.popleft(), -1)
+
+    def _count(self, span: _Span, sign: int) -> None:
+        self._window_busy_s += sign * span.duration_s
+        self._window_be_s += sign * span.be_s
+        self._window_ls_led_s += sign * span.ls_led_s

@@ -75,8 +75,15 @@ class Workload:
         return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
     def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second one beside it: within `ls_stretch`, or `ls_tpot_s`."""
+        """Whether an iteration of the first shape bears the second one beside it: within its stretch, or `ls_tpot_s`."""
         if not self.cost_model.is_ready:
             return False
-        stretched_s = self.iteration_s(shape) * (1.0 + self.limits.ls_stretch)
+        stretched_s = self.iteration_s(shape) * (1.0 + self._stretch)
         return self.iteration_s(shape + companion) <= max(stretched_s, self.limits.ls_tpot_s)
+
+    @property
+    def _stretch(self) -> float:
+        """How much longer companions may make a latency-sensitive iteration: more once such iterations take most of the time."""
+        limits = self.limits
+        is_shared = self.guard.ls_occupancy > limits.ls_alone_share
+        return max(limits.ls_stretch, limits.ls_shared_stretch) if is_shared else limits.ls_stretch

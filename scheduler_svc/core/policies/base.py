@@ -81,7 +81,7 @@ class View(Protocol):
         """Whether any latency-sensitive work is under way or waits."""
 
     def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second one beside it: within `ls_stretch`, or `ls_tpot_s`."""
+        """Whether an iteration of the first shape bears the second one beside it: within its stretch, or `ls_tpot_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class Limits:
             less time in long chunks.
         ls_chunk_tokens: Token budget of a latency-sensitive iteration.
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
+        ls_alone_share: Share of the time that latency-sensitive iterations may take with no more than that; 1: always.
+        ls_shared_stretch: How much longer companions may make one where they take more, if that is more.
         ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
         preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
         command_window_s: Bound on all other work sent and not done: an arrival has best-effort work cut short at the next
@@ -107,6 +109,8 @@ class Limits:
     be_lone_chunk_tokens: int = 1024
     ls_chunk_tokens: int = 512
     ls_stretch: float = 0.15
+    ls_alone_share: float = 0.5
+    ls_shared_stretch: float = 1.0
     ls_tpot_s: float = 0.0
     preemption_quantum_s: float = 0.005
     command_window_s: float = 0.1

@@ -65,6 +65,7 @@ def assert_all_served(sim: Simulation, aborted: set[int]) -> None:
     num_host_blocks=st.sampled_from((0, 5, 1000)),
     max_num_seqs=st.sampled_from((1, 3, 32)),
     stretch=st.sampled_from((0.0, 0.15, 10.0)),
+    alone_share=st.sampled_from((0.0, 0.5, 1.0)),
     tpot_s=st.sampled_from((0.0, 0.0, 0.03)),
     lead_s=st.sampled_from((0.0, 0.001, 0.02)),
 )
@@ -76,6 +77,7 @@ def test_every_history_serves_all_and_leaks_nothing(
     num_host_blocks: int,
     max_num_seqs: int,
     stretch: float,
+    alone_share: float,
     tpot_s: float,
     lead_s: float,
 ) -> None:
@@ -84,6 +86,7 @@ def test_every_history_serves_all_and_leaks_nothing(
         be_chunk_tokens=40,
         ls_chunk_tokens=64,
         ls_stretch=stretch,
+        ls_alone_share=alone_share,
         ls_tpot_s=tpot_s,
         control_lead_s=lead_s,
     )

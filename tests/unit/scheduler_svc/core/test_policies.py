@@ -173,6 +173,32 @@ def test_a_target_for_the_time_per_token_lets_best_effort_prompts_ride_up_to_it(
     assert longest_s <= 0.06 * 1.05
 
 
+def longest_iterations(alone_share: float, shared_stretch: float = 1.0) -> tuple[float, float]:
+    """How long the iterations of a person get beside best-effort work in the first half of a window and after it, in seconds."""
+    limits = Limits(ls_stretch=0.0, ls_alone_share=alone_share, ls_shared_stretch=shared_stretch, control_lead_s=0.0)
+    sim = Simulation(limits=limits, starvation=StarvationLimits(min_share=0.0, threshold=0, window_s=2.0))
+    for _ in range(8):
+        sim.submit(BE, 8, 400)
+    sim.run(until_s=2.0)
+    sim.submit(LS, 8, 400)
+    sim.run()
+    times: dict[int, list[float]] = {}
+    for begin_s, end_s, _, (batch, *_) in sim.worker.history:
+        if batch.request_class is LS:
+            times.setdefault(id(batch), []).extend((begin_s, end_s))
+    took = [(min(t), max(t) - min(t)) for t in list(times.values())[1:]]  # the prompt's is longer
+    return max(s for at, s in took if at < 2.9), max(s for at, s in took if at > 3.1)
+
+
+def test_people_who_take_more_than_their_share_of_the_time_bear_longer_iterations_up_to_a_bound() -> None:
+    alone_s, still_alone_s = longest_iterations(1.0)
+    assert still_alone_s == pytest.approx(alone_s, rel=0.01)
+    before_s, after_s = longest_iterations(0.5)
+    assert before_s == pytest.approx(alone_s, rel=0.01)
+    assert 1.3 * alone_s < after_s <= 2.0 * alone_s * 1.05
+    assert longest_iterations(0.5, 0.2)[1] <= 1.2 * alone_s * 1.05
+
+
 def test_a_prompt_that_rides_does_so_in_every_iteration_though_the_next_could_be_begun_early() -> None:
     assert riders(0.06, lead_s=0.001)[0] == pytest.approx(riders(0.06)[0], rel=0.1)
 
