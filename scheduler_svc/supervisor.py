@@ -174,8 +174,9 @@ class WorkerSupervisor:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
+            # Its own send_signal would reap one that has ended, and asyncio lose its exit code.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
 
 def _environment() -> dict[str, str]:

@@ -143,9 +143,8 @@ async def _run_process(job: bytes) -> Mapping[str, Any]:
         output, complaint = await process.communicate(job)
     finally:
         if process.returncode is None:
-            with suppress(
-                ProcessLookupError
-            ):  # process.kill() would reap one that has ended, and asyncio complain on stderr
+            # process.kill() would reap one that has ended, and asyncio complain on stderr.
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode != 0:
