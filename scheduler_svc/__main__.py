@@ -119,12 +119,12 @@ def serve(
     be_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_BE_CHUNK_TOKENS", help="Token budget of a best-effort iteration.")
     ] = _LIMITS.be_chunk_tokens,
-    be_lone_chunk_tokens: Annotated[
+    be_max_chunk_tokens: Annotated[
         int,
         typer.Option(
-            envvar="QLLM_BE_LONE_CHUNK_TOKENS", help="That of one in which nobody decodes, if it is more (policy qllm)."
+            envvar="QLLM_BE_MAX_CHUNK_TOKENS", help="That of one in which nobody decodes or prompts pile up, if it is more (policy qllm)."
         ),
-    ] = _LIMITS.be_lone_chunk_tokens,
+    ] = _LIMITS.be_max_chunk_tokens,
     ls_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_LS_CHUNK_TOKENS", help="Token budget of a latency-sensitive iteration.")
     ] = _LIMITS.ls_chunk_tokens,
@@ -173,7 +173,7 @@ def serve(
             ls_tpot_ms=ls_tpot_ms,
             max_num_seqs=max_num_seqs,
             be_chunk_tokens=be_chunk_tokens,
-            be_lone_chunk_tokens=be_lone_chunk_tokens,
+            be_max_chunk_tokens=be_max_chunk_tokens,
             ls_chunk_tokens=ls_chunk_tokens,
             max_ls_requests=max_ls_requests,
             max_be_requests=max_be_requests,

@@ -82,7 +82,7 @@ def engine_settings(
     ls_tpot_ms: float,
     max_num_seqs: int,
     be_chunk_tokens: int,
-    be_lone_chunk_tokens: int,
+    be_max_chunk_tokens: int,
     ls_chunk_tokens: int,
     max_ls_requests: int,
     max_be_requests: int,
@@ -101,14 +101,14 @@ def engine_settings(
     _check("--ls-tpot-ms", ls_tpot_ms, 0, 60_000)
     _check("--max-num-seqs", max_num_seqs, 1, 4096)
     _check("--be-chunk-tokens", be_chunk_tokens, 1, 1 << 20)
-    _check("--be-lone-chunk-tokens", be_lone_chunk_tokens, 1, 1 << 20)
+    _check("--be-max-chunk-tokens", be_max_chunk_tokens, 1, 1 << 20)
     _check("--ls-chunk-tokens", ls_chunk_tokens, 1, 1 << 20)
     _check("--max-ls-requests", max_ls_requests, 1, 1 << 20)
     _check("--max-be-requests", max_be_requests, 1, 1 << 20)
     limits = Limits(
         max_num_seqs=max_num_seqs,
         be_chunk_tokens=be_chunk_tokens,
-        be_lone_chunk_tokens=be_lone_chunk_tokens,
+        be_max_chunk_tokens=be_max_chunk_tokens,
         ls_chunk_tokens=ls_chunk_tokens,
         ls_stretch=ls_stretch,
         ls_alone_share=ls_alone_share,

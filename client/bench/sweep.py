@@ -158,7 +158,7 @@ _STARVATION = ("min_share", "window_s", "threshold", "promotion_quantum")
 _COUNTS = (
     "max_num_seqs",
     "be_chunk_tokens",
-    "be_lone_chunk_tokens",
+    "be_max_chunk_tokens",
     "ls_chunk_tokens",
     "threshold",
     "promotion_quantum",

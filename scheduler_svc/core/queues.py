@@ -29,13 +29,18 @@ BE_DECODE = QueueName(RequestClass.BEST_EFFORT, Phase.DECODE)
 
 
 class SequenceQueue:
-    """Sequences in the order of their key; removal is lazy: an entry whose ticket is void is skipped."""
+    """Sequences in the order of their key; removal is lazy: an entry whose ticket is void is skipped.
+
+    Attributes:
+        num_tokens_ahead: Tokens that its members have before them, all together.
+    """
 
     def __init__(self, key: QueueKey) -> None:
         self._key = key
         self._heap: list[tuple[tuple[float, ...], int, Sequence]] = []
         self._tickets: dict[SeqId, int] = {}
         self._next_ticket = count()
+        self.num_tokens_ahead = 0
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -48,6 +53,7 @@ class SequenceQueue:
         """Adds a sequence."""
         ticket = next(self._next_ticket)
         self._tickets[sequence.seq_id] = ticket
+        self.num_tokens_ahead += sequence.num_tokens_ahead
         heapq.heappush(self._heap, (self._key(sequence), ticket, sequence))
 
     def peek(self) -> Sequence | None:
@@ -65,11 +71,13 @@ class SequenceQueue:
         if sequence is not None:
             heapq.heappop(self._heap)
             del self._tickets[sequence.seq_id]
+            self.num_tokens_ahead -= sequence.num_tokens_ahead
         return sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a given member out."""
+        """Takes a given member out, as it was pushed."""
         del self._tickets[sequence.seq_id]
+        self.num_tokens_ahead -= sequence.num_tokens_ahead
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._tickets):
             self._heap = [entry for entry in self._heap if self._tickets.get(entry[2].seq_id) == entry[1]]
             heapq.heapify(self._heap)

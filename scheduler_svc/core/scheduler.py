@@ -49,7 +49,7 @@ class Scheduler:
         self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
         self.limits = limits or Limits()
         if self._preempt_at is None:
-            self.limits = replace(self.limits, be_lone_chunk_tokens=0)
+            self.limits = replace(self.limits, be_max_chunk_tokens=0)
         # On cores, scheduling takes its time from an iteration that all of them wait in, rather than from the pause behind it.
         self._be_sequel_margin = 0.0 if model.computes_on_cpu else policy.be_sequel_margin
         self.counters = Counters()

@@ -135,6 +135,13 @@ class Sequence:
         """DECODE when only the token sampled last is left to compute."""
         return Phase.DECODE if self.output_token_ids and self.num_pending_tokens == 1 else Phase.PREFILL
 
+    @property
+    def num_tokens_ahead(self) -> int:
+        """Tokens that it has before it in its phase: of the prompt to compute, or at most of the output to generate."""
+        num_outputs = len(self.output_token_ids)
+        num_pending = len(self.prompt_token_ids) + num_outputs - self.num_computed_tokens
+        return self.stop.max_tokens - num_outputs if num_outputs and num_pending == 1 else num_pending
+
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Returns the tokens at positions start to stop - 1, of prompt and output laid end to end."""
         num_prompt = len(self.prompt_token_ids)

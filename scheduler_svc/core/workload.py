@@ -6,6 +6,7 @@ Answers questions and decides nothing; the scheduler changes it.
 from scheduler_svc.core.batch import Batch, Shape
 from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.policies.base import Ahead
 from scheduler_svc.core.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.results import WorkerModel
 from scheduler_svc.core.sequence import RequestClass
@@ -49,6 +50,17 @@ class Workload:
     def num_waiting(self, queue: QueueName) -> int:
         """Counts the sequences in a queue."""
         return len(self.queues[queue])
+
+    def ahead(self, queue: QueueName) -> Ahead:
+        """Counts the sequences of a class and phase, those under way included, and the tokens that they have before them."""
+        under_way = [
+            member.sequence.num_tokens_ahead
+            for batch in self.of_class(queue.request_class)
+            for member in batch.members
+            if member.sequence.phase is queue.phase
+        ]
+        waiting = self.queues[queue]
+        return Ahead(len(waiting) + len(under_way), waiting.num_tokens_ahead + sum(under_way))
 
     def open_batch(self, request_class: RequestClass) -> Batch | None:
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""

@@ -5,9 +5,9 @@ Source: arXiv 2503.09304, section 3 (user-defined policies).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from scheduler_svc.core.batch import Batch, Shape
 from scheduler_svc.core.cursor import PreemptAt
@@ -57,6 +57,13 @@ class Sequel:
 Choice = Batch | BatchPlan | Sequel
 
 
+class Ahead(NamedTuple):
+    """Sequences of a class and phase, and the tokens before them: of prompts to compute, or at most of outputs to generate."""
+
+    num_sequences: int
+    num_tokens: int
+
+
 class View(Protocol):
     """What a policy may look at."""
 
@@ -66,6 +73,9 @@ class View(Protocol):
 
     def num_waiting(self, queue: QueueName) -> int:
         """Counts the sequences in a queue."""
+
+    def ahead(self, queue: QueueName) -> Ahead:
+        """Counts the sequences of a class and phase, those under way included, and the tokens that they have before them."""
 
     def open_batch(self, request_class: RequestClass) -> Batch | None:
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
@@ -91,8 +101,8 @@ class Limits:
     Attributes:
         max_num_seqs: Most sequences of a batch.
         be_chunk_tokens: Token budget of a best-effort iteration in which some decode: it bounds how long they wait for a token.
-        be_lone_chunk_tokens: Token budget of one in which nobody does, if that is more and it can be stopped inside: prompts take
-            less time in long chunks.
+        be_max_chunk_tokens: Token budget of one in which nobody does, and bound on that of one beside which prompts pile up, if
+            that is more and it can be stopped inside: prompts take less time in long chunks.
         ls_chunk_tokens: Token budget of a latency-sensitive iteration.
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
         ls_alone_share: Share of the time that latency-sensitive iterations may take with no more than that; 1: always.
@@ -106,7 +116,7 @@ class Limits:
 
     max_num_seqs: int = 32
     be_chunk_tokens: int = 256
-    be_lone_chunk_tokens: int = 1024
+    be_max_chunk_tokens: int = 1024
     ls_chunk_tokens: int = 512
     ls_stretch: float = 0.15
     ls_alone_share: float = 0.5
@@ -138,7 +148,7 @@ class Policy(ABC):
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
 
-    def best_effort(self, view: View, plan: BatchPlan) -> list[Choice]:
+    def best_effort(self, view: View, plan: Callable[[View], BatchPlan]) -> list[Choice]:
         """Returns what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
 
         While latency-sensitive work is there, that goes before a sequel.
@@ -146,8 +156,10 @@ class Policy(ABC):
         if batch := view.open_batch(RequestClass.BEST_EFFORT):
             return [batch]
         if not view.awaits_result(RequestClass.BEST_EFFORT):
-            return [plan]
-        return [] if view.has_latency_sensitive else [Sequel(RequestClass.BEST_EFFORT, plan, self.be_sequel_margin)]
+            return [plan(view)]
+        return (
+            [] if view.has_latency_sensitive else [Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)]
+        )
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:

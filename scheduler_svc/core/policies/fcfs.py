@@ -24,5 +24,8 @@ class Fcfs(Policy):
 
     def preferences(self, view: View) -> Iterator[Choice]:
         """The batch under way, or the next one, of all decodes and as much prefill as fits."""
-        plan = BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)
-        yield from self.best_effort(view, plan)
+        yield from self.best_effort(view, _plan)
+
+
+def _plan(view: View) -> BatchPlan:
+    return BatchPlan((BE_DECODE, BE_PREFILL), view.limits.max_num_seqs, view.limits.be_chunk_tokens)

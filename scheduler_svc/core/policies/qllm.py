@@ -14,6 +14,9 @@ from scheduler_svc.core.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _LS_SEQUEL_MARGIN = 0.2
+_PROMPT_SHARE = (
+    0.25  # of the iterations that decodes still need; whoever waits for a first token does not decode meanwhile
+)
 
 
 class Qllm(Policy):
@@ -25,8 +28,7 @@ class Qllm(Policy):
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
         limits = view.limits
-        chunk, lone_chunk = limits.be_chunk_tokens, limits.be_lone_chunk_tokens  # a long one puts off nobody's stop
-        best_effort = self.best_effort(view, BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk, lone_chunk))
+        best_effort = self.best_effort(view, _best_effort_plan)
         if view.owes_best_effort():
             yield from best_effort
         # A prompt takes nobody along, unless a target says how long people may wait.
@@ -50,3 +52,19 @@ class Qllm(Policy):
             return
         if other.is_resident and view.has_slack(batch.shape, other.shape):
             yield other
+
+
+def _best_effort_plan(view: View) -> BatchPlan:
+    """All decodes and a chunk of prompts: as short as gets the prompts through while decodes need their iterations anyway.
+
+    An iteration costs a time of its own and a time for each token: chunks cost nothing more as long as decodes ride in each. A
+    long one puts off nobody's stop.
+    """
+    limits = view.limits
+    longest = max(limits.be_chunk_tokens, limits.be_max_chunk_tokens)
+    decodes, prompts = view.ahead(BE_DECODE), view.ahead(BE_PREFILL)
+    spread = (
+        prompts.num_tokens * decodes.num_sequences / (decodes.num_tokens * _PROMPT_SHARE) if decodes.num_tokens else 0.0
+    )
+    chunk = min(max(limits.be_chunk_tokens, int(spread)), longest)
+    return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk, longest)

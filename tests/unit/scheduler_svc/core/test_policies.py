@@ -118,13 +118,41 @@ def test_a_best_effort_iteration_is_all_decodes_and_prompt_chunks_up_to_the_budg
 
 
 def test_best_effort_prompts_take_long_chunks_as_long_as_nobody_decodes() -> None:
-    limits = Limits(be_chunk_tokens=64, be_lone_chunk_tokens=150, control_lead_s=0.0)
+    limits = Limits(be_chunk_tokens=64, be_max_chunk_tokens=150, control_lead_s=0.0)
     sim = Simulation(limits=limits)
     sim.submit(BE, 190, 2)
     sim.submit(BE, 140, 1)
     sim.run()
     chunks = [sorted(i.num_tokens for i in b[0].items.values()) for *_, b in sim.worker.history]
     assert [chunk for chunk, _ in groupby(chunks)] == [[150], [40, 110], [1, 30]]
+
+
+def chunks_beside_decodes(num_prompts: int, num_outputs: int, policy: str = "qllm", lead_s: float = 0.0) -> list[int]:
+    """Tokens of the iterations in which four sequences with so many outputs decode and prompts of 500 tokens are computed."""
+    limits = Limits(be_chunk_tokens=64, be_max_chunk_tokens=300, control_lead_s=lead_s)
+    sim = Simulation(policy, limits=limits)
+    for _ in range(4):
+        sim.submit(BE, 8, num_outputs)
+    sim.run(until_s=0.05)
+    for _ in range(num_prompts):
+        sim.submit(BE, 500, 1)
+    sim.run()
+    iterations = {id(b): [i.num_tokens for i in b.items.values()] for *_, (b, *_) in sim.worker.history}
+    return [sum(tokens) for tokens in iterations.values() if tokens.count(1) == 4 and len(tokens) > 4]
+
+
+@pytest.mark.parametrize("lead_s", [0.0, 0.02])
+def test_prompts_take_short_chunks_where_decodes_need_as_many_iterations_and_longer_ones_where_they_pile_up(
+    lead_s: float,
+) -> None:
+    few, many = chunks_beside_decodes(2, 400, lead_s=lead_s), chunks_beside_decodes(12, 100, lead_s=lead_s)
+    assert set(few[:10]) == {64}
+    assert 200 < min(many[:4])
+    assert max(many) <= 300
+
+
+def test_iterations_that_stop_nowhere_keep_short_chunks() -> None:
+    assert set(chunks_beside_decodes(12, 100, "priority-iteration")) == {64}
 
 
 def test_latency_sensitive_prompts_are_not_padded_with_best_effort_work() -> None:

@@ -37,6 +37,16 @@ def test_a_sequence_stands_in_the_queue_of_its_class_and_phase() -> None:
     assert [len(queue) for queue in queues] == [0, 0, 0, 1]
 
 
+def test_what_a_sequence_has_before_it_is_its_prompt_and_then_its_output() -> None:
+    seq = sequence(1)
+    assert seq.num_tokens_ahead == 2
+    seq.num_computed_tokens = 1
+    assert seq.num_tokens_ahead == 1
+    seq.num_computed_tokens = 2
+    seq.append(7, 1.0)
+    assert seq.num_tokens_ahead == 4
+
+
 def test_a_sequence_pushed_again_after_removal_is_there_once() -> None:
     queue = SequenceQueue(by_arrival)
     seq = sequence(1)
@@ -58,9 +68,11 @@ def test_any_mix_of_pushes_and_removals_keeps_the_order(steps: list[tuple[bool, 
         elif not is_push and seq_id in members:
             queue.remove(members.pop(seq_id))
     assert len(queue) == len(members)
+    assert queue.num_tokens_ahead == sum(member.num_tokens_ahead for member in members.values())
     assert {s.seq_id for s in queue} == set(members)
     order = [s.arrival_s for s in iter(queue.pop, None)]
     assert order == sorted(s.arrival_s for s in members.values())
+    assert queue.num_tokens_ahead == 0
 
 
 def test_removed_entries_do_not_pile_up() -> None:

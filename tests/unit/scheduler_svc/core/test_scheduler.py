@@ -71,7 +71,7 @@ def test_the_next_iteration_is_begun_before_the_last_is_answered_so_that_the_wor
 
 @pytest.mark.parametrize("policy", ["qllm", "fcfs", "priority-iteration"])
 def test_so_is_a_best_effort_one_of_decodes_and_chunks_of_prompts(policy: str) -> None:
-    sim = Simulation(policy, limits=Limits(be_chunk_tokens=64, be_lone_chunk_tokens=64, control_lead_s=0.001))
+    sim = Simulation(policy, limits=Limits(be_chunk_tokens=64, be_max_chunk_tokens=64, control_lead_s=0.001))
     sequences = [sim.submit(BE, num_prompt, 20) for num_prompt in (200, 40, 130)]
     sim.run()
     assert all(sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence) for sequence in sequences)
