@@ -122,7 +122,8 @@ def serve(
     be_max_chunk_tokens: Annotated[
         int,
         typer.Option(
-            envvar="QLLM_BE_MAX_CHUNK_TOKENS", help="That of one in which nobody decodes or prompts pile up, if it is more (policy qllm)."
+            envvar="QLLM_BE_MAX_CHUNK_TOKENS",
+            help="That of one in which nobody decodes or prompts pile up, if it is more (policy qllm).",
         ),
     ] = _LIMITS.be_max_chunk_tokens,
     ls_chunk_tokens: Annotated[
