@@ -5,8 +5,7 @@ Answers questions and decides nothing; the scheduler changes it.
 
 from scheduler_svc.core.batch import Batch, Shape
 from scheduler_svc.core.cost_model import CostModel
-from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.policies.base import Ahead
+from scheduler_svc.core.policies import Ahead, Limits
 from scheduler_svc.core.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.results import WorkerModel
 from scheduler_svc.core.sequence import RequestClass
