@@ -30,7 +30,7 @@ class StarvationLimits:
 
 
 class _Span(NamedTuple):
-    """A step that ended: when, its seconds, those charged to best-effort work, and its seconds if another class led it."""
+    """A step that ended: when, its seconds, those charged to best-effort work, and all of them if the other class led it."""
 
     end_s: float
     duration_s: float

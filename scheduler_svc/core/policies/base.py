@@ -157,9 +157,9 @@ class Policy(ABC):
             return [batch]
         if not view.awaits_result(RequestClass.BEST_EFFORT):
             return [plan(view)]
-        return (
-            [] if view.has_latency_sensitive else [Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)]
-        )
+        if view.has_latency_sensitive:
+            return []
+        return [Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)]
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:

@@ -14,9 +14,7 @@ from scheduler_svc.core.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _LS_SEQUEL_MARGIN = 0.2
-_PROMPT_SHARE = (
-    0.25  # of the iterations that decodes still need; whoever waits for a first token does not decode meanwhile
-)
+_PROMPT_SHARE = 0.25  # of the iterations that decodes still need; who waits for a first token does not decode meanwhile
 
 
 class Qllm(Policy):
@@ -63,8 +61,7 @@ def _best_effort_plan(view: View) -> BatchPlan:
     limits = view.limits
     longest = max(limits.be_chunk_tokens, limits.be_max_chunk_tokens)
     decodes, prompts = view.ahead(BE_DECODE), view.ahead(BE_PREFILL)
-    spread = (
-        prompts.num_tokens * decodes.num_sequences / (decodes.num_tokens * _PROMPT_SHARE) if decodes.num_tokens else 0.0
-    )
+    num_iterations = _PROMPT_SHARE * decodes.num_tokens / max(1, decodes.num_sequences)
+    spread = prompts.num_tokens / max(1.0, num_iterations)
     chunk = min(max(limits.be_chunk_tokens, int(spread)), longest)
     return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk, longest)
