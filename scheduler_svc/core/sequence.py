@@ -138,7 +138,7 @@ class Sequence:
     @property
     def num_tokens_ahead(self) -> int:
         """Tokens that it has before it in its phase: of the prompt to compute, or at most of the output to generate."""
-        num_outputs = len(self.output_token_ids)
+        num_outputs = len(self.output_token_ids)  # `phase` and `num_pending_tokens` written out: asked for every token
         num_pending = len(self.prompt_token_ids) + num_outputs - self.num_computed_tokens
         return self.stop.max_tokens - num_outputs if num_outputs and num_pending == 1 else num_pending
 

@@ -148,18 +148,17 @@ class Policy(ABC):
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
 
-    def best_effort(self, view: View, plan: Callable[[View], BatchPlan]) -> list[Choice]:
-        """Returns what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
+    def best_effort(self, view: View, plan: Callable[[View], BatchPlan]) -> Iterator[Choice]:
+        """Yields what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
 
         While latency-sensitive work is there, that goes before a sequel.
         """
         if batch := view.open_batch(RequestClass.BEST_EFFORT):
-            return [batch]
-        if not view.awaits_result(RequestClass.BEST_EFFORT):
-            return [plan(view)]
-        if view.has_latency_sensitive:
-            return []
-        return [Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)]
+            yield batch
+        elif not view.awaits_result(RequestClass.BEST_EFFORT):
+            yield plan(view)
+        elif not view.has_latency_sensitive:
+            yield Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:

@@ -26,9 +26,8 @@ class Qllm(Policy):
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
         limits = view.limits
-        best_effort = self.best_effort(view, _best_effort_plan)
         if view.owes_best_effort():
-            yield from best_effort
+            yield from self.best_effort(view, _best_effort_plan)
         # A prompt takes nobody along, unless a target says how long people may wait.
         filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
         plan = BatchPlan((LS_PREFILL, LS_DECODE), limits.max_num_seqs, limits.ls_chunk_tokens, filler=filler)
@@ -41,7 +40,7 @@ class Qllm(Policy):
             return  # best-effort work sent now would stand before the next step
         else:
             yield plan
-        yield from best_effort
+        yield from self.best_effort(view, _best_effort_plan)
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
         """A suspended best-effort batch that stands at or ahead of the latency-sensitive one, and is cheap to take along."""

@@ -6,9 +6,8 @@ from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from tests.simulation import BE, LS, Simulation
 
-ALONE = Limits(
-    ls_stretch=0.0, ls_alone_share=1.0, control_lead_s=0.0
-)  # nobody is taken along: what is measured is the guard
+# Nobody is taken along: what is measured is the guard.
+ALONE = Limits(ls_stretch=0.0, ls_alone_share=1.0, control_lead_s=0.0)
 
 
 def saturate(sim: Simulation, seconds: float) -> None:
