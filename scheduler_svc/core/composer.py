@@ -74,7 +74,7 @@ class Composer:
             for m in batch.members
             if m.samples and len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens
         ]
-        left = _budget(plan, decodes=bool(following)) - len(following)
+        left = _budget(plan) - len(following)
         for m in batch.members:
             num_tokens = int(min(left, m.sequence.num_pending_tokens - m.num_tokens))
             if not m.samples and num_tokens > 0:
@@ -105,7 +105,7 @@ class Composer:
         if not queue:
             return True
         skipped: list[Sequence] = []
-        left = _budget(plan, decodes=any(m.decodes for m in members)) - sum(m.num_tokens for m in members)
+        left = _budget(plan) - sum(m.num_tokens for m in members)
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             num_tokens = int(min(left, sequence.num_pending_tokens))
             if self._has_room(sequence, num_tokens):
@@ -124,7 +124,7 @@ class Composer:
         if not members or not plan.filler:
             return
         own, extra = Shape.of(members), Shape(0, 0, 0, 0)
-        budget = _budget(plan, decodes=any(m.decodes for m in members))
+        budget = _budget(plan)
         for queue in (self._queues[name] for name in plan.filler):
             while len(members) < plan.max_sequences and (sequence := queue.peek()):
                 most = int(min(budget - own.num_tokens - extra.num_tokens, sequence.num_pending_tokens))
@@ -222,11 +222,9 @@ class Composer:
         self._queues.of(victim).push(victim)
 
 
-def _budget(plan: BatchPlan, *, decodes: bool) -> float:
-    """Most tokens of an iteration in which somebody decodes, or nobody."""
-    if plan.max_tokens is None:
-        return math.inf
-    return plan.max_tokens if decodes else max(plan.max_tokens, plan.max_lone_tokens)
+def _budget(plan: BatchPlan) -> float:
+    """Most tokens of an iteration."""
+    return math.inf if plan.max_tokens is None else plan.max_tokens
 
 
 def most_that_fit(most: int, fits: Callable[[int], bool]) -> int:

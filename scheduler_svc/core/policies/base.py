@@ -23,7 +23,6 @@ class BatchPlan:
         sources: Queues to fill it from, the first as far as it goes, then the next.
         max_sequences: Most sequences.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
-        max_lone_tokens: Most tokens of one in which nobody decodes, if that is more.
         filler: Queues to take along from, in order, while the predicted iteration stays within its slack (`View.has_slack`);
             nobody gives up memory for them.
     """
@@ -31,7 +30,6 @@ class BatchPlan:
     sources: tuple[QueueName, ...]
     max_sequences: int
     max_tokens: int | None = None
-    max_lone_tokens: int = 0
     filler: tuple[QueueName, ...] = ()
 
 

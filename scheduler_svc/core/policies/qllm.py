@@ -58,9 +58,8 @@ def _best_effort_plan(view: View) -> BatchPlan:
     long one puts off nobody's stop.
     """
     limits = view.limits
-    longest = max(limits.be_chunk_tokens, limits.be_max_chunk_tokens)
     decodes, prompts = view.ahead(BE_DECODE), view.ahead(BE_PREFILL)
     num_iterations = _PROMPT_SHARE * decodes.num_tokens / max(1, decodes.num_sequences)
-    spread = prompts.num_tokens / max(1.0, num_iterations)
-    chunk = min(max(limits.be_chunk_tokens, int(spread)), longest)
-    return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk, longest)
+    spread = int(prompts.num_tokens / max(1.0, num_iterations))
+    chunk = max(limits.be_chunk_tokens, min(spread, limits.be_max_chunk_tokens))
+    return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk)
