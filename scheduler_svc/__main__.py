@@ -81,7 +81,7 @@ def serve(
     ] = _LIMITS.preemption_quantum_s * 1e3,
     command_window_ms: Annotated[
         float,
-        typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on all other work sent and not done."),
+        typer.Option(envvar="QLLM_COMMAND_WINDOW_MS", help="Bound on latency-sensitive work sent and not done."),
     ] = _LIMITS.command_window_s * 1e3,
     be_min_share: Annotated[
         float, typer.Option(envvar="QLLM_BE_MIN_SHARE", help="Least share of worker time for waiting best-effort work.")

@@ -28,7 +28,7 @@ class StepPlanner:
         """Returns where a step from `start` should stop and how long it is predicted to take, in seconds.
 
         The step goes on while the next unit still fits into `room_s`, and never past `end` (default: the end of the
-        iteration).
+        iteration): with infinite room to the end, with minus infinity for one unit.
         """
         end = end or self.end
         at, spent_s = self._next_stop(costs, start, room_s)
@@ -61,8 +61,8 @@ class StepPlanner:
         if start.stage is Stage.ATTENTION:
             return self._after_attention(costs, start.layer)
         left = self._experts_by_layer[start.layer] - start.expert
-        fitting = left if costs.expert_s <= 0 else int((room_s + _ROUNDING) / costs.expert_s)
-        taken = max(1, min(left, fitting))
+        fitting = left if costs.expert_s <= 0 else (room_s + _ROUNDING) / costs.expert_s
+        taken = int(max(1, min(left, fitting)))
         if taken >= left:
             return Cursor(start.layer + 1), left * costs.expert_s + self._head_s(costs, start.layer)
         return Cursor(start.layer, Stage.EXPERTS, start.expert + taken), taken * costs.expert_s

@@ -6,6 +6,7 @@ Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is
 planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
+import math
 from dataclasses import replace
 from itertools import count
 
@@ -183,10 +184,14 @@ class Scheduler:
         from one unit on, and from half the window on where units are shorter.
         """
         if not self.work.cost_model.is_ready:
-            return 0.0 if len(self.window) < 2 else None  # nothing is known of times yet: one unit runs, one is ready
+            return (
+                -math.inf if len(self.window) < 2 else None
+            )  # of times nothing is known yet: one unit runs, one is ready
+        policy_s = self._policy.window_s(self.work, batch)
+        if policy_s == math.inf:
+            return policy_s
         limits = self.limits
         outstanding_s = self.window.outstanding_s(now_s)
-        policy_s = self._policy.window_s(self.work, batch)
         unit_s = self._planner.unit_s(self.work.cost_model.unit_costs(batch.shape), batch.issued)
         window_s = max(policy_s, unit_s + limits.control_lead_s)
         window_s += limits.preemption_quantum_s if batch.request_class is LS else 0.0

@@ -4,6 +4,7 @@ A policy sees numbers and batches through a `View`, never a tensor, a clock or a
 Source: arXiv 2503.09304, section 3 (user-defined policies).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ class Limits:
         ls_shared_stretch: How much longer companions may make one where they take more, if that is more.
         ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
         preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
-        command_window_s: Bound on all other work sent and not done: an arrival has best-effort work cut short at the next
-            boundary, and nobody stops latency-sensitive work.
+        command_window_s: Bound on latency-sensitive work sent and not done: nobody stops it, and whoever is to go along with it
+            can do so from the next command on.
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
@@ -170,7 +171,11 @@ class Policy(ABC):
         yield from ()
 
     def window_s(self, view: View, batch: Batch) -> float:
-        """Returns how many seconds of the batch's work may be sent and not done."""
-        limits = view.limits
-        may_be_in_the_way = batch.request_class is RequestClass.BEST_EFFORT and view.has_latency_sensitive
-        return limits.preemption_quantum_s if may_be_in_the_way else limits.command_window_s
+        """Returns how many seconds of the batch's work may be sent and not done; infinity for all of its iteration.
+
+        Best-effort work alone is sent whole: an arrival has it cut short at the next boundary, and each command that it were
+        divided into would take the scheduler's time from cores that a model may be computed on.
+        """
+        if batch.request_class is RequestClass.LATENCY_SENSITIVE:
+            return view.limits.command_window_s
+        return view.limits.preemption_quantum_s if view.has_latency_sensitive else math.inf

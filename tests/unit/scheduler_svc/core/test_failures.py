@@ -1,6 +1,7 @@
 """Failures and endings that come while other commands are on their way."""
 
-from scheduler_svc.core.commands import DropBatch, DropSequence, Preempt
+from scheduler_svc.core.commands import Advance, DropBatch, DropSequence, Preempt
+from scheduler_svc.core.cursor import Cursor, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.results import BatchError, FailureOutput, SampledToken, StepResult, TokenOutput
 from scheduler_svc.core.sequence import FinishReason
@@ -56,7 +57,7 @@ def test_an_error_of_an_unknown_batch_changes_nothing() -> None:
 
 
 def test_aborting_the_only_member_drops_the_batch_and_frees_its_blocks_at_once() -> None:
-    sim = Simulation()
+    sim = Simulation(calibrated=False)  # part of the iteration is sent
     sim.submit(BE, 256, 1)
     sim._pump()
     aborted = sim.scheduler.abort(SeqId(1), 0.0)
@@ -107,11 +108,14 @@ def test_usage_of_a_sequence_that_never_ran_is_all_waiting() -> None:
     assert (usage.queue_s, usage.prefill_s, usage.decode_s, usage.num_output_tokens) == (2.0, 0.0, 0.0, 0)
 
 
-def test_an_uncalibrated_core_sends_two_units_at_most() -> None:
+def test_a_core_that_knows_no_times_yet_sends_one_unit_and_keeps_one_ready() -> None:
     sim = Simulation(calibrated=False)
     sim.submit(BE, 20, 3)
-    sim.scheduler.schedule(0.0)
-    assert 1 <= len(sim.scheduler.window) <= 2
+    sim._pump()
+    advances = [command for command in sim.commands if isinstance(command, Advance)]
+    assert [advance.until for advance in advances] == [Cursor(0, Stage.EXPERTS), Cursor(1)]
+    sim.run()
+    assert sim.tokens(1) == sim.expected_tokens(sim.sequences[1])
 
 
 def test_the_exported_bound_is_the_quantum_or_a_unit_and_the_lead() -> None:
