@@ -10,18 +10,16 @@ from client.bench.gains import EXPERT, FCFS, LAYER, PAPER, PRIORITY
 from client.bench.simulated_traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
 from client.bench.simulator import ClassResult, Setup
 
-# In virtual time a long command costs nothing: an arrival cuts it short at the same place as a short one.
-_LIMITS = {"command_window_s": 5.0}
 # As long as a full iteration of the machine of the shipped table: nobody waits longer for a token than beside fcfs.
 _FULL_ITERATION_S = 0.4
 TARGET = "qllm-target"
 SETUPS = (
-    Setup(FCFS, "fcfs", "iteration", _LIMITS),
-    Setup(PAPER, "paper", "expert", _LIMITS),
-    Setup(PRIORITY, "priority-iteration", "iteration", _LIMITS),
-    Setup(LAYER, "qllm", "layer", _LIMITS),
-    Setup(EXPERT, "qllm", "expert", _LIMITS),
-    Setup(TARGET, "qllm", "expert", {**_LIMITS, "ls_tpot_s": _FULL_ITERATION_S}),
+    Setup(FCFS, "fcfs", "iteration"),
+    Setup(PAPER, "paper", "expert"),
+    Setup(PRIORITY, "priority-iteration", "iteration"),
+    Setup(LAYER, "qllm", "layer"),
+    Setup(EXPERT, "qllm", "expert"),
+    Setup(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
 )
 
 
