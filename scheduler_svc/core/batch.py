@@ -27,11 +27,6 @@ class Member(NamedTuple):
         """Query-key pairs of its attention, counted as tokens times context."""
         return self.num_tokens * (self.first_position + self.num_tokens)
 
-    @property
-    def decodes(self) -> bool:
-        """Whether it is a step of decoding; the last token of a prompt, alone, is like one."""
-        return self.samples and self.num_tokens == 1
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:

@@ -3,6 +3,8 @@
 Knows no batch and no policy: only the layers, predicted unit costs and where stops are allowed.
 """
 
+import math
+
 from scheduler_svc.core.cost_model import UnitCosts
 from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 
@@ -30,6 +32,8 @@ class StepPlanner:
         The step goes on while the next unit still fits into `room_s`, and never past `end` (default: the end of the
         iteration): with infinite room to the end, with minus infinity for one unit.
         """
+        if room_s == math.inf and end is None:
+            return self.end, self._rest_of_iteration_s(costs, start)
         end = end or self.end
         at, spent_s = self._next_stop(costs, start, room_s)
         at, spent_s = self._whole_layers(costs, at, spent_s, room_s, end.layer)

@@ -148,7 +148,7 @@ class Scheduler:
         if early_s > _ROUNDING_S:  # whoever arrives until then takes part
             self._wait(now_s, early_s)
             return None
-        members = self._composer.compose_sequel(mine[0], sequel.plan)
+        members = self._composer.compose_sequel(mine[0], sequel.plan())
         if not members:
             return None
         mine[0].sequel = self._form(members)

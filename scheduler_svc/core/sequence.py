@@ -145,8 +145,9 @@ class Sequence:
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Returns the tokens at positions start to stop - 1, of prompt and output laid end to end."""
         num_prompt = len(self.prompt_token_ids)
-        outputs = self.output_token_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)]
-        return self.prompt_token_ids[start:stop] + tuple(outputs)
+        if start >= num_prompt:
+            return tuple(self.output_token_ids[start - num_prompt : stop - num_prompt])
+        return self.prompt_token_ids[start:stop] + tuple(self.output_token_ids[: max(0, stop - num_prompt)])
 
     def append(self, token_id: int, now_s: float) -> None:
         """Adds a sampled token."""

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
 from scheduler_svc.core.batch import Batch, Shape
@@ -43,13 +44,13 @@ class Sequel:
 
     Attributes:
         request_class: Whose iteration it follows.
-        plan: What to fill it up with.
+        plan: Makes what to fill it up with; called when it is time.
         margin: How much earlier it is begun than the predicted end and the lead ask for, in iterations: predictions are off so
             much, and whoever arrives after it is begun waits.
     """
 
     request_class: RequestClass
-    plan: BatchPlan
+    plan: Callable[[], BatchPlan]
     margin: float
 
 
@@ -157,7 +158,7 @@ class Policy(ABC):
         elif not view.awaits_result(RequestClass.BEST_EFFORT):
             yield plan(view)
         elif not view.has_latency_sensitive:
-            yield Sequel(RequestClass.BEST_EFFORT, plan(view), self.be_sequel_margin)
+            yield Sequel(RequestClass.BEST_EFFORT, partial(plan, view), self.be_sequel_margin)
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:

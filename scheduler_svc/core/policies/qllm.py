@@ -6,6 +6,7 @@ Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
@@ -36,7 +37,7 @@ class Qllm(Policy):
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL):
                 # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
-                yield Sequel(LS, replace(plan, sources=()), _LS_SEQUEL_MARGIN)
+                yield Sequel(LS, partial(replace, plan, sources=()), _LS_SEQUEL_MARGIN)
             return  # best-effort work sent now would stand before the next step
         else:
             yield plan

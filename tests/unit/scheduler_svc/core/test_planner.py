@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from scheduler_svc.core.cost_model import UnitCosts
@@ -23,6 +25,8 @@ EXPERTS = Stage.EXPERTS
         (Cursor(2, EXPERTS, 3), 0.0, (Cursor(3), 1.5)),  # the head comes with the last expert
         (START, TOTAL_S, (Cursor(3), TOTAL_S)),
         (START, 1e9, (Cursor(3), TOTAL_S)),
+        (START, -math.inf, (Cursor(0, EXPERTS, 0), 3.0)),
+        (Cursor(0, EXPERTS, 1), -math.inf, (Cursor(0, EXPERTS, 2), 1.0)),
     ],
 )
 def test_a_step_goes_as_far_as_the_room_and_one_unit_at_least(
@@ -30,6 +34,20 @@ def test_a_step_goes_as_far_as_the_room_and_one_unit_at_least(
 ) -> None:
     until, estimate_s = StepPlanner(LAYERS, PreemptAt.EXPERT).furthest(COSTS, start, room_s)
     assert (until, pytest.approx(estimate_s)) == expected
+
+
+@pytest.mark.parametrize("preempt_at", PreemptAt)
+@pytest.mark.parametrize("start", [START, Cursor(0, EXPERTS, 3), Cursor(1), Cursor(2), Cursor(2, EXPERTS, 1)])
+def test_a_step_with_infinite_room_is_the_rest_of_the_iteration(start: Cursor, preempt_at: PreemptAt) -> None:
+    planner = StepPlanner(LAYERS, preempt_at)
+    until, estimate_s = planner.furthest(COSTS, start, math.inf)
+    assert (until, pytest.approx(estimate_s)) == planner.furthest(COSTS, start, 1e9)
+
+
+def test_a_step_of_infinite_room_still_stops_where_it_should_meet_another() -> None:
+    meeting = Cursor(2, EXPERTS, 1)
+    planner = StepPlanner(LAYERS, PreemptAt.EXPERT)
+    assert planner.furthest(COSTS, START, math.inf, meeting) == planner.furthest(COSTS, START, 1e9, meeting)
 
 
 def test_a_step_never_passes_the_place_where_it_should_meet_another() -> None:
