@@ -180,13 +180,12 @@ class Scheduler:
     def _room_s(self, batch: Batch, now_s: float) -> float | None:
         """Returns how long the batch's next step may take; None if the window is full, and then notes when it will not be.
 
-        What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a command
-        from one unit on, and from half the window on where units are shorter.
+        Infinity is the rest of the iteration, minus infinity one unit. What may be outstanding is the policy's window, or one
+        unit and the lead where that is longer. A step is worth a command from one unit on, and from half the window on where
+        units are shorter.
         """
-        if not self.work.cost_model.is_ready:
-            return (
-                -math.inf if len(self.window) < 2 else None
-            )  # of times nothing is known yet: one unit runs, one is ready
+        if not self.work.cost_model.is_ready:  # of times nothing is known yet: one unit runs, one is ready
+            return -math.inf if len(self.window) < 2 else None
         policy_s = self._policy.window_s(self.work, batch)
         if policy_s == math.inf:
             return policy_s
