@@ -40,12 +40,12 @@ class Shape:
     @classmethod
     def of(cls, members: Iterable[Member]) -> "Shape":
         """Sums the members of one batch."""
-        parts = list(members)
-        return cls(
-            num_tokens=sum(m.num_tokens for m in parts),
-            num_pairs=sum(m.num_pairs for m in parts),
-            num_rows=sum(m.samples for m in parts),
-        )
+        num_tokens = num_pairs = num_rows = 0  # in one pass: it is in the way of every iteration
+        for member in members:
+            num_tokens += member.num_tokens
+            num_pairs += member.num_pairs
+            num_rows += member.samples
+        return cls(num_tokens, num_pairs, num_rows)
 
     def __add__(self, other: "Shape") -> "Shape":
         return Shape(
@@ -117,5 +117,5 @@ class Batch:
     def _measure(self) -> None:
         self._seq_ids = {member.sequence.seq_id for member in self.members}
         self.shape = Shape.of(self.members)
-        best_effort = (m for m in self.members if m.sequence.request_class is RequestClass.BEST_EFFORT)
-        self.num_be_tokens = sum(member.num_tokens for member in best_effort)
+        best_effort = (m.num_tokens for m in self.members if m.sequence.request_class is RequestClass.BEST_EFFORT)
+        self.num_be_tokens = sum(best_effort)

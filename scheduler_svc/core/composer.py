@@ -107,7 +107,8 @@ class Composer:
         skipped: list[Sequence] = []
         left = _budget(plan) - sum(m.num_tokens for m in members)
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
-            num_tokens = int(min(left, sequence.num_pending_tokens))
+            num_pending = sequence.num_pending_tokens
+            num_tokens = num_pending if num_pending <= left else int(left)
             if self._has_room(sequence, num_tokens):
                 members.append(self._admit(sequence, num_tokens))
                 left -= num_tokens

@@ -67,12 +67,13 @@ class SequenceQueue:
 
     def pop(self) -> Sequence | None:
         """Takes the first sequence; None if there is none."""
-        sequence = self.peek()
-        if sequence is not None:
-            heapq.heappop(self._heap)
-            del self._tickets[sequence.seq_id]
-            self.num_tokens_ahead -= sequence.num_tokens_ahead
-        return sequence
+        while self._heap:
+            _, ticket, sequence = heapq.heappop(self._heap)
+            if self._tickets.get(sequence.seq_id) == ticket:
+                del self._tickets[sequence.seq_id]
+                self.num_tokens_ahead -= sequence.num_tokens_ahead
+                return sequence
+        return None
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a given member out, as it was pushed."""
