@@ -2,14 +2,13 @@
 
     python -m scripts.control_overhead bench-models/mini-mixtral --scheduler=--policy=fcfs --scheduler=--policy=qllm
 
-The job is a number of best-effort clients who each send some requests one after another; its time counts from the first request
-to the last token. A window of a closed loop would not do: clients that begin together stay together, and a window of a few
+The job is a number of best-effort requests, one for each client at a time; its time counts from the first request to the last
+token. A window of a closed loop would not do: clients that begin together stay together, and a window of a few
 turns holds more of their prompts or more of their outputs. In turns, because a machine's minutes differ by more than schedulers.
 """
 
 import asyncio
 import math
-import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,9 +18,11 @@ from typing import Annotated
 
 import typer
 
-from client import AsyncClient, QllmError, RequestClass
+from client import AsyncClient, GenerateOptions, QllmError
 from client.bench.errors import ServiceFailed
+from client.bench.prompts import PromptForm, Prompts
 from client.bench.service import ServiceOptions, running_service
+from client.bench.workload import BE
 
 _PAUSE_S = 0.5  # before a service's turn: threads of the last one may still spin
 
@@ -35,24 +36,14 @@ class Job:
     num_prompt_tokens: int
     max_tokens: int
 
-    async def run(self, client: AsyncClient, vocab_size: int, seed: int) -> float:
-        """Runs it and returns the seconds that it took; the seed fixes the prompts."""
+    async def run(self, client: AsyncClient, prompts: Prompts) -> float:
+        """Runs it and returns the seconds that it took."""
+        indices = range(self.num_clients * self.num_requests)
+        drawn = [prompts.draw(BE, index, self.num_prompt_tokens) for index in indices]
+        options = GenerateOptions(request_class=BE, max_tokens=self.max_tokens, ignore_eos=True, temperature=0.0)
         began_s = time.perf_counter()
-        await asyncio.gather(*(self._ask(client, vocab_size, f"{seed} {i}") for i in range(self.num_clients)))
+        await client.generate_all(drawn, max_concurrency=self.num_clients, **options)
         return time.perf_counter() - began_s
-
-    async def _ask(self, client: AsyncClient, vocab_size: int, seed: str) -> None:
-        chance = random.Random(seed)
-        for _ in range(self.num_requests):
-            prompt = [chance.randrange(vocab_size) for _ in range(self.num_prompt_tokens)]
-            stream = client.generate(
-                prompt,
-                request_class=RequestClass.BEST_EFFORT,
-                max_tokens=self.max_tokens,
-                ignore_eos=True,
-                temperature=0.0,
-            )
-            await stream.collect()
 
 
 @dataclass(slots=True)
@@ -75,7 +66,7 @@ async def _measure(model: str, arguments: Sequence[str], job: Job, rounds: int) 
         for i in range(rounds + 1):
             for variant in variants if i % 2 else reversed(variants):
                 await asyncio.sleep(_PAUSE_S)
-                variant.seconds.append(await job.run(variant.client, vocab_size, i))
+                variant.seconds.append(await job.run(variant.client, Prompts(PromptForm.TOKENS, vocab_size, seed=i)))
             if i:
                 typer.echo("  ".join(f"{variant.seconds[-1]:6.2f} s" for variant in variants))
         for variant in variants:
@@ -90,8 +81,8 @@ def control_overhead(
         typer.Option(help="Arguments of a service's scheduler, once for each; others are compared with the first."),
     ],
     rounds: Annotated[int, typer.Option(min=1, help="How many turns each takes.")] = 12,
-    clients: Annotated[int, typer.Option(min=1, help="Best-effort clients.")] = 8,
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each client, one after another.")] = 2,
+    clients: Annotated[int, typer.Option(min=1, help="Best-effort requests at a time.")] = 8,
+    requests: Annotated[int, typer.Option(min=1, help="Requests for each of them, in all.")] = 2,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 1_100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each output.")] = 64,
 ) -> None:
