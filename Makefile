@@ -9,14 +9,16 @@ POLICY ?= qllm
 TRANSFORMERS ?= 5.17.0
 
 CORE_TESTS := tests/unit/scheduler_svc/core
+TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
+	tests/integration/test_service.py tests/integration/test_openai.py tests/integration/test_cores.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos check test test-transformers test-gpu demo serve bench-model clean
+.PHONY: help setup protos check test test-avx2 test-transformers test-gpu demo serve bench-model clean
 
 help: ## lists these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
@@ -39,6 +41,9 @@ test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/coverage run -m pytest $(CORE_TESTS)
 	$(BIN)/coverage report
 	$(BIN)/pytest -m 'not gpu' --durations 8 --ignore $(CORE_TESTS)
+
+test-avx2: $(STAMP) ## the tests that run a model, as on a CPU without AVX-512 and bfloat16 instructions (AVX2 only)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m 'not gpu' $(TESTS_WITH_A_MODEL)
 
 test-transformers: $(STAMP) ## the worker's tests with another transformers (TRANSFORMERS=5.17.0 is the oldest that is supported)
 	rm -rf build/transformers

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
-from gpu_worker.matrices import can_pack
+from gpu_worker.onednn import can_multiply
 
 _LEAST_TILED_WORK = 1 << 21  # multiplications for one K/V head that make up for starting the products of a tile
 _LEAST_ROWS = 128  # rows that make up for starting those of a single query
@@ -27,8 +27,6 @@ _NUM_ROWS = 512
 _LEAST_BYTES = 1 << 27  # of K and V that single queries go through: no cache holds them from one round to the next
 _NUM_ROUNDS = 3
 _WORTH = 0.9  # products must be so much faster: torch's own kernel is the first choice
-
-_can_multiply = cache(can_pack)
 
 
 def products_pay(query: Tensor, num_queries: int, num_rows: int, num_kv_heads: int, value_width: int) -> bool:
@@ -46,7 +44,7 @@ def products_pay(query: Tensor, num_queries: int, num_rows: int, num_kv_heads: i
         is_large = num_rows >= _LEAST_ROWS
     else:
         is_large = H // num_kv_heads * num_queries * num_rows * width >= _LEAST_TILED_WORK
-    if not (is_large and _can_multiply(query.dtype, query.device)):
+    if not (is_large and query.device.type == "cpu" and can_multiply(query.dtype)):
         return False
     widths = (width, value_width)
     return _products_win(num_queries == 1, (H, num_kv_heads), widths, query.dtype, torch.get_num_threads())

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from gpu_worker import onednn
 
 _ROWS = 512  # of a product: more leave the caches, with fewer the calls take the time
 _TILES = (128, 256)  # least and most queries of a tile
@@ -45,7 +47,7 @@ def attend_fused(
 
 
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Attends with many queries, of a type that oneDNN multiplies.
+    """Attends with many queries, by products that are fast where oneDNN has them for the type.
 
     Args:
         q: (H, n, width) of the last n rows.
@@ -104,5 +106,4 @@ def attend_one_by_one(q: Tensor, histories: Iterable[tuple[Tensor, Tensor]], num
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """Multiplies x (..., in) by the transpose of weight (out, in): (..., out)."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return y
+    return onednn.product(x, weight) if onednn.can_multiply(weight.dtype) else linear(x, weight)

@@ -13,9 +13,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeGuard
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
+
+from gpu_worker import onednn
 
 Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 """Ways to quantize a matrix; `quantization` has their forms."""
@@ -108,16 +109,15 @@ class PackedMatrix:
             are. See `row_counts`.
     """
 
-    __slots__ = ("_bias", "_run", "row_counts", "shape", "weight")
+    __slots__ = ("_bias", "row_counts", "shape", "weight")
 
     # What so many give stays in a cache, and oneDNN prepares itself anew, in 0.2 ms, for no more numbers than these.
     most_rows = 256
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._run = torch.ops.mkldnn._linear_pointwise.default
         self.shape = (weight.shape[0], weight.shape[1])
         self.row_counts: tuple[int, ...] = ()
-        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.weight: Tensor = onednn.pack(weight)
         self.set_bias(bias)
 
     def set_bias(self, bias: Tensor | None) -> None:
@@ -134,8 +134,7 @@ class PackedMatrix:
 
     def product(self, x: Tensor) -> Tensor:
         """Maps x (..., in) to (..., out), with as many rows as it has."""
-        y: Tensor = self._run(x, self.weight, self._bias, "none", [], "")
-        return y
+        return onednn.product(x, self.weight, self._bias)
 
     @property
     def num_weights(self) -> int:
@@ -146,6 +145,23 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """Bytes of weight and bias."""
         return self.weight.nbytes + (0 if self._bias is None else self._bias.nbytes)
+
+
+class Packing:
+    """Packs weights of a type that this CPU packs; those of a shape that oneDNN has no product for stay dense.
+
+    Each shape is tried once, by the first weight that has it.
+    """
+
+    def __init__(self) -> None:
+        self._packs: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, weight: Tensor, bias: Tensor | None) -> Matrix:
+        """Makes a matrix of a weight (out, in), in any strides, and a bias (out,)."""
+        shape = tuple(weight.shape)
+        if shape not in self._packs:
+            self._packs[shape] = onednn.packs(weight)
+        return PackedMatrix(weight, bias) if self._packs[shape] else DenseMatrix(weight, bias)
 
 
 class MatrixLinear(nn.Module):
@@ -169,17 +185,6 @@ class MatrixLinear(nn.Module):
     def weight(self) -> Tensor:
         """For whoever asks for the weight's type or place; arithmetic on it raises or means nothing."""
         return self.matrix.weight
-
-
-def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN runs packed weights of a type here, found out by trying."""
-    if device.type != "cpu":
-        return False
-    one = torch.ones(1, 1, dtype=dtype)
-    try:
-        return bool(PackedMatrix(one, None)(one) == one)
-    except (AttributeError, RuntimeError):  # a torch without the operators; a type that this CPU can't multiply
-        return False
 
 
 def place_linears(model: nn.Module, arrived: Arrived) -> int:

@@ -28,11 +28,12 @@ from gpu_worker.matrices import (
     MatrixForm,
     MatrixLinear,
     PackedMatrix,
+    Packing,
     Scheme,
-    can_pack,
     place_linears,
     replace_linears,
 )
+from gpu_worker.onednn import can_pack
 from gpu_worker.probe import Structure
 from gpu_worker.process import release_freed_memory
 from gpu_worker.row_counts import fit_row_counts
@@ -198,7 +199,7 @@ def _plain_form(model: Any, wished: Weights) -> MatrixForm:
     if wished == "packed" and not possible:
         dtype = str(model.dtype).removeprefix("torch.")
         raise ModelRefused(f"weights of type {dtype} can't be packed on {model.device}; allowed are auto and dense")
-    return PackedMatrix if possible and wished != "dense" else DenseMatrix
+    return Packing() if possible and wished != "dense" else DenseMatrix
 
 
 def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> None:

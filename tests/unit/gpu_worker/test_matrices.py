@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gpu_worker.matrices import DenseMatrix, MatrixLinear, PackedMatrix, can_pack, replace_linears
+from gpu_worker.matrices import DenseMatrix, MatrixLinear, PackedMatrix, replace_linears
+from gpu_worker.onednn import can_pack
 from tests.families import random_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
