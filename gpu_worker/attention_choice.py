@@ -5,28 +5,27 @@
     one query over 1,000 rows, 8 sequences      products                fused 1.7 ms, products 2.4 (0.9, 1.4)
 
 The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Both are
-measured once for each shape and number of threads, when an iteration first could use either: that is while warming up. A single
-query is measured on more rows than caches hold: between two layers' weights nothing stays there, and what is fastest from a cache
-need not be so from memory.
+measured once for each shape and number of threads, when an iteration first could use either: that is while warming up. They take
+turns, and products are chosen where they are clearly faster (`trials`). A single query is measured on more rows than caches hold:
+between two layers' weights nothing stays there, and what is fastest from a cache need not be so from memory.
 """
 
-import time
-from collections.abc import Callable
 from functools import cache
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
 from gpu_worker.cpu_attention import attend_fused, attend_in_tiles, attend_one_by_one
 from gpu_worker.onednn import can_multiply
+from gpu_worker.trials import is_clearly_less, least_times_s
 
 _LEAST_TILED_WORK = 1 << 21  # multiplications for one K/V head that make up for starting the products of a tile
 _LEAST_ROWS = 128  # rows that make up for starting those of a single query
 _MANY_QUERIES = 256
+_NUM_TOGETHER = 8  # sequences of a turn with single queries: short, and what calls cost is shared as in a batch
 _NUM_ROWS = 512
-_LEAST_BYTES = 1 << 27  # of K and V that single queries go through: no cache holds them from one round to the next
-_NUM_ROUNDS = 3
-_WORTH = 0.9  # products must be so much faster: torch's own kernel is the first choice
+_LEAST_BYTES = 1 << 27  # of K and V that single queries go through: no cache holds them from one turn to the next
 
 
 def products_pay(query: Tensor, num_queries: int, num_rows: int, num_kv_heads: int, value_width: int) -> bool:
@@ -56,31 +55,24 @@ def _products_win(
 ) -> bool:
     """Measures both ways in turns with rows like these; the answer holds for the number of threads that is set."""
     (H, H_kv), (width, value_width), n = heads, widths, 1 if is_single else _MANY_QUERIES
-    sequence_bytes = H_kv * _NUM_ROWS * (width + value_width) * dtype.itemsize
-    num_sequences = -(-_LEAST_BYTES // sequence_bytes) if is_single else 1
+    num_together = _NUM_TOGETHER if is_single else 1
+    turn_bytes = num_together * H_kv * _NUM_ROWS * (width + value_width) * dtype.itemsize
+    num_turns = -(-_LEAST_BYTES // turn_bytes) if is_single else 1
     q = torch.ones(H, n, width, dtype=dtype)
     mask = None if is_single else torch.zeros(n, _NUM_ROWS, dtype=dtype)
-    all_k = torch.ones(num_sequences, H_kv, _NUM_ROWS, width, dtype=dtype)
-    all_v = torch.ones(num_sequences, H_kv, _NUM_ROWS, value_width, dtype=dtype)
-    sequences = list(zip(all_k, all_v, strict=True))
+    all_k = torch.ones(num_turns, num_together, H_kv, _NUM_ROWS, width, dtype=dtype)
+    all_v = torch.ones(num_turns, num_together, H_kv, _NUM_ROWS, value_width, dtype=dtype)
+    turn = cycle([list(zip(*rows, strict=True)) for rows in zip(all_k, all_v, strict=True)])
 
     def by_products() -> None:
         if is_single:
-            attend_one_by_one(q.transpose(0, 1).expand(num_sequences, H, -1), sequences, H_kv, 1.0)
+            attend_one_by_one(q.transpose(0, 1).expand(num_together, H, -1), next(turn), H_kv, 1.0)
         else:
-            attend_in_tiles(q, *sequences[0], scale=1.0, mask=None)
+            attend_in_tiles(q, *next(turn)[0], scale=1.0, mask=None)
 
     def by_fused_kernel() -> None:
-        for k, v in sequences:
+        for k, v in next(turn):
             attend_fused(q, k, v, 1.0, mask)
 
-    products_s, fused_s = float("inf"), float("inf")
-    for _ in range(_NUM_ROUNDS):
-        products_s, fused_s = min(products_s, _time_s(by_products)), min(fused_s, _time_s(by_fused_kernel))
-    return products_s < _WORTH * fused_s
-
-
-def _time_s(way: Callable[[], None]) -> float:
-    began_s = time.perf_counter()
-    way()
-    return time.perf_counter() - began_s
+    products_s, fused_s = least_times_s((by_products, by_fused_kernel))
+    return is_clearly_less(products_s, fused_s)

@@ -7,19 +7,19 @@
 Its kernels are made for certain numbers of rows, which differ from CPU to CPU. What is lacking is filled up with zeros.
 """
 
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 
 import torch
 
 from gpu_worker.matrices import PackedMatrix
+from gpu_worker.trials import is_clearly_less, least_times_s
 
 _MOST_ROWS = 8
 _LEAST_BYTES = 1 << 25  # what caches hold is multiplied otherwise, and too fast to be told from noise
 _MOST_BYTES = 1 << 27
-_NUM_ROUNDS = 3
-_WORTH = 0.95  # filling up must save this much: it takes some microseconds itself
 
 
 def fit_row_counts(matrices: Sequence[PackedMatrix]) -> tuple[int, ...]:
@@ -35,30 +35,33 @@ def fit_row_counts(matrices: Sequence[PackedMatrix]) -> tuple[int, ...]:
     if most_bytes < _LEAST_BYTES:
         return ()
     alike = [matrix for matrix in matrices if matrix.shape == shape]
-    counts = choose_row_counts(_times_s(alike[: max(1, _MOST_BYTES // alike[0].nbytes)]))
+    ways = _ways(alike[: max(1, _MOST_BYTES // alike[0].nbytes)])
+    counts = choose_row_counts([float("inf"), *least_times_s(ways)])
     for matrix in matrices:
         matrix.row_counts = counts
     return counts
 
 
 def choose_row_counts(times_s: Sequence[float]) -> tuple[int, ...]:
-    """Chooses for each number of rows the number, no smaller, that takes least time, given the time of each (the first of 0)."""
+    """Chooses for each number of rows the number, no smaller, that takes least time, given the time of each (the first of 0).
+
+    Filling up takes some microseconds itself: it must save more than what two measurements may differ by.
+    """
     chosen = list(range(len(times_s)))
     for count in range(1, len(times_s)):
         fastest = min(range(count, len(times_s)), key=times_s.__getitem__)
-        if times_s[fastest] < _WORTH * times_s[count]:
+        if is_clearly_less(times_s[fastest], times_s[count]):
             chosen[count] = fastest
     return tuple(chosen)
 
 
-def _times_s(matrices: Sequence[PackedMatrix]) -> list[float]:
-    """Shortest time in which all of the matrices were multiplied by so many rows."""
-    times_s = [float("inf")] * (_MOST_ROWS + 1)
-    for _ in range(_NUM_ROUNDS):
-        for count in range(1, _MOST_ROWS + 1):
-            x = torch.ones(count, matrices[0].shape[1], dtype=matrices[0].weight.dtype)
-            began_s = time.perf_counter()
-            for matrix in matrices:
-                matrix.product(x)
-            times_s[count] = min(times_s[count], time.perf_counter() - began_s)
-    return times_s
+def _ways(matrices: Sequence[PackedMatrix]) -> list[Callable[[], object]]:
+    """Products with 1, 2, 3, ... rows, each by the matrix whose turn it is, so that none is in a cache yet."""
+    turn = cycle(matrices)
+    weight = matrices[0].weight
+    inputs = [torch.ones(count, matrices[0].shape[1], dtype=weight.dtype) for count in range(1, _MOST_ROWS + 1)]
+
+    def multiply(x: torch.Tensor) -> None:
+        next(turn).product(x)
+
+    return [partial(multiply, x) for x in inputs]

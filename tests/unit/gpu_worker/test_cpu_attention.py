@@ -1,6 +1,6 @@
 """Attention in tiles, and with single queries, is what torch's own attention computes, and the faster of the two is chosen."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -90,8 +90,7 @@ def unmeasured() -> Iterator[None]:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, unmeasured: None) -> None:
     """Has products take so many times as long as the fused kernel, as if that were what was measured."""
-    times_s = {"by_products": request.param, "by_fused_kernel": 1.0}
-    monkeypatch.setattr(attention_choice, "_time_s", lambda way: times_s[way.__name__])
+    monkeypatch.setattr(attention_choice, "least_times_s", lambda ways: [request.param, 1.0])
 
 
 @pytest.mark.parametrize(("measured", "win"), [(0.7, True), (0.97, False), (1.4, False)], indirect=["measured"])
@@ -120,15 +119,18 @@ def test_either_way_is_measured_with_the_real_operations() -> None:
 
 @pytest.mark.usefixtures("unmeasured")
 def test_single_queries_are_measured_on_more_rows_than_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    num_bytes = []
+    calls: list[list[tuple[Tensor, Tensor]]] = []
 
-    def note(_: Tensor, histories: Iterable[tuple[Tensor, Tensor]], *__: object) -> None:
-        num_bytes.append(sum(k.nbytes + v.nbytes for k, v in histories))
+    def note(_: Tensor, histories: list[tuple[Tensor, Tensor]], *__: object) -> None:
+        calls.append(histories)
 
     monkeypatch.setattr(attention_choice, "attend_one_by_one", note)
+    monkeypatch.setattr(attention_choice, "attend_fused", lambda q, k, v, *_: note(q, [(k, v)]))
     products_pay(torch.ones(8, 300, 64), 1, 1000, 4, 64)
-    assert num_bytes
-    assert min(num_bytes) >= 100 << 20
+    addresses = [k.data_ptr() for histories in calls for k, _ in histories]
+    again = next(number for number, address in enumerate(addresses) if address in addresses[:number])
+    row_bytes = sum(tensor.nbytes for tensor in calls[0][0])
+    assert again * row_bytes >= 100 << 20
 
 
 @pytest.fixture(params=[True, False], ids=["products", "fused"])
