@@ -24,6 +24,7 @@ from gpu_worker.errors import WorkerError
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
 from gpu_worker.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
+from gpu_worker.reporting import report_without_failing
 
 _log = logging.getLogger("gpu_worker")
 
@@ -257,6 +258,7 @@ def _set_up_logging(level: LogLevel) -> None:
 
 def main() -> None:
     """Entry point of `qllm-worker`."""
+    report_without_failing()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(serve)
     app(prog_name="qllm-worker")

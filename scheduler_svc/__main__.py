@@ -17,6 +17,7 @@ from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.endpoint import EndpointRefused
 from scheduler_svc.engine import EngineSettings
+from scheduler_svc.reporting import report_without_failing
 from scheduler_svc.service import Service
 from scheduler_svc.supervisor import WorkerRefused
 
@@ -210,6 +211,7 @@ async def _serve(config: Config) -> None:
 
 def main() -> None:
     """Entry point of `qllm-scheduler`."""
+    report_without_failing()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=_HELP)(serve)
     app(prog_name="qllm-scheduler")
