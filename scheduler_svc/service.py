@@ -51,6 +51,8 @@ class Service:
         self._texts = TextGenerator(self._engine)
         self._api = ApiServer(self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port)
         self._http = _make_http(self._engine, self._texts, config)
+        with _refusing_address("--grpc-port", config.grpc_host, config.grpc_port):
+            self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -175,12 +177,19 @@ def _make_http(engine: Engine, texts: TextGenerator, config: Config) -> "OpenAiS
             f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
         ) from None
     http = OpenAiServer(engine, texts, config.http_host, config.http_port, config.grace_s)
-    try:
+    with _refusing_address("--http-port", config.http_host, config.http_port):
         http.bind()
-    except OSError as error:
-        given = f"{config.http_host}:{config.http_port}"
-        raise ConfigRefused(f"--http-port: got {given}, which cannot be listened on: {error.strerror}") from None
     return http
+
+
+@contextlib.contextmanager
+def _refusing_address(option: str, host: str, port: int) -> Iterator[None]:
+    """Turns an address that can't be listened on into a refusal that names the option."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # what asyncio's and socket's helpers append
+        raise ConfigRefused(f"{option}: got {host}:{port}, which cannot be listened on: {reason}") from None
 
 
 def _open_trace(config: Config) -> TraceFile | None:

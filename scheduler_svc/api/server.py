@@ -1,5 +1,8 @@
 """Owns the gRPC server: what it serves, on which address, within which limits, and how it stops."""
 
+import errno
+import socket
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -64,15 +67,12 @@ class ApiServer:
 
     @property
     def address(self) -> str:
-        """The address that is listened on, with the real port once started."""
+        """The address that is listened on, with the real port once bound."""
         return f"{self._host}:{self.port}"
 
-    async def start(self) -> None:
-        """Starts to serve.
-
-        Raises:
-            RuntimeError: The address cannot be bound.
-        """
+    def bind(self) -> None:
+        """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
+        _try_to_listen(self._host, self._requested_port)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
@@ -80,9 +80,18 @@ class ApiServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
-        self.port = server.add_insecure_port(f"{self._host}:{self._requested_port}")
-        await server.start()
+        try:
+            self.port = server.add_insecure_port(f"{self._host}:{self._requested_port}")
+        except RuntimeError as error:
+            raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
         self._server = server
+
+    async def start(self) -> None:
+        """Starts to serve; raises OSError where it has not been bound before and cannot be."""
+        if self._server is None:
+            self.bind()
+        if self._server is not None:
+            await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
@@ -90,3 +99,17 @@ class ApiServer:
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Raises the system's own error if no address of the host can be listened on; gRPC's says nothing but that it failed."""
+    failed: OSError | None = None
+    for family, *_, address in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
+        try:
+            socket.create_server(address[:2], family=family).close()
+        except OSError as error:
+            failed = error
+        else:
+            return
+    if failed is not None:
+        raise failed
