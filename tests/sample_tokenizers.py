@@ -1,5 +1,6 @@
 """Real tokenizers for tests, built here: a byte-level BPE and one with byte fallback, as Llama and Mixtral have."""
 
+import json
 from functools import cache
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -54,3 +55,10 @@ def byte_fallback_tokenizer() -> Tokenizer:
     )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     return tokenizer
+
+
+def panicking_tokenizer_json() -> bytes:
+    """A tokenizer whose library panics, in Rust, when it decodes a token `a`."""
+    content = json.loads(byte_level_tokenizer().to_str())
+    content["decoder"] = {"type": "Strip", "content": "a", "start": 1, "stop": 1}
+    return json.dumps(content).encode()

@@ -2,23 +2,24 @@
 
     ServiceError        -> its status and message, with google.rpc details: RetryInfo or BadRequest
     undecodable bytes   -> INVALID_ARGUMENT that names what is wrong
+    a status that a method set itself (health, reflection) -> as it is
     anything else       -> logged with its traceback; the caller sees INTERNAL "internal error"
 
-Covers the services of package qllm.v1; health and reflection set their own statuses.
+Cancellation passes: it is no error. Knows nothing of what the methods do.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
-from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from scheduler_svc.api.malformed import MalformedRequest, decode
 from scheduler_svc.errors import InvalidRequest, Overloaded, ServiceError
+from scheduler_svc.panics import ENDINGS
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,59 +28,59 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PACKAGE_PREFIX = "/qllm.v1."
-
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of qllm.v1, which take one message and return one or stream many."""
+    """Wraps every handler but those that take a stream and return one message, of which the server has none."""
 
     async def intercept_service(  # type: ignore[override]  # None is the library's answer for an unknown method
         self, continuation: "Continuation", handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
         """Returns the handler for a call, wrapped; None, which becomes UNIMPLEMENTED, if there is none."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(PACKAGE_PREFIX):
-            return handler
-        message_type = _request_type(method)
-        wrap, guarded = (
-            (grpc.unary_stream_rpc_method_handler, _guard_stream(method, handler.unary_stream))
-            if handler.response_streaming
-            else (grpc.unary_unary_rpc_method_handler, _guard_unary(method, handler.unary_unary))
-        )
-        return wrap(
-            guarded,
-            request_deserializer=lambda raw: decode(message_type, raw),
-            response_serializer=handler.response_serializer,
-        )
+        handler: Handler | None = await continuation(handler_call_details)
+        return None if handler is None else _guarded(handler_call_details.method, handler)
 
 
-def _request_type(method: str) -> type[Message]:
-    descriptor = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
-    return message_factory.GetMessageClass(descriptor.input_type)
+def _guarded(method: str, handler: Any) -> "Handler":
+    """Returns the handler with its method in a guard, and with bytes that are no message as a MalformedRequest."""
+    message_type = type(handler.request_deserializer(b""))
+    codec = {
+        "request_deserializer": lambda raw: decode(message_type, raw),
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _guard_stream(method, handler.stream_stream, _decoded_each), **codec
+        )
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(_guard_stream(method, handler.unary_stream, _decoded), **codec)
+    return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary), **codec)
 
 
 def _guard_unary(method: str, behavior: Any) -> Any:
     async def guarded(request: Message | MalformedRequest, context: "Context") -> Message:
         try:
             response: Message = await behavior(_decoded(request), context)
-        except Exception as error:
+        except ENDINGS:
+            raise
+        except BaseException as error:
             await _abort(method, error, context)
         return response
 
     return guarded
 
 
-def _guard_stream(method: str, behavior: Any) -> Any:
-    async def guarded(request: Message | MalformedRequest, context: "Context") -> None:
+def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> Any:
+    async def guarded(request: Any, context: "Context") -> None:
         try:
             # Written here rather than yielded, so that a call that ends while a message is being written closes the
             # generator at once and not when it is collected.
-            responses: AsyncGenerator[Message, None] = behavior(_decoded(request), context)
+            responses: AsyncGenerator[Message, None] = behavior(decoded(request), context)
             async with aclosing(responses):
                 async for response in responses:
                     await context.write(response)
-        except Exception as error:
+        except ENDINGS:
+            raise
+        except BaseException as error:
             await _abort(method, error, context)
 
     return guarded
@@ -91,7 +92,12 @@ def _decoded(request: Message | MalformedRequest) -> Message:
     return request
 
 
-async def _abort(method: str, error: Exception, context: "Context") -> NoReturn:
+async def _decoded_each(requests: AsyncIterable[Message | MalformedRequest]) -> AsyncIterator[Message]:
+    async for request in requests:
+        yield _decoded(request)
+
+
+async def _abort(method: str, error: BaseException, context: "Context") -> NoReturn:
     """Ends the call with the error's status."""
     if isinstance(error, grpc.aio.AbortError):
         raise error

@@ -61,7 +61,10 @@ def _add_lenient(pool: descriptor_pool.DescriptorPool, file: FileDescriptor, add
     while pending:
         message = pending.pop()
         pending.extend(message.nested_type)
+        is_entry = message.options.map_entry
         for field in message.field:
+            if is_entry and field.name == "key":
+                continue  # a map's key cannot be bytes
             if field.type == descriptor_pb2.FieldDescriptorProto.TYPE_STRING:
                 field.type = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
     pool.Add(proto)

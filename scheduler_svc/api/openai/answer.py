@@ -17,6 +17,7 @@ from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, 
 from scheduler_svc.api.openai.sse import DONE, event
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.panics import ENDINGS
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class Answer:
             yield DONE
         except ServiceError as error:
             yield event(error_body(error))
-        except Exception:
+        except ENDINGS:
+            raise
+        except BaseException:
             _log.exception("answer_id=%s failed unexpectedly", self.answer_id)
             yield event(error_body(ServiceError("internal error")))
         finally:

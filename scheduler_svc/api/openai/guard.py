@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scheduler_svc.api.openai.errors import BodyTooLarge, BodyTooSlow, error_body, error_response
 from scheduler_svc.api.openai.sse import event
 from scheduler_svc.errors import ServiceError, WorkerUnavailable
+from scheduler_svc.panics import ENDINGS, LibraryPanic
 
 # gRPC's limit on a message: a prompt of token ids that fits there fits here.
 MAX_BODY_BYTES = 4 << 20
@@ -69,7 +70,7 @@ class RequestGuard:
             work.cancel()
 
     async def _run(self, scope: Scope, body: bytes, receive: Receive, progress: "_Progress") -> None:
-        work = asyncio.create_task(self._work(scope, _replay(body), progress.send))
+        work = asyncio.create_task(self._work(scope, _replay(body), progress))
         leaving = asyncio.create_task(_until_client_leaves(receive))
         self._running.add(work)
         try:
@@ -84,8 +85,15 @@ class RequestGuard:
         elif self._is_stopping:
             await _say_why(scope, receive, progress)
 
-    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    async def _work(self, scope: Scope, receive: Receive, progress: "_Progress") -> None:
+        try:
+            await self._app(scope, receive, progress.send)
+        except (Exception, *ENDINGS):
+            raise  # the application has answered an Exception already
+        except BaseException as panic:
+            if not progress.has_begun:
+                await error_response(ServiceError("internal error"))(scope, receive, progress.send)
+            raise LibraryPanic(type(panic).__name__) from panic
 
 
 class _Progress:

@@ -1,16 +1,21 @@
 """Every error leaves as its status, with what a client needs to act on it, and nothing of a prompt in the log."""
 
 import logging
+from dataclasses import replace
+from unittest.mock import Mock
 
 import grpc
 import pytest
+import tokenizers
 from google.rpc import error_details_pb2, status_pb2
+from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.error_interceptor import trailing_metadata
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
 from tests.api_service import Service, collect, running, text_request
-from tests.fakes import FakeGenerator
+from tests.fakes import FakeGenerator, served_model
+from tests.sample_tokenizers import panicking_tokenizer_json
 
 SECRET = "my secret prompt"
 
@@ -94,6 +99,43 @@ async def test_unforeseen_error_in_a_unary_call_is_internal(
             await service.inference.Abort(pb.AbortRequest(request_id="x"))
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "KeyError" in caplog.text
+
+
+def panic() -> BaseException:
+    """What the tokenizers library raises when its Rust code panics."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(panicking_tokenizer_json())
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  (its class has no name to import)
+        tokenizer.decode(tokenizer.encode("a").ids)
+    assert not isinstance(caught.value, Exception)
+    return caught.value
+
+
+async def test_panic_of_the_tokenizer_ends_its_stream_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    generator = FakeGenerator(served_model(tokenizer_json=panicking_tokenizer_json()), script=lambda _: [66, 66])
+    async with running(generator) as service:
+        error = await error_of(service, text_request("b"))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+        assert generator.live == {}
+    assert "PanicException" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["short", "long " * 1000])
+async def test_panic_while_a_prompt_is_tokenized_is_internal(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    panicking = Mock(side_effect=panic())
+    monkeypatch.setattr("scheduler_svc.tokenizer.Tokenizer.encode", panicking)
+    async with running(FakeGenerator(served_model(core=replace(served_model().core, max_model_len=8192)))) as service:
+        error = await error_of(service, text_request(text))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert panicking.called
+
+
+async def test_panic_in_a_unary_call_is_internal(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = FakeGenerator()
+    monkeypatch.setattr(generator, "loads", Mock(side_effect=panic()))
+    async with running(generator) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=30)
+    assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
 async def test_without_a_worker_requests_are_unavailable() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import httpx2
 import pytest
@@ -20,6 +21,11 @@ from tests.openai_service import (
     http_app,
     running_http,
 )
+from tests.sample_tokenizers import panicking_tokenizer_json
+
+
+class Panic(BaseException):
+    """Stands for what a library in Rust raises."""
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
@@ -200,3 +206,24 @@ async def test_abort_from_elsewhere_ends_the_answer() -> None:
     assert answer["id"] == request_id
     assert answer["choices"][0]["finish_reason"] == "abort"
     assert len(answer["choices"][0]["token_ids"]) == 2
+
+
+@pytest.mark.parametrize("num_choices", [1, 2])
+async def test_panic_of_the_tokenizer_amid_a_stream_is_told_there(num_choices: int) -> None:
+    model = served_model(tokenizer_json=panicking_tokenizer_json())
+    async with running_http(FakeGenerator(model, script=lambda _: [66, 66])) as service:
+        response = await service.post(COMPLETIONS, prompt="b", stream=True, n=num_choices)
+        assert json.loads(events_of(response.text)[-1])["error"]["message"] == "internal error"
+        assert service.generator.live == {}
+
+
+@pytest.mark.parametrize(
+    "owner", ["scheduler_svc.tokenizer.Tokenizer.encode", "scheduler_svc.api.text_generation.valid_sampling"]
+)
+async def test_panic_before_an_answer_is_told_as_json(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, Mock(side_effect=Panic("in Rust")))
+    async with running_http(FakeGenerator()) as service:
+        response = await service.post(COMPLETIONS, prompt="hello")
+        assert response.status_code == 500
+        assert error_of(response)["message"] == "internal error"
+        assert service.generator.live == {}
