@@ -89,7 +89,7 @@ class Engine:
             RequestClass.LATENCY_SENSITIVE: ClassAdmission(RequestClass.LATENCY_SENSITIVE, settings.max_ls_requests),
             RequestClass.BEST_EFFORT: ClassAdmission(RequestClass.BEST_EFFORT, settings.max_be_requests),
         }
-        self.state_changed: Callable[[WorkerState], None] = lambda state: None
+        self._on_state_change: list[Callable[[], None]] = []
 
     # ---- Generator: what front ends call
 
@@ -139,6 +139,10 @@ class Engine:
             return False
         self._abort_live(seq_id)
         return True
+
+    def on_state_change(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` after each change of `worker_state`, from now on."""
+        self._on_state_change.append(tell)
 
     def loads(self) -> Loads:
         """Returns the loads now."""
@@ -267,7 +271,8 @@ class Engine:
     def _change_state(self, state: WorkerState) -> None:
         if state is not self._state:
             self._state = state
-            self.state_changed(state)
+            for tell in self._on_state_change:
+                tell()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -4,7 +4,7 @@ The engine implements `Generator`; gRPC servicers (and any other front end) tran
 belongs to the front ends.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -129,6 +129,9 @@ class Generator(Protocol):
     @property
     def worker_epoch(self) -> int:
         """The connected or last worker's epoch; 0 if none ever connected."""
+
+    def on_state_change(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` after each change of `worker_state`, from now on; it must not raise."""
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""

@@ -132,6 +132,15 @@ class FakeGenerator:
     live: dict[str, FakeStream] = field(default_factory=dict)
     submitted: list[GenerationRequest] = field(default_factory=list)
     closed_early: list[str] = field(default_factory=list)
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    def change_state(self, state: WorkerState) -> None:
+        self.worker_state = state
+        for tell in self.listeners:
+            tell()
+
+    def on_state_change(self, tell: Callable[[], None]) -> None:
+        self.listeners.append(tell)
 
     def submit(self, request: GenerationRequest) -> FakeStream:
         if self.refuse_with is not None:

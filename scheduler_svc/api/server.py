@@ -5,13 +5,13 @@ import socket
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from scheduler_svc.api.admin import AdminServicer, ServiceSettings
 from scheduler_svc.api.error_interceptor import ErrorInterceptor
 from scheduler_svc.api.health import HealthServicer
 from scheduler_svc.api.inference import InferenceServicer
+from scheduler_svc.api.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 
@@ -79,7 +79,7 @@ class ApiServer:
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
+        add_reflection((*SERVICE_NAMES, health_name), server)
         try:
             self.port = server.add_insecure_port(f"{self._host}:{self._requested_port}")
         except RuntimeError as error:

@@ -6,11 +6,12 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api import ApiServer
+from scheduler_svc.api.health import HealthServicer, TooManyWatches
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
 from tests.api_service import SETTINGS, Service, collect, rest, running, text_request
@@ -62,15 +63,43 @@ async def test_health_watch_follows_the_worker_and_ends_with_the_service() -> No
     async with running(generator) as service:
         watch = health(service).Watch(health_pb2.HealthCheckRequest(), timeout=10)
         assert (await watch.read()).status == SERVING
-        generator.worker_state = WorkerState.HUNG
+        generator.change_state(WorkerState.HUNG)
         assert (await watch.read()).status == NOT_SERVING
-        generator.worker_state = WorkerState.READY
+        generator.change_state(WorkerState.READY)
         assert (await watch.read()).status == SERVING
         stopping = asyncio.create_task(service.server.stop(grace_s=5))
         assert (await watch.read()).status == NOT_SERVING
         assert await watch.read() is grpc.aio.EOF
         async with asyncio.timeout(10):
             await stopping
+
+
+async def test_watches_are_told_of_changes_and_ask_for_nothing_meanwhile() -> None:
+    generator = FakeGenerator()
+    servicer = HealthServicer(generator, ())
+    watch = servicer.Watch(health_pb2.HealthCheckRequest(), context=None)
+    assert (await anext(watch)).status == SERVING
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    assert loop._scheduled == []  # no timer
+    generator.change_state(WorkerState.HUNG)
+    assert (await waiting).status == NOT_SERVING
+    await watch.aclose()
+
+
+async def test_a_watch_too_many_is_refused_until_one_ends() -> None:
+    servicer = HealthServicer(FakeGenerator(), (), max_watches=2)
+    watches = [servicer.Watch(health_pb2.HealthCheckRequest(), context=None) for _ in range(3)]
+    for watch in watches[:2]:
+        await anext(watch)
+    with pytest.raises(TooManyWatches, match="allowed are 2"):
+        await anext(watches[2])
+    await watches[0].aclose()
+    again = servicer.Watch(health_pb2.HealthCheckRequest(), context=None)
+    assert (await anext(again)).status == SERVING
+    for watch in (watches[1], again):
+        await watch.aclose()
 
 
 async def test_server_info_tells_settings_and_model() -> None:
@@ -114,13 +143,57 @@ async def test_loads_are_the_generators() -> None:
     assert (loads.num_preemptions_at_layer, loads.num_preemptions_at_expert, loads.num_promotions) == (14, 15, 18)
 
 
-async def test_reflection_lists_the_services() -> None:
+async def reflect(service: Service, version: str, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    call = service.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=30)
+    [answer] = [answer async for answer in call]
+    return answer
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_the_services(version: str) -> None:
     async with running(FakeGenerator()) as service:
-        stub = reflection_pb2_grpc.ServerReflectionStub(service.channel)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        [answer] = [answer async for answer in call]
+        answer = await reflect(service, version, list_services="")
     names = {one.name for one in answer.list_services_response.service}
-    assert {"qllm.v1.Inference", "qllm.v1.Admin", "grpc.health.v1.Health"} <= names
+    reflections = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {"qllm.v1.Inference", "qllm.v1.Admin", "grpc.health.v1.Health", *reflections}
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_describes_every_service_that_it_lists(version: str) -> None:
+    async with running(FakeGenerator()) as service:
+        listed = await reflect(service, version, list_services="")
+        for one in listed.list_services_response.service:
+            answer = await reflect(service, version, file_containing_symbol=one.name)
+            assert answer.WhichOneof("message_response") == "file_descriptor_response", one.name
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "says"),
+    [
+        ("grpc.health.v1.Health/Check", b"\x0a\x01\xff", r"service: got b'\xff', allowed is valid UTF-8"),
+        ("grpc.health.v1.Health/Watch", b"\x0a\x7f", "a message of type grpc.health.v1.HealthCheckRequest"),
+        ("grpc.health.v1.Health/List", b"\xff", "a message of type grpc.health.v1.HealthListRequest"),
+        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x3a\x01\xff", "list_services: got b'"),
+        ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff", "1 bytes that are not one"),
+    ],
+)
+async def test_bytes_that_are_no_message_are_refused_by_every_service(method: str, raw: bytes, says: str) -> None:
+    async with running(FakeGenerator()) as service:
+        call = service.channel.stream_stream(f"/{method}")(iter([raw]), timeout=30)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert says in (error.value.details() or "")
+
+
+async def test_reflection_goes_on_after_a_question_that_it_cannot_answer() -> None:
+    async with running(FakeGenerator()) as service:
+        answer = await reflect(service, "v1", file_containing_symbol="no.Such")
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 async def test_stop_lets_running_streams_end_and_refuses_new_calls() -> None:
