@@ -13,6 +13,7 @@ from client.errors import (
     QllmError,
     ServerError,
     Unavailable,
+    Unreachable,
 )
 from client.messages import (
     ChatMessage,
@@ -50,5 +51,6 @@ __all__ = [
     "ServerInfo",
     "SyncGenerationStream",
     "Unavailable",
+    "Unreachable",
     "Usage",
 ]

@@ -1,11 +1,13 @@
 """Entry point of `qllm-client` and of `python -m client`."""
 
+from qllm.command_line import run_command
+
 from client.cli import app
 
 
 def main() -> None:
     """Runs the command that the arguments name, and ends the process with its exit code."""
-    app(prog_name="qllm-client")
+    run_command(app, "qllm-client")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The client for asyncio programs: owns one channel to the service. `sync_client` is a face on this one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -11,12 +10,11 @@ from grpc_health.v1 import health_pb2
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from client.encoding import encode_request
-from client.errors import error_from_rpc
+from client.endpoint import Endpoint
 from client.messages import GenerateOptions, GenerationResult, Prompt
 from client.stream import GenerationStream
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-MAX_RECEIVE_BYTES = 16 * 2**20
 
 ServerInfo = admin_pb2.GetServerInfoResponse
 Loads = admin_pb2.GetLoadsResponse
@@ -32,17 +30,22 @@ class AsyncClient:
     `QllmError` when they fail.
 
     Args:
-        address: "host:port", or any gRPC target.
+        address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's; loopback addresses and sockets are
+            reached directly, others through the proxy that the environment names.
         timeout_s: Limit for every call but `generate`, which has its own.
 
     Attributes:
         address: The service that it talks to.
+
+    Raises:
+        AddressRefused: The address is none (a ValueError).
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
+        self._endpoint = Endpoint(address)
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=_channel_options())
+        self._channel = grpc.aio.insecure_channel(self._endpoint.target, options=self._endpoint.channel_options())
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
         # By its name, for the published types of the generated stub lack its methods.
@@ -76,7 +79,7 @@ class AsyncClient:
         """
         request = encode_request(prompt, options)
         call = self._inference.Generate(request, timeout=options.get("timeout_s"))
-        return GenerationStream(call, request.request_id)
+        return GenerationStream(call, request.request_id, self._endpoint.error)
 
     async def generate_all(
         self, prompts: Iterable[Prompt], *, max_concurrency: int = 16, **options: Unpack[GenerateOptions]
@@ -101,47 +104,23 @@ class AsyncClient:
 
     async def abort(self, request_id: str) -> bool:
         """Ends a running or queued request of any connection; returns False if none has the id."""
-        async with _translated_errors():
+        with self._endpoint.translated_errors():
             request = inference_pb2.AbortRequest(request_id=request_id)
             response = await self._inference.Abort(request, timeout=self._timeout_s)
         return response.aborted
 
     async def server_info(self) -> ServerInfo:
         """Returns what is served, how, and within which limits."""
-        async with _translated_errors():
+        with self._endpoint.translated_errors():
             return await self._admin.GetServerInfo(admin_pb2.GetServerInfoRequest(), timeout=self._timeout_s)
 
     async def loads(self) -> Loads:
         """Returns what is queued and running now, and the counters since the worker connected."""
-        async with _translated_errors():
+        with self._endpoint.translated_errors():
             return await self._admin.GetLoads(admin_pb2.GetLoadsRequest(), timeout=self._timeout_s)
 
     async def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""
-        async with _translated_errors():
+        with self._endpoint.translated_errors():
             response = await self._check_health(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-@asynccontextmanager
-async def _translated_errors() -> AsyncIterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from None
-
-
-def _channel_options() -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        # A peer that stops answering is noticed within half a minute, while calls run.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.http2.max_pings_without_data", 0),
-        # A service that has just come up is found within a second.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-    ]

@@ -4,7 +4,8 @@
     ├── InvalidRequest           INVALID_ARGUMENT: the message names the field, what was given and what is allowed
     ├── DuplicateRequest         ALREADY_EXISTS: the request id belongs to a live request
     ├── Overloaded               RESOURCE_EXHAUSTED: carries `retry_after_s` when the service named a time
-    ├── Unavailable              UNAVAILABLE: no service at the address, or it has no worker
+    ├── Unavailable              UNAVAILABLE: it has no worker, or the connection was lost
+    │   └── Unreachable          no service answers at the address
     ├── DeadlineExceeded         DEADLINE_EXCEEDED: `timeout_s` passed before the answer was complete
     ├── Cancelled                CANCELLED: the stream was cancelled before it ended
     └── ServerError              any other status
@@ -63,9 +64,13 @@ class Overloaded(QllmError):
 
 
 class Unavailable(QllmError):
-    """No service answers at the address, or it cannot run requests now."""
+    """The service cannot run requests now, or cannot be reached."""
 
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class Unreachable(Unavailable):
+    """No service answers at the address; the message names it, and why."""
 
 
 class DeadlineExceeded(QllmError):

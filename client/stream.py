@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import grpc
 from qllm.v1 import inference_pb2 as pb
 
 from client.encoding import decode_finish_reason, decode_usage
-from client.errors import Cancelled, ServerError, error_from_rpc
+from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
 from client.messages import Delta, GenerationResult
 
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
@@ -28,9 +28,15 @@ class GenerationStream:
     so does leaving an `async with stream:` block, even when an exception keeps the loop's frame alive.
     """
 
-    def __init__(self, call: Call, request_id: str = "") -> None:
+    def __init__(
+        self,
+        call: Call,
+        request_id: str = "",
+        translate: Callable[[grpc.aio.AioRpcError], QllmError] = error_from_rpc,
+    ) -> None:
         self._call = call
         self._request_id = request_id
+        self._translate = translate
         self._sent_s = time.perf_counter()
         self._first_token_s: float | None = None
         self._deltas: list[Delta] = []
@@ -76,7 +82,7 @@ class GenerationStream:
             async for message in self._call:
                 yield self._take(message)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from None
+            raise self._translate(error) from None
         except asyncio.CancelledError:
             if self._is_cancelled and not _is_task_cancelled():
                 raise Cancelled("the stream was cancelled by this client") from None

@@ -25,7 +25,11 @@ class Client:
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
         self._loop = _LoopThread()
-        self._client = self._loop.run(_make(address, timeout_s))
+        try:
+            self._client = self._loop.run(_make(address, timeout_s))
+        except BaseException:
+            self._loop.stop()
+            raise
 
     def __enter__(self) -> Self:
         return self

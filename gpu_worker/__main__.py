@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.command_line import run_command
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, LoadFormat, Quantization, Weights, WorkerConfig
@@ -52,6 +53,7 @@ def serve(
     simulated: Annotated[
         str,
         typer.Option(
+            envvar="QLLM_SIMULATED",
             metavar="TABLE",
             help="Run no model, but take the time that a cost table says: a JSON file, zero or a100-mixtral-8x7b. "
             "--model then names a tokenizer's directory; what concerns tensors does not apply.",
@@ -143,7 +145,10 @@ def serve(
         int | None, typer.Option(envvar="QLLM_PARENT_PID", help="End when this parent process does.", hidden=True)
     ] = None,
 ) -> None:
-    """Runs a Mixture-of-Experts model as a scheduler tells it to."""
+    """Runs a Mixture-of-Experts model as a scheduler tells it to.
+
+    Every option may also come from the environment, --block-size as QLLM_BLOCK_SIZE; options win.
+    """
     _set_up_logging(log_level)
     try:
         curve = _curve_files(curve_secret_key, curve_server_key)
@@ -261,7 +266,7 @@ def main() -> None:
     report_without_failing()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(serve)
-    app(prog_name="qllm-worker")
+    run_command(app, "qllm-worker")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.command_line import run_command
 
-from scheduler_svc.config import Config, ConfigRefused, curve_server, engine_settings
+from scheduler_svc.config import Config, ConfigRefused, curve_server, engine_settings, listening_host
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.endpoint import EndpointRefused
@@ -40,7 +41,7 @@ Examples:
   qllm-scheduler --control-endpoint ipc:///run/qllm/control   (and elsewhere: qllm-worker --control-endpoint ... --model ...)
 
 What stands after -- goes to the spawned worker; `qllm-worker --help` lists it. Every option may also come from the
-environment as QLLM_..., which the worker reads too; options win.
+environment, --grpc-port as QLLM_GRPC_PORT; the worker reads it too; options win.
 """
 
 
@@ -185,9 +186,9 @@ def serve(
             spawn_worker=spawn_worker,
             worker_options=tuple(worker_options or ()),
             control_endpoint=control_endpoint,
-            grpc_host=grpc_host,
+            grpc_host=listening_host("--grpc-host", grpc_host),
             grpc_port=grpc_port,
-            http_host=http_host,
+            http_host=listening_host("--http-host", http_host),
             http_port=http_port,
             engine=engine,
             hang_timeout_s=hang_timeout_s,
@@ -214,7 +215,7 @@ def main() -> None:
     report_without_failing()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=_HELP)(serve)
-    app(prog_name="qllm-scheduler")
+    run_command(app, "qllm-scheduler")
 
 
 if __name__ == "__main__":

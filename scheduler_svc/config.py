@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qllm.addresses import AddressRefused, listening_ip
+
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
@@ -27,6 +29,7 @@ class Config:
         spawn_worker: Start and supervise a local worker.
         worker_options: Further options of the spawned worker, as on its command line.
         control_endpoint: Where workers connect; None makes a socket in a fresh private directory.
+        grpc_host: IP address to serve gRPC on, without brackets; `http_host` likewise.
         hang_timeout_s: Seconds without progress after which a worker counts as hung.
         grace_s: Seconds that running requests get when the service stops.
         http_port: Port of the OpenAI-compatible HTTP endpoint; None serves no HTTP.
@@ -119,6 +122,14 @@ def engine_settings(
     )
     starvation = StarvationLimits(be_min_share, be_window_s, starvation_threshold)
     return EngineSettings(policy, preempt_at, limits, starvation, max_ls_requests, max_be_requests)
+
+
+def listening_host(option: str, given: str) -> str:
+    """Returns the IP address that an option's host stands for; raises ConfigRefused if it stands for none."""
+    try:
+        return listening_ip(given)
+    except AddressRefused as refusal:
+        raise ConfigRefused(f"{option}: {refusal}") from None
 
 
 def curve_server(secret_key: Path | None, worker_keys: Path | None) -> CurveServer | None:

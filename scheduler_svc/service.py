@@ -13,6 +13,8 @@ from collections.abc import Sequence as Row
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qllm.addresses import join
+
 from scheduler_svc import __version__
 from scheduler_svc.api.admin import ServiceSettings
 from scheduler_svc.api.server import ApiServer
@@ -189,7 +191,7 @@ def _refusing_address(option: str, host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # what asyncio's and socket's helpers append
-        raise ConfigRefused(f"{option}: got {host}:{port}, which cannot be listened on: {reason}") from None
+        raise ConfigRefused(f"{option}: got {join(host, port)}, which cannot be listened on: {reason}") from None
 
 
 def _open_trace(config: Config) -> TraceFile | None:

@@ -124,11 +124,12 @@ def running(server: Server, log_path: Path) -> Iterator[None]:
 
 def _wait_until_serving(process: "subprocess.Popen[bytes]", log_path: Path) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             raise typer.BadParameter(f"a server ended with exit code {process.returncode}; its log is {log_path}")
         health = f"http://127.0.0.1:{_PORT}/health"
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(health, timeout=5):
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), directly.open(health, timeout=5):
             return
         time.sleep(_POLL_S)
     raise typer.BadParameter(f"a server did not serve within {_START_TIMEOUT_S:.0f} s; its log is {log_path}")

@@ -77,7 +77,8 @@ def client_process(load: Load, parent: Connection) -> None:
 async def _stream_all(load: Load, parent: Connection) -> None:
     counts = Counts()
     tasks: list[asyncio.Task[None]] = []
-    async with AsyncClient(load.address) as client, grpc.aio.insecure_channel(load.address) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    async with AsyncClient(load.address) as client, grpc.aio.insecure_channel(load.address, options) as channel:
         stub = pb_grpc.InferenceStub(channel)
         async with asyncio.TaskGroup() as group:
             for number in range(load.num_streams):

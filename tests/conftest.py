@@ -1,6 +1,12 @@
-"""Tests that need a GPU are skipped where there is none."""
+"""Tests that need a GPU are skipped where there is none, and no proxy of the environment stands before local servers."""
+
+import os
 
 import pytest
+
+for name in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

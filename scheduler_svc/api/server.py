@@ -5,6 +5,7 @@ import socket
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from qllm.addresses import join
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from scheduler_svc.api.admin import AdminServicer, ServiceSettings
@@ -44,7 +45,7 @@ class ApiServer:
         generator: Runs the requests.
         texts: Its text side.
         settings: How the service was started, for GetServerInfo.
-        host: Address to listen on; anything but a loopback address is open to others, with no encryption.
+        host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
         port: 0 for any free port.
     """
 
@@ -68,7 +69,7 @@ class ApiServer:
     @property
     def address(self) -> str:
         """The address that is listened on, with the real port once bound."""
-        return f"{self._host}:{self.port}"
+        return join(self._host, self.port)
 
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
@@ -81,7 +82,7 @@ class ApiServer:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)
         try:
-            self.port = server.add_insecure_port(f"{self._host}:{self._requested_port}")
+            self.port = server.add_insecure_port(join(self._host, self._requested_port))
         except RuntimeError as error:
             raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
         self._server = server
@@ -104,7 +105,7 @@ class ApiServer:
 def _try_to_listen(host: str, port: int) -> None:
     """Raises the system's own error if no address of the host can be listened on; gRPC's says nothing but that it failed."""
     failed: OSError | None = None
-    for family, *_, address in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM):
+    for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:
             socket.create_server(address[:2], family=family).close()
         except OSError as error:

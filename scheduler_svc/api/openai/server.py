@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.guard import RequestGuard
@@ -35,7 +36,7 @@ class OpenAiServer:
     Args:
         generator: Runs the requests.
         texts: Its text side.
-        host: Address to listen on; anything but a loopback address is open to others, with no encryption.
+        host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
         port: 0 for any free port.
         grace_s: Seconds that running requests get when the server stops.
     """
@@ -53,7 +54,7 @@ class OpenAiServer:
     @property
     def address(self) -> str:
         """The address that is listened on, with the real port once bound."""
-        return f"{self._host}:{self.port}"
+        return join(self._host, self.port)
 
     @property
     def num_running(self) -> int:

@@ -1,0 +1,100 @@
+"""Owns where a service listens: the target and the options of a channel to it, and what to say when nobody answers there."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import grpc
+from qllm.addresses import read_target
+
+from client.errors import QllmError, Unreachable, error_from_rpc
+
+MAX_RECEIVE_BYTES = 16 * 2**20
+
+# gRPC's words for: there was no connection at all, so that the status is its own and not the service's.
+_NOT_CONNECTED = re.compile(
+    r"failed to connect to all addresses|errors resolving|DNS resolution failed|name resolution"
+)
+_LAST_CAUSE = re.compile(r"last error: \w+: (?:(?:ipv4|ipv6|unix)\S*: )?(?P<cause>.*)", re.DOTALL)
+_IS_HTTP = re.compile(r"http1\.x|got frame type 80")  # the fourth letter of "HTTP"
+_IS_STRANGE = "Expected SETTINGS"
+# In the order in which gRPC looks for them, and those that exempt hosts.
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+_EXEMPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
+
+
+class Endpoint:
+    """Where a service listens.
+
+    Args:
+        address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's.
+
+    Raises:
+        AddressRefused: It is none of these (a ValueError).
+    """
+
+    def __init__(self, address: str) -> None:
+        self._target = read_target(address)
+
+    @property
+    def target(self) -> str:
+        """The address as gRPC takes it."""
+        return self._target.name
+
+    def channel_options(self) -> list[tuple[str, int]]:
+        """Returns the options of a channel: a lost service is noticed, and this machine is reached without a proxy."""
+        return [
+            ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+            ("grpc.enable_http_proxy", 0 if self._target.is_local else 1),
+            # A peer that stops answering is noticed within half a minute, while calls run.
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.http2.max_pings_without_data", 0),
+            # A service that has just come up is found within a second.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+        ]
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raises a call's final status as the error of this package that stands for it."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+
+    def error(self, rpc_error: grpc.aio.AioRpcError) -> QllmError:
+        """Returns the error of this package that stands for a call's final status."""
+        details = rpc_error.details() or ""
+        if rpc_error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED.search(details):
+            return Unreachable(f"no service answers at {self.target}: {_cause(details)}{self._proxy()}")
+        return error_from_rpc(rpc_error)
+
+    def _proxy(self) -> str:
+        """Says which proxy the environment puts in between, if any."""
+        if self._target.is_local:
+            return ""
+        from urllib.request import proxy_bypass  # slow to import, and seldom needed
+
+        host = self.target.rsplit("/", 1)[-1]
+        exempt = next(filter(None, map(os.environ.get, _EXEMPTION_VARIABLES)), "")
+        name = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
+        if name is None or proxy_bypass(host, {"no": exempt}):
+            return ""
+        proxy = urlsplit(os.environ[name])
+        shown = f"{proxy.hostname}:{proxy.port}" if proxy.hostname else "one that cannot be read"
+        return f" (through the proxy {shown}, which the environment's {name} names; no_proxy exempts hosts)"
+
+
+def _cause(details: str) -> str:
+    if _IS_HTTP.search(details):
+        return "this looks like an HTTP port; gRPC is at another, which qllm-scheduler calls --grpc-port"
+    if _IS_STRANGE in details:
+        return "what listens there does not speak gRPC"
+    match = _LAST_CAUSE.search(details)
+    return match["cause"] if match else details

@@ -1,0 +1,73 @@
+"""What the commands share: help that is readable at 80 columns, choices in either case, and output that cannot be written.
+
+Rich cuts the names of options where a line's other columns leave no room: a long choice of words in the column of types,
+or the environment variable's name in that of texts. So choices stand in the text, where they wrap, and the variables,
+which all follow one rule, are not repeated for each option.
+"""
+
+import enum
+import errno
+import inspect
+import os
+import sys
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from typer.models import OptionInfo
+
+EXIT_FAILED = 1
+# What writing to a pipe, a file or a device may end with.
+_OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def run_command(app: typer.Typer, name: str) -> None:
+    """Runs what the process's arguments say and ends the process; says in one line that its output cannot be written."""
+    _improve(app)
+    try:
+        try:
+            app(prog_name=name)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        _end_without_output(name, error)
+
+
+def _improve(app: typer.Typer) -> None:
+    for command in (*app.registered_commands, app.registered_callback):
+        if command is not None and command.callback is not None:
+            for parameter in inspect.signature(command.callback).parameters.values():
+                _improve_option(parameter.annotation)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _improve(group.typer_instance)
+
+
+def _improve_option(annotation: Any) -> None:
+    kind, *details = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    for option in details:
+        if isinstance(option, OptionInfo) and option.case_sensitive:  # else it was improved before
+            option.case_sensitive = False
+            option.show_envvar = False
+            choices = _choices(kind)
+            if choices:
+                option.metavar = option.metavar or "NAME"
+                option.help = f"{option.help or ''} One of: {', '.join(choices)}.".strip()
+
+
+def _choices(kind: Any) -> list[str]:
+    """Returns the words that an option takes, which may be optional or a list; none if it is of another type."""
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [str(member.value) for member in kind]
+    return [choice for part in get_args(kind) for choice in _choices(part)]
+
+
+def _end_without_output(name: str, error: OSError) -> None:
+    """Ends the process; a reader who left is told nothing."""
+    if error.errno != errno.EPIPE:
+        sys.stderr.write(f"{name}: the output cannot be written: {error.strerror}\n")
+    # What is buffered cannot be flushed at exit either.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_FAILED)
