@@ -18,6 +18,7 @@ from client.bench.predictions import predictions
 from client.bench.simulate import EXAMPLES as SIMULATE_EXAMPLES
 from client.bench.simulate import simulate
 from client.bench.timeline import timeline
+from client.cli.session import is_on_command_line
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -117,12 +118,7 @@ app.command(no_args_is_help=True)(predictions)
 
 def _refuse_options(context: typer.Context) -> None:
     """Refuses options between `bench` and the command that follows it: they would be ignored."""
-    given = [name for name in context.params if _is_given(context, name)]
+    given = [name for name in context.params if is_on_command_line(context, name)]
     if given:
         option = "--" + given[0].replace("_", "-")
         raise typer.BadParameter(f"options of {context.invoked_subcommand!r} stand after its name", param_hint=option)
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -58,7 +58,7 @@ class LoadOptions:
         typer.Option(
             metavar="FILE",
             rich_help_panel=_LOAD,
-            help="Requests of both classes from a file with TIMESTAMP,ContextTokens,GeneratedTokens; starts over at its end.",
+            help="Requests of both classes from a file with TIMESTAMP, ContextTokens, GeneratedTokens; starts over at its end.",
         ),
     ] = None
     ls_share: Annotated[

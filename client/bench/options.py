@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.addresses import AddressRefused, read_target
 
+from client.async_client import DEFAULT_ADDRESS
 from client.bench.grpc_target import GrpcTarget
 from client.bench.http_target import HttpDialect, HttpTarget, PriorityField
 from client.bench.target import Target
@@ -58,12 +60,16 @@ class TargetOptions:
         """Checks that one server is named.
 
         Raises:
-            typer.BadParameter: None is, or more than one.
+            typer.BadParameter: None is, or more than one, or its address is none.
         """
         named = [name for name in ("grpc", "http", "serve") if getattr(self, name) is not None]
         if len(named) != 1:
             given = " and ".join(f"--{name}" for name in named) or "none"
             raise typer.BadParameter(f"name one server; given: {given}", param_hint="--grpc, --http or --serve")
+        try:
+            read_target(self.grpc or DEFAULT_ADDRESS)
+        except AddressRefused as refusal:
+            raise typer.BadParameter(str(refusal), param_hint="--grpc") from None
         if self.chat and self.http is None:
             raise typer.BadParameter("it is a way to ask a server over --http", param_hint="--chat")
 

@@ -70,7 +70,9 @@ class TrafficOptions:
     trace: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", rich_help_panel=_TRAFFIC, help="TIMESTAMP,ContextTokens,GeneratedTokens, instead of a rate."
+            metavar="FILE",
+            rich_help_panel=_TRAFFIC,
+            help="TIMESTAMP, ContextTokens, GeneratedTokens, instead of a rate.",
         ),
     ] = None
     time_scale: Annotated[

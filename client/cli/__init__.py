@@ -5,19 +5,29 @@ import typer
 from client.bench.cli import app as bench_app
 from client.cli.generate import EXAMPLES, generate
 from client.cli.health import health
+from client.cli.session import Address, address_default, is_on_command_line
 from client.cli.stats import stats
 
 app = typer.Typer(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Talks to a QLLM service.\n\n"
-        "The service is at --address, or where the environment's QLLM_ADDRESS says, or at 127.0.0.1:50051."
-    ),
-    epilog="Start one with: make serve, or qllm-scheduler --model DIR --spawn-worker",
 )
+
+
+@app.callback(no_args_is_help=True, epilog="Start one with: make serve, or qllm-scheduler --model DIR --spawn-worker")
+def main(context: typer.Context, address: Address = address_default) -> None:
+    """Talks to a QLLM service.
+
+    It is at --address, which may stand before or after the command's name, or where the environment's QLLM_ADDRESS says, or
+    at 127.0.0.1:50051.
+    """
+    if context.invoked_subcommand == "bench" and is_on_command_line(context, "address"):
+        raise typer.BadParameter(
+            "bench measures the server that its own --grpc or --http names", param_hint="--address"
+        )
+
+
 app.command(epilog=EXAMPLES)(generate)
 app.command()(health)
 app.command()(stats)

@@ -82,7 +82,8 @@ def generate(
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
-    run(_generate(address, _as_prompt(_read(prompt), chat, system), options, as_json=as_json))
+    sending = _generate(address, _as_prompt(_read(prompt), chat, system), options, as_json=as_json)
+    run(sending, when_interrupted="interrupted; the request was cancelled")
 
 
 async def _generate(address: str, prompt: Prompt, options: GenerateOptions, *, as_json: bool) -> None:

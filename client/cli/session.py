@@ -1,26 +1,52 @@
 """What all commands share: the address, one event loop, and how failures reach the user (one line, an exit code)."""
 
 import asyncio
-import os
-import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
+from qllm.addresses import AddressRefused, read_target
 
 from client.async_client import DEFAULT_ADDRESS
-from client.errors import Overloaded, QllmError
+from client.errors import Overloaded, QllmError, Unreachable
 
 T = TypeVar("T")
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-Address = Annotated[str, typer.Option(envvar="QLLM_ADDRESS", metavar="HOST:PORT", help="Where the service listens.")]
+
+def _chosen_address(context: typer.Context, given: str) -> str:
+    """Returns the address: of the option after the command's name, or else before it, or of the environment."""
+    root = cast(typer.Context, context.find_root())
+    if not is_on_command_line(context, "address") and is_on_command_line(root, "address"):
+        given = root.params["address"]
+    try:
+        read_target(given)
+    except AddressRefused as refusal:
+        raise typer.BadParameter(str(refusal), context, param_hint="--address") from None
+    return given
+
+
+def is_on_command_line(context: typer.Context, name: str) -> bool:
+    """Tells an option that was given from one that has its default or comes from the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="QLLM_ADDRESS",
+        metavar="HOST:PORT",
+        help="Where the service listens for gRPC; or [IPv6]:PORT, unix:PATH.",
+        callback=_chosen_address,
+    ),
+]
 address_default = DEFAULT_ADDRESS
 
 
-def run(command: Coroutine[Any, Any, T]) -> T:
+def run(command: Coroutine[Any, Any, T], *, when_interrupted: str = "interrupted") -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
     try:
         return asyncio.run(command)
@@ -28,12 +54,8 @@ def run(command: Coroutine[Any, Any, T]) -> T:
         complain(f"{error.status.name}: {error}{_advice(error)}")
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        complain("interrupted; the service was told to stop")
+        complain(when_interrupted)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader of our stdout left. Nothing can be flushed there at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(EXIT_FAILED) from None
 
 
 def complain(message: str) -> None:
@@ -42,6 +64,8 @@ def complain(message: str) -> None:
 
 
 def _advice(error: QllmError) -> str:
+    if isinstance(error, Unreachable):
+        return " (say where it is: --address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker)"
     if isinstance(error, Overloaded) and error.retry_after_s is not None:
         return f" (try again in {error.retry_after_s:.1f} s)"
     return ""

@@ -6,6 +6,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import pytest
 
@@ -22,21 +23,21 @@ class Finished:
 Call = Callable[..., Awaitable[Finished]]
 
 
-async def start(*arguments: str, **environment: str) -> Process:
+async def start(*arguments: str, stdout: int | IO[bytes] = asyncio.subprocess.PIPE, **environment: str) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "client",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NO_COLOR": "1", **environment},
     )
 
 
 async def finish(process: Process, stdin: bytes = b"") -> Finished:
-    out, err = await asyncio.wait_for(process.communicate(stdin), timeout=20)
+    out, err = await asyncio.wait_for(process.communicate(stdin), timeout=60)
     return Finished(process.returncode, out.decode(), err.decode())
 
 
@@ -134,8 +135,7 @@ async def test_control_c_cancels_on_the_server_and_exits_130(service: FakeServic
     await asyncio.wait_for(service.received.wait(), timeout=10)
     process.send_signal(signal.SIGINT)
     finished = await finish(process)
-    assert finished.code == 130
-    assert "Traceback" not in finished.err
+    assert (finished.code, finished.err) == (130, "qllm-client: interrupted; the request was cancelled\n")
     await asyncio.wait_for(service.cancelled.acquire(), timeout=5)
 
 
@@ -155,11 +155,42 @@ async def test_health_exits_0_serving_and_1_not_serving(qllm_client: Call, servi
     assert (finished.code, finished.out) == (1, "NOT_SERVING\n")
 
 
-async def test_health_of_nothing_exits_1_with_one_line() -> None:
+async def test_health_of_nothing_is_one_line_that_says_where_it_looked_and_what_helps() -> None:
     finished = await finish(await start("health", "--address", "127.0.0.1:1"))
-    assert finished.code == 1
-    assert finished.err.startswith("qllm-client: UNAVAILABLE: ")
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err.startswith("qllm-client: UNAVAILABLE: no service answers at 127.0.0.1:1: ")
+    assert "--address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker" in finished.err
     assert finished.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "::1", "http://127.0.0.1:8000"])
+@pytest.mark.parametrize("arguments", [("health", "--address"), ("bench", "--grpc")])
+async def test_what_is_no_address_is_wrong_usage(arguments: Sequence[str], address: str) -> None:
+    finished = await finish(await start(*arguments, address, COLUMNS="300"))
+    assert (finished.code, finished.out) == (2, "")
+    assert f"got '{address}'" in finished.err
+    assert "allowed are HOST:PORT, [IPv6]:PORT and unix:PATH" in finished.err
+
+
+async def test_the_address_may_stand_before_or_after_the_command_and_the_last_one_counts(service: FakeService) -> None:
+    nobody = "127.0.0.1:1"
+    before = await finish(await start("--address", service.address, "health", QLLM_ADDRESS=nobody))
+    assert (before.code, before.out) == (0, "SERVING\n")
+    both = await finish(await start("--address", nobody, "health", "--address", service.address))
+    assert (both.code, both.out) == (0, "SERVING\n")
+
+
+async def test_an_address_that_bench_would_ignore_is_refused() -> None:
+    finished = await finish(await start("--address", "127.0.0.1:1", "bench", "--http", "http://x", COLUMNS="300"))
+    assert finished.code == 2
+    assert "bench measures the server that its own --grpc or --http names" in finished.err
+
+
+async def test_output_to_a_full_device_is_one_line_and_exit_1(service: FakeService) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230  (a device)
+        process = await start("generate", "--max-tokens", "9", "hello", stdout=full, QLLM_ADDRESS=service.address)
+        _, err = await asyncio.wait_for(process.communicate(), timeout=60)
+    assert (process.returncode, err) == (1, b"qllm-client: the output cannot be written: No space left on device\n")
 
 
 async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
@@ -178,7 +209,8 @@ async def test_stats_watch_goes_on_until_interrupted(service: FakeService) -> No
     for _ in range(3):
         json.loads(await process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    assert (await finish(process)).code == 130
+    finished = await finish(process)
+    assert (finished.code, finished.err) == (130, "qllm-client: interrupted\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"]])
