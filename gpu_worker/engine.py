@@ -13,8 +13,8 @@ from typing import Protocol
 from qllm.v1 import control_pb2
 
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.errors import CommandRefused
-from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
+from gpu_worker.errors import CommandRefused, WorkerRefused
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Refusal, Stop
 
 _log = logging.getLogger(__name__)
 
@@ -72,10 +72,17 @@ class Engine:
         self._free_since_ns = time.monotonic_ns()
 
     def run(self) -> None:
-        """Runs until Stop or Shutdown; raises FatalEngineError when the process must end."""
+        """Runs until Stop or Shutdown.
+
+        Raises:
+            WorkerRefused: The scheduler will never take this worker.
+            FatalEngineError: No later command can be trusted.
+        """
         while not isinstance(mail := self._mailbox.get(), Stop):
             if isinstance(mail, Forget):
                 self._forget_all()
+            elif isinstance(mail, Refusal):
+                raise WorkerRefused(f"the scheduler refuses this worker: {mail.reason}")
             elif mail.epoch == self._reporter.epoch:
                 if mail.command.HasField("shutdown"):
                     _log.info("shutdown epoch=%016x", mail.epoch)

@@ -2,6 +2,7 @@
 
     Exception
     └── WorkerError
+        ├── WorkerRefused    the scheduler will never take this worker, with the reason
         ├── ModelRefused     a model that can't be served, with the reason
         ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; nothing changed
         └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
@@ -14,6 +15,10 @@ Source: arXiv 2503.09304
 
 class WorkerError(Exception):
     """Root of everything that this package raises on purpose."""
+
+
+class WorkerRefused(WorkerError):
+    """The scheduler will never take this worker; the message gives its reason."""
 
 
 class ModelRefused(WorkerError):

@@ -4,7 +4,8 @@
 
 The socket is used by two threads under one lock: this one receives and beats, and the engine's sends its results itself,
 because waking another thread for that would cost more than the send. Commands go to the mailbox; what they mean is the
-engine's business. Source: https://zguide.zeromq.org, chapter 4; a socket may pass between threads behind a full fence.
+engine's business. A scheduler that another worker serves refuses this one, which then waits and asks again.
+Source: https://zguide.zeromq.org, chapter 4; a socket may pass between threads behind a full fence.
 """
 
 import contextlib
@@ -22,16 +23,17 @@ from google.protobuf.message import DecodeError
 from qllm.v1 import control_pb2
 from zmq.utils.monitor import parse_monitor_message
 
-from gpu_worker.mailbox import Forget, Mailbox, Order, Progress
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Refusal
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 << 20
 _MAX_QUEUED_MESSAGES = 10_000
 _LINGER_MS = 500
 _HELLO_INTERVAL_S = 1.0
 _MANY_HELLOS = 4
+_LONGEST_WAIT_S = 60.0
 _DENIED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _EVENTS = zmq.EVENT_DISCONNECTED | _DENIED
 
@@ -91,6 +93,7 @@ class SchedulerLink:
         self._next_send_s = 0.0
         self._num_dropped = 0
         self._num_hellos = 0
+        self._refused_because = ""
         self._thread = threading.Thread(target=self._run, name="scheduler-link", daemon=True)
 
     @property
@@ -239,6 +242,8 @@ class SchedulerLink:
             self._drop(f"no command of this epoch: epoch {message.worker_epoch:016x}, {message.WhichOneof('body')}")
         elif message.command.WhichOneof("command") == "welcome":
             self._on_welcome(message.command.welcome)
+        elif self._stage is _Stage.GREETED and message.command.HasField("refused"):
+            self._on_refused(message.command.refused)
         elif self._stage is _Stage.JOINED and message.command.HasField("preempt"):
             preempt = message.command.preempt
             self._mailbox.preempted_command_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
@@ -253,8 +258,23 @@ class SchedulerLink:
         if self._stage is not _Stage.JOINED:
             self._stage = _Stage.JOINED
             self._next_send_s = 0.0
+            self._refused_because = ""
             self._wake()
             _log.info("joined epoch=%016x endpoint=%s heartbeat_s=%g", self._epoch, self._endpoint, self._interval_s)
+
+    def _on_refused(self, refused: control_pb2.Refused) -> None:
+        """Waits as long as it is told, and then says Hello again; or hands on that there is nothing to wait for."""
+        self._num_hellos = 0
+        wait_s = _LONGEST_WAIT_S if refused.final else min(refused.retry_after_ms / 1000, _LONGEST_WAIT_S)
+        self._next_send_s = time.monotonic() + wait_s
+        self._wake()
+        if refused.final:
+            self._mailbox.put(Refusal(refused.reason))
+        elif wait_s and refused.reason != self._refused_because:  # not for every try
+            self._refused_because = refused.reason
+            _log.warning(
+                "waiting endpoint=%s reason=%r: asks again until there is room", self._endpoint, refused.reason
+            )
 
     def _watch_connection(self) -> None:
         with contextlib.suppress(zmq.Again):

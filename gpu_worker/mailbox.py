@@ -29,7 +29,14 @@ class Stop:
     """The process is to end."""
 
 
-Mail = Order | Forget | Stop
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The scheduler will never take this worker."""
+
+    reason: str
+
+
+Mail = Order | Forget | Stop | Refusal
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from scheduler_svc.core.results import BatchError, SampledToken, StepResult, Wor
 from scheduler_svc.core.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import ServedModel
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 << 20
 """Largest frame on the channel; only Hello, which carries the tokenizer, comes near it."""
 
@@ -67,6 +67,15 @@ def encode_welcome(epoch: int, heartbeat_interval_ms: int) -> bytes:
     """Returns the frame that accepts a worker; repeated, it says that the scheduler is there."""
     welcome = control_pb2.Welcome(heartbeat_interval_ms=heartbeat_interval_ms)
     command = control_pb2.StepCommand(welcome=welcome)
+    return control_pb2.ControlMessage(worker_epoch=epoch, command=command).SerializeToString()
+
+
+def encode_refused(epoch: int, reason: str, retry_after_s: float | None) -> bytes:
+    """Returns the frame that refuses a worker: until it asks again after some seconds, or for good if that is None."""
+    refused = control_pb2.Refused(reason=reason, final=retry_after_s is None)
+    if retry_after_s is not None:
+        refused.retry_after_ms = round(retry_after_s * 1000)
+    command = control_pb2.StepCommand(refused=refused)
     return control_pb2.ControlMessage(worker_epoch=epoch, command=command).SerializeToString()
 
 

@@ -18,6 +18,7 @@ class KnownWorker:
         identity: Its ZeroMQ identity.
         epoch: Its life.
         model: What it serves.
+        pid: Its process id on its host.
         hang_timeout_s: Seconds without progress, or without a word, after which it counts as hung.
         last_heard_s: When it said something last.
         hung_reason: Why it counts as hung; None while it does not.
@@ -26,6 +27,7 @@ class KnownWorker:
     identity: bytes
     epoch: int
     model: ServedModel
+    pid: int
     hang_timeout_s: float
     last_heard_s: float
     hung_reason: str | None = None

@@ -2,8 +2,9 @@
 
     ABSENT --Hello--> READY <--progress / no progress--> HUNG      READY or HUNG --connection gone, new Hello--> ABSENT
 
-One worker at a time. Its random epoch fences everything: a frame of another epoch, of a stranger, or that is no valid
-report is dropped, counted and logged, and changes nothing. It decides nothing about requests: the listener does.
+One worker at a time: while it is there and makes progress, others that say Hello are told to wait. Its random epoch
+fences everything: a frame of another epoch, of a stranger, or that is no valid report is dropped, counted and logged, and
+changes nothing. It decides nothing about requests: the listener does.
 
 How the loss of a worker is told from the loss of a stranger: ZeroMQ says that *a* connection broke, not whose. So on
 every break, and at every heartbeat, a Welcome is sent to the worker's identity; ROUTER_MANDATORY makes that fail if it
@@ -29,6 +30,7 @@ from scheduler_svc.generation import WorkerState
 from scheduler_svc.known_worker import KnownWorker
 from scheduler_svc.link_listener import LinkListener
 from scheduler_svc.router import PeerGone, Router
+from scheduler_svc.waiting_workers import WaitingWorkers
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class WorkerLink:
             on_disconnect=self._on_disconnect,
         )
         self._router.open()
+        self._waiting = WaitingWorkers(self._router)
         self._watch_task = asyncio.create_task(self._watch(), name="worker-link-watch")
         _log.info("control_channel_bound endpoint=%s curve=%s", self.bound_endpoint, keys is not None)
 
@@ -221,35 +224,50 @@ class WorkerLink:
         worker = self._worker
         if hello.protocol_version != codec.PROTOCOL_VERSION:
             versions = f"{hello.protocol_version}, the scheduler {codec.PROTOCOL_VERSION}"
-            self._dropped.add("version", f"worker of pid {hello.pid} speaks protocol {versions}: upgrade one of them")
+            why = f"worker of pid {hello.pid} speaks protocol {versions}: upgrade one of them"
+            self._refuse_for_good(identity, epoch, "version", why)
         elif worker is not None and (identity, epoch) == (worker.identity, worker.epoch):
             self._probe()
         elif epoch == self._epoch or epoch in self._ended_epochs:
             self._dropped.add("epoch", f"hello of epoch {epoch:016x}, which is over")
+        elif incumbent := self._incumbent(identity):
+            self._waiting.add(identity, epoch, f"the worker of pid {incumbent.pid} serves here", hello.pid)
         else:
             self._welcome(identity, epoch, hello)
+
+    def _incumbent(self, newcomer: bytes) -> KnownWorker | None:
+        """Returns the worker that keeps its place against a newcomer: a peer of its own that is there and not hung."""
+        self._probe()
+        worker = self._worker
+        keeps_its_place = worker is not None and worker.identity != newcomer and worker.hung_reason is None
+        return worker if keeps_its_place else None
 
     def _welcome(self, identity: bytes, epoch: int, hello: control_pb2.Hello) -> None:
         try:
             model, calibration = codec.decode_model(hello), codec.decode_calibration(hello)
             self._router.send(identity, [codec.encode_welcome(epoch, self._interval_ms)])
         except ProtocolError as error:
-            self._dropped.add("invalid", error)
+            self._refuse_for_good(identity, epoch, "invalid", str(error))
             return
         except PeerGone as reason:
             _log.warning("worker_left_at_once epoch=%016x reason=%r", epoch, str(reason))
             return
         self._replace_worker(identity, f"another worker (pid {hello.pid}, epoch {epoch:016x}) took its place")
-        self._worker = KnownWorker(identity, epoch, model, self._hang_timeout_s, self._loop.time())
+        self._worker = KnownWorker(identity, epoch, model, hello.pid, self._hang_timeout_s, self._loop.time())
         self._epoch = epoch
         _log.info("worker_joined epoch=%016x pid=%d model=%s device=%s", epoch, hello.pid, model.name, model.device)
         self._listener.worker_joined(epoch, model, calibration, hello.pid)
+
+    def _refuse_for_good(self, identity: bytes, epoch: int, kind: str, why: str) -> None:
+        self._dropped.add(kind, why)
+        with contextlib.suppress(PeerGone):
+            self._router.send(identity, [codec.encode_refused(epoch, why, None)])
 
     def _replace_worker(self, new_identity: bytes, reason: str) -> None:
         if self._worker is None:
             return
         if self._worker.identity != new_identity:
-            self.send_shutdown()
+            self._send([codec.encode_shutdown(self._epoch)])
         self._lose(reason)
         self._report_loss()
 
@@ -282,6 +300,7 @@ class WorkerLink:
         else:
             _log.error("worker_hung epoch=%016x reason=%r", worker.epoch, worker.hung_reason)
             self._listener.worker_hung(worker.hung_reason)
+            self._waiting.invite()
 
     def _on_disconnect(self) -> None:
         # The event comes from ZeroMQ's own thread and may be ahead of what the socket knows: look more than once.
@@ -316,3 +335,5 @@ class WorkerLink:
         if self._unreported_loss is not None:
             reason, self._unreported_loss = self._unreported_loss, None
             self._listener.worker_lost(reason)
+            if not self._is_ending:
+                self._waiting.invite()

@@ -17,7 +17,7 @@ from qllm.v1 import control_pb2
 
 from gpu_worker.cursor import Cursor
 from gpu_worker.engine import Engine, FatalEngineError
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CommandRefused, WorkerRefused
 from gpu_worker.link import PROTOCOL_VERSION, CurveClient, SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress, Stop
 
@@ -114,6 +114,9 @@ def main() -> int:
         Engine(mailbox, SleepingExecutor(), link, progress).run()
     except FatalEngineError:
         return 1
+    except WorkerRefused as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return 2
     finally:
         link.close()
     return 0

@@ -14,6 +14,7 @@ from scheduler_svc.core.ids import BatchId, SeqId
 from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
 from scheduler_svc.endpoint import CurveServer, EndpointRefused
 from scheduler_svc.generation import WorkerState
+from scheduler_svc.waiting_workers import RETRY_AFTER_S
 from scheduler_svc.worker_link import WorkerLink
 from tests.control_channel import (
     RawPeer,
@@ -56,11 +57,12 @@ async def test_worker_that_starts_before_the_scheduler_joins_when_it_comes() -> 
             await listener.wait_for("joined")
 
 
-async def test_worker_of_another_protocol_version_is_ignored() -> None:
+async def test_worker_of_another_protocol_version_is_told_so_and_ends_with_code_2() -> None:
     with ipc_endpoint() as endpoint:
         async with listening(endpoint) as (link, listener):
-            with worker_process(endpoint, "--protocol-version", str(PROTOCOL_VERSION - 1)):
-                await eventually(lambda: link.dropped_frames.get("version"))
+            with worker_process(endpoint, "--protocol-version", str(PROTOCOL_VERSION - 1)) as process:
+                assert await asyncio.to_thread(process.wait, 30) == 2
+                assert link.dropped_frames["version"] == 1
                 assert link.state is WorkerState.ABSENT
                 assert not listener.events
 
@@ -260,19 +262,39 @@ async def test_scheduler_restart_makes_the_worker_join_anew_and_forget_everythin
             assert listener.results[0].timing.attention_tokens == 0
 
 
-async def test_second_worker_takes_the_place_of_the_first_which_ends() -> None:
+async def test_second_worker_waits_while_the_first_serves_and_takes_over_when_that_is_killed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with ipc_endpoint() as endpoint:
         async with listening(endpoint) as (link, listener):
             with worker_process(endpoint) as first:
                 await listener.wait_for("joined")
                 with worker_process(endpoint) as second:
-                    _, epoch, pid = await listener.wait_for("joined", 2)
-                    assert pid == second.pid
-                    assert [event[0] for event in listener.events] == ["joined", "lost", "joined"]
-                    assert await asyncio.to_thread(first.wait, 10) == 0
+                    await eventually(lambda: "worker_waits" in caplog.text)
                     link.send([advance(1)])
                     await listener.wait_for("result")
-                    assert (link.epoch, len(listener.of("lost"))) == (epoch, 1)
+                    assert [event[0] for event in listener.events] == ["joined", "result"]
+                    first.kill()
+                    async with asyncio.timeout(RETRY_AFTER_S / 2):  # it is told, and need not ask
+                        _, _, pid = await listener.wait_for("joined", 2)
+                    assert pid == second.pid
+                    link.send([advance(2)])
+                    await listener.wait_for("result", 2)
+
+
+async def test_waiting_worker_takes_the_place_of_one_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    with ipc_endpoint() as endpoint:
+        async with listening(endpoint, hang_timeout_s=1.0) as (_, listener):
+            with worker_process(endpoint) as first, worker_process(endpoint) as second:
+                _, _, serving = await listener.wait_for("joined")
+                await eventually(lambda: "worker_waits" in caplog.text)
+                stopped, waiting = (first, second) if serving == first.pid else (second, first)
+                stopped.send_signal(signal.SIGSTOP)
+                _, _, pid = await listener.wait_for("joined", 2)
+                assert pid == waiting.pid
+                assert [event[0] for event in listener.events] == ["joined", "hung", "lost", "joined"]
+                stopped.send_signal(signal.SIGCONT)
+                assert await asyncio.to_thread(stopped.wait, 10) == 0
 
 
 async def test_worker_that_hears_nothing_of_the_scheduler_starts_a_new_epoch() -> None:

@@ -124,6 +124,7 @@ class StepCommand(_message.Message):
     ADVANCE_FIELD_NUMBER: _builtins.int
     SHUTDOWN_FIELD_NUMBER: _builtins.int
     PREEMPT_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -164,6 +165,10 @@ class StepCommand(_message.Message):
     def preempt(self) -> Global___Preempt:
         """Cuts Advances short; the only command that does not wait its turn."""
 
+    @_builtins.property
+    def refused(self) -> Global___Refused:
+        """Answers Hello where Welcome does not."""
+
     def __init__(
         self,
         *,
@@ -177,12 +182,13 @@ class StepCommand(_message.Message):
         advance: Global___Advance | None = ...,
         shutdown: Global___Shutdown | None = ...,
         preempt: Global___Preempt | None = ...,
+        refused: Global___Refused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown", "preempt"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown", "preempt", "refused"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -403,6 +409,36 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Refused(_message.Message):
+    """Answers the Hello of a worker that is not accepted, now or ever."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What is in the way, for the worker's log."""
+    retry_after_ms: _builtins.int
+    """Milliseconds after which to say Hello again; 0 is at once, for the place may be free now."""
+    final: _builtins.bool
+    """Whether asking again is of no use: the worker ends with exit code 2 and the reason."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+        final: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refused: _TypeAlias = Refused  # noqa: Y015
 
 @_typing.final
 class Shutdown(_message.Message):

@@ -9,8 +9,8 @@ from qllm.v1 import control_pb2
 
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.engine import Engine, FatalEngineError
-from gpu_worker.errors import CommandRefused
-from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Stop
+from gpu_worker.errors import CommandRefused, WorkerRefused
+from gpu_worker.mailbox import Forget, Mailbox, Order, Progress, Refusal, Stop
 
 EPOCH = 5
 
@@ -221,3 +221,10 @@ def test_a_preempt_concerns_no_earlier_and_no_later_advance() -> None:
     reached = [report.step_result.reached for report in bench.run(*orders)]
     end, nowhere = orders[0].command.advance.until, control_pb2.Cursor()
     assert reached == [end, nowhere, nowhere, end]
+
+
+def test_a_worker_that_the_scheduler_refuses_for_good_ends_with_the_reason() -> None:
+    bench = Bench()
+    bench.mailbox.put(Refusal("model.vocab_size: got 0"))
+    with pytest.raises(WorkerRefused, match="the scheduler refuses this worker: model.vocab_size: got 0"):
+        bench.engine.run()

@@ -11,7 +11,7 @@ import pytest
 from qllm.v1 import control_pb2
 
 from gpu_worker.link import SchedulerLink
-from gpu_worker.mailbox import Forget, Mail, Mailbox, Order, Progress
+from gpu_worker.mailbox import Forget, Mail, Mailbox, Order, Progress, Refusal
 from tests.control_channel import RawRouter, command_frame, ipc_endpoint
 from tests.integration.fake_worker import hello
 
@@ -88,6 +88,28 @@ async def test_hello_is_said_once_where_the_handshake_shows_late(
     while router.socket.poll(100):
         num_hellos[(await router.receive("hello"))[1].worker_epoch] += 1
     assert set(num_hellos.values()) == {1}
+
+
+async def test_worker_that_is_told_to_wait_asks_again_when_it_is_time_and_logs_the_reason_once(
+    link: SchedulerLink, router: RawRouter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gpu_worker.link._HELLO_INTERVAL_S", 3600.0)
+    for wait_ms in (20, 20, 3_600_000, 0):
+        identity, message = await router.receive("hello")
+        refused = control_pb2.Refused(reason="another serves", retry_after_ms=wait_ms)
+        router.command(identity, message.worker_epoch, refused=refused)
+        if wait_ms > 1000:  # long before that it is told that the place is free
+            router.command(identity, message.worker_epoch, refused=control_pb2.Refused(reason="free"))
+    await join(router)
+    assert caplog.text.count("another serves") == 1
+
+
+async def test_worker_that_is_refused_for_good_is_told_so_with_the_reason(
+    link: SchedulerLink, router: RawRouter, mailbox: Mailbox
+) -> None:
+    identity, message = await router.receive("hello")
+    router.command(identity, message.worker_epoch, refused=control_pb2.Refused(reason="too old", final=True))
+    assert next_mail(mailbox) == Refusal("too old")
 
 
 async def test_commands_of_this_epoch_reach_the_mailbox_in_order(

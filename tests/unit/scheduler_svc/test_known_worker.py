@@ -7,7 +7,7 @@ from tests.integration.fake_worker import hello
 
 
 def known_worker() -> KnownWorker:
-    return KnownWorker(b"w", 1, codec.decode_model(hello()), hang_timeout_s=10.0, last_heard_s=100.0)
+    return KnownWorker(b"w", 1, codec.decode_model(hello()), pid=1, hang_timeout_s=10.0, last_heard_s=100.0)
 
 
 def test_each_advance_is_answered_once() -> None:

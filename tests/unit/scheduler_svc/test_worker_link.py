@@ -8,6 +8,7 @@ import pytest
 from qllm.v1 import control_pb2
 
 from scheduler_svc import router
+from scheduler_svc.codec import PROTOCOL_VERSION
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.worker_link import WorkerLink
 from tests.control_channel import RawPeer, RecordingListener, advance, eventually, ipc_endpoint, listening
@@ -77,6 +78,54 @@ async def test_new_epoch_of_the_same_peer_replaces_the_old_which_never_returns(p
     peer.say_hello(7)
     await eventually(lambda: link.dropped_frames.get("epoch") == 1)
     assert (link.epoch, link.state) == (8, WorkerState.READY)
+
+
+async def test_newcomer_is_told_to_wait_while_the_worker_is_there_and_heard_when_it_is_gone(
+    endpoint: str, peer: RawPeer, channel: Channel
+) -> None:
+    link, listener = channel
+    await join(peer, channel)
+    with RawPeer(endpoint, b"newcomer") as newcomer:
+        newcomer.say_hello(9)
+        refused = (await newcomer.receive("refused")).command.refused
+        assert "pid" in refused.reason
+        assert refused.retry_after_ms >= 1000
+        assert not refused.final
+        assert link.epoch == 7
+        peer.socket.close()
+        await listener.wait_for("lost")
+        refused = (await newcomer.receive("refused")).command.refused
+        assert (refused.retry_after_ms, refused.final) == (0, False)
+        newcomer.say_hello(9)
+        await listener.wait_for("joined", 2)
+
+
+async def test_newcomer_takes_the_place_of_a_worker_that_hangs_at_once(
+    endpoint: str, peer: RawPeer, channel: Channel
+) -> None:
+    link, listener = channel
+    await join(peer, channel)
+    await listener.wait_for("hung")
+    with RawPeer(endpoint, b"newcomer") as newcomer:
+        newcomer.say_hello(9)
+        await newcomer.receive("welcome")
+        assert link.epoch == 9
+        await peer.receive("shutdown")
+    assert [event[0] for event in listener.events] == ["joined", "hung", "lost", "joined"]
+
+
+@pytest.mark.parametrize(
+    ("flaw", "reason"), [({"protocol_version": 1}, "protocol 1"), ({"model": {"num_layers": 0}}, "num_layers: got 0")]
+)
+async def test_worker_that_can_never_be_taken_is_told_why(
+    peer: RawPeer, channel: Channel, flaw: dict[str, Any], reason: str
+) -> None:
+    valid = {"protocol_version": PROTOCOL_VERSION}
+    peer.report(7, hello={**valid, **flaw})
+    refused = (await peer.receive("refused")).command.refused
+    assert refused.final
+    assert reason in refused.reason
+    assert not channel[1].events
 
 
 async def test_answer_that_nobody_waits_for_is_dropped(peer: RawPeer, channel: Channel) -> None:
