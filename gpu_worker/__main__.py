@@ -22,6 +22,7 @@ from gpu_worker.cores import Cores
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
 from gpu_worker.errors import WorkerError
+from gpu_worker.forgiving import ForgivingExecutor
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
 from gpu_worker.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
@@ -205,7 +206,7 @@ def run(config: WorkerConfig) -> None:
         link.start()
         cores.keep_own()
         try:
-            Engine(mailbox, executor, link, progress).run()
+            Engine(mailbox, ForgivingExecutor(executor, hello.model.num_layers), link, progress).run()
         finally:
             link.close()
 

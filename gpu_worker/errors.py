@@ -5,6 +5,7 @@
         ├── WorkerRefused    the scheduler will never take this worker, with the reason
         ├── ModelRefused     a model that can't be served, with the reason
         ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; nothing changed
+        │   └── SequenceRefused   it is one sequence that makes it so, and the command would do without
         └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
 
 They carry no wire format: the process side turns a CommandRefused into a CommandError and a failed pass into a BatchError.
@@ -27,6 +28,14 @@ class ModelRefused(WorkerError):
 
 class CommandRefused(WorkerError):
     """A command that can't be carried out; the worker is as it was before it."""
+
+
+class SequenceRefused(CommandRefused):
+    """One sequence of a command is in the way; without it the command may be given again."""
+
+    def __init__(self, seq_id: int, message: str) -> None:
+        super().__init__(message)
+        self.seq_id = seq_id
 
 
 class PassFailed(WorkerError):

@@ -143,4 +143,6 @@ def _result(outcome: AdvanceOutcome) -> control_pb2.StepResult:
         )
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
+    for failed in outcome.sequence_errors:
+        result.sequence_errors.add(seq_id=failed.seq_id, message=failed.message)
     return result

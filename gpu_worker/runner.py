@@ -16,7 +16,7 @@ from gpu_worker.cache import Layout, UnifiedDynamicCache
 from gpu_worker.clock import clock_of
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.devices import to_device
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CommandRefused, SequenceRefused
 from gpu_worker.forward import ForwardPass
 from gpu_worker.loader import LoadedModel, ModelFacts
 from gpu_worker.passes import Pass
@@ -193,7 +193,7 @@ class Runner:
             self._forget_batch(batch)
         errors = [self._void(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
-        return AdvanceOutcome(reached, step.tokens, errors, step.timing, suspended_bytes)
+        return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
 
     # ------------------------------------------------------------------------------------------------ checks
 
@@ -214,9 +214,12 @@ class Runner:
             raise CommandRefused(f"batch {batch_id} has no sequences")
         if len({item.seq_id for item in items}) != len(items):
             raise CommandRefused(f"batch {batch_id} names a sequence twice")
-        self.cache.check_free([block_id for item in items for block_id in item.new_block_ids])
         for item in items:
-            self._check_item(item, self._stream(item.seq_id))
+            try:
+                self._check_item(item, self._stream(item.seq_id))
+            except CommandRefused as refusal:
+                raise SequenceRefused(item.seq_id, str(refusal)) from None
+        self.cache.check_free([block_id for item in items for block_id in item.new_block_ids])
 
     def _check_item(self, item: BatchItem, stream: TokenStream) -> None:
         name, table = f"sequence {item.seq_id}", stream.table
@@ -227,6 +230,7 @@ class Runner:
         if item.first_position != table.num_cached:
             raise CommandRefused(f"{name} has {table.num_cached} tokens cached, not {item.first_position}")
         self._check_tokens(item, stream)
+        self.cache.check_free(item.new_block_ids)
         length = item.first_position + item.num_tokens
         if length > self._loaded.facts.max_model_len:
             raise CommandRefused(f"{name} would have {length} tokens, at most {self._loaded.facts.max_model_len} fit")
@@ -268,7 +272,8 @@ class Runner:
         batches = [self._batch(batch_id) for batch_id in batch_ids if batch_id not in self._failed_batch_ids]
         for member in (member for batch in batches for member in batch.live_members):
             if member.stream.table.host is not None:
-                raise CommandRefused(f"sequence {member.stream.seq_id} is offloaded, its batch can't go on")
+                seq_id = member.stream.seq_id
+                raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
         return batches
 
     # ------------------------------------------------------------------------------------------------ changes

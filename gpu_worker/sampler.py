@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from gpu_worker.devices import to_device
-from gpu_worker.errors import PassFailed
 
 _MASK_64 = 2**64 - 1
 
@@ -53,24 +52,19 @@ class Draw:
     banned_ids: tuple[int, ...] = ()
 
 
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float]]:
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
     """Chooses a token for each row of logits (B, V), and waits for them.
 
     Returns:
-        For each row the token and the natural logarithm of its probability under the logits as they are.
-
-    Raises:
-        PassFailed: A row holds something that is no number, or no finite one at all.
+        For each row the token and the natural logarithm of its probability under the logits as they are; None for a row that
+        holds something that is no number, or no finite one at all.
     """
     logits = logits.float()  # (B, V)
     token_ids = _choose(logits, draws)  # (B,)
     logprobs = logits.log_softmax(-1).gather(1, token_ids[:, None])[:, 0]  # (B,)
     is_finite = logits.amax(-1).isfinite()  # (B,)
     rows = torch.stack([token_ids.double(), logprobs.double(), is_finite.double()], dim=1).tolist()  # one wait for all
-    bad_rows = [row for row, (_, _, finite) in enumerate(rows) if not finite]
-    if bad_rows:
-        raise PassFailed(f"logits of rows {bad_rows} are not finite numbers: the model's output can't be sampled")
-    return [(int(token_id), logprob) for token_id, logprob, _ in rows]
+    return [(int(token_id), logprob) if finite else None for token_id, logprob, finite in rows]
 
 
 def _choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:

@@ -63,6 +63,14 @@ class BatchError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceError:
+    """A sequence that can't go on; the others of its batch do."""
+
+    seq_id: int
+    message: str
+
+
 @dataclass(slots=True)
 class WorkTiming:
     """Work of each kind, summed, with the time that it took; field by field control.proto's WorkTiming."""
@@ -94,6 +102,7 @@ class AdvanceOutcome:
             a batch replays several layers at once and was to stop among them.
         tokens: Tokens sampled by the batches whose iteration ended; those batches are forgotten.
         batch_errors: Batches that failed.
+        sequence_errors: Sequences that got no token because theirs could not be sampled.
         timing: What was run.
         suspended_bytes: What all suspended passes hold now.
     """
@@ -101,6 +110,7 @@ class AdvanceOutcome:
     reached: Cursor
     tokens: list[SampledToken]
     batch_errors: list[BatchError]
+    sequence_errors: list[SequenceError]
     timing: WorkTiming
     suspended_bytes: int
 

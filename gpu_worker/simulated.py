@@ -12,7 +12,7 @@ from qllm.v1 import control_pb2, inference_pb2
 from gpu_worker.block_ledger import BlockLedger
 from gpu_worker.cost_table import CostTable
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CommandRefused, SequenceRefused
 from gpu_worker.simulated_batch import Part, Routing, SimulatedBatch, SimulatedSequence
 from gpu_worker.simulated_step import Pace, SimulatedStep
 
@@ -186,8 +186,14 @@ class SimulatedExecutor:
             raise CommandRefused(f"batch {start.batch_id} has no sequences")
         if len({item.seq_id for item in start.items}) != len(start.items):
             raise CommandRefused(f"batch {start.batch_id} names a sequence twice")
+        parts: list[tuple[Part, list[int]]] = []
+        for item in start.items:
+            try:
+                parts.append(self._check_item(item))
+            except CommandRefused as refusal:
+                raise SequenceRefused(item.seq_id, str(refusal)) from None
         self.blocks.check_free([block_id for item in start.items for block_id in item.new_block_ids])
-        return [self._check_item(item) for item in start.items]
+        return parts
 
     def _check_item(self, item: control_pb2.BatchItem) -> tuple[Part, list[int]]:
         sequence = self._sequence(item.seq_id)
@@ -201,6 +207,7 @@ class SimulatedExecutor:
                 f"sequence {sequence.seq_id} has {sequence.num_cached} tokens cached, not {first_position}"
             )
         token_ids = self._checked_tokens(item, sequence)
+        self.blocks.check_free(new_block_ids)
         length = first_position + len(token_ids)
         if length > self._max_model_len:
             raise CommandRefused(
@@ -251,5 +258,6 @@ class SimulatedExecutor:
         batches = [self._batch(batch_id) for batch_id in batch_ids]
         for part in (part for batch in batches for part in batch.parts):
             if self.blocks.is_offloaded(part.sequence.seq_id):
-                raise CommandRefused(f"sequence {part.sequence.seq_id} is offloaded, its batch can't go on")
+                seq_id = part.sequence.seq_id
+                raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
         return batches, until

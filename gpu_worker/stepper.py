@@ -19,10 +19,11 @@ from gpu_worker.devices import to_device
 from gpu_worker.experts import ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.forward import RunExperts
 from gpu_worker.sampler import sample
-from gpu_worker.sequences import Batch, SampledToken, WorkTiming
+from gpu_worker.sequences import Batch, SampledToken, SequenceError, WorkTiming
 
 _EXPERTS_ALONE = {"expert_ns": 1.0}
 _HEAD_ALONE = {"head_ns": 1.0}
+_NOT_FINITE = "its logits are not finite numbers: the model's output can't be sampled"
 
 
 class Step:
@@ -40,6 +41,7 @@ class Step:
     Attributes:
         timing: What was run; its times are there once it is over.
         tokens: Tokens sampled by batches whose iteration ended.
+        sequence_errors: Sequences whose token could not be sampled.
         finished: Batches whose iteration ended.
         failures: Batches that failed, with what was raised.
     """
@@ -64,6 +66,7 @@ class Step:
         self._end = Cursor(len(weights_by_layer))
         self.timing = WorkTiming()
         self.tokens: list[SampledToken] = []
+        self.sequence_errors: list[SequenceError] = []
         self.finished: list[Batch] = []
         self.failures: list[tuple[Batch, Exception]] = []
 
@@ -195,7 +198,11 @@ class Step:
             if len(live) < len(logits):
                 rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
             choices = sample(rows, [stream.next_draw() for _, stream in live])
-            self.tokens += [stream.accept(*choice) for (_, stream), choice in zip(live, choices, strict=True)]
+            for (_, stream), choice in zip(live, choices, strict=True):
+                if choice is None:
+                    self.sequence_errors.append(SequenceError(stream.seq_id, _NOT_FINITE))
+                else:
+                    self.tokens.append(stream.accept(*choice))
         self.timing.num_heads += 1
         self.timing.head_rows += len(logits)
         self.finished.append(batch)

@@ -13,7 +13,7 @@ from qllm.v1 import control_pb2, inference_pb2
 from scheduler_svc.core import commands
 from scheduler_svc.core.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
-from scheduler_svc.core.results import BatchError, SampledToken, StepResult, WorkerModel, WorkTiming
+from scheduler_svc.core.results import BatchError, SampledToken, SequenceError, StepResult, WorkerModel, WorkTiming
 from scheduler_svc.core.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import ServedModel
 
@@ -238,6 +238,7 @@ def decode_step_result(result: control_pb2.StepResult, model: ServedModel) -> St
             for error in result.batch_errors
         ),
         timing=_timing(result.timing),
+        sequence_errors=tuple(SequenceError(SeqId(error.seq_id), error.message) for error in result.sequence_errors),
     )
 
 

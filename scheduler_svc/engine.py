@@ -240,7 +240,7 @@ class Engine:
                     self._forget(output.seq_id)
             else:
                 _log.error("request_failed request_id=%s error=%r", live.request.request_id, output.message)
-                self._end(output.seq_id, BatchFailed("the worker could not run the batch that held this request"))
+                self._end(output.seq_id, BatchFailed("the worker could not run this request"))
 
     def _abort_live(self, seq_id: SeqId) -> None:
         live = self._live.get(seq_id)

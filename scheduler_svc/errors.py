@@ -5,7 +5,7 @@ ServiceError                 carries `status` and a message for the caller
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached; carries `retry_after_s`
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
-└── BatchFailed              INTERNAL: the worker could not run the batch that held the request
+└── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
 """
 
 from typing import ClassVar
@@ -67,6 +67,6 @@ class WorkerUnavailable(ServiceError):
 
 
 class BatchFailed(ServiceError):
-    """The worker could not run the batch that held the request."""
+    """The worker could not run the request, or the batch that held it."""
 
     status = grpc.StatusCode.INTERNAL

@@ -74,6 +74,14 @@ class BatchError:
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceError:
+    """A sequence that the worker could not serve and left out; the others of its batches went on."""
+
+    seq_id: SeqId
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What one Advance did."""
 
@@ -84,6 +92,7 @@ class StepResult:
     tokens: tuple[SampledToken, ...] = ()
     batch_errors: tuple[BatchError, ...] = ()
     timing: WorkTiming = field(default_factory=WorkTiming)
+    sequence_errors: tuple[SequenceError, ...] = ()
 
 
 class TokenOutput(NamedTuple):
@@ -98,7 +107,7 @@ class TokenOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FailureOutput:
-    """A sequence that ended because its batch failed."""
+    """A sequence that ended because it, or its batch, failed."""
 
     seq_id: SeqId
     message: str

@@ -20,7 +20,15 @@ from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Limits, Policy, Sequel
-from scheduler_svc.core.results import FailureOutput, Output, SampledToken, StepResult, TokenOutput, WorkerModel
+from scheduler_svc.core.results import (
+    FailureOutput,
+    Output,
+    SampledToken,
+    SequenceError,
+    StepResult,
+    TokenOutput,
+    WorkerModel,
+)
 from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.window import CommandWindow, InFlight
@@ -81,12 +89,9 @@ class Scheduler:
         sequence = self._sequences.get(seq_id)
         if sequence is None:
             return None
-        if sequence.state is SequenceState.QUEUED:
-            self.work.queues.of(sequence).remove(sequence)
-        else:
+        if sequence.state is SequenceState.IN_BATCH:
             self._preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
-        self._finish(sequence)
-        self._leave_batch(sequence)
+        self._end_early(sequence)
         return sequence
 
     @property
@@ -268,6 +273,7 @@ class Scheduler:
         outputs: list[Output] = []
         for error in result.batch_errors:
             outputs += self._fail(error.batch_id, error.message)
+        outputs += self._fail_sequences(result.sequence_errors)
         tokens = {token.seq_id: token for token in result.tokens}
         for batch in entry.batches:
             batch.num_in_flight -= 1
@@ -373,6 +379,20 @@ class Scheduler:
             self._finish(member.sequence)
             self._leave_batch(member.sequence)
         return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
+
+    def _fail_sequences(self, errors: tuple[SequenceError, ...]) -> list[Output]:
+        """Ends the sequences that the worker left out; their batches go on without them."""
+        failed = [(sequence, e.message) for e in errors if (sequence := self._sequences.get(e.seq_id)) is not None]
+        for sequence, _ in failed:
+            self._end_early(sequence)
+        return [FailureOutput(sequence.seq_id, message) for sequence, message in failed]
+
+    def _end_early(self, sequence: Sequence) -> None:
+        """Takes a sequence out of wherever it is, and gives up its memory."""
+        if sequence.state is SequenceState.QUEUED:
+            self.work.queues.of(sequence).remove(sequence)
+        self._finish(sequence)
+        self._leave_batch(sequence)
 
     def _finish(self, sequence: Sequence) -> None:
         sequence.state = SequenceState.FINISHED

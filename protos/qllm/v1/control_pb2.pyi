@@ -580,7 +580,7 @@ Global___RestoreSequence: _TypeAlias = RestoreSequence  # noqa: Y015
 @_typing.final
 class StartBatch(_message.Message):
     """Begins an iteration of a batch: its forward pass stands before layer 0 and runs when advanced. A sequence that has ended, which
-    the scheduler may not know yet, is passed over.
+    the scheduler may not know yet, is passed over, and so is one whose item makes no sense, which is then a SequenceError.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -791,6 +791,7 @@ class StepResult(_message.Message):
     BATCH_ERRORS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     SUSPENDED_BYTES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_ERRORS_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The Advance that this answers."""
     duration_ns: _builtins.int
@@ -815,6 +816,10 @@ class StepResult(_message.Message):
     def timing(self) -> Global___WorkTiming:
         """What was run and how long it took, for the cost model."""
 
+    @_builtins.property
+    def sequence_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceError]:
+        """Sequences that could not be served, since the last StepResult."""
+
     def __init__(
         self,
         *,
@@ -826,10 +831,11 @@ class StepResult(_message.Message):
         batch_errors: _abc.Iterable[Global___BatchError] | None = ...,
         timing: Global___WorkTiming | None = ...,
         suspended_bytes: _builtins.int = ...,
+        sequence_errors: _abc.Iterable[Global___SequenceError] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reached", b"reached", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_errors", b"batch_errors", "command_id", b"command_id", "duration_ns", b"duration_ns", "idle_ns", b"idle_ns", "reached", b"reached", "suspended_bytes", b"suspended_bytes", "timing", b"timing", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_errors", b"batch_errors", "command_id", b"command_id", "duration_ns", b"duration_ns", "idle_ns", b"idle_ns", "reached", b"reached", "sequence_errors", b"sequence_errors", "suspended_bytes", b"suspended_bytes", "timing", b"timing", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,6 +906,34 @@ class BatchError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchError: _TypeAlias = BatchError  # noqa: Y015
+
+@_typing.final
+class SequenceError(_message.Message):
+    """A sequence that could not be served: a command about it made no sense, or its own output could not be sampled. The others of
+    its batches went on without it; commands that still name it pass it over until it is dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    seq_id: _builtins.int
+    """The sequence."""
+    message: _builtins.str
+    """What happened, for the log."""
+    def __init__(
+        self,
+        *,
+        seq_id: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "seq_id", b"seq_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceError: _TypeAlias = SequenceError  # noqa: Y015
 
 @_typing.final
 class WorkTiming(_message.Message):

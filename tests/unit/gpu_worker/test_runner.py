@@ -247,15 +247,16 @@ def test_an_expert_that_fails_for_one_of_the_joined_batches_fails_that_one_only(
     assert good.token_ids == _expected()[0][:1]
 
 
-def test_logits_that_are_not_numbers_fail_the_batch_with_a_clear_message() -> None:
+def test_logits_that_are_not_numbers_fail_their_sequence_alone_with_a_clear_message() -> None:
     model = random_model("mixtral")
     driver = Driver(adopt_model(model, name="broken"))
     with torch.no_grad():
         model.get_input_embeddings().weight[13] = float("nan")
     good, bad = driver.add(PROMPTS[0], 5), driver.add([*PROMPTS[1], 13], 5)
-    outcome = driver.advance(driver.start(good), driver.start(bad))
-    assert [error.seq_ids for error in outcome.batch_errors] == [(bad.seq_id,)]
-    assert "not finite" in outcome.batch_errors[0].message
+    outcome = driver.advance(driver.start(good, bad))
+    assert not outcome.batch_errors
+    assert [error.seq_id for error in outcome.sequence_errors] == [bad.seq_id]
+    assert "not finite" in outcome.sequence_errors[0].message
     assert good.token_ids == _expected()[0][:1]
 
 

@@ -13,6 +13,7 @@ from scheduler_svc.codec import ProtocolError
 from scheduler_svc.core import commands
 from scheduler_svc.core.cursor import Cursor, Stage
 from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
+from scheduler_svc.core.results import SequenceError
 from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import ServedModel
 from tests.integration.fake_worker import hello
@@ -132,11 +133,13 @@ def test_step_result_carries_everything() -> None:
     message.tokens.add(seq_id=1, token_id=99, logprob=-0.5, finish_reason=inference_pb2.FINISH_REASON_LENGTH)
     message.tokens.add(seq_id=2, token_id=0, logprob=0.0)
     message.batch_errors.add(batch_id=6, seq_ids=[7, 8], message="why")
+    message.sequence_errors.add(seq_id=9, message="its fault")
     message.timing.attention_pairs = 11
     step = codec.decode_step_result(message, model())
     assert (step.command_id, step.reached, step.duration_ns, step.idle_ns) == (1, Cursor(1, Stage.EXPERTS, 2), 5, 3)
     assert [token.finish_reason for token in step.tokens] == [FinishReason.LENGTH, None]
     assert (step.batch_errors[0].seq_ids, step.timing.attention_pairs) == ((7, 8), 11)
+    assert step.sequence_errors == (SequenceError(SeqId(9), "its fault"),)
 
 
 def set_cursor(layer: int, stage: int, expert: int) -> Callable[[control_pb2.StepResult], None]:

@@ -3,7 +3,14 @@
 from scheduler_svc.core.commands import Advance, DropBatch, DropSequence, Preempt
 from scheduler_svc.core.cursor import Cursor, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
-from scheduler_svc.core.results import BatchError, FailureOutput, SampledToken, StepResult, TokenOutput
+from scheduler_svc.core.results import (
+    BatchError,
+    FailureOutput,
+    SampledToken,
+    SequenceError,
+    StepResult,
+    TokenOutput,
+)
 from scheduler_svc.core.sequence import FinishReason
 from tests.simulation import BE, LS, Simulation
 
@@ -32,6 +39,35 @@ def test_a_failed_batch_ends_its_sequences_and_gives_their_blocks_back() -> None
     commands = sim.scheduler.schedule(0.1)
     assert DropBatch(batch_id) in commands
     assert {c.seq_id for c in commands if isinstance(c, DropSequence)} == {1, 2}
+
+
+def test_a_sequence_that_the_worker_left_out_ends_and_its_batch_goes_on() -> None:
+    sim = begun(BE, BE)
+    errors = (SequenceError(SeqId(2), "token 999 is outside"), SequenceError(SeqId(77), "long gone"))
+    outputs = sim.scheduler.update(
+        result_of(sim, tokens=(SampledToken(SeqId(1), 20, 0.0),), sequence_errors=errors), 0.1
+    )
+    assert outputs[0] == FailureOutput(SeqId(2), "token 999 is outside")
+    assert [output.seq_id for output in outputs] == [2, 1]
+    assert [sequence.seq_id for sequence in sim.scheduler.sequences] == [1]
+    commands = sim.scheduler.schedule(0.1)
+    assert DropSequence(SeqId(2)) in commands
+    assert not any(isinstance(command, Preempt | DropBatch) for command in commands)
+    sim.check_integrity()
+
+
+def test_a_batch_whose_last_member_was_left_out_is_dropped_unless_its_end_is_on_its_way() -> None:
+    error = SequenceError(SeqId(1), "unlucky")
+    whole = begun(BE)  # sent to its end
+    whole.scheduler.update(result_of(whole, sequence_errors=(error,)), 0.1)
+    assert not whole.scheduler.batches
+    assert not any(isinstance(command, DropBatch) for command in whole.scheduler.schedule(0.1))
+    part = Simulation(calibrated=False)
+    part.submit(BE, 256, 1)
+    part._pump()
+    part.scheduler.update(result_of(part, sequence_errors=(error,)), 0.1)
+    assert any(isinstance(command, DropBatch) for command in part.scheduler.schedule(0.1))
+    assert part.scheduler.memory.pool.num_free == part.model.num_blocks
 
 
 def test_a_refused_step_ends_the_sequences_of_its_batches_and_others_go_on() -> None:
