@@ -70,7 +70,7 @@ async def running_service(
     Raises:
         ServiceFailed: The service did not come up, ended, or failed a request. Its log is kept, and named.
     """
-    port = _free_port()
+    port = free_port()
     arguments = ("--model", model, "--spawn-worker", "--policy", policy, "--grpc-port", str(port), *options)
     with _log_file() as log:
         process = await _start((*arguments, "--", *worker_options), log)
@@ -161,7 +161,8 @@ def _failure(what: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> 
     return ServiceFailed("\n".join([f"{what}; the service {state}. Its log is {log.name} and ends with:", *lines]))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of the loopback interface that nothing listens on now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
