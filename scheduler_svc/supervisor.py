@@ -1,6 +1,7 @@
 """Keeps a local worker process alive: starts it, restarts it, ends it.
 
     start --first Hello--> serving --exit--> wait (0.5 s, 1 s, ... 10 s) --> start ...
+      │                                                   └── no descriptors, processes or memory left: again in 1 s
       └── exit code 2 or 3 before the first Hello of all: the worker refuses what it was told, so the service gives up
 
 Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The worker
@@ -10,6 +11,7 @@ dies with it.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -18,11 +20,16 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Sequence
 
+from scheduler_svc.rarely import Rarely
+
 _log = logging.getLogger(__name__)
 
 _REFUSED_EXIT_CODES = (2, 3)
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 10.0
+# What the system may have again in a while.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+_SHORTAGE_PAUSE_S = 1.0
 _MAX_FAILED_STARTS = 5
 _KEPT_LINES = 20
 _LONGEST_LINE_BYTES = 1 << 16
@@ -67,6 +74,7 @@ class WorkerSupervisor:
         self._joined = False
         self._closed = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._rarely = Rarely()
 
     @property
     def pid(self) -> int | None:
@@ -86,8 +94,7 @@ class WorkerSupervisor:
                 num_failed_starts = 0 if self._joined else num_failed_starts + 1
                 self._give_up_if_hopeless(exit_code, num_failed_starts)
                 backoff_s = _FIRST_BACKOFF_S if self._joined else min(2 * backoff_s, _MAX_BACKOFF_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closed.wait(), backoff_s)
+                await self._pause(backoff_s)
         finally:
             self._kill()
 
@@ -114,6 +121,8 @@ class WorkerSupervisor:
         self._joined = False
         self._last_lines.clear()
         process = await self._start()
+        if process is None:
+            return 0
         self._process = process
         _log.info("worker_started pid=%d", process.pid)
         try:
@@ -125,14 +134,27 @@ class WorkerSupervisor:
             self._kill()
             self._process = None
 
-    async def _start(self) -> Process:
+    async def _start(self) -> Process | None:
+        """Starts the worker as soon as the system has room for it; returns None if that is not before `close`."""
         stdin, limit = asyncio.subprocess.DEVNULL, _LONGEST_LINE_BYTES
-        try:
-            return await asyncio.create_subprocess_exec(
-                *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0, env=_environment()
-            )
-        except OSError as error:
-            raise WorkerRefused(f"the worker can't be started: {self._arguments[0]}: {error.strerror}") from error
+        while not self._closed.is_set():
+            try:
+                return await asyncio.create_subprocess_exec(
+                    *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0, env=_environment()
+                )
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    reason = f"the worker can't be started: {self._arguments[0]}: {error.strerror}"
+                    raise WorkerRefused(reason) from error
+                if self._rarely.is_due():
+                    _log.error("worker_waits reason=%r (said once a minute)", error.strerror)
+            await self._pause(_SHORTAGE_PAUSE_S)
+        return None
+
+    async def _pause(self, time_s: float) -> None:
+        """Waits, at most until `close`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), time_s)
 
     async def _forward(self, process: Process) -> None:
         """Copies the worker's stderr to this process's, and keeps the last lines."""

@@ -14,6 +14,7 @@ from scheduler_svc.api.health import HealthServicer
 from scheduler_svc.api.inference import InferenceServicer
 from scheduler_svc.api.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.descriptors import MOST_CONNECTIONS
 from scheduler_svc.generation import Generator
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -22,6 +23,12 @@ SERVICE_NAMES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
 )
+
+# Calls beside the requests on one connection: health, loads, aborts, and requests that are about to be refused.
+_OTHER_CALLS = 1024
+# A browser's or balancer's idle connection costs a descriptor; clients connect again by themselves.
+_IDLE_MS = 600_000
+_HANDSHAKE_MS = 15_000
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # otherwise two servers share a port and each gets half of the calls
@@ -35,6 +42,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may look after their connections as often as every 5 s.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A connection that does not even say that it speaks HTTP/2 is closed; so is one without calls, in the end.
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.max_connection_idle_ms", _IDLE_MS),
+    # Others have no age: there is one scheduler, so nothing is gained by moving a client, and no stream may be cut.
 )
 
 
@@ -47,6 +58,7 @@ class ApiServer:
         settings: How the service was started, for GetServerInfo.
         host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
         port: 0 for any free port.
+        max_connections: Connections at a time; more are closed as they come.
     """
 
     def __init__(
@@ -56,10 +68,13 @@ class ApiServer:
         settings: ServiceSettings,
         host: str = "127.0.0.1",
         port: int = 50051,
+        *,
+        max_connections: int = MOST_CONNECTIONS,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
+        self._max_connections = max_connections
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -74,7 +89,7 @@ class ApiServer:
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         _try_to_listen(self._host, self._requested_port)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=SERVER_OPTIONS)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
@@ -93,6 +108,15 @@ class ApiServer:
             self.bind()
         if self._server is not None:
             await self._server.start()
+
+    def _options(self) -> tuple[tuple[str, int], ...]:
+        """Returns the limits; one connection may hold all live requests, so that overload is refused and not kept waiting."""
+        most_requests = self._settings.max_ls_requests + self._settings.max_be_requests
+        return (
+            *SERVER_OPTIONS,
+            ("grpc.max_concurrent_streams", most_requests + _OTHER_CALLS),
+            ("grpc.max_allowed_incoming_connections", self._max_connections),
+        )
 
     async def stop(self, grace_s: float) -> None:
         """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""

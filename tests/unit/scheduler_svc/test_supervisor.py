@@ -1,6 +1,7 @@
 """A supervised worker: restarts, refusals, and its end."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -128,3 +129,41 @@ async def test_program_that_does_not_exist_ends_the_start() -> None:
     worker = WorkerSupervisor("ipc:///tmp/x", "m", command=("/nonexistent/worker",))
     with pytest.raises(WorkerRefused, match="/nonexistent/worker"):
         await worker.run()
+
+
+@pytest.mark.parametrize("shortage", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+async def test_worker_is_started_again_once_the_system_has_room(
+    shortage: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shortages = [OSError(shortage, os.strerror(shortage))] * 3
+    start = asyncio.create_subprocess_exec
+
+    async def start_if_there_is_room(*arguments: str, **options: object) -> asyncio.subprocess.Process:
+        if shortages:
+            raise shortages.pop()
+        return await start(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervisor, "_SHORTAGE_PAUSE_S", 0.01)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_if_there_is_room)
+    worker = supervise(SLEEP, stop_grace_s=0.1)
+    async with running(worker) as task:
+        assert worker.pid is not None
+        assert not task.done()
+    assert [record.message for record in caplog.records if "worker_waits" in record.message] == [
+        f"worker_waits reason={os.strerror(shortage)!r} (said once a minute)"
+    ]
+
+
+async def test_worker_that_finds_no_room_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+
+    async def never(*arguments: str, **options: object) -> asyncio.subprocess.Process:
+        asked.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", never)
+    worker = supervise(SLEEP)
+    task = asyncio.create_task(worker.run())
+    await asked.wait()
+    await worker.close()
+    await task
