@@ -6,7 +6,7 @@ Each class has its own limit, so that best-effort work cannot crowd latency-sens
 from dataclasses import dataclass
 
 from scheduler_svc.core.sequence import RequestClass
-from scheduler_svc.errors import Overloaded
+from scheduler_svc.errors import Overloaded, jittered
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
 _SMOOTHING = 0.2
@@ -23,10 +23,10 @@ class ClassAdmission:
     _last_end_s: float | None = None
 
     def enter(self) -> None:
-        """Counts a request in; raises Overloaded at the limit, with the mean time after which a place has come free lately."""
+        """Counts a request in; raises Overloaded at the limit, with about the time after which a place has come free lately."""
         if self.num_live >= self.limit:
             retry_s = min(_MAX_RETRY_S, max(_MIN_RETRY_S, self._interval_s))
-            raise Overloaded(self.request_class.name, self.limit, retry_s)
+            raise Overloaded(self.request_class.name, self.limit, jittered(retry_s))
         self.num_live += 1
 
     def leave(self, now_s: float) -> None:

@@ -193,7 +193,7 @@ class Engine:
         self._scheduler, self._model = None, None
         self._cancel_timer()
         self._change_state(WorkerState.ABSENT)
-        self._fail_all(WorkerUnavailable(f"the worker is gone: {reason}"))
+        self._fail_all(f"the worker is gone: {reason}")
 
     def worker_hung(self, reason: str) -> None:
         """Ends every live request; should the worker recover, it drops them."""
@@ -201,7 +201,7 @@ class Engine:
         for seq_id in tuple(self._live):
             self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
         self._pump()
-        self._fail_all(WorkerUnavailable(f"the worker makes no progress: {reason}"))
+        self._fail_all(f"the worker makes no progress: {reason}")
 
     def worker_recovered(self) -> None:
         """Serves again."""
@@ -251,11 +251,12 @@ class Engine:
         live.stream.finish(FinishReason.ABORTED, live.sequence.usage(self._loop.time()))
         self._pump()
 
-    def _fail_all(self, error: ServiceError) -> None:
+    def _fail_all(self, reason: str) -> None:
+        """Ends every live request, each with an error and a time to come back of its own."""
         if self._live:
-            _log.error("requests_ended num=%d error=%r", len(self._live), str(error))
+            _log.error("requests_ended num=%d error=%r", len(self._live), reason)
         for seq_id in tuple(self._live):
-            self._end(seq_id, error)
+            self._end(seq_id, WorkerUnavailable(reason))
 
     def _end(self, seq_id: SeqId, error: ServiceError) -> None:
         self._live[seq_id].stream.fail(error)

@@ -1,22 +1,37 @@
 """Errors that leave the service as a gRPC status.
 
-ServiceError                 carries `status` and a message for the caller
+ServiceError                 carries `status`, a message for the caller, and `retry_after_s` where trying again makes sense
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
-├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached; carries `retry_after_s`
+├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
 """
 
+import random
 from typing import ClassVar
 
 import grpc
 
+# A killed worker is started again within half a second, and is back once it has read its model.
+RETRY_S = 2.0
+_MOST_JITTER = 1.5
+
+
+def jittered(time_s: float) -> float:
+    """Returns up to half as much again, at random: those who are refused together should not come back together."""
+    return time_s * random.uniform(1, _MOST_JITTER)
+
 
 class ServiceError(Exception):
-    """Base of all errors that a caller sees."""
+    """Base of all errors that a caller sees.
+
+    Attributes:
+        retry_after_s: Seconds after which the same request may succeed; None where that is not to be expected.
+    """
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    retry_after_s: float | None = None
 
 
 class InvalidRequest(ServiceError):
@@ -64,6 +79,10 @@ class WorkerUnavailable(ServiceError):
     """No worker can run the request."""
 
     status = grpc.StatusCode.UNAVAILABLE
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.retry_after_s = jittered(RETRY_S)
 
 
 class BatchFailed(ServiceError):

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from scheduler_svc.api.malformed import MalformedRequest, decode
-from scheduler_svc.errors import InvalidRequest, Overloaded, ServiceError
+from scheduler_svc.errors import InvalidRequest, ServiceError
 from scheduler_svc.panics import ENDINGS
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ async def _abort(method: str, error: BaseException, context: "Context") -> NoRet
 
 
 def trailing_metadata(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns the metadata that tells a client what to do: google.rpc.Status, and when to retry if it is overload."""
+    """Returns the metadata that tells a client what to do: google.rpc.Status, and when to retry if that makes sense."""
     code: int = error.status.value[0]
     status = status_pb2.Status(code=code, message=str(error))
-    if isinstance(error, Overloaded):
+    if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
         status.details.add().Pack(retry)

@@ -11,7 +11,9 @@ from google.rpc import error_details_pb2, status_pb2
 from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
+from scheduler_svc.admission import ClassAdmission
 from scheduler_svc.api.error_interceptor import trailing_metadata
+from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
 from tests.api_service import Service, collect, running, text_request
 from tests.fakes import FakeGenerator, served_model
@@ -43,6 +45,31 @@ async def test_overload_says_when_to_retry() -> None:
     assert status.code == 8
     assert status.details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 1250
+
+
+async def test_without_worker_each_caller_is_told_its_own_time_to_retry() -> None:
+    delays_ms = set()
+    async with running(FakeGenerator(model=None)) as service:
+        for _ in range(4):
+            error = await error_of(service, text_request("hello"))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            retry = error_details_pb2.RetryInfo()
+            assert details_of(error).details[0].Unpack(retry)
+            delays_ms.add(retry.retry_delay.ToMilliseconds())
+    assert all(2000 <= delay_ms <= 3000 for delay_ms in delays_ms)
+    assert len(delays_ms) > 1
+
+
+def test_the_time_to_retry_after_overload_differs() -> None:
+    full = ClassAdmission(RequestClass.BEST_EFFORT, limit=0)
+    hints = set()
+    for _ in range(8):
+        with pytest.raises(Overloaded) as caught:
+            full.enter()
+        hints.add(caught.value.retry_after_s)
+        assert f"retry in {caught.value.retry_after_s:.1f} s" in str(caught.value)
+    assert all(hint is not None and 1 <= hint <= 1.5 for hint in hints)
+    assert len(hints) > 1
 
 
 async def test_bad_field_is_named_in_the_details() -> None:
