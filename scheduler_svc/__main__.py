@@ -73,6 +73,14 @@ def serve(
             envvar="QLLM_HTTP_PORT", help="Port to serve OpenAI's API on over HTTP; 0: any. Without: no HTTP."
         ),
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="QLLM_CORS_ORIGIN",
+            help="Origin of web pages that browsers may let use HTTP, such as https://example.org, or * for all; "
+            "may be repeated. Without: none.",
+        ),
+    ] = None,
     policy: Annotated[PolicyName, typer.Option(envvar="QLLM_POLICY", help="Who runs next.")] = _DEFAULT_POLICY,
     preempt_at: Annotated[
         PreemptAt, typer.Option(envvar="QLLM_PREEMPT_AT", help="Where running work may stop.")
@@ -190,6 +198,7 @@ def serve(
             grpc_port=grpc_port,
             http_host=listening_host("--http-host", http_host),
             http_port=http_port,
+            cors_origins=tuple(cors_origin or ()),
             engine=engine,
             hang_timeout_s=hang_timeout_s,
             grace_s=grace_s,

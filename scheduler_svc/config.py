@@ -4,6 +4,7 @@ A bad value is refused with its name, what was given and what is allowed.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.endpoint import CurveServer
 from scheduler_svc.engine import EngineSettings
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#]+")
 
 
 class ConfigRefused(ValueError):
@@ -33,6 +36,7 @@ class Config:
         hang_timeout_s: Seconds without progress after which a worker counts as hung.
         grace_s: Seconds that running requests get when the service stops.
         http_port: Port of the OpenAI-compatible HTTP endpoint; None serves no HTTP.
+        cors_origins: Origins of web pages that may use it, such as https://example.org; "*" for all.
         trace: File to record a timeline in; None records nothing.
         trace_max_mib: Size at which recording ends.
     """
@@ -45,6 +49,7 @@ class Config:
     grpc_port: int = 50051
     http_host: str = "127.0.0.1"
     http_port: int | None = None
+    cors_origins: tuple[str, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     hang_timeout_s: float = 10.0
     grace_s: float = 2.0
@@ -63,6 +68,11 @@ class Config:
             raise ConfigRefused(f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker")
         _check("--grpc-port", self.grpc_port, 0, 65535)
         _check("--http-port", self.http_port or 0, 0, 65535)
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigRefused(
+                    f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] without a path"
+                )
         _check("--hang-timeout-s", self.hang_timeout_s, 0.2, 3600)
         _check("--grace-s", self.grace_s, 0, 3600)
         _check("--trace-max-mib", self.trace_max_mib, 1, 1 << 20)

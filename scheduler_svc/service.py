@@ -23,6 +23,7 @@ from scheduler_svc.config import Config, ConfigRefused
 from scheduler_svc.core.commands import Command
 from scheduler_svc.core.ids import CommandId
 from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.engine import Engine
 from scheduler_svc.garbage import spare_the_loop
 from scheduler_svc.generation import ServedModel
@@ -51,8 +52,11 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         self._engine = Engine(config.engine, self._send, self._fail, timeline)
         self._texts = TextGenerator(self._engine)
-        self._api = ApiServer(self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port)
-        self._http = _make_http(self._engine, self._texts, config)
+        most = max_connections(raise_descriptor_limit())
+        self._api = ApiServer(
+            self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port, max_connections=most
+        )
+        self._http = _make_http(self._engine, self._texts, config, most)
         with _refusing_address("--grpc-port", config.grpc_host, config.grpc_port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,6 +64,7 @@ class Service:
     async def run(self) -> None:
         """Serves until SIGINT, SIGTERM or a fatal error, which is raised."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_failed_accepts_rarely())
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
         async with contextlib.AsyncExitStack() as stack:
@@ -168,17 +173,26 @@ def _facts(config: Config) -> ServiceSettings:
     )
 
 
-def _make_http(engine: Engine, texts: TextGenerator, config: Config) -> "OpenAiServer | None":
+def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connections: int) -> "OpenAiServer | None":
     """Returns the HTTP server, on its address already; raises ConfigRefused if it cannot be had."""
     if config.http_port is None:
         return None
     try:
+        from scheduler_svc.api.openai.limits import HttpLimits
         from scheduler_svc.api.openai.server import OpenAiServer
     except ModuleNotFoundError as error:
         raise ConfigRefused(
             f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
         ) from None
-    http = OpenAiServer(engine, texts, config.http_host, config.http_port, config.grace_s)
+    http = OpenAiServer(
+        engine,
+        texts,
+        config.http_host,
+        config.http_port,
+        config.grace_s,
+        limits=HttpLimits(max_connections=max_connections),
+        cors_origins=config.cors_origins,
+    )
     with _refusing_address("--http-port", config.http_host, config.http_port):
         http.bind()
     return http

@@ -69,7 +69,7 @@ class FakeStream:
                 self.end()
                 yield TokenEvent((), (), FinishReason.ABORTED, self.usage())
                 return
-            if self.generator.fail_with is not None:
+            if self.generator.fail_with is not None and self.num_out >= self.generator.fail_after:
                 self.end()
                 raise self.generator.fail_with
             event = self.next_event()
@@ -116,6 +116,7 @@ class FakeGenerator:
         hold_after: A stream waits once it has given this many tokens, until it is aborted; None: never.
         refuse_with: Raised by submit.
         fail_with: Raised by streams.
+        fail_after: That many tokens come first.
         live: Streams that are not over.
         submitted: Every request that was accepted.
         closed_early: Ids of requests whose stream was closed while live.
@@ -129,6 +130,7 @@ class FakeGenerator:
     hold_after: int | None = None
     refuse_with: ServiceError | None = None
     fail_with: Exception | None = None
+    fail_after: int = 0
     live: dict[str, FakeStream] = field(default_factory=dict)
     submitted: list[GenerationRequest] = field(default_factory=list)
     closed_early: list[str] = field(default_factory=list)

@@ -71,10 +71,22 @@ class LiveService:
 
 
 @contextmanager
-def start_service(model: Path, log: Path, *options: str, worker_options: tuple[str, ...] = ()) -> Iterator[LiveService]:
-    """Starts a service on a free port, waits until it serves, and stops it in good order."""
+def start_service(
+    model: Path, log: Path, *options: str, worker_options: tuple[str, ...] = (), under: tuple[str, ...] = ()
+) -> Iterator[LiveService]:
+    """Starts a service on a free port, waits until it serves, and stops it in good order; `under` is a command that runs it."""
     port = free_port()
-    command = [sys.executable, "-m", "scheduler_svc", "--model", str(model), "--spawn-worker", "--grpc-port", str(port)]
+    command = [
+        *under,
+        sys.executable,
+        "-m",
+        "scheduler_svc",
+        "--model",
+        str(model),
+        "--spawn-worker",
+        "--grpc-port",
+        str(port),
+    ]
     command += [*options, "--", "--dtype", "float32", "--threads", "1", "--kv-cache-gib", "0.05", *worker_options]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stderr=sink, start_new_session=True)

@@ -9,7 +9,9 @@ from typing import Any
 import httpx2
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.envelope import Envelope
 from scheduler_svc.api.openai.guard import RequestGuard
+from scheduler_svc.api.openai.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from tests.fakes import FakeGenerator
@@ -69,20 +71,25 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def http_app(generator: FakeGenerator) -> AsyncIterator[HttpService]:
+async def http_app(
+    generator: FakeGenerator, *, comment_interval_s: float = 15, cors_origins: tuple[str, ...] = ()
+) -> AsyncIterator[HttpService]:
     """Calls the application without a server, which is faster; a stream arrives when it is over."""
     texts = TextGenerator(generator)
-    transport = httpx2.ASGITransport(RequestGuard(make_app(generator, texts)))
+    app = Envelope(RequestGuard(make_app(generator, texts, comment_interval_s)), cors_origins)
+    transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http)
     texts.close()
 
 
 @asynccontextmanager
-async def running_http(generator: FakeGenerator, grace_s: float = 0) -> AsyncIterator[HttpServer]:
+async def running_http(
+    generator: FakeGenerator, grace_s: float = 0, limits: HttpLimits = DEFAULT_LIMITS
+) -> AsyncIterator[HttpServer]:
     """Runs a server until the block ends."""
     texts = TextGenerator(generator)
-    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s)
+    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s, limits=limits)
     server.bind()
     serving = server.start()
     try:

@@ -1,6 +1,6 @@
 """One answer: its generations, begun all or none, and how they are written, at once or as a stream.
 
-Knows nothing of HTTP but that errors after the first byte must travel in the stream.
+Knows nothing of HTTP but that an error of a stream that has begun must travel in it.
 """
 
 import logging
@@ -17,7 +17,6 @@ from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, 
 from scheduler_svc.api.openai.sse import DONE, event
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import InvalidRequest, ServiceError
-from scheduler_svc.panics import ENDINGS
 
 _log = logging.getLogger(__name__)
 
@@ -57,21 +56,21 @@ class Answer:
         return {**self._head, "choices": choices, "usage": self._usage.read(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yields the answer as events; an error ends them in place of [DONE]."""
+        """Yields the answer as events, [DONE] at last; raises ServiceError if a part of it cannot be finished."""
         try:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
                     yield event(chunk)
             yield DONE
-        except ServiceError as error:
-            yield event(error_body(error))
-        except ENDINGS:
-            raise
-        except BaseException:
-            _log.exception("answer_id=%s failed unexpectedly", self.answer_id)
-            yield event(error_body(ServiceError("internal error")))
         finally:
             self._close()
+
+    def error_event(self, error: BaseException) -> bytes:
+        """Returns the event that ends a stream which cannot be finished, in place of [DONE]."""
+        if not isinstance(error, ServiceError):
+            _log.error("answer_id=%s failed unexpectedly", self.answer_id, exc_info=error)
+            error = ServiceError("internal error")
+        return event(error_body(error))
 
     async def _chunks(self) -> AsyncGenerator[JsonObject, None]:
         """Yields one object, changed for each delta: it is to be written before the next is asked for."""

@@ -12,6 +12,7 @@ from scheduler_svc import __version__
 from scheduler_svc.api.openai.answer import begin_answer
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
+from scheduler_svc.api.openai.envelope import REQUEST_ID
 from scheduler_svc.api.openai.errors import (
     BodyUnreadable,
     ModelNotFound,
@@ -27,28 +28,43 @@ from scheduler_svc.api.validation import context_tokens
 from scheduler_svc.errors import ServiceError, WorkerUnavailable
 from scheduler_svc.generation import Generator, WorkerState
 
+_MAX_SHOWN_CHARS = 100
 
-def make_app(generator: Generator, texts: TextGenerator) -> FastAPI:
-    """Returns the application over a generator and its text side."""
+
+def make_app(generator: Generator, texts: TextGenerator, comment_interval_s: float) -> FastAPI:
+    """Returns the application.
+
+    Args:
+        generator: Runs the requests.
+        texts: Its text side.
+        comment_interval_s: Seconds after which a silent stream sends a comment.
+    """
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    _add_generation(app, texts)
+    _add_generation(app, texts, comment_interval_s)
     _add_facts(app, generator, texts)
     _add_errors(app)
     return app
 
 
-def _add_generation(app: FastAPI, texts: TextGenerator) -> None:
+def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: float) -> None:
+    async def answer(question: Question) -> Response:
+        answer = await begin_answer(texts, question)
+        headers = {REQUEST_ID: answer.answer_id}
+        if question.stream is not None:
+            return EventStream(answer.events(), answer.error_event, headers, comment_interval_s)
+        return JSONResponse(await answer.whole(), headers=headers)
+
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
         """Continues prompts."""
         _require_model(texts, body.model)
-        return await _answer(texts, completion_question(body))
+        return await answer(completion_question(body))
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatCompletionRequest) -> Response:
         """Answers a conversation."""
         _require_model(texts, body.model)
-        return await _answer(texts, chat_question(body))
+        return await answer(chat_question(body))
 
 
 def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
@@ -90,7 +106,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(invalid_body(error))
+        return error_response(invalid_body(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
@@ -98,10 +114,11 @@ def _add_errors(app: FastAPI) -> None:
             return error_response(
                 BodyUnreadable("it is no UTF-8, nested too deeply, or has a number of too many digits")
             )
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        asked = f"{request.method[:_MAX_SHOWN_CHARS]} {request.url.path[:_MAX_SHOWN_CHARS]}"
+        message = f"{asked}: {error.detail}"
         return plain_error_response(error.status_code, message, error.headers)
 
-    @app.exception_handler(Exception)  # logged by the server, which sees it after this
+    @app.exception_handler(Exception)  # logged further out, where it is seen after this
     async def unforeseen(request: Request, error: Exception) -> Response:
         return error_response(ServiceError("internal error"))
 
@@ -111,11 +128,3 @@ def _require_model(texts: TextGenerator, name: str | None) -> None:
     served = texts.connected_model().name
     if name is not None and name != served:
         raise ModelNotFound(name, served)
-
-
-async def _answer(texts: TextGenerator, question: Question) -> Response:
-    answer = await begin_answer(texts, question)
-    headers = {"x-request-id": answer.answer_id}
-    if question.stream is not None:
-        return EventStream(answer.events(), headers)
-    return JSONResponse(await answer.whole(), headers=headers)

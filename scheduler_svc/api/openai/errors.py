@@ -3,11 +3,15 @@
 ServiceError
 └── HttpError              carries `http_status` and `code`
     ├── BodyUnreadable     400: it is no JSON
+    ├── BodyNotJson        400: it is not called JSON
+    ├── NoHttp             400: what came is no request
     ├── ModelNotFound      404: the request names a model that is not served
+    ├── HeadersTooSlow     408
     ├── BodyTooSlow        408
-    └── BodyTooLarge       413
+    ├── BodyTooLarge       413
+    └── TooManyConnections 503
 
-    ServiceError             -> the HTTP status of its gRPC status; overload with the time after which to retry
+    ServiceError             -> the HTTP status of its gRPC status, with the time after which to retry if it has one
     a body with wrong fields -> 400 that names the field, what was given and what is allowed
     anything else            -> 500 "internal error"; whoever catches it logs it
 """
@@ -23,7 +27,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from scheduler_svc.api.openai.schemas import KIND_MARK
-from scheduler_svc.errors import InvalidRequest, Overloaded, ServiceError
+from scheduler_svc.errors import RETRY_S, InvalidRequest, ServiceError, jittered
 
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -37,6 +41,7 @@ _CODES = {
 }
 # A field that is not known has any name.
 _MAX_FIELD_CHARS = 100
+_MAX_SHOWN_CHARS = 100
 _PYDANTIC_PREFIX = "Input should be "
 
 
@@ -58,6 +63,29 @@ class BodyUnreadable(HttpError):
         super().__init__(f"body: got text that cannot be read, allowed is a JSON object: {reason}")
 
 
+class BodyNotJson(HttpError):
+    """The body is called something else than JSON, or nothing.
+
+    Such a body is not read as JSON all the same: a browser lets any page send it to a server on this machine, unasked.
+    """
+
+    http_status = HTTPStatus.BAD_REQUEST
+    param = "content-type"
+
+    def __init__(self, given: str | None) -> None:
+        shown = "nothing" if given is None else repr(given[:_MAX_SHOWN_CHARS])
+        super().__init__(f"content-type: got {shown}, allowed is application/json")
+
+
+class NoHttp(HttpError):
+    """What came over a connection is no request that can be read."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self) -> None:
+        super().__init__("what came is no HTTP/1.1, or the headers of a request are larger than 64 KiB")
+
+
 class ModelNotFound(HttpError):
     """The model that is named is not the one that is served."""
 
@@ -66,7 +94,7 @@ class ModelNotFound(HttpError):
     param = "model"
 
     def __init__(self, given: str, served: str) -> None:
-        super().__init__(f"model: got {given[:100]!r}, allowed is {served!r}, which is served")
+        super().__init__(f"model: got {given[:_MAX_SHOWN_CHARS]!r}, allowed is {served!r}, which is served")
 
 
 class BodyTooLarge(HttpError):
@@ -78,6 +106,15 @@ class BodyTooLarge(HttpError):
         super().__init__(f"body: got too many bytes, allowed are at most {max_bytes}")
 
 
+class HeadersTooSlow(HttpError):
+    """The headers did not come in time."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"headers: they did not come within {timeout_s:g} s")
+
+
 class BodyTooSlow(HttpError):
     """The body did not come in time."""
 
@@ -85,6 +122,20 @@ class BodyTooSlow(HttpError):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"body: it did not come within {timeout_s:g} s")
+
+
+class TooManyConnections(HttpError):
+    """Requests run on as many connections as there may be."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "service_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("a request runs on each of the connections that there may be; try again later")
+        self.retry_after_s = jittered(RETRY_S)
+
+
+_ENDS_OF_CONNECTIONS = (BodyTooLarge, BodyTooSlow, HeadersTooSlow, NoHttp, TooManyConnections)
 
 
 def error_response(error: ServiceError) -> Response:
@@ -105,16 +156,18 @@ def error_body(error: ServiceError) -> dict[str, object]:
     return _body(str(error), _status(error), param, _CODES.get(error.status))
 
 
-def invalid_body(error: RequestValidationError) -> ServiceError:
-    """Returns the first thing that is wrong with a body."""
+def invalid_body(error: RequestValidationError, content_type: str | None) -> ServiceError:
+    """Returns the first thing that is wrong with a body of that type."""
     first = error.errors()[0]
+    if isinstance(first["input"], bytes):  # FastAPI reads no body that is not called JSON
+        return BodyNotJson(content_type)
     context = first.get("ctx", {})
     if first["type"] == "json_invalid":
         return BodyUnreadable(f"{context['error']} at character {first['loc'][1]}")
     path = [part for part in first["loc"][1:] if not str(part).startswith(KIND_MARK)]
     path += [context["field"]] if "field" in context else []
     if not path:
-        return InvalidRequest("body", first["input"], "a JSON object, sent as application/json")
+        return InvalidRequest("body", first["input"], "a JSON object")
     if first["type"] == "missing":
         return InvalidRequest(_field(path), None, "a value: the field is required")
     allowed = str(first["msg"]).removeprefix(_PYDANTIC_PREFIX)
@@ -158,11 +211,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
 
     A connection whose request was not read to its end is of no further use.
     """
-    if isinstance(error, BodyTooLarge | BodyTooSlow):
-        return {"connection": "close"}
-    if not isinstance(error, Overloaded):
-        return {}
-    return {
-        "retry-after": str(max(1, math.ceil(error.retry_after_s))),
-        "retry-after-ms": str(math.ceil(error.retry_after_s * 1e3)),
-    }
+    headers = {"connection": "close"} if isinstance(error, _ENDS_OF_CONNECTIONS) else {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1e3))
+    return headers

@@ -8,12 +8,12 @@ Knows nothing of what is asked.
 
 import asyncio
 import contextlib
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler_svc.api.openai.errors import BodyTooLarge, BodyTooSlow, error_body, error_response
+from scheduler_svc.api.openai.limits import DEFAULT_LIMITS
+from scheduler_svc.api.openai.progress import Progress
 from scheduler_svc.api.openai.sse import event
 from scheduler_svc.errors import ServiceError, WorkerUnavailable
 from scheduler_svc.panics import ENDINGS, LibraryPanic
@@ -22,7 +22,6 @@ from scheduler_svc.panics import ENDINGS, LibraryPanic
 MAX_BODY_BYTES = 4 << 20
 # A client that sends too much is heard out so far, since many read no answer before they have sent everything.
 _MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
-BODY_TIMEOUT_S = 60.0
 # What a stopping service gives a client to take in why its answer ends.
 _LAST_WORD_S = 0.2
 
@@ -35,7 +34,7 @@ class RequestGuard:
         body_timeout_s: Seconds within which a body must have come.
     """
 
-    def __init__(self, app: ASGIApp, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
+    def __init__(self, app: ASGIApp, body_timeout_s: float = DEFAULT_LIMITS.body_timeout_s) -> None:
         self._app = app
         self._body_timeout_s = body_timeout_s
         self._running: set[asyncio.Task[None]] = set()
@@ -59,7 +58,7 @@ class RequestGuard:
             await error_response(refusal)(scope, receive, send)
         else:
             if body is not None:
-                await self._run(scope, body, receive, _Progress(send))
+                await self._run(scope, body, receive, Progress(send))
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests; gives running ones `grace_s` to end, then ends them with an error."""
@@ -69,7 +68,7 @@ class RequestGuard:
         for work in self._running:
             work.cancel()
 
-    async def _run(self, scope: Scope, body: bytes, receive: Receive, progress: "_Progress") -> None:
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, progress: Progress) -> None:
         work = asyncio.create_task(self._work(scope, _replay(body), progress))
         leaving = asyncio.create_task(_until_client_leaves(receive))
         self._running.add(work)
@@ -85,7 +84,7 @@ class RequestGuard:
         elif self._is_stopping:
             await _say_why(scope, receive, progress)
 
-    async def _work(self, scope: Scope, receive: Receive, progress: "_Progress") -> None:
+    async def _work(self, scope: Scope, receive: Receive, progress: Progress) -> None:
         try:
             await self._app(scope, receive, progress.send)
         except (Exception, *ENDINGS):
@@ -94,21 +93,6 @@ class RequestGuard:
             if not progress.has_begun:
                 await error_response(ServiceError("internal error"))(scope, receive, progress.send)
             raise LibraryPanic(type(panic).__name__) from panic
-
-
-class _Progress:
-    """Remembers how far an answer has come."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.has_begun = False
-        self.has_ended = False
-
-    async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Sends a part of the answer."""
-        await self._send(message)
-        self.has_begun = True
-        self.has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -148,7 +132,7 @@ async def _until_client_leaves(receive: Receive) -> None:
         pass
 
 
-async def _say_why(scope: Scope, receive: Receive, progress: _Progress) -> None:
+async def _say_why(scope: Scope, receive: Receive, progress: Progress) -> None:
     """Ends an answer that the service could not finish; a client that does not read finds a closed connection."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORD_S):

@@ -127,6 +127,7 @@ class GenerationFields(_Strict):
 
     model: str | None = None
     service_tier: ServiceTier | None = None
+    priority: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None

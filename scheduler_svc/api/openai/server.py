@@ -7,18 +7,24 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import uvicorn
 from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.connection import Connection
+from scheduler_svc.api.openai.connection_room import ConnectionRoom
+from scheduler_svc.api.openai.envelope import Envelope
 from scheduler_svc.api.openai.guard import RequestGuard
+from scheduler_svc.api.openai.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 
 _BACKLOG = 2048
-_KEEP_ALIVE_S = 65
+# asyncio accepts as many connections in one turn as its backlog is, before any of them is counted.
+_ACCEPTS_PER_TURN = 100
 # asyncio sets TCP_NODELAY itself, but on sockets that name TCP as their protocol only, which none of `create_server` does.
 # Without it an answer's second packet waits up to 40 ms for the client to acknowledge the first.
 # A client whose machine vanished holds its connection until it is noticed: 20 s of silence and two probes; or, with data on
@@ -42,13 +48,28 @@ class OpenAiServer:
         host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
         port: 0 for any free port.
         grace_s: Seconds that running requests get when the server stops.
+        limits: What clients may take.
+        cors_origins: Web pages of these origins may ask; "*" for all.
     """
 
-    def __init__(self, generator: Generator, texts: TextGenerator, host: str, port: int, grace_s: float) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        texts: TextGenerator,
+        host: str,
+        port: int,
+        grace_s: float,
+        *,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        cors_origins: Sequence[str] = (),
+    ) -> None:
         self._host = host
         self._requested_port = port
         self._grace_s = grace_s
-        self._guard = RequestGuard(make_app(generator, texts))
+        self._limits = limits
+        self._guard = RequestGuard(make_app(generator, texts, limits.comment_interval_s), limits.body_timeout_s)
+        self._app = Envelope(self._guard, cors_origins)
+        self._room = ConnectionRoom(limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -78,17 +99,18 @@ class OpenAiServer:
         if self._listener is None:
             raise RuntimeError("bind first")
         config = uvicorn.Config(
-            self._guard,
-            http="h11",
+            self._app,
+            http=partial(Connection, self._room, self._limits.header_timeout_s),  # type: ignore[arg-type]  # called, no more
             ws="none",
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # its warnings are of what clients send
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            backlog=_ACCEPTS_PER_TURN,
+            timeout_keep_alive=self._limits.keep_alive_s,
             # The guard ends requests after the grace; this is for connections whose client does not read to the end.
             timeout_graceful_shutdown=math.ceil(self._grace_s) + 1,
         )
@@ -107,9 +129,15 @@ class OpenAiServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the service."""
+    """Leaves signals to the service, and lets many connections wait to be accepted, though not all in one turn."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Captures none."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # asyncio has set it to its own

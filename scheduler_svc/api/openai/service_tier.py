@@ -1,4 +1,4 @@
-"""The classes of requests as OpenAI's API names them."""
+"""The classes of requests as OpenAI's API names them, and as vLLM's `priority` does."""
 
 from typing import Literal, TypeAlias
 
@@ -7,7 +7,6 @@ from scheduler_svc.core.sequence import RequestClass
 ServiceTier: TypeAlias = Literal["auto", "default", "priority", "flex", "batch"]
 
 _CLASSES: dict[ServiceTier, RequestClass] = {
-    "auto": RequestClass.LATENCY_SENSITIVE,
     "default": RequestClass.LATENCY_SENSITIVE,
     "priority": RequestClass.LATENCY_SENSITIVE,
     "flex": RequestClass.BEST_EFFORT,
@@ -15,6 +14,13 @@ _CLASSES: dict[ServiceTier, RequestClass] = {
 }
 
 
-def request_class_of(tier: ServiceTier | None) -> RequestClass:
-    """Returns the tier's class; a request without tier is latency-sensitive."""
-    return RequestClass.LATENCY_SENSITIVE if tier is None else _CLASSES[tier]
+def request_class_of(tier: ServiceTier | None, priority: int | None) -> RequestClass:
+    """Returns the class of a request.
+
+    Args:
+        tier: Decides, unless it is absent or "auto".
+        priority: Decides then: lower is more urgent, and whatever is less urgent than the default, 0, is best-effort.
+    """
+    if tier is not None and tier != "auto":
+        return _CLASSES[tier]
+    return RequestClass.BEST_EFFORT if priority is not None and priority > 0 else RequestClass.LATENCY_SENSITIVE

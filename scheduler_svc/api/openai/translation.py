@@ -37,7 +37,7 @@ def drafts_of(
     return [
         NamedDraft(
             Draft(
-                request_class=request_class_of(body.service_tier),
+                request_class=request_class_of(body.service_tier, body.priority),
                 prompt=prompt,
                 sampling=_for_choice(sampling, index),
                 stop=stop,

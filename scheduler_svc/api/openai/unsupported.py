@@ -34,7 +34,6 @@ _NEUTRAL: NeutralValues = {
     "logit_bias": ({},),
     "logits_processors": ([],),
     "presence_penalty": (0,),
-    "priority": (0,),  # vLLM's; here it is service_tier
     "prompt_logprobs": (),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),

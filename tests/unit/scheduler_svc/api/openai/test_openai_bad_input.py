@@ -109,7 +109,8 @@ CASES = (
     Case("skip_special_tokens", False, ("true or null",)),
     Case("response_format", {"type": "json_object"}, ("json_object", '{"type": "text"}')),
     Case("prompt_logprobs", 0, ("null",)),
-    Case("priority", 1, ("0 or null",)),
+    Case("priority", "high", ("'high'", "integer")),
+    Case("priority", 0.5, ("0.5", "integer")),
     Case("unheard_of", None, ("no such field",)),
     Case("<text>", 1, ("no such field",)),
     Case("x" * 1000, 1, ("no such field",), "x" * 100),
@@ -193,7 +194,9 @@ async def test_body_that_is_not_called_json_is_refused(content_type: str | None)
         headers = {"content-type": content_type} if content_type else {}
         response = await service.http.post(COMPLETIONS, content=b'{"prompt": "hello"}', headers=headers)
         assert response.status_code == 400
-        assert "application/json" in error_of(response)["message"]
+        shown = repr(content_type) if content_type else "nothing"
+        assert error_of(response)["message"] == f"content-type: got {shown}, allowed is application/json"
+        assert error_of(response)["param"] == "content-type"
         assert service.generator.submitted == []
 
 
@@ -268,3 +271,11 @@ async def test_unknown_paths_and_methods_get_an_error_of_the_same_form(method: s
         response = await service.http.request(method, path)
         assert response.status_code == status
         assert path in error_of(response)["message"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/" + "a" * 60_000), ("A" * 60_000, "/health")])
+async def test_what_was_asked_for_is_quoted_in_short(method: str, path: str) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.http.request(method, path)
+        assert response.status_code in {404, 405}
+        assert len(error_of(response)["message"]) < 300

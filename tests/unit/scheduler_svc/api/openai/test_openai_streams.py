@@ -3,13 +3,18 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import Mock
 
 import httpx2
 import pytest
 
-from scheduler_svc.errors import BatchFailed, Overloaded, WorkerUnavailable
+from scheduler_svc.api.openai.limits import HttpLimits
+from scheduler_svc.api.openai.sse import EventStream
+from scheduler_svc.errors import BatchFailed, Overloaded, ServiceError, WorkerUnavailable
 from tests.fakes import FakeGenerator, FakeStream, served_model
 from tests.openai_service import (
     CHAT,
@@ -131,32 +136,153 @@ async def test_reader_that_never_reads_delays_nobody_and_is_aborted_when_it_leav
 
 @pytest.mark.parametrize("num_choices", [1, 3])
 async def test_error_amid_a_stream_comes_in_place_of_its_end(num_choices: int) -> None:
-    generator = FakeGenerator(fail_with=BatchFailed("the worker could not run the batch"))
+    generator = FakeGenerator(fail_with=BatchFailed("the worker could not run the batch"), fail_after=1)
     async with http_app(generator) as service:
         response = await service.post(COMPLETIONS, prompt="hello", stream=True, n=num_choices)
     assert response.status_code == 200
-    [event] = events_of(response.text)
-    assert json.loads(event)["error"]["message"] == "the worker could not run the batch"
-    assert json.loads(event)["error"]["type"] == "server_error"
+    *chunks, last = events_of(response.text)
+    assert all(json.loads(chunk)["choices"] for chunk in chunks)
+    assert 1 <= len(chunks) <= num_choices
+    assert json.loads(last)["error"]["message"] == "the worker could not run the batch"
+    assert json.loads(last)["error"]["type"] == "server_error"
     assert generator.live == {}
 
 
+@pytest.mark.parametrize("num_choices", [1, 3])
+@pytest.mark.parametrize(
+    ("error", "status"), [(BatchFailed("no memory"), 500), (WorkerUnavailable("the worker is gone"), 503)]
+)
+async def test_error_of_a_stream_before_its_first_event_has_its_status(
+    error: ServiceError, status: int, num_choices: int
+) -> None:
+    generator = FakeGenerator(fail_with=error)
+    async with http_app(generator) as service:
+        response = await service.post(COMPLETIONS, prompt="hello", stream=True, n=num_choices)
+    assert response.status_code == status
+    assert error_of(response)["message"] == str(error)
+    assert ("retry-after" in response.headers) == (status == 503)
+    assert generator.live == {}
+
+
+async def test_headers_leave_with_the_first_event() -> None:
+    events: asyncio.Queue[bytes] = asyncio.Queue()
+    sent: list[str] = []
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        yield await events.get()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=1e6)
+    answering = asyncio.create_task(stream({"type": "http"}, None, send))  # type: ignore[arg-type]  # it reads nothing
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sent == []
+    events.put_nowait(b"data: 1\n\n")
+    await answering
+    assert sent == ["http.response.start", "http.response.body", "http.response.body"]
+
+
+@dataclass
+class Gated(FakeGenerator):
+    """Streams wait at a gate before each event."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pace(self, stream: FakeStream) -> None:
+        await self.gate.wait()
+
+
+@asynccontextmanager
+async def silent_stream(generator: FakeGenerator) -> AsyncIterator[httpx2.Response]:
+    """Yields the answer of a server that sends comments as soon as it has nothing else to send."""
+    body = {"prompt": "hello", "stream": True}
+    limits = HttpLimits(comment_interval_s=0.01)
+    async with (
+        running_http(generator, limits=limits) as service,
+        service.http.stream("POST", COMPLETIONS, json=body) as response,
+    ):
+        yield response
+
+
+@pytest.mark.parametrize("hold_after", [0, 1], ids=["first", "next"])
+async def test_stream_that_waits_for_its_event_sends_comments(hold_after: int) -> None:
+    generator = FakeGenerator(hold_after=hold_after)
+    async with silent_stream(generator) as response:
+        assert response.status_code == 200
+        lines = response.aiter_lines()
+        seen = [await anext(lines) for _ in range(10)]
+        for request_id in list(generator.live):
+            generator.abort(request_id)
+        seen += [line async for line in lines]
+    assert seen.count(": waiting") >= 3
+    data = [line.removeprefix("data: ") for line in seen if line.startswith("data: ")]
+    assert data[-1] == "[DONE]"
+    assert len(data) == hold_after + 2
+    assert {line for line in seen if not line.startswith("data: ")} == {": waiting", ""}
+
+
+async def test_error_after_a_comment_travels_in_the_stream() -> None:
+    generator = Gated(fail_with=WorkerUnavailable("the worker is gone"))
+    async with silent_stream(generator) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == ": waiting"
+        generator.gate.set()
+        *_, last, _ = [line async for line in lines]
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the worker is gone"
+
+
+async def test_client_that_leaves_while_comments_come_ends_its_work(caplog: pytest.LogCaptureFixture) -> None:
+    generator = FakeGenerator(hold_after=0)
+    async with running_http(generator, limits=HttpLimits(comment_interval_s=0.01)) as service:
+        async with service.http.stream("POST", COMPLETIONS, json={"prompt": "hello", "stream": True}) as response:
+            assert await first_event(response) == ": waiting"
+        await until(lambda: not generator.live)
+        await until(lambda: service.server.num_running == 0)
+    assert len(generator.closed_early) == 1
+    assert caplog.records == []
+
+
+async def test_comments_and_events_begin_a_stream_once() -> None:
+    sent: list[str] = []
+    client_reads = asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        await until(lambda: sent)  # a comment has begun the stream, and is held up
+        yield b"data: 1\n\n"
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+        asyncio.get_running_loop().call_later(0.05, client_reads.set)
+        await client_reads.wait()
+
+    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=0.001)
+    await stream({"type": "http"}, None, send)  # type: ignore[arg-type]  # it reads nothing
+    assert sent[0] == "http.response.start"
+    assert sent.count("http.response.start") == 1
+
+
 async def test_unforeseen_error_amid_a_stream_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    async with http_app(FakeGenerator(fail_with=ValueError("secret"))) as service:
+    async with http_app(FakeGenerator(fail_with=ValueError("secret"), fail_after=1)) as service:
         response = await service.post(COMPLETIONS, prompt="hello", stream=True)
-    assert json.loads(events_of(response.text)[0])["error"]["message"] == "internal error"
+    assert json.loads(events_of(response.text)[1])["error"]["message"] == "internal error"
     [record] = caplog.records
     assert record.exc_info is not None
     assert "secret" in str(record.exc_info[1])
 
 
-async def test_unforeseen_error_before_an_answer_is_logged_once_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_unforeseen_error_before_an_answer_is_logged_once_and_not_told(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running_http(FakeGenerator(fail_with=ValueError("secret"))) as service:
-        response = await service.post(COMPLETIONS, prompt="hello")
+        response = await service.post(COMPLETIONS, prompt="hello", stream=stream)
     assert response.status_code == 500
     assert error_of(response)["message"] == "internal error"
     [record] = caplog.records
     assert record.exc_info is not None
+    assert response.headers["x-request-id"] in record.getMessage()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,0 +1,126 @@
+"""One HTTP connection: uvicorn's, with a place among the others, a time within which headers must come, and errors in JSON.
+
+    waits for a request ──headers came──▶ works on it ──answered──▶ waits ...
+      └── headers are late, or no HTTP: refused, then closed once the client has heard why
+
+Knows nothing of what is asked.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from scheduler_svc.api.openai.connection_room import ConnectionRoom
+from scheduler_svc.api.openai.errors import (
+    HeadersTooSlow,
+    NoHttp,
+    TooManyConnections,
+    error_response,
+)
+from scheduler_svc.errors import ServiceError
+
+# A socket that is closed with something unread in it takes the answer back from a client that still sends.
+_LINGER_S = 1.0
+
+
+class Connection(H11Protocol):
+    """One connection.
+
+    Args:
+        room: Where it has its place.
+        header_timeout_s: Seconds within which the whole headers of a request must have come.
+        uvicorn: What the server gives to each connection.
+    """
+
+    def __init__(self, room: ConnectionRoom, header_timeout_s: float, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._room = room
+        self._header_timeout_s = header_timeout_s
+        self._deadline: asyncio.TimerHandle | None = None
+        self._was_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class has it
+        """Takes a place, or answers that there is none."""
+        super().connection_made(transport)
+        if self._room.enter(self):
+            self._set_deadline(self._header_timeout_s, self._headers_are_late)
+        else:
+            self._answer(TooManyConnections())
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes in a part of a request."""
+        if self._was_refused:
+            return
+        super().data_received(data)
+        if self._note_state() and self._deadline is None:
+            self._set_deadline(self._header_timeout_s, self._headers_are_late)
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request."""
+        super().on_response_complete()
+        self._note_state()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gives the place back."""
+        self._room.leave(self)
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """Closes the connection, on which no request runs."""
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP; the base class calls it."""
+        self._refuse(NoHttp())
+
+    def _note_state(self) -> bool:
+        """Notes whether a request runs; returns whether headers are waited for."""
+        if self._was_refused or self.transport.is_closing():
+            return False
+        if self.conn.their_state is h11.IDLE:
+            self._room.note_waiting(self)
+            return True
+        self._room.note_working(self)
+        self._clear_deadline()
+        return False
+
+    def _set_deadline(self, time_s: float, then: Callable[[], None]) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(time_s, then)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _headers_are_late(self) -> None:
+        some_came = bool(self.conn.trailing_data[0])
+        if some_came:
+            self._refuse(HeadersTooSlow(self._header_timeout_s))
+        else:
+            self.give_way()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answers with an error in place of the application, and closes the connection shortly afterwards."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()  # an answer is under way
+            return
+        self._answer(error)
+        self._was_refused = True
+        self.transport.write_eof()
+        self._room.note_waiting(self)
+        self._set_deadline(_LINGER_S, self.transport.abort)
+
+    def _answer(self, error: ServiceError) -> None:
+        response = error_response(error)
+        headers = [*response.raw_headers, (b"x-request-id", uuid.uuid4().hex.encode())]
+        status = response.status_code
+        head = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
+        for part in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(part) or b"")
