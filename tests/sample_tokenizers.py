@@ -62,3 +62,10 @@ def panicking_tokenizer_json() -> bytes:
     content = json.loads(byte_level_tokenizer().to_str())
     content["decoder"] = {"type": "Strip", "content": "a", "start": 1, "stop": 1}
     return json.dumps(content).encode()
+
+
+def without_bound(tokenizer: Tokenizer) -> bytes:
+    """The same tokenizer's file, spaces around a text removed: no number of characters says that its tokens are too many."""
+    changed = Tokenizer.from_str(tokenizer.to_str())
+    changed.normalizer = normalizers.Strip()
+    return changed.to_str().encode()

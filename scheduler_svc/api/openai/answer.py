@@ -15,6 +15,7 @@ from scheduler_svc.api.openai.errors import error_body
 from scheduler_svc.api.openai.merging import merged
 from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, StreamPlan
 from scheduler_svc.api.openai.sse import DONE, event
+from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import InvalidRequest, ServiceError
 
@@ -32,7 +33,10 @@ class Answer:
         self.answer_id = answer_id
         self._question = question
         self._generations = generations
-        self._choices = [question.new_choice(index, one.tokenizer) for index, one in enumerate(generations)]
+        self._choices = [
+            question.new_choice(index, TokenTexts(one.tokenizer, one.prompt_token_ids))
+            for index, one in enumerate(generations)
+        ]
         self._usage = _RunningUsage(generations, question.num_choices_per_prompt)
         self._head: JsonObject = {
             "id": answer_id,
@@ -140,7 +144,7 @@ class _RunningUsage:
     """Counts what an answer has used; a prompt counts once, however many choices it has."""
 
     def __init__(self, generations: list[TextGeneration], num_choices_per_prompt: int) -> None:
-        self._num_prompt_tokens = sum(one.num_prompt_tokens for one in generations[::num_choices_per_prompt])
+        self._num_prompt_tokens = sum(len(one.prompt_token_ids) for one in generations[::num_choices_per_prompt])
         self._num_output_tokens = 0
 
     def add(self, delta: Delta) -> None:

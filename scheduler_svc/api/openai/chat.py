@@ -6,10 +6,9 @@ from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import ChatPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.schemas import ChatCompletionRequest, ChatMessage
-from scheduler_svc.api.openai.token_texts import finite, token_bytes, token_text
+from scheduler_svc.api.openai.token_texts import TokenTexts, finite
 from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
 from scheduler_svc.chat_template import ChatTurn
-from scheduler_svc.tokenizer import Tokenizer
 
 # An answer may be as long as the context allows, as with OpenAI and vLLM.
 DEFAULT_MAX_TOKENS = sys.maxsize
@@ -19,9 +18,9 @@ _PARTS_SEPARATOR = "\n"
 def chat_question(body: ChatCompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
 
-    def new_choice(index: int, tokenizer: Tokenizer | None) -> Choice:
+    def new_choice(index: int, token_texts: TokenTexts) -> Choice:
         return _ChatChoice(
-            index, tokenizer, with_logprobs=bool(body.logprobs), with_token_ids=bool(body.return_token_ids)
+            index, token_texts, with_logprobs=bool(body.logprobs), with_token_ids=bool(body.return_token_ids)
         )
 
     prompt = ChatPrompt([_turn(message) for message in body.messages])
@@ -46,9 +45,9 @@ def _turn(message: ChatMessage) -> ChatTurn:
 class _ChatChoice:
     """Writes a choice; the role comes with the first part."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer | None, *, with_logprobs: bool, with_token_ids: bool) -> None:
+    def __init__(self, index: int, token_texts: TokenTexts, *, with_logprobs: bool, with_token_ids: bool) -> None:
         self._index = index
-        self._tokenizer = tokenizer
+        self._token_texts = token_texts
         self._with_logprobs = with_logprobs
         self._with_token_ids = with_token_ids
         self._has_role = False
@@ -83,5 +82,5 @@ class _ChatChoice:
         }
 
     def _token(self, token_id: int, logprob: float) -> JsonObject:
-        text = token_text(self._tokenizer, token_id)
-        return {"token": text, "logprob": finite(logprob), "bytes": token_bytes(text), "top_logprobs": []}
+        token = self._token_texts.next(token_id)
+        return {"token": token.text, "logprob": finite(logprob), "bytes": [*token.data], "top_logprobs": []}

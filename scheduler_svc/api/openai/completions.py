@@ -6,9 +6,8 @@ from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.schemas import CompletionRequest
-from scheduler_svc.api.openai.token_texts import finite, token_text
+from scheduler_svc.api.openai.token_texts import TokenTexts, finite
 from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
-from scheduler_svc.tokenizer import Tokenizer
 
 # OpenAI's default, and vLLM's.
 DEFAULT_MAX_TOKENS = 16
@@ -17,10 +16,10 @@ DEFAULT_MAX_TOKENS = 16
 def completion_question(body: CompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
 
-    def new_choice(index: int, tokenizer: Tokenizer | None) -> Choice:
+    def new_choice(index: int, token_texts: TokenTexts) -> Choice:
         return _CompletionChoice(
             index,
-            tokenizer,
+            token_texts,
             with_logprobs=body.logprobs is not None,
             with_token_ids=bool(body.return_token_ids),
         )
@@ -51,12 +50,11 @@ def _prompt(given: str | list[int]) -> Prompt:
 class _CompletionChoice:
     """Writes a choice; a part has the form of the whole."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer | None, *, with_logprobs: bool, with_token_ids: bool) -> None:
+    def __init__(self, index: int, token_texts: TokenTexts, *, with_logprobs: bool, with_token_ids: bool) -> None:
         self._index = index
-        self._tokenizer = tokenizer
+        self._token_texts = token_texts
         self._with_logprobs = with_logprobs
         self._with_token_ids = with_token_ids
-        self._text_offset = 0
 
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
@@ -75,14 +73,10 @@ class _CompletionChoice:
         return choice
 
     def _logprobs(self, delta: Delta) -> JsonObject:
-        texts = [token_text(self._tokenizer, token_id) for token_id in delta.token_ids]
-        offsets = []
-        for text in texts:
-            offsets.append(self._text_offset)
-            self._text_offset += len(text)
+        tokens = [self._token_texts.next(token_id) for token_id in delta.token_ids]
         return {
-            "tokens": texts,
+            "tokens": [token.text for token in tokens],
             "token_logprobs": [finite(logprob) for logprob in delta.logprobs],
             "top_logprobs": None,
-            "text_offset": offsets,
+            "text_offset": [token.offset for token in tokens],
         }

@@ -10,13 +10,13 @@ from typing import Protocol, TypeAlias
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.openai.field_names import FieldNames
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.api.openai.token_texts import TokenTexts
 
 JsonObject: TypeAlias = dict[str, object]
 
 
 class Choice(Protocol):
-    """Writes one choice of an answer; tokenizer and options are known from its making."""
+    """Writes one choice of an answer; its tokens' texts and options are known from its making."""
 
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
@@ -53,7 +53,7 @@ class Question:
         drafts: One for each choice, those of the same prompt side by side.
         num_choices_per_prompt: How many are side by side.
         stream: None for a whole answer.
-        new_choice: Makes the writer of a choice, given its index.
+        new_choice: Makes the writer of a choice, given its index and what tells its tokens' texts.
     """
 
     id_prefix: str
@@ -63,4 +63,4 @@ class Question:
     drafts: list[NamedDraft]
     num_choices_per_prompt: int
     stream: StreamPlan | None
-    new_choice: Callable[[int, Tokenizer | None], Choice]
+    new_choice: Callable[[int, TokenTexts], Choice]

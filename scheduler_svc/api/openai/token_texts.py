@@ -1,20 +1,82 @@
-"""Single tokens and their probabilities, as the APIs show them."""
+r"""Single tokens and their probabilities, as the APIs show them.
 
-from scheduler_svc.detokenizer import REPLACEMENT
+Source: OpenAI's API reference, logprobs; a part of a character is written as there: bytes:\xc3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler_svc.detokenizer import NUM_CONTEXT_TOKENS, REPLACEMENT
 from scheduler_svc.tokenizer import Tokenizer
 
 # JSON has no infinity; vLLM shows a token without probability so.
 _LEAST_LOGPROB = -9999.0
 
 
-def token_text(tokenizer: Tokenizer | None, token_id: int) -> str:
-    """Returns the text of a token by itself, U+FFFD for a part of a character; empty for a model without tokenizer."""
-    return tokenizer.token_text(token_id) if tokenizer is not None else ""
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """One token of a text.
+
+    Attributes:
+        data: Its bytes, which may be a part of a character; those of all tokens together are the text's.
+        offset: Where it begins in the text, in characters; within a character, where that begins.
+    """
+
+    data: bytes
+    offset: int
+
+    @property
+    def text(self) -> str:
+        """The token's text; of parts of characters, their bytes."""
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
 
 
-def token_bytes(text: str) -> list[int] | None:
-    """Returns the bytes of a token's text; None if it is a part of a character, whose bytes are not known."""
-    return None if REPLACEMENT in text else list(text.encode())
+class TokenTexts:
+    """Gives each token of one generation its part of the text, in order.
+
+    What a token's text is depends on what stands before it: some decoders write no space at the start of a text.
+
+    Args:
+        tokenizer: The model's; None for a model without, whose tokens have no text.
+        prompt_token_ids: What the text continues.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, prompt_token_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._before = [
+            token_id
+            for token_id in prompt_token_ids[-NUM_CONTEXT_TOKENS:]
+            if tokenizer is not None and token_id not in tokenizer.special_token_ids
+        ]
+        if tokenizer is not None and tokenizer.decode(self._before).endswith(REPLACEMENT):
+            self._before = []  # as in IncrementalDetokenizer: the prompt ends inside a character
+        self._offset = 0
+
+    def next(self, token_id: int) -> TokenText:
+        """Returns what the next token is."""
+        data = self._data(token_id)
+        goes_on = data[:1] != b"" and _continues_a_character(data[0])
+        token = TokenText(data, max(0, self._offset - goes_on))
+        self._offset += sum(not _continues_a_character(byte) for byte in data)
+        return token
+
+    def _data(self, token_id: int) -> bytes:
+        if self._tokenizer is None:
+            return b""
+        data = self._tokenizer.token_bytes(token_id)
+        if data is None:
+            text_before = self._tokenizer.decode(self._before)
+            data = self._tokenizer.decode([*self._before, token_id]).removeprefix(text_before).encode()
+        if token_id not in self._tokenizer.special_token_ids:
+            self._before = [*self._before, token_id][-NUM_CONTEXT_TOKENS:]
+        return data
+
+
+def _continues_a_character(byte: int) -> bool:
+    return byte & 0xC0 == 0x80
 
 
 def finite(logprob: float) -> float:

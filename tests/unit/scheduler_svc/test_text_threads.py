@@ -8,7 +8,7 @@ import pytest
 
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import Overloaded
-from scheduler_svc.text_threads import INLINE_CHARS, TextThreads
+from scheduler_svc.text_threads import INLINE_CHARS, VERY_LONG_CHARS, TextThreads
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 LONG = INLINE_CHARS + 1
@@ -63,3 +63,49 @@ async def test_cancelled_and_failed_work_leaves_the_backlog(threads: TextThreads
     with pytest.raises(ZeroDivisionError):
         await threads.run(BE, 3 * LONG, lambda: 1 // 0)
     assert await threads.run(BE, 3 * LONG, lambda: "done") == "done"
+
+
+async def test_very_long_texts_do_not_hold_up_normal_ones_of_their_class() -> None:
+    threads = TextThreads()
+    go_on = threading.Event()
+    stuck = [asyncio.create_task(threads.run(LS, VERY_LONG_CHARS + 1, go_on.wait)) for _ in range(8)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        assert await threads.run(LS, VERY_LONG_CHARS, lambda: "done") == "done"
+    go_on.set()
+    assert all(await asyncio.gather(*stuck))
+    threads.close()
+
+
+async def test_shorter_texts_pass_longer_ones_that_wait() -> None:
+    threads = TextThreads()
+    go_on = threading.Event()
+    done: list[int] = []
+    sizes = [LONG, 3 * LONG, 2 * LONG, 2 * LONG]
+    running = asyncio.create_task(threads.run(LS, LONG, go_on.wait))
+    await asyncio.sleep(0)
+    waiting = [
+        asyncio.create_task(threads.run(LS, size, lambda index=index: done.append(index)))  # type: ignore[misc]
+        for index, size in enumerate(sizes)
+    ]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    go_on.set()
+    await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert done == [2, 3, 1]
+    threads.close()
+
+
+async def test_a_caller_that_leaves_when_its_turn_has_come_hands_it_on() -> None:
+    threads = TextThreads()
+    go_on = threading.Event()
+    running = asyncio.create_task(threads.run(LS, LONG, go_on.wait))
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(threads.run(LS, LONG, lambda: "left"))
+    await asyncio.sleep(0)
+    go_on.set()
+    await running
+    leaving.cancel()
+    async with asyncio.timeout(2):
+        assert await threads.run(LS, LONG, lambda: "done") == "done"
+    threads.close()

@@ -168,7 +168,8 @@ async def test_logprobs_are_those_of_the_chosen_tokens() -> None:
     logprobs = answer["choices"][0]["logprobs"]
     assert logprobs["tokens"][-1] == "</s>"
     assert logprobs["token_logprobs"] == [-0.5] * len(logprobs["tokens"])
-    assert logprobs["text_offset"] == [sum(map(len, logprobs["tokens"][:i])) for i in range(len(logprobs["tokens"]))]
+    assert logprobs["tokens"] == ["the", "bytes:\\xe6\\x97", "bytes:\\xa5", "</s>"]
+    assert logprobs["text_offset"] == [0, 3, 3, 4]
     parts = [chunk["choices"][0]["logprobs"] for chunk in chunks]
     assert {field: [one for part in parts for one in part[field]] for field in ("tokens", "text_offset")} == {
         field: logprobs[field] for field in ("tokens", "text_offset")
