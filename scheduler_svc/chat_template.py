@@ -23,10 +23,20 @@ class ChatTemplateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChatTurn:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        is_in_parts: Whether the template is given the content as a list of one part instead of a text.
+    """
 
     role: str
     content: str
+    is_in_parts: bool = False
+
+    def message(self) -> dict[str, object]:
+        """Returns the turn as templates know it."""
+        content = [{"type": "text", "text": self.content}] if self.is_in_parts else self.content
+        return {"role": self.role, "content": content}
 
 
 class ChatTemplate:
@@ -53,7 +63,7 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
         """
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        messages = [turn.message() for turn in turns]
         pieces: list[str] = []
         num_chars = 0
         try:

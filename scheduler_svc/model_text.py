@@ -7,6 +7,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from scheduler_svc.chat_format import ChatFormat
 from scheduler_svc.chat_template import ChatTemplate, ChatTemplateError
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ class ModelText:
     """The text side of one model; each part is None if the model has none that works."""
 
     tokenizer: Tokenizer | None
-    chat_template: ChatTemplate | None
+    chat_format: ChatFormat | None
 
 
 class ModelTextCache:
@@ -43,14 +44,14 @@ class ModelTextCache:
 def _build(model: ServedModel) -> ModelText:
     return ModelText(
         tokenizer=Tokenizer(model.tokenizer_json) if model.tokenizer_json else None,
-        chat_template=_chat_template(model) if model.chat_template else None,
+        chat_format=_chat_format(model) if model.chat_template else None,
     )
 
 
-def _chat_template(model: ServedModel) -> ChatTemplate | None:
+def _chat_format(model: ServedModel) -> ChatFormat | None:
     """A template that does not compile must not keep plain prompts from being served."""
     try:
-        return ChatTemplate(model.chat_template, model.special_tokens)
+        return ChatFormat(ChatTemplate(model.chat_template, model.special_tokens))
     except ChatTemplateError as error:
         logger.warning("model=%s chat requests are refused: %s", model.name, error)
         return None

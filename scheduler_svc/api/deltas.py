@@ -3,12 +3,15 @@
 Pure: knows nothing of wire formats, sockets, time or the engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from scheduler_svc.core.sequence import FinishReason, Usage
 from scheduler_svc.detokenizer import TextAssembler
 from scheduler_svc.generation import TokenEvent
+
+NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,15 @@ class DeltaBuilder:
     Args:
         assembler: Makes the text.
         usage: Returns what the generation has used, for an end that the engine did not decide.
+        stop_tokens: Stop strings that are special tokens, by id.
     """
 
-    def __init__(self, assembler: TextAssembler, usage: Callable[[], Usage]) -> None:
+    def __init__(
+        self, assembler: TextAssembler, usage: Callable[[], Usage], stop_tokens: Mapping[int, str] = NO_TOKENS
+    ) -> None:
         self._assembler = assembler
         self._usage = usage
+        self._stop_tokens = stop_tokens
         self._num_tokens = 0
         self._stop_string: str | None = None
 
@@ -68,6 +75,8 @@ class DeltaBuilder:
             return delta.text, len(event.token_ids)
         rest = self._assembler.finish()
         self._stop_string = rest.stop_string
+        if rest.stop_string is None and event.finish_reason is FinishReason.STOP:
+            self._stop_string = self._stop_tokens.get(event.token_ids[-1])
         return delta.text + rest.text, len(event.token_ids)
 
     def _finish(self, reason: FinishReason, usage: Usage) -> Finish:

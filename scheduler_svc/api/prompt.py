@@ -4,16 +4,26 @@ Long texts are worked on by TextThreads. Prompts are never logged.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt, Turn
-from scheduler_svc.api.validation import Amount, context_tokens, require_prompt_length, valid_token_ids
+from scheduler_svc.api.validation import (
+    Amount,
+    UnknownToken,
+    context_tokens,
+    require_prompt_length,
+    valid_token_ids,
+)
+from scheduler_svc.chat_format import ChatFormat, LostTurn
 from scheduler_svc.chat_template import ChatTemplateError, ChatTurn
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.model_text import ModelText
 from scheduler_svc.text_threads import TextThreads
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.tokenizer import Tokenizer, TooManyTokens
+
+TextWork: TypeAlias = tuple[int, Callable[[], tuple[int, ...]]]
 
 MAX_PROMPT_BYTES = 2 << 20
 MAX_CHAT_MESSAGES = 4096
@@ -45,41 +55,56 @@ async def prompt_token_ids(
     if tokenizer is None:
         raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
     if isinstance(prompt, ChatPrompt):
-        num_chars, work = _chat_work(prompt.turns, text, tokenizer)
+        num_chars, work = _chat_work(prompt.turns, text, tokenizer, max_context_tokens)
     else:
-        num_chars, work = _text_work(prompt.text, tokenizer)
-    token_ids = await threads.run(request_class, num_chars, work)
+        num_chars, work = _text_work(prompt.text, tokenizer, max_context_tokens)
+    try:
+        token_ids = await threads.run(request_class, num_chars, work)
+    except TooManyTokens as error:
+        require_prompt_length(kind, error.num_tokens, max_context_tokens)
+        raise
     require_prompt_length(kind, len(token_ids), max_context_tokens)
+    _require_known(kind, token_ids, tokenizer, model.vocab_size)
     return token_ids
 
 
-def _text_work(text: str, tokenizer: Tokenizer) -> tuple[int, Callable[[], tuple[int, ...]]]:
+def _text_work(text: str, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
     """Returns the text's length in characters and what tokenizes it."""
     if not text:
         raise InvalidRequest("text", text, "a text that is not empty")
     _require_bytes("text", len(text.encode()))
-    return len(text), lambda: tokenizer.encode(text, add_special_tokens=True)
+    _require_bound("text", text, tokenizer, max_context_tokens)
+    return len(text), lambda: tokenizer.encode(text, add_special_tokens=True, max_tokens=max_context_tokens - 1)
 
 
-def _chat_work(
-    given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer
-) -> tuple[int, Callable[[], tuple[int, ...]]]:
+def _chat_work(given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
     """Returns the conversation's length in characters and what renders and tokenizes it."""
-    template = text.chat_template
-    if template is None:
+    chat_format = text.chat_format
+    if chat_format is None:
         raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no working chat template")
     turns = _turns(given)
 
     def work() -> tuple[int, ...]:
         try:
-            rendered = template.render(turns, MAX_RENDERED_CHARS)
+            rendered = chat_format.render(turns, MAX_RENDERED_CHARS)
+        except LostTurn as lost:
+            field = f"chat.messages[{lost.index}].role"
+            raise InvalidRequest(field, turns[lost.index].role, _roles_taken(chat_format)) from lost
         except ChatTemplateError as error:
             reason = str(error)[:MAX_TEMPLATE_ERROR_CHARS]
             allowed = f"a conversation that the model's chat template takes, which says: {reason}"
             raise InvalidRequest("chat", Amount(len(turns), "messages"), allowed) from error
-        return tokenizer.encode(rendered, add_special_tokens=False)
+        _require_bound("chat", rendered, tokenizer, max_context_tokens)
+        return tokenizer.encode(rendered, add_special_tokens=False, max_tokens=max_context_tokens - 1)
 
     return sum(len(turn.role) + len(turn.content) for turn in turns), work
+
+
+def _roles_taken(chat_format: ChatFormat) -> str:
+    roles = ", ".join(chat_format.roles)
+    return (
+        f"a turn that the model's chat template writes into the prompt: it drops this one; it takes {roles or 'none'}"
+    )
 
 
 def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:
@@ -97,3 +122,22 @@ def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:
 def _require_bytes(field: str, num_bytes: int) -> None:
     if num_bytes > MAX_PROMPT_BYTES:
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {MAX_PROMPT_BYTES} bytes")
+
+
+def _require_bound(field: str, text: str, tokenizer: Tokenizer, max_context_tokens: int) -> None:
+    """Refuses at once what would take seconds to tokenize and can't fit."""
+    if tokenizer.bound.exceeds(text, max_context_tokens - 1):
+        allowed = (
+            f"at most {max_context_tokens - 1} tokens, the context of {max_context_tokens} less one to generate, and no "
+            f"token stands for more than {tokenizer.bound.chars_per_token} characters"
+        )
+        raise InvalidRequest(field, Amount(len(text), "characters"), allowed)
+
+
+def _require_known(field: str, token_ids: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Tokenizers may have tokens that the model was never given a row of its embedding for."""
+    unknown = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
+    if unknown is not None:
+        given = UnknownToken(unknown, tokenizer.token_text(unknown))
+        allowed = f"text of token ids in [0, {vocab_size - 1}], which are all that the model knows"
+        raise InvalidRequest(field, given, allowed)

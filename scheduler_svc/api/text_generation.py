@@ -4,7 +4,9 @@ Owns validation, tokenization and detokenization of each generation, in that ord
 errors leave as ServiceError.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
@@ -12,6 +14,7 @@ from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.validation import (
     context_tokens,
+    stop_tokens_of,
     valid_request_id,
     valid_sampling,
     valid_stop,
@@ -24,15 +27,23 @@ from scheduler_svc.model_text import ModelTextCache
 from scheduler_svc.text_threads import TextThreads
 from scheduler_svc.tokenizer import Tokenizer
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedGeneration:
-    """A generation that may be submitted, and what makes its text; `model` is the one that it was tokenized for."""
+    """A generation that may be submitted, and what makes its text.
+
+    Attributes:
+        model: What it was tokenized for.
+        stop_tokens: Stop strings that are special tokens, by id.
+    """
 
     model: ServedModel
     request: GenerationRequest
     tokenizer: Tokenizer | None
     assembler: TextAssembler
+    stop_tokens: Mapping[int, str]
 
 
 class TextGeneration:
@@ -40,16 +51,16 @@ class TextGeneration:
 
     Attributes:
         request_id: As given or made.
-        num_prompt_tokens: Tokens of the prompt.
+        prompt_token_ids: Tokens of the prompt.
         tokenizer: The model's; None if it has none.
     """
 
     def __init__(self, prepared: PreparedGeneration, stream: TokenStream) -> None:
         self.request_id = prepared.request.request_id
-        self.num_prompt_tokens = len(prepared.request.prompt_token_ids)
+        self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._stream = stream
-        self._deltas = DeltaBuilder(prepared.assembler, stream.usage)
+        self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Yields deltas until the one with a finish; raises ServiceError when the generation cannot be finished."""
@@ -94,8 +105,9 @@ class TextGenerator:
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
         sampling = valid_sampling(draft.sampling, model.vocab_size)
-        requested_stop = valid_stop(draft.stop, model)
-        stop_strings = valid_stop_strings(draft.stop.stop_strings, has_tokenizer=text.tokenizer is not None)
+        stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
+        stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
+        requested_stop = valid_stop(draft.stop, model, stop_tokens)
         token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
         return PreparedGeneration(
@@ -103,6 +115,7 @@ class TextGenerator:
             request=GenerationRequest(request_id, draft.request_class, token_ids, sampling, stop),
             tokenizer=text.tokenizer,
             assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
+            stop_tokens=stop_tokens,
         )
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
@@ -121,8 +134,12 @@ class TextGenerator:
     async def warm_up(self) -> None:
         """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
         model = self._generator.model
-        if model is not None:
-            await self._texts.of(model)
+        if model is None:
+            return
+        chat_format = (await self._texts.of(model)).chat_format
+        if chat_format is not None:
+            roles = await asyncio.to_thread(lambda: chat_format.roles)
+            _log.info("model=%s chat_template roles=%s", model.name, ",".join(roles) or None)
 
     def close(self) -> None:
         """Drops texts that wait to be worked on."""

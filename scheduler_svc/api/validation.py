@@ -6,13 +6,14 @@ nothing of text: prompts are counted in tokens here and made of text in prompt.p
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import SamplingParams, StopConditions
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
+from scheduler_svc.tokenizer import Tokenizer
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_STOP_STRINGS = 16
@@ -33,6 +34,17 @@ class Amount:
 
     def __repr__(self) -> str:
         return f"{self.count} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownToken:
+    """A token to show in an error."""
+
+    token_id: int
+    text: str
+
+    def __repr__(self) -> str:
+        return f"the token {self.text[:60]!r} with id {self.token_id}"
 
 
 def context_tokens(model: ServedModel) -> int:
@@ -78,19 +90,37 @@ def valid_sampling(given: SamplingDraft, vocab_size: int) -> SamplingParams:
     )
 
 
-def valid_stop_strings(given: Sequence[str], *, has_tokenizer: bool) -> tuple[str, ...]:
-    """Returns the strings that end the text."""
+def valid_stop_strings(given: Sequence[str], tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """Returns the strings that end the text; one that could never be met is refused."""
     field = "stop.stop_strings"
     if len(given) > MAX_STOP_STRINGS:
         raise InvalidRequest(field, Amount(len(given), "strings"), f"at most {MAX_STOP_STRINGS} strings")
-    if given and not has_tokenizer:
+    if given and tokenizer is None:
         raise InvalidRequest(field, Amount(len(given), "strings"), "none: the model has no tokenizer")
     for index, stop_string in enumerate(given):
         num_bytes = len(stop_string.encode())
         if not 1 <= num_bytes <= MAX_STOP_STRING_BYTES:
             shown = stop_string if not stop_string else Amount(num_bytes, "bytes")
             raise InvalidRequest(f"{field}[{index}]", shown, f"1 to {MAX_STOP_STRING_BYTES} bytes")
+        if tokenizer is not None:
+            _require_reachable(f"{field}[{index}]", stop_string, tokenizer)
     return tuple(dict.fromkeys(given))
+
+
+def _require_reachable(field: str, stop_string: str, tokenizer: Tokenizer) -> None:
+    """Special tokens are no part of the text, so that nothing is ever met that has one inside."""
+    if stop_string in tokenizer.special_tokens:
+        return  # the token itself ends the text
+    inside = next((token for token in tokenizer.special_tokens if token and token in stop_string), None)
+    if inside is not None:
+        allowed = f"a text, or a special token by itself: {inside!r} is one, and text never has one inside"
+        raise InvalidRequest(field, stop_string, allowed)
+
+
+def stop_tokens_of(stop_strings: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int) -> dict[int, str]:
+    """Returns the special tokens among the stop strings, by id, as far as the model can generate them."""
+    special = tokenizer.special_tokens if tokenizer is not None else {}
+    return {special[text]: text for text in stop_strings if special.get(text, vocab_size) < vocab_size}
 
 
 def valid_token_ids(field: str, given: Sequence[int], vocab_size: int) -> tuple[int, ...]:
@@ -108,7 +138,8 @@ class RequestedStop:
 
     Attributes:
         max_tokens: None for `default_max_tokens`, as far as the context holds them.
-        stop_token_ids: The model's own end tokens, unless ignored, and the request's.
+        stop_token_ids: The model's own end tokens, unless ignored, and the request's, special tokens among its stop
+            strings included.
     """
 
     max_tokens: int | None
@@ -132,8 +163,8 @@ class RequestedStop:
         return StopConditions(max_tokens, self.min_tokens, self.stop_token_ids)
 
 
-def valid_stop(given: StopDraft, model: ServedModel) -> RequestedStop:
-    """Returns when the request wants to stop, as far as that can be judged without its prompt."""
+def valid_stop(given: StopDraft, model: ServedModel, also: Iterable[int] = ()) -> RequestedStop:
+    """Returns when the request wants to stop, at tokens of `also` too, as far as that can be judged without its prompt."""
     max_tokens = given.max_tokens
     most = context_tokens(model) - 1
     if max_tokens is not None and not 1 <= max_tokens <= most:
@@ -147,7 +178,8 @@ def valid_stop(given: StopDraft, model: ServedModel) -> RequestedStop:
         raise InvalidRequest(field, Amount(len(given.stop_token_ids), "ids"), f"at most {MAX_STOP_TOKEN_IDS} ids")
     own = () if given.ignore_eos else model.eos_token_ids
     further = valid_token_ids(field, given.stop_token_ids, model.vocab_size)
-    return RequestedStop(max_tokens, given.default_max_tokens, given.min_tokens, tuple(dict.fromkeys((*own, *further))))
+    token_ids = tuple(dict.fromkeys((*own, *further, *also)))
+    return RequestedStop(max_tokens, given.default_max_tokens, given.min_tokens, token_ids)
 
 
 def require_prompt_length(field: str, num_tokens: int, max_context_tokens: int) -> None:

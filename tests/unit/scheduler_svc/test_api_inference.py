@@ -11,16 +11,17 @@ import grpc
 import pytest
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc
+from tokenizers import Tokenizer as LibraryTokenizer
 
 from scheduler_svc.api.inference import InferenceServicer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.sequence import RequestClass
-from scheduler_svc.errors import WorkerUnavailable
+from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
 from scheduler_svc.text_threads import TextThreads
 from scheduler_svc.tokenizer import Tokenizer
 from tests.api_service import Service, collect, rest, running, text_request
 from tests.fakes import FakeGenerator, served_model
-from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_level_tokenizer
+from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_level_tokenizer, without_bound
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 
@@ -268,8 +269,60 @@ async def test_200_streams_cancelled_at_random_moments_leave_nothing(caplog: pyt
         assert (await collect(service, text_request("hello")))[-1].HasField("finish")
 
 
+async def test_special_token_as_stop_string_ends_the_text() -> None:
+    model = served_model(eos_token_ids=())
+    generator = FakeGenerator(model, script=lambda _: [*encode("hello"), EOS_ID, *encode("more")])
+    async with running(generator) as service:
+        responses = await collect(service, text_request("hello", stop_strings=["</s>"]))
+    assert joined(responses) == "hello"
+    finish = responses[-1].finish
+    assert (finish.reason, finish.stop_string) == (pb.FINISH_REASON_STOP, "</s>")
+    assert all_ids(responses) == [*encode("hello"), EOS_ID]
+
+
+async def test_a_text_that_certainly_does_not_fit_is_refused_without_a_thread() -> None:
+    class NoThreads(TextThreads):
+        async def run(self, *_: Any) -> Any:
+            raise AssertionError("a thread was asked")
+
+    servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator(), NoThreads()))
+    with pytest.raises(InvalidRequest, match="1900000 characters, allowed is at most 511 tokens"):
+        await anext(servicer.Generate(text_request("x y " * 475_000), cast(Any, None)))
+
+
+@pytest.mark.parametrize("kind", ["text", "chat", "template"])
+async def test_a_token_that_the_model_has_no_row_for_is_refused_by_name(kind: str) -> None:
+    tokenizer = LibraryTokenizer.from_str(byte_level_tokenizer().to_str())
+    vocab_size = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["<extra>"])
+    changes: dict[str, Any] = {"tokenizer_json": tokenizer.to_str().encode(), "vocab_size": vocab_size}
+    request = text_request("hello <extra>")
+    if kind == "chat":
+        request = pb.GenerateRequest(chat=pb.ChatPrompt(messages=[{"role": "user", "content": "a <extra>"}]))
+    if kind == "template":
+        changes["chat_template"] = CHAT_TEMPLATE + "<extra>"
+        request = pb.GenerateRequest(chat=pb.ChatPrompt(messages=[{"role": "user", "content": "a"}]))
+    generator = FakeGenerator(served_model(**changes))
+    async with running(generator) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await collect(service, request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    expected = f"got the token '<extra>' with id {vocab_size}, allowed is text of token ids in [0, {vocab_size - 1}]"
+    assert expected in (caught.value.details() or "")
+    assert generator.submitted == []
+
+
+async def test_a_chat_template_is_tried_when_the_model_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    texts = TextGenerator(FakeGenerator())
+    with caplog.at_level("INFO"):
+        await texts.warm_up()
+    texts.close()
+    assert "chat_template roles=system,developer,user,assistant" in caplog.text
+
+
 async def test_long_prompt_does_not_hold_up_other_calls() -> None:
-    async with running(FakeGenerator()) as service:
+    model = served_model(tokenizer_json=without_bound(byte_level_tokenizer()))
+    async with running(FakeGenerator(model)) as service:
         long = asyncio.create_task(status_of(service, text_request("word " * 400_000)))
         await asyncio.sleep(0.05)
         for _ in range(5):

@@ -10,9 +10,11 @@ from scheduler_svc.api import requests, validation
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.tokenizer import Tokenizer
 from tests.fakes import served_model
 
 MODEL = served_model(vocab_size=400, eos_token_ids=(1, 2))
+TOKENIZER = Tokenizer(MODEL.tokenizer_json)
 CONTEXT = validation.context_tokens(MODEL)
 
 
@@ -106,7 +108,7 @@ def test_models_end_tokens_end_the_text_unless_ignored() -> None:
 
 @pytest.mark.parametrize("stop_string", ["a", "é" * 128, "x" * 256, "\x00"])
 def test_stop_strings_up_to_256_bytes_are_kept(stop_string: str) -> None:
-    assert validation.valid_stop_strings([stop_string], has_tokenizer=True) == (stop_string,)
+    assert validation.valid_stop_strings([stop_string], TOKENIZER) == (stop_string,)
 
 
 def test_refusal_names_field_value_and_limit() -> None:
@@ -118,3 +120,17 @@ def test_refusal_names_field_value_and_limit() -> None:
 def test_prompt_leaves_room_for_a_token(num_tokens: int) -> None:
     with pytest.raises(InvalidRequest, match=rf"text: got {num_tokens} tokens, allowed is 1 to 511 tokens"):
         validation.require_prompt_length("text", num_tokens, 512)
+
+
+def test_a_stop_string_that_is_a_special_token_is_that_token() -> None:
+    strings = validation.valid_stop_strings(["</s>", "x"], TOKENIZER)
+    assert strings == ("</s>", "x")
+    assert validation.stop_tokens_of(strings, TOKENIZER, MODEL.vocab_size) == {1: "</s>"}
+    assert validation.stop_tokens_of(strings, TOKENIZER, vocab_size=1) == {}
+    assert validation.valid_stop(stop(ignore_eos=True), MODEL, {1: "</s>"}).stop_token_ids == (1,)
+
+
+@pytest.mark.parametrize("stop_string", ["</s>\n", "end</s>", "<s></s>"])
+def test_a_stop_string_with_a_special_token_inside_is_refused(stop_string: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"stop.stop_strings\[1\].*a special token by itself: '</?s>' is one"):
+        validation.valid_stop_strings(["x", stop_string], TOKENIZER)

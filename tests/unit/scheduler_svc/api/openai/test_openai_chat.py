@@ -3,8 +3,9 @@
 import pytest
 
 from scheduler_svc.tokenizer import Tokenizer
-from tests.fakes import FakeGenerator
-from tests.openai_service import CHAT, USER_SAYS_HI, http_app
+from tests.chat_templates import PARTS, SYSTEM_AND_USER
+from tests.fakes import FakeGenerator, served_model
+from tests.openai_service import CHAT, USER_SAYS_HI, error_of, http_app
 from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
@@ -61,6 +62,40 @@ async def test_conversation_is_rendered_with_the_models_template(content: object
     assert list(generator.submitted[0].prompt_token_ids) == encode(f"<s>[user] {text}\n[assistant] ")
 
 
+async def test_a_turn_that_the_template_would_drop_is_refused_by_name() -> None:
+    generator = FakeGenerator(served_model(chat_template=SYSTEM_AND_USER))
+    messages = [*USER_SAYS_HI, {"role": "assistant", "content": "ho"}, *USER_SAYS_HI]
+    async with http_app(generator) as service:
+        response = await service.post(CHAT, messages=messages)
+        error = error_of(response)
+        assert (response.status_code, error["param"]) == (400, "messages[1].role")
+        assert "'assistant'" in error["message"]
+        assert "it takes system, developer, user" in error["message"]
+        assert generator.submitted == []
+        await service.answer(CHAT, messages=[{"role": "developer", "content": "be brief"}, *USER_SAYS_HI])
+    assert list(generator.submitted[0].prompt_token_ids) == encode("Sbe briefUhi")
+
+
+@pytest.mark.parametrize("content", ["one two", [{"type": "text", "text": "one two"}]])
+async def test_a_template_that_walks_parts_gets_parts(content: object) -> None:
+    generator = FakeGenerator(served_model(chat_template=PARTS))
+    async with http_app(generator) as service:
+        await service.answer(CHAT, messages=[{"role": "user", "content": content}])
+    assert list(generator.submitted[0].prompt_token_ids) == encode("USER: one twoASSISTANT:")
+
+
+async def test_special_token_as_stop_string_ends_the_text_and_one_inside_of_another_text_is_refused() -> None:
+    generator = FakeGenerator(served_model(eos_token_ids=()), script=lambda _: [*encode("hello"), EOS_ID, 65])
+    async with http_app(generator) as service:
+        answer = await service.answer(CHAT, messages=USER_SAYS_HI, stop=["</s>"], return_token_ids=True)
+        refused = await service.post(CHAT, messages=USER_SAYS_HI, stop=["x", "</s>\n"])
+    [choice] = answer["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("hello", "stop")
+    assert choice["token_ids"] == [*encode("hello"), EOS_ID]
+    assert refused.status_code == 400
+    assert error_of(refused)["param"] == "stop[1]"
+
+
 async def test_answer_may_be_sent_back_as_the_sdk_holds_it() -> None:
     echoed = {
         "role": "assistant",
@@ -91,7 +126,9 @@ async def test_logprobs_and_token_ids_come_if_asked_for() -> None:
     assert choice["token_ids"] == [*encode("the日"), EOS_ID]
     assert len(tokens) == len(choice["token_ids"])
     assert tokens[0] == {"token": tokens[0]["token"], "logprob": -0.5, "bytes": [*b"the"], "top_logprobs": []}
-    assert [token["bytes"] for token in tokens if "\ufffd" in token["token"]] == [None] * (len(tokens) - 2)
+    assert bytes(byte for token in tokens[:-1] for byte in token["bytes"]).decode() == "the日"
+    assert tokens[1]["token"] == "bytes:\\xe6\\x97"
+    assert (tokens[-1]["token"], tokens[-1]["bytes"]) == ("</s>", [*b"</s>"])
 
 
 async def test_several_choices_are_streamed_side_by_side() -> None:
