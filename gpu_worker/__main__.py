@@ -17,7 +17,17 @@ import typer
 from qllm.command_line import run_command
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import ConfigRefused, CurveFiles, Device, DType, LoadFormat, Quantization, Weights, WorkerConfig
+from gpu_worker.config import (
+    ConfigRefused,
+    CurveFiles,
+    Device,
+    DType,
+    GenerationConfig,
+    LoadFormat,
+    Quantization,
+    Weights,
+    WorkerConfig,
+)
 from gpu_worker.cores import Cores
 from gpu_worker.curve import load_curve
 from gpu_worker.engine import Engine, Executor, FatalEngineError
@@ -130,8 +140,18 @@ def serve(
     host_kv_gib: Annotated[float, typer.Option(envvar="QLLM_HOST_KV_GIB", help="GiB for offloaded sequences.")] = 1.0,
     max_model_len: Annotated[
         int | None,
-        typer.Option(envvar="QLLM_MAX_MODEL_LEN", help="Limit on prompt plus output. [default: the model's]"),
+        typer.Option(
+            envvar="QLLM_MAX_MODEL_LEN", help="Limit on prompt plus output, up to the model's own. [default: that]"
+        ),
     ] = None,
+    generation_config: Annotated[
+        GenerationConfig,
+        typer.Option(
+            envvar="QLLM_GENERATION_CONFIG",
+            help="auto samples as the model's generation_config.json says where a request does not; none leaves it aside. "
+            "Its end tokens count either way.",
+        ),
+    ] = GenerationConfig.AUTO,
     served_model_name: Annotated[
         str | None, typer.Option(envvar="QLLM_SERVED_MODEL_NAME", help="Name for callers. [default: from --model]")
     ] = None,
@@ -171,6 +191,7 @@ def serve(
             kv_cache_gib=kv_cache_gib,
             host_kv_gib=host_kv_gib,
             max_model_len=max_model_len,
+            generation_config=generation_config,
             served_model_name=served_model_name,
             curve=curve,
             parent_pid=parent_pid,

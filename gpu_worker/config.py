@@ -44,6 +44,13 @@ class LoadFormat(StrEnum):
     DUMMY = "dummy"
 
 
+class GenerationConfig(StrEnum):
+    """Whether a checkpoint's generation_config.json says how tokens are chosen where a request does not."""
+
+    AUTO = "auto"
+    NONE = "none"
+
+
 class Quantization(StrEnum):
     """What experts and linear layers are quantized to, by bitsandbytes; none keeps the checkpoint's own weights."""
 
@@ -77,7 +84,8 @@ class WorkerConfig:
         num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
         kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
         host_kv_gib: GiB of host memory for offloaded sequences.
-        max_model_len: Upper limit on prompt plus output; None is the model's own.
+        max_model_len: Limit on prompt plus output, no longer than the model's own, which None takes.
+        generation_config: Whether the model's own generation_config.json says how tokens are chosen.
         served_model_name: Name of the model for callers; None takes it from `model`.
         parent_pid: Process whose end ends this one; None for a worker that stands alone.
     """
@@ -99,6 +107,7 @@ class WorkerConfig:
     kv_cache_gib: float | None = None
     host_kv_gib: float = 1.0
     max_model_len: int | None = None
+    generation_config: GenerationConfig = GenerationConfig.AUTO
     served_model_name: str | None = None
     curve: CurveFiles | None = None
     parent_pid: int | None = None

@@ -30,6 +30,7 @@ from gpu_worker.inspection import (
     run_experts_at_once,
 )
 from gpu_worker.matrices import NONE_ARRIVED, Arrived
+from gpu_worker.model_facts import SamplingDefaults, end_token_ids, longest_text, sampling_defaults
 from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
@@ -59,6 +60,7 @@ class ModelFacts:
         device: Device, such as "cpu".
         quantization: Of its matrices, such as "bnb-4bit"; "none" for none.
         tokenizer: Its tokenizer.
+        sampling: How tokens are chosen where a request does not say.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ModelFacts:
     device: str
     quantization: str
     tokenizer: TokenizerFacts
+    sampling: SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ def load_model(
     name: str | None = None,
     device: str = "cpu",
     max_model_len: int | None = None,
+    uses_generation_config: bool = True,
     options: WeightOptions = AS_THEY_COME,
 ) -> LoadedModel:
     """Loads a model from a local directory or from the hub.
@@ -112,7 +116,8 @@ def load_model(
         source: Directory, or hub id.
         name: Name to serve it under; None is the last part of source.
         device: Where it runs.
-        max_model_len: Upper limit on prompt plus output; None is what the model allows.
+        max_model_len: Limit on prompt plus output; None is what the model allows.
+        uses_generation_config: Whether generation_config.json says how tokens are chosen.
         options: How its weights are kept.
 
     Raises:
@@ -136,7 +141,13 @@ def load_model(
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
     tokenizer = read_tokenizer(source)
     return adopt_model(
-        model, name=name, tokenizer=tokenizer, max_model_len=max_model_len, options=options, arrived=arrived
+        model,
+        name=name,
+        tokenizer=tokenizer,
+        max_model_len=max_model_len,
+        uses_generation_config=uses_generation_config,
+        options=options,
+        arrived=arrived,
     )
 
 
@@ -146,6 +157,7 @@ def adopt_model(
     name: str,
     tokenizer: TokenizerFacts | None = None,
     max_model_len: int | None = None,
+    uses_generation_config: bool = True,
     options: WeightOptions = AS_THEY_COME,
     arrived: Arrived = NONE_ARRIVED,
 ) -> LoadedModel:
@@ -159,7 +171,7 @@ def adopt_model(
     model.eval().requires_grad_(False)
     attention.register()
     forward.register()
-    length = _max_length(model.config, max_model_len)
+    length = longest_text(model.config.get_text_config(), max_model_len)
     limit = _error_limit(model, options)
     trials = _TRIAL_PROMPTS + _MORE_TRIAL_PROMPTS if limit.is_median else _TRIAL_PROMPTS
     prompts = [prompt[: max(2, length)] for prompt in trials]
@@ -177,19 +189,27 @@ def adopt_model(
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
         _check_equal(model, structure, experts, expected, limit, single)
+    tokenizer = tokenizer or TokenizerFacts()
+    vocab_size = min(structure.vocab_size, model.get_input_embeddings().num_embeddings)
+    own_sampling = model.generation_config.to_dict() if uses_generation_config and model.generation_config else {}
     facts = ModelFacts(
         name=name,
         family=model.config.model_type,
         num_layers=len(layers),
         experts_by_layer=structure.experts_by_layer,
         num_experts_per_token=structure.num_experts_per_token,
-        vocab_size=min(structure.vocab_size, model.get_input_embeddings().num_embeddings),
-        eos_token_ids=_eos_token_ids(model),
+        vocab_size=vocab_size,
+        eos_token_ids=end_token_ids(
+            getattr(model.generation_config, "eos_token_id", None),
+            getattr(model.config.get_text_config(), "eos_token_id", None),
+            tokenizer.eos_token_id,
+        ),
         max_model_len=length,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         quantization=_quantization(model, options),
-        tokenizer=tokenizer or TokenizerFacts(),
+        tokenizer=tokenizer,
+        sampling=sampling_defaults(own_sampling, vocab_size),
     )
     logger.info("model %s ready: %s, %d layers on %s", name, facts.family, facts.num_layers, facts.device)
     return LoadedModel(
@@ -283,25 +303,3 @@ def _from_config(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (ValueError, ImportError) as error:
         raise ModelRefused(f"{config.model_type} is no causal language model here: {error}") from error
-
-
-def _max_length(config: Any, wished: int | None) -> int:
-    """Longest sequence in tokens that the model was made for, or less if wished so."""
-    text = config.get_text_config()
-    limits = [limit for limit in (wished, getattr(text, "max_position_embeddings", None)) if limit is not None]
-    rope = getattr(text, "rope_parameters", None) or {}
-    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        # Past this length these scale all positions by the longest sequence of a forward: others in the batch would change.
-        if parameters.get("rope_type") in ("dynamic", "longrope"):
-            limits += [limit for limit in (parameters.get("original_max_position_embeddings"),) if limit is not None]
-    if not limits:
-        raise ModelRefused(f"{config.model_type} does not say how long a text may be; give max_model_len")
-    return int(min(limits))
-
-
-def _eos_token_ids(model: Any) -> tuple[int, ...]:
-    found: set[int] = set()
-    for config in (model.generation_config, model.config.get_text_config()):
-        ids = getattr(config, "eos_token_id", None)
-        found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
-    return tuple(sorted(found))

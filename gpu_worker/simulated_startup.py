@@ -7,16 +7,17 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qllm.v1 import control_pb2
+from qllm.v1 import control_pb2, inference_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpu_worker.config import ConfigRefused, WorkerConfig
+from gpu_worker.config import ConfigRefused, GenerationConfig, WorkerConfig
 from gpu_worker.cost_table import CostTable, load_cost_table
 from gpu_worker.errors import ModelRefused
 from gpu_worker.link import PROTOCOL_VERSION
+from gpu_worker.model_facts import SamplingDefaults, end_token_ids, sampling_defaults
 from gpu_worker.simulated import SimulatedExecutor
 
 _log = logging.getLogger(__name__)
@@ -36,12 +37,14 @@ class Text:
         eos_token_ids: Tokens that end a text; none is ever sampled.
         chat_template: Jinja source; may be empty.
         special_tokens: Text by role, such as "bos_token".
+        sampling: How the model's makers sample.
     """
 
     tokenizer: Tokenizer
     eos_token_ids: tuple[int, ...]
     chat_template: str
     special_tokens: dict[str, str] = field(default_factory=dict)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @property
     def vocab_size(self) -> int:
@@ -69,7 +72,12 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
     costs = load_cost_table(config.simulated)
     text = read_text(config.model)
     num_blocks = config.num_blocks or costs.num_blocks
-    max_model_len = min(config.max_model_len or costs.max_model_len, costs.max_model_len)
+    if (config.max_model_len or 0) > costs.max_model_len:
+        raise ConfigRefused(
+            f"--max-model-len: got {config.max_model_len}, allowed with this table is 2 to {costs.max_model_len}"
+        )
+    max_model_len = config.max_model_len or costs.max_model_len
+    sampling = text.sampling if config.generation_config is GenerationConfig.AUTO else SamplingDefaults()
     executor = SimulatedExecutor(
         costs,
         block_size=config.block_size,
@@ -96,6 +104,7 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
         tokenizer_json=text.tokenizer.to_str().encode(),
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
+        default_sampling=inference_pb2.SamplingParams(**asdict(sampling)),
     )
     calibration = [calibrate(costs, num_tokens, context) for num_tokens, context in _CALIBRATION]
     _log.info("simulating table=%s layers=%d experts=%d", costs.name, costs.num_layers, costs.num_experts)
@@ -147,9 +156,10 @@ def read_text(model: str) -> Text:
     template = template_file.read_text() if template_file.exists() else settings.get("chat_template")
     return Text(
         tokenizer,
-        _eos_ids(directory, tokenizer),
+        _eos_ids(directory, tokenizer, settings.get("eos_token")),
         template if isinstance(template, str) else "",
         {role: token for role, token in settings.items() if role.endswith("_token") and isinstance(token, str)},
+        sampling_defaults(_read_json(directory / "generation_config.json"), tokenizer.get_vocab_size()),
     )
 
 
@@ -162,15 +172,13 @@ def _byte_text() -> Text:
     return Text(tokenizer, (0,), _TEMPLATE, {"eos_token": _EOS})
 
 
-def _eos_ids(directory: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The end tokens as transformers finds them: of generation_config.json, or of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        value = _read_json(directory / name).get("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
-        known = tuple(i for i in ids if isinstance(i, int) and 0 <= i < tokenizer.get_vocab_size())
-        if known:
-            return known
-    return ()
+def _eos_ids(directory: Path, tokenizer: Tokenizer, of_tokenizer: object) -> tuple[int, ...]:
+    """The end tokens as of a model that runs, as far as the tokenizer has them."""
+    files = [_read_json(directory / name) for name in ("generation_config.json", "config.json")]
+    text = of_tokenizer.get("content") if isinstance(of_tokenizer, dict) else of_tokenizer
+    of_text = tokenizer.token_to_id(text) if isinstance(text, str) else None
+    ids = end_token_ids(*(file.get("eos_token_id") for file in files), of_text)
+    return tuple(token_id for token_id in ids if 0 <= token_id < tokenizer.get_vocab_size())
 
 
 def _read_json(path: Path) -> Mapping[str, object]:

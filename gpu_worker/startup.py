@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from itertools import count
 
 import torch
-from qllm.v1 import control_pb2
+from qllm.v1 import control_pb2, inference_pb2
 
-from gpu_worker.config import ConfigRefused, Device, WorkerConfig
+from gpu_worker.config import ConfigRefused, Device, GenerationConfig, WorkerConfig
 from gpu_worker.cores import most_threads
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
@@ -63,6 +63,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         name=config.served_model_name,
         device=device,
         max_model_len=config.max_model_len,
+        uses_generation_config=config.generation_config is GenerationConfig.AUTO,
         options=WeightOptions(
             config.dtype.value,
             config.weights.value,
@@ -166,6 +167,12 @@ def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
     if num_blocks < 1:
         raise ConfigRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+    if num_blocks * config.block_size < loaded.facts.max_model_len:
+        _log.warning(
+            "texts of at most %d tokens, not %d: the cache holds no more (--kv-cache-gib, --num-blocks)",
+            num_blocks * config.block_size,
+            loaded.facts.max_model_len,
+        )
     num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
     _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
     if bytes_of_states:  # on top of the blocks, for each sequence that has begun and not ended
@@ -213,4 +220,5 @@ def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerMode
         tokenizer_json=tokenizer.tokenizer_json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
+        default_sampling=inference_pb2.SamplingParams(**asdict(facts.sampling)),
     )

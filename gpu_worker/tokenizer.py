@@ -27,11 +27,13 @@ class TokenizerFacts:
         tokenizer_json: Content of tokenizer.json.
         chat_template: Jinja template.
         special_tokens: Text by role, such as "bos_token".
+        eos_token_id: Token that its eos_token is; None if there is none.
     """
 
     tokenizer_json: bytes = b""
     chat_template: str = ""
     special_tokens: dict[str, str] = field(default_factory=dict)
+    eos_token_id: int | None = None
 
 
 def read_tokenizer(source: str) -> TokenizerFacts:
@@ -51,7 +53,13 @@ def read_tokenizer(source: str) -> TokenizerFacts:
     if backend is None:
         raise ModelRefused(f"the tokenizer of {source} ({type(tokenizer).__name__}) has no tokenizer.json form")
     special = {role: str(token) for role, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
-    return TokenizerFacts(backend.to_str().encode(), _template(tokenizer.chat_template), special)
+    end = special.get("eos_token")
+    return TokenizerFacts(
+        tokenizer_json=backend.to_str().encode(),
+        chat_template=_template(tokenizer.chat_template),
+        special_tokens=special,
+        eos_token_id=None if end is None else backend.token_to_id(end),
+    )
 
 
 def _template(template: Any) -> str:

@@ -15,7 +15,7 @@ from scheduler_svc.core.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.results import BatchError, SampledToken, SequenceError, StepResult, WorkerModel, WorkTiming
 from scheduler_svc.core.sequence import FinishReason, RequestClass
-from scheduler_svc.generation import ServedModel
+from scheduler_svc.generation import SamplingDefaults, ServedModel
 
 PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 << 20
@@ -201,7 +201,16 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
         tokenizer_json=model.tokenizer_json,
         chat_template=model.chat_template,
         special_tokens=dict(model.special_tokens),
+        sampling=_sampling_defaults(model.default_sampling, model.vocab_size),
     )
+
+
+def _sampling_defaults(given: inference_pb2.SamplingParams, vocab_size: int) -> SamplingDefaults:
+    limits = {"temperature": (0.0, 100.0), "top_k": (0, vocab_size), "top_p": (1e-300, 1.0), "min_p": (0.0, 1.0)}
+    values = {field: getattr(given, field) for field in limits if given.HasField(field)}  # type: ignore[arg-type]
+    for field, value in values.items():
+        _check(f"model.default_sampling.{field}", value, *limits[field])
+    return SamplingDefaults(**values)
 
 
 def _worker_model(model: control_pb2.WorkerModel) -> WorkerModel:
@@ -273,6 +282,6 @@ def _timing(timing: control_pb2.WorkTiming) -> WorkTiming:
     return WorkTiming(**values)
 
 
-def _check(field: str, value: int, low: int, high: int) -> None:
+def _check(field: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ProtocolError(f"{field}: got {value}, allowed is {low} to {high}")

@@ -56,6 +56,16 @@ class WorkerState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """How a model's makers sample from it; None where they don't say."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """What the connected worker said about its model in Hello.
 
@@ -64,6 +74,7 @@ class ServedModel:
         tokenizer_json: The tokenizer, serialized by the `tokenizers` library; empty if the model has none.
         chat_template: Jinja source; empty if the model has none.
         special_tokens: Texts such as {"bos_token": "<s>"} that the template may use.
+        sampling: How tokens are chosen where a request does not say.
     """
 
     core: WorkerModel
@@ -77,6 +88,7 @@ class ServedModel:
     tokenizer_json: bytes
     chat_template: str
     special_tokens: dict[str, str]
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 @dataclass(frozen=True, slots=True)

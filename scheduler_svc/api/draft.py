@@ -50,12 +50,12 @@ Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDraft:
-    """How tokens shall be chosen; None takes the default."""
+    """How tokens shall be chosen; None takes the model's default."""
 
     temperature: float | None = None
-    top_k: int = 0
+    top_k: int | None = None
     top_p: float | None = None
-    min_p: float = 0.0
+    min_p: float | None = None
     seed: int | None = None
 
 

@@ -47,9 +47,9 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
 def _sampling(given: pb.SamplingParams) -> SamplingDraft:
     return SamplingDraft(
         temperature=given.temperature if given.HasField("temperature") else None,
-        top_k=given.top_k,
+        top_k=given.top_k if given.HasField("top_k") else None,
         top_p=given.top_p if given.HasField("top_p") else None,
-        min_p=given.min_p,
+        min_p=given.min_p if given.HasField("min_p") else None,
         seed=given.seed if given.HasField("seed") else None,
     )
 

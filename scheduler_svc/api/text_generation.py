@@ -104,7 +104,7 @@ class TextGenerator:
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
-        sampling = valid_sampling(draft.sampling, model.vocab_size)
+        sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
         requested_stop = valid_stop(draft.stop, model, stop_tokens)

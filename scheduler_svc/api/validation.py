@@ -8,11 +8,12 @@ import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import SamplingParams, StopConditions
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.generation import ServedModel
+from scheduler_svc.generation import SamplingDefaults, ServedModel
 from scheduler_svc.tokenizer import Tokenizer
 
 MAX_REQUEST_ID_CHARS = 128
@@ -23,6 +24,9 @@ MAX_TEMPERATURE = 100.0
 MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
 # Below this, dividing the logits overflows; the choice is the most probable token anyway.
 GREEDY_BELOW_TEMPERATURE = 1e-5
+NO_DEFAULTS = SamplingDefaults()
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +70,37 @@ def require_request_id(given: str) -> None:
         raise InvalidRequest("request_id", given, f"1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters")
 
 
-def valid_sampling(given: SamplingDraft, vocab_size: int) -> SamplingParams:
-    """Returns how tokens are chosen; without a seed, with a random one."""
-    temperature = 1.0 if given.temperature is None else given.temperature
-    top_p = 1.0 if given.top_p is None else given.top_p
+def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefaults = NO_DEFAULTS) -> SamplingParams:
+    """Returns how tokens are chosen: as given, else as the model's makers do, else without any filter.
+
+    Without a seed it is a random one.
+    """
+    temperature = _first_of(given.temperature, defaults.temperature, 1.0)
+    top_k = _first_of(given.top_k, defaults.top_k, 0)
+    top_p = _first_of(given.top_p, defaults.top_p, 1.0)
+    min_p = _first_of(given.min_p, defaults.min_p, 0.0)
     seed = secrets.randbits(63) if given.seed is None else given.seed
     if not 0 <= temperature <= MAX_TEMPERATURE:  # also false for NaN
         raise InvalidRequest("sampling.temperature", temperature, f"a number in [0, {MAX_TEMPERATURE:g}]")
-    if not 0 <= given.top_k <= vocab_size:
-        raise InvalidRequest("sampling.top_k", given.top_k, f"an integer in [0, {vocab_size}], 0 for all tokens")
+    if not 0 <= top_k <= vocab_size:
+        raise InvalidRequest("sampling.top_k", top_k, f"an integer in [0, {vocab_size}], 0 for all tokens")
     if not 0 < top_p <= 1:
         raise InvalidRequest("sampling.top_p", top_p, "a number in (0, 1]")
-    if not 0 <= given.min_p <= 1:
-        raise InvalidRequest("sampling.min_p", given.min_p, "a number in [0, 1]")
+    if not 0 <= min_p <= 1:
+        raise InvalidRequest("sampling.min_p", min_p, "a number in [0, 1]")
     if not MIN_SEED <= seed <= MAX_SEED:
         raise InvalidRequest("sampling.seed", seed, "an integer of 64 bits")
     return SamplingParams(
         temperature=0.0 if temperature < GREEDY_BELOW_TEMPERATURE else temperature,
-        top_k=given.top_k,
+        top_k=top_k,
         top_p=top_p,
-        min_p=given.min_p,
+        min_p=min_p,
         seed=seed,
     )
+
+
+def _first_of(given: Number | None, default: Number | None, otherwise: Number) -> Number:
+    return given if given is not None else default if default is not None else otherwise
 
 
 def valid_stop_strings(given: Sequence[str], tokenizer: Tokenizer | None) -> tuple[str, ...]:

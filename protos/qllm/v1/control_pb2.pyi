@@ -319,6 +319,7 @@ class WorkerModel(_message.Message):
     TOKENIZER_JSON_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     family: _builtins.str
@@ -359,6 +360,10 @@ class WorkerModel(_message.Message):
     def special_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Text of the special tokens that the template may name, such as "bos_token"."""
 
+    @_builtins.property
+    def default_sampling(self) -> _inference_pb2.SamplingParams:
+        """How tokens are chosen where a request does not say; a field that is absent is as in SamplingParams."""
+
     def __init__(
         self,
         *,
@@ -379,10 +384,11 @@ class WorkerModel(_message.Message):
         tokenizer_json: _builtins.bytes = ...,
         chat_template: _builtins.str = ...,
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        default_sampling: _inference_pb2.SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

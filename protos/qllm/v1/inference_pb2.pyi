@@ -166,7 +166,9 @@ class ChatMessage(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """"system", "user" or "assistant", or another role that the model's template knows."""
+    """"system", "user" or "assistant", or another role that the model's template knows. "developer" is "system" to templates
+    that know that only. A conversation of which the template would drop a turn is refused.
+    """
     content: _builtins.str
     """The turn's text."""
     def __init__(
@@ -209,7 +211,9 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """How the next token is chosen from the model's distribution."""
+    """How the next token is chosen from the model's distribution. A field that is absent is as the model's makers say
+    (generation_config.json), else as given here.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -287,7 +291,9 @@ class StopConditions(_message.Message):
 
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end the text; neither the string nor what follows it is sent. At most 16, each of 1 to 256 bytes."""
+        """Strings that end the text; neither the string nor what follows it is sent. At most 16, each of 1 to 256 bytes. One that
+        is a special token ends the text at that token; none has one inside.
+        """
 
     def __init__(
         self,

@@ -93,9 +93,9 @@ def _stop(body: GenerationFields, max_tokens: int | None, default_max_tokens: in
 def _sampling(body: GenerationFields) -> SamplingDraft:
     return SamplingDraft(
         temperature=body.temperature,
-        top_k=0 if body.top_k is None or body.top_k == _ALL_TOKENS else body.top_k,
+        top_k=0 if body.top_k == _ALL_TOKENS else body.top_k,
         top_p=body.top_p,
-        min_p=body.min_p or 0.0,
+        min_p=body.min_p,
         seed=body.seed,
     )
 

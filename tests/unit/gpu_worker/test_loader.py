@@ -17,6 +17,7 @@ from gpu_worker.experts import LayerExperts
 from gpu_worker.inspection import ErrorLimit
 from gpu_worker.loader import adopt_model, load_model
 from gpu_worker.matrices import MatrixLinear
+from gpu_worker.model_facts import SamplingDefaults
 from gpu_worker.weights import Quantization, WeightOptions
 from tests.families import random_model, tiny_config
 from tests.worker_driver import Driver
@@ -89,6 +90,19 @@ def test_the_tokenizer_template_and_special_tokens_come_along(directory: Path) -
     assert facts.tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
+def test_the_tokenizers_end_token_ends_a_text_too(directory: Path) -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "hello": 3, "<end>": 9}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>").save_pretrained(directory)
+    assert load_model(str(directory)).facts.eos_token_ids == (2, 7, 9)
+
+
+def test_the_models_own_sampling_comes_along_unless_it_is_to_be_left_aside(directory: Path) -> None:
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "temperature": 0.6, "top_p": 0.95}))
+    assert load_model(str(directory)).facts.sampling == SamplingDefaults(temperature=0.6, top_p=0.95)
+    assert load_model(str(directory), uses_generation_config=False).facts.sampling == SamplingDefaults()
+
+
 def test_the_compute_type_can_be_chosen(directory: Path) -> None:
     loaded = load_model(str(directory), options=WeightOptions("bfloat16"))
     assert loaded.facts.dtype == "bfloat16"
@@ -100,7 +114,8 @@ def test_the_compute_type_can_be_chosen(directory: Path) -> None:
 
 def test_the_longest_text_can_be_limited_but_not_beyond_the_model(directory: Path) -> None:
     assert load_model(str(directory), max_model_len=100).facts.max_model_len == 100
-    assert load_model(str(directory), max_model_len=10_000).facts.max_model_len == 512
+    with pytest.raises(ModelRefused, match="--max-model-len: got 513, allowed with this model is 2 to 512"):
+        load_model(str(directory), max_model_len=513)
 
 
 def test_positions_that_scale_with_the_longest_text_of_a_batch_are_kept_below_where_they_do() -> None:

@@ -15,7 +15,7 @@ from scheduler_svc.core.cursor import Cursor, Stage
 from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.results import SequenceError
 from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
-from scheduler_svc.generation import ServedModel
+from scheduler_svc.generation import SamplingDefaults, ServedModel
 from tests.integration.fake_worker import hello
 
 EPOCH = 2**64 - 1
@@ -112,6 +112,24 @@ def test_hello_that_makes_no_sense_is_refused_with_the_field(field: str, value: 
 def test_hello_without_a_model_is_refused() -> None:
     with pytest.raises(ProtocolError, match="missing"):
         codec.decode_model(control_pb2.Hello(protocol_version=codec.PROTOCOL_VERSION))
+
+
+def test_hello_tells_how_the_models_makers_sample() -> None:
+    assert model().sampling == SamplingDefaults()
+    greeting = hello()
+    greeting.model.default_sampling.temperature = 0.6
+    greeting.model.default_sampling.top_k = 20
+    assert codec.decode_model(greeting).sampling == SamplingDefaults(temperature=0.6, top_k=20)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", float("nan")), ("top_k", 101), ("top_p", 0.0), ("min_p", 2.0)]
+)
+def test_hello_with_a_default_that_no_request_may_ask_for_is_refused(field: str, value: float) -> None:
+    greeting = hello()
+    setattr(greeting.model.default_sampling, field, value)
+    with pytest.raises(ProtocolError, match=field):
+        codec.decode_model(greeting)
 
 
 def test_hello_with_a_negative_end_token_is_refused() -> None:

@@ -10,6 +10,7 @@ from scheduler_svc.api import requests, validation
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.tokenizer import Tokenizer
 from tests.fakes import served_model
 
@@ -50,6 +51,15 @@ def test_class_numbers_are_classes(number: int, expected: RequestClass) -> None:
 def test_sampling_defaults_filter_nothing() -> None:
     sampling = validation.valid_sampling(SamplingDraft(), 400)
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (1.0, 0, 1.0, 0.0)
+
+
+def test_the_models_own_defaults_stand_for_what_is_left_out() -> None:
+    defaults = SamplingDefaults(temperature=0.6, top_k=20, top_p=0.95, min_p=0.1)
+    sampling = validation.valid_sampling(SamplingDraft(), 400, defaults)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.6, 20, 0.95, 0.1)
+    given = SamplingDraft(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+    sampling = validation.valid_sampling(given, 400, defaults)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.0, 0, 1.0, 0.0)
 
 
 def test_seed_is_random_unless_given() -> None:
