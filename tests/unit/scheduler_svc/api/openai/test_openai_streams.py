@@ -337,7 +337,7 @@ async def test_abort_from_elsewhere_ends_the_answer() -> None:
 @pytest.mark.parametrize("num_choices", [1, 2])
 async def test_panic_of_the_tokenizer_amid_a_stream_is_told_there(num_choices: int) -> None:
     model = served_model(tokenizer_json=panicking_tokenizer_json())
-    async with running_http(FakeGenerator(model, script=lambda _: [66, 66])) as service:
+    async with running_http(FakeGenerator(model, script=lambda _: [67, 67, 66])) as service:
         response = await service.post(COMPLETIONS, prompt="b", stream=True, n=num_choices)
         assert json.loads(events_of(response.text)[-1])["error"]["message"] == "internal error"
         assert service.generator.live == {}
