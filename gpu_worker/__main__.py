@@ -111,7 +111,7 @@ def serve(
         typer.Option(
             envvar="QLLM_THREADS",
             help="Threads of one tensor operation. Where they take every core they keep one each, unless OMP_PROC_BIND says "
-            "otherwise. [default: measured at the start]",
+            "otherwise. [default: all cores that the process may use, by its affinity and its control group's quota]",
         ),
     ] = None,
     run_ahead_ms: Annotated[

@@ -77,7 +77,7 @@ class WorkerConfig:
         simulated: Cost table that stands for a model, by file or name; empty runs a model.
         control_endpoint: Where the scheduler binds.
         tensor_parallel_size: Processes that hold the model together, each a slice of every matrix.
-        num_threads: Threads of one tensor operation; None measures what iterations gain from more.
+        num_threads: Threads of one tensor operation; None takes all cores that it may use.
         run_ahead_ms: Longest work that a GPU is given ahead, and length of a CUDA graph.
         enforce_eager: Whether decodes on a GPU are run by the model each time rather than replayed from CUDA graphs.
         block_size: Tokens in one cache block.

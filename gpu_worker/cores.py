@@ -2,7 +2,7 @@
 
 Where the threads of a tensor operation take every core, each keeps its own. Whoever else wakes up stops one of them for a moment;
 left alone, the kernel then may put two on one core, and they take turns for milliseconds while the other has nothing to do.
-Where there are cores to spare, it has better places for both.
+Where there are cores to spare, because a number of threads or a quota says so, it has better places for both.
 
     before torch is loaded    OpenMP is told to bind its threads; it binds the main one as it is loaded, others as they start
     while the model loads     the main one is let go: threads that it starts would inherit its one core
@@ -12,14 +12,7 @@ Where there are cores to spare, it has better places for both.
 import os
 
 from gpu_worker.config import WorkerConfig
-
-
-def most_threads(config: WorkerConfig) -> int:
-    """Most threads of one tensor operation: every core but one where there are more than two, for the scheduler beside it."""
-    if config.num_threads:
-        return config.num_threads
-    num_cores = len(os.sched_getaffinity(0))
-    return max(1, (num_cores if num_cores <= 2 else num_cores - 1) // config.tensor_parallel_size)
+from gpu_worker.threads import thread_count
 
 
 class Cores:
@@ -36,7 +29,7 @@ class Cores:
 
     def bind_threads(self, config: WorkerConfig) -> None:
         """Has OpenMP bind its threads, if those of one process would take every core and nobody has told it otherwise."""
-        if config.tensor_parallel_size == 1 and most_threads(config) == len(self._all):
+        if config.tensor_parallel_size == 1 and thread_count(config).number == len(self._all):
             os.environ.setdefault("OMP_PROC_BIND", "true")
 
     def let_go(self) -> None:

@@ -8,7 +8,8 @@ Its kernels are made for certain numbers of rows, which differ from CPU to CPU. 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 
@@ -36,23 +37,39 @@ def fit_row_counts(matrices: Sequence[PackedMatrix]) -> tuple[int, ...]:
         return ()
     alike = [matrix for matrix in matrices if matrix.shape == shape]
     ways = _ways(alike[: max(1, _MOST_BYTES // alike[0].nbytes)])
-    counts = choose_row_counts([float("inf"), *least_times_s(ways)])
+    with _one_thread():
+        counts = choose_row_counts(*([float("inf"), *least_times_s(ways)] for _ in range(2)))
     for matrix in matrices:
         matrix.row_counts = counts
     return counts
 
 
-def choose_row_counts(times_s: Sequence[float]) -> tuple[int, ...]:
-    """Chooses for each number of rows the number, no smaller, that takes least time, given the time of each (the first of 0).
+def choose_row_counts(*trials_s: Sequence[float]) -> tuple[int, ...]:
+    """Chooses for each number of rows with how many to run: the fastest that is no smaller, or as many as there are.
 
-    Filling up takes some microseconds itself: it must save more than what two measurements may differ by.
+    Filling up takes some microseconds itself, so it must save clearly more, and in every trial.
+
+    Args:
+        trials_s: Of each trial the time of each number of rows, the first of 0.
     """
-    chosen = list(range(len(times_s)))
-    for count in range(1, len(times_s)):
-        fastest = min(range(count, len(times_s)), key=times_s.__getitem__)
-        if is_clearly_less(times_s[fastest], times_s[count]):
+    chosen = list(range(len(trials_s[0])))
+    least_s = [min(times_s) for times_s in zip(*trials_s, strict=True)]
+    for count in range(1, len(least_s)):
+        fastest = min(range(count, len(least_s)), key=least_s.__getitem__)
+        if all(is_clearly_less(times_s[fastest], times_s[count]) for times_s in trials_s):
             chosen[count] = fastest
     return tuple(chosen)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Has products take one thread: which rows kernels like is the same, and others seldom hold all cores at once."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _ways(matrices: Sequence[PackedMatrix]) -> list[Callable[[], object]]:

@@ -8,13 +8,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 
 import torch
 from qllm.v1 import control_pb2, inference_pb2
 
 from gpu_worker.config import ConfigRefused, Device, GenerationConfig, WorkerConfig
-from gpu_worker.cores import most_threads
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
 from gpu_worker.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
@@ -24,7 +22,7 @@ from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming
-from gpu_worker.threads import fastest_ns, fewest_fast_enough, thread_counts, were_disturbed
+from gpu_worker.threads import thread_count
 from gpu_worker.warmup import state_bytes, touch_memory, warm_up
 from gpu_worker.weights import WeightOptions
 
@@ -34,9 +32,6 @@ _GIB = 1 << 30
 _CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300
 _PROBE_TOKENS = 16
-_THREAD_TRIALS = 3
-_THREAD_TRIALS_S = 5.0
-_DISTURBED_TRIALS_S = 20.0
 _MAX_BLOCKS = 1 << 24
 _MOST_RECORDED = 64
 
@@ -52,11 +47,12 @@ class ReadyWorker:
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
     """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
-    num_threads = most_threads(config)
-    torch.set_num_threads(num_threads)
+    threads = thread_count(config)
+    torch.set_num_threads(threads.number)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)
-    _log.info("loading model=%s dtype=%s device=%s threads=%d", config.model, config.dtype, device, num_threads)
+    _log.info("threads=%d from=%s", threads.number, threads.origin)
+    _log.info("loading model=%s dtype=%s device=%s", config.model, config.dtype, device)
     began_s = time.monotonic()
     loaded = load_model(
         config.model,
@@ -80,9 +76,8 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             num_blocks, num_host_blocks = ranks.least(num_blocks), ranks.least(num_host_blocks)
         runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks, run_ahead_ms=config.run_ahead_ms)
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
-        is_tried = config.num_threads is None and device == "cpu" and ranks is None  # ranks must do all alike
-        candidates = thread_counts(num_threads) if is_tried else (num_threads,)
-        timings = _warm_up_threads(runner, block_ids, candidates)
+        timings = warm_up(runner, block_ids)
+        _log.info("warmed_up iterations=%d", len(timings))
         may_record = device.startswith("cuda") and ranks is None and not config.enforce_eager
         if may_record and _record_decodes(loaded, runner, timings, config):
             timings = warm_up(runner, block_ids)
@@ -99,31 +94,6 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             f"--model: its tokenizer makes a Hello of {hello.ByteSize()} bytes, too large for the channel"
         )
     return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
-
-
-def _warm_up_threads(runner: Runner, block_ids: range, candidates: Sequence[int]) -> list[WorkTiming]:
-    """Warms up with each number of threads in turns, keeps the best, and returns its timings.
-
-    Where something else held the cores it goes on for longer, but a large model is not kept from serving by trying again.
-    """
-    timings: dict[int, list[WorkTiming]] = {num_threads: [] for num_threads in candidates}
-    began_s = time.monotonic()
-    for trial in count(1):
-        for num_threads in candidates:
-            torch.set_num_threads(num_threads)
-            timings[num_threads] += warm_up(runner, block_ids)
-        disturbed = were_disturbed(timings)
-        is_enough = len(candidates) == 1 or (trial >= _THREAD_TRIALS and not disturbed)
-        if is_enough or time.monotonic() - began_s > (_DISTURBED_TRIALS_S if disturbed else _THREAD_TRIALS_S):
-            break
-    chosen = fewest_fast_enough(timings)
-    torch.set_num_threads(chosen)
-    totals_ns = {n: sum(fastest_ns(timings[n]).values()) for n in candidates}
-    times = " ".join(f"{n}:{total_ns / 1e6:.0f}" for n, total_ns in totals_ns.items())
-    _log.info("warmed_up threads=%d iterations=%d ms_by_threads=%s", chosen, len(timings[chosen]), times)
-    if disturbed:
-        _log.warning("others held the cores while %d threads were chosen; --threads sets the number", chosen)
-    return timings[chosen]
 
 
 def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkTiming], config: WorkerConfig) -> bool:

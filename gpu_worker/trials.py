@@ -4,23 +4,24 @@
     way       A  B  C      A  B  C      A  B  C  ...        the shortest time of each counts
     others          ▓▓▓▓▓▓▓▓▓▓▓                            and meet every way alike
 
-What a way does in one turn should take a millisecond or less: the shorter, the more surely some turn is left alone. It knows no
-tensors.
+What a way does in one turn should take a millisecond or less: the shorter, the more surely some turn is left alone. Whoever
+chooses another way than the usual one asks twice. It knows no tensors.
 """
 
 import time
 from collections.abc import Callable, Sequence
 
 _WORTH = 0.9
-_NUM_TURNS = 30
+_NUM_TURNS = 15
 _LEAST_TURNS = 4
-_LONGEST_S = 2.0
+_LONGEST_S = 1.0
 
 
 def least_times_s(ways: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Runs the ways in turns, and returns the shortest time of each in seconds.
 
-    There are 30 turns, or as many as fit into 2 s, but no fewer than 4. A turn before them, which warms caches, does not count.
+    There are 15 turns, or as many as fit into a second, but no fewer than 4; the one before them, which warms caches, does not
+    count.
     """
     for way in ways:
         way()

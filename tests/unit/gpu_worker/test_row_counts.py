@@ -18,6 +18,11 @@ def test_what_saves_next_to_nothing_is_not_filled_up() -> None:
     assert choose_row_counts([0, 100, 99, 98, 97]) == (0, 1, 2, 3, 4)
 
 
+def test_what_saves_in_one_trial_only_is_not_filled_up() -> None:
+    assert choose_row_counts([0, 100, 50, 90], [0, 100, 99, 60]) == (0, 1, 2, 3)
+    assert choose_row_counts([0, 100, 50, 90], [0, 100, 60, 60]) == (0, 2, 2, 3)
+
+
 @pytest.mark.parametrize("shape", [(1, 6), (3, 6), (1, 2, 6), (1, 9, 6), (0, 6)])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_filling_up_changes_no_result(shape: tuple[int, ...], has_bias: bool) -> None:
@@ -35,7 +40,9 @@ def test_filling_up_changes_no_result(shape: tuple[int, ...], has_bias: bool) ->
 def test_all_matrices_of_a_model_go_by_those_that_most_bytes_are_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_counts, "_LEAST_BYTES", 1)
     matrices = [PackedMatrix(torch.randn(shape), None) for shape in ((64, 32), (64, 32), (8, 32))]
+    num_threads = torch.get_num_threads()
     counts = fit_row_counts(matrices)
+    assert torch.get_num_threads() == num_threads
     assert len(counts) == 9
     assert all(count >= number for number, count in enumerate(counts))
     assert all(matrix.row_counts == counts for matrix in matrices)

@@ -1,52 +1,47 @@
-"""How many threads the operations get."""
+"""How many threads the operations get: all cores that the process may use, or the number that it is told."""
+
+import os
 
 import pytest
 
-from gpu_worker.sequences import WorkTiming
-from gpu_worker.threads import fewest_fast_enough, thread_counts, were_disturbed
+from gpu_worker import threads
+from gpu_worker.config import WorkerConfig
+from gpu_worker.threads import ThreadCount, thread_count
 
 
-def timing(num_tokens: int, attention_ns: int, expert_ns: int = 0, num_layers: int = 4) -> WorkTiming:
-    return WorkTiming(num_layers, num_layers * num_tokens, 0, attention_ns, 0, 0, expert_ns)
+def machine(monkeypatch: pytest.MonkeyPatch, num_cores: int, quota: float | None = None) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
 
 
-@pytest.mark.parametrize(
-    ("most", "tried"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (8, (1, 2, 4, 8)), (11, (1, 2, 4, 8, 11))]
-)
-def test_powers_of_two_up_to_the_most_threads_are_tried(most: int, tried: tuple[int, ...]) -> None:
-    assert thread_counts(most) == tried
-
-
-def test_the_fewest_threads_that_are_about_as_fast_as_the_fastest_are_kept() -> None:
-    assert fewest_fast_enough({1: [timing(1, 100)], 2: [timing(1, 95)], 4: [timing(1, 200)]}) == 1
-    assert fewest_fast_enough({1: [timing(1, 100)], 2: [timing(1, 40, 15)], 4: [timing(1, 52)]}) == 2
-
-
-def test_iterations_of_all_lengths_count_by_their_time() -> None:
-    one = [timing(1, 10, 5), timing(256, 400)]
-    two = [timing(1, 14, 6), timing(256, 210)]
-    assert fewest_fast_enough({1: one, 2: two}) == 2
-
-
-def test_the_fastest_iteration_of_a_length_counts() -> None:
-    assert fewest_fast_enough({1: [timing(1, 100), timing(1, 100)], 2: [timing(1, 900), timing(1, 50)]}) == 2
-
-
-def test_a_number_that_was_given_is_kept() -> None:
-    assert fewest_fast_enough({3: [timing(1, 100), timing(256, 100)]}) == 3
+def worker(num_threads: int | None = None, num_processes: int = 1) -> WorkerConfig:
+    return WorkerConfig(
+        model="m", control_endpoint="ipc:///c", num_threads=num_threads, tensor_parallel_size=num_processes
+    )
 
 
 @pytest.mark.parametrize(
-    ("one_ms", "two_ms", "disturbed"), [(100, 130, True), (100, 110, False), (100, 55, False), (1, 4, False)]
+    ("num_cores", "num_processes", "number"), [(1, 1, 1), (2, 1, 2), (8, 1, 8), (8, 2, 4), (7, 2, 3), (2, 4, 1)]
 )
-def test_more_threads_that_take_much_longer_mean_that_others_held_the_cores(
-    one_ms: int, two_ms: int, disturbed: bool
+def test_all_cores_that_the_process_may_use_are_taken(
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, num_processes: int, number: int
 ) -> None:
-    short = timing(1, 30_000_000)  # what a second thread costs is no sign where there is little to do
-    one, two = ([short, timing(256, ms * 1_000_000)] for ms in (one_ms, two_ms))
-    assert were_disturbed({1: one, 2: two}) is disturbed
+    machine(monkeypatch, num_cores)
+    assert thread_count(worker(num_processes=num_processes)) == ThreadCount(number, "affinity")
 
 
-def test_nothing_measured_is_no_sign_of_others() -> None:
-    assert not were_disturbed({1: [], 2: []})
-    assert not were_disturbed({2: [timing(256, 100_000_000)]})
+@pytest.mark.parametrize(
+    ("quota", "number", "origin"),
+    [(0.2, 1, "cgroup_quota"), (1.5, 2, "cgroup_quota"), (3.0, 3, "cgroup_quota"), (3.5, 4, "affinity"), (9.0, 4, "affinity")],
+)  # fmt: skip
+def test_a_quota_is_rounded_up_and_counts_where_it_is_less_than_the_cores(
+    monkeypatch: pytest.MonkeyPatch, quota: float, number: int, origin: str
+) -> None:
+    machine(monkeypatch, 4, quota)
+    assert thread_count(worker()) == ThreadCount(number, origin)
+
+
+def test_a_number_that_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 2, 1.0)
+    assert thread_count(worker(3)) == ThreadCount(3, "--threads")
+    assert thread_count(worker(3, num_processes=2)) == ThreadCount(3, "--threads")
