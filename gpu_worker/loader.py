@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from gpu_worker import attention, forward
+from gpu_worker.compute_type import choose_type
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts import ExpertWeights
 from gpu_worker.inspection import (
@@ -35,7 +36,7 @@ from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
-from gpu_worker.weights import AS_THEY_COME, WeightOptions, make_random_model, read_model, take_weights
+from gpu_worker.weights import AS_THEY_COME, WeightOptions, make_random_model, read_model, stored_type, take_weights
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +133,12 @@ def load_model(
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
         skeleton = _from_config(config)
     decoder_layers(skeleton)
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    own_type = stored_type(source) if config.dtype is None else skeleton.dtype
+    options = choose_type(skeleton, own_type, options, device, is_quantized=is_quantized)
     if options.source == "dummy":
         model, arrived = make_random_model(config, options, device)
     else:
-        is_quantized = getattr(config, "quantization_config", None) is not None
         linears = frozenset() if options.quantization == "none" or is_quantized else called_linears(skeleton)
         model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]

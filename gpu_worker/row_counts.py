@@ -8,15 +8,14 @@ Its kernels are made for certain numbers of rows, which differ from CPU to CPU. 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 
 import torch
 
 from gpu_worker.matrices import PackedMatrix
-from gpu_worker.trials import is_clearly_less, least_times_s
+from gpu_worker.trials import is_clearly_less, least_times_s, one_thread
 
 _MOST_ROWS = 8
 _LEAST_BYTES = 1 << 25  # what caches hold is multiplied otherwise, and too fast to be told from noise
@@ -37,7 +36,7 @@ def fit_row_counts(matrices: Sequence[PackedMatrix]) -> tuple[int, ...]:
         return ()
     alike = [matrix for matrix in matrices if matrix.shape == shape]
     ways = _ways(alike[: max(1, _MOST_BYTES // alike[0].nbytes)])
-    with _one_thread():
+    with one_thread():  # which rows kernels like is the same with more
         counts = choose_row_counts(*([float("inf"), *least_times_s(ways)] for _ in range(2)))
     for matrix in matrices:
         matrix.row_counts = counts
@@ -59,17 +58,6 @@ def choose_row_counts(*trials_s: Sequence[float]) -> tuple[int, ...]:
         if all(is_clearly_less(times_s[fastest], times_s[count]) for times_s in trials_s):
             chosen[count] = fastest
     return tuple(chosen)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Has products take one thread: which rows kernels like is the same, and others seldom hold all cores at once."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _ways(matrices: Sequence[PackedMatrix]) -> list[Callable[[], object]]:

@@ -5,11 +5,14 @@
     others          ▓▓▓▓▓▓▓▓▓▓▓                            and meet every way alike
 
 What a way does in one turn should take a millisecond or less: the shorter, the more surely some turn is left alone. Whoever
-chooses another way than the usual one asks twice. It knows no tensors.
+chooses another way than the usual one asks twice. It knows no models.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
 
 _WORTH = 0.9
 _NUM_TURNS = 15
@@ -40,3 +43,14 @@ def least_times_s(ways: Sequence[Callable[[], object]], clock: Callable[[], floa
 def is_clearly_less(time_s: float, than_s: float) -> bool:
     """Whether a time is less than another by more than 10 %, which is more than two measurements of the same may differ by."""
     return time_s < _WORTH * than_s
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Has tensor operations take one thread: others seldom leave all cores alone at once, and one of several is soon left."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

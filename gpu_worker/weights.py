@@ -9,11 +9,14 @@ It knows forms and files, and neither how a model is suspended nor what is serve
 
 import logging
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
@@ -40,6 +43,7 @@ from gpu_worker.row_counts import fit_row_counts
 
 logger = logging.getLogger(__name__)
 
+_STORED_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # in which models are served
 _RANDOM_STD = 0.02  # as transformers' configurations have it
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -53,7 +57,7 @@ class WeightOptions:
     """How weights are kept.
 
     Attributes:
-        dtype: Compute type; auto is that of the checkpoint.
+        dtype: Compute type; auto is that of the checkpoint. See `compute_type`.
         form: Form of what is not quantized; auto packs where that can be done.
         quantization: What experts and linear layers, all but the head, are quantized to.
         source: auto is the checkpoint; dummy makes random weights on the device.
@@ -124,6 +128,15 @@ def read_model(
     return model.to(device), arrived
 
 
+def stored_type(source: str) -> torch.dtype | None:
+    """Type of the first weights in a directory, where the configuration names none; None if it does not show."""
+    for file in sorted(Path(source).glob("*.safetensors"))[:1]:
+        with suppress(SafetensorError), safe_open(file, framework="pt") as weights:
+            types = (_STORED_TYPES.get(weights.get_slice(name).get_dtype()) for name in weights.keys())  # noqa: SIM118
+            return next((dtype for dtype in types if dtype is not None), None)
+    return None
+
+
 def make_random_model(config: Any, options: WeightOptions, device: str) -> tuple[Any, Arrived]:
     """Makes a model of random weights on a device, its experts one by one, so that they need not fit there unquantized.
 
@@ -171,12 +184,9 @@ def take_weights(
         ModelRefused: They can't be kept so.
     """
     plain = _plain_form(model, options.form)
-    form = plain
+    form = plain if options.quantization == "none" else form_of_weights(model.dtype, model.device, options)
     called = structure.called_linears
     if options.quantization != "none":
-        from gpu_worker import quantization
-
-        form = quantization.form_of(options.quantization)
         head = model.get_output_embeddings()
         logger.info("quantized %d linear layers", replace_linears(model, called - {head}, form))
     if plain is not DenseMatrix:
@@ -194,12 +204,21 @@ def take_weights(
     return experts
 
 
+def form_of_weights(dtype: torch.dtype, device: torch.device, options: WeightOptions) -> MatrixForm:
+    """What most of a model's weights are made into: a quantized form, or packed where that is possible and wished, or dense."""
+    if options.quantization != "none":
+        from gpu_worker import quantization
+
+        return quantization.form_of(options.quantization)
+    return Packing() if can_pack(dtype, device) and options.form != "dense" else DenseMatrix
+
+
 def _plain_form(model: Any, wished: Weights) -> MatrixForm:
-    possible = can_pack(model.dtype, model.device)
-    if wished == "packed" and not possible:
+    """What weights are made into that are not quantized."""
+    if wished == "packed" and not can_pack(model.dtype, model.device):
         dtype = str(model.dtype).removeprefix("torch.")
         raise ModelRefused(f"weights of type {dtype} can't be packed on {model.device}; allowed are auto and dense")
-    return Packing() if possible and wished != "dense" else DenseMatrix
+    return form_of_weights(model.dtype, model.device, WeightOptions(form=wished))
 
 
 def _report_bits(model: nn.Module, experts: Sequence[ExpertWeights | None]) -> None:
