@@ -1,6 +1,6 @@
 """One HTTP connection: uvicorn's, with a place among the others, a time within which headers must come, and errors in JSON.
 
-    waits for a request ──headers came──▶ works on it ──answered──▶ waits ...
+    waits for headers ──they came──▶ waits for a body ──it came──▶ works ──answered──▶ waits for headers ...
       └── headers are late, or no HTTP: refused, then closed once the client has heard why
 
 Knows nothing of what is asked.
@@ -41,6 +41,7 @@ class Connection(H11Protocol):
         self._room = room
         self._header_timeout_s = header_timeout_s
         self._deadline: asyncio.TimerHandle | None = None
+        self._reads_body = False
         self._was_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class has it
@@ -80,14 +81,18 @@ class Connection(H11Protocol):
         self._refuse(NoHttp())
 
     def _note_state(self) -> bool:
-        """Notes whether a request runs; returns whether headers are waited for."""
-        if self._was_refused or self.transport.is_closing():
+        """Notes how far a request has come; returns whether headers are waited for."""
+        state = self.conn.their_state
+        if self._was_refused or self.transport.is_closing() or (self._reads_body and state is h11.SEND_BODY):
             return False
-        if self.conn.their_state is h11.IDLE:
+        self._reads_body = state is h11.SEND_BODY
+        if state is h11.IDLE:
             self._room.note_waiting(self)
             return True
-        self._room.note_working(self)
         self._clear_deadline()
+        self._room.note_working(self)
+        if self._reads_body:  # nothing runs before its end: whoever sends it slowly waits too, though from now on
+            self._room.note_waiting(self)
         return False
 
     def _set_deadline(self, time_s: float, then: Callable[[], None]) -> None:

@@ -15,6 +15,8 @@ from tests.fakes import FakeGenerator
 from tests.openai_service import COMPLETIONS, HttpServer, error_of, running_http
 
 GET_VERSION = b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"
+SLOW_HEADERS = b"GET /version HTTP/1.1\r\nx: "
+SLOW_BODY = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
 SHORT = HttpLimits(header_timeout_s=0.05)
 LONG_S = 20
 
@@ -65,7 +67,7 @@ async def test_slow_headers_are_cut_however_often_a_byte_comes(before: bytes) ->
         if before:
             writer.write(before)
             await reader.readuntil(b"}")
-        writer.write(b"GET /version HTTP/1.1\r\nx: ")
+        writer.write(SLOW_HEADERS)
         async with asyncio.timeout(LONG_S):
             while not reader.at_eof() and not reader._buffer:  # type: ignore[attr-defined]
                 writer.write(b"y")
@@ -101,7 +103,8 @@ async def test_a_body_may_take_longer_than_headers() -> None:
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
 
 
-async def test_silent_connections_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("said", [b"", SLOW_HEADERS, SLOW_BODY], ids=["nothing", "some headers", "some of a body"])
+async def test_slow_connections_keep_nobody_out(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
     limits = HttpLimits(max_connections=8)
     generator = FakeGenerator(hold_after=1)
     async with running_http(generator, limits=limits) as service:
@@ -109,7 +112,8 @@ async def test_silent_connections_keep_nobody_out(caplog: pytest.LogCaptureFixtu
         async with stream as response:
             with ExitStack() as flood:
                 for _ in range(100):
-                    flood.enter_context(socket.create_connection(("127.0.0.1", service.server.port)))
+                    slow = flood.enter_context(socket.create_connection(("127.0.0.1", service.server.port)))
+                    slow.sendall(said)
                 for _ in range(3):
                     async with httpx2.AsyncClient(base_url=service.http.base_url) as newcomer:
                         assert (await newcomer.get("/health")).status_code == 200
