@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gpu_worker.devices import to_device
 
+_MOST_NUMBERS = 1 << 23  # of logits at a time: filters take several copies of them in double precision
 _MASK_64 = 2**64 - 1
 
 
@@ -53,12 +54,18 @@ class Draw:
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
-    """Chooses a token for each row of logits (B, V), and waits for them.
+    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where those are many and long.
 
     Returns:
         For each row the token and the natural logarithm of its probability under the logits as they are; None for a row that
         holds something that is no number, or no finite one at all.
     """
+    at_once = max(1, _MOST_NUMBERS // logits.shape[1])
+    groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
+    return [choice for rows in groups for choice in _sample(logits[rows], draws[rows])]
+
+
+def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
     logits = logits.float()  # (B, V)
     token_ids = _choose(logits, draws)  # (B,)
     logprobs = logits.log_softmax(-1).gather(1, token_ids[:, None])[:, 0]  # (B,)

@@ -124,7 +124,7 @@ def serve(
         ),
     ] = _LIMITS.ls_tpot_s * 1e3,
     max_num_seqs: Annotated[
-        int, typer.Option(envvar="QLLM_MAX_NUM_SEQS", help="Most sequences of a batch.")
+        int, typer.Option(envvar="QLLM_MAX_NUM_SEQS", help="Most sequences of an iteration; `paper` takes 32 at most.")
     ] = _LIMITS.max_num_seqs,
     be_chunk_tokens: Annotated[
         int, typer.Option(envvar="QLLM_BE_CHUNK_TOKENS", help="Token budget of a best-effort iteration.")

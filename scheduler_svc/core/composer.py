@@ -7,11 +7,12 @@ goes to host memory; where that is full, a queued victim is computed again later
 
 import math
 from collections.abc import Callable
+from heapq import nlargest
 
 from scheduler_svc.core.batch import Batch, Member, Shape
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.policies.base import BatchPlan
-from scheduler_svc.core.queues import QueueName, Queues
+from scheduler_svc.core.queues import QueueName, Queues, SequenceQueue
 from scheduler_svc.core.sequence import Phase, RequestClass, Sequence, SequenceState
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
@@ -100,12 +101,13 @@ class Composer:
         return members
 
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
-        """Adds members from one queue; returns False if one of them found no room."""
+        """Adds members from one queue; returns False if one of them found no room, or no place."""
         queue = self._queues[source]
         if not queue:
             return True
-        skipped: list[Sequence] = []
         left = _budget(plan) - sum(m.num_tokens for m in members)
+        num_places = int(max(0, min(left, plan.max_sequences - len(members))))
+        skipped = _take_out_resting(queue, num_places) if source.phase is Phase.DECODE else []
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             num_pending = sequence.num_pending_tokens
             num_tokens = num_pending if num_pending <= left else int(left)
@@ -158,16 +160,21 @@ class Composer:
         return Member(sequence, num_tokens, sequence.num_computed_tokens, samples, new_block_ids)
 
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether its blocks fit, after evicting others if need be. A new sequence must fit with its whole prompt."""
+        """Whether its blocks fit, after evicting others if need be.
+
+        A new sequence must fit with its whole prompt, and leave room for the next block of everybody whose blocks it can't take.
+        """
         if not (sequence.num_host_blocks or self._memory.num_missing(sequence, num_tokens)):
             return True
         is_new = not sequence.num_computed_tokens
         planned = sequence.num_pending_tokens if is_new else num_tokens
         missing = sequence.num_host_blocks + self._missing(sequence, planned)
-        if is_new and sequence.effective_class is BE:
-            reserve = len(self._residents)  # room for everyone's next block, against thrashing
-            return missing + reserve <= self._memory.pool.num_free
-        return self._evict_until(missing, sequence)
+        if not is_new:
+            return self._evict_until(missing, sequence)
+        if sequence.effective_class is BE:
+            return missing + len(self._residents) <= self._memory.pool.num_free
+        num_peers = sum(other.effective_class is LS for other in self._residents.values())
+        return self._evict_until(missing + num_peers, sequence)
 
     def _missing(self, sequence: Sequence, num_tokens: int) -> int:
         """Counts further blocks for its next tokens, beyond those that restoring brings back."""
@@ -221,6 +228,16 @@ class Composer:
         self._queues.of(victim).remove(victim)  # computed again: it may stand in another queue now
         self.forget(victim)
         self._queues.of(victim).push(victim)
+
+
+def _take_out_resting(queue: SequenceQueue, num_places: int) -> list[Sequence]:
+    """Takes the decodes out of their queue that find no place: those whose last token came last, so that all take turns."""
+    if len(queue) <= num_places:
+        return []
+    resting = nlargest(len(queue) - num_places, queue, key=lambda s: (s.last_token_s or 0.0, s.arrival_s, s.seq_id))
+    for sequence in resting:
+        queue.remove(sequence)
+    return resting
 
 
 def _budget(plan: BatchPlan) -> float:

@@ -20,7 +20,11 @@ _NEVER_S = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one request met; times in virtual seconds, from its arrival."""
+    """What one request met; times in virtual seconds, from its arrival.
+
+    Attributes:
+        longest_gap_s: Longest time between two of its tokens.
+    """
 
     request_class: RequestClass
     arrival_s: float
@@ -30,9 +34,10 @@ class Outcome:
     ttft_s: float
     turnaround_s: float
     num_preemptions: int
+    longest_gap_s: float
 
     @classmethod
-    def of(cls, sequence: Sequence) -> "Outcome":
+    def of(cls, sequence: Sequence, longest_gap_s: float) -> "Outcome":
         """Reads a finished sequence."""
         first_run_s, first_token_s, last_token_s = sequence.first_run_s, sequence.first_token_s, sequence.last_token_s
         assert first_run_s is not None
@@ -47,7 +52,22 @@ class Outcome:
             ttft_s=first_token_s - sequence.arrival_s,
             turnaround_s=last_token_s - sequence.arrival_s,
             num_preemptions=sequence.num_preemptions,
+            longest_gap_s=longest_gap_s,
         )
+
+
+@dataclass(slots=True)
+class _Live:
+    """A request under way, with the time of its last token and the longest time between two."""
+
+    sequence: Sequence
+    last_token_s: float | None = None
+    longest_gap_s: float = 0.0
+
+    def note_token(self, now_s: float) -> None:
+        if self.last_token_s is not None:
+            self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_token_s)
+        self.last_token_s = now_s
 
 
 class Simulation:
@@ -72,7 +92,7 @@ class Simulation:
         self._arrivals: Row[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
         self._num_arrived = 0
         self._seq_ids = count(1)
-        self._live: dict[SeqId, Sequence] = {}
+        self._live: dict[SeqId, _Live] = {}
 
     def run(self) -> None:
         """Goes on until every request has ended.
@@ -113,7 +133,7 @@ class Simulation:
                 StopConditions(request.num_output_tokens),
                 request.arrival_s,
             )
-            self._live[seq_id] = sequence
+            self._live[seq_id] = _Live(sequence)
             self.scheduler.add(sequence)
 
     def _take_result(self) -> None:
@@ -126,8 +146,12 @@ class Simulation:
             self._note(output)
 
     def _note(self, output: Output) -> None:
-        if isinstance(output, TokenOutput) and output.finish_reason is not None:
-            self.outcomes.append(Outcome.of(self._live.pop(output.seq_id)))
+        if isinstance(output, TokenOutput):
+            live = self._live[output.seq_id]
+            live.note_token(self.now_s)
+            if output.finish_reason is not None:
+                del self._live[output.seq_id]
+                self.outcomes.append(Outcome.of(live.sequence, live.longest_gap_s))
 
     def _pump(self) -> None:
         self.num_events += 1

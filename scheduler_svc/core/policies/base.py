@@ -23,7 +23,7 @@ class BatchPlan:
 
     Attributes:
         sources: Queues to fill it from, the first as far as it goes, then the next.
-        max_sequences: Most sequences.
+        max_sequences: Most sequences; where more decode than that, they take turns.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
         filler: Queues to take along from, in order, while the predicted iteration stays within its slack (`View.has_slack`);
             nobody gives up memory for them.
@@ -99,11 +99,12 @@ class Limits:
     """Numbers that policies plan with.
 
     Attributes:
-        max_num_seqs: Most sequences of a batch.
+        max_num_seqs: Most sequences of an iteration, a bound on what it keeps in memory and on what a decision takes. No bound on
+            its time: whatever another sequence costs there, an iteration of its own costs more.
         be_chunk_tokens: Token budget of a best-effort iteration in which some decode: it bounds how long they wait for a token.
         be_max_chunk_tokens: Token budget of one in which nobody does, and bound on that of one beside which prompts pile up, if
             that is more and it can be stopped inside: prompts take less time in long chunks.
-        ls_chunk_tokens: Token budget of a latency-sensitive iteration.
+        ls_chunk_tokens: Token budget of a latency-sensitive iteration, its decodes not counted: it bounds how long those take.
         ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
         ls_alone_share: Share of the time that latency-sensitive iterations may take with no more than that; 1: always.
         ls_shared_stretch: How much longer companions may make one where they take more, if that is more.
@@ -114,7 +115,7 @@ class Limits:
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
-    max_num_seqs: int = 32
+    max_num_seqs: int = 256
     be_chunk_tokens: int = 256
     be_max_chunk_tokens: int = 1024
     ls_chunk_tokens: int = 512

@@ -13,8 +13,11 @@ from scheduler_svc.core.sequence import RequestClass
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 
 
+_BATCH_SIZE = 32
+
+
 class Paper(Policy):
-    """The published algorithm; B is `max_num_seqs`."""
+    """The published algorithm; B is 32 as published, or `max_num_seqs` where that is less."""
 
     name = "paper"
 
@@ -25,7 +28,7 @@ class Paper(Policy):
             return
         if view.awaits_result(LS):
             return
-        size = view.limits.max_num_seqs
+        size = min(view.limits.max_num_seqs, _BATCH_SIZE)
         if view.num_waiting(LS_DECODE) >= size:  # line 1
             yield BatchPlan((LS_DECODE,), size)
         if view.num_waiting(LS_PREFILL):  # line 2

@@ -31,7 +31,9 @@ class Qllm(Policy):
             yield from self.best_effort(view, _best_effort_plan)
         # A prompt takes nobody along, unless a target says how long people may wait.
         filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
-        plan = BatchPlan((LS_PREFILL, LS_DECODE), limits.max_num_seqs, limits.ls_chunk_tokens, filler=filler)
+        # Who streams goes on in every iteration; a prompt is begun where there is a place for its decode as well.
+        max_tokens = limits.ls_chunk_tokens + view.num_waiting(LS_DECODE)
+        plan = BatchPlan((LS_DECODE, LS_PREFILL), limits.max_num_seqs, max_tokens, filler)
         if batch := view.open_batch(LS):
             yield batch
         elif view.awaits_result(LS):

@@ -131,3 +131,11 @@ def test_a_row_is_drawn_alike_whatever_others_in_the_batch_ask_for() -> None:
     ]
     alone = [sample(row[None], [draw])[0] for row, draw in zip(logits, draws, strict=True)]
     assert tokens_of(logits, draws) == alone
+
+
+def test_rows_are_drawn_alike_where_they_are_too_many_to_be_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(2))
+    draws = [Draw(Sampling(temperature=row % 3, top_p=0.9, seed=row), row) for row in range(7)]
+    together = sample(logits, draws)
+    monkeypatch.setattr("gpu_worker.sampler._MOST_NUMBERS", 120)
+    assert sample(logits, draws) == together

@@ -1,7 +1,7 @@
 """What each policy runs next, and with whom."""
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 
@@ -106,6 +106,50 @@ def test_paper_computes_whole_prompts() -> None:
     sim.submit(BE, 3000, 1)
     sim.run()
     assert [item.num_tokens for item in sim.worker.history[0][3][0].items.values()] == [3000]
+
+
+def iterations(sim: Simulation) -> list[list[int]]:
+    """Who took part in each iteration."""
+    batches = {id(batch): sorted(batch.items) for *_, (batch, *_) in sim.worker.history}
+    return list(batches.values())
+
+
+def test_decodes_that_do_not_all_find_a_place_take_turns() -> None:
+    sim = paper(size=4)
+    for _ in range(12):
+        sim.submit(LS, 10, 30)
+        sim.submit(BE, 10, 2)
+    sim.run()
+    for seq_id in range(1, 24, 2):
+        numbers = [number for number, seq_ids in enumerate(iterations(sim)) if seq_id in seq_ids]
+        assert max(after - before for before, after in pairwise(numbers)) <= 12 / 4 + 3  # three iterations of prompts
+
+
+def test_the_paper_takes_at_most_its_32_whatever_the_bound() -> None:
+    sim = paper(size=256)
+    for _ in range(40):
+        sim.submit(LS, 10, 2)
+    sim.run()
+    assert max(len(batch.items) for *_, (batch, *_) in sim.worker.history) == 32
+
+
+def test_a_prompt_is_begun_only_where_its_decode_has_a_place() -> None:
+    sim = Simulation(limits=Limits(max_num_seqs=3, control_lead_s=0.0))
+    for _ in range(5):
+        sim.submit(LS, 10, 6)
+    sim.run()
+    assert iterations(sim) == [[1, 2, 3]] * 6 + [[4, 5]] * 6
+
+
+def test_whoever_decodes_takes_nothing_from_what_a_prompt_may_compute_in_one_iteration() -> None:
+    sim = Simulation(limits=Limits(ls_chunk_tokens=64, control_lead_s=0.0))
+    for _ in range(6):
+        sim.submit(LS, 10, 20)
+    sim.run(until_s=0.1)
+    sim.submit(LS, 64, 1)
+    sim.run()
+    sizes = [sorted(i.num_tokens for i in batch.items.values()) for *_, (batch, *_) in sim.worker.history]
+    assert [1] * 6 + [64] in sizes
 
 
 def test_a_best_effort_iteration_is_all_decodes_and_prompt_chunks_up_to_the_budget() -> None:
