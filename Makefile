@@ -23,7 +23,12 @@ help: ## lists these commands
 setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@command -v "$(PYTHON)" >/dev/null || { echo "make setup: there is no $(PYTHON) here. QLLM needs Python 3.11 or newer; \
+	name the one you have: make setup PYTHON=python3" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "make setup: $(PYTHON) is $$("$(PYTHON)" --version). QLLM needs Python 3.11 or newer; \
+	name one: make setup PYTHON=python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,worker,dev]'
 	@touch $@
 

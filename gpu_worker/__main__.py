@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -241,6 +242,10 @@ def run(config: WorkerConfig) -> None:
 def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, control_pb2.Hello]]:
     """Makes a model ready, and keeps gradients off while it serves."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
+    _require_extra()
+    from gpu_worker.checkpoint import check_checkpoint
+
+    check_checkpoint(config.model, needs_weights=config.load_format is LoadFormat.AUTO)
     wait_briefly()
     cores.bind_threads(config)
     import torch  # not before the settings are known to be good: it takes seconds
@@ -273,6 +278,15 @@ def _simulation(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.He
     worker = prepare_simulation(config)
     sleep_precisely()
     yield worker.executor, worker.hello
+
+
+def _require_extra() -> None:
+    """Raises ConfigRefused unless what runs models is installed."""
+    missing = [name for name in ("torch", "transformers", "safetensors", "greenlet") if find_spec(name) is None]
+    if missing:
+        raise ConfigRefused(
+            f"running a model needs packages that are not installed ({', '.join(missing)}): pip install 'qllm[worker]'"
+        )
 
 
 def _curve_files(secret_key: Path | None, server_key: Path | None) -> CurveFiles | None:

@@ -13,6 +13,8 @@ They carry no wire format: the process side turns a CommandRefused into a Comman
 Source: arXiv 2503.09304
 """
 
+_LONGEST_LINE = 300
+
 
 class WorkerError(Exception):
     """Root of everything that this package raises on purpose."""
@@ -40,3 +42,9 @@ class SequenceRefused(CommandRefused):
 
 class PassFailed(WorkerError):
     """A forward pass that can't go on; its batch is forgotten and the others go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + " ..."

@@ -5,7 +5,6 @@ Weights come from safetensors only, and no code of a repository is ever run. It 
 Source: arXiv 2503.09304
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from gpu_worker import attention, forward
+from gpu_worker.checkpoint import check_checkpoint, read_json
 from gpu_worker.compute_type import choose_type
-from gpu_worker.errors import ModelRefused
+from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts import ExpertWeights
 from gpu_worker.inspection import (
     ErrorLimit,
@@ -124,12 +124,10 @@ def load_model(
     Raises:
         ModelRefused: It can't be served; the message says why.
     """
-    _check_files(source, needs_weights=options.source == "auto")
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelRefused(f"{source} can't be served: {error}") from error
+    check_checkpoint(source, needs_weights=options.source == "auto")
+    config = _read_config(source)
     check_config(config)
+    tokenizer = read_tokenizer(source)
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
         skeleton = _from_config(config)
     decoder_layers(skeleton)
@@ -142,7 +140,6 @@ def load_model(
         linears = frozenset() if options.quantization == "none" or is_quantized else called_linears(skeleton)
         model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
     name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
-    tokenizer = read_tokenizer(source)
     return adopt_model(
         model,
         name=name,
@@ -188,6 +185,10 @@ def adopt_model(
             # The model as it is computes something else: what to compare with are the same matrices, run at once.
             run_experts_at_once(model, own_attention, structure, experts)
             expected = {prompt: plain_logits(model, prompt) for prompt in prompts}
+        if any(bool(logits.isnan().any()) for logits in expected.values()):
+            raise ModelRefused(
+                f"this {model.config.model_type} computes logits that are NaN: its config.json is damaged?"
+            )
         single = [SingleSequence(module) for module in structure.single_modules]
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
@@ -275,34 +276,22 @@ def _refusing(family: str) -> Iterator[None]:
         raise ModelRefused(f"this {family} failed a trial run: {type(error).__name__}: {error}") from error
 
 
-def _check_files(source: str, *, needs_weights: bool) -> None:
-    """Raises ModelRefused for a local directory that lacks what is needed, or that would need its own code."""
-    directory = Path(source)
-    if not directory.is_dir():
-        if directory.exists() or source.startswith((".", "/", "~")):
-            raise ModelRefused(f"{source} is no directory")
-        return
-    config_file = directory / "config.json"
-    if not config_file.is_file():
-        raise ModelRefused(f"{source} has no config.json")
+def _read_config(source: str) -> Any:
+    """Reads the configuration of a directory or hub id; raises ModelRefused, also where the model would need its own code."""
     try:
-        config = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{config_file} can't be read: {error}") from error
-    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
-        raise ModelRefused(
-            f"{source} needs its own code to run (auto_map in config.json), and a model's code is never run"
-        )
-    if needs_weights and not any(directory.glob("*.safetensors")):
-        others = sorted(
-            path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
-        )
-        held = f"only {', '.join(others[:3])}" if others else "no weights"
-        raise ModelRefused(f"{source} holds {held}; weights must be in safetensors files (save_pretrained writes them)")
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # families check their values in ways of their own
+        settings = read_json(Path(source) / "config.json") if Path(source).is_dir() else {}
+        if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+            raise ModelRefused(
+                f"{source} needs its own code to run (auto_map in config.json), and a model's code is never run"
+            ) from error
+        raise ModelRefused(f"{source} can't be served: {one_line(error)}") from error
 
 
 def _from_config(config: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (ValueError, ImportError) as error:
-        raise ModelRefused(f"{config.model_type} is no causal language model here: {error}") from error
+    except Exception as error:  # for example KeyError, of an activation that does not exist
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelRefused(f"{config.model_type} is no causal language model here: {reason}") from error

@@ -13,6 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
@@ -243,3 +244,12 @@ def _swap(model: nn.Module, form_of: Callable[[nn.Linear], MatrixForm | None]) -
 def _is_hooked(layer: nn.Module) -> bool:
     """Whether others want to know of its calls, or have put something around its forward (as tensor parallelism does)."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are numbers and finite, in one pass; of types that hold no floats of 16 bits or more, True."""
+    if not tensor.is_floating_point() or tensor.element_size() < 2 or not tensor.numel():
+        return True
+    tensor = getattr(tensor, "to_local", lambda: tensor)()  # a rank looks at its slice
+    least, most = torch.aminmax(tensor)  # both are NaN where any value is
+    return bool(torch.isfinite(least) & torch.isfinite(most))

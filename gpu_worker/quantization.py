@@ -23,7 +23,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gpu_worker.experts import PROJECTIONS, is_experts
-from gpu_worker.matrices import ANY_ROWS, MatrixForm, Scheme
+from gpu_worker.matrices import ANY_ROWS, MatrixForm, Scheme, is_finite
 from gpu_worker.process import release_freed_memory
 
 _METHOD = "qllm_streaming"
@@ -140,6 +140,7 @@ class StreamingConfig(QuantizationConfigMixin):
 
     Attributes:
         arrived: The matrices, without bias, by module and name of the tensor.
+        damaged: Names of tensors in which not all values were finite.
     """
 
     def __init__(self, scheme: Scheme, device: str, linears: Set[str]) -> None:
@@ -148,6 +149,7 @@ class StreamingConfig(QuantizationConfigMixin):
         self.device = device
         self.linears = linears
         self.arrived: dict[tuple[nn.Module, str], Sequence[Any]] = {}
+        self.damaged: list[str] = []
 
     def __deepcopy__(self, _: object) -> "StreamingConfig":
         """Itself: transformers copies configurations, and what arrives is to be found here."""
@@ -230,11 +232,16 @@ class _QuantizeArriving(ConversionOps):
         for name, value in input_dict.items():
             module, own_name = get_module_from_name(model, name)
             self._config.arrived[module, own_name] = [
-                self._config.form(weight.to(self._config.device), None) for weight in _weights_of(module, value)
+                self._matrix(name, weight) for weight in _weights_of(module, value)
             ]
             left[name] = nn.Parameter(torch.empty(0, dtype=model.dtype), requires_grad=False)
         release_freed_memory()  # of the layer before; kept, it would add up to the model at full precision
         return left
+
+    def _matrix(self, name: str, weight: Tensor) -> Any:
+        if not is_finite(weight):
+            self._config.damaged.append(name)  # transformers would make a report of its own of an error raised here
+        return self._config.form(weight.to(self._config.device), None)
 
 
 def _weights_of(module: nn.Module, value: Any) -> Iterator[Tensor]:

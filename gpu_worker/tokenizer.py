@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from gpu_worker.errors import ModelRefused
+from gpu_worker.errors import ModelRefused, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ def read_tokenizer(source: str) -> TokenizerFacts:
         return TokenizerFacts()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelRefused(f"the tokenizer of {source} can't be read: {error}") from error
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ModelRefused(f"the tokenizer of {source} can't be read: {one_line(error)}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelRefused(f"the tokenizer of {source} ({type(tokenizer).__name__}) has no tokenizer.json form")

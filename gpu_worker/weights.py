@@ -8,7 +8,7 @@ It knows forms and files, and neither how a model is suspended nor what is serve
 """
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from gpu_worker.errors import ModelRefused
+from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts import PROJECTIONS, ExpertWeights, LayerExperts, is_experts
 from gpu_worker.matrices import (
     NONE_ARRIVED,
@@ -33,6 +33,7 @@ from gpu_worker.matrices import (
     PackedMatrix,
     Packing,
     Scheme,
+    is_finite,
     place_linears,
     replace_linears,
 )
@@ -94,6 +95,7 @@ def read_model(
         ModelRefused: They can't be read; the message says why.
     """
     arrived: Arrived = NONE_ARRIVED
+    damaged: Sequence[str] = ()
     arguments: dict[str, Any] = {}
     if options.is_sliced:
         arguments["distributed_config"] = DistributedConfig(tp_plan="auto")
@@ -102,7 +104,7 @@ def read_model(
 
         quantization.register()
         streaming = quantization.StreamingConfig(options.quantization, device, linears)
-        arrived, arguments["quantization_config"] = streaming.arrived, streaming
+        arrived, damaged, arguments["quantization_config"] = streaming.arrived, streaming.damaged, streaming
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -110,16 +112,20 @@ def read_model(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report then, by name
             **arguments,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelRefused(f"the weights of {source} can't be loaded: {error}") from error
+    except Exception as error:  # safetensors, families and quantizers raise what they like
+        raise ModelRefused(f"the weights of {source} can't be loaded: {one_line(error)}") from error
     model, report = loaded
-    lacking = sorted([*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))])
-    if lacking:
-        raise ModelRefused(f"the checkpoint {source} lacks {len(lacking)} weights, such as {lacking[0]}")
-    for parameter in model.parameters():  # one that still lies in the mapped file would keep all of the file in memory
-        if type(parameter) is nn.Parameter:
+    _check_report(source, report)
+    damaged = [*damaged, *(name for name, parameter in model.named_parameters() if not is_finite(parameter))]
+    if damaged:
+        raise ModelRefused(f"the checkpoint {source} is damaged: {damaged[0]} holds NaN or infinite values")
+    for parameter in model.parameters():
+        if (
+            type(parameter) is nn.Parameter
+        ):  # one that still lies in the mapped file would keep all of the file in memory
             parameter.data = parameter.data.clone()
     if arrived:
         logger.info("quantized %d linear layers as they were read", place_linears(model, arrived))
@@ -135,6 +141,16 @@ def stored_type(source: str) -> torch.dtype | None:
             types = (_STORED_TYPES.get(weights.get_slice(name).get_dtype()) for name in weights.keys())  # noqa: SIM118
             return next((dtype for dtype in types if dtype is not None), None)
     return None
+
+
+def _check_report(source: str, report: Mapping[str, Any]) -> None:
+    """Raises ModelRefused where transformers found weights of other shapes, or too few, and would have made up the rest."""
+    for name, held, expected in sorted(report.get("mismatched_keys", ())):
+        shapes = f"{tuple(held)}, and its configuration says {tuple(expected)}"
+        raise ModelRefused(f"the checkpoint {source} holds {name} of shape {shapes}")
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        raise ModelRefused(f"the checkpoint {source} lacks {len(lacking)} weights, such as {lacking[0]}")
 
 
 def make_random_model(config: Any, options: WeightOptions, device: str) -> tuple[Any, Arrived]:

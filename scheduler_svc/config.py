@@ -60,10 +60,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.spawn_worker and not self.model:
             raise ConfigRefused("--model: got nothing, a directory or hub id is needed with --spawn-worker")
+        if self.model and self.spawn_worker:
+            _check_model(self.model)
         if self.model and not self.spawn_worker:
             raise ConfigRefused("--model: it belongs to the worker; add --spawn-worker, or give it to qllm-worker")
         if not self.spawn_worker and self.control_endpoint is None:
-            raise ConfigRefused("--control-endpoint: got nothing, it is needed without --spawn-worker")
+            raise ConfigRefused(
+                "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a worker "
+                "that is started elsewhere"
+            )
         if self.worker_options and not self.spawn_worker:
             raise ConfigRefused(f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker")
         _check("--grpc-port", self.grpc_port, 0, 65535)
@@ -78,6 +83,15 @@ class Config:
         _check("--trace-max-mib", self.trace_max_mib, 1, 1 << 20)
         if self.trace is not None and not self.trace.absolute().parent.is_dir():
             raise ConfigRefused(f"--trace: got {self.trace}, allowed is a file in a directory that exists")
+
+
+def _check_model(model: str) -> None:
+    """Refuses a path at which there is no directory; what may be `name` or `org/name` on the hub is the worker's to find."""
+    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if Path(model).is_dir() or not (is_path or Path(model).exists()):
+        return
+    found = "which is no directory" if Path(model).exists() else "where there is nothing"
+    raise ConfigRefused(f"--model: got {model}, {found}; allowed is a directory, or NAME or ORG/NAME on the hub")
 
 
 def engine_settings(

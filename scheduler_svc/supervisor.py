@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections import deque
 from collections.abc import Sequence
 
 from scheduler_svc.rarely import Rarely
@@ -31,7 +30,7 @@ _MAX_BACKOFF_S = 10.0
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _SHORTAGE_PAUSE_S = 1.0
 _MAX_FAILED_STARTS = 5
-_KEPT_LINES = 20
+_REFUSAL = "qllm-worker: "  # begins the one line in which a worker says why it refuses what it was told
 _LONGEST_LINE_BYTES = 1 << 16
 
 # On a CPU, weights are read faster from huge pages, and what a step frees the next one takes: giving memory back to the system
@@ -73,7 +72,8 @@ class WorkerSupervisor:
         self._ever_joined = False
         self._joined = False
         self._closed = asyncio.Event()
-        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._refusal = ""
+        self._last_line = ""
         self._rarely = Rarely()
 
     @property
@@ -119,7 +119,7 @@ class WorkerSupervisor:
 
     async def _run_once(self) -> int:
         self._joined = False
-        self._last_lines.clear()
+        self._refusal = self._last_line = ""
         process = await self._start()
         if process is None:
             return 0
@@ -157,7 +157,7 @@ class WorkerSupervisor:
             await asyncio.wait_for(self._closed.wait(), time_s)
 
     async def _forward(self, process: Process) -> None:
-        """Copies the worker's stderr to this process's, and keeps the last lines."""
+        """Copies the worker's stderr to this process's, all but its refusal, which this process says in its own words."""
         stderr = process.stderr
         while stderr is not None:
             try:
@@ -167,18 +167,22 @@ class WorkerSupervisor:
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
-            self._last_lines.append(text)
+            if text.startswith(_REFUSAL):
+                self._refusal = text.removeprefix(_REFUSAL)
+                continue
+            self._last_line = text
             sys.stderr.write(text + "\n")
 
     def _give_up_if_hopeless(self, exit_code: int, num_failed_starts: int) -> None:
+        said = self._refusal or self._last_line or "it said nothing"
         if self._ever_joined:
-            return
-        said = "\n".join(self._last_lines) or "it said nothing"
-        if exit_code in _REFUSED_EXIT_CODES:
-            raise WorkerRefused(f"the worker refused to start (exit code {exit_code}):\n{said}")
-        if num_failed_starts >= _MAX_FAILED_STARTS:
+            if self._refusal:
+                _log.error("worker_refused reason=%r", self._refusal)
+        elif exit_code in _REFUSED_EXIT_CODES:
+            raise WorkerRefused(f"the worker refused to start (exit code {exit_code}): {said}")
+        elif num_failed_starts >= _MAX_FAILED_STARTS:
             raise WorkerRefused(
-                f"the worker ended {num_failed_starts} times before it was ready (exit code {exit_code}):\n{said}"
+                f"the worker ended {num_failed_starts} times before it was ready (exit code {exit_code}): {said}"
             )
 
     async def _exited(self) -> bool:

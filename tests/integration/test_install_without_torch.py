@@ -43,6 +43,18 @@ def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) 
             assert time.monotonic() < deadline, seen
         scheduler.terminate()
         assert scheduler.wait(30) == 0
+    spawning: list[str | Path] = [
+        bin_dir / "qllm-scheduler",
+        "--model",
+        ROOT / "demo/model",
+        "--spawn-worker",
+        "--grpc-port",
+        "0",
+    ]
+    refused = subprocess.run(spawning, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "pip install 'qllm[worker]'" in refused.stderr.splitlines()[-1]
+    assert refused.stderr.count("worker_started") == 1
 
 
 @pytest.mark.parametrize("package", ["scheduler_svc.service", "client.__main__"])

@@ -81,6 +81,14 @@ async def test_refusal_before_the_first_hello_ends_the_start_with_the_workers_wo
         await worker.run()
 
 
+async def test_a_refusal_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    worker = supervise("import sys; sys.stderr.write('loading\\nqllm-worker: no such model\\n'); sys.exit(2)")
+    with pytest.raises(WorkerRefused) as caught:
+        await worker.run()
+    assert str(caught.value) == "the worker refused to start (exit code 2): no such model"
+    assert capsys.readouterr().err == "loading\n"
+
+
 async def test_worker_that_keeps_crashing_before_it_is_ready_ends_the_start() -> None:
     with pytest.raises(WorkerRefused, match=r"5 times.*exit code 1"):
         await supervise("import sys; sys.exit('boom')").run()
