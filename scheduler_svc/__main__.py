@@ -1,6 +1,7 @@
 """The scheduler process, `qllm-scheduler`: reads its settings and serves until told to stop.
 
-Exit codes: 0 after SIGTERM or SIGINT; 1 when it cannot go on; 2 when it refuses what it was told.
+Exit codes: 0 after SIGTERM, SIGINT or SIGHUP, which give running requests a grace that a second signal ends; 1 when it cannot
+go on; 2 when it refuses what it was told.
 """
 
 import asyncio

@@ -7,10 +7,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-import tempfile
 from collections.abc import Iterator
 from collections.abc import Sequence as Row
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qllm.addresses import join
@@ -27,6 +25,7 @@ from scheduler_svc.descriptors import log_failed_accepts_rarely, max_connections
 from scheduler_svc.engine import Engine
 from scheduler_svc.garbage import spare_the_loop
 from scheduler_svc.generation import ServedModel
+from scheduler_svc.private_directory import private_endpoint
 from scheduler_svc.supervisor import WorkerSupervisor
 from scheduler_svc.timeline import Timeline, TraceFile
 from scheduler_svc.worker_link import WorkerLink
@@ -48,6 +47,7 @@ class Service:
         self._config = config
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
+        self._hurry = asyncio.Event()
         self._trace = _open_trace(config)
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         self._engine = Engine(config.engine, self._send, self._fail, timeline)
@@ -62,15 +62,15 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serves until SIGINT, SIGTERM or a fatal error, which is raised."""
+        """Serves until SIGINT, SIGTERM, SIGHUP or a fatal error, which is raised; a second signal ends the grace."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_failed_accepts_rarely())
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop, number)
         async with contextlib.AsyncExitStack() as stack:
             if self._trace is not None:
                 stack.enter_context(self._trace)
-            endpoint = self._config.control_endpoint or f"ipc://{stack.enter_context(_private_directory())}/control"
+            endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
             self._supervisor = self._make_supervisor(endpoint)
             self._link = WorkerLink(
                 endpoint, self, curve=self._config.curve, hang_timeout_s=self._config.hang_timeout_s
@@ -125,10 +125,22 @@ class Service:
     # ---- inside
 
     async def _stop_serving(self) -> None:
-        """Stops both front ends at once: they share the grace."""
-        stops = [self._api.stop(self._config.grace_s)]
+        """Stops both front ends at once: they share the grace, unless there is no time for one."""
+        stopping = asyncio.create_task(self._stop_front_ends(self._config.grace_s))
+        hurrying = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((stopping, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait((stopping,))
+            await self._stop_front_ends(0)
+        else:
+            await stopping
+
+    async def _stop_front_ends(self, grace_s: float) -> None:
+        stops = [self._api.stop(grace_s)]
         if self._http is not None:
-            stops.append(self._http.stop())
+            stops.append(self._http.stop(grace_s))
         await asyncio.gather(*stops)
 
     def _make_supervisor(self, endpoint: str) -> WorkerSupervisor | None:
@@ -142,7 +154,9 @@ class Service:
 
     def _stop(self, number: signal.Signals) -> None:
         _log.info("signal name=%s", number.name)
-        if not self._over.done():
+        if self._over.done():
+            self._hurry.set()
+        else:
             self._over.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
@@ -215,9 +229,3 @@ def _open_trace(config: Config) -> TraceFile | None:
         return TraceFile(config.trace, config.trace_max_mib << 20)
     except OSError as error:
         raise ConfigRefused(f"--trace: got {config.trace}, which cannot be written: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def _private_directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="qllm-") as name:  # mode 0700
-        yield Path(name)

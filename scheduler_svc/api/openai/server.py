@@ -118,11 +118,15 @@ class OpenAiServer:
         self._serving = asyncio.create_task(self._server.serve([self._listener]), name="http-server")
         return self._serving
 
-    async def stop(self) -> None:
-        """Stops: new requests are refused, running ones get the grace to end, then end with an error."""
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Stops: new requests are refused, running ones get the grace to end, then end with an error.
+
+        May be called again, when the first call was cancelled, with less grace.
+        """
         if self._server is not None and self._serving is not None:
             self._server.should_exit = True
-            await self._guard.stop(self._grace_s)
+            await self._guard.stop(self._grace_s if grace_s is None else grace_s)
+            self._server.force_exit = grace_s == 0
             await asyncio.wait((self._serving,))
         if self._listener is not None:
             self._listener.close()

@@ -1,0 +1,108 @@
+"""How the service ends when it is told to, and what a service that could not end in good order leaves behind."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from qllm.v1 import inference_pb2 as pb
+
+from tests.control_channel import ROOT, python_path
+from tests.integration.test_simulated_worker import MODEL, PROMPT, SLOW_TABLE
+from tests.live_service import free_port, start_service
+
+LONG = 1500  # tokens of 150 ms each
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    (tmp_path / "table.json").write_text(json.dumps({**SLOW_TABLE, "max_model_len": 4096}))
+    return str(tmp_path / "table.json")
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_first_signal_lets_requests_end_and_a_second_one_does_not_wait_for_them(
+    first: signal.Signals, log: Path, table: str
+) -> None:
+    port = free_port()
+    options = ("--http-port", str(port), "--grace-s", "600")
+    with start_service(MODEL, log, *options, worker_options=("--simulated", table)) as service:
+        with service.channel() as channel:
+            stop = pb.StopConditions(max_tokens=LONG)
+            streams = [
+                service.inference(channel).Generate(pb.GenerateRequest(token_ids=pb.TokenIds(ids=PROMPT), stop=stop))
+                for _ in range(2)
+            ]
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            body = json.dumps({"prompt": list(PROMPT), "max_tokens": LONG, "stream": True})
+            connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+            for stream in streams:
+                next(stream)
+            worker_pid = service.worker_pid()
+            service.process.send_signal(first)
+            for stream in streams:  # tokens go on coming after the service has begun to stop
+                deadline_s = time.monotonic() + 60
+                while "stopping grace_s" not in log.read_text():
+                    assert time.monotonic() < deadline_s
+                    time.sleep(0.01)
+                next(stream)
+            assert service.process.poll() is None
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(60) == 0  # long before the streams or the grace would have ended
+            for stream in streams:
+                with pytest.raises(grpc.RpcError):
+                    list(stream)
+            connection.close()
+        assert not Path(f"/proc/{worker_pid}").exists()
+        assert "Traceback" not in log.read_text()
+
+
+def start_alone(temporary: Path) -> "subprocess.Popen[bytes]":
+    """Starts a scheduler whose folder lies in a temporary directory of the test's own, and waits for its control socket."""
+    command = [sys.executable, "-m", "scheduler_svc", "--model", "bytes", "--spawn-worker", "--grpc-port", "0"]
+    environment = {**python_path(), "TMPDIR": str(temporary)}
+    before = set(temporary.glob("qllm-*/control"))
+    process = subprocess.Popen(
+        [*command, "--", "--simulated", "zero"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    deadline_s = time.monotonic() + 60
+    while not set(temporary.glob("qllm-*/control")) - before:
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    return process
+
+
+def test_folders_of_services_that_were_killed_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    killed = start_alone(tmp_path)
+    killed.kill()
+    killed.wait()
+    (stale,) = tmp_path.glob("qllm-*")
+    living = start_alone(tmp_path)
+    (lives,) = set(tmp_path.glob("qllm-*")) - {stale}
+    another = start_alone(tmp_path)
+    try:
+        assert not stale.exists()
+        assert lives.exists()
+    finally:
+        for process in (living, another):
+            process.terminate()
+            assert process.wait(60) == 0
+    assert list(tmp_path.glob("qllm-*")) == []
+
+
+def test_a_temporary_directory_whose_path_is_too_long_is_named_as_the_cause(tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 30)
+    directory.mkdir()
+    command = [sys.executable, "-m", "scheduler_svc", "--model", "bytes", "--spawn-worker", "--grpc-port", "0"]
+    environment = {**os.environ, **python_path(), "TMPDIR": str(directory)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"qllm-scheduler: TMPDIR: {directory} is too long for a control socket in it")
+    assert list(directory.iterdir()) == []
