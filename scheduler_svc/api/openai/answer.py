@@ -17,7 +17,7 @@ from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, 
 from scheduler_svc.api.openai.sse import DONE, event
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
-from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.errors import BatchFailed, InvalidRequest, ServiceError
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +29,11 @@ class Answer:
         answer_id: The id that the caller is told; generations that run for it are called so, too.
     """
 
-    def __init__(self, answer_id: str, model: str, question: Question, generations: list[TextGeneration]) -> None:
+    def __init__(
+        self, answer_id: str, request_id: str, model: str, question: Question, generations: list[TextGeneration]
+    ) -> None:
         self.answer_id = answer_id
+        self._request_id = request_id
         self._question = question
         self._generations = generations
         self._choices = [
@@ -54,6 +57,9 @@ class Answer:
                 async for index, delta in arriving:
                     deltas[index].append(delta)
                     self._usage.add(delta)
+        except BatchFailed as error:
+            self._log_failure(error)
+            raise
         finally:
             self._close()
         choices = [choice.whole(_joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
@@ -66,13 +72,17 @@ class Answer:
                 async for chunk in chunks:
                     yield event(chunk)
             yield DONE
+        except BatchFailed as error:
+            self._log_failure(error)
+            raise
         finally:
             self._close()
 
     def error_event(self, error: BaseException) -> bytes:
         """Returns the event that ends a stream which cannot be finished, in place of [DONE]."""
         if not isinstance(error, ServiceError):
-            _log.error("answer_id=%s failed unexpectedly", self.answer_id, exc_info=error)
+            ids = self._request_id, self.answer_id
+            _log.error("request_id=%s answer_id=%s failed unexpectedly", *ids, exc_info=error)
             error = ServiceError("internal error")
         return event(error_body(error))
 
@@ -91,13 +101,17 @@ class Answer:
         if plan.include_usage:
             yield {**chunk, "choices": [], "usage": self._usage.read()}
 
+    def _log_failure(self, error: ServiceError) -> None:
+        """Logs whose answer it was that failed: the engine knows the answer's id only."""
+        _log.error("answer_failed request_id=%s answer_id=%s error=%r", self._request_id, self.answer_id, str(error))
+
     def _close(self) -> None:
         for generation in self._generations:
             generation.close()
 
 
-async def begin_answer(texts: TextGenerator, question: Question) -> Answer:
-    """Begins what the question asks for.
+async def begin_answer(texts: TextGenerator, question: Question, request_id: str) -> Answer:
+    """Begins what the question asks for; `request_id` is what the log calls it.
 
     Raises:
         ServiceError: A part of it was refused; then nothing of it runs.
@@ -109,7 +123,7 @@ async def begin_answer(texts: TextGenerator, question: Question) -> Answer:
         await _prepare(texts, named, answer_id if is_single else f"{answer_id}-{index}")
         for index, named in enumerate(question.drafts)
     ]
-    return Answer(answer_id, model, question, _submit_all(texts, prepared))
+    return Answer(answer_id, request_id, model, question, _submit_all(texts, prepared))
 
 
 async def _prepare(texts: TextGenerator, named: NamedDraft, request_id: str) -> PreparedGeneration:

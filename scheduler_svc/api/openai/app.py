@@ -47,24 +47,24 @@ def make_app(generator: Generator, texts: TextGenerator, comment_interval_s: flo
 
 
 def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: float) -> None:
-    async def answer(question: Question) -> Response:
-        answer = await begin_answer(texts, question)
+    async def answer(request: Request, question: Question) -> Response:
+        answer = await begin_answer(texts, question, request.state.request_id)
         headers = {REQUEST_ID: answer.answer_id}
         if question.stream is not None:
             return EventStream(answer.events(), answer.error_event, headers, comment_interval_s)
         return JSONResponse(await answer.whole(), headers=headers)
 
     @app.post("/v1/completions", response_model=None)
-    async def completions(body: CompletionRequest) -> Response:
+    async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continues prompts."""
         _require_model(texts, body.model)
-        return await answer(completion_question(body))
+        return await answer(request, completion_question(body))
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(body: ChatCompletionRequest) -> Response:
+    async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Answers a conversation."""
         _require_model(texts, body.model)
-        return await answer(chat_question(body))
+        return await answer(request, chat_question(body))
 
 
 def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:

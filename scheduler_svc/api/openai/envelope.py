@@ -53,7 +53,7 @@ class Envelope:
             await send(message)
 
         progress = Progress(send_with_id)
-        request = _plain(scope)
+        request = {**_plain(scope), "state": {**scope.get("state", {}), "request_id": request_id}}
         try:
             await self._app(request, receive, progress.send)
         except Exception:

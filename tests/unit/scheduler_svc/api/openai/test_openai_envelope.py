@@ -5,7 +5,7 @@ import pytest
 
 from scheduler_svc.config import Config, ConfigRefused
 from scheduler_svc.core.sequence import RequestClass
-from scheduler_svc.errors import WorkerUnavailable
+from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import WorkerState
 from tests.fakes import FakeGenerator
 from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, HttpService, http_app
@@ -59,6 +59,18 @@ async def test_unforeseen_error_is_logged_with_the_callers_request_id(caplog: py
     assert "secret" not in response.text
     [record] = caplog.records
     assert CALLERS_ID in record.getMessage()
+
+
+@pytest.mark.parametrize("what", ["answer", "stream"])
+@pytest.mark.parametrize("fail_after", [0, 1])
+@pytest.mark.parametrize("error", [BatchFailed("no memory"), ValueError("secret")])
+async def test_failed_answer_is_logged_once_with_the_callers_request_id(
+    what: str, fail_after: int, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with http_app(FakeGenerator(fail_with=error, fail_after=fail_after)) as service:
+        await ask(service, what, {"x-request-id": CALLERS_ID})
+    [record] = caplog.records
+    assert f"request_id={CALLERS_ID}" in record.getMessage()
 
 
 ORIGIN = "https://pages.example"

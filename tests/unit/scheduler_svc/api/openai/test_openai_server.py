@@ -99,6 +99,20 @@ async def test_answers_that_outlive_the_grace_end_with_an_error(caplog: pytest.L
     assert caplog.records == []
 
 
+async def test_stream_that_has_not_begun_when_the_service_stops_has_a_status() -> None:
+    generator = FakeGenerator(hold_after=0)
+    async with running_http(generator, grace_s=0.1) as service:
+        streaming = asyncio.create_task(service.post(COMPLETIONS, prompt="hello", stream=True))
+        async with asyncio.timeout(10):
+            while not generator.live:  # noqa: ASYNC110  (the fake has no event for it)
+                await asyncio.sleep(0.005)
+            await service.server.stop()
+            response = await streaming
+    assert response.status_code == 503
+    assert error_of(response)["message"] == "the service is stopping"
+    assert response.headers["retry-after"]
+
+
 async def test_body_that_does_not_come_is_refused_in_time() -> None:
     app = RequestGuard(lambda scope, receive, send: asyncio.sleep(0), body_timeout_s=0.05)
     sent: list[dict[str, object]] = []

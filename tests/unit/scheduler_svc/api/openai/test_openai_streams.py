@@ -10,8 +10,12 @@ from typing import Any
 from unittest.mock import Mock
 
 import httpx2
+import openai
 import pytest
 
+from client.bench.http_target import HttpDialect, HttpTarget
+from client.bench.target import Ask
+from client.bench.workload import LS
 from scheduler_svc.api.openai.limits import HttpLimits
 from scheduler_svc.api.openai.sse import EventStream
 from scheduler_svc.errors import BatchFailed, Overloaded, ServiceError, WorkerUnavailable
@@ -67,7 +71,7 @@ async def test_client_that_leaves_a_stream_ends_its_work(
             live = list(generator.live)
         await until(lambda: not generator.live)
         assert generator.closed_early == live
-        assert service.server.num_running == 0
+        await until(lambda: service.server.num_running == 0)  # a turn of the loop or two later
     assert caplog.records == []
 
 
@@ -221,6 +225,25 @@ async def test_stream_that_waits_for_its_event_sends_comments(hold_after: int) -
     assert data[-1] == "[DONE]"
     assert len(data) == hold_after + 2
     assert {line for line in seen if not line.startswith("data: ")} == {": waiting", ""}
+
+
+class Slow(FakeGenerator):
+    """Every event comes after more than one comment."""
+
+    async def pace(self, stream: FakeStream) -> None:
+        await asyncio.sleep(0.03)
+
+
+async def test_clients_pass_comments_over() -> None:
+    async with running_http(Slow(), limits=HttpLimits(comment_interval_s=0.01)) as service:
+        url = f"http://{service.server.address}"
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+            stream = await sdk.completions.create(model="fake", prompt="hello", max_tokens=3, stream=True)
+            assert "".join([chunk.choices[0].text async for chunk in stream]) == "hellohe"
+        target = HttpTarget(url, model=None, dialect=HttpDialect())
+        *chunks, _ = [chunk async for chunk in target.stream(Ask(LS, "hello", 3))]
+        await target.close()
+        assert len(chunks) == 3
 
 
 async def test_error_after_a_comment_travels_in_the_stream() -> None:
