@@ -55,7 +55,7 @@ def text_request(text: str, **stop: object) -> pb.GenerateRequest:
 
 async def collect(service: Service, request: pb.GenerateRequest) -> list[pb.GenerateResponse]:
     """Returns all messages of one generation."""
-    return [response async for response in service.inference.Generate(request, timeout=30)]
+    return [response async for response in service.inference.Generate(request, timeout=300)]
 
 
 async def rest(call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]") -> list[pb.GenerateResponse]:

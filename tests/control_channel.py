@@ -24,7 +24,7 @@ from scheduler_svc.worker_link import WorkerLink
 from tests.integration.fake_worker import hello
 
 ROOT = Path(__file__).parents[1]
-LONG_S = 30.0
+LONG_S = 300.0
 
 Event = tuple[object, ...]
 

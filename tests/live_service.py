@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc
 
 ROOT = Path(__file__).parents[1]
-START_S = 120.0
+START_S = 400.0
 
 
 def free_port() -> int:
@@ -45,18 +45,18 @@ class LiveService:
     def is_serving(self) -> bool:
         with self.channel() as channel:
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
             except grpc.RpcError:
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def loads(self) -> admin_pb2.GetLoadsResponse:
         with self.channel() as channel:
-            return admin_pb2_grpc.AdminStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=20)
+            return admin_pb2_grpc.AdminStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=120)
 
     def info(self) -> admin_pb2.GetServerInfoResponse:
         with self.channel() as channel:
-            return admin_pb2_grpc.AdminStub(channel).GetServerInfo(admin_pb2.GetServerInfoRequest(), timeout=20)
+            return admin_pb2_grpc.AdminStub(channel).GetServerInfo(admin_pb2.GetServerInfoRequest(), timeout=120)
 
     def wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_S
@@ -98,7 +98,7 @@ def start_service(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

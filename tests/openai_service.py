@@ -93,7 +93,7 @@ async def running_http(
     server.bind()
     serving = server.start()
     try:
-        async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=30) as http:
+        async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=300) as http:
             yield HttpServer(generator, http, server)
     finally:
         await server.stop()

@@ -1,17 +1,43 @@
-"""One service with the demo model for all tests that only need some service."""
+"""Services for all tests that only need some service: a start of the real one costs more than most tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, LiveService, start_service
+from tests.live_service import ROOT, LiveService, free_port, start_service
+from tests.simulated_worker import INSTANT, slow_worker
+
+MODEL = ROOT / "demo" / "model"
 
 
 @pytest.fixture(scope="session")
-def live_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def http_port() -> int:
+    """Where `live_service` serves HTTP."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def live_service(tmp_path_factory: pytest.TempPathFactory, http_port: int) -> Iterator[LiveService]:
+    """The demo model."""
     log = tmp_path_factory.mktemp("service") / "log"
-    with start_service(ROOT / "demo" / "model", log) as service:
+    with start_service(MODEL, log, "--http-port", str(http_port)) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """No model; iterations take some 150 ms, in units of 2 ms."""
+    directory = tmp_path_factory.mktemp("slow")
+    with start_service(MODEL, directory / "log", worker_options=slow_worker(directory)) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def free(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """No model; iterations take no time."""
+    log = tmp_path_factory.mktemp("free") / "log"
+    with start_service(MODEL, log, worker_options=INSTANT) as service:
         yield service
 
 

@@ -23,7 +23,7 @@ from gpu_worker.mailbox import Mailbox, Progress, Stop
 
 BATCH_THAT_HANGS_FOR_1_S = 101
 BATCH_THAT_HANGS_FOREVER = 102
-BATCH_THAT_IS_LONG_BUT_ALIVE_FOR_1_S = 103
+BATCH_THAT_IS_LONG_BUT_ALIVE_FOR_3_S = 103
 BATCH_THAT_IS_REFUSED = 104
 BATCH_THAT_RAISES = 105
 BATCH_THAT_BREAKS_THE_DEVICE = 106
@@ -50,7 +50,7 @@ class SleepingExecutor:
             case 102:
                 time.sleep(3600)
             case 103:
-                for _ in range(50):
+                for _ in range(150):
                     time.sleep(0.02)
                     goes_on(Cursor(0))
             case 104:

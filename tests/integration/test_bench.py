@@ -10,28 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, start_service
+from tests.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"
-LOAD = "--ls-rate 4 --be-clients 3 --be-prompt-tokens 200 --be-max-tokens 16 --ls-prompt-tokens 20 --ls-max-tokens 8"
-QUICK = f"{LOAD} --seconds 1.5 --warm-up 0.5 --idle-requests 3"
+# Open loops: how many requests the window holds depends on the seed alone, and the drain waits for all of them.
+LOAD = "--ls-rate 4 --be-rate 6 --be-prompt-tokens 200 --be-max-tokens 16 --ls-prompt-tokens 20 --ls-max-tokens 8"
+QUICK = f"{LOAD} --seconds 1.5 --warm-up 0.5 --idle-requests 3 --drain 300"
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "client", "bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
-def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(tmp_path: Path) -> None:
+def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(
+    live_service: LiveService, tmp_path: Path
+) -> None:
     file = tmp_path / "a.json"
-    with start_service(MODEL, tmp_path / "service.log") as service:
-        finished = bench("--grpc", service.grpc_address, *QUICK.split(), "--json", str(file))
+    finished = bench("--grpc", live_service.grpc_address, *QUICK.split(), "--json", str(file))
     assert finished.returncode == 0, finished.stderr
     values = json.loads(file.read_text())
     summary = values["summary"]
     assert summary["failures"] == {}
     assert summary["ls"]["num_done"] == summary["ls"]["num_requests"] > 0
-    assert summary["be"]["num_done"] > 0
+    assert summary["be"]["num_done"] == summary["be"]["num_requests"] > 0
     assert summary["ls"]["ttft"]["mean_ms"] >= summary["ls"]["queue"]["mean_ms"] >= 0
     assert summary["ttft_to_idle"]["mean"] > 0
     assert values["target"]["details"]["policy"] == "qllm"
@@ -44,11 +46,11 @@ def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_ablation_runs_each_set_up_on_a_service_of_its_own(tmp_path: Path) -> None:
     file, picture = tmp_path / "a.json", tmp_path / "a.png"
     set_ups = ("fcfs", "qllm-layer", "qllm-expert")
-    worker = "--worker-arg=--dtype=float32 --worker-arg=--threads=1 --worker-arg=--kv-cache-gib=0.05"
+    worker = "--worker-arg=--simulated=zero"
     outputs = ("--json", str(file), "--png", str(picture))
     chosen = [f"--set-up={name}" for name in set_ups]
     finished = bench("ablation", "--model", str(MODEL), *chosen, *QUICK.split(), *worker.split(), *outputs)
@@ -65,10 +67,18 @@ def test_the_ablation_runs_each_set_up_on_a_service_of_its_own(tmp_path: Path) -
     assert file.stat().st_size < 2**20
 
 
+@pytest.mark.timeout(900)
 def test_the_paper_s_experiment_runs_on_random_weights_and_prints_its_claims(tmp_path: Path) -> None:
     files = {name: tmp_path / f"out.{name}" for name in ("json", "png")}
     options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    brief = ("--rates=8", "--seconds=2", "--warm-up=1", "--drain=10", "--max-output-tokens=8", "--max-prompt-tokens=64")
+    brief = (
+        "--rates=8",
+        "--seconds=2",
+        "--warm-up=1",
+        "--drain=300",
+        "--max-output-tokens=8",
+        "--max-prompt-tokens=64",
+    )
     result = bench("paper", "--geometry=tiny", "--set-up=qllm-expert", "--worker-arg=--threads=1", *brief, *options)
     assert result.returncode == 0, result.stderr
     assert "MEASURED: the claims of arXiv 2503.09304" in result.stdout
@@ -101,7 +111,7 @@ def test_control_c_while_a_service_starts_leaves_nothing_behind(tmp_path: Path) 
         while len(processes_that_name(str(model))) < 2:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert "nothing was measured" in process.stderr.read()
     assert processes_that_name(str(model)) == []
     assert list(tmp_path.glob("*.log")) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, start_service
+from tests.live_service import ROOT, LiveService, start_service
 
 MODEL = ROOT / "demo" / "model"
 
@@ -50,6 +50,6 @@ def test_threads_that_take_every_core_keep_one_each_and_the_link_may_run_on_any(
     assert all(cores[thread] == two_cores for thread in links)
 
 
-def test_a_thread_that_computes_alone_may_run_on_any_core(log: Path, two_cores: frozenset[int]) -> None:
-    with started_worker(log, 1) as worker:
-        assert set(cores_by_thread(worker).values()) == {two_cores}
+def test_a_thread_that_computes_alone_may_run_on_any_core(live_service: LiveService) -> None:
+    allowed = frozenset(os.sched_getaffinity(live_service.process.pid))
+    assert set(cores_by_thread(live_service.worker_pid()).values()) == {allowed}

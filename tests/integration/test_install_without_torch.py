@@ -26,9 +26,10 @@ def output_of(command: list[str | Path]) -> bytes:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     bin_dir = tmp_path / "venv" / "bin"
-    pip_install = [bin_dir / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", bin_dir / "python", "--disable-pip-version-check"]
+    pip_install = [*pip, "install", "--quiet", "--no-compile"]
     subprocess.run([*pip_install, "-c", ROOT / "constraints.txt", ROOT], check=True, env=clean_environment())
     for name in HEAVY:
         found = subprocess.run([bin_dir / "python", "-c", f"import {name}"], capture_output=True, cwd=tmp_path)
@@ -37,12 +38,12 @@ def test_scheduler_starts_from_a_base_install_that_has_no_torch(tmp_path: Path) 
     command = [bin_dir / "qllm-scheduler", "--control-endpoint", f"ipc://{tmp_path}/c", "--grpc-port", str(port)]
     with subprocess.Popen(command, cwd=tmp_path, env=clean_environment()) as scheduler:
         health = [bin_dir / "qllm-client", "health", "--address", f"127.0.0.1:{port}"]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while b"NOT_SERVING" not in (seen := output_of(health)):
             assert scheduler.poll() is None
             assert time.monotonic() < deadline, seen
         scheduler.terminate()
-        assert scheduler.wait(30) == 0
+        assert scheduler.wait(120) == 0
     spawning: list[str | Path] = [
         bin_dir / "qllm-scheduler",
         "--model",

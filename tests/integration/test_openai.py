@@ -13,11 +13,12 @@ import pytest
 from qllm.v1 import inference_pb2 as pb
 
 from tests.live_service import ROOT, LiveService, free_port, start_service
+from tests.simulated_worker import slow_worker
 
 PROMPT = "def fibonacci(n):"
 CHAT = [{"role": "user", "content": "Write a function `main`."}]
 # The SDK would retry what these tests want to see refused.
-OPTIONS = {"api_key": "none", "max_retries": 0, "timeout": 60}
+OPTIONS = {"api_key": "none", "max_retries": 0, "timeout": 300}
 MOST_BE_REQUESTS = 2
 
 
@@ -36,7 +37,7 @@ class HttpService:
         return openai.OpenAI(base_url=self.url, **OPTIONS)  # type: ignore[arg-type]
 
     def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while True:
             loads = self.live.loads()
             if loads.free_blocks == loads.total_blocks:
@@ -45,12 +46,18 @@ class HttpService:
             time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpService]:
+@pytest.fixture
+def service(live_service: LiveService, http_port: int) -> HttpService:
+    return HttpService(live_service, f"http://127.0.0.1:{http_port}/v1")
+
+
+@pytest.fixture
+def small_service(tmp_path: Path) -> Iterator[HttpService]:
+    """A service without a model that takes few requests."""
     port = free_port()
     options = ("--http-port", str(port), "--max-be-requests", str(MOST_BE_REQUESTS))
-    log: Path = tmp_path_factory.mktemp("service") / "log"
-    with start_service(ROOT / "demo" / "model", log, *options) as live:
+    worker = slow_worker(tmp_path)
+    with start_service(ROOT / "demo" / "model", tmp_path / "log", *options, worker_options=worker) as live:
         yield HttpService(live, f"http://127.0.0.1:{port}/v1")
 
 
@@ -70,7 +77,7 @@ def over_grpc(service: HttpService, **request: Any) -> tuple[str, list[int], pb.
     """Returns text, token ids and end of the same generation over gRPC."""
     message = pb.GenerateRequest(sampling=pb.SamplingParams(temperature=0), **request)
     with service.live.channel() as channel:
-        responses = list(service.live.inference(channel).Generate(message, timeout=60))
+        responses = list(service.live.inference(channel).Generate(message, timeout=300))
     ids = [token_id for response in responses for token_id in response.token_ids]
     return "".join(response.text for response in responses), ids, responses[-1].finish
 
@@ -173,9 +180,9 @@ def test_bad_input_names_its_field(service: HttpService, client: openai.OpenAI) 
         client.completions.create(model=service.model, prompt=PROMPT, extra_body={"typo": 1})
 
 
-async def test_overload_of_best_effort_is_told_and_leaves_the_other_class_alone(
-    service: HttpService, async_client: openai.AsyncOpenAI
-) -> None:
+async def test_overload_of_best_effort_is_told_and_leaves_the_other_class_alone(small_service: HttpService) -> None:
+    service = small_service
+    async_client = openai.AsyncOpenAI(base_url=service.url, **OPTIONS)  # type: ignore[arg-type]
     options: Mapping[str, Any] = {"model": service.model, "prompt": PROMPT}
     extra = {"ignore_eos": True, "service_tier": "flex"}
     streams = [
@@ -191,6 +198,7 @@ async def test_overload_of_best_effort_is_told_and_leaves_the_other_class_alone(
     finally:
         for stream in streams:
             await stream.close()
+        await async_client.close()
     await asyncio.to_thread(service.wait_until_idle)
 
 
@@ -223,6 +231,6 @@ def test_grpc_abort_ends_an_http_answer(service: HttpService, client: openai.Ope
     )
     first = next(stream)
     with grpc.insecure_channel(service.live.grpc_address) as channel:
-        assert service.live.inference(channel).Abort(pb.AbortRequest(request_id=first.id), timeout=20).aborted
+        assert service.live.inference(channel).Abort(pb.AbortRequest(request_id=first.id), timeout=300).aborted
     *_, last = stream
     assert last.choices[0].finish_reason == "abort"

@@ -10,7 +10,7 @@ import pytest
 from tests.live_service import ROOT
 
 
-def simulate(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+def simulate(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "client", "bench", "simulate", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
@@ -18,7 +18,7 @@ def simulate(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedPro
 def test_a_sweep_prints_the_claims_and_writes_what_was_asked_for(tmp_path: Path) -> None:
     files = {name: tmp_path / f"out.{name}" for name in ("json", "html", "png")}
     options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    result = simulate("--values", "1,3", "--seconds", "15", *options)
+    result = simulate("--values", "1,3", "--seconds", "5", *options)
     assert result.returncode == 0, result.stderr
     assert "claims of arXiv 2503.09304" in result.stdout
     assert "SIMULATED" in result.stdout
@@ -66,6 +66,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], message: 
 
 def test_the_simulator_itself_refuses_what_is_no_job() -> None:
     command = [sys.executable, "-m", "scheduler_svc.simulation"]
-    result = subprocess.run(command, cwd=ROOT, input="{", capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, cwd=ROOT, input="{", capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("simulation: stdin holds no JSON")

@@ -1,6 +1,5 @@
 """The engine's loop: order, time, and that one bad command never ends the others."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -99,13 +98,29 @@ def test_commands_run_in_order_and_each_advance_has_one_result() -> None:
     assert [epoch for epoch, _ in bench.reporter.reports] == [EPOCH, EPOCH]
 
 
-def test_result_says_how_long_it_took_and_how_long_the_engine_was_idle_since_the_last() -> None:
-    bench = Bench(seen=lambda: time.sleep(0.02))
-    time.sleep(0.03)
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def pass_ns(self, duration_ns: int) -> None:
+        self._now_ns += duration_ns
+
+    def monotonic_ns(self) -> int:
+        return self._now_ns
+
+
+def test_result_says_how_long_it_took_and_how_long_the_engine_was_idle_since_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("gpu_worker.engine.time", clock)
+    bench = Bench(seen=lambda: clock.pass_ns(20))
+    clock.pass_ns(30)
     first, second = (report.step_result for report in bench.run(advance(1), drop(), advance(2)))
-    assert first.duration_ns >= 20e6
-    assert first.idle_ns >= 30e6
-    assert second.idle_ns < 20e6  # the first one's time is not idle time
+    assert (first.duration_ns, second.duration_ns) == (20, 20)
+    assert (first.idle_ns, second.idle_ns) == (30, 0)  # the first one's time is not idle time
 
 
 def test_refused_commands_are_reported_with_the_id_of_an_advance() -> None:

@@ -161,7 +161,7 @@ async def test_panic_in_a_unary_call_is_internal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(generator, "loads", Mock(side_effect=panic()))
     async with running(generator) as service:
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=30)
+            await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 

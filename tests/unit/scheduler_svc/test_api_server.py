@@ -61,16 +61,16 @@ async def test_health_lists_all_services() -> None:
 async def test_health_watch_follows_the_worker_and_ends_with_the_service() -> None:
     generator = FakeGenerator()
     async with running(generator) as service:
-        watch = health(service).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        watch = health(service).Watch(health_pb2.HealthCheckRequest(), timeout=300)
         assert (await watch.read()).status == SERVING
         generator.change_state(WorkerState.HUNG)
         assert (await watch.read()).status == NOT_SERVING
         generator.change_state(WorkerState.READY)
         assert (await watch.read()).status == SERVING
-        stopping = asyncio.create_task(service.server.stop(grace_s=5))
+        stopping = asyncio.create_task(service.server.stop(grace_s=300))
         assert (await watch.read()).status == NOT_SERVING
         assert await watch.read() is grpc.aio.EOF
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             await stopping
 
 
@@ -148,7 +148,7 @@ async def reflect(service: Service, version: str, **question: str) -> reflection
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=30)
+    )(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=300)
     [answer] = [answer async for answer in call]
     return answer
 
@@ -183,7 +183,7 @@ async def test_reflection_describes_every_service_that_it_lists(version: str) ->
 )
 async def test_bytes_that_are_no_message_are_refused_by_every_service(method: str, raw: bytes, says: str) -> None:
     async with running(FakeGenerator()) as service:
-        call = service.channel.stream_stream(f"/{method}")(iter([raw]), timeout=30)
+        call = service.channel.stream_stream(f"/{method}")(iter([raw]), timeout=300)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call.read()
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -196,21 +196,27 @@ async def test_reflection_goes_on_after_a_question_that_it_cannot_answer() -> No
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+async def first_failure(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    """Calls until a call fails: a server that was told to stop may still take some."""
+    while True:
+        try:
+            await admin_pb2_grpc.AdminStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+
+
 async def test_stop_lets_running_streams_end_and_refuses_new_calls() -> None:
     generator = FakeGenerator(hold_after=1)
     async with running(generator) as service:
         call = service.inference.Generate(pb.GenerateRequest(request_id="last", text="hello"))
         await call.read()
-        stopping = asyncio.create_task(service.server.stop(grace_s=10))
-        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(service.server.stop(grace_s=300))
         async with grpc.aio.insecure_channel(service.server.address) as other:
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await admin_pb2_grpc.AdminStub(other).GetLoads(admin_pb2.GetLoadsRequest(), timeout=2)
-            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert await first_failure(other) is grpc.StatusCode.UNAVAILABLE
         generator.abort("last")
         *_, last = await rest(call)
         assert last.finish.reason == pb.FINISH_REASON_ABORTED
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             await stopping
 
 
@@ -219,7 +225,7 @@ async def test_streams_that_outlive_the_grace_are_cancelled_and_closed(caplog: p
     async with running(generator) as service:
         call = service.inference.Generate(pb.GenerateRequest(request_id="stuck", text="hello"))
         await call.read()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(300):
             await service.server.stop(grace_s=0.1)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await rest(call)

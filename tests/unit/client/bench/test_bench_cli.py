@@ -38,7 +38,7 @@ async def start(*arguments: str) -> Process:
 
 async def call(*arguments: str) -> Finished:
     process = await start(*arguments)
-    out, err = await asyncio.wait_for(process.communicate(), timeout=60)
+    out, err = await asyncio.wait_for(process.communicate(), timeout=300)
     return Finished(process.returncode or 0, out.decode(), err.decode())
 
 
@@ -77,10 +77,10 @@ async def test_control_c_ends_early_with_what_was_measured(service: FakeService,
     quick = QUICK.replace("--seconds 0.4", "--seconds 600")
     process = await start("--grpc", service.address, *quick.split(), "--json", str(file))
     assert process.stderr is not None
-    while b"measuring" not in await asyncio.wait_for(process.stderr.readline(), 30):
+    while b"measuring" not in await asyncio.wait_for(process.stderr.readline(), 300):
         pass
     process.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 300)
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert b"ended early" in err
@@ -91,9 +91,9 @@ async def test_control_c_before_the_window_measures_nothing(service: FakeService
     service.step_s = 30.0
     file = tmp_path / "a.json"
     process = await start("--grpc", service.address, *QUICK.split(), "--json", str(file))
-    await asyncio.wait_for(service.received.wait(), 30)
+    await asyncio.wait_for(service.received.wait(), 300)
     process.send_signal(signal.SIGINT)
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 300)
     assert (process.returncode, out) == (130, b"")
     assert b"nothing was measured" in err
     assert not file.exists()

@@ -28,9 +28,12 @@ async def run_for(load: Load, workload: Workload, seconds: float) -> None:
         await running
 
 
-async def run_until(load: Load, workload: Workload, num_ended: int) -> None:
+async def run_until(load: Load, workload: Workload, num_ended: int = 0, num_sent: int = 0) -> None:
+    def is_over() -> bool:
+        return len(load.records) >= num_sent and sum(one.ended_s is not None for one in load.records) >= num_ended
+
     running = asyncio.create_task(load.run(workload, load.now_s()))
-    while sum(record.ended_s is not None for record in load.records) < num_ended:  # noqa: ASYNC110 - records do not tell
+    while not is_over():  # noqa: ASYNC110 - records do not tell
         await asyncio.sleep(0.005)
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -39,15 +42,18 @@ async def run_until(load: Load, workload: Workload, num_ended: int) -> None:
 
 async def test_a_slow_server_delays_no_arrival_and_is_charged_for_the_whole_wait(openai: FakeOpenAI) -> None:
     """Ten requests at once to a real server that serves one at a time: each counts all that it waited for others."""
-    openai.slots, openai.step_s = asyncio.Semaphore(1), 0.04
+    openai.slots, openai.step_s = asyncio.Semaphore(0), 0.04
     openai.script = lambda body: [*completion(1)[:1], b"data: [DONE]\n\n"]
     target = HttpTarget(openai.url, model="m", dialect=HttpDialect())
     load = Load(target, PROMPTS, max_in_flight=100)
     burst = Replay(Trace(tuple(TraceRow(0.01, 3, 1) for _ in range(10)), 1e6), 1.0)
-    await run_until(load, {LS: burst}, 10)
+    running = asyncio.create_task(run_until(load, {LS: burst}, 10))
+    while len(openai.bodies) < 10:  # all are there before the first is served  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    openai.slots.release()
+    await running
     await target.close()
     assert len({record.intended_s for record in load.records}) == 1
-    assert all(record.sent_s - record.intended_s < 0.5 * 0.08 * 10 for record in load.records)
     summary = summarize(Measurement.of([], load.records, Window(0.0, 60.0), {}, {}), NO_OBJECTIVES)
     assert summary.ls.ttft is not None
     assert summary.ls.ttft.max_ms >= 9 * 80  # the last waits for nine others, two pieces each
@@ -62,13 +68,12 @@ async def test_latency_counts_from_the_intended_time_when_this_process_is_late()
 
 
 async def test_an_open_loop_sends_at_the_times_of_its_source() -> None:
-    load = Load(FakeTarget(step_s=0.5), PROMPTS, max_in_flight=1000)
+    load = Load(FakeTarget(step_s=1000.0), PROMPTS, max_in_flight=1000)
     source = Poisson(100.0, SHORT, "x")
-    await run_for(load, {LS: source}, 0.3)
+    await run_until(load, {LS: source}, num_sent=20)
     intended_s = [record.intended_s - load.records[0].intended_s for record in load.records]
     planned = [arrival.at_s for arrival in islice(source.arrivals(), len(intended_s))]
     assert intended_s == pytest.approx([at_s - planned[0] for at_s in planned])
-    assert len(load.records) > 15
     assert all(record.outcome == UNFINISHED for record in load.records)
 
 
@@ -89,7 +94,7 @@ async def test_both_classes_run_at_a_time() -> None:
 
 
 async def test_open_loop_requests_beyond_the_limit_are_failures_and_are_not_sent() -> None:
-    target = FakeTarget(step_s=10.0)
+    target = FakeTarget(step_s=1000.0)
     load = Load(target, PROMPTS, max_in_flight=2)
     await run_until(load, {LS: Poisson(1000.0, SHORT, "x")}, 3)
     assert len(target.asks) == 2
@@ -104,16 +109,17 @@ async def test_failures_are_noted_and_do_not_end_the_load() -> None:
     assert load.messages == {"HTTP 500": "it was asked to"}
 
 
-async def test_a_closed_loop_pauses_after_a_failure() -> None:
+async def test_a_closed_loop_pauses_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.bench.load._PAUSE_AFTER_FAILURE_S", 1000.0)
     load = Load(FakeTarget(failure="HTTP 500"), PROMPTS, max_in_flight=100)
-    await run_for(load, {BE: ClosedLoop(1, 0.0, SHORT)}, 0.2)
+    await run_for(load, {BE: ClosedLoop(1, 0.0, SHORT)}, 0.1)
     assert len(load.records) == 1
 
 
 async def test_a_load_that_is_stopped_gives_up_what_is_in_flight_and_tells_the_server() -> None:
-    target = FakeTarget(step_s=10.0)
+    target = FakeTarget(step_s=1000.0)
     load = Load(target, PROMPTS, max_in_flight=100)
-    await run_for(load, {BE: ClosedLoop(4, 0.0, SHORT)}, 0.05)
+    await run_until(load, {BE: ClosedLoop(4, 0.0, SHORT)}, num_sent=4)
     assert [record.outcome for record in load.records] == [UNFINISHED] * 4
     assert all(record.ended_s is not None for record in load.records)
     assert (target.num_closed, target.num_live, load.num_in_flight.total()) == (4, 0, 0)

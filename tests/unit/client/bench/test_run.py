@@ -36,7 +36,7 @@ class Phases:
 
 
 def plan(workload: Workload | None = None, **changes: float) -> Plan:
-    values = {"num_idle": 4, "warm_up_s": 0.05, "seconds": 0.3, "drain_s": 5.0, "max_in_flight": 100} | changes
+    values = {"num_idle": 4, "warm_up_s": 0.05, "seconds": 0.3, "drain_s": 300.0, "max_in_flight": 100} | changes
     return Plan(
         workload=workload or {LS: Poisson(50.0, SHORT, "x"), BE: ClosedLoop(2, 0.0, SHORT)},
         prompts=Prompts(PromptForm.TOKENS, vocab_size=0, seed=1),
@@ -63,7 +63,7 @@ async def test_the_idle_baseline_comes_first_and_alone() -> None:
 
 async def test_the_windows_requests_are_followed_to_their_ends_while_the_load_goes_on() -> None:
     target = FakeTarget(step_s=0.1)
-    result = await run(target, plan({LS: Poisson(30.0, SHORT, "x"), BE: ClosedLoop(2, 0.0, SHORT)}))
+    result = await run(target, plan({LS: Poisson(30.0, SHORT, "x"), BE: ClosedLoop(2, 0.0, SHORT)}, seconds=1.0))
     rows = result.measurement.rows
     assert {row.request_class for row in rows} == {LS, BE}
     assert all(row.is_done for row in rows)
@@ -101,7 +101,7 @@ async def test_counters_are_told_by_how_much_they_grew() -> None:
 
 async def test_a_class_may_be_left_out() -> None:
     phases = Phases()
-    result = await run(FakeTarget(), plan({BE: ClosedLoop(1, 0.0, SHORT)}), phases)
+    result = await run(FakeTarget(), plan({BE: ClosedLoop(1, 0.0, SHORT)}, seconds=1.0), phases)
     assert "idle baseline" not in phases.begun
     assert {row.request_class for row in result.measurement.rows} == {BE}
 
@@ -121,7 +121,7 @@ async def test_stopping_before_the_window_measures_nothing(phase: str) -> None:
     if phase == "warming up":
         await asyncio.sleep(0.1)
         stop.set()
-    assert await asyncio.wait_for(running, 10) is None
+    assert await asyncio.wait_for(running, 300) is None
     assert target.num_live == 0
 
 

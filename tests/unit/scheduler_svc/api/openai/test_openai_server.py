@@ -68,7 +68,7 @@ async def test_stop_lets_running_answers_end_and_refuses_new_ones() -> None:
     generator = FakeGenerator(hold_after=1)
     async with running_http(generator, grace_s=10) as service:
         asking = asyncio.create_task(service.post(COMPLETIONS, prompt="hello", stream=True))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             while not generator.live:  # noqa: ASYNC110  (the fake has no event for it)
                 await asyncio.sleep(0.005)
         stopping = asyncio.create_task(service.server.stop())
@@ -79,7 +79,7 @@ async def test_stop_lets_running_answers_end_and_refuses_new_ones() -> None:
         for request_id in list(generator.live):
             generator.abort(request_id)
         assert events_of((await asking).text)[-1] == "[DONE]"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             await stopping
 
 
@@ -88,7 +88,7 @@ async def test_answers_that_outlive_the_grace_end_with_an_error(caplog: pytest.L
     async with running_http(generator, grace_s=0.1) as service:
         streaming = asyncio.create_task(service.post(COMPLETIONS, prompt="hello", stream=True))
         asking = asyncio.create_task(service.post(COMPLETIONS, prompt="hello"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             while len(generator.live) < 2:  # noqa: ASYNC110  (the fake has no event for it)
                 await asyncio.sleep(0.005)
             await service.server.stop()
@@ -124,7 +124,7 @@ async def test_body_that_does_not_come_is_refused_in_time() -> None:
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(300):
         await app({"type": "http"}, receive, send)  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator]

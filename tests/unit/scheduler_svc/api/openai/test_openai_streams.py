@@ -37,7 +37,7 @@ class Panic(BaseException):
     """Stands for what a library in Rust raises."""
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 300) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  (the fake has no event for it)
             await asyncio.sleep(0.005)
@@ -98,7 +98,7 @@ async def test_200_streams_that_are_left_at_random_moments_leave_nothing(caplog:
             asking.cancel()
 
         limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(base_url=service.http.base_url, limits=limits, timeout=30) as many:
+        async with httpx2.AsyncClient(base_url=service.http.base_url, limits=limits, timeout=300) as many:
             service.http = many
             await asyncio.gather(*(one(index) for index in range(200)))
         assert generator.submitted
@@ -116,7 +116,7 @@ async def stuck_reader(service: HttpServer) -> tuple[socket.socket, FakeStream]:
     await until(lambda: service.generator.live)
     [stream] = service.generator.live.values()
     num_out = -1
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         while stream.num_out != num_out:
             num_out = stream.num_out
             await asyncio.sleep(0.3)
