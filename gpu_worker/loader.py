@@ -204,9 +204,10 @@ def adopt_model(
         num_experts_per_token=structure.num_experts_per_token,
         vocab_size=vocab_size,
         eos_token_ids=end_token_ids(
-            getattr(model.generation_config, "eos_token_id", None),
-            getattr(model.config.get_text_config(), "eos_token_id", None),
-            tokenizer.eos_token_id,
+            vocab_size,
+            generation_config=getattr(model.generation_config, "eos_token_id", None),
+            config=getattr(model.config.get_text_config(), "eos_token_id", None),
+            tokenizer=tokenizer.eos_token_id,
         ),
         max_model_len=length,
         dtype=str(model.dtype).removeprefix("torch."),

@@ -18,6 +18,7 @@ from math import isfinite
 from typing import Any
 
 from gpu_worker.errors import ModelRefused
+from gpu_worker.token_ids import valid_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,15 @@ class SamplingDefaults:
     min_p: float | None = None
 
 
-def end_token_ids(*named: object) -> tuple[int, ...]:
-    """Returns all end tokens, rising, of what several files name: each nothing, an id, or a list of ids."""
-    lists = [one if isinstance(one, (list, tuple)) else [one] for one in named]
-    return tuple(sorted({token_id for one in lists for token_id in one if isinstance(token_id, int)}))
+def end_token_ids(vocab_size: int, **named: object) -> tuple[int, ...]:
+    """Returns all end tokens, rising, that several files name.
+
+    Args:
+        vocab_size: Ids are below this; what is no token of the vocabulary is left out with a warning.
+        **named: By the place where it stands, what is named there: nothing, an id, or a list of ids.
+    """
+    found = (valid_token_ids(ids, vocab_size, f"eos_token_id of {place}") for place, ids in named.items())
+    return tuple(sorted(set().union(*found)))
 
 
 def sampling_defaults(given: Mapping[str, Any], vocab_size: int) -> SamplingDefaults:

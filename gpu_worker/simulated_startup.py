@@ -174,11 +174,12 @@ def _byte_text() -> Text:
 
 def _eos_ids(directory: Path, tokenizer: Tokenizer, of_tokenizer: object) -> tuple[int, ...]:
     """The end tokens as of a model that runs, as far as the tokenizer has them."""
-    files = [_read_json(directory / name) for name in ("generation_config.json", "config.json")]
+    named = {
+        name: _read_json(directory / f"{name}.json").get("eos_token_id") for name in ("generation_config", "config")
+    }
     text = of_tokenizer.get("content") if isinstance(of_tokenizer, dict) else of_tokenizer
     of_text = tokenizer.token_to_id(text) if isinstance(text, str) else None
-    ids = end_token_ids(*(file.get("eos_token_id") for file in files), of_text)
-    return tuple(token_id for token_id in ids if 0 <= token_id < tokenizer.get_vocab_size())
+    return end_token_ids(tokenizer.get_vocab_size(), **named, tokenizer=of_text)
 
 
 def _read_json(path: Path) -> Mapping[str, object]:

@@ -182,7 +182,7 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
     _check("model.num_experts_per_token", model.num_experts_per_token, min(1, most_experts), most_experts)
     _check("model.vocab_size", model.vocab_size, 1, _MAX_VOCAB)
     for token_id in model.eos_token_ids:
-        _check("model.eos_token_ids", token_id, 0, _MAX_VOCAB)
+        _check("model.eos_token_ids", token_id, 0, model.vocab_size - 1)
     _check("model.max_model_len", model.max_model_len, 2, _MAX_COUNT)
     _check("model.block_size", model.block_size, 1, 1 << 16)
     _check("model.num_blocks", model.num_blocks, 1, _MAX_COUNT)

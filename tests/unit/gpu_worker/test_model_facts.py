@@ -13,8 +13,14 @@ def config(longest: int | None = 512, **rope: object) -> SimpleNamespace:
 
 
 def test_every_end_token_that_a_file_names_ends_a_text() -> None:
-    assert end_token_ids([7, 2], 2, None, 5) == (2, 5, 7)
-    assert end_token_ids(None, None) == ()
+    assert end_token_ids(9, generation_config=[7, 2], config=2, tokenizer=5) == (2, 5, 7)
+    assert end_token_ids(9, config=None, tokenizer=None) == ()
+
+
+@pytest.mark.parametrize("wrong", [9, 99_999, -1, True, "2", 2.0, [[-1]], {"id": 2}])
+def test_what_is_no_token_ends_no_text_and_is_warned_of(wrong: object, caplog: pytest.LogCaptureFixture) -> None:
+    assert end_token_ids(9, config=[2, wrong]) == (2,)
+    assert "eos_token_id of config: left out" in caplog.text
 
 
 def test_what_the_makers_say_about_sampling_is_taken() -> None:
