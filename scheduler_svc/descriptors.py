@@ -1,6 +1,6 @@
 """Decides how many file descriptors the process has, and how many of them connections may take.
 
-    the limit:  │ reserve: worker, control channel, files, a burst of accepts │ half: HTTP │ half: gRPC │
+    the limit:  │ reserve: worker, control channel, files, a burst of accepts │ HTTP │ gRPC, as much │
 
 A flood on one front end takes nothing from the other, and nothing that a new worker needs. Knows no protocol.
 """
@@ -38,9 +38,9 @@ def raise_descriptor_limit() -> int:
     return max(soft, wanted)
 
 
-def max_connections(limit: int) -> int:
-    """Returns how many connections each of the two front ends may hold under a limit on descriptors."""
-    return max(_FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, (limit - _RESERVE) // 2))
+def max_connections(limit: int, num_front_ends: int) -> int:
+    """Returns how many connections each front end may hold under a limit on descriptors."""
+    return max(_FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, (limit - _RESERVE) // num_front_ends))
 
 
 def log_failed_accepts_rarely() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:

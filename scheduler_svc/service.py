@@ -52,7 +52,7 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         self._engine = Engine(config.engine, self._send, self._fail, timeline)
         self._texts = TextGenerator(self._engine)
-        most = max_connections(raise_descriptor_limit())
+        most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         self._api = ApiServer(
             self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port, max_connections=most
         )

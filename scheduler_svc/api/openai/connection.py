@@ -7,6 +7,7 @@ Knows nothing of what is asked.
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -118,7 +119,8 @@ class Connection(H11Protocol):
             return
         self._answer(error)
         self._was_refused = True
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client is gone
+            self.transport.write_eof()
         self._room.note_waiting(self)
         self._set_deadline(_LINGER_S, self.transport.abort)
 

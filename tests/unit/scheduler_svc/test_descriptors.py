@@ -35,13 +35,14 @@ def test_soft_limit_is_raised_to_the_hard_one_and_never_lowered() -> None:
 
 
 @pytest.mark.parametrize("limit", [1024, 4096, 20_000])
-def test_both_front_ends_together_leave_a_reserve(limit: int) -> None:
-    assert limit - 2 * max_connections(limit) >= 256
+@pytest.mark.parametrize("num_front_ends", [1, 2])
+def test_front_ends_together_leave_a_reserve(limit: int, num_front_ends: int) -> None:
+    assert limit - num_front_ends * max_connections(limit, num_front_ends) >= 256
 
 
 def test_connections_have_a_least_and_a_most_number() -> None:
-    assert max_connections(64) == 16
-    assert max_connections(1 << 30) == MOST_CONNECTIONS
+    assert max_connections(64, 2) == 16
+    assert max_connections(1 << 30, 2) == MOST_CONNECTIONS
 
 
 def test_something_frequent_is_said_once_an_interval() -> None:
