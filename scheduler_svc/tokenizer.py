@@ -60,8 +60,10 @@ class Tokenizer:
         """
         # The batch call releases the interpreter lock and the single one does not; "fast" skips character offsets.
         [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        if max_tokens is not None and len(encoding) > max_tokens:
-            raise TooManyTokens(len(encoding))
+        num_tokens = len(encoding)
+        if max_tokens is not None and num_tokens > max_tokens:
+            del encoding  # hundreds of MiB, which the error's traceback would keep
+            raise TooManyTokens(num_tokens)
         return tuple(encoding.ids)
 
     @panics_as_errors

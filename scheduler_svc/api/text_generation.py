@@ -4,8 +4,6 @@ Owns validation, tokenization and detokenization of each generation, in that ord
 errors leave as ServiceError.
 """
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
@@ -26,8 +24,6 @@ from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, 
 from scheduler_svc.model_text import ModelTextCache
 from scheduler_svc.text_threads import TextThreads
 from scheduler_svc.tokenizer import Tokenizer
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +130,8 @@ class TextGenerator:
     async def warm_up(self) -> None:
         """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
         model = self._generator.model
-        if model is None:
-            return
-        chat_format = (await self._texts.of(model)).chat_format
-        if chat_format is not None:
-            roles = await asyncio.to_thread(lambda: chat_format.roles)
-            _log.info("model=%s chat_template roles=%s", model.name, ",".join(roles) or None)
+        if model is not None:
+            await self._texts.of(model)
 
     def close(self) -> None:
         """Drops texts that wait to be worked on."""

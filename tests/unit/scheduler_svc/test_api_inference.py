@@ -313,14 +313,6 @@ async def test_a_token_that_the_model_has_no_row_for_is_refused_by_name(kind: st
     assert generator.submitted == []
 
 
-async def test_a_chat_template_is_tried_when_the_model_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    texts = TextGenerator(FakeGenerator())
-    with caplog.at_level("INFO"):
-        await texts.warm_up()
-    texts.close()
-    assert "chat_template roles=system,developer,user,assistant" in caplog.text
-
-
 async def test_long_prompt_does_not_hold_up_other_calls() -> None:
     model = served_model(tokenizer_json=without_bound(byte_level_tokenizer()))
     async with running(FakeGenerator(model)) as service:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from traceback import walk_tb
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from scheduler_svc.tokenizer import Tokenizer, TooManyTokens
@@ -92,3 +93,6 @@ def test_too_many_tokens_are_counted_and_not_listed() -> None:
     with pytest.raises(TooManyTokens) as caught:
         BYTE_LEVEL.encode("x y " * 100, add_special_tokens=False, max_tokens=10)
     assert caught.value.num_tokens == len(BYTE_LEVEL.encode("x y " * 100, add_special_tokens=False))
+    frames = [frame for frame, _ in walk_tb(caught.value.__traceback__)]
+    kept = [value for frame in frames for value in frame.f_locals.values() if isinstance(value, Encoding)]
+    assert kept == []
