@@ -6,7 +6,7 @@ from contextlib import aclosing
 from client.async_client import AsyncClient, Loads
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.target import Ask, Chunk, Ending, Stream, TargetFacts
-from client.errors import QllmError
+from client.errors import QllmError, Unreachable
 
 _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_prompt_tokens")
 
@@ -28,6 +28,8 @@ class GrpcTarget:
         """Asks the service for its facts."""
         try:
             info = await self._client.server_info()
+        except Unreachable as error:
+            raise TargetFailed(str(error)) from error
         except QllmError as error:
             raise TargetFailed(f"no service answers at {self._address}: {error.status.name}: {error}") from error
         if not info.HasField("model"):

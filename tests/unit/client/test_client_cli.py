@@ -5,20 +5,12 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import IO
 
 import pytest
 
 from tests.unit.client.fake_service import FakeService
-
-
-@dataclass
-class Finished:
-    code: int
-    out: str
-    err: str
-
+from tests.unit.client.in_process import Finished, run_here
 
 Call = Callable[..., Awaitable[Finished]]
 
@@ -44,7 +36,7 @@ async def finish(process: Process, stdin: bytes = b"") -> Finished:
 @pytest.fixture
 def qllm_client(service: FakeService) -> Call:
     async def call(*arguments: str, stdin: bytes = b"") -> Finished:
-        return await finish(await start(*arguments, QLLM_ADDRESS=service.address), stdin)
+        return await run_here(*arguments, stdin=stdin, QLLM_ADDRESS=service.address)
 
     return call
 
@@ -54,6 +46,13 @@ async def test_generate_streams_the_text(qllm_client: Call, service: FakeService
     assert (finished.code, finished.out, finished.err) == (0, "0 1 2 \n", "")
     (request,) = service.requests
     assert (request.text, request.request_class, request.sampling.temperature) == ("hello", 2, 0)
+
+
+async def test_the_command_is_a_process_of_that_name(service: FakeService) -> None:
+    process = await start("generate", "--max-tokens", "2", "-", QLLM_ADDRESS=service.address)
+    finished = await finish(process, "grüße".encode())
+    assert (finished.code, finished.out, finished.err) == (0, "0 1 \n", "")
+    assert service.requests[0].text == "grüße"
 
 
 async def test_json_is_exactly_one_line_with_the_named_keys(qllm_client: Call) -> None:
@@ -156,7 +155,7 @@ async def test_health_exits_0_serving_and_1_not_serving(qllm_client: Call, servi
 
 
 async def test_health_of_nothing_is_one_line_that_says_where_it_looked_and_what_helps() -> None:
-    finished = await finish(await start("health", "--address", "127.0.0.1:1"))
+    finished = await run_here("health", "--address", "127.0.0.1:1")
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.startswith("qllm-client: UNAVAILABLE: no service answers at 127.0.0.1:1: ")
     assert "--address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker" in finished.err
@@ -166,7 +165,7 @@ async def test_health_of_nothing_is_one_line_that_says_where_it_looked_and_what_
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "::1", "http://127.0.0.1:8000"])
 @pytest.mark.parametrize("arguments", [("health", "--address"), ("bench", "--grpc")])
 async def test_what_is_no_address_is_wrong_usage(arguments: Sequence[str], address: str) -> None:
-    finished = await finish(await start(*arguments, address, COLUMNS="300"))
+    finished = await run_here(*arguments, address, COLUMNS="300")
     assert (finished.code, finished.out) == (2, "")
     assert f"got '{address}'" in finished.err
     assert "allowed are HOST:PORT, [IPv6]:PORT and unix:PATH" in finished.err
@@ -174,14 +173,14 @@ async def test_what_is_no_address_is_wrong_usage(arguments: Sequence[str], addre
 
 async def test_the_address_may_stand_before_or_after_the_command_and_the_last_one_counts(service: FakeService) -> None:
     nobody = "127.0.0.1:1"
-    before = await finish(await start("--address", service.address, "health", QLLM_ADDRESS=nobody))
+    before = await run_here("--address", service.address, "health", QLLM_ADDRESS=nobody)
     assert (before.code, before.out) == (0, "SERVING\n")
-    both = await finish(await start("--address", nobody, "health", "--address", service.address))
+    both = await run_here("--address", nobody, "health", "--address", service.address)
     assert (both.code, both.out) == (0, "SERVING\n")
 
 
 async def test_an_address_that_bench_would_ignore_is_refused() -> None:
-    finished = await finish(await start("--address", "127.0.0.1:1", "bench", "--http", "http://x", COLUMNS="300"))
+    finished = await run_here("--address", "127.0.0.1:1", "bench", "--http", "http://x", COLUMNS="300")
     assert finished.code == 2
     assert "bench measures the server that its own --grpc or --http names" in finished.err
 

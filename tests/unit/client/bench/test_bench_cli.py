@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ from client.bench.recording import dump
 from tests.unit.client.bench.fake_openai import FakeOpenAI
 from tests.unit.client.bench.samples import recording
 from tests.unit.client.fake_service import FakeService
+from tests.unit.client.in_process import Finished, run_here
 
-QUICK = (
-    "--seconds 0.4 --warm-up 0.1 --idle-requests 2 --ls-rate 20 --be-clients 2 --be-prompt-tokens 20 --be-max-tokens 4"
-)
-
-
-@dataclass
-class Finished:
-    code: int
-    out: str
-    err: str
+QUICK = "--seconds 0.4 --warm-up 0.1 --idle-requests 2 --ls-rate 20 --be-clients 2 --be-prompt-tokens 20 --be-max-tokens 4 --drain 300"
 
 
 async def start(*arguments: str) -> Process:
@@ -109,18 +100,23 @@ async def test_control_c_before_the_window_measures_nothing(service: FakeService
         ("--grpc a:1 --ls-rate 0 --be-clients 0", "nobody asks"),
         ("--grpc a:1 --chat", "over --http"),
         ("--http a --chat --prompt-form tokens", "a conversation has no token ids"),
-        ("--http a --extra-body {", "it is no JSON"),
-        ("--http a --extra-body [1]", "a JSON object is wanted"),
         ("--grpc a:1 --json nowhere/a.json", "there is no folder nowhere"),
         ("--ls-rate 3 compare a.json", "options of 'compare' stand after its name"),
         ("ablation --model x --set-up vip", "vip"),
     ],
 )
 async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None:
-    finished = await call(*arguments.split())
+    finished = await run_here("bench", *arguments.split())
     assert (finished.code, finished.out) == (2, "")
     said = " ".join(finished.err.replace("│", " ").split())
     assert why in said
+
+
+@pytest.mark.parametrize(("body", "why"), [("{", "it is no JSON"), ("[1]", "a JSON object is wanted")])
+async def test_wrong_json_is_said_and_exits_2(body: str, why: str) -> None:
+    finished = await call("--http", "a", "--extra-body", body)
+    assert (finished.code, finished.out) == (2, "")
+    assert why in finished.err
 
 
 @pytest.mark.parametrize(
@@ -146,7 +142,7 @@ async def test_results_are_compared_by_either_name(tmp_path: Path, form: tuple[s
     for name in ("ours", "theirs"):
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(dump(recording(name).to_json()))
-    finished = await call(*form, *map(str, paths))
+    finished = await run_here("bench", *form, *map(str, paths))
     assert finished.code == 0, finished.err
     assert "ours" in finished.out
     assert "theirs" in finished.out
@@ -154,7 +150,7 @@ async def test_results_are_compared_by_either_name(tmp_path: Path, form: tuple[s
 
 @pytest.mark.parametrize("arguments", [[], ["compare"], ["ablation"]])
 async def test_help_teaches(arguments: list[str]) -> None:
-    finished = await call(*arguments, "--help")
+    finished = await run_here("bench", *arguments, "--help")
     assert finished.code == 0
     assert "qllm-client bench" in finished.out
 
