@@ -27,6 +27,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from scheduler_svc.api.openai.schemas import KIND_MARK
+from scheduler_svc.api.validation import Amount
 from scheduler_svc.errors import RETRY_S, InvalidRequest, ServiceError, jittered
 
 _HTTP_STATUS = {
@@ -43,6 +44,25 @@ _CODES = {
 _MAX_FIELD_CHARS = 100
 _MAX_SHOWN_CHARS = 100
 _PYDANTIC_PREFIX = "Input should be "
+# What a value of the wrong type should have been, where pydantic's words are meant for programmers.
+_ALLOWED_BY_TYPE = {
+    "missing": "a value: the field is required",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+}
+
+
+class Absent:
+    """Stands for what was not given."""
+
+    def __repr__(self) -> str:
+        return "nothing"
 
 
 class HttpError(ServiceError):
@@ -168,10 +188,13 @@ def invalid_body(error: RequestValidationError, content_type: str | None) -> Ser
     path += [context["field"]] if "field" in context else []
     if not path:
         return InvalidRequest("body", first["input"], "a JSON object")
+    given = context.get("given", first["input"])
     if first["type"] == "missing":
-        return InvalidRequest(_field(path), None, "a value: the field is required")
-    allowed = str(first["msg"]).removeprefix(_PYDANTIC_PREFIX)
-    return InvalidRequest(_field(path), context.get("given", first["input"]), allowed)
+        given = Absent()
+    if first["type"] == "too_long":
+        return InvalidRequest(_field(path), Amount(len(given), "items"), f"at most {context['max_length']} items")
+    allowed = _ALLOWED_BY_TYPE.get(first["type"]) or str(first["msg"]).removeprefix(_PYDANTIC_PREFIX)
+    return InvalidRequest(_field(path), given, allowed)
 
 
 def _field(path: Sequence[object]) -> str:
