@@ -23,11 +23,9 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
-def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(
-    live_service: LiveService, tmp_path: Path
-) -> None:
+def test_a_mixed_load_on_the_service_is_measured_with_its_own_counters(free: LiveService, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    finished = bench("--grpc", live_service.grpc_address, *QUICK.split(), "--json", str(file))
+    finished = bench("--grpc", free.grpc_address, *QUICK.split(), "--json", str(file))
     assert finished.returncode == 0, finished.stderr
     values = json.loads(file.read_text())
     summary = values["summary"]

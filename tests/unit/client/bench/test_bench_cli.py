@@ -14,7 +14,10 @@ from tests.unit.client.bench.samples import recording
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import Finished, run_here
 
-QUICK = "--seconds 0.4 --warm-up 0.1 --idle-requests 2 --ls-rate 20 --be-clients 2 --be-prompt-tokens 20 --be-max-tokens 4 --drain 300"
+QUICK = (
+    "--seconds 0.4 --warm-up 0.1 --idle-requests 2 --drain 300 "
+    "--ls-rate 20 --be-clients 2 --be-prompt-tokens 20 --be-max-tokens 4"
+)
 
 
 async def start(*arguments: str) -> Process:
