@@ -159,7 +159,12 @@ def serve(
         ),
     ] = GenerationConfig.AUTO,
     served_model_name: Annotated[
-        str | None, typer.Option(envvar="QLLM_SERVED_MODEL_NAME", help="Name for callers. [default: from --model]")
+        list[str] | None,
+        typer.Option(
+            envvar="QLLM_SERVED_MODEL_NAME",
+            help="Name for callers; several if given several times, or with commas between them. Answers carry the first. "
+            "[default: from --model, org/name and name]",
+        ),
     ] = None,
     curve_secret_key: Annotated[
         Path | None, typer.Option(envvar="QLLM_CURVE_SECRET_KEY", help="The worker's CURVE key pair (*.key_secret).")
@@ -198,7 +203,7 @@ def serve(
             host_kv_gib=host_kv_gib,
             max_model_len=max_model_len,
             generation_config=generation_config,
-            served_model_name=served_model_name,
+            served_model_names=tuple(served_model_name or ()),
             curve=curve,
             parent_pid=parent_pid,
         )

@@ -86,7 +86,7 @@ class WorkerConfig:
         host_kv_gib: GiB of host memory for offloaded sequences.
         max_model_len: Limit on prompt plus output, no longer than the model's own, which None takes.
         generation_config: Whether the model's own generation_config.json says how tokens are chosen.
-        served_model_name: Name of the model for callers; None takes it from `model`.
+        served_model_names: Names of the model for callers, answers carrying the first; none takes them from `model`.
         parent_pid: Process whose end ends this one; None for a worker that stands alone.
     """
 
@@ -108,7 +108,7 @@ class WorkerConfig:
     host_kv_gib: float = 1.0
     max_model_len: int | None = None
     generation_config: GenerationConfig = GenerationConfig.AUTO
-    served_model_name: str | None = None
+    served_model_names: tuple[str, ...] = ()
     curve: CurveFiles | None = None
     parent_pid: int | None = None
 

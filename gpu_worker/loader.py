@@ -32,10 +32,12 @@ from gpu_worker.inspection import (
 )
 from gpu_worker.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.model_facts import SamplingDefaults, end_token_ids, longest_text, sampling_defaults
+from gpu_worker.names import served_names
 from gpu_worker.own_layer import OwnLayers
 from gpu_worker.probe import Structure, probe, use_implementations
 from gpu_worker.sequencewise import SingleSequence
 from gpu_worker.tokenizer import TokenizerFacts, read_tokenizer
+from gpu_worker.tokenizer_fields import tokenizer_fields
 from gpu_worker.weights import AS_THEY_COME, WeightOptions, make_random_model, read_model, stored_type, take_weights
 
 logger = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def load_model(
 
     Args:
         source: Directory, or hub id.
-        name: Name to serve it under; None is the last part of source.
+        name: Name to serve it under; None is the first that it has by itself.
         device: Where it runs.
         max_model_len: Limit on prompt plus output; None is what the model allows.
         uses_generation_config: Whether generation_config.json says how tokens are chosen.
@@ -128,6 +130,7 @@ def load_model(
     config = _read_config(source)
     check_config(config)
     tokenizer = read_tokenizer(source)
+    tokenizer_fields(tokenizer.tokenizer_json)  # refuses one that is too large before gigabytes are read
     with torch.device("meta"):  # a look at the modules, before gigabytes are read
         skeleton = _from_config(config)
     decoder_layers(skeleton)
@@ -139,7 +142,7 @@ def load_model(
     else:
         linears = frozenset() if options.quantization == "none" or is_quantized else called_linears(skeleton)
         model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
-    name = name or Path(source).resolve().name if Path(source).is_dir() else name or source.rsplit("/", 1)[-1]
+    name = name or served_names(source)[0]
     return adopt_model(
         model,
         name=name,

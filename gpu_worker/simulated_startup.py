@@ -18,7 +18,9 @@ from gpu_worker.cost_table import CostTable, load_cost_table
 from gpu_worker.errors import ModelRefused
 from gpu_worker.link import PROTOCOL_VERSION
 from gpu_worker.model_facts import SamplingDefaults, end_token_ids, sampling_defaults
+from gpu_worker.names import served_names
 from gpu_worker.simulated import SimulatedExecutor
+from gpu_worker.tokenizer_fields import tokenizer_fields
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +88,9 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
         vocab_size=text.vocab_size,
         vocabulary=text.readable_ids(),
     )
+    names = served_names(costs.name, config.served_model_names)
     model = control_pb2.WorkerModel(
-        name=config.served_model_name or costs.name,
+        name=names[0],
         family="simulated",
         num_layers=costs.num_layers,
         experts_by_layer=[costs.num_experts] * costs.num_layers,
@@ -101,10 +104,11 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
         dtype="none",
         quantization="none",
         device="simulated",
-        tokenizer_json=text.tokenizer.to_str().encode(),
+        **tokenizer_fields(text.tokenizer.to_str().encode()),
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
         default_sampling=inference_pb2.SamplingParams(**asdict(sampling)),
+        other_names=names[1:],
     )
     calibration = [calibrate(costs, num_tokens, context) for num_tokens, context in _CALIBRATION]
     _log.info("simulating table=%s layers=%d experts=%d", costs.name, costs.num_layers, costs.num_experts)

@@ -15,14 +15,16 @@ from qllm.v1 import control_pb2, inference_pb2
 from gpu_worker.config import ConfigRefused, Device, GenerationConfig, WorkerConfig
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
-from gpu_worker.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from gpu_worker.link import PROTOCOL_VERSION
 from gpu_worker.loader import LoadedModel, load_model
+from gpu_worker.names import served_names
 from gpu_worker.ranks import Ranks
 from gpu_worker.recording import record_decodes
 from gpu_worker.runner import Runner
 from gpu_worker.segments import batch_sizes, plan_segments
 from gpu_worker.sequences import WorkTiming
 from gpu_worker.threads import thread_count
+from gpu_worker.tokenizer_fields import tokenizer_fields
 from gpu_worker.warmup import state_bytes, touch_memory, warm_up
 from gpu_worker.weights import WeightOptions
 
@@ -54,9 +56,10 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
     _log.info("threads=%d from=%s", threads.number, threads.origin)
     _log.info("loading model=%s dtype=%s device=%s", config.model, config.dtype, device)
     began_s = time.monotonic()
+    names = served_names(config.model, config.served_model_names)
     loaded = load_model(
         config.model,
-        name=config.served_model_name,
+        name=names[0],
         device=device,
         max_model_len=config.max_model_len,
         uses_generation_config=config.generation_config is GenerationConfig.AUTO,
@@ -85,14 +88,10 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             touch_memory()  # last: what warming up left in the heap must not lie in it
     hello = control_pb2.Hello(
         protocol_version=PROTOCOL_VERSION,
-        model=_worker_model(loaded, runner),
+        model=_worker_model(loaded, runner, names),
         calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
         pid=os.getpid(),
     )
-    if hello.ByteSize() > MAX_FRAME_BYTES // 2:
-        raise ConfigRefused(
-            f"--model: its tokenizer makes a Hello of {hello.ByteSize()} bytes, too large for the channel"
-        )
     return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
 
 
@@ -170,7 +169,7 @@ def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
     return max(1, runner.cache.block_bytes), state_bytes(runner, range(num_blocks))
 
 
-def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerModel:
+def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> control_pb2.WorkerModel:
     facts, tokenizer = loaded.facts, loaded.facts.tokenizer
     return control_pb2.WorkerModel(
         name=facts.name,
@@ -187,8 +186,9 @@ def _worker_model(loaded: LoadedModel, runner: Runner) -> control_pb2.WorkerMode
         dtype=facts.dtype,
         quantization=facts.quantization,
         device=facts.device,
-        tokenizer_json=tokenizer.tokenizer_json,
+        **tokenizer_fields(tokenizer.tokenizer_json),
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
         default_sampling=inference_pb2.SamplingParams(**asdict(facts.sampling)),
+        other_names=names[1:],
     )

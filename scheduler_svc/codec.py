@@ -5,6 +5,7 @@ another error. Source: protos/qllm/v1/control.proto.
 """
 
 import math
+import zlib
 from collections.abc import Callable, Iterable
 
 from google.protobuf.message import DecodeError
@@ -25,6 +26,7 @@ _MAX_LAYERS = 10_000
 _MAX_EXPERTS = 100_000
 _MAX_VOCAB = 1 << 28
 _MAX_COUNT = 1 << 31
+_MAX_TOKENIZER_BYTES = 256 << 20
 _MAX_DURATION_NS = 30 * 24 * 3600 * 10**9
 _NO_REASON = inference_pb2.FINISH_REASON_UNSPECIFIED
 
@@ -198,10 +200,11 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
         dtype=model.dtype,
         quantization=model.quantization or "none",
         device=model.device,
-        tokenizer_json=model.tokenizer_json,
+        tokenizer_json=_tokenizer_json(model),
         chat_template=model.chat_template,
         special_tokens=dict(model.special_tokens),
         sampling=_sampling_defaults(model.default_sampling, model.vocab_size),
+        other_names=tuple(name for name in model.other_names if name),
     )
 
 
@@ -211,6 +214,23 @@ def _sampling_defaults(given: inference_pb2.SamplingParams, vocab_size: int) -> 
     for field, value in values.items():
         _check(f"model.default_sampling.{field}", value, *limits[field])
     return SamplingDefaults(**values)
+
+
+def _tokenizer_json(model: control_pb2.WorkerModel) -> bytes:
+    """Returns the tokenizer, unpacked if need be, but never more of it than is allowed."""
+    if not model.tokenizer_json_zlib:
+        return model.tokenizer_json
+    unpacking = zlib.decompressobj()
+    try:
+        unpacked = unpacking.decompress(model.tokenizer_json_zlib, _MAX_TOKENIZER_BYTES)
+    except zlib.error as error:
+        raise ProtocolError(f"model.tokenizer_json_zlib: {error}") from None
+    if not unpacking.eof:
+        what = "more than" if unpacking.unconsumed_tail else "an incomplete"
+        raise ProtocolError(
+            f"model.tokenizer_json_zlib: got {what} {len(unpacked)} bytes, allowed are {_MAX_TOKENIZER_BYTES} at most, whole"
+        )
+    return unpacked
 
 
 def _worker_model(model: control_pb2.WorkerModel) -> WorkerModel:

@@ -75,6 +75,7 @@ class ServedModel:
         chat_template: Jinja source; empty if the model has none.
         special_tokens: Texts such as {"bos_token": "<s>"} that the template may use.
         sampling: How tokens are chosen where a request does not say.
+        other_names: What else requests may call it than `name`, which is what answers call it.
     """
 
     core: WorkerModel
@@ -89,6 +90,12 @@ class ServedModel:
     chat_template: str
     special_tokens: dict[str, str]
     sampling: SamplingDefaults = SamplingDefaults()
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names, the one that answers carry first."""
+        return (self.name, *self.other_names)
 
 
 @dataclass(frozen=True, slots=True)

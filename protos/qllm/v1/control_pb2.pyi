@@ -320,6 +320,8 @@ class WorkerModel(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
+    OTHER_NAMES_FIELD_NUMBER: _builtins.int
+    TOKENIZER_JSON_ZLIB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     family: _builtins.str
@@ -348,6 +350,8 @@ class WorkerModel(_message.Message):
     """The model's tokenizer.json, so that the scheduler needs no access to the model's files."""
     chat_template: _builtins.str
     """The model's Jinja chat template; empty if it has none."""
+    tokenizer_json_zlib: _builtins.bytes
+    """tokenizer.json compressed by zlib, in the place of tokenizer_json; at most 256 MiB when unpacked."""
     @_builtins.property
     def experts_by_layer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Experts of each decoder layer, 0 for a layer without a mixture."""
@@ -363,6 +367,10 @@ class WorkerModel(_message.Message):
     @_builtins.property
     def default_sampling(self) -> _inference_pb2.SamplingParams:
         """How tokens are chosen where a request does not say; a field that is absent is as in SamplingParams."""
+
+    @_builtins.property
+    def other_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further names that requests may give, beside `name`."""
 
     def __init__(
         self,
@@ -385,10 +393,12 @@ class WorkerModel(_message.Message):
         chat_template: _builtins.str = ...,
         special_tokens: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         default_sampling: _inference_pb2.SamplingParams | None = ...,
+        other_names: _abc.Iterable[_builtins.str] | None = ...,
+        tokenizer_json_zlib: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,21 +70,21 @@ def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: floa
 def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
     created = int(time.time())
 
-    def served_model() -> JsonObject:
+    def served_model(name: str) -> JsonObject:
         model = texts.connected_model()
-        facts = {"id": model.name, "object": "model", "created": created, "owned_by": "qllm"}
+        facts = {"id": name, "object": "model", "created": created, "owned_by": "qllm"}
         return {**facts, "max_model_len": context_tokens(model)}
 
     @app.get("/v1/models")
     async def models() -> JsonObject:
-        """Lists the one model that is served."""
-        return {"object": "list", "data": [served_model()]}
+        """Lists the one model that is served, under each of its names."""
+        return {"object": "list", "data": [served_model(name) for name in texts.connected_model().names]}
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> JsonObject:
         """Describes the model of that name."""
         _require_model(texts, model_id)
-        return served_model()
+        return served_model(model_id)
 
     @app.get("/health")
     async def health() -> JsonObject:
@@ -124,7 +124,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _require_model(texts: TextGenerator, name: str | None) -> None:
-    """Raises ModelNotFound unless the name is that of the served model, or absent."""
-    served = texts.connected_model().name
-    if name is not None and name != served:
+    """Raises ModelNotFound unless the name is one of the served model's, or absent."""
+    served = texts.connected_model().names
+    if name is not None and name not in served:
         raise ModelNotFound(name, served)

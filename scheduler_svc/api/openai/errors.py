@@ -113,8 +113,9 @@ class ModelNotFound(HttpError):
     code = "model_not_found"
     param = "model"
 
-    def __init__(self, given: str, served: str) -> None:
-        super().__init__(f"model: got {given[:_MAX_SHOWN_CHARS]!r}, allowed is {served!r}, which is served")
+    def __init__(self, given: str, served: Sequence[str]) -> None:
+        allowed = " or ".join(map(repr, served))
+        super().__init__(f"model: got {given[:_MAX_SHOWN_CHARS]!r}, allowed is {allowed}, which is served")
 
 
 class BodyTooLarge(HttpError):

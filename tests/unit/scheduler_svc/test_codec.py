@@ -1,6 +1,7 @@
 """Frames of the control channel: every command arrives as it was meant, and no report can break the scheduler."""
 
 import math
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -239,3 +240,35 @@ def test_damaged_reports_never_raise_anything_but_a_protocol_error(data: st.Data
 def test_message_that_is_no_report_is_refused(message: control_pb2.ControlMessage) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_report(message.SerializeToString())
+
+
+def test_a_compressed_tokenizer_is_unpacked() -> None:
+    said = hello()
+    said.model.ClearField("tokenizer_json")
+    said.model.tokenizer_json_zlib = zlib.compress(b'{"large": true}')
+    assert codec.decode_model(said).tokenizer_json == b'{"large": true}'
+
+
+@pytest.mark.parametrize("spoil", [lambda packed: packed[:-9], lambda packed: b"no zlib", lambda packed: packed])
+def test_a_tokenizer_that_unpacks_to_too_much_or_not_at_all_is_refused(
+    spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "_MAX_TOKENIZER_BYTES", 1 << 16)
+    said = hello()
+    said.model.tokenizer_json_zlib = spoil(zlib.compress(bytes(1 << 20)))
+    with pytest.raises(ProtocolError, match="tokenizer_json_zlib"):
+        codec.decode_model(said)
+
+
+@pytest.mark.parametrize("token_id", [-1, 100, 99999])
+def test_an_end_token_beyond_the_vocabulary_is_refused_by_its_field(token_id: int) -> None:
+    said = hello()
+    said.model.eos_token_ids.append(token_id)
+    with pytest.raises(ProtocolError, match=f"model.eos_token_ids: got {token_id}, allowed is 0 to 99"):
+        codec.decode_model(said)
+
+
+def test_a_model_has_the_names_that_its_worker_gives_it() -> None:
+    said = hello()
+    said.model.other_names.extend(["org/fake", ""])
+    assert codec.decode_model(said).names == ("fake", "org/fake")

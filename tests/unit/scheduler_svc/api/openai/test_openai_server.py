@@ -50,6 +50,18 @@ async def test_served_model_is_listed_and_described() -> None:
     assert described["max_model_len"] == 512
 
 
+async def test_a_model_of_several_names_answers_to_each_and_calls_itself_by_the_first() -> None:
+    async with http_app(FakeGenerator(model=served_model(name="org/name", other_names=("name",)))) as service:
+        listed = (await service.http.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["org/name", "name"]
+        assert (await service.http.get("/v1/models/name")).json() == listed[1]
+        for name in ("org/name", "name"):
+            assert (await service.answer(COMPLETIONS, model=name, prompt="hello"))["model"] == "org/name"
+        refused = await service.post(COMPLETIONS, model="other", prompt="hello")
+        assert refused.status_code == 404
+        assert error_of(refused)["message"] == "model: got 'other', allowed is 'org/name' or 'name', which is served"
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake"])
 async def test_without_worker_no_model_is_served(path: str) -> None:
     async with http_app(FakeGenerator(model=None, worker_state=WorkerState.ABSENT)) as service:
