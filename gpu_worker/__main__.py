@@ -1,6 +1,6 @@
 """The worker process, `qllm-worker`: reads its settings, makes the model ready, connects, and runs commands until told to stop.
 
-Exit codes: 0 after Shutdown, SIGTERM or SIGINT; 1 when the engine can't go on; 2 when it refuses what it was told.
+Exit codes: 0 after Shutdown, SIGTERM, SIGINT or SIGHUP; 1 when the engine can't go on; 2 when it refuses what it was told.
 """
 
 import gc

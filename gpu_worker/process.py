@@ -62,7 +62,7 @@ def release_freed_memory() -> None:
 
 
 class StopSignals:
-    """Turns SIGTERM and SIGINT into a clean end: at once while the model loads, after the running command later."""
+    """Turns SIGTERM, SIGINT and SIGHUP into a clean end: at once while the model loads, after the running command later."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
@@ -70,7 +70,7 @@ class StopSignals:
 
     def install(self) -> None:
         """Takes the signals over; call it on the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
     def serving(self) -> None:

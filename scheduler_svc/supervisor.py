@@ -170,7 +170,8 @@ class WorkerSupervisor:
             if text.startswith(_REFUSAL):
                 self._refusal = text.removeprefix(_REFUSAL)
                 continue
-            self._last_line = text
+            if any(map(str.isalnum, text)):
+                self._last_line = text.strip(" │")  # typer draws a box around what it says of an option
             sys.stderr.write(text + "\n")
 
     def _give_up_if_hopeless(self, exit_code: int, num_failed_starts: int) -> None:

@@ -89,6 +89,13 @@ async def test_a_refusal_is_said_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "loading\n"
 
 
+async def test_an_option_that_the_worker_does_not_know_is_named_without_the_box_around_it() -> None:
+    worker = WorkerSupervisor("ipc:///tmp/x", "m", ["--bogus"])
+    with pytest.raises(WorkerRefused) as caught:
+        await worker.run()
+    assert str(caught.value) == "the worker refused to start (exit code 2): No such option: --bogus"
+
+
 async def test_worker_that_keeps_crashing_before_it_is_ready_ends_the_start() -> None:
     with pytest.raises(WorkerRefused, match=r"5 times.*exit code 1"):
         await supervise("import sys; sys.exit('boom')").run()
