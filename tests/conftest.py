@@ -1,8 +1,14 @@
-"""Tests that need a GPU are skipped where there is none, and no proxy of the environment stands before local servers."""
+"""Tests that need a GPU are skipped where there is none, none depends on a fast machine, and no proxy stands before
+local servers.
+"""
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 for name in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)

@@ -13,8 +13,10 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.admission import ClassAdmission
 from scheduler_svc.api.error_interceptor import trailing_metadata
+from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
+from scheduler_svc.panics import LibraryPanic
 from tests.api_service import Service, collect, running, text_request
 from tests.fakes import FakeGenerator, served_model
 from tests.sample_tokenizers import panicking_tokenizer_json
@@ -154,6 +156,14 @@ async def test_panic_while_a_prompt_is_tokenized_is_internal(text: str, monkeypa
         error = await error_of(service, text_request(text))
         assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert panicking.called
+
+
+async def test_panic_while_a_tokenizer_is_made_is_an_error_that_ends_nothing_silently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scheduler_svc.tokenizer.tokenizers", Mock(**{"Tokenizer.from_buffer.side_effect": panic()}))
+    with pytest.raises(LibraryPanic, match="PanicException"):
+        await TextGenerator(FakeGenerator()).warm_up()
 
 
 async def test_panic_in_a_unary_call_is_internal(monkeypatch: pytest.MonkeyPatch) -> None:
