@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from qllm.command_line import run_command
+from qllm.reporting import report_without_failing
 from qllm.v1 import control_pb2
 
 from gpu_worker.config import (
@@ -37,7 +38,6 @@ from gpu_worker.forgiving import ForgivingExecutor
 from gpu_worker.link import SchedulerLink
 from gpu_worker.mailbox import Mailbox, Progress
 from gpu_worker.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
-from gpu_worker.reporting import report_without_failing
 
 _log = logging.getLogger("gpu_worker")
 

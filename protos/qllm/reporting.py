@@ -3,7 +3,7 @@
     logging, tracebacks, warnings ──▶ sys.stderr ──▶ descriptor 2, or nothing where nobody takes it
 
 A reader that went away, a disk that is full, or a pipe whose reader has stopped costs lines of the log and nothing else; how
-many, the log says once it is taken again. `scheduler_svc` and `gpu_worker` have the same file, since they share no code.
+many, the log says once it is taken again.
 """
 
 import io

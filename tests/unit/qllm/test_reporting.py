@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from qllm.reporting import UnfailingFile
 
-from scheduler_svc.reporting import UnfailingFile
 from tests.control_channel import ROOT, python_path
 
 
@@ -24,10 +24,6 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
         except OSError:
             continue
-
-
-def test_both_processes_report_by_the_same_code() -> None:
-    assert (ROOT / "scheduler_svc/reporting.py").read_text() == (ROOT / "gpu_worker/reporting.py").read_text()
 
 
 def test_a_reader_that_went_away_is_no_error(pipe: tuple[int, int]) -> None:
@@ -53,14 +49,14 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_learns_what_it_missed(pi
 
 def test_a_text_longer_than_a_pipe_takes_at_once_arrives_whole(pipe: tuple[int, int]) -> None:
     text = os.urandom(50_000).hex()
-    program = f"from gpu_worker.reporting import UnfailingFile as F; import sys; F(1).write({text!r}.encode())"
+    program = f"from qllm.reporting import UnfailingFile as F; import sys; F(1).write({text!r}.encode())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=python_path(), capture_output=True, check=True)
     assert done.stdout.decode() == text
 
 
 def test_what_is_opened_next_does_not_become_standard_error() -> None:
     program = (
-        "import os, sys, scheduler_svc.reporting as r; r.report_without_failing()\n"
+        "import os, sys, qllm.reporting as r; r.report_without_failing()\n"
         "sys.stderr.write('lost'); sys.exit(os.open('/', os.O_RDONLY))"
     )
     done = subprocess.run(
