@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from gpu_worker.errors import ModelRefused, one_line
 
+_WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _JSON_FILES = (
     "config.json",
@@ -128,11 +129,11 @@ def _check_experts(file: Path, config: Any) -> None:
 
 
 def _check_weights(directory: Path) -> None:
-    if _exists(directory / _INDEX):
+    if any(path.name == _WEIGHTS for path in directory.iterdir()):  # also a link that leads nowhere
+        _read_names(directory / _WEIGHTS)  # this one is read, whatever an index says
+    elif _exists(directory / _INDEX):
         _check_index(directory / _INDEX)
-        return
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
+    elif not any(directory.glob("*.safetensors")):
         others = sorted(
             path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
         )
@@ -140,8 +141,6 @@ def _check_weights(directory: Path) -> None:
         raise ModelRefused(
             f"{directory} holds {held}; weights must be in safetensors files (save_pretrained writes them)"
         )
-    for file in files:
-        _read_names(file)
 
 
 def _check_index(index: Path) -> None:

@@ -152,6 +152,12 @@ def test_shards_must_be_there_and_hold_what_the_index_says(directory: Path) -> N
         assert str(directory / INDEX) in refusal(directory)
 
 
+def test_files_that_are_not_read_are_not_looked_at(directory: Path) -> None:
+    (directory / INDEX).write_text("left over from before")
+    (directory / "consolidated.safetensors").write_bytes(b"in another layout")
+    check_checkpoint(str(directory), needs_weights=True)
+
+
 @pytest.mark.parametrize("quantization", ["none", "bnb-4bit"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_single_weight_that_is_no_number_is_refused_by_name(directory: Path, value: float, quantization: Any) -> None:
