@@ -41,6 +41,7 @@ def test_threads_that_take_every_core_keep_one_each_and_the_link_may_run_on_any(
     with started_worker(log, 2) as worker:
         cores = cores_by_thread(worker)
         names = {thread: Path(f"/proc/{worker}/task/{thread}/comm").read_text() for thread in cores}
+    assert "threads=2 from=--threads" in log.read_text()
     assert len(cores[worker]) == 1
     bound = [mine for mine in cores.values() if len(mine) == 1]
     assert len(bound) == 2
