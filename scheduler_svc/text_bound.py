@@ -1,19 +1,24 @@
 """Decides how long a text may be before it is certain that its tokens are too many, without tokenizing it.
 
 Right rather than tight: a tokenizer that may drop or merge text without limit (collapsed spaces, unknown words) has no such
-bound. Pure: knows a tokenizer by the content of its tokenizer.json alone.
+bound.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import tokenizers
+from tokenizers.models import BPE
 
 from scheduler_svc.byte_alphabet import BYTE_OF_CHAR
 
 # A character of the composed forms stands for at most four of the text: no canonical decomposition is longer.
 _SHRINKING = {"NFC": 4, "NFKC": 4, "NFD": 1, "NFKD": 1, "Lowercase": 1, "Prepend": 1, "ByteLevel": 1}
 _KEEPING_PRE_TOKENIZERS = frozenset({"ByteLevel", "Metaspace", "Digits", "UnicodeScripts"})
-_NUM_BYTES = 256
+
+Step: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +40,35 @@ class TextBound:
         return not any(token in text for token in self.stripping_tokens)
 
 
-def text_bound(tokenizer: Mapping[str, Any], longest_token_chars: int) -> TextBound:
-    """Returns the bound of a tokenizer.
-
-    Args:
-        tokenizer: Content of its tokenizer.json.
-        longest_token_chars: Characters of the longest token as the vocabulary writes it; one that stands for bytes has at
-            least as many as the text.
-    """
-    shrinking = _shrinking(tokenizer.get("normalizer"))
-    if shrinking is None or not _keeps_all(tokenizer.get("pre_tokenizer")) or not _knows_all(tokenizer):
+def text_bound(tokenizer: tokenizers.Tokenizer) -> TextBound:
+    """Returns the bound of a tokenizer; takes some milliseconds."""
+    shrinking = _shrinking(_steps(tokenizer.normalizer, "normalizers"))
+    if (
+        shrinking is None
+        or not _keeps_all(_steps(tokenizer.pre_tokenizer, "pretokenizers"))
+        or not _knows_all(tokenizer)
+    ):
         return TextBound(None)
-    added = tokenizer.get("added_tokens") or ()
-    stripping = tuple(token["content"] for token in added if token.get("lstrip") or token.get("rstrip"))
-    return TextBound(shrinking * max(1, longest_token_chars), stripping)
+    # A piece that stands for bytes has at least as many characters as the text.
+    longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)
+    added = tokenizer.get_added_tokens_decoder().values()
+    stripping = tuple(token.content for token in added if token.lstrip or token.rstrip)
+    return TextBound(shrinking * max(1, longest), stripping)
 
 
-def _steps(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
-    """Returns a step, or the steps of a sequence of them."""
-    if step is None:
-        return []
-    return [one for part in step[name] for one in _steps(part, name)] if step["type"] == "Sequence" else [step]
+def _steps(component: Any, name: str) -> list[Step]:
+    """Returns what a component of a tokenizer does, step by step, as tokenizer.json has it."""
+    return [] if component is None else _flat(json.loads(component.__getstate__()), name)
 
 
-def _shrinking(normalizer: Mapping[str, Any] | None) -> int | None:
+def _flat(step: Step, name: str) -> list[Step]:
+    return [one for part in step[name] for one in _flat(part, name)] if step["type"] == "Sequence" else [step]
+
+
+def _shrinking(normalizer: Sequence[Step]) -> int | None:
     """Returns how many characters of the text become one at most; None where there is no limit."""
     factor = 1
-    for step in _steps(normalizer, "normalizers"):
+    for step in normalizer:
         pattern = step.get("pattern", {}).get("String")
         if step["type"] == "Replace" and pattern is not None and len(pattern) <= len(step["content"]):
             continue
@@ -71,25 +78,20 @@ def _shrinking(normalizer: Mapping[str, Any] | None) -> int | None:
     return factor
 
 
-def _keeps_all(pre_tokenizer: Mapping[str, Any] | None) -> bool:
+def _keeps_all(pre_tokenizer: Sequence[Step]) -> bool:
     """Returns whether every character is still there when the text is cut."""
     return all(
         step["type"] in _KEEPING_PRE_TOKENIZERS or step.get("behavior", "Removed") != "Removed"
-        for step in _steps(pre_tokenizer, "pretokenizers")
+        for step in pre_tokenizer
     )
 
 
-def _knows_all(tokenizer: Mapping[str, Any]) -> bool:
+def _knows_all(tokenizer: tokenizers.Tokenizer) -> bool:
     """Returns whether every character becomes a token of its own at least: unknown ones are dropped or merged otherwise."""
-    model = tokenizer["model"]
-    kind = model.get("type") or ("BPE" if "merges" in model else "")
-    if kind not in ("BPE", "Unigram"):
+    if not isinstance(tokenizer.model, BPE):
         return False
-    vocab = model["vocab"]
-    pieces = {piece for piece, _ in vocab} if isinstance(vocab, list) else vocab.keys()
-    if model.get("byte_fallback"):
-        return all(f"<0x{byte:02X}>" in pieces for byte in range(_NUM_BYTES))
-    steps = [*_steps(tokenizer.get("pre_tokenizer"), "pretokenizers")]
-    steps += _steps(tokenizer.get("normalizer"), "normalizers")
-    in_bytes = any(step["type"] == "ByteLevel" for step in steps)
-    return in_bytes and all(char in pieces for char in BYTE_OF_CHAR)
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    if tokenizer.model.byte_fallback:
+        return all(f"<0x{byte:02X}>" in pieces for byte in range(len(BYTE_OF_CHAR)))
+    steps = [*_steps(tokenizer.normalizer, "normalizers"), *_steps(tokenizer.pre_tokenizer, "pretokenizers")]
+    return any(step["type"] == "ByteLevel" for step in steps) and BYTE_OF_CHAR.keys() <= pieces.keys()

@@ -44,10 +44,9 @@ class Tokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
         self.special_token_ids = frozenset(self.special_tokens.values())
-        content = json.loads(tokenizer_json)
-        longest = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
-        self.bound: TextBound = text_bound(content, longest)
-        self._piece_bytes = PieceBytes(content.get("decoder"))
+        self.bound: TextBound = text_bound(self._tokenizer)
+        decoder = self._tokenizer.decoder
+        self._piece_bytes = PieceBytes(None if decoder is None else json.loads(decoder.__getstate__()))
 
     @panics_as_errors
     def encode(self, text: str, *, add_special_tokens: bool, max_tokens: int | None = None) -> tuple[int, ...]:

@@ -68,8 +68,9 @@ class TokenTexts:
             return b""
         data = self._tokenizer.token_bytes(token_id)
         if data is None:
-            text_before = self._tokenizer.decode(self._before)
-            data = self._tokenizer.decode([*self._before, token_id]).removeprefix(text_before).encode()
+            before = self._tokenizer.decode(self._before)
+            text = self._tokenizer.decode([*self._before, token_id])
+            data = text[len(before) :].encode()
         if token_id not in self._tokenizer.special_token_ids:
             self._before = [*self._before, token_id][-NUM_CONTEXT_TOKENS:]
         return data
