@@ -88,7 +88,8 @@ class OpenAiServer:
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         family, *_, address = socket.getaddrinfo(self._host, self._requested_port, type=socket.SOCK_STREAM)[0]
-        self._listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        is_any = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as gRPC takes it
+        self._listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_any)
         self.port = self._listener.getsockname()[1]
         for level, name, value in _SOCKET_OPTIONS:  # connections inherit them
             if hasattr(socket, name):

@@ -65,6 +65,18 @@ def test_an_accepted_http_connection_sends_at_once(host: str) -> None:
             assert sends_at_once(accepted)
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_every_address_of_a_machine_is_listened_on_as_by_grpc() -> None:
+    generator = FakeGenerator()
+    server = OpenAiServer(generator, TextGenerator(generator), "::", 0, 0)
+    server.bind()
+    listener = server._listener
+    assert listener is not None
+    with listener:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, server.port)).close()
+
+
 async def test_http_and_the_load_generator_send_at_once() -> None:
     async with running_http(FakeGenerator()) as service:
         target = HttpTarget(f"http://{service.server.address}", model=None, dialect=HttpDialect())
