@@ -14,25 +14,21 @@ import pytest
 from qllm.v1 import inference_pb2 as pb
 
 from tests.control_channel import ROOT, python_path
-from tests.integration.test_simulated_worker import MODEL, PROMPT, SLOW_TABLE
 from tests.live_service import free_port, start_service
+from tests.simulated_worker import slow_worker
 
+MODEL = ROOT / "demo" / "model"
+PROMPT = tuple(range(20, 60))
 LONG = 1500  # tokens of 150 ms each
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> str:
-    (tmp_path / "table.json").write_text(json.dumps({**SLOW_TABLE, "max_model_len": 4096}))
-    return str(tmp_path / "table.json")
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 def test_a_first_signal_lets_requests_end_and_a_second_one_does_not_wait_for_them(
-    first: signal.Signals, log: Path, table: str
+    first: signal.Signals, log: Path, tmp_path: Path
 ) -> None:
     port = free_port()
     options = ("--http-port", str(port), "--grace-s", "600")
-    with start_service(MODEL, log, *options, worker_options=("--simulated", table)) as service:
+    with start_service(MODEL, log, *options, worker_options=slow_worker(tmp_path)) as service:
         with service.channel() as channel:
             stop = pb.StopConditions(max_tokens=LONG)
             streams = [
