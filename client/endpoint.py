@@ -79,16 +79,26 @@ class Endpoint:
         """Says which proxy the environment puts in between, if any."""
         if self._target.is_local:
             return ""
-        from urllib.request import proxy_bypass  # slow to import, and seldom needed
+        # Slow to import, and seldom needed. `proxy_bypass` asks the system instead on macOS and Windows, which gRPC does not.
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
         host = self.target.rsplit("/", 1)[-1]
         exempt = next(filter(None, map(os.environ.get, _EXEMPTION_VARIABLES)), "")
         name = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
-        if name is None or proxy_bypass(host, {"no": exempt}):
+        if name is None or proxy_bypass_environment(host, {"no": exempt}):
             return ""
-        proxy = urlsplit(os.environ[name])
-        shown = f"{proxy.hostname}:{proxy.port}" if proxy.hostname else "one that cannot be read"
+        shown = _host_and_port(os.environ[name]) or "one that cannot be read"
         return f" (through the proxy {shown}, which the environment's {name} names; no_proxy exempts hosts)"
+
+
+def _host_and_port(url: str) -> str | None:
+    """Returns where a proxy is, without the password that its URL may hold; None if the URL makes no sense."""
+    try:
+        proxy = urlsplit(url)
+        host, port = proxy.hostname, proxy.port
+    except ValueError:
+        return None
+    return f"{host}:{port}" if host else None
 
 
 def _cause(details: str) -> str:

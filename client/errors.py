@@ -1,9 +1,9 @@
 """Errors that a call on the service can end with.
 
-    QllmError                    carries `status` (a grpc.StatusCode) and the service's message
+    QllmError                    carries `status` (a grpc.StatusCode), the service's message, and `retry_after_s`
     ├── InvalidRequest           INVALID_ARGUMENT: the message names the field, what was given and what is allowed
     ├── DuplicateRequest         ALREADY_EXISTS: the request id belongs to a live request
-    ├── Overloaded               RESOURCE_EXHAUSTED: carries `retry_after_s` when the service named a time
+    ├── Overloaded               RESOURCE_EXHAUSTED: it holds as many requests as it may
     ├── Unavailable              UNAVAILABLE: it has no worker, or the connection was lost
     │   └── Unreachable          no service answers at the address
     ├── DeadlineExceeded         DEADLINE_EXCEEDED: `timeout_s` passed before the answer was complete
@@ -23,14 +23,22 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class QllmError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes:
+        status: How the call ended.
+        retry_after_s: Seconds to wait before trying again; None if the service named no time.
+    """
 
     status: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+    retry_after_s: float | None = None
 
     @classmethod
     def from_rpc(cls, rpc_error: grpc.aio.AioRpcError) -> Self:
         """Makes the error from a call's final status."""
-        return cls(rpc_error.details() or "the service gave no message")
+        error = cls(rpc_error.details() or "the service gave no message")
+        error.retry_after_s = _retry_after_s(rpc_error)
+        return error
 
 
 class InvalidRequest(QllmError):
@@ -46,21 +54,9 @@ class DuplicateRequest(QllmError):
 
 
 class Overloaded(QllmError):
-    """The service holds as many requests of the class as it may.
-
-    Attributes:
-        retry_after_s: Seconds to wait before trying again; None if the service named no time.
-    """
+    """The service holds as many requests of the class as it may."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    retry_after_s: float | None = None
-
-    @classmethod
-    def from_rpc(cls, rpc_error: grpc.aio.AioRpcError) -> Self:
-        """Makes the error from a call's final status, with the time to wait that it names."""
-        error = super().from_rpc(rpc_error)
-        error.retry_after_s = _retry_after_s(rpc_error)
-        return error
 
 
 class Unavailable(QllmError):

@@ -8,7 +8,7 @@ import typer
 from qllm.addresses import AddressRefused, read_target
 
 from client.async_client import DEFAULT_ADDRESS
-from client.errors import Overloaded, QllmError, Unreachable
+from client.errors import QllmError, Unreachable
 
 T = TypeVar("T")
 
@@ -66,6 +66,6 @@ def complain(message: str) -> None:
 def _advice(error: QllmError) -> str:
     if isinstance(error, Unreachable):
         return " (say where it is: --address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker)"
-    if isinstance(error, Overloaded) and error.retry_after_s is not None:
+    if error.retry_after_s is not None:
         return f" (try again in {error.retry_after_s:.1f} s)"
     return ""

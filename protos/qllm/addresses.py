@@ -10,11 +10,12 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 _ALLOWED_TARGETS = "allowed are HOST:PORT, [IPv6]:PORT and unix:PATH"
 _MAX_PORT = 65535
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\s\[\]:/]+)):(?P<port>[0-9]+)")
-_SCHEME = re.compile(r"(?P<scheme>unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):(?![0-9]+$)(?P<rest>.+)")
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\s\[\]:/]+)):(?P<port>[0-9]{1,9})")
+_SCHEME = re.compile(r"(?P<scheme>unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):(?![0-9]+$)(?P<rest>.+)", re.IGNORECASE)
 
 
 class AddressRefused(ValueError):
@@ -41,7 +42,9 @@ def read_target(given: str) -> Target:
         AddressRefused: It names no host or no port, or is a URL.
     """
     if scheme := _SCHEME.fullmatch(given):
-        return Target(given, scheme["scheme"].startswith("unix") or _is_local(scheme["rest"].rsplit("/", 1)[-1]))
+        is_socket = scheme["scheme"].lower().startswith("unix")
+        hosts = unquote(scheme["rest"].rsplit("/", 1)[-1]).split(",")
+        return Target(given, is_socket or all(map(_is_local, hosts)))
     if "://" in given:
         raise AddressRefused(f"got {given!r}, which is a URL; {_ALLOWED_TARGETS}")
     match = _HOST_PORT.fullmatch(given)
@@ -82,12 +85,13 @@ def join(host: str, port: int) -> str:
 
 def is_loopback(host: str) -> bool:
     """Tells whether a host is this machine, without asking anybody."""
-    if host == "localhost":
+    if host.lower().removesuffix(".") in ("localhost", "ip6-localhost"):
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
 

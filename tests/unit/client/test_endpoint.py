@@ -73,6 +73,12 @@ async def test_a_proxy_in_between_is_named_without_its_password(monkeypatch: pyt
     assert "secret" not in refusal
 
 
+@pytest.mark.parametrize("proxy", ["http://p:abc", "http://p:99999", "http://[bad", "nonsense"])
+def test_a_proxy_that_makes_no_sense_is_said_to(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    assert "through the proxy one that cannot be read" in Endpoint("192.0.2.1:50051")._proxy()
+
+
 @pytest.mark.parametrize("exempt", ["192.0.2.1", "10.0.0.1,192.0.2.1", "*"])
 def test_a_proxy_that_is_not_used_is_not_named(exempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", PROXY)
