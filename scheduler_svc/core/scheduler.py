@@ -382,10 +382,13 @@ class Scheduler:
 
     def _fail_sequences(self, errors: tuple[SequenceError, ...]) -> list[Output]:
         """Ends the sequences that the worker left out; their batches go on without them."""
-        failed = [(sequence, e.message) for e in errors if (sequence := self._sequences.get(e.seq_id)) is not None]
-        for sequence, _ in failed:
-            self._end_early(sequence)
-        return [FailureOutput(sequence.seq_id, message) for sequence, message in failed]
+        outputs: list[Output] = []
+        for error in errors:
+            sequence = self._sequences.get(error.seq_id)
+            if sequence is not None:
+                self._end_early(sequence)
+                outputs.append(FailureOutput(error.seq_id, error.message))
+        return outputs
 
     def _end_early(self, sequence: Sequence) -> None:
         """Takes a sequence out of wherever it is, and gives up its memory."""

@@ -37,8 +37,9 @@ class Qllm(Policy):
         if batch := view.open_batch(LS):
             yield batch
         elif view.awaits_result(LS):
-            if not view.num_waiting(LS_PREFILL):
-                # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
+            if not view.num_waiting(LS_PREFILL) and not view.num_waiting(LS_DECODE):
+                # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on. Nobody
+                # else from the queues: room might be made for them by taking blocks of who goes on.
                 yield Sequel(LS, partial(replace, plan, sources=()), _LS_SEQUEL_MARGIN)
             return  # best-effort work sent now would stand before the next step
         else:

@@ -43,7 +43,8 @@ def test_a_failed_batch_ends_its_sequences_and_gives_their_blocks_back() -> None
 
 def test_a_sequence_that_the_worker_left_out_ends_and_its_batch_goes_on() -> None:
     sim = begun(BE, BE)
-    errors = (SequenceError(SeqId(2), "token 999 is outside"), SequenceError(SeqId(77), "long gone"))
+    told = SequenceError(SeqId(2), "token 999 is outside")
+    errors = (told, told, SequenceError(SeqId(77), "long gone"))
     outputs = sim.scheduler.update(
         result_of(sim, tokens=(SampledToken(SeqId(1), 20, 0.0),), sequence_errors=errors), 0.1
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.simulation.cost_table import CostTable, Load, parse_cost_table
+from scheduler_svc.simulation.cost_table import CostTable, Load, parse_cost_table, shipped_tables
 from scheduler_svc.simulation.job import parse_job
 from scheduler_svc.simulation.simulation import Simulation
 
@@ -43,6 +43,20 @@ def test_a_latency_sensitive_stream_that_has_begun_never_waits_for_one_that_has_
 def test_nor_does_a_best_effort_stream(num_requests: int, policy: str) -> None:
     bound_s = iteration_s(TABLE, min(num_requests, LIMITS.max_num_seqs), LIMITS.be_max_chunk_tokens)
     assert longest_gap_s("be", num_requests, policy, 0.0) <= bound_s
+
+
+def test_a_stream_whose_memory_was_taken_goes_on_as_soon_as_there_is_some_again() -> None:
+    table = {**shipped_tables()["a100-mixtral-8x7b"], "num_blocks": 40}
+    requests = [[0.0, "ls", 60, num_output] for num_output in (300, 300, 60, 300)]
+
+    def gap_s(control_lead_s: float) -> float:
+        job = {"cost_table": table, "limits": {"control_lead_s": control_lead_s}, "requests": requests}
+        simulation = Simulation(parse_job(job))
+        simulation.run()
+        return max(one.longest_gap_s for one in simulation.outcomes)
+
+    # With a lead an iteration has a sequel, which has one too: whoever waits would wait for the last of them.
+    assert gap_s(LIMITS.control_lead_s) <= gap_s(0.0) + iteration_s(TABLE, 4, 0)
 
 
 def test_best_effort_work_beside_many_streams_costs_them_no_more_than_its_share() -> None:
