@@ -52,7 +52,7 @@ class ForgivingExecutor:
     def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
         """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
         result = self._advance_others(advance, goes_on)
-        if advance.until.layer >= self._num_layers:
+        if result.reached.layer >= self._num_layers:
             self._empty_batch_ids.difference_update(advance.batch_ids)
         for error in result.sequence_errors:
             self._leave_out(error.seq_id)

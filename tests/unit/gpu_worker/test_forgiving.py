@@ -109,6 +109,16 @@ def test_a_batch_of_which_nobody_is_left_is_over_when_it_is_advanced_or_dropped(
             executor.apply(drop_batch(batch_id))
 
 
+def test_a_batch_of_which_nobody_is_left_goes_along_when_its_command_is_cut_short(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    executor.apply(start(1, prompt(1)))
+    executor.apply(start(2, prompt(9)))
+    assert executor.advance(advance(1, 2), lambda cursor: False).reached != END
+    assert run(executor, 1, 2) == ([1], {})
+    with pytest.raises(CommandRefused, match="not known"):
+        executor.apply(drop_batch(2))
+
+
 def test_a_member_that_is_refused_elsewhere_leaves_the_batch_that_it_is_in(executor: ForgivingExecutor) -> None:
     executor.apply(add(1))
     executor.apply(add(2))
