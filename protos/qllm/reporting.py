@@ -10,6 +10,7 @@ import io
 import os
 import select
 import sys
+import threading
 
 _STDERR = 2
 _PIPE_BUF = select.PIPE_BUF  # a pipe that is ready takes so much without waiting
@@ -29,6 +30,7 @@ class UnfailingFile(io.RawIOBase):
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._num_lost = 0
+        self._lock = threading.Lock()  # logging has one of its own; others write too
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -44,8 +46,9 @@ class UnfailingFile(io.RawIOBase):
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # as io's own
         """Writes all of it or drops the rest; says that all was written."""
-        told = b"%d writes to this log were lost\n" % self._num_lost if self._num_lost else b""
-        self._num_lost = 0 if self._put(told + data) else self._num_lost + 1
+        with self._lock:
+            told = b"%d writes to this log were lost\n" % self._num_lost if self._num_lost else b""
+            self._num_lost = 0 if self._put(told + data) else self._num_lost + 1
         return len(data)
 
     def _put(self, data: bytes) -> bool:

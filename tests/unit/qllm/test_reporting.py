@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_reader_that_stands_still_holds_nobody_up_and_learns_what_it_missed(pi
     told = os.read(pipe[0], 1 << 16).decode()
     assert told.endswith("writes to this log were lost\nagain\n")
     assert int(told.split()[0]) > 900
+
+
+def test_threads_that_write_at_once_to_a_reader_that_stands_still_all_go_on(pipe: tuple[int, int]) -> None:
+    file = UnfailingFile(pipe[1])
+
+    def write_all() -> int:
+        return sum(file.write(b"x" * 999 + b"\n") for _ in range(100))
+
+    with ThreadPoolExecutor(4) as threads:
+        written = [threads.submit(write_all) for _ in range(4)]
+    assert [one.result() for one in written] == [100_000] * 4
 
 
 def test_a_text_longer_than_a_pipe_takes_at_once_arrives_whole(pipe: tuple[int, int]) -> None:
