@@ -69,9 +69,10 @@ class StopSignals:
         self._serving = False
 
     def install(self) -> None:
-        """Takes the signals over; call it on the main thread."""
+        """Takes the signals over, all but a SIGHUP that is ignored, as under nohup; call it on the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._handle)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def serving(self) -> None:
         """From now on the engine takes Stop from the mailbox."""

@@ -66,7 +66,8 @@ class Service:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_failed_accepts_rarely())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop, number)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, self._stop, number)
         async with contextlib.AsyncExitStack() as stack:
             if self._trace is not None:
                 stack.enter_context(self._trace)

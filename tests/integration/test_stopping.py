@@ -59,6 +59,20 @@ def test_a_first_signal_lets_requests_end_and_a_second_one_does_not_wait_for_the
         assert "Traceback" not in log.read_text()
 
 
+def test_a_service_that_is_to_outlive_its_session_does(log: Path) -> None:
+    serve = "scheduler_svc --model bytes --spawn-worker --grpc-port 0 -- --simulated zero"
+    command = ["/bin/sh", "-c", f"trap '' HUP; exec {sys.executable} -m {serve}"]
+    with log.open("wb") as sink, subprocess.Popen(command, cwd=ROOT, env=python_path(), stderr=sink) as service:
+        while b"worker_ready" not in log.read_bytes():
+            assert service.poll() is None
+            time.sleep(0.02)
+        service.send_signal(signal.SIGHUP)
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(60) == 0
+    assert b"name=SIGTERM" in log.read_bytes()
+    assert b"name=SIGHUP" not in log.read_bytes()
+
+
 def start_alone(temporary: Path) -> "subprocess.Popen[bytes]":
     """Starts a scheduler whose folder lies in a temporary directory of the test's own, and waits for its control socket."""
     command = [sys.executable, "-m", "scheduler_svc", "--model", "bytes", "--spawn-worker", "--grpc-port", "0"]
