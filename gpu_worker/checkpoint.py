@@ -92,7 +92,11 @@ def _check_object(file: Path) -> None:
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """All numbers in a JSON value with the keys that lead to them, such as rope_parameters.rope_theta or limits[1]."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and isinstance(
+        value.get("__float__"), str
+    ):  # as transformers writes what JSON has no word for
+        yield key, float(value["__float__"])
+    elif isinstance(value, dict):
         for name, inner in value.items():
             yield from _numbers(inner, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
@@ -129,7 +133,7 @@ def _check_experts(file: Path, config: Any) -> None:
 
 
 def _check_weights(directory: Path) -> None:
-    if any(path.name == _WEIGHTS for path in directory.iterdir()):  # also a link that leads nowhere
+    if _exists(directory / _WEIGHTS) or (directory / _WEIGHTS).is_symlink():  # also a link that leads nowhere
         _read_names(directory / _WEIGHTS)  # this one is read, whatever an index says
     elif _exists(directory / _INDEX):
         _check_index(directory / _INDEX)
@@ -148,12 +152,15 @@ def _check_index(index: Path) -> None:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelRefused(f"{index}: weight_map: allowed is an object of the names of files")
-    for shard in sorted(set(places.values())):
+    names_by_shard: dict[str, list[str]] = {}
+    for name, shard in places.items():
+        names_by_shard.setdefault(shard, []).append(name)
+    for shard, names in sorted(names_by_shard.items()):
         file = index.parent / shard
         if not _exists(file):
             raise ModelRefused(f"{file} is missing; {index.name} names it")
         held = _read_names(file)
-        lacking = sorted(name for name, place in places.items() if place == shard and name not in held)
+        lacking = sorted(name for name in names if name not in held)
         if lacking:
             raise ModelRefused(
                 f"{file} lacks {len(lacking)} tensors that {index.name} expects in it, such as {lacking[0]}"

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 _ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MEMORY_FILES = (
-    ("memory.max", "memory.current", "file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+    ("memory.max", "memory.current", ("active_file", "inactive_file")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
 )
 
 
@@ -54,11 +54,14 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory_left(group: Path) -> int | None:
-    for limit_file, used_file, cache_name in _MEMORY_FILES:
+    for limit_file, used_file, cache_names in _MEMORY_FILES:
         limit, used = _number(group / limit_file), _number(group / used_file)
         if limit is not None and used is not None:
             numbers = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-            return max(0, limit - used + (_as_number(numbers.get(cache_name, "0")) or 0))
+            cached = sum(
+                _as_number(numbers.get(name, "0")) or 0 for name in cache_names
+            )  # not shared memory, which stays
+            return max(0, limit - used + cached)
     return None
 
 

@@ -155,14 +155,14 @@ class Packing:
     """
 
     def __init__(self) -> None:
-        self._packs: dict[tuple[int, ...], bool] = {}
+        self._packs: dict[tuple[torch.dtype, torch.Size], bool] = {}
 
     def __call__(self, weight: Tensor, bias: Tensor | None) -> Matrix:
         """Makes a matrix of a weight (out, in), in any strides, and a bias (out,)."""
-        shape = tuple(weight.shape)
-        if shape not in self._packs:
-            self._packs[shape] = onednn.packs(weight)
-        return PackedMatrix(weight, bias) if self._packs[shape] else DenseMatrix(weight, bias)
+        kind = (weight.dtype, weight.shape)
+        if kind not in self._packs:
+            self._packs[kind] = onednn.packs(weight)
+        return PackedMatrix(weight, bias) if self._packs[kind] else DenseMatrix(weight, bias)
 
 
 class MatrixLinear(nn.Module):

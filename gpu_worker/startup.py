@@ -15,7 +15,7 @@ from qllm.v1 import control_pb2, inference_pb2
 from gpu_worker.config import ConfigRefused, Device, GenerationConfig, WorkerConfig
 from gpu_worker.errors import PassFailed
 from gpu_worker.executor import RunnerExecutor
-from gpu_worker.link import PROTOCOL_VERSION
+from gpu_worker.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.names import served_names
 from gpu_worker.ranks import Ranks
@@ -92,6 +92,9 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
         pid=os.getpid(),
     )
+    if hello.ByteSize() > MAX_FRAME_BYTES:
+        sizes = f"got {hello.ByteSize()} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}"
+        raise ConfigRefused(f"--model: {sizes}, which fit into a frame of the control channel")
     return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
 
 

@@ -8,7 +8,7 @@ It knows forms and files, and neither how a model is suspended nor what is serve
 """
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -119,13 +119,12 @@ def read_model(
         raise ModelRefused(f"the weights of {source} can't be loaded: {one_line(error)}") from error
     model, report = loaded
     _check_report(source, report)
-    damaged = [*damaged, *(name for name, parameter in model.named_parameters() if not is_finite(parameter))]
+    damaged = [*damaged, *(name for name, tensor in _saved_tensors(model) if not is_finite(tensor))]
     if damaged:
         raise ModelRefused(f"the checkpoint {source} is damaged: {damaged[0]} holds NaN or infinite values")
     for parameter in model.parameters():
-        if (
-            type(parameter) is nn.Parameter
-        ):  # one that still lies in the mapped file would keep all of the file in memory
+        if type(parameter) is nn.Parameter:
+            # One that still lies in the mapped file would keep all of the file in memory.
             parameter.data = parameter.data.clone()
     if arrived:
         logger.info("quantized %d linear layers as they were read", place_linears(model, arrived))
@@ -134,10 +133,17 @@ def read_model(
     return model.to(device), arrived
 
 
+def _saved_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields what a checkpoint holds of a model: parameters, and such buffers as a router's correction."""
+    yield from model.named_parameters()
+    saved = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
+
+
 def stored_type(source: str) -> torch.dtype | None:
     """Type of the first weights in a directory, where the configuration names none; None if it does not show."""
     for file in sorted(Path(source).glob("*.safetensors"))[:1]:
-        with suppress(SafetensorError), safe_open(file, framework="pt") as weights:
+        with suppress(OSError, SafetensorError), safe_open(file, framework="pt") as weights:
             types = (_STORED_TYPES.get(weights.get_slice(name).get_dtype()) for name in weights.keys())  # noqa: SIM118
             return next((dtype for dtype in types if dtype is not None), None)
     return None

@@ -47,7 +47,14 @@ def test_the_least_quota_of_the_group_and_those_above_it_counts(
 def test_memory_that_only_caches_files_is_free(tmp_path: Path, membership: Path) -> None:
     root = tmp_path / "root"
     membership.write_text("0::/a\n")
-    write(root, {"a/memory.max": "1000\n", "a/memory.current": "700\n", "a/memory.stat": "anon 500\nfile 200\n"})
+    write(
+        root,
+        {
+            "a/memory.max": "1000\n",
+            "a/memory.current": "700\n",
+            "a/memory.stat": "anon 500\nfile 250\nshmem 50\nactive_file 80\ninactive_file 120\n",
+        },
+    )
     assert free_memory_bytes(root, membership) == 500
     write(root, {"memory.max": "1000\n", "memory.current": "900\n"})
     assert free_memory_bytes(root, membership) == 100

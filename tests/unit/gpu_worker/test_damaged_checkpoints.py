@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from gpu_worker.checkpoint import check_checkpoint, looks_like_path
 from gpu_worker.errors import ModelRefused
 from gpu_worker.loader import load_model
-from gpu_worker.weights import WeightOptions
+from gpu_worker.weights import WeightOptions, _saved_tensors
 from tests.families import random_model
 
 INDEX = "model.safetensors.index.json"
@@ -104,7 +105,7 @@ def test_a_link_that_leads_nowhere_is_refused_by_name(directory: Path) -> None:
     assert refusal(directory) == f"{directory / 'model.safetensors'} can't be read: No such file or directory"
 
 
-@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "NaN", "1e999"])
+@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "NaN", "1e999", '{"__float__": "Infinity"}'])
 def test_a_number_that_is_none_is_refused_by_its_key(directory: Path, text: str) -> None:
     replace(
         directory / "config.json", b'{"model_type": "mixtral", "rope_parameters": {"rope_theta": %s}}' % text.encode()
@@ -169,6 +170,13 @@ def test_a_single_weight_that_is_no_number_is_refused_by_name(directory: Path, v
     (directory / "tokenizer_config.json").unlink()
     with pytest.raises(ModelRefused, match=r"is damaged: model\.layers\.0\..*experts.* holds NaN or infinite values"):
         load_model(str(directory), options=WeightOptions(quantization=quantization))
+
+
+def test_what_a_checkpoint_holds_beside_parameters_is_looked_at_too() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.register_buffer("correction", torch.zeros(1))
+    model.register_buffer("made_anew", torch.zeros(1), persistent=False)
+    assert [name for name, _ in _saved_tensors(model)] == ["weight", "correction"]
 
 
 def test_weights_of_another_shape_are_refused(directory: Path) -> None:
