@@ -13,7 +13,7 @@ from dataclasses import replace
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.openai.errors import error_body
 from scheduler_svc.api.openai.merging import merged
-from scheduler_svc.api.openai.question import JsonObject, NamedDraft, Question, StreamPlan
+from scheduler_svc.api.openai.question import Choice, JsonObject, NamedDraft, Question, StreamPlan
 from scheduler_svc.api.openai.sse import DONE, event
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
@@ -30,16 +30,19 @@ class Answer:
     """
 
     def __init__(
-        self, answer_id: str, request_id: str, model: str, question: Question, generations: list[TextGeneration]
+        self,
+        answer_id: str,
+        request_id: str,
+        model: str,
+        question: Question,
+        choices: list[Choice],
+        generations: list[TextGeneration],
     ) -> None:
         self.answer_id = answer_id
         self._request_id = request_id
         self._question = question
         self._generations = generations
-        self._choices = [
-            question.new_choice(index, TokenTexts(one.tokenizer, one.prompt_token_ids))
-            for index, one in enumerate(generations)
-        ]
+        self._choices = choices
         self._usage = _RunningUsage(generations, question.num_choices_per_prompt)
         self._head: JsonObject = {
             "id": answer_id,
@@ -123,7 +126,12 @@ async def begin_answer(texts: TextGenerator, question: Question, request_id: str
         await _prepare(texts, named, answer_id if is_single else f"{answer_id}-{index}")
         for index, named in enumerate(question.drafts)
     ]
-    return Answer(answer_id, request_id, model, question, _submit_all(texts, prepared))
+    # Before anything runs: a decoder that fails would leave generations that nobody reads.
+    choices = [
+        question.new_choice(index, TokenTexts(one.tokenizer, one.request.prompt_token_ids))
+        for index, one in enumerate(prepared)
+    ]
+    return Answer(answer_id, request_id, model, question, choices, _submit_all(texts, prepared))
 
 
 async def _prepare(texts: TextGenerator, named: NamedDraft, request_id: str) -> PreparedGeneration:

@@ -367,7 +367,12 @@ async def test_panic_of_the_tokenizer_amid_a_stream_is_told_there(num_choices: i
 
 
 @pytest.mark.parametrize(
-    "owner", ["scheduler_svc.tokenizer.Tokenizer.encode", "scheduler_svc.api.text_generation.valid_sampling"]
+    "owner",
+    [
+        "scheduler_svc.tokenizer.Tokenizer.encode",
+        "scheduler_svc.api.text_generation.valid_sampling",
+        "scheduler_svc.api.openai.answer.TokenTexts",
+    ],
 )
 async def test_panic_before_an_answer_is_told_as_json(owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, Mock(side_effect=Panic("in Rust")))
