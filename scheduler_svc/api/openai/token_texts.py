@@ -18,7 +18,8 @@ class TokenText:
     """One token of a text.
 
     Attributes:
-        data: Its bytes, which may be a part of a character; those of all tokens together are the text's.
+        data: Its bytes, which may be a part of a character; those of all tokens but special ones, which are no part of
+            the text, are together the text's.
         offset: Where it begins in the text, in characters; within a character, where that begins.
     """
 
@@ -60,7 +61,8 @@ class TokenTexts:
         data = self._data(token_id)
         goes_on = data[:1] != b"" and _continues_a_character(data[0])
         token = TokenText(data, max(0, self._offset - goes_on))
-        self._offset += sum(not _continues_a_character(byte) for byte in data)
+        if self._tokenizer is not None and token_id not in self._tokenizer.special_token_ids:
+            self._offset += sum(not _continues_a_character(byte) for byte in data)
         return token
 
     def _data(self, token_id: int) -> bytes:

@@ -56,9 +56,11 @@ def test_the_bytes_of_all_tokens_are_the_texts(tokenizer: Tokenizer, prompt: str
 def test_special_tokens_are_written_out_and_change_nothing_for_the_others() -> None:
     tokenizer = TOKENIZERS["byte fallback"]
     end = tokenizer.special_tokens["</s>"]
-    ids = ids_of(tokenizer, "a ab")
+    ids = ids_of(tokenizer, "a ab é")
     texts = TokenTexts(tokenizer, (end,))
-    assert [texts.next(token_id).text for token_id in (ids[0], end, ids[1])] == ["a", "</s>", " ab"]
+    tokens = [texts.next(token_id) for token_id in (ids[0], end, *ids[1:])]
+    assert [token.text for token in tokens] == ["a", "</s>", " ab", " ", "é"]
+    assert [token.offset for token in tokens] == [0, 1, 1, 4, 5]
 
 
 def test_a_model_without_tokenizer_has_tokens_without_text() -> None:
