@@ -26,16 +26,25 @@ class TextBound:
     """The most characters that a token can stand for.
 
     Attributes:
-        chars_per_token: None where there is no limit.
+        chars_per_token: In a text of ASCII; None where there is no limit.
+        shrinking: How many characters of another text become one at most.
         stripping_tokens: Texts of tokens that swallow the spaces beside them, however many; a text with one has no bound.
     """
 
     chars_per_token: int | None
+    shrinking: int = 1
     stripping_tokens: tuple[str, ...] = ()
+
+    def chars_per_token_of(self, text: str) -> int | None:
+        """Returns the most characters that a token of `text` can stand for; None where there is no limit."""
+        if self.chars_per_token is None or text.isascii():  # no form composes ASCII
+            return self.chars_per_token
+        return self.chars_per_token * self.shrinking
 
     def exceeds(self, text: str, max_tokens: int) -> bool:
         """Returns whether `text` certainly has more than `max_tokens` tokens."""
-        if self.chars_per_token is None or len(text) <= max_tokens * self.chars_per_token:
+        most_chars = self.chars_per_token_of(text)
+        if most_chars is None or len(text) <= max_tokens * most_chars:
             return False
         return not any(token in text for token in self.stripping_tokens)
 
@@ -43,17 +52,19 @@ class TextBound:
 def text_bound(tokenizer: tokenizers.Tokenizer) -> TextBound:
     """Returns the bound of a tokenizer; takes some milliseconds."""
     shrinking = _shrinking(_steps(tokenizer.normalizer, "normalizers"))
+    added = tokenizer.get_added_tokens_decoder().values()
+    stripping = [token for token in added if token.lstrip or token.rstrip]
     if (
         shrinking is None
+        # Such a token is found in the text only once that is normalized: <mask> in <MASK>.
+        or (tokenizer.normalizer is not None and any(token.normalized for token in stripping))
         or not _keeps_all(_steps(tokenizer.pre_tokenizer, "pretokenizers"))
         or not _knows_all(tokenizer)
     ):
         return TextBound(None)
     # A piece that stands for bytes has at least as many characters as the text.
     longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=1)
-    added = tokenizer.get_added_tokens_decoder().values()
-    stripping = tuple(token.content for token in added if token.lstrip or token.rstrip)
-    return TextBound(shrinking * max(1, longest), stripping)
+    return TextBound(max(1, longest), shrinking, tuple(token.content for token in stripping))
 
 
 def _steps(component: Any, name: str) -> list[Step]:

@@ -89,6 +89,26 @@ def test_spaces_that_a_token_swallows_do_not_count() -> None:
     assert tokenizer.bound.exceeds(" " * 100_000, 1)
 
 
+def test_spaces_that_a_token_of_the_normalized_text_swallows_do_not_count() -> None:
+    mask = AddedToken("<mask>", lstrip=True, rstrip=True, normalized=True, special=False)
+
+    def change(tokenizer: LibraryTokenizer) -> None:
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.add_tokens([mask])
+
+    tokenizer = changed(byte_level_tokenizer(), change)
+    text = "<MASK>" + " " * 100_000
+    assert len(tokenizer.encode(text, add_special_tokens=False)) == 1
+    assert not tokenizer.bound.exceeds(text, 1)
+
+
+def test_composing_widens_the_bound_of_no_text_of_ascii() -> None:
+    longest = COMPOSING.bound.chars_per_token
+    assert longest == BYTE_LEVEL.bound.chars_per_token is not None
+    assert COMPOSING.bound.exceeds("x" * (longest + 1), 1)
+    assert not COMPOSING.bound.exceeds("é" * (longest + 1), 1)
+
+
 def test_too_many_tokens_are_counted_and_not_listed() -> None:
     with pytest.raises(TooManyTokens) as caught:
         BYTE_LEVEL.encode("x y " * 100, add_special_tokens=False, max_tokens=10)
