@@ -10,6 +10,7 @@ roles, when it first comes: not at load, since a template is a program that may 
 Knows nothing of tokens.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,7 +20,10 @@ from scheduler_svc.chat_template import ChatTemplate, ChatTemplateError, ChatTur
 # Sequences of roles as long as this are tried once; longer ones, which are rare, each time.
 _MAX_REMEMBERED_TURNS = 64
 _MAX_REMEMBERED = 256
-_MAX_TRIAL_CHARS = 1 << 20
+_MAX_TRIAL_CHARS = 4 << 20
+# What stands for the content of a turn in a trial, and how Python and JSON write out a list of one part with it.
+_MARK = re.compile("qz([0-9]+)zq")
+_LISTED_MARK = re.compile("""(?:'text': '|"text": ")qz([0-9]+)zq['"]""")
 _USUAL_ROLES = ("system", "developer", "user", "assistant")
 _USUAL_CONVERSATIONS = (("system", "user"), ("developer", "user"), ("user", "assistant", "user"))
 
@@ -52,6 +56,11 @@ class Convention:
     lost: tuple[int, ...] = ()
     is_guess: bool = False
 
+    def continues(self, shorter: "Convention") -> bool:
+        """Returns whether this takes the first turns as `shorter` takes them."""
+        is_alike = self.roles_in_parts & set(shorter.roles) == shorter.roles_in_parts
+        return is_alike and self.roles[: len(shorter.roles)] == shorter.roles
+
     def turns(self, contents: Sequence[str]) -> list[ChatTurn]:
         """Returns the conversation as the template takes it."""
         return [
@@ -79,17 +88,19 @@ class ChatFormat:
             ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
         """
         contents = [turn.content for turn in turns]
-        convention = self.convention(tuple(turn.role for turn in turns))
+        convention = self.convention(tuple(turn.role for turn in turns), max_chars)
         text = self._template.render(convention.turns(contents), max_chars)
-        for index in convention.lost:
-            is_there = convention.is_guess and _plain(contents[index]) in _plain(text)
-            if contents[index].strip() and not is_there:
-                raise LostTurn(index)
+        lost = next(_missing(contents, text) if convention.is_guess else _speaking(contents, convention.lost), None)
+        if lost is not None:
+            raise LostTurn(lost)
         return text
 
-    def convention(self, roles: tuple[str, ...]) -> Convention:
-        """Returns how the template takes a conversation of turns with these roles."""
-        return self._remembered(roles) if len(roles) <= _MAX_REMEMBERED_TURNS else self._find(roles)
+    def convention(self, roles: tuple[str, ...], max_chars: int = _MAX_TRIAL_CHARS) -> Convention:
+        """Returns how the template takes a conversation of turns with these roles, found by trials of `max_chars`."""
+        if len(roles) <= _MAX_REMEMBERED_TURNS:
+            return self._remembered(roles, max_chars)
+        likely = self._remembered(roles[:_MAX_REMEMBERED_TURNS], max_chars)
+        return self._find(roles, max_chars, likely)
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
@@ -100,17 +111,19 @@ class ChatFormat:
             taken.update(role for index, role in enumerate(roles) if index not in lost)
         return tuple(role for role in _USUAL_ROLES if role in taken)
 
-    def _find(self, roles: tuple[str, ...]) -> Convention:
-        """Returns the first convention in which all turns leave a trace, or the one in which most do."""
+    def _find(self, roles: tuple[str, ...], max_chars: int, likely: Convention | None = None) -> Convention:
+        """Returns the first convention in which all turns leave a trace, or the one in which most do.
+
+        What is like `likely`, which holds for the first of the turns, is tried first.
+        """
         marks = [f"qz{index}zq" for index in range(len(roles))]
         best = Convention(roles, lost=tuple(range(len(roles))), is_guess=True)
-        for tried in _conventions(roles):
-            turns = tried.turns(marks)
+        for tried in sorted(_conventions(roles), key=lambda one: likely is None or not one.continues(likely)):
             try:
-                text = self._template.render(turns, _MAX_TRIAL_CHARS).casefold()
+                text = self._template.render(tried.turns(marks), max_chars).casefold()
             except ChatTemplateError:
                 continue
-            lost = tuple(index for index, turn in enumerate(turns) if not _is_written(turn, text))
+            lost = _lost_marks(tried, text)
             if best.is_guess or len(lost) < len(best.lost):
                 best = Convention(tried.roles, tried.roles_in_parts, lost)
             if not lost:
@@ -127,10 +140,30 @@ def _conventions(roles: tuple[str, ...]) -> Iterator[Convention]:
             yield Convention(called, in_parts)
 
 
-def _is_written(turn: ChatTurn, text: str) -> bool:
-    """Whether a trial's mark is in the text, other than in a list that was written out as it is in Python or JSON."""
-    quoted = (f"'text': '{turn.content}'", f'"text": "{turn.content}"')
-    return turn.content in text and not (turn.is_in_parts and any(one in text for one in quoted))
+def _lost_marks(tried: Convention, text: str) -> tuple[int, ...]:
+    """Returns the turns whose marks are not in a trial's text, or only in a list that was written out as it is."""
+    written, listed = (set(map(int, mark.findall(text))) for mark in (_MARK, _LISTED_MARK))
+    return tuple(
+        index
+        for index, role in enumerate(tried.roles)
+        if index not in written or (role in tried.roles_in_parts and index in listed)
+    )
+
+
+def _speaking(contents: Sequence[str], indices: Sequence[int]) -> Iterator[int]:
+    """Yields those of the turns that say something."""
+    return (index for index in indices if contents[index].strip())
+
+
+def _missing(contents: Sequence[str], text: str) -> Iterator[int]:
+    """Yields the turns that are not found in the text, wherever it is; in the time of one search if it has them in order."""
+    plain, position = _plain(text), 0
+    for index, content in enumerate(map(_plain, contents)):
+        found = plain.find(content, position)
+        position = found if found >= 0 else plain.find(content)
+        if position < 0:
+            yield index
+            position = 0
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,8 @@ MAX_ROLE_CHARS = 64
 # A template adds a few words to each turn; anything far beyond that is a template out of control.
 MAX_RENDERED_CHARS = 2 * MAX_PROMPT_BYTES
 MAX_TEMPLATE_ERROR_CHARS = 200
+# A turn costs a template some tens of microseconds, as so many characters cost the tokenizer.
+CHARS_PER_TURN = 64
 
 
 async def prompt_token_ids(
@@ -78,7 +80,7 @@ def _text_work(text: str, tokenizer: Tokenizer, max_context_tokens: int) -> Text
 
 
 def _chat_work(given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
-    """Returns the conversation's length in characters and what renders and tokenizes it."""
+    """Returns the conversation's length, in characters that take as long, and what renders and tokenizes it."""
     chat_format = text.chat_format
     if chat_format is None:
         raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no working chat template")
@@ -97,7 +99,7 @@ def _chat_work(given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer, max
         _require_bound("chat", rendered, tokenizer, max_context_tokens)
         return tokenizer.encode(rendered, add_special_tokens=False, max_tokens=max_context_tokens - 1)
 
-    return sum(len(turn.role) + len(turn.content) for turn in turns), work
+    return sum(CHARS_PER_TURN + len(turn.role) + len(turn.content) for turn in turns), work
 
 
 def _roles_taken(chat_format: ChatFormat) -> str:

@@ -17,7 +17,7 @@ from scheduler_svc.api.inference import InferenceServicer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
-from scheduler_svc.text_threads import TextThreads
+from scheduler_svc.text_threads import INLINE_CHARS, TextThreads
 from scheduler_svc.tokenizer import Tokenizer
 from tests.api_service import Service, collect, rest, running, text_request
 from tests.fakes import FakeGenerator, served_model
@@ -289,6 +289,22 @@ async def test_a_text_that_certainly_does_not_fit_is_refused_without_a_thread() 
     servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator(), NoThreads()))
     with pytest.raises(InvalidRequest, match="1900000 characters, allowed is at most 511 tokens"):
         await anext(servicer.Generate(text_request("x y " * 475_000), cast(Any, None)))
+
+
+async def test_a_conversation_of_many_short_turns_is_worked_on_as_a_long_text_is() -> None:
+    asked: list[int] = []
+
+    class Recorded(TextThreads):
+        async def run(self, request_class: Any, num_chars: int, work: Any) -> Any:
+            asked.append(num_chars)
+            return await super().run(request_class, num_chars, work)
+
+    servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator(), Recorded()))
+    messages = [{"role": role, "content": "x"} for role in ("user", "assistant") * 50]
+    request = pb.GenerateRequest(chat=pb.ChatPrompt(messages=messages))
+    with pytest.raises(InvalidRequest, match="tokens"):
+        await anext(servicer.Generate(request, cast(Any, None)))
+    assert asked[0] > INLINE_CHARS
 
 
 @pytest.mark.parametrize("kind", ["text", "chat", "template"])

@@ -1,7 +1,10 @@
 """Whatever a template's conventions are, what is said in a conversation is in the prompt, or the conversation is refused."""
 
+from typing import Any
+
 import pytest
 
+from scheduler_svc import chat_format as chat_format_module
 from scheduler_svc.chat_format import ChatFormat, LostTurn
 from scheduler_svc.chat_template import ChatTemplate, ChatTemplateError, ChatTurn
 from tests import chat_templates
@@ -107,3 +110,42 @@ def test_long_conversations_are_tried_and_not_remembered() -> None:
     assert render(chat_templates.CHATML, *turns).count("hi <b>") == 300
     with pytest.raises(LostTurn):
         render(chat_templates.SYSTEM_AND_USER, *turns)
+
+
+def test_a_long_conversation_is_tried_first_as_its_beginning_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    formed = chat_format(chat_templates.PARTS_BUT_OF_SYSTEM)
+    turns = [SYSTEM, *[HI, HO] * 300]
+    expected = formed.render(turns, 100_000)
+    renders = 0
+    render_once = ChatTemplate.render
+
+    def counted(*args: Any) -> str:
+        nonlocal renders
+        renders += 1
+        return render_once(*args)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    assert formed.render(turns, 100_000) == expected
+    assert renders == 2
+
+
+def test_trials_may_be_as_long_as_the_conversation() -> None:
+    source = "{% for m in messages %}" + "x" * 1000 + "{{ m.content }}{% endfor %}"
+    formed = chat_format(source)
+    turns = [HI] * 1100
+    assert len(formed.render(turns, 2 << 20)) > 1 << 20
+    assert not formed.convention(tuple(turn.role for turn in turns), 2 << 20).is_guess
+
+
+def test_what_a_guess_lost_is_looked_for_in_one_walk_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "{% for m in messages %}{% if m.content[0] != '#' %}{{ raise_exception('no #') }}{% endif %}"
+        "{{ m.content }}\n{% endfor %}"
+    )
+    normalized: list[str] = []
+    plain = chat_format_module._plain
+    monkeypatch.setattr(chat_format_module, "_plain", lambda text: normalized.append(text) or plain(text))
+    turns = [ChatTurn("user", f"# {index}") for index in range(100)]
+    text = render(source, *turns)
+    assert normalized.count(text) == 1
+    assert len(normalized) == 1 + len(turns)
