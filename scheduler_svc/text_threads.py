@@ -16,7 +16,7 @@ from itertools import count
 from typing import TypeVar
 
 from scheduler_svc.core.sequence import RequestClass
-from scheduler_svc.errors import Overloaded, ServiceError
+from scheduler_svc.errors import Overloaded, ServiceError, jittered
 from scheduler_svc.garbage import return_memory
 
 # About one millisecond of tokenization: less than what a thread switch may cost, so done at once.
@@ -24,6 +24,7 @@ INLINE_CHARS = 2048
 # Tens of milliseconds: what a text of normal length may wait for.
 VERY_LONG_CHARS = 1 << 15
 DEFAULT_MAX_WAITING_CHARS = 64 << 20
+_RETRY_S = 1.0
 # A text lets shorter ones pass that came up to a second later for each so many characters that it is longer.
 _PATIENCE_CHARS_PER_S = 100_000
 
@@ -113,7 +114,7 @@ class TextThreads:
         if num_chars <= INLINE_CHARS:
             return work()
         if self._waiting_chars[request_class] + num_chars > self._max_waiting_chars:
-            raise TextBacklog(request_class.name, self._max_waiting_chars, retry_after_s=1.0)
+            raise TextBacklog(request_class.name, self._max_waiting_chars, jittered(_RETRY_S))
         self._waiting_chars[request_class] += num_chars
         try:
             if num_chars <= VERY_LONG_CHARS:

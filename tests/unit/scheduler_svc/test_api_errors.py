@@ -1,6 +1,7 @@
 """Every error leaves as its status, with what a client needs to act on it, and nothing of a prompt in the log."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -17,6 +18,7 @@ from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
 from scheduler_svc.panics import LibraryPanic
+from scheduler_svc.text_threads import TextThreads
 from tests.api_service import Service, collect, running, text_request
 from tests.fakes import FakeGenerator, served_model
 from tests.sample_tokenizers import panicking_tokenizer_json
@@ -62,12 +64,20 @@ async def test_without_worker_each_caller_is_told_its_own_time_to_retry() -> Non
     assert len(delays_ms) > 1
 
 
-def test_the_time_to_retry_after_overload_differs() -> None:
-    full = ClassAdmission(RequestClass.BEST_EFFORT, limit=0)
+async def one_request_too_many() -> None:
+    ClassAdmission(RequestClass.BEST_EFFORT, limit=0).enter()
+
+
+async def one_text_too_many() -> None:
+    await TextThreads(max_waiting_chars=0).run(RequestClass.BEST_EFFORT, 10_000, str)
+
+
+@pytest.mark.parametrize("exceed", [one_request_too_many, one_text_too_many])
+async def test_the_time_to_retry_after_overload_differs(exceed: Callable[[], Awaitable[None]]) -> None:
     hints = set()
     for _ in range(8):
         with pytest.raises(Overloaded) as caught:
-            full.enter()
+            await exceed()
         hints.add(caught.value.retry_after_s)
         assert f"retry in {caught.value.retry_after_s:.1f} s" in str(caught.value)
     assert all(hint is not None and 1 <= hint <= 1.5 for hint in hints)
