@@ -6,7 +6,7 @@ nothing of text: prompts are counted in tokens here and made of text in prompt.p
 
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -121,19 +121,29 @@ def valid_stop_strings(given: Sequence[str], tokenizer: Tokenizer | None) -> tup
 
 
 def _require_reachable(field: str, stop_string: str, tokenizer: Tokenizer) -> None:
-    """Special tokens are no part of the text, so that nothing is ever met that has one inside."""
-    if stop_string in tokenizer.special_tokens:
+    """Special tokens are no part of the text, which has one inside only where other tokens happen to spell it."""
+    if _special_token(stop_string, tokenizer.special_tokens) is not None:
         return  # the token itself ends the text
     inside = next((token for token in tokenizer.special_tokens if token and token in stop_string), None)
     if inside is not None:
-        allowed = f"a text, or a special token by itself: {inside!r} is one, and text never has one inside"
+        allowed = f"a text, or a special token by itself: {inside!r} is one, and is no part of the text"
         raise InvalidRequest(field, stop_string, allowed)
 
 
+def _special_token(stop_string: str, special_tokens: Mapping[str, int]) -> str | None:
+    """Returns the special token that a stop string is, white space after it aside: it comes first, and ends the text."""
+    return next((text for text in (stop_string, stop_string.rstrip()) if text and text in special_tokens), None)
+
+
 def stop_tokens_of(stop_strings: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int) -> dict[int, str]:
-    """Returns the special tokens among the stop strings, by id, as far as the model can generate them."""
+    """Returns the stop strings that are special tokens, by id, as far as the model can generate them."""
     special = tokenizer.special_tokens if tokenizer is not None else {}
-    return {special[text]: text for text in stop_strings if special.get(text, vocab_size) < vocab_size}
+    found: dict[int, str] = {}
+    for stop_string in stop_strings:
+        token = _special_token(stop_string, special)
+        if token is not None and special[token] < vocab_size:
+            found.setdefault(special[token], stop_string)
+    return found
 
 
 def valid_token_ids(field: str, given: Sequence[int], vocab_size: int) -> tuple[int, ...]:

@@ -140,7 +140,12 @@ def test_a_stop_string_that_is_a_special_token_is_that_token() -> None:
     assert validation.valid_stop(stop(ignore_eos=True), MODEL, {1: "</s>"}).stop_token_ids == (1,)
 
 
-@pytest.mark.parametrize("stop_string", ["</s>\n", "end</s>", "<s></s>"])
+def test_white_space_after_a_special_token_changes_nothing_where_it_is_to_stop() -> None:
+    strings = validation.valid_stop_strings(["</s>\n", "</s>"], TOKENIZER)
+    assert validation.stop_tokens_of(strings, TOKENIZER, MODEL.vocab_size) == {1: "</s>\n"}
+
+
+@pytest.mark.parametrize("stop_string", ["\n</s>", "end</s>", "<s></s>", "</s>end"])
 def test_a_stop_string_with_a_special_token_inside_is_refused(stop_string: str) -> None:
     with pytest.raises(InvalidRequest, match=r"stop.stop_strings\[1\].*a special token by itself: '</?s>' is one"):
         validation.valid_stop_strings(["x", stop_string], TOKENIZER)

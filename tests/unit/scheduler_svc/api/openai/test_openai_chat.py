@@ -87,8 +87,8 @@ async def test_a_template_that_walks_parts_gets_parts(content: object) -> None:
 async def test_special_token_as_stop_string_ends_the_text_and_one_inside_of_another_text_is_refused() -> None:
     generator = FakeGenerator(served_model(eos_token_ids=()), script=lambda _: [*encode("hello"), EOS_ID, 65])
     async with http_app(generator) as service:
-        answer = await service.answer(CHAT, messages=USER_SAYS_HI, stop=["</s>"], return_token_ids=True)
-        refused = await service.post(CHAT, messages=USER_SAYS_HI, stop=["x", "</s>\n"])
+        answer = await service.answer(CHAT, messages=USER_SAYS_HI, stop=["</s>\n"], return_token_ids=True)
+        refused = await service.post(CHAT, messages=USER_SAYS_HI, stop=["x", "x</s>"])
     [choice] = answer["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("hello", "stop")
     assert choice["token_ids"] == [*encode("hello"), EOS_ID]
