@@ -13,6 +13,7 @@ from scheduler_svc.api.requests import draft_of
 from scheduler_svc.api.responses import response_message
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import require_request_id
+from scheduler_svc.caller import host_of_peer, set_caller
 from scheduler_svc.generation import Generator
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class InferenceServicer(pb_grpc.InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: "Context") -> AsyncIterator[pb.GenerateResponse]:
         """Streams one generation; a client that cancels, or whose deadline passes, aborts it."""
+        set_caller(host_of_peer(context.peer()))
         generation = await self._texts.begin(draft_of(request))
         try:
             sequence_number = 0

@@ -15,6 +15,7 @@ from scheduler_svc.api.openai.errors import BodyTooLarge, BodyTooSlow, error_bod
 from scheduler_svc.api.openai.limits import DEFAULT_LIMITS
 from scheduler_svc.api.openai.progress import Progress
 from scheduler_svc.api.openai.sse import event
+from scheduler_svc.caller import set_caller
 from scheduler_svc.errors import ServiceError, WorkerUnavailable
 from scheduler_svc.panics import ENDINGS, LibraryPanic
 
@@ -85,6 +86,8 @@ class RequestGuard:
             await _say_why(scope, receive, progress)
 
     async def _work(self, scope: Scope, receive: Receive, progress: Progress) -> None:
+        host, _ = scope.get("client") or ("", 0)
+        set_caller(host)
         try:
             await self._app(scope, receive, progress.send)
         except (Exception, *ENDINGS):

@@ -5,7 +5,8 @@ import random
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from scheduler_svc.api.inference import InferenceServicer
 from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.caller import current_caller
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
 from scheduler_svc.text_threads import INLINE_CHARS, TextThreads
@@ -23,6 +25,7 @@ from tests.api_service import Service, collect, rest, running, text_request
 from tests.fakes import FakeGenerator, served_model
 from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_level_tokenizer, without_bound
 
+CONTEXT = Mock(**{"peer.return_value": "ipv4:127.0.0.1:50051"})
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 
 
@@ -288,7 +291,39 @@ async def test_a_text_that_certainly_does_not_fit_is_refused_without_a_thread() 
 
     servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator(), NoThreads()))
     with pytest.raises(InvalidRequest, match="1900000 characters, allowed is at most 511 tokens"):
-        await anext(servicer.Generate(text_request("x y " * 475_000), cast(Any, None)))
+        await anext(servicer.Generate(text_request("x y " * 475_000), CONTEXT))
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [("ipv4:10.0.0.1:50051", "ipv4:10.0.0.1"), ("ipv6:%5B::1%5D:50051", "ipv6:%5B::1%5D"), ("unix:", "unix:")],
+)
+async def test_all_connections_of_a_host_are_one_client(peer: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_by: list[str] = []
+
+    async def run(*_: Any) -> Any:
+        asked_by.append(current_caller())
+        raise WorkerUnavailable("enough")
+
+    monkeypatch.setattr(TextThreads, "run", run)
+    servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator()))
+    with pytest.raises(WorkerUnavailable):
+        await anext(servicer.Generate(text_request("hello"), Mock(**{"peer.return_value": peer})))
+    assert asked_by == [host]
+
+
+async def test_the_client_is_known_to_what_is_done_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_by: list[str] = []
+    run = TextThreads.run
+
+    async def recorded(*args: Any) -> Any:
+        asked_by.append(current_caller())
+        return await run(*args)
+
+    monkeypatch.setattr(TextThreads, "run", recorded)
+    async with running(FakeGenerator()) as service:
+        await collect(service, text_request("hello", max_tokens=1))
+    assert asked_by == ["ipv4:127.0.0.1"]
 
 
 async def test_a_conversation_of_many_short_turns_is_worked_on_as_a_long_text_is() -> None:
@@ -303,7 +338,7 @@ async def test_a_conversation_of_many_short_turns_is_worked_on_as_a_long_text_is
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant") * 50]
     request = pb.GenerateRequest(chat=pb.ChatPrompt(messages=messages))
     with pytest.raises(InvalidRequest, match="tokens"):
-        await anext(servicer.Generate(request, cast(Any, None)))
+        await anext(servicer.Generate(request, CONTEXT))
     assert asked[0] > INLINE_CHARS
 
 
@@ -360,7 +395,7 @@ async def test_request_is_not_sent_to_another_model_than_it_was_tokenized_for() 
 
     servicer = InferenceServicer(generator, TextGenerator(generator, ChangingModel()))
     with pytest.raises(WorkerUnavailable, match="model was changed"):
-        await anext(servicer.Generate(text_request("hello"), cast(Any, None)))
+        await anext(servicer.Generate(text_request("hello"), CONTEXT))
     assert generator.submitted == []
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from scheduler_svc.caller import set_caller
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import Overloaded
 from scheduler_svc.text_threads import INLINE_CHARS, VERY_LONG_CHARS, TextThreads
@@ -93,6 +95,59 @@ async def test_shorter_texts_pass_longer_ones_that_wait() -> None:
     go_on.set()
     await asyncio.gather(running, *waiting, return_exceptions=True)
     assert done == [2, 3, 1]
+    threads.close()
+
+
+async def run_as(client: str, threads: TextThreads, num_chars: int, work: Callable[[], object]) -> object:
+    set_caller(client)
+    return await threads.run(LS, num_chars, work)
+
+
+async def order_done(threads: TextThreads, waiting: list[tuple[str, int, str]]) -> list[str]:
+    """Returns the names of texts, each with its client and length, in the order in which they are worked on."""
+    go_on = threading.Event()
+    done: list[str] = []
+    running = asyncio.create_task(run_as("first", threads, LONG, go_on.wait))
+    await asyncio.sleep(0)
+    tasks = [
+        asyncio.create_task(run_as(client, threads, num_chars, partial(done.append, name)))
+        for client, num_chars, name in waiting
+    ]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(running, *tasks)
+    threads.close()
+    return done
+
+
+async def test_clients_take_turns_however_much_one_has_waiting() -> None:
+    waiting = [("a", LONG, f"a{index}") for index in range(4)]
+    waiting += [("b", VERY_LONG_CHARS, "b0"), ("b", LONG, "b1"), ("c", LONG, "c0")]
+    assert await order_done(TextThreads(), waiting) == ["a0", "b1", "c0", "a1", "b0", "a2", "a3"]
+
+
+async def test_a_short_text_passes_long_ones_that_came_seconds_before() -> None:
+    now_s = iter([*range(8), 12, 30])
+    waiting = [("a", VERY_LONG_CHARS, str(index)) for index in range(8)]
+    waiting += [("a", 3_000, "soon"), ("a", 3_000, "late")]
+    done = await order_done(TextThreads(clock=lambda: next(now_s)), waiting)
+    assert done == ["soon", *map(str, range(8)), "late"]
+
+
+async def test_one_client_leaves_room_for_the_texts_of_others() -> None:
+    threads = TextThreads(max_waiting_chars=4 * LONG, max_client_chars=3 * LONG)
+    go_on = threading.Event()
+    waiting = [asyncio.create_task(run_as("a", threads, LONG, go_on.wait)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="of one client: more than"):
+        await run_as("a", threads, LONG, go_on.wait)
+    waiting.append(asyncio.create_task(run_as("b", threads, LONG, go_on.wait)))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="LATENCY_SENSITIVE: more than"):
+        await run_as("c", threads, LONG, go_on.wait)
+    go_on.set()
+    await asyncio.gather(*waiting)
+    assert await run_as("a", threads, 3 * LONG, lambda: "done") == "done"
     threads.close()
 
 

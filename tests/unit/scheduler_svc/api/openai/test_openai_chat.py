@@ -1,11 +1,15 @@
 """/v1/chat/completions: how conversations become prompts, and how answers and streams are written."""
 
+from typing import Any
+
 import pytest
 
+from scheduler_svc.caller import current_caller
+from scheduler_svc.text_threads import TextThreads
 from scheduler_svc.tokenizer import Tokenizer
 from tests.chat_templates import PARTS, SYSTEM_AND_USER
 from tests.fakes import FakeGenerator, served_model
-from tests.openai_service import CHAT, USER_SAYS_HI, error_of, http_app
+from tests.openai_service import CHAT, USER_SAYS_HI, error_of, http_app, running_http
 from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
@@ -94,6 +98,21 @@ async def test_special_token_as_stop_string_ends_the_text_and_one_inside_of_anot
     assert choice["token_ids"] == [*encode("hello"), EOS_ID]
     assert refused.status_code == 400
     assert error_of(refused)["param"] == "stop[1]"
+
+
+async def test_the_client_is_known_to_what_is_done_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_by: list[str] = []
+    run = TextThreads.run
+
+    async def recorded(*args: Any) -> Any:
+        asked_by.append(current_caller())
+        return await run(*args)
+
+    monkeypatch.setattr(TextThreads, "run", recorded)
+    async with running_http(saying("hello")) as service:
+        for stream in (False, True):
+            assert (await service.post(CHAT, messages=USER_SAYS_HI, stream=stream)).status_code == 200
+    assert asked_by == ["127.0.0.1"] * 2
 
 
 async def test_answer_may_be_sent_back_as_the_sdk_holds_it() -> None:
