@@ -136,6 +136,7 @@ class TextThreads:
             TextBacklog: Too much text of the class, or of its client, waits; `work` was not started.
         """
         if num_chars <= INLINE_CHARS:
+            await asyncio.sleep(0)  # a request may have a hundred of them
             return work()
         waiting, client = self._waiting_chars[request_class], current_caller()
         self._require_room(request_class.name, waiting.total() + num_chars, waiting[client] + num_chars)

@@ -27,6 +27,22 @@ async def test_short_work_is_done_at_once(threads: TextThreads) -> None:
     assert await threads.run(LS, INLINE_CHARS, threading.get_ident) == threading.get_ident()
 
 
+async def test_others_have_a_turn_before_each_short_work(threads: TextThreads) -> None:
+    done: list[str] = []
+
+    async def one_after_another() -> None:
+        for index in range(3):
+            await threads.run(LS, 1, partial(done.append, f"work {index}"))
+
+    async def other() -> None:
+        for index in range(3):
+            done.append(f"turn {index}")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(one_after_another(), other())
+    assert done == ["turn 0", "work 0", "turn 1", "work 1", "turn 2", "work 2"]
+
+
 async def test_long_work_is_done_elsewhere(threads: TextThreads) -> None:
     assert await threads.run(LS, LONG, threading.get_ident) != threading.get_ident()
 
