@@ -16,7 +16,10 @@ from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.endpoint import CurveServer
 from scheduler_svc.engine import EngineSettings
 
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#]+")
+# As browsers write it, since it is compared letter by letter: in lower case, and without the port that the scheme implies.
+_ORIGIN = re.compile(
+    r"\*|(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+)
 
 
 class ConfigRefused(ValueError):
@@ -76,7 +79,8 @@ class Config:
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigRefused(
-                    f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] without a path"
+                    f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] as browsers send it: in lower case, "
+                    "in ASCII, without a path, and without the scheme's usual port"
                 )
         _check("--hang-timeout-s", self.hang_timeout_s, 0.2, 3600)
         _check("--grace-s", self.grace_s, 0, 3600)

@@ -108,6 +108,22 @@ async def test_no_page_may_ask_by_default() -> None:
         assert "access-control-allow-origin" not in (await ask(service, "answer", {"origin": ORIGIN})).headers
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["https://pages.example", "http://10.0.0.7:8080", "http://[::1]:3000", "https://a:80", "app://a_b.c", "*"],
+)
+def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
+    assert Config(control_endpoint="ipc:///nowhere", cors_origins=(origin,)).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://Pages.example", "http://a:80", "https://a:443", "https://b\u00fccher.example", "https://me@a"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigRefused, match=r"--cors-origin: got .*as browsers send it"):
+        Config(control_endpoint="ipc:///nowhere", cors_origins=(origin,))
+
+
 @pytest.mark.parametrize("origin", ["", "pages.example", "https://pages.example/", "https://", "https://a b"])
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     with pytest.raises(ConfigRefused, match=r"--cors-origin: got .*SCHEME://HOST"):
