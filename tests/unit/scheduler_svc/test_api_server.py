@@ -11,6 +11,7 @@ from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api import ApiServer
+from scheduler_svc.api.error_interceptor import ErrorInterceptor
 from scheduler_svc.api.health import HealthServicer, TooManyWatches
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
@@ -100,6 +101,31 @@ async def test_a_watch_too_many_is_refused_until_one_ends() -> None:
     assert (await anext(again)).status == SERVING
     for watch in (watches[1], again):
         await watch.aclose()
+
+
+@pytest.mark.parametrize("how", ["cancels", "closes its channel"])
+async def test_a_watch_whose_client_goes_gives_its_place_back(how: str) -> None:
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    servicer = HealthServicer(FakeGenerator(), (), max_watches=1)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    request = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(address) as first, grpc.aio.insecure_channel(address) as second:
+        watch = health_pb2_grpc.HealthStub(first).Watch(request, timeout=300)
+        assert (await watch.read()).status == SERVING
+        others = health_pb2_grpc.HealthStub(second)
+        with pytest.raises(grpc.aio.AioRpcError, match="allowed are 1 watches"):
+            await others.Watch(request, timeout=300).read()
+        if how == "cancels":
+            watch.cancel()
+        else:
+            await first.close()
+        async with asyncio.timeout(300):
+            while servicer._num_watches:  # noqa: ASYNC110  (there is no event for it)
+                await asyncio.sleep(0.005)
+        assert (await others.Watch(request, timeout=300).read()).status == SERVING
+    await server.stop(grace=None)
 
 
 async def test_server_info_tells_settings_and_model() -> None:
