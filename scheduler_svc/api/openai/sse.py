@@ -6,7 +6,6 @@ status and headers ──▶ event, event ... ──▶ end          they leave 
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -63,7 +62,7 @@ class EventStream(Response):
             except ENDINGS:
                 raise
             except BaseException as error:
-                if not writer.has_begun:
+                if not await writer.has_begun():
                     raise
                 await writer.write(self._last_event(error))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -78,27 +77,36 @@ class _Writer:
         self._lock = asyncio.Lock()  # a comment and an event do not both begin the stream
         self._time = asyncio.get_running_loop().time
         self._last_s = self._time()
-        self.has_begun = False
+        self._has_begun = False
+
+    async def has_begun(self) -> bool:
+        """Returns whether a part was written; waits for one that is on its way, since its start may have left."""
+        async with self._lock:
+            return self._has_begun
 
     async def write(self, part: bytes) -> None:
         """Writes a part."""
         async with self._lock:
-            if not self.has_begun:
+            if not self._has_begun:
                 await self._send(self._start)
-                self.has_begun = True
+                self._has_begun = True
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
             self._last_s = self._time()
 
     @asynccontextmanager
     async def commenting(self, interval_s: float) -> AsyncIterator[None]:
-        """Writes a comment whenever nothing was written for so long, until the block ends."""
+        """Writes a comment whenever nothing was written for so long, until the block ends.
+
+        Raises what a comment failed with, at the end of a block that did not fail by itself.
+        """
         comments = asyncio.create_task(self._comment_for_ever(interval_s))
         try:
             yield
         finally:
             comments.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await comments
+            await asyncio.wait((comments,))
+        if not comments.cancelled():
+            comments.result()
 
     async def _comment_for_ever(self, interval_s: float) -> None:
         while True:

@@ -286,6 +286,51 @@ async def test_comments_and_events_begin_a_stream_once() -> None:
     assert sent.count("http.response.start") == 1
 
 
+async def test_error_while_a_comment_begins_the_stream_travels_in_it() -> None:
+    """An application such as Starlette's answers an error with a status only if nothing was sent, begun or done."""
+    sent: list[MutableMapping[str, Any]] = []
+    client_reads, has_failed = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        await until(lambda: sent)  # a comment begins the stream, and is held up
+        has_failed.set()
+        raise WorkerUnavailable("the worker is gone")
+        yield b""
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+        await client_reads.wait()
+
+    stream = EventStream(source(), lambda error: str(error).encode(), {}, comment_interval_s=0.001)
+    answering = asyncio.create_task(stream({"type": "http"}, None, send))  # type: ignore[arg-type]  # it reads nothing
+    await has_failed.wait()
+    await asyncio.sleep(0)
+    client_reads.set()
+    await answering
+    assert [message["type"] for message in sent[:2]] == ["http.response.start", "http.response.body"]
+    assert sent[-2]["body"] == b"the worker is gone"
+
+
+@pytest.mark.parametrize("error", [None, WorkerUnavailable("the worker is gone")])
+async def test_comment_that_cannot_be_sent_ends_the_stream_and_hides_no_other_error(error: Exception | None) -> None:
+    has_failed = asyncio.Event()
+
+    async def source() -> AsyncGenerator[bytes, None]:
+        await has_failed.wait()
+        await asyncio.sleep(0)
+        if error:
+            raise error
+        yield b""
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        has_failed.set()
+        raise OSError("no comment")
+
+    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=0.001)
+    with pytest.raises(type(error) if error else OSError):
+        await stream({"type": "http"}, None, send)  # type: ignore[arg-type]  # it reads nothing
+
+
 async def test_unforeseen_error_amid_a_stream_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
     async with http_app(FakeGenerator(fail_with=ValueError("secret"), fail_after=1)) as service:
         response = await service.post(COMPLETIONS, prompt="hello", stream=True)
