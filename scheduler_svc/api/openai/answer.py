@@ -81,14 +81,6 @@ class Answer:
         finally:
             self._close()
 
-    def error_event(self, error: BaseException) -> bytes:
-        """Returns the event that ends a stream which cannot be finished, in place of [DONE]."""
-        if not isinstance(error, ServiceError):
-            ids = self._request_id, self.answer_id
-            _log.error("request_id=%s answer_id=%s failed unexpectedly", *ids, exc_info=error)
-            error = ServiceError("internal error")
-        return event(error_body(error))
-
     async def _chunks(self) -> AsyncGenerator[JsonObject, None]:
         """Yields one object, changed for each delta: it is to be written before the next is asked for."""
         plan = self._question.stream or StreamPlan()
@@ -113,13 +105,17 @@ class Answer:
             generation.close()
 
 
-async def begin_answer(texts: TextGenerator, question: Question, request_id: str) -> Answer:
+def new_answer_id(question: Question) -> str:
+    """Returns an id for an answer that is going to be begun."""
+    return f"{question.id_prefix}-{uuid.uuid4().hex}"
+
+
+async def begin_answer(texts: TextGenerator, question: Question, answer_id: str, request_id: str) -> Answer:
     """Begins what the question asks for; `request_id` is what the log calls it.
 
     Raises:
         ServiceError: A part of it was refused; then nothing of it runs.
     """
-    answer_id = f"{question.id_prefix}-{uuid.uuid4().hex}"
     model = texts.connected_model().name
     is_single = len(question.drafts) == 1
     prepared = [
@@ -132,6 +128,14 @@ async def begin_answer(texts: TextGenerator, question: Question, request_id: str
         for index, one in enumerate(prepared)
     ]
     return Answer(answer_id, request_id, model, question, choices, _submit_all(texts, prepared))
+
+
+def error_event(answer_id: str, request_id: str, error: BaseException) -> bytes:
+    """Returns the event that ends a stream which cannot be begun or finished, in place of [DONE]."""
+    if not isinstance(error, ServiceError):
+        _log.error("request_id=%s answer_id=%s failed unexpectedly", request_id, answer_id, exc_info=error)
+        error = ServiceError("internal error")
+    return event(error_body(error))
 
 
 async def _prepare(texts: TextGenerator, named: NamedDraft, request_id: str) -> PreparedGeneration:

@@ -1,6 +1,8 @@
 """The HTTP application: which path does what, and how errors leave. Knows nothing of sockets."""
 
 import time
+from collections.abc import AsyncGenerator
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -9,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from scheduler_svc import __version__
-from scheduler_svc.api.openai.answer import begin_answer
+from scheduler_svc.api.openai.answer import begin_answer, error_event, new_answer_id
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
 from scheduler_svc.api.openai.envelope import REQUEST_ID
@@ -48,11 +50,16 @@ def make_app(generator: Generator, texts: TextGenerator, comment_interval_s: flo
 
 def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: float) -> None:
     async def answer(request: Request, question: Question) -> Response:
-        answer = await begin_answer(texts, question, request.state.request_id)
-        headers = {REQUEST_ID: answer.answer_id}
-        if question.stream is not None:
-            return EventStream(answer.events(), answer.error_event, headers, comment_interval_s)
-        return JSONResponse(await answer.whole(), headers=headers)
+        ids = (new_answer_id(question), request.state.request_id)
+        headers = {REQUEST_ID: ids[0]}
+        if question.stream is None:
+            begun = await begin_answer(texts, question, *ids)
+            return JSONResponse(await begun.whole(), headers=headers)
+
+        async def begin() -> AsyncGenerator[bytes, None]:
+            return (await begin_answer(texts, question, *ids)).events()
+
+        return EventStream(begin, partial(error_event, *ids), headers, comment_interval_s)
 
     @app.post("/v1/completions", response_model=None)
     async def completions(request: Request, body: CompletionRequest) -> Response:

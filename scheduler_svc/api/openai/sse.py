@@ -7,7 +7,7 @@ status and headers ──▶ event, event ... ──▶ end          they leave 
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 from starlette.responses import Response
@@ -29,8 +29,9 @@ class EventStream(Response):
     """Sends events as they come, no faster than the client reads; closes their source when it ends, however it ends.
 
     Args:
-        events: The source. What it raises before its first event, and before any comment, is raised from here, with nothing sent.
-        last_event: Makes of an error that the source raises later the event that ends the stream.
+        begin: Makes the source, for as long as it needs: comments come meanwhile. What it or the source raises before the first
+            event, and before any comment, is raised from here, with nothing sent.
+        last_event: Makes of an error that is raised later the event that ends the stream.
         headers: Further headers.
         comment_interval_s: Seconds of silence after which a comment is sent.
     """
@@ -39,14 +40,14 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes, None],
+        begin: Callable[[], Awaitable[AsyncGenerator[bytes, None]]],
         last_event: Callable[[BaseException], bytes],
         headers: Mapping[str, str],
         comment_interval_s: float,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._events = events
+        self._begin = begin
         self._last_event = last_event
         self._comment_interval_s = comment_interval_s
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
@@ -55,10 +56,11 @@ class EventStream(Response):
         """Answers a request."""
         start: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         writer = _Writer(send, start)
-        async with aclosing(self._events) as events, writer.commenting(self._comment_interval_s):
+        async with writer.commenting(self._comment_interval_s):
             try:
-                async for one in events:
-                    await writer.write(one)
+                async with aclosing(await self._begin()) as events:
+                    async for one in events:
+                        await writer.write(one)
             except ENDINGS:
                 raise
             except BaseException as error:

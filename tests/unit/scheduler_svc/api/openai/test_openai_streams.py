@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from client.bench.target import Ask
 from client.bench.workload import LS
 from scheduler_svc.api.openai.limits import HttpLimits
 from scheduler_svc.api.openai.sse import EventStream
+from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.errors import BatchFailed, Overloaded, ServiceError, WorkerUnavailable
 from tests.fakes import FakeGenerator, FakeStream, served_model
 from tests.openai_service import (
@@ -47,6 +48,17 @@ async def first_event(response: httpx2.Response) -> str:
     async for line in response.aiter_lines():
         return line
     raise AssertionError("the stream ended")
+
+
+def at_once(
+    source: Callable[[], AsyncGenerator[bytes, None]],
+) -> Callable[[], Awaitable[AsyncGenerator[bytes, None]]]:
+    """Returns what makes a source without waiting."""
+
+    async def begin() -> AsyncGenerator[bytes, None]:
+        return source()
+
+    return begin
 
 
 @pytest.mark.parametrize("body", [{"prompt": "hello"}, {"prompt": "hello", "n": 3}], ids=["one", "three"])
@@ -178,7 +190,7 @@ async def test_headers_leave_with_the_first_event() -> None:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message["type"])
 
-    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=1e6)
+    stream = EventStream(at_once(source), lambda error: b"", {}, comment_interval_s=1e6)
     answering = asyncio.create_task(stream({"type": "http"}, None, send))  # type: ignore[arg-type]  # it reads nothing
     for _ in range(5):
         await asyncio.sleep(0)
@@ -256,6 +268,53 @@ async def test_error_after_a_comment_travels_in_the_stream() -> None:
     assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the worker is gone"
 
 
+@pytest.fixture
+def tokenizing(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Makes every prompt wait, as behind long texts, until the event is set."""
+    is_done = asyncio.Event()
+
+    async def slow(*args: Any) -> tuple[int, ...]:
+        await is_done.wait()
+        return await prompt_token_ids(*args)
+
+    monkeypatch.setattr("scheduler_svc.api.text_generation.prompt_token_ids", slow)
+    return is_done
+
+
+async def test_stream_whose_prompt_waits_to_be_tokenized_sends_comments(tokenizing: asyncio.Event) -> None:
+    async with silent_stream(FakeGenerator()) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == ": waiting"
+        tokenizing.set()
+        *_, last, _ = [line async for line in lines]
+    assert last == "data: [DONE]"
+
+
+async def test_refusal_after_a_comment_travels_in_the_stream(tokenizing: asyncio.Event) -> None:
+    generator = FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 5, retry_after_s=1.25))
+    async with silent_stream(generator) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == ": waiting"
+        tokenizing.set()
+        *_, last, _ = [line async for line in lines]
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+
+
+async def test_client_that_leaves_while_its_prompt_waits_begins_nothing(
+    tokenizing: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = FakeGenerator()
+    async with running_http(generator, limits=HttpLimits(comment_interval_s=0.01)) as service:
+        async with service.http.stream("POST", COMPLETIONS, json={"prompt": "hello", "stream": True}) as response:
+            assert await first_event(response) == ": waiting"
+        await until(lambda: service.server.num_running == 0)
+        tokenizing.set()
+        await service.answer(COMPLETIONS, prompt="hello")
+    assert len(generator.submitted) == 1
+    assert caplog.records == []
+
+
 async def test_client_that_leaves_while_comments_come_ends_its_work(caplog: pytest.LogCaptureFixture) -> None:
     generator = FakeGenerator(hold_after=0)
     async with running_http(generator, limits=HttpLimits(comment_interval_s=0.01)) as service:
@@ -280,7 +339,7 @@ async def test_comments_and_events_begin_a_stream_once() -> None:
         asyncio.get_running_loop().call_later(0.05, client_reads.set)
         await client_reads.wait()
 
-    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=0.001)
+    stream = EventStream(at_once(source), lambda error: b"", {}, comment_interval_s=0.001)
     await stream({"type": "http"}, None, send)  # type: ignore[arg-type]  # it reads nothing
     assert sent[0] == "http.response.start"
     assert sent.count("http.response.start") == 1
@@ -301,7 +360,7 @@ async def test_error_while_a_comment_begins_the_stream_travels_in_it() -> None:
         sent.append(message)
         await client_reads.wait()
 
-    stream = EventStream(source(), lambda error: str(error).encode(), {}, comment_interval_s=0.001)
+    stream = EventStream(at_once(source), lambda error: str(error).encode(), {}, comment_interval_s=0.001)
     answering = asyncio.create_task(stream({"type": "http"}, None, send))  # type: ignore[arg-type]  # it reads nothing
     await has_failed.wait()
     await asyncio.sleep(0)
@@ -326,7 +385,7 @@ async def test_comment_that_cannot_be_sent_ends_the_stream_and_hides_no_other_er
         has_failed.set()
         raise OSError("no comment")
 
-    stream = EventStream(source(), lambda error: b"", {}, comment_interval_s=0.001)
+    stream = EventStream(at_once(source), lambda error: b"", {}, comment_interval_s=0.001)
     with pytest.raises(type(error) if error else OSError):
         await stream({"type": "http"}, None, send)  # type: ignore[arg-type]  # it reads nothing
 
