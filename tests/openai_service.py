@@ -85,11 +85,14 @@ async def http_app(
 
 @asynccontextmanager
 async def running_http(
-    generator: FakeGenerator, grace_s: float = 0, limits: HttpLimits = DEFAULT_LIMITS
+    generator: FakeGenerator,
+    grace_s: float = 0,
+    limits: HttpLimits = DEFAULT_LIMITS,
+    cors_origins: tuple[str, ...] = (),
 ) -> AsyncIterator[HttpServer]:
     """Runs a server until the block ends."""
     texts = TextGenerator(generator)
-    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s, limits=limits)
+    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s, limits=limits, cors_origins=cors_origins)
     server.bind()
     serving = server.start()
     try:

@@ -1,7 +1,8 @@
 """One HTTP connection: uvicorn's, with a place among the others, a time within which headers must come, and errors in JSON.
 
     waits for headers ──they came──▶ waits for a body ──it came──▶ works ──answered──▶ waits for headers ...
-      └── headers are late, or no HTTP: refused, then closed once the client has heard why
+      │                                └── answered before it came: passes the rest over, then waits for headers
+      └── headers are late, or no HTTP, or no place: refused, then closed once the client has heard why
 
 Knows nothing of what is asked.
 """
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 
 import h11
@@ -22,10 +24,20 @@ from scheduler_svc.api.openai.errors import (
     TooManyConnections,
     error_response,
 )
+from scheduler_svc.api.openai.limits import HttpLimits
 from scheduler_svc.errors import ServiceError
 
 # A socket that is closed with something unread in it takes the answer back from a client that still sends.
 _LINGER_S = 1.0
+
+
+class _Stage(Enum):
+    """How far a request has come."""
+
+    HEADERS = auto()
+    BODY = auto()
+    WORK = auto()
+    REST_OF_BODY = auto()  # answered already
 
 
 class Connection(H11Protocol):
@@ -33,23 +45,25 @@ class Connection(H11Protocol):
 
     Args:
         room: Where it has its place.
-        header_timeout_s: Seconds within which the whole headers of a request must have come.
+        limits: How long a client may take for headers, and for the part of a body that nobody reads.
         uvicorn: What the server gives to each connection.
     """
 
-    def __init__(self, room: ConnectionRoom, header_timeout_s: float, **uvicorn: Any) -> None:
+    def __init__(self, room: ConnectionRoom, limits: HttpLimits, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self._room = room
-        self._header_timeout_s = header_timeout_s
+        self._limits = limits
         self._deadline: asyncio.TimerHandle | None = None
-        self._reads_body = False
+        self._stage = _Stage.HEADERS
         self._was_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class has it
         """Takes a place, or answers that there is none."""
         super().connection_made(transport)
         if self._room.enter(self):
-            self._set_deadline(self._header_timeout_s, self._headers_are_late)
+            self._set_deadline(self._limits.header_timeout_s, self._headers_are_late)
+        elif self._room.turn_away(self):
+            self._refuse(TooManyConnections())
         else:
             self._answer(TooManyConnections())
             self.transport.close()
@@ -59,13 +73,14 @@ class Connection(H11Protocol):
         if self._was_refused:
             return
         super().data_received(data)
-        if self._note_state() and self._deadline is None:
-            self._set_deadline(self._header_timeout_s, self._headers_are_late)
+        self._note_stage()
+        if self._stage is _Stage.HEADERS and self._deadline is None and not self.transport.is_closing():
+            self._set_deadline(self._limits.header_timeout_s, self._headers_are_late)
 
     def on_response_complete(self) -> None:
         """Waits for the next request."""
         super().on_response_complete()
-        self._note_state()
+        self._note_stage()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""
@@ -74,27 +89,41 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def give_way(self) -> None:
-        """Closes the connection, on which no request runs."""
-        self.transport.close()
+        """Closes the connection, on which no request runs, at once: a client that does not read would hold it open."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP; the base class calls it."""
         self._refuse(NoHttp())
 
-    def _note_state(self) -> bool:
-        """Notes how far a request has come; returns whether headers are waited for."""
-        state = self.conn.their_state
-        if self._was_refused or self.transport.is_closing() or (self._reads_body and state is h11.SEND_BODY):
-            return False
-        self._reads_body = state is h11.SEND_BODY
-        if state is h11.IDLE:
+    def _note_stage(self) -> None:
+        """Notes how far a request has come."""
+        if self._was_refused:
+            return
+        if self.transport.is_closing():  # once all is sent, which a client that does not read puts off
             self._room.note_waiting(self)
-            return True
+            return
+        before, self._stage = self._stage, self._stage_now()
+        if self._stage is before:
+            return
         self._clear_deadline()
-        self._room.note_working(self)
-        if self._reads_body:  # nothing runs before its end: whoever sends it slowly waits too, though from now on
+        if self._stage is not _Stage.HEADERS:
+            self._room.note_working(self)
+        if self._stage is not _Stage.WORK:  # nothing runs before a body's end: its sender waits too, though from now on
             self._room.note_waiting(self)
-        return False
+        if self._stage is _Stage.REST_OF_BODY:
+            self._set_deadline(self._limits.body_timeout_s, self.give_way)
+
+    def _stage_now(self) -> _Stage:
+        theirs = self.conn.their_state
+        if theirs is h11.IDLE:
+            return _Stage.HEADERS
+        if theirs is not h11.SEND_BODY:
+            return _Stage.WORK
+        return _Stage.REST_OF_BODY if self.conn.our_state is h11.DONE else _Stage.BODY
 
     def _set_deadline(self, time_s: float, then: Callable[[], None]) -> None:
         self._clear_deadline()
@@ -108,7 +137,7 @@ class Connection(H11Protocol):
     def _headers_are_late(self) -> None:
         some_came = bool(self.conn.trailing_data[0])
         if some_came:
-            self._refuse(HeadersTooSlow(self._header_timeout_s))
+            self._refuse(HeadersTooSlow(self._limits.header_timeout_s))
         else:
             self.give_way()
 

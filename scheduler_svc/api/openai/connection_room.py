@@ -10,6 +10,9 @@ from scheduler_svc.rarely import Rarely
 
 _log = logging.getLogger(__name__)
 
+# Each holds a descriptor beside those that have places, for a second at most.
+_MOST_TURNED_AWAY = 64
+
 
 class Guest(Protocol):
     """A connection, as far as its place is concerned."""
@@ -32,6 +35,7 @@ class ConnectionRoom:
         self._size = size
         self._guests: set[Guest] = set()
         self._waiting: dict[Guest, None] = {}  # in the order in which they began to wait
+        self._turned_away: set[Guest] = set()
         self._rarely = Rarely()
 
     def __len__(self) -> int:
@@ -46,6 +50,13 @@ class ConnectionRoom:
         self._waiting[guest] = None
         return True
 
+    def turn_away(self, guest: Guest) -> bool:
+        """Lets a connection without a place stay to hear why, until it leaves; returns False if too many do so already."""
+        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+            return False
+        self._turned_away.add(guest)
+        return True
+
     def note_waiting(self, guest: Guest) -> None:
         """Notes that no request runs on a connection; one that is known to wait keeps its turn."""
         if guest in self._guests:
@@ -57,6 +68,7 @@ class ConnectionRoom:
 
     def leave(self, guest: Guest) -> None:
         """Gives the place of a connection back, if it has one."""
+        self._turned_away.discard(guest)
         self._waiting.pop(guest, None)
         self._guests.discard(guest)
 

@@ -101,7 +101,7 @@ class OpenAiServer:
             raise RuntimeError("bind first")
         config = uvicorn.Config(
             self._app,
-            http=partial(Connection, self._room, self._limits.header_timeout_s),  # type: ignore[arg-type]  # called, no more
+            http=partial(Connection, self._room, self._limits),  # type: ignore[arg-type]  # called, no more
             ws="none",
             lifespan="off",
             interface="asgi3",

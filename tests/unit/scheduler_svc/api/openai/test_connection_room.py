@@ -65,3 +65,15 @@ def test_who_has_left_takes_no_place_by_a_late_word() -> None:
     assert len(room) == 2
     assert room.enter(Guest())
     assert not guests[0].gave_way
+
+
+def test_some_who_are_turned_away_may_stay_to_hear_why() -> None:
+    room, guests = full_room()
+    stay = [Guest() for _ in range(1000)]
+    num_staying = sum(map(room.turn_away, stay))
+    assert 0 < num_staying < 100
+    assert len(room) == 3
+    room.leave(stay[0])
+    assert room.turn_away(Guest())
+    assert not room.turn_away(Guest())
+    assert not any(guest.gave_way for guest in guests)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from scheduler_svc.api.openai.limits import HttpLimits
-from tests.fakes import FakeGenerator
+from tests.fakes import FakeGenerator, served_model
 from tests.openai_service import COMPLETIONS, HttpServer, error_of, running_http
 
 GET_VERSION = b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -142,6 +142,95 @@ async def test_where_each_connection_works_a_new_one_is_refused() -> None:
             await asyncio.sleep(0.005)
         async with httpx2.AsyncClient(base_url=service.http.base_url) as newcomer:
             assert (await newcomer.get("/health")).status_code == 200
+
+
+async def test_who_still_sends_when_refused_hears_why() -> None:
+    body = {"prompt": "hello", "stream": True}
+    async with (
+        running_http(FakeGenerator(hold_after=1), limits=HttpLimits(max_connections=1)) as service,
+        service.http.stream("POST", COMPLETIONS, json=body) as response,
+    ):
+        assert response.status_code == 200
+        client = socket.create_connection(("127.0.0.1", service.server.port))
+        client.sendall(GET_VERSION)  # before the server has seen the connection
+        reader, writer = await asyncio.open_connection(sock=client)
+        async with asyncio.timeout(LONG_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(GET_VERSION)
+            await writer.drain()
+            answer = parsed(head + await reader.read())
+        writer.close()
+    assert answer.status == 503
+
+
+def num_connections(service: HttpServer) -> int:
+    """Returns how many connections hold a descriptor, with a place or without."""
+    server = service.server._server
+    assert server is not None
+    return len(server.server_state.connections)
+
+
+def keep_little_on_the_way(service: HttpServer) -> None:
+    """Makes the kernel hold little of what is sent over connections that come from now on."""
+    assert service.server._listener is not None
+    service.server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+
+@pytest.mark.parametrize("how", ["keep-alive", "close"])
+async def test_who_never_reads_an_answer_holds_no_descriptor_beyond_its_place(how: str) -> None:
+    script = [65] * 50_000
+    generator = FakeGenerator(
+        script=lambda _: script, tokens_per_event=len(script), model=served_model(tokenizer_json=b"")
+    )
+    body = b'{"prompt": [5], "return_token_ids": true}'
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: {how}\r\n"
+    async with running_http(generator, limits=HttpLimits(max_connections=2)) as service:
+        keep_little_on_the_way(service)
+        with ExitStack() as silent:
+            for num_asked in range(1, 5):
+                client = silent.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", service.server.port))
+                client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+                async with asyncio.timeout(LONG_S):
+                    while len(generator.submitted) < num_asked or service.server.num_running:  # noqa: ASYNC110
+                        await asyncio.sleep(0.005)
+            async with httpx2.AsyncClient(base_url=service.http.base_url) as newcomer:
+                assert (await newcomer.get("/health")).status_code == 200
+            assert num_connections(service) <= 2
+
+
+async def test_the_rest_of_a_body_that_was_answered_early_must_come_in_time() -> None:
+    head = (
+        f"OPTIONS {COMPLETIONS} HTTP/1.1\r\nhost: x\r\norigin: https://a.example\r\n"
+        "access-control-request-method: POST\r\ncontent-length: 100\r\n\r\n"
+    )
+    limits = HttpLimits(body_timeout_s=0.05)
+    async with (
+        running_http(FakeGenerator(), limits=limits, cors_origins=("*",)) as service,
+        connection(service) as (reader, writer),
+    ):
+        writer.write(head.encode() + b"x")
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"x")
+        await until_closed(reader)
+
+
+async def test_a_connection_is_kept_once_the_rest_of_a_body_came() -> None:
+    head = (
+        f"OPTIONS {COMPLETIONS} HTTP/1.1\r\nhost: x\r\norigin: https://a.example\r\n"
+        "access-control-request-method: POST\r\ncontent-length: 3\r\n\r\n"
+    )
+    async with (
+        running_http(FakeGenerator(hold_after=1), cors_origins=("*",)) as service,
+        connection(service) as (reader, writer),
+    ):
+        for _ in range(2):
+            writer.write(head.encode() + b"x")
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readuntil(b"OK") == b"OK"
+            writer.write(b"xx" + GET_VERSION)
+            assert b"200 OK" in await reader.readuntil(b"}")
 
 
 NO_HTTP = {
