@@ -13,7 +13,7 @@ class HttpLimits:
         max_connections: Connections at a time.
         header_timeout_s: Seconds within which the whole headers of a request must have come: from the connection's begin for its
             first request, from the first byte for others.
-        body_timeout_s: Seconds within which a body must have come.
+        body_timeout_s: Seconds within which a body must have come, or the rest of one that was answered before its end.
         keep_alive_s: Seconds that a connection is kept without a request.
         comment_interval_s: A stream that has nothing to tell sends a comment so often, since proxies cut silent ones (nginx and
             load balancers of clouds: after 60 s).
