@@ -4,26 +4,14 @@ import os
 
 import pytest
 
-from gpu_worker import threads
-from gpu_worker.config import WorkerConfig
 from gpu_worker.cores import Cores
+from tests.worker_machine import set_cores, worker
 
 
 @pytest.fixture(autouse=True)
 def _no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_PROC_BIND", "")  # so that it is put back whatever a test makes of it
     monkeypatch.delenv("OMP_PROC_BIND")
-
-
-def on_cores(monkeypatch: pytest.MonkeyPatch, num_cores: int, quota: float | None = None) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
-
-
-def worker(num_threads: int | None = None, num_processes: int = 1) -> WorkerConfig:
-    return WorkerConfig(
-        model="m", control_endpoint="ipc:///c", num_threads=num_threads, tensor_parallel_size=num_processes
-    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +29,7 @@ def worker(num_threads: int | None = None, num_processes: int = 1) -> WorkerConf
 def test_threads_are_bound_where_those_of_one_process_take_every_core(
     monkeypatch: pytest.MonkeyPatch, num_cores: int, asked: int | None, num_processes: int, told: str | None
 ) -> None:
-    on_cores(monkeypatch, num_cores)
+    set_cores(monkeypatch, num_cores)
     Cores().bind_threads(worker(asked, num_processes))
     assert os.environ.get("OMP_PROC_BIND") == told
 
@@ -50,13 +38,13 @@ def test_threads_are_bound_where_those_of_one_process_take_every_core(
 def test_threads_of_a_quota_that_leaves_cores_to_others_are_not_bound(
     monkeypatch: pytest.MonkeyPatch, quota: float, told: str | None
 ) -> None:
-    on_cores(monkeypatch, 4, quota)
+    set_cores(monkeypatch, 4, quota)
     Cores().bind_threads(worker())
     assert os.environ.get("OMP_PROC_BIND") == told
 
 
 def test_whoever_runs_the_worker_may_tell_openmp_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cores(monkeypatch, 2)
+    set_cores(monkeypatch, 2)
     monkeypatch.setenv("OMP_PROC_BIND", "false")
     Cores().bind_threads(worker())
     assert os.environ["OMP_PROC_BIND"] == "false"

@@ -1,23 +1,9 @@
 """How many threads the operations get: all cores that the process may use, or the number that it is told."""
 
-import os
-
 import pytest
 
-from gpu_worker import threads
-from gpu_worker.config import WorkerConfig
 from gpu_worker.threads import ThreadCount, thread_count
-
-
-def machine(monkeypatch: pytest.MonkeyPatch, num_cores: int, quota: float | None = None) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
-
-
-def worker(num_threads: int | None = None, num_processes: int = 1) -> WorkerConfig:
-    return WorkerConfig(
-        model="m", control_endpoint="ipc:///c", num_threads=num_threads, tensor_parallel_size=num_processes
-    )
+from tests.worker_machine import set_cores, worker
 
 
 @pytest.mark.parametrize(
@@ -26,7 +12,7 @@ def worker(num_threads: int | None = None, num_processes: int = 1) -> WorkerConf
 def test_all_cores_that_the_process_may_use_are_taken(
     monkeypatch: pytest.MonkeyPatch, num_cores: int, num_processes: int, number: int
 ) -> None:
-    machine(monkeypatch, num_cores)
+    set_cores(monkeypatch, num_cores)
     assert thread_count(worker(num_processes=num_processes)) == ThreadCount(number, "affinity")
 
 
@@ -37,11 +23,11 @@ def test_all_cores_that_the_process_may_use_are_taken(
 def test_a_quota_is_rounded_up_and_counts_where_it_is_less_than_the_cores(
     monkeypatch: pytest.MonkeyPatch, quota: float, number: int, origin: str
 ) -> None:
-    machine(monkeypatch, 4, quota)
+    set_cores(monkeypatch, 4, quota)
     assert thread_count(worker()) == ThreadCount(number, origin)
 
 
 def test_a_number_that_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, 2, 1.0)
+    set_cores(monkeypatch, 2, 1.0)
     assert thread_count(worker(3)) == ThreadCount(3, "--threads")
     assert thread_count(worker(3, num_processes=2)) == ThreadCount(3, "--threads")
