@@ -7,6 +7,9 @@ PORT ?= 50051
 HTTP_PORT ?= 8000
 POLICY ?= qllm
 TRANSFORMERS ?= 5.17.0
+MINUTES ?= 9
+PROOF_PYTHON ?= python3
+PROOF_OPTIONS ?=
 
 CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
@@ -15,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos check test test-avx2 test-transformers test-gpu demo serve bench-model clean
+.PHONY: help setup protos check test test-avx2 test-transformers test-gpu gpu-proof demo serve bench-model clean
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +60,9 @@ test-transformers: $(STAMP) ## the worker's tests with another transformers (TRA
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
 	$(BIN)/pytest -m gpu -rs
+
+gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
+	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo.demo

@@ -72,7 +72,12 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
         ),
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
-    ranks = Ranks() if config.tensor_parallel_size > 1 else None
+    return make_ready(config, loaded, Ranks() if config.tensor_parallel_size > 1 else None)
+
+
+def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = None) -> ReadyWorker:
+    """Sizes the cache, warms a loaded model, records its decodes and writes the Hello; raises as `prepare` does."""
+    device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
     with torch.inference_mode():
         num_blocks, num_host_blocks = _size_cache(config, loaded)
         if ranks is not None:

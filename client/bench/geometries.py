@@ -10,6 +10,7 @@ class Geometry(StrEnum):
     """A model's shape."""
 
     MIXTRAL_8X7B = "mixtral-8x7b"
+    MIXTRAL_8X1B = "mixtral-8x1b"
     TINY = "tiny"
 
 
@@ -25,13 +26,23 @@ _MIXTRAL: dict[str, object] = {
     "tie_word_embeddings": False,
     "eos_token_id": None,
 }
-# mistralai/Mixtral-8x7B-v0.1's config.json; and one that a laptop runs.
+# mistralai/Mixtral-8x7B-v0.1's config.json; one of a sixth of its weights, which a card of 24 GB holds; one that a laptop runs.
 _SIZES: Mapping[Geometry, dict[str, object]] = {
     Geometry.MIXTRAL_8X7B: {
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 32768,
+        "vocab_size": 32000,
+        "dtype": "bfloat16",
+    },
+    Geometry.MIXTRAL_8X1B: {
+        "hidden_size": 2048,
+        "intermediate_size": 7168,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 16,
         "num_key_value_heads": 8,
         "max_position_embeddings": 32768,
         "vocab_size": 32000,

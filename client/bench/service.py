@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -30,28 +30,37 @@ class ServiceOptions:
         model: Directory or hub id.
         scheduler: Command-line options of the scheduler.
         worker: Command-line options of its worker.
+        control_endpoint: Where a worker that runs already looks for its scheduler; empty starts one.
     """
 
     model: str
     scheduler: tuple[str, ...] = ()
     worker: tuple[str, ...] = ()
+    control_endpoint: str = ""
 
     def command(self, port: int) -> list[str]:
         """Returns the command line that serves the model on a port of the loopback interface."""
-        where = ("--model", self.model, "--spawn-worker", "--grpc-host", "127.0.0.1", "--grpc-port", str(port))
-        return [sys.executable, "-m", "scheduler_svc", *where, *self.scheduler, "--", *self.worker]
+        where = ("--grpc-host", "127.0.0.1", "--grpc-port", str(port))
+        command = [sys.executable, "-m", "scheduler_svc", *where, *self.scheduler]
+        if self.control_endpoint:
+            return [*command, "--control-endpoint", self.control_endpoint]
+        return [*command, "--model", self.model, "--spawn-worker", "--", *self.worker]
 
 
 @asynccontextmanager
-async def running_service(options: ServiceOptions) -> AsyncIterator[str]:
+async def running_service(options: ServiceOptions, *, echo: bool = False) -> AsyncIterator[str]:
     """Runs a service on a free port of this machine, and yields its address once it serves.
+
+    Args:
+        options: How it is started.
+        echo: Whether its log goes to this process's stderr instead of a file.
 
     Raises:
         ServiceFailed: It did not come up, or had ended by the time that the block was left. Its log is kept, and named.
     """
     port = _free_port()
     address = f"127.0.0.1:{port}"
-    with _log_file() as (log, path):
+    with nullcontext((None, None)) if echo else _log_file() as (log, path):
         process = await _start(options.command(port), log)
         try:
             await _wait_until_serving(address, process, path)
@@ -62,14 +71,14 @@ async def running_service(options: ServiceOptions) -> AsyncIterator[str]:
             await _stop(process)
 
 
-async def _start(command: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process:
+async def _start(command: Sequence[str], log: IO[bytes] | None) -> asyncio.subprocess.Process:
     """Starts a scheduler in a session of its own: Ctrl-C reaches this process only, which then stops both in order."""
     return await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
 
 
-async def _wait_until_serving(address: str, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _wait_until_serving(address: str, process: asyncio.subprocess.Process, log: Path | None) -> None:
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + START_TIMEOUT_S
     async with AsyncClient(address) as client:
@@ -117,8 +126,10 @@ def _log_file() -> Iterator[tuple[IO[bytes], Path]]:
                 path.unlink()
 
 
-def _failure(what: str, process: asyncio.subprocess.Process, log: Path) -> ServiceFailed:
+def _failure(what: str, process: asyncio.subprocess.Process, log: Path | None) -> ServiceFailed:
     state = "still runs" if process.returncode is None else f"ended with exit code {process.returncode}"
+    if log is None:
+        return ServiceFailed(f"{what}; the service {state}")
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
     return ServiceFailed("\n".join([f"{what}; the service {state}. Its log is {log} and ends with:", *lines]))
 

@@ -1,0 +1,81 @@
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.gpu_proof.record import Log
+from scripts.gpu_proof.step_process import StepProcess, adopt_orphans
+
+UNRULY = "tests.unit.scripts.unruly_child"
+ROOT = Path(__file__).parents[3]
+LONG_S = 60.0
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    log = Log(tmp_path / "log.txt")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def process(log: Log) -> Iterator[StepProcess]:
+    adopt_orphans()
+    process = StepProcess({**os.environ, "PYTHONPATH": str(ROOT)}, ROOT, log, module=UNRULY)
+    yield process
+    process.kill()
+
+
+def run(process: StepProcess, what: str, box_s: float = LONG_S) -> tuple[str, str, dict[str, Any]]:
+    figures: dict[str, Any] = {}
+
+    def take(message: Mapping[str, Any]) -> None:
+        figures[message["figure"]] = message["values"]
+
+    return *process.run({"step": what}, box_s, take), figures
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_process_runs_one_step_after_another(process: StepProcess) -> None:
+    first, second = run(process, "passes"), run(process, "fails")
+    assert first[:2] == ("passed", "")
+    assert second[:2] == ("failed", "two is not three")
+    assert first[2]["passes"] == second[2]["fails"]
+    assert process.is_alive()
+
+
+def test_a_crash_is_named_by_its_signal_with_the_last_words_and_keeps_the_figures(process: StepProcess) -> None:
+    status, error, figures = run(process, "crashes")
+    assert status == "crashed"
+    assert "SIGSEGV" in error
+    assert "crashes" in figures
+    assert not process.is_alive()
+
+
+def test_a_hang_ends_with_its_box_says_where_it_stood_and_leaves_no_process_behind(
+    process: StepProcess, log: Log
+) -> None:
+    began_s = time.monotonic()
+    status, error, figures = run(process, "hangs", box_s=8.0)
+    assert (status, figures["hangs"]["pid"]) == ("timed out", process.pid)
+    assert "8 s" in error
+    assert time.monotonic() - began_s < LONG_S
+    assert "unruly_child.py" in log.last_lines(20)  # the traceback
+    assert not is_running(figures["hangs"]["pid"])
+    assert not is_running(figures["orphan"]["pid"])
+
+
+def test_what_a_step_left_running_ends_when_its_process_is_closed(process: StepProcess) -> None:
+    status, _, figures = run(process, "leaves")
+    assert status == "passed"
+    process.close()
+    assert not is_running(figures["orphan"]["pid"])
