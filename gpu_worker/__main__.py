@@ -19,7 +19,22 @@ from qllm.command_line import run_command
 from qllm.reporting import report_without_failing
 from qllm.v1 import control_pb2
 
-from gpu_worker.config import (
+from gpu_worker.channel.curve import load_curve
+from gpu_worker.channel.engine import Engine, Executor, FatalEngineError
+from gpu_worker.channel.link import SchedulerLink
+from gpu_worker.channel.mailbox import Mailbox, Progress
+from gpu_worker.errors import WorkerError
+from gpu_worker.execution.forgiving import ForgivingExecutor
+from gpu_worker.machine.cores import Cores
+from gpu_worker.machine.process import (
+    StopSignals,
+    become_several,
+    die_with,
+    is_one_of_several,
+    sleep_precisely,
+    wait_briefly,
+)
+from gpu_worker.settings import (
     ConfigRefused,
     CurveFiles,
     Device,
@@ -30,14 +45,6 @@ from gpu_worker.config import (
     Weights,
     WorkerConfig,
 )
-from gpu_worker.cores import Cores
-from gpu_worker.curve import load_curve
-from gpu_worker.engine import Engine, Executor, FatalEngineError
-from gpu_worker.errors import WorkerError
-from gpu_worker.forgiving import ForgivingExecutor
-from gpu_worker.link import SchedulerLink
-from gpu_worker.mailbox import Mailbox, Progress
-from gpu_worker.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
 
 _log = logging.getLogger("gpu_worker")
 
@@ -248,7 +255,7 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, contr
     """Makes a model ready, and keeps gradients off while it serves."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     _require_extra()
-    from gpu_worker.checkpoint import check_checkpoint
+    from gpu_worker.checkpoint.files import check_checkpoint
 
     check_checkpoint(config.model, needs_weights=config.load_format is LoadFormat.AUTO)
     wait_briefly()
@@ -256,8 +263,8 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, contr
     import torch  # not before the settings are known to be good: it takes seconds
 
     cores.let_go()
-    from gpu_worker.ranks import LeadingExecutor, follow
-    from gpu_worker.startup import prepare
+    from gpu_worker.execution.ranks import LeadingExecutor, follow
+    from gpu_worker.startup.prepare import prepare
 
     worker = prepare(config)
     cores.num_threads = torch.get_num_threads()
@@ -278,7 +285,7 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, contr
 @contextmanager
 def _simulation(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
     """Makes a simulated model ready, on a thread that sleeps as long as it means to."""
-    from gpu_worker.simulated_startup import prepare_simulation
+    from gpu_worker.simulated.startup import prepare_simulation
 
     worker = prepare_simulation(config)
     sleep_precisely()

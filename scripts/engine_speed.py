@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-from gpu_worker.process import SPIN_COUNT
+from gpu_worker.machine.process import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wait_briefly), before OpenMP is loaded
 
@@ -30,16 +30,16 @@ import typer
 from torch import nn
 
 from client.bench.geometries import Geometry, write_geometry
-from gpu_worker.config import DType, Quantization, Weights
 from gpu_worker.cursor import Cursor
-from gpu_worker.experts import is_experts
-from gpu_worker.loader import LoadedModel, load_model
-from gpu_worker.matrices import MatrixLinear
-from gpu_worker.recording import record_decodes
-from gpu_worker.runner import Runner
-from gpu_worker.sampler import Sampling
-from gpu_worker.sequences import BatchItem, WorkTiming
-from gpu_worker.weights import WeightOptions
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sampler import Sampling
+from gpu_worker.execution.sequences import BatchItem, WorkTiming
+from gpu_worker.experts.matrices import MatrixLinear
+from gpu_worker.experts.queues import is_experts
+from gpu_worker.model.loader import LoadedModel, load_model
+from gpu_worker.model.weights import WeightOptions
+from gpu_worker.replay.recording import record_decodes
+from gpu_worker.settings import DType, Quantization, Weights
 
 _BLOCK_SIZE = 16
 _BATCH_ID = 1

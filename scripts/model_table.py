@@ -24,8 +24,8 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gpu_worker.errors import ModelRefused
-from gpu_worker.loader import LoadedModel, adopt_model
-from gpu_worker.sequencewise import SingleSequence
+from gpu_worker.model.loader import LoadedModel, adopt_model
+from gpu_worker.model.sequencewise import SingleSequence
 from tests.families import generated, mixture_families, multimodal_families, random_model
 from tests.worker_driver import Driver, Story, random_prompts
 

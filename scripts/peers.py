@@ -23,7 +23,7 @@ from typing import Annotated
 
 import typer
 
-from gpu_worker.config import DType
+from gpu_worker.settings import DType
 
 _PORT = 8207
 _START_TIMEOUT_S = 300.0

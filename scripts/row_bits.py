@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpu_worker.cpu_attention import attend_fused, attend_in_tiles
-from gpu_worker.matrices import DenseMatrix, Matrix, MatrixForm, PackedMatrix
-from gpu_worker.onednn import can_pack
+from gpu_worker.attention.cpu import attend_fused, attend_in_tiles
+from gpu_worker.experts.matrices import DenseMatrix, Matrix, MatrixForm, PackedMatrix
+from gpu_worker.machine.onednn import can_pack
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 32, 33, 48, 64, 65, 100, 128, 200, 256)
 _SHAPES = ((3584, 512), (512, 1792), (512, 512), (8, 512))

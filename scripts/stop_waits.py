@@ -13,7 +13,7 @@ import time
 from itertools import pairwise
 from typing import Annotated
 
-from gpu_worker.process import SPIN_COUNT
+from gpu_worker.machine.process import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wait_briefly), before OpenMP is loaded
 
@@ -21,11 +21,11 @@ import torch
 import typer
 
 from gpu_worker.cursor import Cursor
-from gpu_worker.loader import load_model
-from gpu_worker.runner import Runner
-from gpu_worker.sampler import Sampling
-from gpu_worker.sequences import BatchItem
-from gpu_worker.warmup import touch_memory
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sampler import Sampling
+from gpu_worker.execution.sequences import BatchItem
+from gpu_worker.model.loader import load_model
+from gpu_worker.startup.warmup import touch_memory
 
 _BLOCK_SIZE = 16
 _ID = 1

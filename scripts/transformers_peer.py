@@ -31,7 +31,7 @@ from client.bench.run import Run
 from client.bench.simulate_tables import result_grids
 from client.bench.sweep import Axis, PointResult, parse_values
 from client.bench.target import Ask, Chunk, Ending, Stream, TargetFacts
-from gpu_worker.weights import WeightOptions, make_random_model
+from gpu_worker.model.weights import WeightOptions, make_random_model
 
 LABEL = "fcfs"  # which it is: the tables want their baseline
 

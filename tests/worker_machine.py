@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from gpu_worker import threads
-from gpu_worker.config import WorkerConfig
+from gpu_worker.machine import threads
+from gpu_worker.settings import WorkerConfig
 
 
 def set_cores(monkeypatch: pytest.MonkeyPatch, num_cores: int, quota: float | None = None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from gpu_worker.loader import LoadedModel, adopt_model
+from gpu_worker.model.loader import LoadedModel, adopt_model
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gpu_worker.cursor import Cursor
-from gpu_worker.loader import LoadedModel
-from gpu_worker.recording import record_decodes
-from gpu_worker.runner import Runner
-from gpu_worker.segments import plan_segments
-from gpu_worker.sequences import BatchItem
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sequences import BatchItem
+from gpu_worker.model.loader import LoadedModel
+from gpu_worker.replay.recording import record_decodes
+from gpu_worker.replay.segments import plan_segments
 from tests.worker_driver import GREEDY, Driver, random_prompts
 
 pytestmark = pytest.mark.gpu

@@ -15,11 +15,11 @@ from pathlib import Path
 import zmq.auth
 from qllm.v1 import control_pb2
 
+from gpu_worker.channel.engine import Engine, FatalEngineError
+from gpu_worker.channel.link import PROTOCOL_VERSION, CurveClient, SchedulerLink
+from gpu_worker.channel.mailbox import Mailbox, Progress, Stop
 from gpu_worker.cursor import Cursor
-from gpu_worker.engine import Engine, FatalEngineError
 from gpu_worker.errors import CommandRefused, WorkerRefused
-from gpu_worker.link import PROTOCOL_VERSION, CurveClient, SchedulerLink
-from gpu_worker.mailbox import Mailbox, Progress, Stop
 
 BATCH_THAT_HANGS_FOR_1_S = 101
 BATCH_THAT_HANGS_FOREVER = 102

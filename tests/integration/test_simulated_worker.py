@@ -41,7 +41,7 @@ def token_ids(messages: list[pb.GenerateResponse]) -> list[int]:
 
 def test_worker_without_a_model_loads_neither_torch_nor_transformers() -> None:
     program = (
-        "import sys, gpu_worker.__main__, gpu_worker.simulated_startup\n"
+        "import sys, gpu_worker.__main__, gpu_worker.simulated.startup\n"
         "assert not {'torch', 'transformers', 'greenlet'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=python_path(), check=True)

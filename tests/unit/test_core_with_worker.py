@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gpu_worker.cursor import Cursor as WorkerCursor
 from gpu_worker.cursor import Stage as WorkerStage
-from gpu_worker.runner import Runner
-from gpu_worker.sampler import Sampling
-from gpu_worker.sequences import BatchItem as WorkerItem
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sampler import Sampling
+from gpu_worker.execution.sequences import BatchItem as WorkerItem
 from scheduler_svc.core.commands import (
     AddSequence,
     Advance,

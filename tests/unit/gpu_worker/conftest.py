@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gpu_worker import attention_stage
+from gpu_worker.attention import stage as attention_stage
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpu_worker.cost_table import shipped_tables as tables_of_the_worker
+from gpu_worker.simulated.cost_table import shipped_tables as tables_of_the_worker
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.simulation.cost_table import parse_cost_table, shipped_tables

@@ -1,0 +1,114 @@
+"""Where one sequence's rows lie, on the device or on the host, and what its layers keep besides.
+
+    block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
+    slots in each layer       28 ......... 35|8 9
+
+It checks nothing: ids come from the scheduler, and `unified` knows who holds which.
+
+Source: arXiv 2503.09304
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_worker.cache.state import SequenceState
+
+StoreKey = tuple[int, str]
+"""A layer, and which of the things that it stores a row of for every token."""
+
+
+@dataclass(slots=True)
+class HostCopy:
+    """An offloaded sequence's rows in host memory.
+
+    Attributes:
+        num_blocks: Blocks that it had on the device, and needs to come back.
+        rows: What each store held of it, (H, rows, width) each.
+    """
+
+    num_blocks: int
+    rows: dict[StoreKey, tuple[Tensor, ...]]
+
+
+class BlockTable:
+    """Where one sequence's rows lie. Suspended passes refer to it, so moving the sequence is seen by them.
+
+    Attributes:
+        seq_id: The sequence.
+        block_ids: Its blocks on the device, in order; empty while offloaded.
+        num_cached: Rows that hold the cache of finished iterations.
+        num_reserved: Rows that the iteration under way writes up to; num_cached when there is none.
+        host: Its rows while offloaded, else None.
+        state: What its layers keep besides rows; it is on the host while the rows are.
+        generation: Rises whenever rows change their place.
+        first_slot: Slot of its first row if its blocks are consecutive, so that all rows are; else None.
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_slots",
+        "block_ids",
+        "first_slot",
+        "generation",
+        "host",
+        "num_cached",
+        "num_reserved",
+        "seq_id",
+        "state",
+    )
+
+    def __init__(self, seq_id: int, block_size: int, device: torch.device) -> None:
+        self.seq_id = seq_id
+        self.num_cached = 0
+        self.num_reserved = 0
+        self.host: HostCopy | None = None
+        self.state = SequenceState(device)
+        self.generation = 0
+        self._block_size = block_size
+        self.place([])
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the sequence has, or had before it was offloaded."""
+        return len(self.block_ids) if self.host is None else self.host.num_blocks
+
+    def begin(self, first_position: int, num_tokens: int) -> None:
+        """Begins an iteration that adds rows."""
+        self.num_reserved = first_position + num_tokens
+        self.state.begin(is_first=first_position == 0)
+
+    def commit(self) -> None:
+        """Ends the iteration under way: its rows and states are the sequence's own now."""
+        self.num_cached = self.num_reserved
+        self.state.commit()
+
+    def abandon(self) -> None:
+        """Ends the iteration under way without keeping what it wrote."""
+        self.num_reserved = self.num_cached
+
+    def void(self) -> None:
+        """Forgets what was cached; the blocks stay."""
+        self.num_cached = self.num_reserved = 0
+        self.state.clear()
+
+    def place(self, block_ids: list[int]) -> None:
+        """Says which blocks hold the rows from now on."""
+        self.block_ids = block_ids
+        self.generation += 1
+        self._slots: Tensor | None = None
+        consecutive = bool(block_ids) and block_ids == list(range(block_ids[0], block_ids[0] + len(block_ids)))
+        self.first_slot = block_ids[0] * self._block_size if consecutive else None
+
+    def slots(self, start: int, stop: int) -> Tensor:
+        """Slots of the rows [start, stop), on the host (stop - start,)."""
+        if self._slots is None:
+            first_slots = torch.tensor(self.block_ids, dtype=torch.int64) * self._block_size  # (blocks,)
+            slots = first_slots[:, None] + torch.arange(self._block_size)  # (blocks, block_size)
+            self._slots = slots.flatten()
+        return self._slots[start:stop]
+
+    def blocks_of(self, num_rows: int) -> list[int]:
+        """The blocks that hold the first rows."""
+        return self.block_ids[: -(-num_rows // self._block_size)]

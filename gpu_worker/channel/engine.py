@@ -1,0 +1,169 @@
+"""The one thread that owns the model: takes a command, acts, reports.
+
+Keeps order and time, and turns whatever goes wrong into a report: one bad command or batch never ends the others. It
+knows no socket, no tensor and no policy. What can't be survived (no memory, a broken device) ends the process, whose
+supervisor starts another.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from qllm.v1 import control_pb2
+
+from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Stop
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused, WorkerRefused
+
+_log = logging.getLogger(__name__)
+
+_FATAL_TYPES = ("MemoryError:", "AcceleratorError:")
+_FATAL_SIGNS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "device-side assert")
+
+
+class FatalEngineError(Exception):
+    """Something went wrong that no later command can be trusted after."""
+
+
+class Executor(Protocol):
+    """Carries commands out on a model; one thread calls it."""
+
+    def apply(self, command: control_pb2.StepCommand) -> None:
+        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+
+    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
+        """Forgets the batches of an advance that raised, and reports each as failed."""
+
+    def forget_all(self) -> None:
+        """Forgets every sequence and batch."""
+
+
+class Reporter(Protocol):
+    """Where reports go."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch now; orders of another are void."""
+
+    def send(self, epoch: int, report: control_pb2.WorkerReport) -> None:
+        """Sends a report without waiting."""
+
+
+class Engine:
+    """Runs the commands of a mailbox, in order.
+
+    Args:
+        mailbox: Where commands come from.
+        executor: Carries them out.
+        reporter: Gets one StepResult or CommandError for each Advance, and a CommandError for any other that is refused.
+        progress: Kept up to date for heartbeats.
+    """
+
+    def __init__(self, mailbox: Mailbox, executor: Executor, reporter: Reporter, progress: Progress) -> None:
+        self._mailbox = mailbox
+        self._executor = executor
+        self._reporter = reporter
+        self._progress = progress
+        self._idle_ns = 0
+        self._free_since_ns = time.monotonic_ns()
+
+    def run(self) -> None:
+        """Runs until Stop or Shutdown.
+
+        Raises:
+            WorkerRefused: The scheduler will never take this worker.
+            FatalEngineError: No later command can be trusted.
+        """
+        while not isinstance(mail := self._mailbox.get(), Stop):
+            if isinstance(mail, Forget):
+                self._forget_all()
+            elif isinstance(mail, Refusal):
+                raise WorkerRefused(f"the scheduler refuses this worker: {mail.reason}")
+            elif mail.epoch == self._reporter.epoch:
+                if mail.command.HasField("shutdown"):
+                    _log.info("shutdown epoch=%016x", mail.epoch)
+                    return
+                self._carry_out(mail)
+
+    def _forget_all(self) -> None:
+        self._executor.forget_all()
+        self._idle_ns = 0
+        self._free_since_ns = time.monotonic_ns()
+
+    def _carry_out(self, order: Order) -> None:
+        command_id = order.command.advance.command_id  # 0 for all but Advance
+        self._progress.begin(command_id)
+        try:
+            result = self._execute(order.command)
+        except CommandRefused as refusal:
+            self._refuse(order.epoch, command_id, str(refusal))
+        except FatalEngineError:
+            raise
+        except Exception as error:
+            message = _describe(error)
+            _log.exception("command_failed epoch=%016x command_id=%d", order.epoch, command_id)
+            self._refuse(order.epoch, command_id, message)
+        else:
+            if result is not None:
+                self._reporter.send(order.epoch, control_pb2.WorkerReport(step_result=result))
+        finally:
+            self._progress.end()
+
+    def _execute(self, command: control_pb2.StepCommand) -> control_pb2.StepResult | None:
+        began_ns = time.monotonic_ns()
+        self._idle_ns += began_ns - self._free_since_ns
+        try:
+            if not command.HasField("advance"):
+                self._executor.apply(command)
+                return None
+            result = self._advance(command.advance)
+            result.command_id = command.advance.command_id
+            result.idle_ns, self._idle_ns = self._idle_ns, 0
+            result.duration_ns = time.monotonic_ns() - began_ns
+            return result
+        finally:
+            self._free_since_ns = time.monotonic_ns()
+
+    def _advance(self, advance: control_pb2.Advance) -> control_pb2.StepResult:
+        try:
+            result = self._executor.advance(advance, lambda cursor: self._goes_on(advance, cursor))
+        except CommandRefused:
+            raise
+        except Exception as error:
+            message = _describe(error)
+            _log.exception("advance_failed command_id=%d batch_ids=%s", advance.command_id, list(advance.batch_ids))
+            result = self._executor.abandon(advance, message)
+        for failed in result.batch_errors:
+            _raise_if_fatal(failed.message)
+            _log.error("batch_failed batch_id=%d seq_ids=%s error=%r", failed.batch_id, failed.seq_ids, failed.message)
+        return result
+
+    def _goes_on(self, advance: control_pb2.Advance, cursor: Cursor) -> bool:
+        """Notes progress; returns False where the scheduler wants this advance cut short and it may stand."""
+        self._progress.tick()
+        if advance.command_id not in self._mailbox.preempted_command_ids:
+            return True
+        if advance.preempt_at == control_pb2.PREEMPT_AT_LAYER:
+            return cursor.stage is not Stage.ATTENTION
+        return advance.preempt_at != control_pb2.PREEMPT_AT_EXPERT
+
+    def _refuse(self, epoch: int, command_id: int, message: str) -> None:
+        _log.error("command_refused epoch=%016x command_id=%d error=%r", epoch, command_id, message)
+        error = control_pb2.CommandError(message=message, command_id=command_id)
+        self._reporter.send(epoch, control_pb2.WorkerReport(command_error=error))
+
+
+def _describe(error: Exception) -> str:
+    """Returns "Type: text", unless the error is fatal."""
+    message = f"{type(error).__name__}: {error}"
+    _raise_if_fatal(message)
+    return message
+
+
+def _raise_if_fatal(message: str) -> None:
+    if message.startswith(_FATAL_TYPES) or any(sign in message for sign in _FATAL_SIGNS):
+        raise FatalEngineError(message)

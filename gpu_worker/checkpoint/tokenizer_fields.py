@@ -1,0 +1,33 @@
+"""Writes a tokenizer into the fields of Hello, compressed where it is large, and refuses one that does not fit into a frame."""
+
+import zlib
+
+from gpu_worker.channel.link import MAX_FRAME_BYTES
+from gpu_worker.errors import ModelRefused
+
+MAX_TOKENIZER_BYTES = 256 << 20
+"""Largest tokenizer.json; the scheduler unpacks no more."""
+
+_LARGE_BYTES = 1 << 20
+_MAX_SENT_BYTES = MAX_FRAME_BYTES - (8 << 20)  # beside it a template, names and timings
+_FASTEST = 1
+
+
+def tokenizer_fields(tokenizer_json: bytes) -> dict[str, bytes]:
+    """Returns the fields of WorkerModel that carry a tokenizer.
+
+    Raises:
+        ModelRefused: It is too large; the message says both sizes.
+    """
+    num_bytes = len(tokenizer_json)
+    if num_bytes > MAX_TOKENIZER_BYTES:
+        raise ModelRefused(f"tokenizer.json: got {num_bytes} bytes, allowed are {MAX_TOKENIZER_BYTES}")
+    if num_bytes <= _LARGE_BYTES:
+        return {"tokenizer_json": tokenizer_json}
+    compressed = zlib.compress(tokenizer_json, _FASTEST)
+    if len(compressed) > _MAX_SENT_BYTES:
+        raise ModelRefused(
+            f"tokenizer.json: got {num_bytes} bytes, {len(compressed)} when compressed; allowed are {_MAX_SENT_BYTES}, which "
+            "fit into a frame of the control channel"
+        )
+    return {"tokenizer_json_zlib": compressed}

@@ -1,0 +1,126 @@
+"""Several processes that hold one model together, each a slice of every matrix (tensor parallelism).
+
+    scheduler ──ZeroMQ──▶ rank 0: Engine ▶ LeadingExecutor ──command──▶ rank 1: follow
+                                              │                            │
+                                        RunnerExecutor  ◀──all-reduce──▶  RunnerExecutor
+
+Every rank runs the same commands on its slice, and stands at the same cursor: before each unit of work rank 0 says whether the
+step goes on. torchrun starts the ranks; transformers slices the model (`tp_plan`) and sums up inside the forward.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from enum import IntEnum
+
+import torch
+import torch.distributed as dist
+from qllm.v1 import control_pb2
+
+from gpu_worker.channel.engine import Executor
+from gpu_worker.cursor import Cursor
+from gpu_worker.errors import CommandRefused
+
+_log = logging.getLogger(__name__)
+
+_FOREVER = timedelta(days=365)  # that is how long a rank may wait for the next command
+
+
+class _Kind(IntEnum):
+    APPLY = 0
+    ADVANCE = 1
+    ABANDON = 2
+    FORGET_ALL = 3
+    STOP = 4
+
+
+class Ranks:
+    """This process among those that hold the model; all of them must make it, and call the same methods in the same order."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self._group = dist.new_group(backend="gloo", timeout=_FOREVER)  # frames lie in host memory whatever the device
+
+    def share(self, kind: int = 0, frame: bytes = b"") -> tuple[int, bytes]:
+        """Hands a frame of rank 0 to all; what the others give does not count."""
+        head = torch.tensor([kind, len(frame)], dtype=torch.int64)
+        dist.broadcast(head, src=0, group=self._group)
+        kind, length = head.tolist()
+        if not length:
+            return kind, b""
+        body = torch.zeros(length, dtype=torch.uint8)
+        if self.rank == 0:
+            body = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+        dist.broadcast(body, src=0, group=self._group)
+        return kind, body.numpy().tobytes()
+
+    def share_flag(self, flag: bool = False) -> bool:
+        """Hands a yes or no of rank 0 to all."""
+        told = torch.tensor([flag], dtype=torch.uint8)
+        dist.broadcast(told, src=0, group=self._group)
+        return bool(told.item())
+
+    def least(self, number: int) -> int:
+        """Returns the least of all ranks' numbers."""
+        found = torch.tensor([number], dtype=torch.int64)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN, group=self._group)
+        return int(found.item())
+
+
+class LeadingExecutor:
+    """The executor of rank 0: carries commands out with all others.
+
+    Args:
+        executor: Carries them out here.
+        ranks: Who else does.
+    """
+
+    def __init__(self, executor: Executor, ranks: Ranks) -> None:
+        self._executor = executor
+        self._ranks = ranks
+
+    def apply(self, command: control_pb2.StepCommand) -> None:
+        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+        self._ranks.share(_Kind.APPLY, command.SerializeToString())
+        self._executor.apply(command)
+
+    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        self._ranks.share(_Kind.ADVANCE, advance.SerializeToString())
+        return self._executor.advance(advance, lambda cursor: self._ranks.share_flag(goes_on(cursor)))
+
+    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
+        """Forgets the batches of an advance that raised, and reports each as failed."""
+        self._ranks.share(_Kind.ABANDON, advance.SerializeToString())
+        return self._executor.abandon(advance, message)
+
+    def forget_all(self) -> None:
+        """Forgets every sequence and batch."""
+        self._ranks.share(_Kind.FORGET_ALL)
+        self._executor.forget_all()
+
+    def stop(self) -> None:
+        """Lets the others end."""
+        self._ranks.share(_Kind.STOP)
+
+
+def follow(executor: Executor, ranks: Ranks) -> None:
+    """Carries out what rank 0 does, until it stops; what is refused there is refused here, and reported there."""
+    while True:
+        kind, frame = ranks.share()
+        try:
+            match _Kind(kind):
+                case _Kind.APPLY:
+                    executor.apply(control_pb2.StepCommand.FromString(frame))
+                case _Kind.ADVANCE:
+                    executor.advance(control_pb2.Advance.FromString(frame), lambda _: ranks.share_flag())
+                case _Kind.ABANDON:
+                    executor.abandon(control_pb2.Advance.FromString(frame), "")
+                case _Kind.FORGET_ALL:
+                    executor.forget_all()
+                case _Kind.STOP:
+                    return
+        except CommandRefused as refusal:
+            _log.warning("rank=%d refused error=%s", ranks.rank, refusal)
+        except Exception:  # rank 0 met the same, and says what is to be done
+            _log.exception("rank=%d failed", ranks.rank)

@@ -1,0 +1,315 @@
+"""Carries out the scheduler's commands on one model: owns the sequences, the batches and the cache that they live in.
+
+Every command is checked in full before anything changes. No threads, no sockets, no protobuf: the process side converts, and
+calls all methods on one thread under one torch.inference_mode().
+
+Source: arXiv 2503.09304
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+
+import torch
+
+from gpu_worker.cache.ragged import RaggedCache
+from gpu_worker.cache.span import Span
+from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused, SequenceRefused
+from gpu_worker.execution.sampler import Sampling
+from gpu_worker.execution.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
+from gpu_worker.execution.stepper import Step
+from gpu_worker.machine.clock import clock_of
+from gpu_worker.machine.devices import to_device
+from gpu_worker.model.loader import LoadedModel, ModelFacts
+from gpu_worker.passes.forward import ForwardPass
+from gpu_worker.passes.interface import Pass
+from gpu_worker.replay.recorded_pass import Recordings
+from gpu_worker.replay.recording import Recording
+
+logger = logging.getLogger(__name__)
+
+_FEW_TOKENS = (
+    128  # up to here reading the experts' weights takes longer than using them, and a layer takes no longer than one
+)
+
+
+class Runner:
+    """The model side of the worker.
+
+    Args:
+        loaded: The model.
+        num_blocks: Cache blocks on the device, with ids 0 .. num_blocks - 1.
+        block_size: Tokens in one block.
+        num_host_blocks: Blocks' worth of host memory for offloaded sequences.
+        layout: How the cache's rows lie; None is what suits the device. In pages batches may take whole layers as one unit.
+        run_ahead_ms: Longest work that a device may have before it that can't be stopped any more; nothing to a CPU.
+
+    All commands raise CommandRefused, with nothing changed, when they name something unknown or contradict what is held here.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        num_blocks: int,
+        block_size: int,
+        num_host_blocks: int,
+        *,
+        layout: Layout | None = None,
+        run_ahead_ms: float = 1.0,
+    ) -> None:
+        self._loaded = loaded
+        self._device = torch.device(loaded.facts.device)
+        self._end = Cursor(loaded.facts.num_layers)
+        self._streams: dict[int, TokenStream] = {}
+        self._batches: dict[int, Batch] = {}
+        self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
+        self._clock = clock_of(self._device, run_ahead_ms)
+        self._recordings = Recordings((), 0.0, self._clock.mark)
+        self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device, layout)
+
+    def record_decodes(self, recordings: Sequence[Recording], expert_share: float) -> None:
+        """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
+
+        Args:
+            recordings: Recordings over this runner's cache.
+            expert_share: Share of a layer's time that experts take.
+        """
+        self._recordings = Recordings(recordings, expert_share, self._clock.mark)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is."""
+        return self._loaded.facts
+
+    # ------------------------------------------------------------------------------------------------ sequences
+
+    def add_sequence(
+        self,
+        seq_id: int,
+        sampling: Sampling,
+        stop_token_ids: Iterable[int],
+        max_tokens: int,
+        min_tokens: int = 0,
+        num_output_tokens: int = 0,
+    ) -> None:
+        """Makes a sequence known, with no cache.
+
+        Args:
+            seq_id: An id that is not known.
+            sampling: How tokens are chosen.
+            stop_token_ids: Tokens that end it.
+            max_tokens: Tokens that it generates in all.
+            min_tokens: Tokens before which no stop token is chosen.
+            num_output_tokens: Tokens that it generated before this worker knew it.
+        """
+        if seq_id in self._streams:
+            raise CommandRefused(f"sequence {seq_id} is known already")
+        stop_ids = frozenset(stop_token_ids)
+        self._check_vocabulary(sorted(stop_ids))
+        table = self.cache.new_table(seq_id)
+        self._streams[seq_id] = TokenStream(
+            seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table
+        )
+
+    def drop_sequence(self, seq_id: int) -> None:
+        """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
+        stream = self._stream(seq_id)
+        if stream.batch_id is not None:
+            batch = self._batches[stream.batch_id]
+            member = next(member for member in batch.members if member.stream is stream)
+            batch.forward_pass.drop(member.span)
+        self.cache.forget(stream.table)
+        del self._streams[seq_id]
+
+    def offload_sequence(self, seq_id: int) -> None:
+        """Moves a sequence's cache to host memory and frees its blocks. A suspended batch that holds it waits for restore."""
+        self.cache.offload(self._stream(seq_id).table)
+
+    def restore_sequence(self, seq_id: int, block_ids: Sequence[int]) -> None:
+        """Moves an offloaded sequence's cache into new blocks, as many as it had."""
+        self.cache.restore(self._stream(seq_id).table, block_ids)
+
+    # ------------------------------------------------------------------------------------------------ batches
+
+    def start_batch(self, batch_id: int, items: Sequence[BatchItem]) -> None:
+        """Begins an iteration, which then stands before layer 0."""
+        self._check_start(batch_id, items)
+        members: list[Member] = []
+        tokens: list[int] = []
+        start = 0
+        for item in items:
+            stream = self._streams[item.seq_id]
+            self.cache.extend(stream.table, item.new_block_ids)
+            stream.table.begin(item.first_position, item.num_tokens)
+            stream.batch_id = batch_id if stream.finish_reason is None else None
+            span = Span(stream.table, start, item.num_tokens, item.first_position)
+            members.append(Member(stream, span, item.samples))
+            tokens += item.token_ids
+            if not item.token_ids and stream.last_token is not None:
+                tokens.append(stream.last_token)
+            start += item.num_tokens
+        self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
+        batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
+        for member in members:
+            if member.stream.finish_reason is not None:  # it ended before the scheduler could know
+                batch.forward_pass.drop(member.span)
+
+    def drop_batch(self, batch_id: int) -> None:
+        """Forgets a suspended batch. Its sequences stay with their blocks and what was cached before the batch."""
+        if batch_id in self._failed_batch_ids:
+            self._failed_batch_ids.remove(batch_id)
+        else:
+            self._forget_batch(self._batch(batch_id))
+
+    def advance(
+        self,
+        batch_ids: Sequence[int],
+        until: Cursor,
+        goes_on: Callable[[Cursor], bool] = lambda cursor: True,
+        *,
+        stops_inside: bool = True,
+    ) -> AdvanceOutcome:
+        """Runs batches up to a cursor, the one that is behind first, jointly where they stand together.
+
+        A batch that failed before is passed over until it is dropped, so that the others of the command go on.
+
+        Args:
+            batch_ids: The batches, each once.
+            until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
+            goes_on: Asked with the cursor before each unit of work, and inside attention stages with where they end; False leaves
+                the batches standing there.
+            stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
+        """
+        batches = self._check_advance(batch_ids, until)
+        takes_whole = self.cache.layout is Layout.PAGES
+        whole_up_to = 0 if not takes_whole else _FEW_TOKENS if stops_inside else inf
+        step = Step(batches, until, self._loaded.expert_weights, goes_on, self._clock, whole_up_to)
+        reached = step.run()
+        for batch in step.finished:
+            for member in batch.live_members:
+                member.stream.table.commit()
+            self._forget_batch(batch)
+        errors = [self._void(batch, error) for batch, error in step.failures]
+        suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
+        return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
+
+    # ------------------------------------------------------------------------------------------------ checks
+
+    def _stream(self, seq_id: int) -> TokenStream:
+        if seq_id not in self._streams:
+            raise CommandRefused(f"sequence {seq_id} is not known")
+        return self._streams[seq_id]
+
+    def _batch(self, batch_id: int) -> Batch:
+        if batch_id not in self._batches:
+            raise CommandRefused(f"batch {batch_id} is not known")
+        return self._batches[batch_id]
+
+    def _check_start(self, batch_id: int, items: Sequence[BatchItem]) -> None:
+        if batch_id in self._batches:
+            raise CommandRefused(f"batch {batch_id} is known already")
+        if not items:
+            raise CommandRefused(f"batch {batch_id} has no sequences")
+        if len({item.seq_id for item in items}) != len(items):
+            raise CommandRefused(f"batch {batch_id} names a sequence twice")
+        for item in items:
+            try:
+                self._check_item(item, self._stream(item.seq_id))
+            except CommandRefused as refusal:
+                raise SequenceRefused(item.seq_id, str(refusal)) from None
+        self.cache.check_free([block_id for item in items for block_id in item.new_block_ids])
+
+    def _check_item(self, item: BatchItem, stream: TokenStream) -> None:
+        name, table = f"sequence {item.seq_id}", stream.table
+        if stream.batch_id is not None:
+            raise CommandRefused(f"{name} is in batch {stream.batch_id} already")
+        if table.host is not None:
+            raise CommandRefused(f"{name} is offloaded")
+        if item.first_position != table.num_cached:
+            raise CommandRefused(f"{name} has {table.num_cached} tokens cached, not {item.first_position}")
+        self._check_tokens(item, stream)
+        self.cache.check_free(item.new_block_ids)
+        length = item.first_position + item.num_tokens
+        if length > self._loaded.facts.max_model_len:
+            raise CommandRefused(f"{name} would have {length} tokens, at most {self._loaded.facts.max_model_len} fit")
+        room = (len(table.block_ids) + len(item.new_block_ids)) * self.cache.block_size
+        if length > room:
+            raise CommandRefused(f"{name} would have {length} tokens, its blocks have room for {room}")
+
+    def _check_tokens(self, item: BatchItem, stream: TokenStream) -> None:
+        if item.num_tokens < 1:
+            raise CommandRefused(
+                f"sequence {item.seq_id} has {item.num_tokens} tokens to compute, at least 1 is needed"
+            )
+        if item.token_ids:
+            if len(item.token_ids) != item.num_tokens:
+                given = f"{len(item.token_ids)} token ids for {item.num_tokens} tokens"
+                raise CommandRefused(f"sequence {item.seq_id} has {given}")
+            self._check_vocabulary(item.token_ids)
+        elif item.num_tokens != 1 or stream.last_token is None:
+            raise CommandRefused(
+                f"sequence {item.seq_id} has no token ids, and none that was sampled here stands for them"
+            )
+
+    def _check_vocabulary(self, token_ids: Sequence[int]) -> None:
+        size = self._loaded.facts.vocab_size
+        outside = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
+        if outside is not None:
+            raise CommandRefused(f"token {outside} is outside of the vocabulary of {size}")
+
+    def _check_advance(self, batch_ids: Sequence[int], until: Cursor) -> list[Batch]:
+        if not batch_ids or len(set(batch_ids)) != len(batch_ids):
+            raise CommandRefused(f"batches {list(batch_ids)} must be at least one, each once")
+        experts = (*self._loaded.facts.experts_by_layer, 0)
+        if not 0 <= until.layer <= self._end.layer or not 0 <= until.expert <= experts[until.layer]:
+            raise CommandRefused(f"{until} is no place in a model with experts {experts[:-1]} by layer")
+        if (until.stage is not Stage.EXPERTS and until.expert) or (
+            until.layer == self._end.layer and until > self._end
+        ):
+            raise CommandRefused(f"{until} is no place: experts are in stage EXPERTS of a layer")
+        batches = [self._batch(batch_id) for batch_id in batch_ids if batch_id not in self._failed_batch_ids]
+        for member in (member for batch in batches for member in batch.live_members):
+            if member.stream.table.host is not None:
+                seq_id = member.stream.seq_id
+                raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
+        return batches
+
+    # ------------------------------------------------------------------------------------------------ changes
+
+    def _new_pass(self, members: Sequence[Member], tokens: Sequence[int]) -> Pass:
+        spans = [member.span for member in members]
+        if all(member.samples for member in members) and (recorded := self._recordings.take(spans, tokens)):
+            return recorded
+        sampling_rows = [member.span.stop - 1 for member in members if member.samples]
+        positions = [torch.arange(span.first_position, span.length) for span in spans]
+        return ForwardPass(
+            self._loaded.model,
+            self._loaded.facts.experts_by_layer,
+            RaggedCache(self.cache, spans, self._loaded.latent_layers, self._loaded.own_layers),
+            to_device(torch.tensor(tokens), self._device),  # (T,)
+            to_device(torch.cat(positions), self._device),  # (T,)
+            # The head runs for one row even if nobody samples: that is the model's own smallest output.
+            to_device(torch.tensor(sampling_rows or [len(tokens) - 1]), self._device),  # (rows,)
+            self._clock,
+            reads_rows_back=self._loaded.reads_rows_back,
+        )
+
+    def _forget_batch(self, batch: Batch) -> None:
+        batch.forward_pass.close()
+        for member in batch.live_members:
+            member.stream.batch_id = None
+            member.stream.table.abandon()
+        del self._batches[batch.batch_id]
+
+    def _void(self, batch: Batch, error: Exception) -> BatchError:
+        """Forgets a batch that failed, and what is cached for its sequences."""
+        self._forget_batch(batch)
+        self._failed_batch_ids.add(batch.batch_id)
+        streams = [member.stream for member in batch.live_members]
+        for stream in streams:
+            stream.table.void()
+        message = f"{type(error).__name__}: {error}"
+        logger.error("batch %d failed", batch.batch_id, exc_info=error)
+        return BatchError(batch.batch_id, tuple(stream.seq_id for stream in streams), message)

@@ -1,0 +1,141 @@
+"""Chooses tokens from logits.
+
+The draw is a function of the seed and of the index of the token in its sequence's output, and of nothing else: not of the
+batch, not of what was drawn before. So a sequence that is resumed in another batch, or by another worker, goes on as it would
+have. It knows no sequences and no model.
+
+Source: arXiv 2503.09304
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_worker.machine.devices import to_device
+
+_MOST_NUMBERS = 1 << 23  # of logits at a time: filters take several copies of them in double precision
+_MASK_64 = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of a sequence are chosen.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the most probable token.
+        top_k: Keeps the k most probable tokens; 0 keeps all.
+        top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
+        min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+        seed: Makes the draws repeatable.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row's wish.
+
+    Attributes:
+        sampling: How to choose.
+        output_index: Tokens that the sequence has generated before this one.
+        banned_ids: Tokens that must not be chosen.
+    """
+
+    sampling: Sampling
+    output_index: int
+    banned_ids: tuple[int, ...] = ()
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
+    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where those are many and long.
+
+    Returns:
+        For each row the token and the natural logarithm of its probability under the logits as they are; None for a row that
+        holds something that is no number, or no finite one at all.
+    """
+    at_once = max(1, _MOST_NUMBERS // logits.shape[1])
+    groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
+    return [choice for rows in groups for choice in _sample(logits[rows], draws[rows])]
+
+
+def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
+    logits = logits.float()  # (B, V)
+    token_ids = _choose(logits, draws)  # (B,)
+    logprobs = logits.log_softmax(-1).gather(1, token_ids[:, None])[:, 0]  # (B,)
+    is_finite = logits.amax(-1).isfinite()  # (B,)
+    rows = torch.stack([token_ids.double(), logprobs.double(), is_finite.double()], dim=1).tolist()  # one wait for all
+    return [(int(token_id), logprob) if finite else None for token_id, logprob, finite in rows]
+
+
+def _choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The chosen tokens (B,)."""
+    banned = [(row, token_id) for row, draw in enumerate(draws) for token_id in draw.banned_ids]
+    if banned:
+        rows, ids = to_device(torch.tensor(banned), logits.device).unbind(1)  # (banned,) each
+        logits = logits.index_put((rows, ids), logits.new_full((), float("-inf")))
+    token_ids = logits.argmax(-1)  # (B,)
+    drawing = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if not drawing:
+        return token_ids
+    chosen_draws = [draws[row] for row in drawing]
+    drawing_rows = to_device(torch.tensor(drawing), logits.device)  # (D,)
+    probabilities = _kept(logits.index_select(0, drawing_rows), [draw.sampling for draw in chosen_draws])  # (D, V)
+    return token_ids.index_copy(0, drawing_rows, _draw(probabilities, chosen_draws))
+
+
+def _kept(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Probabilities (D, V) after temperature and filters, not normalized; the filters go in transformers' order.
+
+    A row comes out the same whatever the others ask for: filters that it does not want keep all of it.
+    """
+    vocab_size = logits.shape[1]
+    wishes = torch.tensor([(s.temperature, s.top_p, s.min_p) for s in samplings], dtype=torch.float64)
+    temperatures, top_ps, min_ps = to_device(wishes, logits.device)[:, :, None].unbind(1)  # (D, 1) each
+    below_top = (logits - logits.amax(-1, keepdim=True)).double()  # (D, V), at most 0: no temperature can overflow it
+    probabilities = (below_top / temperatures).softmax(-1)  # (D, V)
+    top_ks = [s.top_k if 0 < s.top_k < vocab_size else vocab_size for s in samplings]
+    if min(top_ks) < vocab_size:
+        best = probabilities.topk(max(k for k in top_ks if k < vocab_size)).values  # (D, largest k)
+        counts = to_device(torch.tensor(top_ks), logits.device)[:, None]  # (D, 1)
+        kth = best.gather(1, counts.clamp(max=best.shape[1]) - 1)  # (D, 1)
+        above, equal = probabilities > kth, probabilities == kth  # (D, V)
+        among_equals = equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True))  # the first of them
+        probabilities = probabilities.where(above | among_equals | (counts == vocab_size), 0.0)
+    if any(s.top_p < 1 for s in samplings):
+        ordered, ids = probabilities.sort(descending=True, stable=True)  # (D, V)
+        before = ordered.cumsum(-1) - ordered  # probability of the tokens ahead of each, (D, V)
+        passes = (before < top_ps * ordered.sum(-1, keepdim=True)) | (top_ps >= 1)
+        probabilities = torch.zeros_like(probabilities).scatter(1, ids, ordered.where(passes, 0.0))
+    least = min_ps * probabilities.amax(-1, keepdim=True)  # (D, 1)
+    return probabilities.where(probabilities >= least, 0.0)
+
+
+def _draw(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """A token for each row with the given probabilities (D, V), by inverting their sum at a number that seed and index fix."""
+    numbers = [uniform(draw.sampling.seed, draw.output_index) for draw in draws]
+    sums = probabilities.cumsum(-1)  # (D, V)
+    points = sums[:, -1:] * to_device(torch.tensor(numbers, dtype=torch.float64), sums.device)[:, None]  # (D, 1)
+    ids = torch.arange(sums.shape[1], device=sums.device)[None]  # (1, V)
+    last = ids.where(probabilities > 0, 0).amax(-1)  # (D,)
+    return torch.searchsorted(sums, points, right=True)[:, 0].minimum(last)
+
+
+def uniform(seed: int, index: int) -> float:
+    """A number in [0, 1) that looks random and depends on its arguments alone (splitmix64, the seed hashed first)."""
+    mixed = _splitmix64(_splitmix64(seed & _MASK_64) + index & _MASK_64)
+    return (mixed >> 11) * 2.0**-53
+
+
+def _splitmix64(state: int) -> int:
+    """One output of splitmix64 from a 64-bit state."""
+    z = (state + 0x9E3779B97F4A7C15) & _MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return z ^ (z >> 31)

@@ -1,0 +1,277 @@
+"""Weight matrices in 4 or 8 bits, by bitsandbytes, and how they are made while a checkpoint is read.
+
+    safetensors ──one weight──▶ transformers' conversion ──one layer's experts, fused──▶ each expert quantized ──▶ Matrix
+
+Since version 5 transformers keeps a layer's experts in one tensor, and bitsandbytes, which replaces linear layers only, passes
+over it. Here each expert is a matrix of its own, made as soon as its tensor has been read, so that a layer at a time is in memory
+at full precision. What a model keeps besides (attention, embeddings, head) is read at full precision first: of a mixture it is
+a few hundredths.
+"""
+
+from collections.abc import Iterator, Sequence, Set
+from copy import copy
+from functools import partial
+from typing import Any, Literal
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor, nn
+from transformers.core_model_loading import Concatenate, ConversionOps, MergeModulelist, WeightConverter
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from gpu_worker.experts.matrices import ANY_ROWS, MatrixForm, Scheme, is_finite
+from gpu_worker.experts.queues import PROJECTIONS, is_experts
+from gpu_worker.machine.process import release_freed_memory
+
+_METHOD = "qllm_streaming"
+_BLOCK = 64
+_bnb: Any = bnb  # not typed
+
+
+class FourBitMatrix:
+    """A weight in 4 bits, in blocks of 64 with a scale each, the scales quantized again (double quantization).
+
+    It multiplies as `bitsandbytes.nn.Linear4bit` does, without that layer's repacking for some CPUs, which fails for widths that
+    are no multiple of a block.
+
+    Args:
+        weight: The weight (out, in), in any strides; nothing of it is kept.
+        bias: The bias (out,).
+        kind: The 16 values that there are.
+    """
+
+    most_rows = ANY_ROWS
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kind: Literal["nf4", "fp4"] = "nf4") -> None:
+        self.num_weights = weight.numel()
+        self._dtype = weight.dtype
+        self._packed, self._state = _bnb.functional.quantize_4bit(
+            weight.contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type=kind
+        )
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Tensor | None) -> None:
+        """Gives it a bias (out,), or none."""
+        self._bias = None if bias is None else bias.clone()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Maps x (..., in) to (..., out)."""
+        y: Tensor = _bnb.matmul_4bit(x, self._packed, bias=self._bias, quant_state=self._state)
+        return y
+
+    @property
+    def weight(self) -> Tensor:
+        """An empty tensor of the type and place of what it computes with."""
+        return torch.empty(0, dtype=self._dtype, device=self._packed.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weight, scales and bias."""
+        held = [self._packed, *_tensors_of(self._state), *([] if self._bias is None else [self._bias])]
+        return sum(tensor.nbytes for tensor in held)
+
+
+class EightBitMatrix:
+    """A weight in 8 bits, with a scale for each row of it and of its input.
+
+    Outliers of the input are not kept apart: which columns have any would depend on who else is in the batch.
+
+    Args:
+        weight: The weight (out, in), in any strides; nothing of it is kept.
+        bias: The bias (out,).
+    """
+
+    most_rows = ANY_ROWS
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.num_weights = weight.numel()
+        self._dtype = weight.dtype
+        self._scales_nbytes = 4 * weight.shape[0]  # one float32 a row
+        out_features, in_features = weight.shape
+        layer = _bnb.nn.Linear8bitLt(
+            in_features, out_features, bias=False, has_fp16_weights=False, threshold=0.0, device="meta"
+        )
+        parameter = _bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+        layer.weight = parameter.to(weight.device)
+        self._layer = layer.eval()
+        self.set_bias(bias)
+
+    def set_bias(self, bias: Tensor | None) -> None:
+        """Gives it a bias (out,), or none."""
+        self._layer.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Maps x (..., in) to (..., out)."""
+        y: Tensor = self._layer(x.reshape(-1, x.shape[-1]))  # on a CPU it takes no more dimensions
+        return y.view(*x.shape[:-1], -1)
+
+    @property
+    def weight(self) -> Tensor:
+        """An empty tensor of the type and place of what it computes with."""
+        return torch.empty(0, dtype=self._dtype, device=self._layer.weight.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weight, scales and bias."""
+        bias = self._layer.bias
+        return int(self._layer.weight.nbytes + self._scales_nbytes + (0 if bias is None else bias.nbytes))
+
+
+def form_of(scheme: Scheme) -> MatrixForm:
+    """What makes matrices of a scheme."""
+    forms: dict[Scheme, MatrixForm] = {
+        "bnb-4bit": FourBitMatrix,
+        "bnb-4bit-fp4": partial(FourBitMatrix, kind="fp4"),
+        "bnb-8bit": EightBitMatrix,
+    }
+    return forms[scheme]
+
+
+class StreamingConfig(QuantizationConfigMixin):
+    """Given to `from_pretrained` as its quantization_config: experts and linear layers are quantized as they are read.
+
+    Args:
+        scheme: How.
+        device: Where the matrices lie.
+        linears: Names of the linear layers.
+
+    Attributes:
+        arrived: The matrices, without bias, by module and name of the tensor.
+        damaged: Names of tensors in which not all values were finite.
+    """
+
+    def __init__(self, scheme: Scheme, device: str, linears: Set[str]) -> None:
+        self.quant_method = _METHOD  # type: ignore[assignment]  # transformers' own are an enum
+        self.form = form_of(scheme)
+        self.device = device
+        self.linears = linears
+        self.arrived: dict[tuple[nn.Module, str], Sequence[Any]] = {}
+        self.damaged: list[str] = []
+
+    def __deepcopy__(self, _: object) -> "StreamingConfig":
+        """Itself: transformers copies configurations, and what arrives is to be found here."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a configuration would say of it; such a model is not saved."""
+        return {"quant_method": _METHOD}
+
+
+class _StreamingQuantizer(HfQuantizer):
+    """Tells transformers' loader which tensors to hand over."""
+
+    requires_calibration = False
+    quantization_config: StreamingConfig
+
+    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+        module, name = get_module_from_name(model, param_name)
+        if name in PROJECTIONS and is_experts(module):
+            return True
+        return param_name.endswith(".weight") and param_name[: -len(".weight")] in self.quantization_config.linears
+
+    def update_weight_conversions(
+        self, weight_conversions: Any, *model: Any
+    ) -> Any:  # transformers 5.17 gives no model
+        changed = [_left_apart(one) if _merges_experts(one) else one for one in weight_conversions]
+        return super().update_weight_conversions(changed, *model)  # type: ignore[no-untyped-call]
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _QuantizeArriving(self.quantization_config)
+
+    def is_serializable(self) -> bool:
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def _merges_experts(conversion: Any) -> bool:
+    """Whether a conversion does nothing but to merge a checkpoint's single experts, gates and up projections end to end."""
+    if not isinstance(conversion, WeightConverter) or not conversion.target_patterns[0].endswith(PROJECTIONS):
+        return False
+    operations = [(type(operation), operation.dim) for operation in conversion.operations if hasattr(operation, "dim")]
+    is_all = len(operations) == len(conversion.operations)
+    return is_all and operations in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
+
+
+def _left_apart(conversion: WeightConverter) -> WeightConverter:
+    changed = copy(conversion)
+    changed.operations = [_LeaveApart()]
+    return changed
+
+
+class _LeaveApart(ConversionOps):
+    """Hands experts over as the parts that a checkpoint has them in: merged, they would be in memory twice at full precision."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+    ) -> dict[str, Any]:
+        parts = [input_dict.pop(pattern) for pattern in source_patterns]  # for each part one tensor of each expert
+        return {target_patterns[0]: [list(of_expert) for of_expert in zip(*parts, strict=True)]}
+
+
+class _QuantizeArriving(ConversionOps):
+    """Makes a matrix of each expert of a fused tensor, or of a linear layer's, and leaves an empty one to the model."""
+
+    def __init__(self, config: StreamingConfig) -> None:
+        self._config = config
+
+    def convert(  # type: ignore[override]  # transformers' own operations return single tensors too
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        model: Any = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        left: dict[str, Tensor] = {}
+        for name, value in input_dict.items():
+            module, own_name = get_module_from_name(model, name)
+            self._config.arrived[module, own_name] = [
+                self._matrix(name, weight) for weight in _weights_of(module, value)
+            ]
+            left[name] = nn.Parameter(torch.empty(0, dtype=model.dtype), requires_grad=False)
+        release_freed_memory()  # of the layer before; kept, it would add up to the model at full precision
+        return left
+
+    def _matrix(self, name: str, weight: Tensor) -> Any:
+        if not is_finite(weight):
+            self._config.damaged.append(name)  # transformers would make a report of its own of an error raised here
+        return self._config.form(weight.to(self._config.device), None)
+
+
+def _weights_of(module: nn.Module, value: Any) -> Iterator[Tensor]:
+    """The weights (out, in) in what arrived: experts in parts, which are let go of as it goes, or fused, or a linear layer's."""
+    if isinstance(value, list) and isinstance(value[0], list):
+        value.reverse()
+        while value:
+            yield torch.cat(value.pop())
+        return
+    tensor = value[0] if isinstance(value, list) else value  # (E, ., .) or (out, in)
+    if not is_experts(module):
+        yield tensor
+        return
+    flags: Any = module
+    for weight in tensor:
+        yield weight.t() if flags.is_transposed else weight
+
+
+def register() -> None:
+    """Makes the streaming known to transformers; doing it again changes nothing."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    if _METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(_METHOD)(StreamingConfig)
+        register_quantizer(_METHOD)(_StreamingQuantizer)
+
+
+def _tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of a 4-bit state, its nested one included."""
+    tensors = [state.absmax, state.code]
+    if state.nested:
+        tensors += [state.offset, *_tensors_of(state.state2)]
+    return tensors

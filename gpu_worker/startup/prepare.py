@@ -1,0 +1,202 @@
+"""Makes a worker out of its settings: loads the model, sizes the cache, warms up, and writes the Hello.
+
+The only place that knows both the settings and the model side. Nothing is connected yet when it is done.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from qllm.v1 import control_pb2, inference_pb2
+
+from gpu_worker.channel.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from gpu_worker.checkpoint.names import served_names
+from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
+from gpu_worker.errors import PassFailed
+from gpu_worker.execution.executor import RunnerExecutor
+from gpu_worker.execution.ranks import Ranks
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sequences import WorkTiming
+from gpu_worker.machine.threads import thread_count
+from gpu_worker.model.loader import LoadedModel, load_model
+from gpu_worker.model.weights import WeightOptions
+from gpu_worker.replay.recording import record_decodes
+from gpu_worker.replay.segments import batch_sizes, plan_segments
+from gpu_worker.settings import ConfigRefused, Device, GenerationConfig, WorkerConfig
+from gpu_worker.startup.warmup import state_bytes, touch_memory, warm_up
+
+_log = logging.getLogger(__name__)
+
+_GIB = 1 << 30
+_CUDA_CACHE_SHARE = 0.8
+_WARM_UP_TOKENS = 300
+_PROBE_TOKENS = 16
+_MAX_BLOCKS = 1 << 24
+_MOST_RECORDED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyWorker:
+    """A model that waits for commands, and how it introduces itself; ranks are who else holds a slice of it, if anybody."""
+
+    executor: RunnerExecutor
+    hello: control_pb2.Hello
+    ranks: Ranks | None
+
+
+def prepare(config: WorkerConfig) -> ReadyWorker:
+    """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
+    threads = thread_count(config)
+    torch.set_num_threads(threads.number)
+    torch.set_num_interop_threads(1)
+    device = _choose_device(config.device)
+    _log.info("threads=%d from=%s", threads.number, threads.origin)
+    _log.info("loading model=%s dtype=%s device=%s", config.model, config.dtype, device)
+    began_s = time.monotonic()
+    names = served_names(config.model, config.served_model_names)
+    loaded = load_model(
+        config.model,
+        name=names[0],
+        device=device,
+        max_model_len=config.max_model_len,
+        uses_generation_config=config.generation_config is GenerationConfig.AUTO,
+        options=WeightOptions(
+            config.dtype.value,
+            config.weights.value,
+            config.quantization.value,
+            config.load_format.value,
+            is_sliced=config.tensor_parallel_size > 1,
+        ),
+    )
+    _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
+    return make_ready(config, loaded, Ranks() if config.tensor_parallel_size > 1 else None)
+
+
+def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = None) -> ReadyWorker:
+    """Sizes the cache, warms a loaded model, records its decodes and writes the Hello; raises as `prepare` does."""
+    device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
+    with torch.inference_mode():
+        num_blocks, num_host_blocks = _size_cache(config, loaded)
+        if ranks is not None:
+            num_blocks, num_host_blocks = ranks.least(num_blocks), ranks.least(num_host_blocks)
+        runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks, run_ahead_ms=config.run_ahead_ms)
+        block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
+        timings = warm_up(runner, block_ids)
+        _log.info("warmed_up iterations=%d", len(timings))
+        may_record = device.startswith("cuda") and ranks is None and not config.enforce_eager
+        if may_record and _record_decodes(loaded, runner, timings, config):
+            timings = warm_up(runner, block_ids)
+        if device == "cpu":
+            touch_memory()  # last: what warming up left in the heap must not lie in it
+    hello = control_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        model=_worker_model(loaded, runner, names),
+        calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
+        pid=os.getpid(),
+    )
+    if hello.ByteSize() > MAX_FRAME_BYTES:
+        sizes = f"got {hello.ByteSize()} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}"
+        raise ConfigRefused(f"--model: {sizes}, which fit into a frame of the control channel")
+    return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
+
+
+def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkTiming], config: WorkerConfig) -> bool:
+    """Has the runner replay its decodes, in segments as long as may be; returns whether it does."""
+    decodes = [timing for timing in timings if timing.attention_tokens == timing.num_attention_stages]
+    if not decodes:
+        return False  # not even one token fitted
+    decode = min(decodes, key=lambda timing: timing.layers_ns)
+    layer_ms = decode.layers_ns / decode.num_attention_stages / 1e6
+    segments = plan_segments(loaded.facts.num_layers, layer_ms, config.run_ahead_ms)
+    began_s = time.monotonic()
+    try:
+        recordings = record_decodes(loaded, runner.cache, batch_sizes(_MOST_RECORDED), segments)
+    except (RuntimeError, PassFailed) as error:
+        _log.warning("decodes are not recorded: %s: %s", type(error).__name__, error)
+        return False
+    runner.record_decodes(recordings, decode.expert_ns / decode.layers_ns)
+    _log.info(
+        "recorded decodes=%d largest=%d layers_each=%d layer_ms=%.3f seconds=%.1f",
+        len(recordings),
+        max((recording.placement.num_rows for recording in recordings), default=0),
+        len(segments[0]),
+        layer_ms,
+        time.monotonic() - began_s,
+    )
+    return bool(recordings)
+
+
+def _choose_device(device: Device) -> str:
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ConfigRefused("--device: got cuda, but this machine or this torch has no CUDA; allowed are cpu and auto")
+    if device is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.value
+
+
+def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
+    """Returns the numbers of device and host blocks."""
+    block_bytes, bytes_of_states = _measure_bytes(loaded, config.block_size)
+    cache_bytes = _cache_bytes(config, loaded.facts.device)
+    num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
+    if num_blocks < 1:
+        raise ConfigRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+    if num_blocks * config.block_size < loaded.facts.max_model_len:
+        _log.warning(
+            "texts of at most %d tokens, not %d: the cache holds no more (--kv-cache-gib, --num-blocks)",
+            num_blocks * config.block_size,
+            loaded.facts.max_model_len,
+        )
+    num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
+    _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
+    if bytes_of_states:  # on top of the blocks, for each sequence that has begun and not ended
+        _log.info("states bytes_per_sequence=%d", bytes_of_states)
+    return num_blocks, num_host_blocks
+
+
+def _cache_bytes(config: WorkerConfig, device: str) -> int:
+    if config.kv_cache_gib is not None:
+        return int(config.kv_cache_gib * _GIB)
+    if device.startswith("cuda"):
+        free_bytes, _ = torch.cuda.mem_get_info()
+        return int(_CUDA_CACHE_SHARE * free_bytes)
+    return _GIB
+
+
+def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
+    """Runs a few tokens through a cache that just holds them, and looks how large it is: families differ in what they keep.
+
+    Returns the bytes of a block, and those of the states that a sequence keeps besides.
+    """
+    num_blocks = -(-_PROBE_TOKENS // block_size)
+    runner = Runner(loaded, num_blocks, block_size, 0)
+    warm_up(runner, range(num_blocks))
+    return max(1, runner.cache.block_bytes), state_bytes(runner, range(num_blocks))
+
+
+def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> control_pb2.WorkerModel:
+    facts, tokenizer = loaded.facts, loaded.facts.tokenizer
+    return control_pb2.WorkerModel(
+        name=facts.name,
+        family=facts.family,
+        num_layers=facts.num_layers,
+        experts_by_layer=facts.experts_by_layer,
+        num_experts_per_token=facts.num_experts_per_token,
+        vocab_size=facts.vocab_size,
+        eos_token_ids=facts.eos_token_ids,
+        max_model_len=facts.max_model_len,
+        block_size=runner.cache.block_size,
+        num_blocks=runner.cache.num_blocks,
+        num_host_blocks=runner.cache.num_host_blocks,
+        dtype=facts.dtype,
+        quantization=facts.quantization,
+        device=facts.device,
+        **tokenizer_fields(tokenizer.tokenizer_json),
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens,
+        default_sampling=inference_pb2.SamplingParams(**asdict(facts.sampling)),
+        other_names=names[1:],
+    )

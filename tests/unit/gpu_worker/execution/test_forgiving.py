@@ -1,0 +1,183 @@
+"""What is wrong with one sequence ends that one, by name, and no other; with the real executor and with the simulated one."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from qllm.v1 import control_pb2
+
+from gpu_worker.errors import CommandRefused
+from gpu_worker.execution.forgiving import ForgivingExecutor
+from tests.unit.gpu_worker.simulated.test_executor import (
+    BLOCK_SIZE,
+    END,
+    FACTS,
+    NUM_BLOCKS,
+    add,
+    advance,
+    always,
+    command,
+    drop,
+    drop_batch,
+    item,
+    offload,
+    real,
+    restore,
+    simulated,
+    start,
+)
+
+INSIDE = control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_ATTENTION)
+BEYOND = FACTS.vocab_size
+
+
+@pytest.fixture(autouse=True)
+def _inference_mode() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=[real, simulated])
+def executor(request: pytest.FixtureRequest) -> ForgivingExecutor:
+    return ForgivingExecutor(request.param(), FACTS.num_layers)
+
+
+def prompt(seq_id: int, *token_ids: int) -> control_pb2.BatchItem:
+    token_ids = token_ids or (5, 6, 7)
+    return item(seq_id, len(token_ids), token_ids, blocks=(seq_id,))
+
+
+def run(executor: ForgivingExecutor, *batch_ids: int) -> tuple[list[int], dict[int, str]]:
+    """Who got a token, and whom the result names as not served."""
+    result = executor.advance(advance(*batch_ids), always)
+    assert not result.batch_errors
+    return [token.seq_id for token in result.tokens], {error.seq_id: error.message for error in result.sequence_errors}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (item(2, 1, (BEYOND,), blocks=(2,)), f"token {BEYOND} is outside of the vocabulary of {BEYOND}"),
+        (item(9, 1, (5,), blocks=(2,)), "sequence 9 is not known"),
+        (item(2, 1, (5,), first=7, blocks=(2,)), "0 tokens cached, not 7"),
+        (item(2, 1, (5,), blocks=(NUM_BLOCKS,)), "does not exist"),
+        (item(2, 1, (), blocks=(2,)), "no token ids"),
+        (item(2, BLOCK_SIZE + 1, (5,) * (BLOCK_SIZE + 1), blocks=(2,)), "its blocks have room for"),
+    ],
+)
+def test_a_member_that_cannot_run_is_left_out_by_name_and_the_others_run(
+    executor: ForgivingExecutor, bad: control_pb2.BatchItem, reason: str
+) -> None:
+    for seq_id in (1, 2, 3):
+        executor.apply(add(seq_id))
+    executor.apply(start(1, prompt(1), bad, prompt(3)))
+    tokens, errors = run(executor, 1)
+    assert tokens == [1, 3]
+    assert errors.keys() == {bad.seq_id}
+    assert reason in errors[bad.seq_id]
+
+
+def test_a_sequence_that_cannot_be_added_is_passed_over_until_it_is_dropped(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    executor.apply(add(2, stop_token_ids=[BEYOND]))
+    executor.apply(start(1, prompt(1), prompt(2)))
+    executor.apply(start(2, prompt(2)))
+    executor.apply(offload(2))
+    executor.apply(restore(2, 5))
+    tokens, errors = run(executor, 1)
+    assert (tokens, errors.keys()) == ([1], {2})
+    assert run(executor, 2) == ([], {})  # it is said once
+    executor.apply(drop(2))
+    with pytest.raises(CommandRefused, match="sequence 2 is not known"):
+        executor.apply(drop(2))
+
+
+def test_a_batch_of_which_nobody_is_left_is_over_when_it_is_advanced_or_dropped(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    for batch_id in (1, 2, 3):
+        executor.apply(start(batch_id, prompt(7 + batch_id)))
+    executor.apply(start(4, prompt(1)))
+    executor.apply(drop_batch(1))
+    inside = executor.advance(advance(2, until=INSIDE), always)
+    assert inside.reached == INSIDE
+    assert [error.seq_id for error in inside.sequence_errors] == [8, 9, 10]
+    assert run(executor, 2, 4)[0] == [1]
+    last = executor.advance(advance(3), always)
+    assert (last.reached, len(last.tokens)) == (END, 0)
+    for batch_id in (1, 2, 3):
+        with pytest.raises(CommandRefused, match="not known"):
+            executor.apply(drop_batch(batch_id))
+
+
+def test_a_batch_of_which_nobody_is_left_goes_along_when_its_command_is_cut_short(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    executor.apply(start(1, prompt(1)))
+    executor.apply(start(2, prompt(9)))
+    assert executor.advance(advance(1, 2), lambda cursor: False).reached != END
+    assert run(executor, 1, 2) == ([1], {})
+    with pytest.raises(CommandRefused, match="not known"):
+        executor.apply(drop_batch(2))
+
+
+def test_a_member_that_is_refused_elsewhere_leaves_the_batch_that_it_is_in(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    executor.apply(add(2))
+    executor.apply(start(1, prompt(1), prompt(2)))
+    executor.advance(advance(1, until=INSIDE), always)
+    executor.apply(start(2, prompt(2)))
+    tokens, errors = run(executor, 1)
+    assert (tokens, errors) == ([1], {2: "sequence 2 is in batch 1 already"})
+
+
+def test_an_offloaded_member_is_left_behind_when_its_batch_is_advanced(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1))
+    executor.apply(add(2))
+    executor.apply(start(1, prompt(1), prompt(2)))
+    executor.advance(advance(1, until=INSIDE), always)
+    executor.apply(offload(2))
+    tokens, errors = run(executor, 1)
+    assert (tokens, errors) == ([1], {2: "sequence 2 is offloaded, its batch can't go on"})
+
+
+@pytest.mark.parametrize(
+    "order", [start(1), start(1, prompt(1), prompt(1)), drop(9), drop_batch(9), command()], ids=str
+)
+def test_what_no_single_sequence_is_to_blame_for_is_refused_as_before(
+    executor: ForgivingExecutor, order: control_pb2.StepCommand
+) -> None:
+    executor.apply(add(1))
+    with pytest.raises(CommandRefused):
+        executor.apply(order)
+    assert run_alone(executor) == [1]
+
+
+def run_alone(executor: ForgivingExecutor) -> list[int]:
+    executor.apply(start(50, prompt(1)))
+    tokens, errors = run(executor, 50)
+    assert not errors
+    return tokens
+
+
+def test_a_new_epoch_knows_nothing_of_who_was_left_out(executor: ForgivingExecutor) -> None:
+    executor.apply(add(1, stop_token_ids=[BEYOND]))
+    executor.apply(start(50, prompt(1)))
+    executor.forget_all()
+    executor.apply(add(1))
+    assert run_alone(executor) == [1]
+
+
+def test_a_sequence_whose_output_is_no_number_is_left_out_of_what_is_begun_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = ForgivingExecutor(real(), FACTS.num_layers)
+    executor.apply(add(1))
+    executor.apply(add(2))
+    executor.apply(start(1, prompt(1), prompt(2)))
+    sample: Callable[..., list[tuple[int, float] | None]] = lambda logits, draws: [(5, -1.0), None]  # noqa: E731
+    monkeypatch.setattr("gpu_worker.execution.stepper.sample", sample)
+    tokens, errors = run(executor, 1)
+    assert tokens == [1]
+    assert "not finite" in errors[2]
+    monkeypatch.undo()
+    executor.apply(start(2, item(1, 1, (), 3), item(2, 1, (), 3)))
+    assert run(executor, 2) == ([1], {})

@@ -1,0 +1,309 @@
+"""The simulated worker keeps the control protocol's contract: what the real one refuses, it refuses in the same words."""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from qllm.v1 import control_pb2, inference_pb2
+
+from gpu_worker.channel.engine import Executor
+from gpu_worker.cursor import Cursor
+from gpu_worker.errors import CommandRefused
+from gpu_worker.execution.executor import RunnerExecutor
+from gpu_worker.execution.runner import Runner
+from gpu_worker.simulated.executor import SimulatedExecutor
+from tests.unit.gpu_worker.simulated.test_cost_table import table
+from tests.worker_driver import loaded
+
+FACTS = loaded().facts
+NUM_BLOCKS, NUM_HOST_BLOCKS, BLOCK_SIZE = 16, 2, 4
+COSTS = table(
+    num_layers=FACTS.num_layers,
+    num_experts=FACTS.experts_by_layer[0],
+    num_experts_per_token=FACTS.num_experts_per_token,
+    num_host_blocks=NUM_HOST_BLOCKS,
+    attention_us={"fixed": 0, "per_token": 0, "per_pair": 0},
+    expert_us={"fixed": 0, "per_token": 0},
+    head_us={"fixed": 0, "per_row": 0},
+)
+END = control_pb2.Cursor(layer=FACTS.num_layers, stage=control_pb2.STAGE_ATTENTION)
+GREEDY = inference_pb2.SamplingParams(temperature=0.0, seed=0)
+STOP, LENGTH = inference_pb2.FINISH_REASON_STOP, inference_pb2.FINISH_REASON_LENGTH
+Items = list[control_pb2.BatchItem]
+
+
+def simulated(vocabulary: range = range(3, 512)) -> SimulatedExecutor:
+    return SimulatedExecutor(
+        COSTS,
+        block_size=BLOCK_SIZE,
+        num_blocks=NUM_BLOCKS,
+        max_model_len=FACTS.max_model_len,
+        vocab_size=FACTS.vocab_size,
+        vocabulary=vocabulary,
+    )
+
+
+def real() -> RunnerExecutor:
+    return RunnerExecutor(Runner(loaded(), NUM_BLOCKS, BLOCK_SIZE, NUM_HOST_BLOCKS), FACTS.num_layers)
+
+
+def command(**fields: object) -> control_pb2.StepCommand:
+    return control_pb2.StepCommand(**fields)  # type: ignore[arg-type]
+
+
+def add(seq_id: int, max_tokens: int = 5, **fields: object) -> control_pb2.StepCommand:
+    sampling = fields.pop("sampling", GREEDY)
+    add = control_pb2.AddSequence(seq_id=seq_id, sampling=sampling, max_tokens=max_tokens, **fields)  # type: ignore[arg-type]
+    return command(add_sequence=add)
+
+
+def drop(seq_id: int) -> control_pb2.StepCommand:
+    return command(drop_sequence=control_pb2.DropSequence(seq_id=seq_id))
+
+
+def drop_batch(batch_id: int) -> control_pb2.StepCommand:
+    return command(drop_batch=control_pb2.DropBatch(batch_id=batch_id))
+
+
+def offload(seq_id: int) -> control_pb2.StepCommand:
+    return command(offload_sequence=control_pb2.OffloadSequence(seq_id=seq_id))
+
+
+def restore(seq_id: int, *block_ids: int) -> control_pb2.StepCommand:
+    return command(restore_sequence=control_pb2.RestoreSequence(seq_id=seq_id, block_ids=block_ids))
+
+
+def start(batch_id: int, *items: control_pb2.BatchItem) -> control_pb2.StepCommand:
+    return command(start_batch=control_pb2.StartBatch(batch_id=batch_id, items=items))
+
+
+def item(
+    seq_id: int, num_tokens: int, token_ids: tuple[int, ...] = (), first: int = 0, blocks: tuple[int, ...] = ()
+) -> control_pb2.BatchItem:
+    return control_pb2.BatchItem(
+        seq_id=seq_id, num_tokens=num_tokens, token_ids=token_ids, first_position=first, new_block_ids=blocks, samples=True
+    )  # fmt: skip
+
+
+def advance(*batch_ids: int, until: control_pb2.Cursor = END) -> control_pb2.Advance:
+    return control_pb2.Advance(command_id=1, batch_ids=batch_ids, until=until)
+
+
+def always(_: Cursor) -> bool:
+    return True
+
+
+def carry_out(executor: Executor, order: control_pb2.StepCommand | control_pb2.Advance) -> str:
+    """Says what came of a command: the words in which it was refused, or the sequences that got a token, and their ends."""
+    try:
+        if isinstance(order, control_pb2.StepCommand):
+            executor.apply(order)
+            return "done"
+        result = executor.advance(order, always)
+    except CommandRefused as refusal:
+        return "no place" if "no place" in str(refusal) else str(refusal)
+    return str(sorted((token.seq_id, token.finish_reason) for token in result.tokens))
+
+
+def generate(executor: SimulatedExecutor, seq_id: int, prompt: tuple[int, ...], max_tokens: int) -> list[int]:
+    """Runs a sequence that was added to its end, on blocks of its own."""
+    num_blocks = -(-(len(prompt) + max_tokens) // BLOCK_SIZE)
+    step = item(seq_id, len(prompt), prompt, blocks=tuple(range(num_blocks)))
+    tokens: list[control_pb2.SampledToken] = []
+    while not tokens or not tokens[-1].finish_reason:
+        executor.apply(start(seq_id * 1000 + len(tokens), step))
+        tokens += executor.advance(advance(seq_id * 1000 + len(tokens)), always).tokens
+        step = item(seq_id, 1, (), len(prompt) + len(tokens) - 1)
+    executor.apply(drop(seq_id))
+    return [token.token_id for token in tokens]
+
+
+SETTING = (
+    *(add(seq_id) for seq_id in (1, 2, 3, 4)),
+    start(20, item(2, 5, (5, 6, 7, 8, 9), 0, (10, 11)), item(4, 3, (5, 6, 7), 0, (13,))),
+    advance(20),
+    start(30, item(3, 2, (5, 6), 0, (12,))),
+    offload(4),
+)
+"""Sequences 1 (new), 2 (one token sampled, blocks 10 and 11), 3 (in batch 30, block 12) and 4 (offloaded)."""
+FIRST = item(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        command(),
+        add(1),
+        add(5, stop_token_ids=[600]),
+        drop(99),
+        drop_batch(99),
+        offload(2),
+        offload(4),
+        offload(99),
+        restore(2, 0, 1),
+        restore(99),
+        restore(4),
+        restore(4, 10),
+        restore(4, 16),
+        start(40),
+        start(40, FIRST, FIRST),
+        start(30, FIRST),
+        start(40, item(99, 1, (5,), 0, (0,))),
+        start(40, item(1, 5, (5, 6, 7, 8, 9), 3, (0, 1))),
+        start(40, item(2, 1, (), 4)),
+        start(40, item(1, 1, (512,), 0, (0,))),
+        start(40, item(1, 1, (-1,), 0, (0,))),
+        start(40, item(1, 1, (5,), 0, (16,))),
+        start(40, item(1, 1, (5,), 0, (10,))),
+        start(40, item(1, 1, (5,), 0, (0, 0))),
+        start(40, item(1, 1, (5,), 0, (0,)), item(2, 1, (), 5, (0,))),
+        start(40, item(1, 5, (5, 6, 7, 8, 9), 0, (0,))),
+        start(40, item(1, 3, (5, 6), 0, (0,))),
+        start(40, item(1, 0, (), 0, (0,))),
+        start(40, item(1, 1, (), 0, (0,))),
+        start(40, item(2, 2, (), 5)),
+        start(40, item(3, 1, (5,), 0)),
+        start(40, item(4, 1, (), 3)),
+        start(40, FIRST, item(99, 1, (5,), 0, (2,))),
+        advance(),
+        advance(30, 30),
+        advance(99),
+        advance(20),
+        advance(30, until=control_pb2.Cursor(layer=1)),
+        advance(30, until=control_pb2.Cursor(layer=4, stage=control_pb2.STAGE_ATTENTION)),
+        advance(30, until=control_pb2.Cursor(layer=0, stage=control_pb2.STAGE_EXPERTS, expert=9)),
+        advance(30, until=control_pb2.Cursor(layer=0, stage=control_pb2.STAGE_ATTENTION, expert=1)),
+        advance(30, until=control_pb2.Cursor(layer=3, stage=control_pb2.STAGE_EXPERTS)),
+    ],
+    ids=lambda order: " ".join(str(order).split()),
+)
+def test_what_the_real_worker_refuses_is_refused_in_its_words_and_changes_nothing(
+    order: control_pb2.StepCommand | control_pb2.Advance,
+) -> None:
+    executors = (simulated(), real())
+    for earlier in SETTING:
+        assert len({carry_out(executor, earlier) for executor in executors}) == 1
+    ours, theirs = (carry_out(executor, order) for executor in executors)
+    assert ours == theirs
+    assert ours != "done"
+    for later in (start(40, FIRST), advance(40, 30), restore(4, 0) if "restore" in ours else restore(4, 15)):
+        ours, theirs = (carry_out(executor, later) for executor in executors)
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_commands_are_taken_and_refused_as_the_real_worker_does(seed: int) -> None:
+    rng = Random(seed)
+    ours, theirs = simulated(), real()
+    outcomes = []
+    positions: dict[int, int] = {}
+    for number in range(300):
+        order = _random_order(rng, number, positions)
+        outcomes.append(carry_out(ours, order))
+        assert outcomes[-1] == carry_out(theirs, order), order
+    assert len(set(outcomes)) > 10
+    ours.forget_all()
+    assert (ours.blocks.num_free_blocks, ours.blocks.num_free_host_blocks) == (NUM_BLOCKS, NUM_HOST_BLOCKS)
+
+
+def _random_order(rng: Random, number: int, positions: dict[int, int]) -> control_pb2.StepCommand | control_pb2.Advance:
+    """A command that may well be refused: ids are few, and positions only guessed."""
+    seq_id, batch_id = rng.randrange(4), rng.randrange(3)
+    free = tuple(rng.sample(range(NUM_BLOCKS), rng.randrange(3)))
+    kind = rng.randrange(10)
+    if kind < 3:
+        layer = rng.randrange(FACTS.num_layers)
+        inside = control_pb2.Cursor(layer=layer, stage=control_pb2.STAGE_EXPERTS, expert=rng.randrange(3))
+        return advance(*{batch_id, rng.randrange(3)}, until=rng.choice([END, END, inside]))
+    if kind < 6:
+        first = positions.get(seq_id, 0)
+        token_ids = () if first and rng.random() < 0.7 else (5 + number % 7, 6)
+        positions[seq_id] = first + (len(token_ids) or 1)
+        return start(batch_id, item(seq_id, len(token_ids) or 1, token_ids, first, free))
+    if kind == 6:
+        positions.pop(seq_id, None)
+        return drop(seq_id)
+    added = add(seq_id, max_tokens=rng.randint(1, 4))
+    return rng.choice([added, added, offload(seq_id), restore(seq_id, *free), drop_batch(batch_id)])
+
+
+def test_a_sequence_that_ended_is_passed_over_in_the_iteration_begun_ahead_of_its_end() -> None:
+    for executor in (simulated(), real()):
+        for order in (add(1, max_tokens=1), add(2), start(1, item(1, 2, (5, 6), 0, (0,)), item(2, 2, (7, 8), 0, (1,)))):
+            executor.apply(order)
+        assert carry_out(executor, advance(1)) == f"[(1, {LENGTH}), (2, 0)]"
+        executor.apply(start(2, item(1, 1, (), 2), item(2, 1, (), 2)))
+        assert carry_out(executor, advance(2)) == "[(2, 0)]"
+        executor.apply(start(3, item(1, 1, (), 2)))
+        result = executor.advance(advance(3), always)
+        assert (result.reached, len(result.tokens)) == (END, 0)
+        assert carry_out(executor, drop_batch(3)) == "batch 3 is not known"
+
+
+def test_a_sequence_dropped_inside_a_suspended_batch_frees_its_blocks_and_the_others_go_on() -> None:
+    for executor in (simulated(), real()):
+        for order in (add(1), add(2), start(1, item(1, 2, (5, 6), 0, (0,)), item(2, 2, (7, 8), 0, (1,)))):
+            executor.apply(order)
+        executor.advance(
+            advance(1, until=control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_EXPERTS, expert=1)), always
+        )
+        executor.apply(drop(1))
+        executor.apply(add(3))
+        executor.apply(start(2, item(3, 1, (5,), 0, (0,))))
+        assert carry_out(executor, advance(1, 2)) == "[(2, 0), (3, 0)]"
+
+
+def test_same_prompt_gives_the_same_tokens_whoever_computes_them_and_in_whatever_pieces() -> None:
+    executor = simulated()
+    executor.apply(add(1, max_tokens=8))
+    whole = generate(executor, 1, (5, 6, 7), 8)
+    # Another life of the worker: it is told the prompt, and the tokens that it generated before.
+    executor.apply(add(2, max_tokens=8, num_output_tokens=3))
+    assert generate(executor, 2, (5, 6, 7, *whole[:3]), 5) == whole[3:]
+    executor.apply(add(3, max_tokens=8))
+    assert generate(executor, 3, (5, 6, 8), 8) != whole
+
+
+def test_seed_counts_unless_the_choice_is_greedy() -> None:
+    executor = simulated()
+    outputs = []
+    for seq_id, (temperature, seed) in enumerate([(0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2), (1.0, 2)], start=1):
+        sampling = inference_pb2.SamplingParams(temperature=temperature, seed=seed)
+        executor.apply(add(seq_id, max_tokens=6, sampling=sampling))
+        outputs.append(generate(executor, seq_id, (5, 6, 7), 6))
+    assert outputs[0] == outputs[1]
+    assert outputs[2] != outputs[3] == outputs[4]
+
+
+def test_stop_token_ends_a_sequence_once_its_minimum_is_reached() -> None:
+    executor = simulated(vocabulary=range(7, 9))
+    executor.apply(add(1, max_tokens=30))
+    free = generate(executor, 1, (5,), 30)
+    assert set(free) == {7, 8}
+    executor.apply(add(2, max_tokens=30, stop_token_ids=[8]))
+    assert generate(executor, 2, (5,), 30) == free[: free.index(8) + 1]
+    executor.apply(add(3, max_tokens=30, stop_token_ids=[8], min_tokens=10))
+    late = generate(executor, 3, (5,), 30)
+    assert len(late) > 10
+    assert late[:10] == [7] * 10
+
+
+def test_abandoned_batches_are_reported_with_their_sequences_and_forgotten() -> None:
+    executor = simulated()
+    for order in (add(1), start(1, item(1, 2, (5, 6), 0, (0,)))):
+        executor.apply(order)
+    result = executor.abandon(advance(1), "ValueError: shape")
+    assert [(error.batch_id, list(error.seq_ids)) for error in result.batch_errors] == [(1, [1])]
+    with pytest.raises(CommandRefused):
+        executor.advance(advance(1), always)
+    executor.apply(start(2, item(1, 2, (5, 6), 0)))
+
+
+@pytest.mark.parametrize("make", [simulated, real])
+def test_nothing_of_an_epoch_is_left_after_it(make: Callable[[], Executor]) -> None:
+    executor = make()
+    for _ in range(2):
+        for order in SETTING:
+            carry_out(executor, order)
+        executor.forget_all()
+    assert carry_out(executor, drop(1)) == "sequence 1 is not known"

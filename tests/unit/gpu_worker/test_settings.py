@@ -1,0 +1,111 @@
+"""The worker's settings, its command line, and how its process ends."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpu_worker.channel.curve import load_curve
+from gpu_worker.settings import ConfigRefused, CurveFiles, WorkerConfig
+from tests.control_channel import ROOT, ipc_endpoint, python_path
+
+CHILD = (
+    "import os, time; from gpu_worker.machine.process import die_with as d;"
+    "d(os.getppid()); print('up', flush=True); time.sleep(600)"
+)
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+
+
+def worker(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "gpu_worker", *arguments],
+        env={**python_path(), **environment}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("model", "", "--model"),
+        ("control_endpoint", "http://x", "--control-endpoint"),
+        ("control_endpoint", "tcp://127.0.0.1:1", "CURVE"),
+        ("num_threads", 0, "--threads"),
+        ("block_size", 0, "--block-size"),
+        ("num_blocks", 0, "--num-blocks"),
+        ("kv_cache_gib", -1.0, "--kv-cache-gib"),
+        ("kv_cache_gib", float("nan"), "--kv-cache-gib"),
+        ("host_kv_gib", -0.1, "--host-kv-gib"),
+        ("max_model_len", 1, "--max-model-len"),
+    ],
+)
+def test_bad_setting_is_refused_with_its_flag(field: str, value: object, flag: str) -> None:
+    with pytest.raises(ConfigRefused, match=flag):
+        WorkerConfig(**{"model": "m", "control_endpoint": "ipc:///tmp/x", field: value})  # type: ignore[arg-type]
+
+
+def test_key_file_that_holds_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("")
+    with pytest.raises(ConfigRefused, match="CURVE"):
+        load_curve(CurveFiles(tmp_path / "k", tmp_path / "k"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "m"], "--control-endpoint"),
+        (["--model", "m", "--control-endpoint", "ipc:///tmp/x", "--dtype", "int3"], "int3"),
+        (["--model", "m", "--control-endpoint", "ipc:///tmp/x", "--num-blocks", "-1"], "--num-blocks"),
+        (["--model", "m", "--control-endpoint", "ipc:///tmp/x", "--curve-secret-key", "x"], "--curve-server-key"),
+        (["--model", "m", "--control-endpoint", "tcp://127.0.0.1:1"], "CURVE"),
+    ],
+)
+def test_bad_command_line_ends_with_code_2_and_a_clear_line(arguments: list[str], reason: str) -> None:
+    done = worker(*arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_environment_sets_what_the_command_line_does_not() -> None:
+    done = worker(QLLM_MODEL="m", QLLM_CONTROL_ENDPOINT="ipc:///tmp/x", QLLM_BLOCK_SIZE="0")
+    assert done.returncode == 2
+    assert "--block-size: got 0" in done.stderr
+
+
+def test_model_that_is_not_there_ends_with_code_2_and_one_clear_line() -> None:
+    done = worker("--model", "/nonexistent/model", "--control-endpoint", "ipc:///tmp/x")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("qllm-worker: /nonexistent/model")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_it_waits_for_a_scheduler_ends_it_with_code_0(number: signal.Signals) -> None:
+    with ipc_endpoint() as endpoint:
+        arguments = [sys.executable, "-m", "gpu_worker", "--model", str(ROOT / "demo/model")]
+        arguments += ["--control-endpoint", endpoint, "--num-blocks", "32"]
+        with subprocess.Popen(arguments, env=python_path(), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert any("warmed_up" in line for line in process.stderr)
+            process.send_signal(number)
+            process.stderr.read()
+            assert process.wait(30) == 0
+
+
+def test_worker_dies_with_its_parent_however_that_ends() -> None:
+    arguments = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(arguments, env=python_path(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "up\n"
+        parent.kill()
+        parent.wait()
+        assert parent.stdout.read() == ""  # ends only when the child, which holds the other end, is gone
+
+
+def test_worker_whose_parent_is_gone_already_does_not_start() -> None:
+    done = worker("--model", "m", "--control-endpoint", "ipc:///tmp/x", "--parent-pid", "1")
+    assert done.returncode != 0
+    assert "parent 1 is gone" in done.stderr
