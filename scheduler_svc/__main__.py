@@ -15,12 +15,12 @@ import typer
 from qllm.command_line import run_command
 from qllm.reporting import report_without_failing
 
-from scheduler_svc.config import Config, ConfigRefused, curve_server, engine_settings, listening_host
+from scheduler_svc.channel.endpoint import EndpointRefused
 from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
-from scheduler_svc.endpoint import EndpointRefused
-from scheduler_svc.engine import EngineSettings
 from scheduler_svc.service import Service
+from scheduler_svc.serving.engine import EngineSettings
+from scheduler_svc.settings import Config, ConfigRefused, curve_server, engine_settings, listening_host
 from scheduler_svc.supervisor import WorkerRefused
 
 _log = logging.getLogger("scheduler_svc")

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 from qllm.addresses import join
 
 from scheduler_svc import __version__
-from scheduler_svc.api.admin import ServiceSettings
-from scheduler_svc.api.server import ApiServer
+from scheduler_svc.api.grpc.admin import ServiceSettings
+from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.config import Config, ConfigRefused
+from scheduler_svc.channel.link import WorkerLink
+from scheduler_svc.channel.private_directory import private_endpoint
 from scheduler_svc.core.commands import Command
 from scheduler_svc.core.ids import CommandId
 from scheduler_svc.core.results import StepResult, WorkTiming
-from scheduler_svc.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
-from scheduler_svc.engine import Engine
-from scheduler_svc.garbage import spare_the_loop
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.private_directory import private_endpoint
+from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
+from scheduler_svc.process.garbage import spare_the_loop
+from scheduler_svc.serving.engine import Engine
+from scheduler_svc.settings import Config, ConfigRefused
 from scheduler_svc.supervisor import WorkerSupervisor
 from scheduler_svc.timeline import Timeline, TraceFile
-from scheduler_svc.worker_link import WorkerLink
 
 if TYPE_CHECKING:
     from scheduler_svc.api.openai.server import OpenAiServer
@@ -193,7 +193,7 @@ def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connect
     if config.http_port is None:
         return None
     try:
-        from scheduler_svc.api.openai.limits import HttpLimits
+        from scheduler_svc.api.openai.connections.limits import HttpLimits
         from scheduler_svc.api.openai.server import OpenAiServer
     except ModuleNotFoundError as error:
         raise ConfigRefused(

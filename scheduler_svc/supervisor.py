@@ -19,7 +19,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
-from scheduler_svc.rarely import Rarely
+from scheduler_svc.process.rarely import Rarely
 
 _log = logging.getLogger(__name__)
 

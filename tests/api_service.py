@@ -8,7 +8,8 @@ import grpc
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc
 
-from scheduler_svc.api import ApiServer, ServiceSettings
+from scheduler_svc.api.grpc.admin import ServiceSettings
+from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from tests.fakes import FakeGenerator
 

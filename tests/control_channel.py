@@ -14,13 +14,13 @@ from pathlib import Path
 import zmq
 from qllm.v1 import control_pb2
 
-from scheduler_svc.codec import PROTOCOL_VERSION
+from scheduler_svc.channel.codec import PROTOCOL_VERSION
+from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.core.commands import Advance
 from scheduler_svc.core.cursor import Cursor
 from scheduler_svc.core.ids import BatchId, CommandId
 from scheduler_svc.core.results import StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.worker_link import WorkerLink
 from tests.integration.fake_worker import hello
 
 ROOT = Path(__file__).parents[1]

@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 
 from scheduler_svc.api.openai.app import make_app
-from scheduler_svc.api.openai.envelope import Envelope
-from scheduler_svc.api.openai.guard import RequestGuard
-from scheduler_svc.api.openai.limits import DEFAULT_LIMITS, HttpLimits
+from scheduler_svc.api.openai.connections.envelope import Envelope
+from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from tests.fakes import FakeGenerator

@@ -1,6 +1,1 @@
-"""The public gRPC API: turns wire messages into validated requests, and token events into wire messages."""
-
-from scheduler_svc.api.admin import ServiceSettings
-from scheduler_svc.api.server import ApiServer
-
-__all__ = ["ApiServer", "ServiceSettings"]
+"""The public APIs: what they share, from a message's values to checked requests, and from tokens to text."""

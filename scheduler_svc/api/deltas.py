@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from scheduler_svc.core.sequence import FinishReason, Usage
-from scheduler_svc.detokenizer import TextAssembler
 from scheduler_svc.generation import TokenEvent
+from scheduler_svc.text.detokenizer import TextAssembler
 
 NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 

@@ -14,14 +14,14 @@ from scheduler_svc.api.validation import (
     require_prompt_length,
     valid_token_ids,
 )
-from scheduler_svc.chat_format import ChatFormat, LostTurn
-from scheduler_svc.chat_template import ChatTemplateError, ChatTurn
 from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.model_text import ModelText
-from scheduler_svc.text_threads import TextThreads
-from scheduler_svc.tokenizer import Tokenizer, TooManyTokens
+from scheduler_svc.text.chat_format import ChatFormat, LostTurn
+from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
+from scheduler_svc.text.model_text import ModelText
+from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.text.tokenizer import Tokenizer, TooManyTokens
 
 TextWork: TypeAlias = tuple[int, Callable[[], tuple[int, ...]]]
 

@@ -18,12 +18,12 @@ from scheduler_svc.api.validation import (
     valid_stop,
     valid_stop_strings,
 )
-from scheduler_svc.detokenizer import TextAssembler
 from scheduler_svc.errors import WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenStream
-from scheduler_svc.model_text import ModelTextCache
-from scheduler_svc.text_threads import TextThreads
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.detokenizer import TextAssembler
+from scheduler_svc.text.model_text import ModelTextCache
+from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.core.sequence import SamplingParams, StopConditions
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults, ServedModel
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.tokenizer import Tokenizer
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_STOP_STRINGS = 16

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import zmq.auth
 
-from scheduler_svc.codec import PROTOCOL_VERSION
+from scheduler_svc.channel.codec import PROTOCOL_VERSION
+from scheduler_svc.channel.endpoint import CurveServer, EndpointRefused
+from scheduler_svc.channel.link import WorkerLink
+from scheduler_svc.channel.waiting_workers import RETRY_AFTER_S
 from scheduler_svc.core.commands import AddSequence, Command, DropSequence, StartBatch
 from scheduler_svc.core.ids import BatchId, SeqId
 from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
-from scheduler_svc.endpoint import CurveServer, EndpointRefused
 from scheduler_svc.generation import WorkerState
-from scheduler_svc.waiting_workers import RETRY_AFTER_S
-from scheduler_svc.worker_link import WorkerLink
 from tests.control_channel import (
     RawPeer,
     RawRouter,

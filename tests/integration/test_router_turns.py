@@ -2,8 +2,8 @@
 
 import asyncio
 
-from scheduler_svc.endpoint import prepare_endpoint
-from scheduler_svc.router import Router
+from scheduler_svc.channel.endpoint import prepare_endpoint
+from scheduler_svc.channel.router import Router
 from tests.control_channel import RawPeer, eventually, ipc_endpoint
 
 NUM_MESSAGES = 30

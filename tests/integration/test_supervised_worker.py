@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
+from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, StartBatch
 from scheduler_svc.core.cursor import Cursor
 from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.supervisor import WorkerSupervisor
-from scheduler_svc.worker_link import WorkerLink
 from tests.control_channel import ROOT, RecordingListener, ipc_endpoint, listening
 
 pytestmark = pytest.mark.slow

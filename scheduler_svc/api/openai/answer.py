@@ -11,11 +11,11 @@ from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
 from scheduler_svc.api.deltas import Delta
-from scheduler_svc.api.openai.errors import error_body
 from scheduler_svc.api.openai.merging import merged
 from scheduler_svc.api.openai.question import Choice, JsonObject, NamedDraft, Question, StreamPlan
-from scheduler_svc.api.openai.sse import DONE, event
 from scheduler_svc.api.openai.token_texts import TokenTexts
+from scheduler_svc.api.openai.wire.errors import error_body
+from scheduler_svc.api.openai.wire.sse import DONE, event
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import BatchFailed, InvalidRequest, ServiceError
 

@@ -14,17 +14,17 @@ from scheduler_svc import __version__
 from scheduler_svc.api.openai.answer import begin_answer, error_event, new_answer_id
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
-from scheduler_svc.api.openai.envelope import REQUEST_ID
-from scheduler_svc.api.openai.errors import (
+from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
+from scheduler_svc.api.openai.question import JsonObject, Question
+from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
     ModelNotFound,
     error_response,
     invalid_body,
     plain_error_response,
 )
-from scheduler_svc.api.openai.question import JsonObject, Question
-from scheduler_svc.api.openai.schemas import ChatCompletionRequest, CompletionRequest
-from scheduler_svc.api.openai.sse import EventStream
+from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
+from scheduler_svc.api.openai.wire.sse import EventStream
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import context_tokens
 from scheduler_svc.errors import ServiceError, WorkerUnavailable

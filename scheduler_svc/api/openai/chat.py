@@ -5,10 +5,10 @@ import sys
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import ChatPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
-from scheduler_svc.api.openai.schemas import ChatCompletionRequest, ChatMessage
 from scheduler_svc.api.openai.token_texts import TokenTexts, finite
 from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
-from scheduler_svc.chat_template import ChatTurn
+from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage
+from scheduler_svc.text.chat_template import ChatTurn
 
 # An answer may be as long as the context allows, as with OpenAI and vLLM.
 DEFAULT_MAX_TOKENS = sys.maxsize

@@ -5,9 +5,9 @@ from typing import cast
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
-from scheduler_svc.api.openai.schemas import CompletionRequest
 from scheduler_svc.api.openai.token_texts import TokenTexts, finite
 from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
+from scheduler_svc.api.openai.wire.schemas import CompletionRequest
 
 # OpenAI's default, and vLLM's.
 DEFAULT_MAX_TOKENS = 16

@@ -9,8 +9,8 @@ from typing import Protocol, TypeAlias
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Draft
-from scheduler_svc.api.openai.field_names import FieldNames
 from scheduler_svc.api.openai.token_texts import TokenTexts
+from scheduler_svc.api.openai.wire.field_names import FieldNames
 
 JsonObject: TypeAlias = dict[str, object]
 

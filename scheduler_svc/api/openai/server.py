@@ -14,11 +14,11 @@ import uvicorn
 from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
-from scheduler_svc.api.openai.connection import Connection
-from scheduler_svc.api.openai.connection_room import ConnectionRoom
-from scheduler_svc.api.openai.envelope import Envelope
-from scheduler_svc.api.openai.guard import RequestGuard
-from scheduler_svc.api.openai.limits import DEFAULT_LIMITS, HttpLimits
+from scheduler_svc.api.openai.connections.connection import Connection
+from scheduler_svc.api.openai.connections.connection_room import ConnectionRoom
+from scheduler_svc.api.openai.connections.envelope import Envelope
+from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 

@@ -6,8 +6,8 @@ Source: OpenAI's API reference, logprobs; a part of a character is written as th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler_svc.detokenizer import NUM_CONTEXT_TOKENS, REPLACEMENT
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.detokenizer import NUM_CONTEXT_TOKENS, REPLACEMENT
+from scheduler_svc.text.tokenizer import Tokenizer
 
 # JSON has no infinity; vLLM shows a token without probability so.
 _LEAST_LOGPROB = -9999.0

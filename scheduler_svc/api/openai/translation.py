@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, StopDraft
-from scheduler_svc.api.openai.field_names import FieldNames
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
-from scheduler_svc.api.openai.schemas import MAX_CHOICES, GenerationFields
-from scheduler_svc.api.openai.service_tier import request_class_of
+from scheduler_svc.api.openai.wire.field_names import FieldNames
+from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
+from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.api.validation import Amount
 from scheduler_svc.core.sequence import FinishReason
 from scheduler_svc.errors import InvalidRequest

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from scheduler_svc.api.openai.guard import MAX_BODY_BYTES
+from scheduler_svc.api.openai.connections.guard import MAX_BODY_BYTES
 from tests.fakes import FakeGenerator, served_model
 from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from scheduler_svc.caller import current_caller
-from scheduler_svc.text_threads import TextThreads
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.text.tokenizer import Tokenizer
 from tests.chat_templates import PARTS, SYSTEM_AND_USER
 from tests.fakes import FakeGenerator, served_model
 from tests.openai_service import CHAT, USER_SAYS_HI, error_of, http_app, running_http

@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_svc.core.sequence import RequestClass
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.tokenizer import Tokenizer
 from tests.fakes import FakeGenerator, served_model
 from tests.openai_service import COMPLETIONS, http_app
 from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer

@@ -11,12 +11,12 @@ import httpx2
 import pytest
 
 from scheduler_svc import __version__
-from scheduler_svc.api.openai.guard import RequestGuard
+from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.config import Config, ConfigRefused
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.service import Service
+from scheduler_svc.settings import Config, ConfigRefused
 from tests.fakes import FakeGenerator, served_model
 from tests.live_service import ROOT, free_port
 from tests.openai_service import COMPLETIONS, error_of, events_of, http_app, running_http

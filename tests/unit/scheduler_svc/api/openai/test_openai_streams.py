@@ -16,8 +16,8 @@ import pytest
 from client.bench.http_target import HttpDialect, HttpTarget
 from client.bench.target import Ask
 from client.bench.workload import LS
-from scheduler_svc.api.openai.limits import HttpLimits
-from scheduler_svc.api.openai.sse import EventStream
+from scheduler_svc.api.openai.connections.limits import HttpLimits
+from scheduler_svc.api.openai.wire.sse import EventStream
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.errors import BatchFailed, Overloaded, ServiceError, WorkerUnavailable
 from tests.fakes import FakeGenerator, FakeStream, served_model
@@ -473,7 +473,7 @@ async def test_panic_of_the_tokenizer_amid_a_stream_is_told_there(num_choices: i
 @pytest.mark.parametrize(
     "owner",
     [
-        "scheduler_svc.tokenizer.Tokenizer.encode",
+        "scheduler_svc.text.tokenizer.Tokenizer.encode",
         "scheduler_svc.api.text_generation.valid_sampling",
         "scheduler_svc.api.openai.answer.TokenTexts",
     ],

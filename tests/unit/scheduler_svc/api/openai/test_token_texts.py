@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_svc.api.openai.token_texts import TokenTexts
-from scheduler_svc.detokenizer import IncrementalDetokenizer
-from scheduler_svc.tokenizer import Tokenizer
+from scheduler_svc.text.detokenizer import IncrementalDetokenizer
+from scheduler_svc.text.tokenizer import Tokenizer
 from tests.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
 
 TOKENIZERS = {

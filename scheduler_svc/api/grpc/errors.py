@@ -1,0 +1,124 @@
+"""The one place where errors become gRPC statuses.
+
+    ServiceError        -> its status and message, with google.rpc details: RetryInfo or BadRequest
+    undecodable bytes   -> INVALID_ARGUMENT that names what is wrong
+    a status that a method set itself (health, reflection) -> as it is
+    anything else       -> logged with its traceback; the caller sees INTERNAL "internal error"
+
+Cancellation passes: it is no error. Knows nothing of what the methods do.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from scheduler_svc.api.grpc.malformed import MalformedRequest, decode
+from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.process.panics import ENDINGS
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+logger = logging.getLogger(__name__)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler but those that take a stream and return one message, of which the server has none."""
+
+    async def intercept_service(  # type: ignore[override]  # None is the library's answer for an unknown method
+        self, continuation: "Continuation", handler_call_details: grpc.HandlerCallDetails
+    ) -> "Handler | None":
+        """Returns the handler for a call, wrapped; None, which becomes UNIMPLEMENTED, if there is none."""
+        handler: Handler | None = await continuation(handler_call_details)
+        return None if handler is None else _guarded(handler_call_details.method, handler)
+
+
+def _guarded(method: str, handler: Any) -> "Handler":
+    """Returns the handler with its method in a guard, and with bytes that are no message as a MalformedRequest."""
+    message_type = type(handler.request_deserializer(b""))
+    codec = {
+        "request_deserializer": lambda raw: decode(message_type, raw),
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _guard_stream(method, handler.stream_stream, _decoded_each), **codec
+        )
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(_guard_stream(method, handler.unary_stream, _decoded), **codec)
+    return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary), **codec)
+
+
+def _guard_unary(method: str, behavior: Any) -> Any:
+    async def guarded(request: Message | MalformedRequest, context: "Context") -> Message:
+        try:
+            response: Message = await behavior(_decoded(request), context)
+        except ENDINGS:
+            raise
+        except BaseException as error:
+            await _abort(method, error, context)
+        return response
+
+    return guarded
+
+
+def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> Any:
+    async def guarded(request: Any, context: "Context") -> None:
+        try:
+            # Written here rather than yielded, so that a call that ends while a message is being written closes the
+            # generator at once and not when it is collected.
+            responses: AsyncGenerator[Message, None] = behavior(decoded(request), context)
+            async with aclosing(responses):
+                async for response in responses:
+                    await context.write(response)
+        except ENDINGS:
+            raise
+        except BaseException as error:
+            await _abort(method, error, context)
+
+    return guarded
+
+
+def _decoded(request: Message | MalformedRequest) -> Message:
+    if isinstance(request, MalformedRequest):
+        raise request.error
+    return request
+
+
+async def _decoded_each(requests: AsyncIterable[Message | MalformedRequest]) -> AsyncIterator[Message]:
+    async for request in requests:
+        yield _decoded(request)
+
+
+async def _abort(method: str, error: BaseException, context: "Context") -> NoReturn:
+    """Ends the call with the error's status."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, ServiceError):
+        logger.error("method=%s failed unexpectedly", method, exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+    await context.abort(error.status, str(error), trailing_metadata(error))
+
+
+def trailing_metadata(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
+    """Returns the metadata that tells a client what to do: google.rpc.Status, and when to retry if that makes sense."""
+    code: int = error.status.value[0]
+    status = status_pb2.Status(code=code, message=str(error))
+    if error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(error.retry_after_s * 1e9))
+        status.details.add().Pack(retry)
+        pushback = ("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1e3)))
+        return ("grpc-status-details-bin", status.SerializeToString()), pushback
+    if isinstance(error, InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        return (("grpc-status-details-bin", status.SerializeToString()),)
+    return ()

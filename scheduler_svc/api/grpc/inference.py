@@ -1,0 +1,47 @@
+"""Serves qllm.v1.Inference: turns messages into drafts, and the deltas that come back into messages.
+
+Errors leave as ServiceError and get their status from the interceptor. Knows nothing of scheduling.
+"""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from qllm.v1 import inference_pb2 as pb
+from qllm.v1 import inference_pb2_grpc as pb_grpc
+
+from scheduler_svc.api.grpc.requests import draft_of
+from scheduler_svc.api.grpc.responses import response_message
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.api.validation import require_request_id
+from scheduler_svc.caller import host_of_peer, set_caller
+from scheduler_svc.generation import Generator
+
+if TYPE_CHECKING:
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceServicer(pb_grpc.InferenceServicer):
+    """Generate and Abort over a Generator and its text side."""
+
+    def __init__(self, generator: Generator, texts: TextGenerator) -> None:
+        self._generator = generator
+        self._texts = texts
+
+    async def Generate(self, request: pb.GenerateRequest, context: "Context") -> AsyncIterator[pb.GenerateResponse]:
+        """Streams one generation; a client that cancels, or whose deadline passes, aborts it."""
+        set_caller(host_of_peer(context.peer()))
+        generation = await self._texts.begin(draft_of(request))
+        try:
+            sequence_number = 0
+            async for delta in generation:
+                yield response_message(generation.request_id, sequence_number, delta)
+                sequence_number += 1
+        finally:
+            generation.close()
+
+    async def Abort(self, request: pb.AbortRequest, context: "Context") -> pb.AbortResponse:
+        """Ends a live request."""
+        require_request_id(request.request_id)
+        return pb.AbortResponse(aborted=self._generator.abort(request.request_id))

@@ -1,0 +1,140 @@
+"""Owns the gRPC server: what it serves, on which address, within which limits, and how it stops."""
+
+import errno
+import socket
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from qllm.addresses import join
+from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
+from scheduler_svc.api.grpc.errors import ErrorInterceptor
+from scheduler_svc.api.grpc.health import HealthServicer
+from scheduler_svc.api.grpc.inference import InferenceServicer
+from scheduler_svc.api.grpc.reflection import add_reflection
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.generation import Generator
+from scheduler_svc.process.descriptors import MOST_CONNECTIONS
+
+MAX_MESSAGE_BYTES = 4 << 20
+
+SERVICE_NAMES = (
+    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+)
+
+# Calls beside the requests on one connection: health, loads, aborts, and requests that are about to be refused.
+_OTHER_CALLS = 1024
+# A browser's or balancer's idle connection costs a descriptor; clients connect again by themselves.
+_IDLE_MS = 600_000
+_HANDSHAKE_MS = 15_000
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # otherwise two servers share a port and each gets half of the calls
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A client whose machine vanished holds its streams until it is noticed: 20 s of silence and a ping of 5 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may look after their connections as often as every 5 s.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A connection that does not even say that it speaks HTTP/2 is closed; so is one without calls, in the end.
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.max_connection_idle_ms", _IDLE_MS),
+    # Others have no age: there is one scheduler, so nothing is gained by moving a client, and no stream may be cut.
+)
+
+
+class ApiServer:
+    """The public gRPC server over a generator.
+
+    Args:
+        generator: Runs the requests.
+        texts: Its text side.
+        settings: How the service was started, for GetServerInfo.
+        host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
+        port: 0 for any free port.
+        max_connections: Connections at a time; more are closed as they come.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        texts: TextGenerator,
+        settings: ServiceSettings,
+        host: str = "127.0.0.1",
+        port: int = 50051,
+        *,
+        max_connections: int = MOST_CONNECTIONS,
+    ) -> None:
+        self._generator = generator
+        self._texts = texts
+        self._settings = settings
+        self._max_connections = max_connections
+        self._host = host
+        self._requested_port = port
+        self._server: grpc.aio.Server | None = None
+        self._health = HealthServicer(generator, SERVICE_NAMES)
+        self.port = port
+
+    @property
+    def address(self) -> str:
+        """The address that is listened on, with the real port once bound."""
+        return join(self._host, self.port)
+
+    def bind(self) -> None:
+        """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
+        _try_to_listen(self._host, self._requested_port)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
+        inference = InferenceServicer(self._generator, self._texts)
+        inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        add_reflection((*SERVICE_NAMES, health_name), server)
+        try:
+            self.port = server.add_insecure_port(join(self._host, self._requested_port))
+        except RuntimeError as error:
+            raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
+        self._server = server
+
+    async def start(self) -> None:
+        """Starts to serve; raises OSError where it has not been bound before and cannot be."""
+        if self._server is None:
+            self.bind()
+        if self._server is not None:
+            await self._server.start()
+
+    def _options(self) -> tuple[tuple[str, int], ...]:
+        """Returns the limits; one connection may hold all live requests, so that overload is refused and not kept waiting."""
+        most_requests = self._settings.max_ls_requests + self._settings.max_be_requests
+        return (
+            *SERVER_OPTIONS,
+            ("grpc.max_concurrent_streams", most_requests + _OTHER_CALLS),
+            ("grpc.max_allowed_incoming_connections", self._max_connections),
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
+        self._health.stop()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+            self._server = None
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Raises the system's own error if no address of the host can be listened on; gRPC's says nothing but that it failed."""
+    failed: OSError | None = None
+    for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            socket.create_server(address[:2], family=family).close()
+        except OSError as error:
+            failed = error
+        else:
+            return
+    if failed is not None:
+        raise failed

@@ -1,0 +1,150 @@
+"""Stands between the HTTP server and the application: bounds each request's body, and ends the work when nobody waits for it.
+
+    reads the body, within its limits ──▶ runs the application ──▶ done
+                                              │ client leaves, or the service stops: cancelled
+
+Knows nothing of what is asked.
+"""
+
+import asyncio
+import contextlib
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS
+from scheduler_svc.api.openai.connections.progress import Progress
+from scheduler_svc.api.openai.wire.errors import BodyTooLarge, BodyTooSlow, error_body, error_response
+from scheduler_svc.api.openai.wire.sse import event
+from scheduler_svc.caller import set_caller
+from scheduler_svc.errors import ServiceError, WorkerUnavailable
+from scheduler_svc.process.panics import ENDINGS, LibraryPanic
+
+# gRPC's limit on a message: a prompt of token ids that fits there fits here.
+MAX_BODY_BYTES = 4 << 20
+# A client that sends too much is heard out so far, since many read no answer before they have sent everything.
+_MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+# What a stopping service gives a client to take in why its answer ends.
+_LAST_WORD_S = 0.2
+
+
+class RequestGuard:
+    """An ASGI application around another one that takes a body and gives an answer.
+
+    Args:
+        app: The application; it gets the whole body at once, and is cancelled when its client leaves.
+        body_timeout_s: Seconds within which a body must have come.
+    """
+
+    def __init__(self, app: ASGIApp, body_timeout_s: float = DEFAULT_LIMITS.body_timeout_s) -> None:
+        self._app = app
+        self._body_timeout_s = body_timeout_s
+        self._running: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    @property
+    def num_running(self) -> int:
+        """Requests that the application works on."""
+        return len(self._running)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        try:
+            if self._is_stopping:
+                raise _stopping()
+            async with asyncio.timeout(self._body_timeout_s):
+                body = await _read_body(receive)
+        except TimeoutError:
+            await error_response(BodyTooSlow(self._body_timeout_s))(scope, receive, send)
+        except ServiceError as refusal:
+            await error_response(refusal)(scope, receive, send)
+        else:
+            if body is not None:
+                await self._run(scope, body, receive, Progress(send))
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new requests; gives running ones `grace_s` to end, then ends them with an error."""
+        self._is_stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_s)
+        for work in self._running:
+            work.cancel()
+
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, progress: Progress) -> None:
+        work = asyncio.create_task(self._work(scope, _replay(body), progress))
+        leaving = asyncio.create_task(_until_client_leaves(receive))
+        self._running.add(work)
+        try:
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            work.cancel()
+            leaving.cancel()
+            await asyncio.wait((work, leaving))
+            self._running.discard(work)
+        if not work.cancelled():
+            work.result()
+        elif self._is_stopping:
+            await _say_why(scope, receive, progress)
+
+    async def _work(self, scope: Scope, receive: Receive, progress: Progress) -> None:
+        host, _ = scope.get("client") or ("", 0)
+        set_caller(host)
+        try:
+            await self._app(scope, receive, progress.send)
+        except (Exception, *ENDINGS):
+            raise  # the application has answered an Exception already
+        except BaseException as panic:
+            if not progress.has_begun:
+                await error_response(ServiceError("internal error"))(scope, receive, progress.send)
+            raise LibraryPanic(type(panic).__name__) from panic
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Returns the body; None if the client left before its end. Raises BodyTooLarge."""
+    body = bytearray()
+    num_discarded_bytes = 0
+    more_body = True
+    while more_body and num_discarded_bytes <= _MAX_DISCARDED_BYTES:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        more_body = message.get("more_body", False)
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            num_discarded_bytes += len(body) - MAX_BODY_BYTES
+            del body[MAX_BODY_BYTES:]
+    if num_discarded_bytes:
+        raise BodyTooLarge(MAX_BODY_BYTES)
+    return bytes(body)
+
+
+def _replay(body: bytes) -> Receive:
+    """Returns a source that gives the body, and after it nothing until the application ends."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets the event")
+
+    return receive
+
+
+async def _until_client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _say_why(scope: Scope, receive: Receive, progress: Progress) -> None:
+    """Ends an answer that the service could not finish; a client that does not read finds a closed connection."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORD_S):
+            if not progress.has_begun:
+                await error_response(_stopping())(scope, receive, progress.send)
+            elif not progress.has_ended:
+                reason = event(error_body(_stopping()))
+                await progress.send({"type": "http.response.body", "body": reason, "more_body": False})
+
+
+def _stopping() -> WorkerUnavailable:
+    return WorkerUnavailable("the service is stopping")

@@ -1,0 +1,242 @@
+"""Errors as OpenAI's API writes them, and those that only HTTP has.
+
+ServiceError
+└── HttpError              carries `http_status` and `code`
+    ├── BodyUnreadable     400: it is no JSON
+    ├── BodyNotJson        400: it is not called JSON
+    ├── NoHttp             400: what came is no request
+    ├── ModelNotFound      404: the request names a model that is not served
+    ├── HeadersTooSlow     408
+    ├── BodyTooSlow        408
+    ├── BodyTooLarge       413
+    └── TooManyConnections 503
+
+    ServiceError             -> the HTTP status of its gRPC status, with the time after which to retry if it has one
+    a body with wrong fields -> 400 that names the field, what was given and what is allowed
+    anything else            -> 500 "internal error"; whoever catches it logs it
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import ClassVar
+
+import grpc
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from scheduler_svc.api.openai.wire.schemas import KIND_MARK
+from scheduler_svc.api.validation import Amount
+from scheduler_svc.errors import RETRY_S, InvalidRequest, ServiceError, jittered
+
+_HTTP_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.ALREADY_EXISTS: HTTPStatus.CONFLICT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_CODES = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "rate_limit_exceeded",
+    grpc.StatusCode.UNAVAILABLE: "service_unavailable",
+}
+# A field that is not known has any name.
+_MAX_FIELD_CHARS = 100
+_MAX_SHOWN_CHARS = 100
+_PYDANTIC_PREFIX = "Input should be "
+# What a value of the wrong type should have been, where pydantic's words are meant for programmers.
+_ALLOWED_BY_TYPE = {
+    "missing": "a value: the field is required",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+}
+
+
+class Absent:
+    """Stands for what was not given."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+class HttpError(ServiceError):
+    """Base of errors that only HTTP has."""
+
+    http_status: ClassVar[HTTPStatus]
+    code: ClassVar[str | None] = None
+    param: ClassVar[str | None] = None
+
+
+class BodyUnreadable(HttpError):
+    """The body is no JSON."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    param = "body"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"body: got text that cannot be read, allowed is a JSON object: {reason}")
+
+
+class BodyNotJson(HttpError):
+    """The body is called something else than JSON, or nothing.
+
+    Such a body is not read as JSON all the same: a browser lets any page send it to a server on this machine, unasked.
+    """
+
+    http_status = HTTPStatus.BAD_REQUEST
+    param = "content-type"
+
+    def __init__(self, given: str | None) -> None:
+        shown = "nothing" if given is None else repr(given[:_MAX_SHOWN_CHARS])
+        super().__init__(f"content-type: got {shown}, allowed is application/json")
+
+
+class NoHttp(HttpError):
+    """What came over a connection is no request that can be read."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self) -> None:
+        super().__init__("what came is no HTTP/1.1, or the headers of a request are larger than 64 KiB")
+
+
+class ModelNotFound(HttpError):
+    """The model that is named is not the one that is served."""
+
+    http_status = HTTPStatus.NOT_FOUND
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, given: str, served: Sequence[str]) -> None:
+        allowed = " or ".join(map(repr, served))
+        super().__init__(f"model: got {given[:_MAX_SHOWN_CHARS]!r}, allowed is {allowed}, which is served")
+
+
+class BodyTooLarge(HttpError):
+    """The body is larger than any request needs."""
+
+    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"body: got too many bytes, allowed are at most {max_bytes}")
+
+
+class HeadersTooSlow(HttpError):
+    """The headers did not come in time."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"headers: they did not come within {timeout_s:g} s")
+
+
+class BodyTooSlow(HttpError):
+    """The body did not come in time."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"body: it did not come within {timeout_s:g} s")
+
+
+class TooManyConnections(HttpError):
+    """Requests run on as many connections as there may be."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "service_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("a request runs on each of the connections that there may be; try again later")
+        self.retry_after_s = jittered(RETRY_S)
+
+
+_ENDS_OF_CONNECTIONS = (BodyTooLarge, BodyTooSlow, HeadersTooSlow, NoHttp, TooManyConnections)
+
+
+def error_response(error: ServiceError) -> Response:
+    """Returns the answer to a request that fails with `error`."""
+    return _json_response(error_body(error), _status(error), _headers(error))
+
+
+def plain_error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Returns the answer to a request that never became one of ours."""
+    return _json_response(_body(message, status), status, headers)
+
+
+def error_body(error: ServiceError) -> dict[str, object]:
+    """Returns the error as an object of OpenAI's API."""
+    if isinstance(error, HttpError):
+        return _body(str(error), error.http_status, error.param, error.code)
+    param = error.field if isinstance(error, InvalidRequest) else None
+    return _body(str(error), _status(error), param, _CODES.get(error.status))
+
+
+def invalid_body(error: RequestValidationError, content_type: str | None) -> ServiceError:
+    """Returns the first thing that is wrong with a body of that type."""
+    first = error.errors()[0]
+    if isinstance(first["input"], bytes):  # FastAPI reads no body that is not called JSON
+        return BodyNotJson(content_type)
+    context = first.get("ctx", {})
+    if first["type"] == "json_invalid":
+        return BodyUnreadable(f"{context['error']} at character {first['loc'][1]}")
+    path = [part for part in first["loc"][1:] if not str(part).startswith(KIND_MARK)]
+    path += [context["field"]] if "field" in context else []
+    if not path:
+        return InvalidRequest("body", first["input"], "a JSON object")
+    given = context.get("given", first["input"])
+    if first["type"] == "missing":
+        given = Absent()
+    if first["type"] == "too_long":
+        return InvalidRequest(_field(path), Amount(len(given), "items"), f"at most {context['max_length']} items")
+    allowed = _ALLOWED_BY_TYPE.get(first["type"]) or str(first["msg"]).removeprefix(_PYDANTIC_PREFIX)
+    return InvalidRequest(_field(path), given, allowed)
+
+
+def _field(path: Sequence[object]) -> str:
+    """Returns a path such as messages[3].role."""
+    field = ""
+    for part in path:
+        if isinstance(part, int):
+            field += f"[{part}]"
+        else:
+            field += f".{part}" if field else str(part)
+    return field[:_MAX_FIELD_CHARS]
+
+
+def _body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    return {"error": {"message": message, "type": _type(status), "param": param, "code": code}}
+
+
+def _type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def _json_response(content: object, status: int, headers: Mapping[str, str] | None) -> Response:
+    """ASCII, so that what is quoted of a request may be halves of characters."""
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def _status(error: ServiceError) -> int:
+    if isinstance(error, HttpError):
+        return error.http_status
+    return _HTTP_STATUS.get(error.status, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _headers(error: ServiceError) -> dict[str, str]:
+    """Returns when to come back: whole seconds as HTTP has them, and the exact time that OpenAI's clients read first.
+
+    A connection whose request was not read to its end is of no further use.
+    """
+    headers = {"connection": "close"} if isinstance(error, _ENDS_OF_CONNECTIONS) else {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1e3))
+    return headers

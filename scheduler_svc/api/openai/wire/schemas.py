@@ -1,0 +1,183 @@
+"""What may be in the body of a request: names and types of the fields. Ranges are judged where gRPC's are, in validation.py.
+
+Types are strict, as in OpenAI's API, and lists end at their first bad item, so that an error costs no more than a success.
+"""
+
+from collections.abc import Callable, Set
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from scheduler_svc.api.openai.wire.service_tier import ServiceTier
+from scheduler_svc.api.openai.wire.unsupported import (
+    IGNORED_FIELDS,
+    NEUTRAL_IN_CHAT,
+    NEUTRAL_IN_COMPLETIONS,
+    NEUTRAL_IN_MESSAGES,
+    NeutralValues,
+    first_refusal,
+)
+from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
+
+NOT_ALLOWED = "not_allowed"
+# A part of an error's location that starts so is a kind of value, no field.
+KIND_MARK = "<"
+MAX_CHOICES = 128
+
+
+def _not_allowed(allowed: str) -> PydanticCustomError:
+    return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
+
+
+def _prompt_kind(given: object) -> str | None:
+    if isinstance(given, list) and given and not isinstance(given[0], int):
+        return "<texts>" if isinstance(given[0], str) else "<id lists>"
+    return _text_or_list(given)
+
+
+def _text_or_list(given: object) -> str | None:
+    if isinstance(given, str):
+        return "<text>"
+    return "<list>" if isinstance(given, list) else None
+
+
+def _by(kind: Callable[[object], str | None], allowed: str) -> Discriminator:
+    """Makes the kind of a value decide what is expected of it, so that an error speaks of that kind alone."""
+    return Discriminator(kind, custom_error_type=NOT_ALLOWED, custom_error_message=allowed)
+
+
+def _whole_characters(given: str) -> str:
+    """JSON can write halves of characters, which are no text and which nothing further on could take."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise _not_allowed("a text without halves of surrogate pairs") from None
+    return given
+
+
+def _only_chosen_tokens(given: int) -> int:
+    if given != 0:
+        raise _not_allowed("0 or null: there are logprobs of the chosen tokens, not of others")
+    return given
+
+
+TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
+Text: TypeAlias = Annotated[str, AfterValidator(_whole_characters)]
+Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]
+PromptField: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[TokenIds, Tag("<list>")]
+    | Annotated[Texts, Field(max_length=MAX_CHOICES), Tag("<texts>")]
+    | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_CHOICES), Tag("<id lists>")],
+    _by(_prompt_kind, "a text, a list of token ids, or a list of either"),
+]
+StopField: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")], _by(_text_or_list, "a text or a list of texts")
+]
+
+
+class _Strict(BaseModel):
+    """An object whose fields are all known, dropped as harmless, or refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    neutral: ClassVar[NeutralValues] = {}
+    ignored: ClassVar[Set[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_harmless_fields(cls, given: object) -> object:
+        """Returns the fields that are known; refuses the first that is not and does not go without saying."""
+        if not isinstance(given, dict):
+            return given
+        known = cls.model_fields.keys()
+        refusal = first_refusal(given, known, cls.neutral, cls.ignored)
+        if refusal is not None:
+            context = {"field": refusal.field, "given": refusal.given, "allowed": refusal.allowed}
+            raise PydanticCustomError(NOT_ALLOWED, "{allowed}", context)
+        return {field: value for field, value in given.items() if field in known}
+
+
+class StreamOptions(_Strict):
+    """What a stream tells besides the text.
+
+    Attributes:
+        include_usage: A last chunk with the usage.
+        continuous_usage_stats: Every chunk has the usage so far, as in vLLM.
+    """
+
+    ignored: ClassVar[Set[str]] = frozenset({"include_obfuscation"})
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class GenerationFields(_Strict):
+    """What both APIs have; null is the same as nothing."""
+
+    ignored: ClassVar[Set[str]] = IGNORED_FIELDS
+
+    model: str | None = None
+    service_tier: ServiceTier | None = None
+    priority: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stop: StopField | None = None
+    stop_token_ids: TokenIds | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    return_token_ids: bool | None = None
+
+
+class CompletionRequest(GenerationFields):
+    """The body of POST /v1/completions."""
+
+    neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
+
+    prompt: PromptField
+    logprobs: Annotated[int, AfterValidator(_only_chosen_tokens)] | None = None
+
+
+class TextPart(_Strict):
+    """A part of a message; others than text are not supported."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(_Strict):
+    """One turn of the conversation."""
+
+    neutral: ClassVar[NeutralValues] = NEUTRAL_IN_MESSAGES
+
+    role: str
+    content: Annotated[
+        Annotated[Text, Tag("<text>")]
+        | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
+        _by(_text_or_list, "a text or a list of parts of type text"),
+    ]
+
+
+class ChatCompletionRequest(GenerationFields):
+    """The body of POST /v1/chat/completions."""
+
+    neutral: ClassVar[NeutralValues] = NEUTRAL_IN_CHAT
+
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
+    logprobs: bool | None = None

@@ -1,0 +1,1 @@
+"""The scheduler's end of the control channel: who the worker is, whether it lives, and what it reported."""

@@ -1,0 +1,1 @@
+"""The engine around the core: requests in, commands to the worker, and tokens out to their readers."""

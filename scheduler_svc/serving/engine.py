@@ -1,0 +1,281 @@
+"""Owns the scheduler core at run time: requests in, commands to the worker, tokens out.
+
+Runs on the event loop as plain callbacks: each event (a request, a result, a timer) ends in one `_pump`, which asks the core
+what to send. Commands leave before tokens are handed out, so that the worker waits for nobody. Knows no socket and no text.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from collections.abc import Sequence as Row
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
+
+from scheduler_svc.core.commands import Command
+from scheduler_svc.core.cursor import PreemptAt
+from scheduler_svc.core.ids import CommandId, SeqId
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.results import Output, StepResult, TokenOutput, WorkTiming
+from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence
+from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.errors import BatchFailed, DuplicateRequest, ServiceError, WorkerUnavailable
+from scheduler_svc.generation import GenerationRequest, Loads, ServedModel, TokenStream, WorkerState
+from scheduler_svc.serving.admission import ClassAdmission
+from scheduler_svc.serving.fan_out import FanOut
+from scheduler_svc.serving.loads import NO_LOADS, read_loads
+from scheduler_svc.serving.token_stream import BufferedTokenStream
+from scheduler_svc.timeline import Timeline
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the engine schedules, and how many requests of each class may be live."""
+
+    policy: str = "qllm"
+    preempt_at: PreemptAt = PreemptAt.EXPERT
+    limits: Limits = field(default_factory=Limits)
+    starvation: StarvationLimits = field(default_factory=StarvationLimits)
+    max_ls_requests: int = 1024
+    max_be_requests: int = 16384
+
+
+@dataclass(slots=True)
+class _Live:
+    """A live request."""
+
+    request: GenerationRequest
+    sequence: Sequence
+    stream: BufferedTokenStream
+
+
+class Engine:
+    """Implements `Generator` for front ends and `LinkListener` for the worker link.
+
+    Args:
+        settings: How to schedule.
+        send: Hands commands to the worker, in order, without waiting.
+        on_fatal: Called with an error that should end the process: the core contradicted itself.
+        timeline: Records what happens, if anything does.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        send: Callable[[Row[Command]], object],
+        on_fatal: Callable[[BaseException], None],
+        timeline: Timeline | None = None,
+    ) -> None:
+        self._settings = settings
+        self._send = send
+        self._on_fatal = on_fatal
+        self._timeline = timeline
+        self._loop = asyncio.get_running_loop()
+        self._fan_out = FanOut(self._loop.call_soon)
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduler: Scheduler | None = None
+        self._model: ServedModel | None = None
+        self._state = WorkerState.ABSENT
+        self._epoch = 0
+        self._seq_ids = count(1)
+        self._live: dict[SeqId, _Live] = {}
+        self._by_request_id: dict[str, SeqId] = {}
+        self._admission = {
+            RequestClass.LATENCY_SENSITIVE: ClassAdmission(RequestClass.LATENCY_SENSITIVE, settings.max_ls_requests),
+            RequestClass.BEST_EFFORT: ClassAdmission(RequestClass.BEST_EFFORT, settings.max_be_requests),
+        }
+        self._on_state_change: list[Callable[[], None]] = []
+
+    # ---- Generator: what front ends call
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The connected worker's model; None while no worker is connected."""
+        return self._model
+
+    @property
+    def worker_state(self) -> WorkerState:
+        """The worker's state."""
+        return self._state
+
+    @property
+    def worker_epoch(self) -> int:
+        """The connected or last worker's epoch; 0 if none ever connected."""
+        return self._epoch
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
+        scheduler = self._ready_scheduler()
+        if request.request_id in self._by_request_id:
+            raise DuplicateRequest(request.request_id)
+        self._admission[request.request_class].enter()
+        seq_id = SeqId(next(self._seq_ids))
+        sequence = Sequence(
+            seq_id, request.request_class, request.prompt_token_ids, request.sampling, request.stop, self._loop.time()
+        )
+        stream = BufferedTokenStream(
+            request.request_class,
+            self._fan_out,
+            usage=lambda: sequence.usage(self._loop.time()),
+            on_close=lambda: self._abort_live(seq_id),
+        )
+        self._live[seq_id] = _Live(request, sequence, stream)
+        self._by_request_id[request.request_id] = seq_id
+        scheduler.add(sequence)
+        if self._timeline is not None:
+            self._timeline.request_arrived(sequence)
+        self._pump()
+        return stream
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a live request, whose stream then ends with ABORTED; returns False if there is none."""
+        seq_id = self._by_request_id.get(request_id)
+        if seq_id is None:
+            return False
+        self._abort_live(seq_id)
+        return True
+
+    def on_state_change(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` after each change of `worker_state`, from now on."""
+        self._on_state_change.append(tell)
+
+    def loads(self) -> Loads:
+        """Returns the loads now."""
+        return read_loads(self._scheduler, self._loop.time()) if self._scheduler else NO_LOADS
+
+    def _ready_scheduler(self) -> Scheduler:
+        if self._scheduler is None:
+            raise WorkerUnavailable("no worker is connected")
+        if self._state is WorkerState.HUNG:
+            raise WorkerUnavailable("the worker makes no progress")
+        return self._scheduler
+
+    # ---- LinkListener: what the worker link calls
+
+    def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
+        """Starts a new scheduler core for a new life of the worker."""
+        settings = self._settings
+        scheduler = Scheduler(
+            model.core,
+            POLICIES[settings.policy](),
+            settings.limits,
+            settings.preempt_at,
+            settings.starvation,
+            self._timeline.worker_joined(model.core) if self._timeline is not None else None,
+        )
+        for timing in calibration:
+            scheduler.work.cost_model.observe(timing)
+        self._scheduler, self._model, self._epoch = scheduler, model, epoch
+        _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
+        self._change_state(WorkerState.READY)
+
+    def step_result(self, result: StepResult) -> None:
+        """Takes in what a step did."""
+        if self._scheduler is not None:
+            outputs = self._guarded(lambda core: core.update(result, self._loop.time()))
+            self._pump()
+            self._deliver(outputs or [])
+
+    def command_refused(self, message: str, command_id: CommandId | None) -> None:
+        """Ends the requests whose step the worker refused."""
+        if self._scheduler is not None and command_id is not None:
+            outputs = self._guarded(lambda core: core.refuse(command_id, message, self._loop.time()))
+            self._pump()
+            self._deliver(outputs or [])
+
+    def worker_lost(self, reason: str) -> None:
+        """Ends every live request: what the worker knew is gone."""
+        self._scheduler, self._model = None, None
+        self._cancel_timer()
+        self._change_state(WorkerState.ABSENT)
+        self._fail_all(f"the worker is gone: {reason}")
+
+    def worker_hung(self, reason: str) -> None:
+        """Ends every live request; should the worker recover, it drops them."""
+        self._change_state(WorkerState.HUNG)
+        for seq_id in tuple(self._live):
+            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
+        self._pump()
+        self._fail_all(f"the worker makes no progress: {reason}")
+
+    def worker_recovered(self) -> None:
+        """Serves again."""
+        self._change_state(WorkerState.READY)
+
+    # ---- inside
+
+    def _pump(self) -> None:
+        """Sends what the core wants sent now, and sets the timer for when it wants to be asked again."""
+        self._cancel_timer()
+        commands = self._guarded(lambda core: core.schedule(self._loop.time()))
+        if commands:
+            self._send(commands)
+        if self._scheduler is not None and self._scheduler.wakeup_s is not None:
+            self._timer = self._loop.call_at(self._scheduler.wakeup_s, self._pump)
+
+    def _guarded(self, act: Callable[[Scheduler], T]) -> T | None:
+        """Calls the core; an error in there is a defect that must not go unnoticed, so it ends the process."""
+        if self._scheduler is None:
+            return None
+        try:
+            return act(self._scheduler)
+        except Exception as error:
+            _log.exception("core_failed")
+            self._on_fatal(error)
+            return None
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            live = self._live.get(output.seq_id)
+            if live is None:
+                continue
+            if isinstance(output, TokenOutput):
+                live.stream.push(output)
+                if output.finish_reason is not None:
+                    self._forget(output.seq_id)
+            else:
+                _log.error("request_failed request_id=%s error=%r", live.request.request_id, output.message)
+                self._end(output.seq_id, BatchFailed("the worker could not run this request"))
+
+    def _abort_live(self, seq_id: SeqId) -> None:
+        live = self._live.get(seq_id)
+        if live is None:
+            return
+        self._guarded(lambda core: core.abort(seq_id, self._loop.time()))
+        self._forget(seq_id)
+        live.stream.finish(FinishReason.ABORTED, live.sequence.usage(self._loop.time()))
+        self._pump()
+
+    def _fail_all(self, reason: str) -> None:
+        """Ends every live request, each with an error and a time to come back of its own."""
+        if self._live:
+            _log.error("requests_ended num=%d error=%r", len(self._live), reason)
+        for seq_id in tuple(self._live):
+            self._end(seq_id, WorkerUnavailable(reason))
+
+    def _end(self, seq_id: SeqId, error: ServiceError) -> None:
+        self._live[seq_id].stream.fail(error)
+        self._forget(seq_id)
+
+    def _forget(self, seq_id: SeqId) -> None:
+        live = self._live.pop(seq_id)
+        del self._by_request_id[live.request.request_id]
+        self._admission[live.request.request_class].leave(self._loop.time())
+        if self._timeline is not None:
+            self._timeline.request_ended(live.sequence, self._loop.time())
+
+    def _change_state(self, state: WorkerState) -> None:
+        if state is not self._state:
+            self._state = state
+            for tell in self._on_state_change:
+                tell()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,110 @@
+"""One request's tokens on their way from the engine to a front end.
+
+A slow reader costs no memory beyond the tokens themselves: what it has not read yet is handed over as one event. Knows nothing
+of text or gRPC.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from scheduler_svc.core.results import TokenOutput
+from scheduler_svc.core.sequence import FinishReason, RequestClass, Usage
+from scheduler_svc.errors import ServiceError
+from scheduler_svc.generation import TokenEvent
+from scheduler_svc.serving.fan_out import FanOut
+
+
+class BufferedTokenStream:
+    """The engine's end of a TokenStream, with one reader.
+
+    Args:
+        request_class: Whose readers it is released with.
+        fan_out: Says when the reader may go on.
+        usage: Returns what the request has used so far.
+        on_close: Called once when the reader leaves before the end.
+    """
+
+    def __init__(
+        self,
+        request_class: RequestClass,
+        fan_out: FanOut,
+        usage: Callable[[], Usage],
+        on_close: Callable[[], None],
+    ) -> None:
+        self._request_class = request_class
+        self._fan_out = fan_out
+        self._usage = usage
+        self._on_close = on_close
+        self._waiting: asyncio.Future[None] | None = None
+        self._has_news = False
+        self._outputs: list[TokenOutput] = []
+        self._finish_reason: FinishReason | None = None
+        self._final_usage: Usage | None = None
+        self._error: ServiceError | None = None
+        self._is_over = False
+
+    def push(self, output: TokenOutput) -> None:
+        """Adds a token; with a finish reason it is the last."""
+        self._outputs.append(output)
+        if output.finish_reason is not None and output.usage is not None:
+            self.finish(output.finish_reason, output.usage)
+        else:
+            self._tell()
+
+    def finish(self, reason: FinishReason, usage: Usage) -> None:
+        """Ends the stream in good order."""
+        self._finish_reason, self._final_usage, self._is_over = reason, usage, True
+        self._tell()
+
+    def fail(self, error: ServiceError) -> None:
+        """Ends the stream with an error, after the tokens pushed so far."""
+        self._error, self._is_over = error, True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Notes that there is something to read; a reader that waits for it is released when its turn comes."""
+        if not self._has_news:
+            self._has_news = True
+            if self._waiting is not None:
+                self._fan_out.put(self._request_class, self._release)
+
+    def _release(self) -> None:
+        if self._waiting is not None and not self._waiting.done():  # it may have been cancelled
+            self._waiting.set_result(None)
+
+    async def _news(self) -> None:
+        """Waits until there is something to read and it is this reader's turn."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        if self._has_news:
+            self._fan_out.put(self._request_class, self._release)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+        self._has_news = False
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Yields what has come since the last event, until the end; raises the error that ended the stream."""
+        while True:
+            await self._news()
+            outputs, self._outputs = self._outputs, []
+            # What comes while the reader holds an event belongs to the next one, the end included.
+            finish_reason, error = self._finish_reason, self._error
+            if outputs or finish_reason is not None:
+                token_ids = tuple([output.token_id for output in outputs])
+                logprobs = tuple([output.logprob for output in outputs])
+                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage)
+            if finish_reason is not None:
+                return
+            if error is not None:
+                raise error
+
+    def usage(self) -> Usage:
+        """Returns what the request has used so far."""
+        return self._final_usage or self._usage()
+
+    def close(self) -> None:
+        """Aborts the request if it is live."""
+        if not self._is_over:
+            self._is_over = True
+            self._on_close()
