@@ -16,8 +16,8 @@ from qllm.command_line import run_command
 from qllm.reporting import report_without_failing
 
 from scheduler_svc.channel.endpoint import EndpointRefused
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES
+from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.service import Service
 from scheduler_svc.serving.engine import EngineSettings
 from scheduler_svc.settings import Config, ConfigRefused, curve_server, engine_settings, listening_host

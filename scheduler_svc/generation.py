@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from scheduler_svc.core.results import WorkerModel
-from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions, Usage
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions, Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.private_directory import private_endpoint
-from scheduler_svc.core.commands import Command
-from scheduler_svc.core.ids import CommandId
-from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.core.state.commands import Command
+from scheduler_svc.core.state.ids import CommandId
+from scheduler_svc.core.state.results import StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop

@@ -11,9 +11,9 @@ from pathlib import Path
 from qllm.addresses import AddressRefused, listening_ip
 
 from scheduler_svc.channel.endpoint import CurveServer
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.serving.engine import EngineSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the port that the scheme implies.

@@ -13,12 +13,12 @@ from typing import Annotated, TypeVar
 import typer
 
 from demo.spread import Spread
-from scheduler_svc.core.commands import Advance, StartBatch
-from scheduler_svc.core.ids import SeqId
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.results import SampledToken, StepResult, WorkerModel, WorkTiming
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.state.commands import Advance, StartBatch
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.results import SampledToken, StepResult, WorkerModel, WorkTiming
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 
 T = TypeVar("T")
 _MODEL = WorkerModel((8,) * 32, 2, block_size=16, num_blocks=100_000, num_host_blocks=0, max_model_len=4096)

@@ -16,10 +16,10 @@ from qllm.v1 import control_pb2
 
 from scheduler_svc.channel.codec import PROTOCOL_VERSION
 from scheduler_svc.channel.link import WorkerLink
-from scheduler_svc.core.commands import Advance
-from scheduler_svc.core.cursor import Cursor
-from scheduler_svc.core.ids import BatchId, CommandId
-from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.core.state.commands import Advance
+from scheduler_svc.core.state.cursor import Cursor
+from scheduler_svc.core.state.ids import BatchId, CommandId
+from scheduler_svc.core.state.results import StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 from tests.integration.fake_worker import hello
 

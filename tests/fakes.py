@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from scheduler_svc.core.results import WorkerModel
-from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.errors import DuplicateRequest, ServiceError
 from scheduler_svc.generation import (
     ClassLoad,

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from scheduler_svc.core.commands import (
+from scheduler_svc.core.observer import StepObserver
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.commands import (
     AddSequence,
     Advance,
     BatchItem,
@@ -21,14 +25,10 @@ from scheduler_svc.core.commands import (
     RestoreSequence,
     StartBatch,
 )
-from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
-from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
-from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 

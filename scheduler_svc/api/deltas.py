@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.generation import TokenEvent
 from scheduler_svc.text.detokenizer import TextAssembler
 

@@ -14,7 +14,7 @@ from scheduler_svc.api.validation import (
     require_prompt_length,
     valid_token_ids,
 )
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.chat_format import ChatFormat, LostTurn

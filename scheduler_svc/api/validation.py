@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
-from scheduler_svc.core.sequence import SamplingParams, StopConditions
+from scheduler_svc.core.state.sequence import SamplingParams, StopConditions
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer

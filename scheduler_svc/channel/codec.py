@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterable
 from google.protobuf.message import DecodeError
 from qllm.v1 import control_pb2, inference_pb2
 
-from scheduler_svc.core import commands
-from scheduler_svc.core.cursor import Cursor, PreemptAt, Stage
-from scheduler_svc.core.ids import BatchId, CommandId, SeqId
-from scheduler_svc.core.results import BatchError, SampledToken, SequenceError, StepResult, WorkerModel, WorkTiming
-from scheduler_svc.core.sequence import FinishReason, RequestClass
+from scheduler_svc.core.state import commands
+from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
+from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.results import (
+    BatchError,
+    SampledToken,
+    SequenceError,
+    StepResult,
+    WorkerModel,
+    WorkTiming,
+)
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 
 PROTOCOL_VERSION = 4

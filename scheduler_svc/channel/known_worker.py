@@ -6,7 +6,7 @@ Pure state and judgement; time is an argument, and it knows no socket.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scheduler_svc.core.commands import Advance, Command
+from scheduler_svc.core.state.commands import Advance, Command
 from scheduler_svc.generation import ServedModel
 
 

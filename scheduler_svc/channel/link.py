@@ -28,8 +28,8 @@ from scheduler_svc.channel.known_worker import KnownWorker
 from scheduler_svc.channel.listener import LinkListener
 from scheduler_svc.channel.router import PeerGone, Router
 from scheduler_svc.channel.waiting_workers import WaitingWorkers
-from scheduler_svc.core.commands import Command
-from scheduler_svc.core.ids import CommandId
+from scheduler_svc.core.state.commands import Command
+from scheduler_svc.core.state.ids import CommandId
 from scheduler_svc.generation import WorkerState
 
 _log = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from scheduler_svc.core.ids import CommandId
-from scheduler_svc.core.results import StepResult, WorkTiming
+from scheduler_svc.core.state.ids import CommandId
+from scheduler_svc.core.state.results import StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 
 

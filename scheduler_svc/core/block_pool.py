@@ -12,7 +12,7 @@ have room to grow in place.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
-from scheduler_svc.core.ids import BlockId
+from scheduler_svc.core.state.ids import BlockId
 
 
 class IntegrityError(AssertionError):

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from heapq import nlargest
 
-from scheduler_svc.core.batch import Batch, Member, Shape
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.policies.base import BatchPlan
-from scheduler_svc.core.queues import QueueName, Queues, SequenceQueue
-from scheduler_svc.core.sequence import Phase, RequestClass, Sequence, SequenceState
+from scheduler_svc.core.state.batch import Batch, Member, Shape
+from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue
+from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence, SequenceState
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _GRAIN = 16  # tokens: a shorter chunk of a prompt is not worth taking along

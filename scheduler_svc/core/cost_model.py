@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
-from scheduler_svc.core.batch import Shape
-from scheduler_svc.core.results import WorkerModel, WorkTiming
+from scheduler_svc.core.state.batch import Shape
+from scheduler_svc.core.state.results import WorkerModel, WorkTiming
 
 FORGETTING = 0.995
 OUTLIER_RATIO = 4.0

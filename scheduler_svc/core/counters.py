@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 
 
 @dataclass(slots=True)

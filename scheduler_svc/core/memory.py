@@ -7,10 +7,10 @@ Emits the commands that carry it out; the worker runs commands in order, so a bl
 from collections.abc import Callable
 
 from scheduler_svc.core.block_pool import BlockPool
-from scheduler_svc.core.commands import Command, DropSequence, OffloadSequence, RestoreSequence
-from scheduler_svc.core.ids import BlockId
-from scheduler_svc.core.results import WorkerModel
-from scheduler_svc.core.sequence import Sequence
+from scheduler_svc.core.state.commands import Command, DropSequence, OffloadSequence, RestoreSequence
+from scheduler_svc.core.state.ids import BlockId
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import Sequence
 
 
 class Memory:

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.results import StepResult
+from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.results import StepResult
 from scheduler_svc.core.window import InFlight
 
 

@@ -6,7 +6,7 @@ Knows no batch and no policy: only the layers, predicted unit costs and where st
 import math
 
 from scheduler_svc.core.cost_model import UnitCosts
-from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
+from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 
 _ROUNDING = 1e-9  # a unit that fits exactly, fits
 

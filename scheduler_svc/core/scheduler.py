@@ -10,17 +10,18 @@ import math
 from dataclasses import replace
 from itertools import count
 
-from scheduler_svc.core.batch import Batch, Member, Shape
-from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, Command, DropBatch, Preempt, StartBatch
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.counters import Counters
-from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
-from scheduler_svc.core.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Limits, Policy, Sequel
-from scheduler_svc.core.results import (
+from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.batch import Batch, Member, Shape
+from scheduler_svc.core.state.commands import AddSequence, Advance, BatchItem, Command, DropBatch, Preempt, StartBatch
+from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
+from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.results import (
     FailureOutput,
     Output,
     SampledToken,
@@ -29,8 +30,7 @@ from scheduler_svc.core.results import (
     TokenOutput,
     WorkerModel,
 )
-from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence, SequenceState
-from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.window import CommandWindow, InFlight
 from scheduler_svc.core.workload import Workload
 

@@ -6,8 +6,8 @@ The worker runs them in order, so the time that has passed since the first one b
 from collections import deque
 from dataclasses import dataclass, replace
 
-from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.commands import Advance
+from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.commands import Advance
 
 
 @dataclass(frozen=True, slots=True)

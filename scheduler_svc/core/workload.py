@@ -3,13 +3,13 @@
 Answers questions and decides nothing; the scheduler changes it.
 """
 
-from scheduler_svc.core.batch import Batch, Shape
 from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.policies import Ahead, Limits
-from scheduler_svc.core.queues import QueueKey, QueueName, Queues
-from scheduler_svc.core.results import WorkerModel
-from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
+from scheduler_svc.core.state.batch import Batch, Shape
+from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _ROUNDING_S = 1e-6

@@ -5,7 +5,7 @@ Each class has its own limit, so that best-effort work cannot crowd latency-sens
 
 from dataclasses import dataclass
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Overloaded, jittered
 
 _MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0

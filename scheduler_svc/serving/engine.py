@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
-from scheduler_svc.core.commands import Command
-from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.ids import CommandId, SeqId
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.results import Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.commands import Command
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.ids import CommandId, SeqId
+from scheduler_svc.core.state.results import Output, StepResult, TokenOutput, WorkTiming
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.errors import BatchFailed, DuplicateRequest, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.serving.admission import ClassAdmission

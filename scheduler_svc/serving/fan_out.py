@@ -12,7 +12,7 @@ Nobody loses a token by waiting: what comes meanwhile is handed over together. K
 from collections import deque
 from collections.abc import Callable
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 
 MAX_RELEASED_A_TURN = 16
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sequence import Phase, RequestClass, SequenceState
+from scheduler_svc.core.state.sequence import Phase, RequestClass, SequenceState
 from scheduler_svc.generation import ClassLoad, Loads
 
 NO_LOAD = ClassLoad(0, 0, 0, 0, 0, 0, 0, 0)

@@ -7,8 +7,8 @@ of text or gRPC.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from scheduler_svc.core.results import TokenOutput
-from scheduler_svc.core.sequence import FinishReason, RequestClass, Usage
+from scheduler_svc.core.state.results import TokenOutput
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import ServiceError
 from scheduler_svc.generation import TokenEvent
 from scheduler_svc.serving.fan_out import FanOut

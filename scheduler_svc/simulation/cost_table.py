@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 
-from scheduler_svc.core.results import WorkerModel, WorkTiming
+from scheduler_svc.core.state.results import WorkerModel, WorkTiming
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.fields import Fields
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.sequence import RequestClass
 from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.simulation.cost_table import CostTable, parse_cost_table
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.fields import Fields

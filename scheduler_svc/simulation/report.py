@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.simulation.simulation import Outcome, Simulation
 
 _CLASS_NAMES = {RequestClass.LATENCY_SENSITIVE: "ls", RequestClass.BEST_EFFORT: "be"}

@@ -8,8 +8,8 @@ Units are numbered through the model, so that each answer is arithmetic, whateve
 
 from dataclasses import dataclass
 
-from scheduler_svc.core.cursor import Cursor, PreemptAt, Stage
-from scheduler_svc.core.results import WorkTiming
+from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
+from scheduler_svc.core.state.results import WorkTiming
 from scheduler_svc.simulation.cost_table import CostTable, Load, UnitTimes
 
 

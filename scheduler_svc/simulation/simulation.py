@@ -4,12 +4,12 @@ from collections.abc import Sequence as Row
 from dataclasses import dataclass
 from itertools import count
 
-from scheduler_svc.core.ids import SeqId
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES
-from scheduler_svc.core.results import Output, TokenOutput
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.results import Output, TokenOutput
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 from scheduler_svc.simulation.errors import Stalled
 from scheduler_svc.simulation.job import Job, Request
 from scheduler_svc.simulation.virtual_worker import VirtualWorker

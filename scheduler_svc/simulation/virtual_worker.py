@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from scheduler_svc.core.commands import Advance, BatchItem, Command, DropBatch, DropSequence, Preempt, StartBatch
-from scheduler_svc.core.results import SampledToken, StepResult
+from scheduler_svc.core.state.commands import Advance, BatchItem, Command, DropBatch, DropSequence, Preempt, StartBatch
+from scheduler_svc.core.state.results import SampledToken, StepResult
 from scheduler_svc.simulation.cost_table import CostTable, Load
 from scheduler_svc.simulation.running_step import Layout, RunningStep
 

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TypeVar
 
 from scheduler_svc.caller import current_caller
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Overloaded, ServiceError, jittered
 from scheduler_svc.process.garbage import return_memory
 

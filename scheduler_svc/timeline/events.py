@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Protocol
 
-from scheduler_svc.core.cursor import Cursor, Stage
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.cursor import Cursor, Stage
+from scheduler_svc.core.state.sequence import RequestClass
 
 Event = Mapping[str, object]
 Facts = Mapping[str, object]

@@ -6,10 +6,10 @@ A batch that goes on after it was preempted was resumed; batches that begin to a
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scheduler_svc.core.batch import Batch
-from scheduler_svc.core.cursor import START, Cursor, Stage
-from scheduler_svc.core.ids import BatchId
-from scheduler_svc.core.results import StepResult
+from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.cursor import START, Cursor, Stage
+from scheduler_svc.core.state.ids import BatchId
+from scheduler_svc.core.state.results import StepResult
 from scheduler_svc.core.window import InFlight
 from scheduler_svc.timeline.events import (
     LANES,

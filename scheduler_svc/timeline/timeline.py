@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from itertools import count
 
 from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.results import WorkerModel
-from scheduler_svc.core.sequence import Sequence
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import Sequence
 from scheduler_svc.timeline.events import (
     Process,
     TraceSink,

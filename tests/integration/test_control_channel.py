@@ -12,9 +12,9 @@ from scheduler_svc.channel.codec import PROTOCOL_VERSION
 from scheduler_svc.channel.endpoint import CurveServer, EndpointRefused
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.waiting_workers import RETRY_AFTER_S
-from scheduler_svc.core.commands import AddSequence, Command, DropSequence, StartBatch
-from scheduler_svc.core.ids import BatchId, SeqId
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.commands import AddSequence, Command, DropSequence, StartBatch
+from scheduler_svc.core.state.ids import BatchId, SeqId
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import WorkerState
 from tests.control_channel import (
     RawPeer,

@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from scheduler_svc.channel.link import WorkerLink
-from scheduler_svc.core.commands import AddSequence, Advance, BatchItem, StartBatch
-from scheduler_svc.core.cursor import Cursor
-from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.commands import AddSequence, Advance, BatchItem, StartBatch
+from scheduler_svc.core.state.cursor import Cursor
+from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.supervisor import WorkerSupervisor
 from tests.control_channel import ROOT, RecordingListener, ipc_endpoint, listening
 

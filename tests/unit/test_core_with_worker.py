@@ -12,7 +12,8 @@ from gpu_worker.cursor import Stage as WorkerStage
 from gpu_worker.execution.runner import Runner
 from gpu_worker.execution.sampler import Sampling
 from gpu_worker.execution.sequences import BatchItem as WorkerItem
-from scheduler_svc.core.commands import (
+from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.state.commands import (
     AddSequence,
     Advance,
     Command,
@@ -22,11 +23,10 @@ from scheduler_svc.core.commands import (
     RestoreSequence,
     StartBatch,
 )
-from scheduler_svc.core.cursor import Cursor, PreemptAt
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.results import SampledToken, WorkerModel
-from scheduler_svc.core.sequence import FinishReason, RequestClass
+from scheduler_svc.core.state.cursor import Cursor, PreemptAt
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.results import SampledToken, WorkerModel
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from tests.families import generated
 from tests.simulation import BE, LS, Costs, Simulation, SimWorker
 from tests.worker_driver import loaded, random_prompts

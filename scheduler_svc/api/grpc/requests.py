@@ -3,7 +3,7 @@
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt, SamplingDraft, StopDraft, TextPrompt, TokenPrompt
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 
 _CLASSES = {

@@ -6,7 +6,7 @@ Pure: knows nothing of sockets, time or the engine.
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta, Finish
-from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.core.state.sequence import FinishReason, Usage
 
 _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,

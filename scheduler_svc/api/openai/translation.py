@@ -9,7 +9,7 @@ from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.api.validation import Amount
-from scheduler_svc.core.sequence import FinishReason
+from scheduler_svc.core.state.sequence import FinishReason
 from scheduler_svc.errors import InvalidRequest
 
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}

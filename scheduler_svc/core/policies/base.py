@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
-from scheduler_svc.core.batch import Batch, Shape
-from scheduler_svc.core.cursor import PreemptAt
-from scheduler_svc.core.queues import QueueName
-from scheduler_svc.core.sequence import RequestClass, Sequence
+from scheduler_svc.core.state.batch import Batch, Shape
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.queues import QueueName
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 
 @dataclass(frozen=True, slots=True)

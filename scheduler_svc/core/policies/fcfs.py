@@ -5,10 +5,10 @@ Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Ag
 
 from collections.abc import Iterator
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
-from scheduler_svc.core.sequence import RequestClass, Sequence
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 
 class Fcfs(Policy):

@@ -7,8 +7,8 @@ best-effort decode has drained, and a latency-sensitive prefill is padded with b
 from collections.abc import Iterator
 
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, View
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
+from scheduler_svc.core.state.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 

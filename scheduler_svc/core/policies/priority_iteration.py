@@ -1,7 +1,7 @@
 """Priority without preemption inside an iteration: what vLLM's and SGLang's priorities do. For comparison."""
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies.qllm import Qllm
+from scheduler_svc.core.state.cursor import PreemptAt
 
 
 class PriorityIteration(Qllm):

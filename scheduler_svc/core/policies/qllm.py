@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from scheduler_svc.core.batch import Batch
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
+from scheduler_svc.core.state.sequence import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _LS_SEQUEL_MARGIN = 0.2

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 
 ServiceTier: TypeAlias = Literal["auto", "default", "priority", "flex", "batch"]
 

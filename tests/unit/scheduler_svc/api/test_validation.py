@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scheduler_svc.api import validation
 from scheduler_svc.api.draft import SamplingDraft, StopDraft
 from scheduler_svc.api.grpc import requests
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer

@@ -11,11 +11,11 @@ from qllm.v1 import control_pb2, inference_pb2
 
 from scheduler_svc.channel import codec
 from scheduler_svc.channel.codec import ProtocolError
-from scheduler_svc.core import commands
-from scheduler_svc.core.cursor import Cursor, Stage
-from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.results import SequenceError
-from scheduler_svc.core.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state import commands
+from scheduler_svc.core.state.cursor import Cursor, Stage
+from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
+from scheduler_svc.core.state.results import SequenceError
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 from tests.integration.fake_worker import hello
 

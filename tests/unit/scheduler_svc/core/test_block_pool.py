@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_svc.core.block_pool import BlockPool, IntegrityError
-from scheduler_svc.core.ids import BlockId
+from scheduler_svc.core.state.ids import BlockId
 
 
 def test_a_table_grows_in_place_while_the_next_block_is_free() -> None:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.cursor import PreemptAt
 from tests.simulation import BE, LS, Costs, Simulation
 
 NO_SHARE = StarvationLimits(min_share=0.0, threshold=0)

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler_svc.core.batch import Shape
 from scheduler_svc.core.cost_model import CostModel, OnlineFit
+from scheduler_svc.core.state.batch import Shape
 from tests.simulation import Costs, SimWorker, small_model
 
 

@@ -1,9 +1,9 @@
 """Failures and endings that come while other commands are on their way."""
 
-from scheduler_svc.core.commands import Advance, DropBatch, DropSequence, Preempt
-from scheduler_svc.core.cursor import Cursor, Stage
-from scheduler_svc.core.ids import BatchId, CommandId, SeqId
-from scheduler_svc.core.results import (
+from scheduler_svc.core.state.commands import Advance, DropBatch, DropSequence, Preempt
+from scheduler_svc.core.state.cursor import Cursor, Stage
+from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.results import (
     BatchError,
     FailureOutput,
     SampledToken,
@@ -11,7 +11,7 @@ from scheduler_svc.core.results import (
     StepResult,
     TokenOutput,
 )
-from scheduler_svc.core.sequence import FinishReason
+from scheduler_svc.core.state.sequence import FinishReason
 from tests.simulation import BE, LS, Simulation
 
 

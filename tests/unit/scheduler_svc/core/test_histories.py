@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.sequence import SequenceState
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.sequence import SequenceState
 from scheduler_svc.timeline.step_lanes import StepLanes
 from tests.simulation import BE, LS, Simulation, small_model
 from tests.trace_events import Events

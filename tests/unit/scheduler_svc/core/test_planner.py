@@ -3,8 +3,8 @@ import math
 import pytest
 
 from scheduler_svc.core.cost_model import UnitCosts
-from scheduler_svc.core.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.planner import StepPlanner
+from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 
 COSTS = UnitCosts(attention_s=3.0, expert_s=1.0, head_s=0.5)
 LAYERS = (4, 0, 4)  # the middle one has no mixture

@@ -5,12 +5,12 @@ from itertools import groupby, pairwise
 
 import pytest
 
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import POLICIES, BatchPlan, Limits, Policy, View
 from scheduler_svc.core.policies.base import Choice
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL
-from scheduler_svc.core.sequence import Sequence
 from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL
+from scheduler_svc.core.state.sequence import Sequence
 from tests.simulation import BE, LS, Simulation, small_model
 
 NO_GUARD = StarvationLimits(min_share=0.0, threshold=0)

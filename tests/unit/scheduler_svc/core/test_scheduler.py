@@ -1,8 +1,8 @@
 import pytest
 
-from scheduler_svc.core.commands import Advance, Preempt, StartBatch
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.state.commands import Advance, Preempt, StartBatch
+from scheduler_svc.core.state.cursor import PreemptAt
 from tests.simulation import BE, LS, Simulation, small_model
 
 

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Sequence as Row
 
-from scheduler_svc.core.commands import Advance, Command, StartBatch
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.results import SampledToken, StepResult, WorkTiming
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.commands import Advance, Command, StartBatch
+from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import GenerationRequest, TokenStream
 from scheduler_svc.serving.engine import Engine, EngineSettings
 from scheduler_svc.serving.fan_out import MAX_RELEASED_A_TURN

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.serving.fan_out import MAX_RELEASED_A_TURN, FanOut
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.results import TokenOutput
-from scheduler_svc.core.sequence import FinishReason, RequestClass, Usage
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.results import TokenOutput
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import WorkerUnavailable
 from scheduler_svc.generation import TokenEvent
 from scheduler_svc.serving.fan_out import FanOut

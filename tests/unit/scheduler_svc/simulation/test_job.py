@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gpu_worker.simulated.cost_table import shipped_tables as tables_of_the_worker
-from scheduler_svc.core.cursor import PreemptAt
 from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.simulation.cost_table import parse_cost_table, shipped_tables
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.job import parse_job

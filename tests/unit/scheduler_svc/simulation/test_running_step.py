@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_svc.core.cursor import PreemptAt, Stage
+from scheduler_svc.core.state.cursor import PreemptAt, Stage
 from scheduler_svc.simulation.cost_table import CostTable, Load, parse_cost_table
 from scheduler_svc.simulation.running_step import Layout, RunningStep
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from scheduler_svc.core.policies import POLICIES
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.simulation.errors import Stalled
 from scheduler_svc.simulation.job import Job, Request, parse_job
 from scheduler_svc.simulation.report import report

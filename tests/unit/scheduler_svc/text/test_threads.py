@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from scheduler_svc.caller import set_caller
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Overloaded
 from scheduler_svc.text.threads import INLINE_CHARS, VERY_LONG_CHARS, TextThreads
 

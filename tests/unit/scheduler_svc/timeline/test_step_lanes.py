@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from scheduler_svc.core.commands import Advance
-from scheduler_svc.core.results import BatchError, StepResult
+from scheduler_svc.core.state.commands import Advance
+from scheduler_svc.core.state.results import BatchError, StepResult
 from scheduler_svc.timeline.events import Lane, Process
 from scheduler_svc.timeline.step_lanes import StepLanes
 from tests.simulation import BE, LS, Simulation, small_model

@@ -1,7 +1,7 @@
 from typing import Any
 
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 from scheduler_svc.timeline import Timeline
 
 

@@ -14,7 +14,7 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.errors import trailing_metadata
 from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
 from scheduler_svc.process.panics import LibraryPanic
 from scheduler_svc.serving.admission import ClassAdmission

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import current_caller
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
 from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer

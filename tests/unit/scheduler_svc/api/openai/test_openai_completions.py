@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.fakes import FakeGenerator, served_model
 from tests.openai_service import COMPLETIONS, http_app

@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from scheduler_svc.core.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.settings import Config, ConfigRefused

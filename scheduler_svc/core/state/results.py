@@ -6,9 +6,9 @@ Mirrors StepResult and Hello in protos/qllm/v1/control.proto.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from scheduler_svc.core.cursor import Cursor
-from scheduler_svc.core.ids import BatchId, CommandId, SeqId
-from scheduler_svc.core.sequence import FinishReason, Usage
+from scheduler_svc.core.state.cursor import Cursor
+from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.sequence import FinishReason, Usage
 
 
 @dataclass(frozen=True, slots=True)

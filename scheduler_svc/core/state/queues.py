@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
 
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.sequence import Phase, RequestClass, Sequence
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence
 
 QueueKey = Callable[[Sequence], tuple[float, ...]]
 

@@ -6,9 +6,9 @@ How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/co
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scheduler_svc.core.cursor import Cursor, PreemptAt
-from scheduler_svc.core.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.cursor import Cursor, PreemptAt
+from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Knows nothing of text, tensors or sockets.
 from dataclasses import dataclass, field
 from enum import Enum
 
-from scheduler_svc.core.ids import BlockId, SeqId
+from scheduler_svc.core.state.ids import BlockId, SeqId
 
 
 class RequestClass(Enum):

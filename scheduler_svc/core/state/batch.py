@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from scheduler_svc.core.cursor import START, Cursor
-from scheduler_svc.core.ids import BatchId, BlockId, SeqId
-from scheduler_svc.core.sequence import RequestClass, Sequence
+from scheduler_svc.core.state.cursor import START, Cursor
+from scheduler_svc.core.state.ids import BatchId, BlockId, SeqId
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 
 class Member(NamedTuple):

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_svc.core.ids import SeqId
-from scheduler_svc.core.queues import BE_DECODE, BE_PREFILL, LS_PREFILL, Queues, SequenceQueue
-from scheduler_svc.core.sequence import SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_PREFILL, Queues, SequenceQueue
+from scheduler_svc.core.state.sequence import SamplingParams, Sequence, StopConditions
 from tests.simulation import BE, LS
 
 
