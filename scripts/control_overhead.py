@@ -20,9 +20,9 @@ import typer
 
 from client import AsyncClient, GenerateOptions, QllmError
 from client.bench.errors import ServiceFailed
-from client.bench.prompts import PromptForm, Prompts
-from client.bench.service import ServiceOptions, running_service
-from client.bench.workload import BE
+from client.bench.load.prompts import PromptForm, Prompts
+from client.bench.load.workload import BE
+from client.bench.service.service import ServiceOptions, running_service
 
 _PAUSE_S = 0.5  # before a service's turn: threads of the last one may still spin
 

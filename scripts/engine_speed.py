@@ -29,7 +29,7 @@ import torch
 import typer
 from torch import nn
 
-from client.bench.geometries import Geometry, write_geometry
+from client.bench.service.geometries import Geometry, write_geometry
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.execution.sampler import Sampling

@@ -21,16 +21,16 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
+from client.bench.commands.paper import PaperOptions, run_rates
+from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
 from client.bench.errors import RequestFailed
-from client.bench.geometries import Geometry, write_geometry
-from client.bench.interrupts import Interrupts, run_interruptibly
-from client.bench.paper import PaperOptions, run_rates
-from client.bench.paper_results import MeasuredResult, iteration_ms_of, own_grids
-from client.bench.progress import ProgressBar
-from client.bench.run import Run
-from client.bench.simulate_tables import result_grids
-from client.bench.sweep import Axis, PointResult, parse_values
-from client.bench.target import Ask, Chunk, Ending, Stream, TargetFacts
+from client.bench.load.run import Run
+from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from client.bench.report.progress import ProgressBar
+from client.bench.report.simulate_tables import result_grids
+from client.bench.service.geometries import Geometry, write_geometry
+from client.bench.service.interrupts import Interrupts, run_interruptibly
+from client.bench.simulation.sweep import Axis, PointResult, parse_values
 from gpu_worker.model.weights import WeightOptions, make_random_model
 
 LABEL = "fcfs"  # which it is: the tables want their baseline

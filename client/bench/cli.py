@@ -5,19 +5,19 @@ from typing import Annotated
 
 import typer
 
-from client.bench.ablation import SetUp, ablate
-from client.bench.compare import compare
+from client.bench.commands.ablation import SetUp, ablate
+from client.bench.commands.compare import compare
+from client.bench.commands.measure import measure
+from client.bench.commands.paper import EXAMPLES as PAPER_EXAMPLES
+from client.bench.commands.paper import paper
+from client.bench.commands.predictions import predictions
+from client.bench.commands.simulate import EXAMPLES as SIMULATE_EXAMPLES
+from client.bench.commands.simulate import simulate
+from client.bench.commands.timeline import timeline
 from client.bench.console import complaining
-from client.bench.load_options import LoadOptions
-from client.bench.measure import measure
-from client.bench.option_group import with_option_groups
-from client.bench.options import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
-from client.bench.paper import EXAMPLES as PAPER_EXAMPLES
-from client.bench.paper import paper
-from client.bench.predictions import predictions
-from client.bench.simulate import EXAMPLES as SIMULATE_EXAMPLES
-from client.bench.simulate import simulate
-from client.bench.timeline import timeline
+from client.bench.options.groups import with_option_groups
+from client.bench.options.load import LoadOptions
+from client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
 from client.cli.session import is_on_command_line
 
 EXAMPLES = """

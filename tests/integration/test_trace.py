@@ -10,8 +10,8 @@ from pathlib import Path
 
 from qllm.v1 import inference_pb2 as pb
 
-from client.bench.recorded_trace import BE, LS, RecordedTrace, read_trace
-from client.bench.timeline import best_story
+from client.bench.commands.timeline import best_story
+from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 from tests.live_service import ROOT, LiveService, start_service
 from tests.simulated_worker import slow_worker
 

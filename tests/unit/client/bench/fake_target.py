@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from client.bench.errors import RequestFailed
-from client.bench.target import Ask, Chunk, Ending, Stream, TargetFacts
+from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 
 
 class FakeTarget:

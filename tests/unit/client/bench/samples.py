@@ -1,11 +1,11 @@
 """Hand-made records, rows and recordings."""
 
-from client.bench.measurement import Measurement, Window
-from client.bench.record import DONE, RequestRecord, RequestRow
-from client.bench.recording import Provenance, Recording
-from client.bench.summary import Objective, summarize
-from client.bench.target import Chunk, Ending, TargetFacts
-from client.bench.workload import BE, LS, Lengths
+from client.bench.load.measurement import Measurement, Window
+from client.bench.load.record import DONE, RequestRecord, RequestRow
+from client.bench.load.target import Chunk, Ending, TargetFacts
+from client.bench.load.workload import BE, LS, Lengths
+from client.bench.results.result_file import Provenance, Recording
+from client.bench.results.summary import Objective, summarize
 from client.messages import RequestClass
 
 LENGTHS = Lengths(10, 4)

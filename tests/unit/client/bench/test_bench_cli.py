@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.bench.recording import dump
+from client.bench.results.result_file import dump
 from tests.unit.client.bench.fake_openai import FakeOpenAI
 from tests.unit.client.bench.samples import recording
 from tests.unit.client.fake_service import FakeService

@@ -11,9 +11,9 @@ import zmq.asyncio
 from qllm.v1 import inference_pb2 as pb
 
 from client import AsyncClient
-from client.bench.http_target import HttpDialect, HttpTarget
-from client.bench.target import Ask
-from client.bench.workload import LS
+from client.bench.load.http_target import HttpDialect, HttpTarget
+from client.bench.load.target import Ask
+from client.bench.load.workload import LS
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from tests.api_service import collect, running, text_request

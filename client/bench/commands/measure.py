@@ -1,0 +1,118 @@
+"""`qllm-client bench`: one measurement of one server."""
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from client.bench.console import EXIT_FAILED, complain
+from client.bench.load.run import Plan, Run, run_plan
+from client.bench.load.target import TargetFacts
+from client.bench.options.load import LoadOptions
+from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
+from client.bench.report.progress import ProgressBar
+from client.bench.report.show import Report, check_figures_can_be_drawn
+from client.bench.report.tables import result_grids, warnings
+from client.bench.results.environment import environment
+from client.bench.results.result_file import Provenance, Recording, dump
+from client.bench.results.summary import summarize
+from client.bench.service.interrupts import Interrupts, run_interruptibly
+from client.bench.service.service import ServiceOptions, running_service
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def measure(
+    target: TargetOptions, service: ServiceArguments, load: LoadOptions, results: ResultOptions, label: str | None
+) -> None:
+    """Measures a server, shows the results, and ends the process with the exit code that fits."""
+    target.check()
+    results.check()
+    check_figures_can_be_drawn(results)
+    plan = load.plan(chat=target.chat)
+    provenance = provenance_of(asdict(target) | asdict(service) | asdict(load))
+
+    async def command(interrupts: Interrupts) -> Run | None:
+        with ProgressBar(Console(stderr=True)) as bar:
+            return await _run(target, service, plan, bar, interrupts)
+
+    run, exit_code = run_interruptibly(command)
+    if run is None:
+        complain("interrupted before the measuring window began; nothing was measured")
+        raise typer.Exit(exit_code)
+    recording = Recording.of(
+        run.measurement,
+        summarize(run.measurement, load.objectives),
+        label=label or _label_of(run.facts),
+        provenance=provenance,
+        target=run.facts,
+        is_interrupted=run.is_interrupted,
+    )
+    report_of(recording).show(results, results.json_file)
+    has_answers = recording.summary.ls.num_done + recording.summary.be.num_done > 0
+    raise typer.Exit(exit_code or (0 if has_answers else EXIT_FAILED))
+
+
+def report_of(recording: Recording) -> Report:
+    """Returns what is shown of one result."""
+
+    def draw() -> "Figure":
+        from client.bench.report.figures import result_figure
+
+        return result_figure(recording)
+
+    return Report(
+        title=f"Benchmark: {recording.label}",
+        lead=f"{recording.target.model}, {recording.target.kind}, {recording.target.address}",
+        grids=result_grids(recording),
+        warnings=warnings(recording),
+        draw=draw,
+        provenances=[recording.provenance],
+        json=dump(recording.to_json()),
+    )
+
+
+def provenance_of(options: Mapping[str, object]) -> Provenance:
+    """Returns how a result that is measured now comes to be; options that were left out are left out."""
+    config = {
+        name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None
+    }
+    command = ("qllm-client", *sys.argv[1:])
+    return Provenance(command, datetime.now().astimezone().isoformat(timespec="seconds"), config, environment())
+
+
+async def _run(
+    target: TargetOptions, service: ServiceArguments, plan: Plan, bar: ProgressBar, interrupts: Interrupts
+) -> Run | None:
+    async with _grpc_address(target, service, bar) as address:
+        server = target.target(address)
+        try:
+            with interrupts.keeping_results():
+                return await run_plan(server, plan, bar, interrupts.stop)
+        finally:
+            await server.close()
+
+
+@asynccontextmanager
+async def _grpc_address(
+    target: TargetOptions, service: ServiceArguments, bar: ProgressBar
+) -> AsyncIterator[str | None]:
+    """Yields the address of the QLLM service, which is started if that is asked for; None where HTTP is spoken."""
+    if target.serve is None:
+        yield target.grpc
+        return
+    bar.begin("starting the service")
+    async with running_service(ServiceOptions(target.serve, service.scheduler, service.worker)) as address:
+        yield address
+
+
+def _label_of(facts: TargetFacts) -> str:
+    policy = facts.details.get("policy")
+    return f"{policy} ({facts.details.get('preempt_at')})" if policy else f"{facts.model} at {facts.address}"

@@ -1,0 +1,88 @@
+"""A QLLM service over gRPC as the server under test."""
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from client.async_client import AsyncClient, Loads
+from client.bench.errors import RequestFailed, TargetFailed
+from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from client.errors import QllmError, Unreachable
+
+_CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_prompt_tokens")
+
+
+class GrpcTarget:
+    """Asks `qllm.v1.Inference/Generate`, greedy.
+
+    Args:
+        address: "host:port".
+        ignore_eos: Generate exactly as many tokens as are asked for.
+    """
+
+    def __init__(self, address: str, *, ignore_eos: bool) -> None:
+        self._address = address
+        self._ignore_eos = ignore_eos
+        self._client = AsyncClient(address)
+
+    async def prepare(self) -> TargetFacts:
+        """Asks the service for its facts."""
+        try:
+            info = await self._client.server_info()
+        except Unreachable as error:
+            raise TargetFailed(str(error)) from error
+        except QllmError as error:
+            raise TargetFailed(f"no service answers at {self._address}: {error.status.name}: {error}") from error
+        if not info.HasField("model"):
+            raise TargetFailed(f"the service at {self._address} has no worker yet; wait with: qllm-client health")
+        details = {
+            "version": info.version,
+            "policy": info.policy,
+            "preempt_at": info.preempt_at,
+            "family": info.model.family,
+            "dtype": info.model.dtype,
+            "quantization": info.model.quantization,
+            "device": info.model.device,
+        }
+        return TargetFacts("grpc", self._address, info.model.name, info.model.vocab_size, details)
+
+    async def stream(self, ask: Ask) -> Stream:
+        """Streams one generation."""
+        try:
+            stream = self._client.generate(
+                ask.prompt,
+                request_class=ask.request_class,
+                max_tokens=ask.max_tokens,
+                temperature=0.0,
+                ignore_eos=self._ignore_eos,
+            )
+            async with stream, aclosing(aiter(stream)) as deltas:
+                async for delta in deltas:
+                    if delta.token_ids:
+                        yield Chunk(len(delta.token_ids))
+        except QllmError as error:
+            raise RequestFailed(error.status.name, str(error)) from error
+        usage = stream.result.usage
+        yield Ending(usage.completion_tokens, usage.prompt_tokens, usage.queue_ms)
+
+    async def counters(self) -> Mapping[str, int]:
+        """Reads the service's counters."""
+        try:
+            loads = await self._client.loads()
+        except QllmError:
+            return {}
+        return _flat(loads)
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._client.close()
+
+
+def _flat(loads: Loads) -> dict[str, int]:
+    """Returns what only grows: counts and times, those of a class with its name in front."""
+    names = [
+        field.name for field in loads.DESCRIPTOR.fields if field.name.startswith("num_") or field.name.endswith("_ns")
+    ]
+    counters = {name: int(getattr(loads, name)) for name in names}
+    for prefix, load in (("ls", loads.latency_sensitive), ("be", loads.best_effort)):
+        counters |= {f"{prefix}_{name}": int(getattr(load, name)) for name in _CLASS_COUNTERS}
+    return counters

@@ -1,0 +1,1 @@
+"""The options that bench commands share: their names, help, defaults and checks."""

@@ -1,0 +1,164 @@
+"""The options that bench commands share besides the load: the server, how one is started, and where results go."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from qllm.addresses import AddressRefused, read_target
+
+from client.async_client import DEFAULT_ADDRESS
+from client.bench.load.grpc_target import GrpcTarget
+from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
+from client.bench.load.target import Target
+
+_TARGET, _SERVICE, _RESULTS = "What is measured", "Starting a service", "Results"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """Which server, and how it wants to be asked."""
+
+    grpc: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", rich_help_panel=_TARGET, help="A QLLM service, over gRPC.")
+    ] = None
+    http: Annotated[
+        str | None, typer.Option(metavar="URL", rich_help_panel=_TARGET, help="Any OpenAI-compatible server.")
+    ] = None
+    serve: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", rich_help_panel=_TARGET, help="A QLLM service that is started for this run."),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=_TARGET, help="For --http: the model; else the first one served."),
+    ] = None
+    chat: Annotated[
+        bool, typer.Option("--chat", rich_help_panel=_TARGET, help="For --http: ask /v1/chat/completions, with text.")
+    ] = False
+    priority_field: Annotated[
+        PriorityField,
+        typer.Option(
+            rich_help_panel=_TARGET,
+            help="For --http: how the class is told. service_tier: default or flex; priority: 0 or 1, as vLLM has it.",
+        ),
+    ] = PriorityField.SERVICE_TIER
+    ignore_eos: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-eos/--no-ignore-eos", rich_help_panel=_TARGET, help="Generate exactly as many tokens as wanted."
+        ),
+    ] = True
+    extra_body: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", rich_help_panel=_TARGET, help="For --http: further fields of every request."),
+    ] = None
+
+    def check(self) -> None:
+        """Checks that one server is named.
+
+        Raises:
+            typer.BadParameter: None is, or more than one, or its address is none.
+        """
+        named = [name for name in ("grpc", "http", "serve") if getattr(self, name) is not None]
+        if len(named) != 1:
+            given = " and ".join(f"--{name}" for name in named) or "none"
+            raise typer.BadParameter(f"name one server; given: {given}", param_hint="--grpc, --http or --serve")
+        try:
+            read_target(self.grpc or DEFAULT_ADDRESS)
+        except AddressRefused as refusal:
+            raise typer.BadParameter(str(refusal), param_hint="--grpc") from None
+        if self.chat and self.http is None:
+            raise typer.BadParameter("it is a way to ask a server over --http", param_hint="--chat")
+
+    def target(self, grpc_address: str | None) -> Target:
+        """Makes the target: a QLLM service at the address if there is one, or else the server at `http`."""
+        if grpc_address is not None:
+            return GrpcTarget(grpc_address, ignore_eos=self.ignore_eos)
+        dialect = HttpDialect(
+            chat=self.chat, priority_field=self.priority_field, ignore_eos=self.ignore_eos, extra=self._extra()
+        )
+        return HttpTarget(self.http or "", model=self.model, dialect=dialect)
+
+    def _extra(self) -> dict[str, object]:
+        try:
+            extra = json.loads(self.extra_body or "{}")
+        except ValueError as error:
+            raise typer.BadParameter(f"it is no JSON: {error}", param_hint="--extra-body") from None
+        if not isinstance(extra, dict):
+            raise typer.BadParameter(f"a JSON object is wanted; given: {self.extra_body}", param_hint="--extra-body")
+        return extra
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceArguments:
+    """How a service is started."""
+
+    scheduler_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=_SERVICE, help="An argument for the scheduler, as in --scheduler-arg=--policy=fcfs."
+        ),
+    ] = None
+    worker_arg: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=_SERVICE, help="An argument for its worker, as in --worker-arg=--threads=2."),
+    ] = None
+
+    @property
+    def scheduler(self) -> tuple[str, ...]:
+        """Options of the scheduler."""
+        return tuple(self.scheduler_arg or ())
+
+    @property
+    def worker(self) -> tuple[str, ...]:
+        """Options of the worker."""
+        return tuple(self.worker_arg or ())
+
+
+@dataclass(frozen=True, slots=True)
+class FigureOptions:
+    """Where pictures go."""
+
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", rich_help_panel=_RESULTS, help="Write a page that needs no network.")
+    ] = None
+    png: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=_RESULTS, help="Write the figure.")] = None
+
+    @property
+    def wants_figures(self) -> bool:
+        """Whether anything is to be drawn."""
+        return self.html is not None or self.png is not None
+
+    def check(self) -> None:
+        """Checks that the files can be written, before anything is measured.
+
+        Raises:
+            typer.BadParameter: A folder is not there.
+        """
+        _check_folders({"--html": self.html, "--png": self.png})
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions(FigureOptions):
+    """Where results go."""
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", rich_help_panel=_RESULTS, help="Write all results as JSON.")
+    ] = None
+
+    def check(self) -> None:
+        """Checks that the files can be written, before anything is measured.
+
+        Raises:
+            typer.BadParameter: A folder is not there.
+        """
+        _check_folders({"--json": self.json_file, "--html": self.html, "--png": self.png})
+
+
+def _check_folders(paths: Mapping[str, Path | None]) -> None:
+    for name, path in paths.items():
+        if path is not None and not path.resolve().parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent} for {path}", param_hint=name)

@@ -1,0 +1,1 @@
+"""Brings results to the user: tables, figures and pages. Measures nothing."""

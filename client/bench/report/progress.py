@@ -1,0 +1,59 @@
+"""Shows a run while it goes on, on stderr: a bar, and what has come so far."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from client.bench.load.load import Load
+from client.bench.load.workload import BE, LS
+
+
+class ProgressBar:
+    """One line that tells the phase, how far it is, what is in flight, and what has come. A context manager.
+
+    On anything but a terminal it writes one line for each phase instead.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._title = ""
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[seen]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None, seen="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def entitle(self, title: str) -> None:
+        """Puts a title before the phases to come, such as the number of a round."""
+        self._title = f"{title}: " if title else ""
+
+    def begin(self, phase: str, seconds: float | None = None) -> None:
+        """Starts the bar anew; without a length, it only shows that something goes on."""
+        self._progress.reset(self._task, total=seconds, description=f"{self._title}{phase}", seen="")
+        if not self._console.is_terminal:
+            self._console.print(f"{self._title}{phase}{f', {seconds:.0f} s' if seconds else ''}", highlight=False)
+
+    def update(self, elapsed_s: float, load: Load) -> None:
+        """Moves the bar and counts."""
+        num_failed = sum(record.is_failed for record in load.records)
+        seen = f"in flight LS {load.num_in_flight[LS]}, BE {load.num_in_flight[BE]}; {len(load.records)} sent"
+        self._progress.update(
+            self._task, completed=elapsed_s, seen=f"{seen}, {num_failed} failed" if num_failed else seen
+        )

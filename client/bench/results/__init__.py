@@ -1,0 +1,1 @@
+"""What measurements come to, and the files that keep them. Draws nothing."""

@@ -1,0 +1,181 @@
+"""What a simulated experiment varies, point by point, and the set-ups that it compares at each point. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from client.bench.errors import BenchError
+from client.bench.results.gains import EXPERT, FCFS, LAYER, PAPER, PRIORITY
+from client.bench.simulation.simulator import ClassResult, Setup
+from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
+
+# As long as a full iteration of the machine of the shipped table: nobody waits longer for a token than beside fcfs.
+_FULL_ITERATION_S = 0.4
+TARGET = "qllm-target"
+SETUPS = (
+    Setup(FCFS, "fcfs", "iteration"),
+    Setup(PAPER, "paper", "expert"),
+    Setup(PRIORITY, "priority-iteration", "iteration"),
+    Setup(LAYER, "qllm", "layer"),
+    Setup(EXPERT, "qllm", "expert"),
+    Setup(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
+)
+
+
+class Axis(StrEnum):
+    """What is varied."""
+
+    RATE = "rate"
+    LS_SHARE = "ls-share"
+    BE_PROMPT = "be-prompt"
+    QUANTUM = "quantum"
+
+    @property
+    def heading(self) -> str:
+        """The axis with its unit."""
+        return _TITLES[self]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The points that are run unless others are asked for."""
+        return _VALUES[self]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that makes sense."""
+        return _BOUNDS[self]
+
+
+_TITLES = {
+    Axis.RATE: "requests a second",
+    Axis.LS_SHARE: "share of latency-sensitive requests",
+    Axis.BE_PROMPT: "tokens of a best-effort prompt",
+    Axis.QUANTUM: "preemption quantum, ms",
+}
+_VALUES: dict[Axis, tuple[float, ...]] = {
+    Axis.RATE: (1, 2, 3, 4, 5, 6, 7, 8),
+    Axis.LS_SHARE: (0.05, 0.1, 0.2, 0.4, 0.6, 0.8),
+    Axis.BE_PROMPT: (64, 256, 1024, 4096),
+    Axis.QUANTUM: (1, 2, 5, 10, 20, 50, 100),
+}
+_BOUNDS = {
+    Axis.RATE: (0.001, 10_000.0),
+    Axis.LS_SHARE: (0.0, 1.0),
+    Axis.BE_PROMPT: (1, MAX_PROMPT_TOKENS),
+    Axis.QUANTUM: (0.1, 10_000.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of the axis, None where nothing is varied: the traffic and the set-ups to compare on it."""
+
+    value: float | None
+    traffic: Traffic
+    setups: tuple[Setup, ...]
+
+
+class PolicyResult(Protocol):
+    """What one set-up came to, simulated or measured."""
+
+    @property
+    def ls(self) -> ClassResult:
+        """The latency-sensitive requests."""
+
+    @property
+    def be(self) -> ClassResult:
+        """The best-effort requests."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens of all requests a second."""
+
+
+R_co = TypeVar("R_co", bound=PolicyResult, covariant=True)
+
+
+@dataclass(frozen=True)
+class PointResult(Generic[R_co]):
+    """What the set-ups came to at one point, by their labels."""
+
+    value: float | None
+    results: Mapping[str, R_co]
+
+
+def points(axis: Axis | None, values: Sequence[float], traffic: Traffic, setups: Sequence[Setup]) -> list[Point]:
+    """Returns the points of a sweep, or the one point where nothing is varied.
+
+    Raises:
+        BenchError: A value is out of bounds, or a trace cannot be varied so.
+    """
+    if axis is None:
+        return [Point(None, traffic, tuple(setups))]
+    low, high = axis.bounds
+    for value in values:
+        if not low <= value <= high:
+            raise BenchError(f"--values: got {value:g}, allowed for {axis.value} is {low:g} to {high:g}")
+    return [Point(value, _vary_traffic(axis, value, traffic), _vary_setups(axis, value, setups)) for value in values]
+
+
+def parse_values(text: str, option: str = "--values") -> tuple[float, ...]:
+    """Reads numbers with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise BenchError(f"{option}: got {text!r}, allowed are numbers with commas between them") from None
+
+
+def choose_setups(labels: Sequence[str]) -> list[Setup]:
+    """Returns the set-ups of these labels, all of them if none is given; the baseline is always among them."""
+    known = {setup.label: setup for setup in SETUPS}
+    for label in labels:
+        if label not in known:
+            raise BenchError(f"--set-up: got {label!r}, allowed are {', '.join(known)}")
+    return [setup for setup in SETUPS if not labels or setup.label in labels or setup.label == FCFS]
+
+
+def with_settings(setups: Sequence[Setup], settings: Sequence[str]) -> list[Setup]:
+    """Returns the set-ups with `NAME=VALUE` settings of the core's limits or starvation guard in each."""
+    limits: dict[str, float] = {}
+    starvation: dict[str, float] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            raise BenchError(f"--set: got {setting!r}, allowed is NAME=NUMBER") from None
+        number = int(value) if value.is_integer() and name in _COUNTS else value
+        (starvation if name in _STARVATION else limits)[name] = number
+    return [
+        replace(one, limits={**one.limits, **limits}, starvation={**one.starvation, **starvation}) for one in setups
+    ]
+
+
+_STARVATION = ("min_share", "window_s", "threshold", "promotion_quantum")
+_COUNTS = (
+    "max_num_seqs",
+    "be_chunk_tokens",
+    "be_max_chunk_tokens",
+    "ls_chunk_tokens",
+    "threshold",
+    "promotion_quantum",
+)
+
+
+def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
+    if axis is Axis.QUANTUM:
+        return traffic
+    if axis is Axis.LS_SHARE:
+        return with_share(traffic, value)
+    if not isinstance(traffic, Mix):
+        raise BenchError(f"--sweep {axis.value}: a trace has its own; allowed with --trace are ls-share and quantum")
+    if axis is Axis.BE_PROMPT:
+        return replace(traffic, be_prompt_tokens=round(value))
+    return replace(traffic, rate_per_s=value)
+
+
+def _vary_setups(axis: Axis, value: float, setups: Sequence[Setup]) -> tuple[Setup, ...]:
+    if axis is not Axis.QUANTUM:
+        return tuple(setups)
+    return tuple(replace(one, limits={**one.limits, "preemption_quantum_s": value / 1e3}) for one in setups)
