@@ -78,7 +78,7 @@ def main() -> None:
     """Runs steps until stdin ends."""
     end_with_parent()
     with contextlib.suppress(Exception):  # where a package is missing, the step that needs it says so
-        from gpu_worker.process import wait_briefly
+        from gpu_worker.machine.process import wait_briefly
 
         wait_briefly()  # before a step loads OpenMP with torch
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks where a step stands before it ends it

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gpu_worker.loader import LoadedModel
+from gpu_worker.model.loader import LoadedModel
 from scripts.engine_speed import Bench, read_bandwidth
 from scripts.gpu_proof.child import StepFailed, Task
 from scripts.gpu_proof.steps.model import device_of, large_model

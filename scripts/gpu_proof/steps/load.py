@@ -9,13 +9,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from client.bench.ablation import SCHEDULER_OPTIONS, SetUp
-from client.bench.grpc_target import GrpcTarget
-from client.bench.load import Load
-from client.bench.paper import PaperOptions
-from client.bench.paper_results import MeasuredResult, iteration_ms_of
-from client.bench.run import Run, run_plan
-from client.bench.service import ServiceOptions, running_service
+from client.bench.commands.ablation import SCHEDULER_OPTIONS, SetUp
+from client.bench.commands.paper import PaperOptions
+from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of
+from client.bench.load.grpc_target import GrpcTarget
+from client.bench.load.load import Load
+from client.bench.load.run import Run, run_plan
+from client.bench.service.service import ServiceOptions, running_service
 
 _START_SHARE = 0.15  # of the time: starting the scheduler, warming up, idle requests
 _WINDOW_SHARE = 0.55

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from client.bench.geometries import Geometry, write_geometry
-from gpu_worker.loader import LoadedModel, load_model
-from gpu_worker.weights import WeightOptions
+from client.bench.service.geometries import Geometry, write_geometry
+from gpu_worker.model.loader import LoadedModel, load_model
+from gpu_worker.model.weights import WeightOptions
 from scripts.gpu_proof.child import Task
 
 # Bytes of weights in bfloat16 by shape, and room for a cache and for products beside them.

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from client.bench.ablation import SetUp
-from gpu_worker.config import Device, LoadFormat, WorkerConfig
-from gpu_worker.engine import Engine
-from gpu_worker.forgiving import ForgivingExecutor
-from gpu_worker.link import SchedulerLink
-from gpu_worker.mailbox import Mailbox, Progress, Stop
-from gpu_worker.startup import make_ready
+from client.bench.commands.ablation import SetUp
+from gpu_worker.channel.engine import Engine
+from gpu_worker.channel.link import SchedulerLink
+from gpu_worker.channel.mailbox import Mailbox, Progress, Stop
+from gpu_worker.execution.forgiving import ForgivingExecutor
+from gpu_worker.settings import Device, LoadFormat, WorkerConfig
+from gpu_worker.startup.prepare import make_ready
 from scripts.gpu_proof.child import StepFailed, Task
 from scripts.gpu_proof.packages import ROOT
 from scripts.gpu_proof.steps.model import LargeModel, device_of, large_model

@@ -17,12 +17,12 @@ from itertools import count
 import torch
 
 from gpu_worker.cursor import Cursor
-from gpu_worker.loader import LoadedModel
-from gpu_worker.recording import record_decodes
-from gpu_worker.runner import Runner
-from gpu_worker.sampler import Sampling
-from gpu_worker.segments import plan_segments
-from gpu_worker.sequences import BatchItem, WorkTiming
+from gpu_worker.execution.runner import Runner
+from gpu_worker.execution.sampler import Sampling
+from gpu_worker.execution.sequences import BatchItem, WorkTiming
+from gpu_worker.model.loader import LoadedModel
+from gpu_worker.replay.recording import record_decodes
+from gpu_worker.replay.segments import plan_segments
 from scripts.gpu_proof.child import StepFailed, Task
 from scripts.gpu_proof.steps.model import device_of, large_model
 

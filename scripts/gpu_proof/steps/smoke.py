@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from client import AsyncClient, GenerateOptions, GenerationResult, RequestClass
-from client.bench.prompts import PromptForm, Prompts
-from client.bench.service import ServiceOptions, running_service
-from client.bench.workload import BE, LS
+from client.bench.load.prompts import PromptForm, Prompts
+from client.bench.load.workload import BE, LS
+from client.bench.service.service import ServiceOptions, running_service
 from scripts.gpu_proof.child import Report, StepFailed, Task
 from scripts.gpu_proof.steps.model import device_of
 
