@@ -1,0 +1,30 @@
+"""How the worker is asked to end by whoever started it."""
+
+import signal
+import sys
+from types import FrameType
+
+from gpu_worker.channel.mailbox import Mailbox, Stop
+
+
+class StopSignals:
+    """Turns SIGTERM, SIGINT and SIGHUP into a clean end: at once while the model loads, after the running command later."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._serving = False
+
+    def install(self) -> None:
+        """Takes the signals over, all but a SIGHUP that is ignored, as under nohup; call it on the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def serving(self) -> None:
+        """From now on the engine takes Stop from the mailbox."""
+        self._serving = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._serving:
+            sys.exit(0)
+        self._mailbox.put(Stop())  # SimpleQueue.put may be called from a signal handler
