@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import typer
@@ -84,11 +83,6 @@ def predictions_grid(found: Sequence[Period]) -> Grid:
     ]
     header = ("since the first step", "steps", "p10", "median", "p90", "sum of times")
     return Grid("Measured over predicted time of the worker's steps", header, tuple(rows))
-
-
-def rolling(values: Sequence[float], width: int) -> list[float]:
-    """Returns the median of each value and those before it, `width` in all."""
-    return [median(values[max(0, i + 1 - width) : i + 1]) for i in range(len(values))]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

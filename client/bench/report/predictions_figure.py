@@ -1,9 +1,11 @@
 """Draws measured over predicted step times: over the time since the start, and step by step against each other."""
 
+from collections.abc import Sequence
+from statistics import median
+
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from client.bench.commands.predictions import rolling
 from client.bench.report.figures import CLASS_COLOURS, CLASS_NAMES, STYLE
 from client.bench.results.recorded_trace import RecordedTrace
 
@@ -34,3 +36,8 @@ def draw_predictions(trace: RecordedTrace) -> Figure:
         against.plot((0.1, longest_ms), (0.1, longest_ms), color="black", linewidth=0.8, linestyle="--")
         against.set(xscale="log", yscale="log", xlabel="predicted, ms", ylabel="measured, ms", title="each step")
     return figure
+
+
+def rolling(values: Sequence[float], width: int) -> list[float]:
+    """Returns the median of each value and those before it, `width` in all."""
+    return [median(values[max(0, i + 1 - width) : i + 1]) for i in range(len(values))]

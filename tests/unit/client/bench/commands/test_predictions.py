@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.bench.commands.predictions import periods, predictions_grid, rolling
+from client.bench.commands.predictions import periods, predictions_grid
 from client.bench.errors import BenchError
 from client.bench.results.recorded_trace import BE, RecordedTrace, Step
 
@@ -28,7 +28,3 @@ def test_steps_that_were_cut_short_or_not_predicted_yet_are_left_out() -> None:
 def test_a_trace_without_any_prediction_is_refused() -> None:
     with pytest.raises(BenchError, match="no step that was predicted"):
         periods(RecordedTrace(steps=[step(0.0, None, 5.0)]))
-
-
-def test_a_rolling_median_looks_back_only() -> None:
-    assert rolling([1.0, 9.0, 2.0, 2.0], 3) == [1.0, 5.0, 2.0, 2.0]
