@@ -21,7 +21,6 @@ from gpu_worker.cache.own_layer import OwnLayers
 from gpu_worker.checkpoint.facts import SamplingDefaults, end_token_ids, longest_text, sampling_defaults
 from gpu_worker.checkpoint.files import check_checkpoint, read_json
 from gpu_worker.checkpoint.names import served_names
-from gpu_worker.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
 from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts.matrices import NONE_ARRIVED, Arrived
@@ -38,6 +37,7 @@ from gpu_worker.model.inspection import (
 )
 from gpu_worker.model.probe import Structure, probe, use_implementations
 from gpu_worker.model.sequencewise import SingleSequence
+from gpu_worker.model.tokenizer import TokenizerFacts, read_tokenizer
 from gpu_worker.model.weights import (
     AS_THEY_COME,
     WeightOptions,
