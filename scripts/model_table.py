@@ -1,6 +1,6 @@
-"""Runs a tiny random model of every family through the worker, stopped at every unit, and writes docs/models.md.
+"""Runs a tiny random model of every family through the worker, stopped at every unit, and writes docs/families.md.
 
-    python -m scripts.model_table                     # all families; prints as it goes, writes docs/models.md
+    python -m scripts.model_table                     # all families; prints as it goes, writes docs/families.md
     python -m scripts.model_table qwen3_next jamba    # these only; writes nothing
 
 Two best-effort sequences are prefilled in chunks over scattered blocks and decoded; at every expert and layer they stop, another
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from textwrap import fill
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -29,11 +30,12 @@ from gpu_worker.model.sequencewise import SingleSequence
 from tests.families import generated, mixture_families, multimodal_families, random_model
 from tests.worker_driver import Driver, Story, random_prompts
 
-_TABLE = Path("docs/models.md")
+_TABLE = Path("docs/families.md")
 _PROMPTS = random_prompts((5, 43, 21))  # longer than the window and the indexer's choice of the tiny models
 _NUM_TOKENS = 10
 _CHUNK = 9
 _MAX_MODEL_LEN = 512
+_PROSE_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +123,21 @@ def _kept(loaded: LoadedModel) -> str:
 
 
 def write_table(mixtures: Sequence[Verdict], dense: Sequence[Verdict]) -> None:
-    """Writes docs/models.md."""
+    """Writes docs/families.md."""
     counts = Counter(verdict.outcome for verdict in mixtures)
     rows = "\n".join(f"| {verdict.family} | {verdict.outcome} | {verdict.note} |" for verdict in mixtures)
     named = {
         outcome: [v for v in dense if v.outcome == outcome] for outcome in ("works", "differs", "refused", "untested")
     }
-    names = {outcome: ", ".join(v.family for v in verdicts) or "none" for outcome, verdicts in named.items()}
-    refused = "\n".join(f"- {verdict.family}: {verdict.note}" for verdict in named["refused"])
+    names = {outcome: [v.family for v in verdicts] for outcome, verdicts in named.items()}
+    refused = "\n".join(f"| {verdict.family} | {verdict.note} |" for verdict in named["refused"])
     _TABLE.write_text(
-        f"""# Models
+        f"""# Model families
 
-Written by `python -m scripts.model_table` with transformers {transformers.__version__}: a tiny random model of each family
-runs through the worker, stopped at every expert and layer, with chunked prompts, scattered blocks, another sequence in between
-and moves to host memory. Its tokens must be those of `generate`.
+Written by `python -m scripts.model_table` with transformers {transformers.__version__}:
+a tiny random model of each family runs through the worker, stopped at every expert and layer, with
+chunked prompts, scattered blocks, another sequence in between and moves to host memory. Its tokens
+must be those of `generate`.
 
 ## Mixtures of experts
 
@@ -145,24 +148,31 @@ Text families whose experts are behind transformers' interface:
 |---|---|---|
 {rows}
 
-Multimodal only, refused because transformers has no causal language model of them: {", ".join(multimodal_families())}.
+{_wrapped("Multimodal only, refused because transformers has no causal language model of them", multimodal_families())}
 
 ## Dense
 
 Served too, and stopped at layers: {len(named["works"])} families work.
 
-Work: {names["works"]}.
+{_wrapped("Work", names["works"])}
 
-Differ: {names["differs"]}. (transformers itself gives moshi's window to its attention and not to its mask, and sdpa looks at
-the mask only.)
+{_wrapped("Differ", names["differs"])} transformers itself gives moshi's window to its attention and
+not to its mask, and sdpa looks at the mask only.
 
-Untested, because the script's table of sizes makes no tiny model of them: {names["untested"]}.
+{_wrapped("Untested, because the script's table of sizes makes no tiny model of them", names["untested"])}
 
 Refused:
 
+| family | why |
+|---|---|
 {refused}
 """
     )
+
+
+def _wrapped(what: str, families: Sequence[str]) -> str:
+    """Returns a list of families as a paragraph of the documentation's width."""
+    return fill(f"{what}: {', '.join(families) or 'none'}.", _PROSE_WIDTH, break_on_hyphens=False)
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ HINTS: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 # Families that every promise is tested with: K/V, windows, sinks, latent K/V; states that are not K/V, an indexer; no mixture.
-# docs/models.md has what becomes of all others, and a test runs each of them once.
+# docs/families.md has what becomes of all others, and a test runs each of them once.
 FAMILIES = (
     "mixtral",
     "qwen2_moe",

@@ -1,4 +1,4 @@
-"""What docs/models.md says of a family is what becomes of it."""
+"""What docs/families.md says of a family is what becomes of it."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.families import mixture_families
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of whatever all families import
 
 _ROW = re.compile(r"^\| (\w+) \| (works|refused|differs) \|", re.MULTILINE)
-_TEXT = Path("docs/models.md").read_text()
+_TEXT = Path("docs/families.md").read_text()
 _TABLE = dict(_ROW.findall(_TEXT))
 
 
