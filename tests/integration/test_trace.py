@@ -79,6 +79,7 @@ def test_the_trace_of_a_killed_service_opens_and_is_drawn(tmp_path: Path, log: P
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Best-effort work stops at" in result.stdout
 
 
 def test_a_trace_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:

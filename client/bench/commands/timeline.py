@@ -7,6 +7,7 @@ import typer
 
 from client.bench.console import complaining
 from client.bench.errors import BenchError
+from client.bench.report.timeline_caption import caption
 from client.bench.results.recorded_trace import BE, RecordedTrace, Stop, View, read_trace
 
 _BEFORE = 0.3  # of the span lies before what it is around
@@ -23,7 +24,7 @@ def timeline(
         float | None, typer.Option(min=1.0, max=1e7, help="How much to show. Default: enough for the preemption.")
     ] = None,
 ) -> None:
-    """Draws what the worker did when, from a recorded trace.
+    """Draws what the worker did when, from a recorded trace, and says in a line what the picture shows.
 
     The whole trace opens in https://ui.perfetto.dev (nothing is uploaded).
 
@@ -36,22 +37,22 @@ def timeline(
       qllm-client bench timeline trace.json --png timeline.png --around 12.5 --span-ms 400
     """
     with complaining():
-        view = _draw(trace_file, png, around, span_ms)
+        trace = read_trace(trace_file)
+        view = choose_view(trace, around, span_ms)
+        _draw(trace, view, png)
     typer.echo(f"{png}: {view.begin_ms / 1e3:.3f} to {view.end_ms / 1e3:.3f} s of {trace_file}")
+    typer.echo(caption(trace, view))
 
 
-def _draw(trace_file: Path, png: Path, around: str, span_ms: float | None) -> View:
+def _draw(trace: RecordedTrace, view: View, png: Path) -> None:
     from client.bench.report.figures import to_png
     from client.bench.report.timeline_figure import draw_timeline
 
-    trace = read_trace(trace_file)
-    view = choose_view(trace, around, span_ms)
     picture = to_png(draw_timeline(trace, view))
     try:
         png.write_bytes(picture)
     except OSError as error:
         raise BenchError(f"--png: {png} cannot be written: {error.strerror}") from None
-    return view
 
 
 def choose_view(trace: RecordedTrace, around: str, span_ms: float | None) -> View:
