@@ -65,13 +65,13 @@ gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; res
 	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)
 
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
-	$(BIN)/python -m demo.demo
+	$(BIN)/python -m demo
 
 serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1:PORT, and HTTP on HTTP_PORT, until Ctrl-C
 	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --grpc-port $(PORT) --http-port $(HTTP_PORT) --policy $(POLICY)
 
 bench-model: $(STAMP) ## writes the random benchmark model "mini-mixtral" to DIR
-	$(BIN)/python -m demo.bench_model $(DIR)
+	$(BIN)/python -m demo.training.bench_model $(DIR)
 
 clean: ## removes what was built here, the environment included
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

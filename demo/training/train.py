@@ -1,7 +1,7 @@
 """Trains the demo model: a small Mixtral that writes recognizable Python, for demonstrations and tests only.
 
 Owns the training run: the architecture, the schedules over the time budget, the loop, the progress lines. Knows
-nothing about how the corpus is cut (corpus.py), mixed (stream.py) or tokenized (tokenizer.py).
+nothing about how the corpus is cut (corpus.py), mixed (token_order.py) or tokenized (tokenizer.py).
 """
 
 import argparse
@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from transformers import MixtralForCausalLM, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python demo/train.py` works from anywhere
-from demo.checkpoint import count_parameters, make_config, quiet_transformers, save_checkpoint
-from demo.corpus import Document, extract_functions, read_documents, split_documents
-from demo.stream import BatchStream, cut_windows, encode_corpus, encode_documents
-from demo.tokenizer import end_token_ids, train_tokenizer
+# `python demo/training/train.py` works from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from demo.training.checkpoint import count_parameters, make_config, quiet_transformers, save_checkpoint
+from demo.training.corpus import Document, extract_functions, read_documents, split_documents
+from demo.training.token_order import BatchStream, cut_windows, encode_corpus, encode_documents
+from demo.training.tokenizer import end_token_ids, train_tokenizer
 
-log = logging.getLogger("demo.train")
+log = logging.getLogger("demo.training.train")
 
 VOCAB_SIZE = 2048
 MAX_TOKENS = 2048
@@ -204,7 +205,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description="Train the demo model on this Python's standard library, on the CPU, within a time budget.",
-        epilog="example: nice -n 10 python demo/train.py --out demo/model --minutes 60. The first loadable checkpoint "
+        epilog="example: nice -n 10 python demo/training/train.py --out demo/model --minutes 60. The first loadable checkpoint "
         "is written after about three minutes and replaced every ten; the last one when the time is up.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo/model"), help="checkpoint folder (default: %(default)s)")

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from demo.tokenizer import BOS, PAD, token_id
+from demo.training.tokenizer import BOS, PAD, token_id
 
 NUM_EXPERTS = 8
 NUM_EXPERTS_PER_TOKEN = 2

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from demo.corpus import Document, Function, make_dialogues
-from demo.tokenizer import BOS, EOS
+from demo.training.corpus import Document, Function, make_dialogues
+from demo.training.tokenizer import BOS, EOS
 
 TokenArray = npt.NDArray[np.int16]  # the vocabulary is smaller than 2**15
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from transformers import MixtralForCausalLM, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python demo/bench_model.py` works from anywhere
-from demo.checkpoint import count_parameters, make_config, quiet_transformers, save_checkpoint
-from demo.corpus import read_documents
-from demo.tokenizer import EOS, token_id, train_tokenizer
+# `python demo/training/bench_model.py` works from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from demo.training.checkpoint import count_parameters, make_config, quiet_transformers, save_checkpoint
+from demo.training.corpus import read_documents
+from demo.training.tokenizer import EOS, token_id, train_tokenizer
 
-log = logging.getLogger("demo.bench_model")
+log = logging.getLogger("demo.training.bench_model")
 
 VOCAB_SIZE = 8192
 MAX_TOKENS = 4096
@@ -69,7 +70,7 @@ def write_checkpoint(folder: Path, seed: int, stdlib: Path | None) -> None:
     model = make_model(tokenizer, seed)
     log.info("3/3 writing %s", folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text(f"demo/bench_model.py --seed {seed}\n")
+    (folder / MARKER).write_text(f"demo/training/bench_model.py --seed {seed}\n")
     size_bytes = save_checkpoint(model, tokenizer, folder, torch.float32)
     log.info(
         "done: %d parameters, %.0f MB, %.0f s", count_parameters(model), size_bytes / 1e6, time.monotonic() - start
@@ -80,7 +81,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description="Write mini-mixtral: a Mixtral with 190 M random weights for benchmarks. It writes no sense.",
-        epilog="example: python demo/bench_model.py bench-models/mini-mixtral",
+        epilog="example: python demo/training/bench_model.py bench-models/mini-mixtral",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write the checkpoint (about 765 MB)")
     parser.add_argument("--force", action="store_true", help="write into a folder that holds something else")

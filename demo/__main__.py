@@ -1,6 +1,6 @@
 """Shows what QLLM does: the same load on the real service under `qllm` and under `fcfs`, and what it costs the waiting.
 
-Run it with `make demo`, or `python -m demo.demo --help`. Owns the order of events; the parts do the work.
+Run it with `make demo`, or `python -m demo --help`. Owns the order of events; the parts do the work.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,1 @@
+"""How the demo model and the benchmark model are made. Nothing that runs imports this package."""
