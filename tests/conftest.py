@@ -15,6 +15,16 @@ for name in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name.upper(), None)
 
 
+_ASYNCIO_SETTINGS = ("asyncio_mode", "asyncio_default_fixture_loop_scope")
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Lets a machine without pytest-asyncio read its settings: tests that need a GPU do without, and strict settings refuse."""
+    if not pluginmanager.hasplugin("asyncio"):
+        for name in _ASYNCIO_SETTINGS:
+            parser.addini(name, "a setting of pytest-asyncio, which is not installed")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
