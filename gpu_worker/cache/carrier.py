@@ -2,6 +2,8 @@
 
 device's stream  |. . . prefill . . .|  waits for the copy only when blocks that it reads are written to
 side stream          |copy|            into page-locked memory; the host waits for neither
+
+Where the system gives no page-locked memory, the host waits for the copy.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.machine.devices import is_host
+from gpu_worker.machine.host_memory import HostMemory
 
 Read = Callable[[], tuple[Tensor, ...]]
 """Reads rows on the device, as views or gathered."""
@@ -55,12 +58,13 @@ class SideStreamCarrier:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._leaving: dict[int, torch.cuda.Event] = {}
+        self._memory = HostMemory("offloaded rows")
 
     def take_out(self, reads: Sequence[Read], block_ids: Sequence[int]) -> list[tuple[Tensor, ...]]:
         """Copies on the side stream, after what the device has to do so far."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            taken = [tuple(_page_locked(rows) for rows in read()) for read in reads]
+            taken = [tuple(copy_out(rows, self._memory) for rows in read()) for read in reads]
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         self._leaving.update(dict.fromkeys(block_ids, done))
@@ -83,7 +87,7 @@ def carrier_of(device: torch.device) -> Carrier:
     return HostCarrier() if is_host(device) else SideStreamCarrier(device)
 
 
-def _page_locked(rows: Tensor) -> Tensor:
-    """A copy in page-locked memory, which is complete once the stream gets there."""
-    copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-    return copy.copy_(rows, non_blocking=True)
+def copy_out(rows: Tensor, memory: HostMemory) -> Tensor:
+    """A copy in host memory, which is complete once the stream gets there; if the memory is not page-locked, at once."""
+    copy = memory.empty(rows.shape, rows.dtype)
+    return copy.copy_(rows, non_blocking=copy.is_pinned())

@@ -7,6 +7,10 @@ take their turn like any other work.
 import torch
 from torch import Tensor
 
+from gpu_worker.machine.host_memory import HostMemory
+
+_ON_THEIR_WAY = HostMemory("indices")
+
 
 def is_host(device: torch.device) -> bool:
     """Whether a device is the CPU, whose work is done when a call returns."""
@@ -17,4 +21,4 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A host tensor on a device, without waiting for the copy; itself where it is there already."""
     if is_host(device):
         return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return _ON_THEIR_WAY.empty(tensor.shape, tensor.dtype).copy_(tensor).to(device, non_blocking=True)
