@@ -188,7 +188,12 @@ def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int =
     if size > _MOST_PARAMETERS:
         raise ValueError(f"{family} has {size} parameters: its table of hints lacks a size")
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    if dtype is torch.float32:
+        return model
+    narrow = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()  # what some torch draws in it is something else
+    narrow.load_state_dict(model.state_dict())
+    return narrow
 
 
 @cache
