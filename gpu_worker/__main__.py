@@ -39,6 +39,14 @@ from gpu_worker.settings import (
     Weights,
     WorkerConfig,
 )
+from gpu_worker.machine.cores import Cores
+from gpu_worker.channel.curve import load_curve
+from gpu_worker.channel.engine import Engine, Executor, FatalEngineError
+from gpu_worker.errors import DeviceLost, WorkerError
+from gpu_worker.execution.forgiving import ForgivingExecutor
+from gpu_worker.channel.link import SchedulerLink
+from gpu_worker.channel.mailbox import Mailbox, Progress
+from gpu_worker.machine.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
 
 _log = logging.getLogger("gpu_worker")
 
@@ -209,6 +217,9 @@ def serve(
             parent_pid=parent_pid,
         )
         run(config)
+    except DeviceLost as error:
+        _log.critical("device_lost error=%r", str(error))
+        sys.exit(_FATAL)
     except (ConfigRefused, WorkerError) as refusal:
         sys.stderr.write(f"qllm-worker: {refusal}\n")
         sys.exit(_REFUSED)

@@ -4,6 +4,7 @@
     └── WorkerError
         ├── WorkerRefused    the scheduler will never take this worker, with the reason
         ├── ModelRefused     a model that can't be served, with the reason
+        ├── DeviceLost       a device that this process can use no more, whatever it does; the next process may
         ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; nothing changed
         │   └── SequenceRefused   it is one sequence that makes it so, and the command would do without
         └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
@@ -26,6 +27,10 @@ class WorkerRefused(WorkerError):
 
 class ModelRefused(WorkerError):
     """A model that can't be served; the message gives the reason."""
+
+
+class DeviceLost(WorkerError):
+    """A device answers this process no more; the message gives the error after which that was found out."""
 
 
 class CommandRefused(WorkerError):

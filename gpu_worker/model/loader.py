@@ -27,6 +27,9 @@ from gpu_worker.experts.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.experts.queues import ExpertWeights
 from gpu_worker.model.compute_type import choose_type
 from gpu_worker.model.inspection import (
+from gpu_worker import attention, forward
+from gpu_worker.machine.devices import check_alive
+from gpu_worker.errors import DeviceLost, ModelRefused, one_line
     ErrorLimit,
     called_linears,
     check_config,
@@ -186,7 +189,7 @@ def adopt_model(
     limit = _error_limit(model, options)
     trials = _TRIAL_PROMPTS + _MORE_TRIAL_PROMPTS if limit.is_median else _TRIAL_PROMPTS
     prompts = [prompt[: max(2, length)] for prompt in trials]
-    with torch.inference_mode(), _refusing(model.config.model_type):
+    with torch.inference_mode(), _refusing(model.config.model_type, model.device):
         own_attention = model.config._attn_implementation
         quantized = options.quantization != "none"
         expected = {} if quantized else {prompt: plain_logits(model, prompt) for prompt in prompts}
@@ -278,13 +281,14 @@ def _quantization(model: Any, options: WeightOptions) -> str:
 
 
 @contextmanager
-def _refusing(family: str) -> Iterator[None]:
-    """Turns whatever a model raises while it is looked at into a refusal."""
+def _refusing(family: str, device: torch.device) -> Iterator[None]:
+    """Turns whatever a model raises while it is looked at into a refusal, unless that broke the device."""
     try:
         yield
-    except ModelRefused:
+    except (ModelRefused, DeviceLost):
         raise
     except Exception as error:
+        check_alive(device, error)
         raise ModelRefused(f"this {family} failed a trial run: {type(error).__name__}: {error}") from error
 
 
