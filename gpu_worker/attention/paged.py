@@ -2,19 +2,21 @@
 
 There are three ways, of which the fastest that works is taken:
 
-    paged     torch's varlen_attn reads the pages by a block table                half precision, a kernel that can
-    packed    varlen_attn over all rows, gathered end to end                      half precision
+    paged     a kernel reads the pages by a block table                           half precision, a kernel that can
+    packed    the same kernel over all rows, gathered end to end                  half precision
     padded    torch's fused attention: decodes side by side, prompts one by one   any type, attention sinks
 
-Whether a kernel can is found out by trying it on a few rows and comparing: it differs with device, torch and head size. None
-of the ways makes the host wait. It knows no models.
+Whether a kernel can is found out by trying it on a few rows and comparing: it differs with device, torch and head size, and
+between batches and the decodes that graphs are made of, whose histories are filled up. None of the ways makes the host wait. It
+knows no models.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as remembered
-from typing import Any
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,11 +26,16 @@ from gpu_worker.attention.scores import attend_by_scores
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
+from gpu_worker.machine.devices import check_alive
+from gpu_worker.errors import one_line
+from gpu_worker.replay.static_placement import StaticPlacement
+from gpu_worker.varlen_kernel import attend_varlen
 
 logger = logging.getLogger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
 _TRIAL_LENGTHS = ((3, 40), (1, 17), (5, 5))  # new rows and all rows: a chunk of a prompt, a decode, a prompt
+_STATIC_TRIAL_LENGTHS = ((1, 40), (1, 17), (1, 1))  # and a row that stands for nobody
 _TOLERANCE = 2e-2
 
 
@@ -91,8 +98,8 @@ def attend_all(q: Tensor, pages: Pages, placement: Placement, scores: Scores) ->
 def _attend(q: Tensor, pages: Pages, placement: Placement, scores: Scores) -> Tensor:
     if scores.sinks is not None:
         return _attend_padded(q, pages, placement, scores)
-    way = _way(q.device, q.dtype, q.shape[1:], pages.k.shape[1:], pages.v.shape[1:], pages.block_size)
-    return way(q, pages, placement, scores)
+    heads = (q.shape[1:], pages.k.shape[1:], pages.v.shape[1:])
+    return _way(q.device, q.dtype, *heads, pages.block_size, placement.is_static)(q, pages, placement, scores)
 
 
 _Way = Callable[[Tensor, Pages, Placement, Scores], Tensor]
@@ -100,43 +107,70 @@ _Way = Callable[[Tensor, Pages, Placement, Scores], Tensor]
 
 @remembered
 def _way(
-    device: torch.device, dtype: torch.dtype, q: torch.Size, k: torch.Size, v: torch.Size, block_size: int
+    device: torch.device,
+    dtype: torch.dtype,
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    block_size: int,
+    is_static: bool,
 ) -> _Way:
     """The fastest way that works for heads of these shapes (H, width)."""
     if dtype in _HALF and k == v and device.type == "cuda":
-        for way in (_attend_paged, _attend_packed):
-            reason = _try(way, device, dtype, q, k, block_size)
-            logger.info("attention way=%s heads=%s works=%s", way.__name__, tuple(q), reason or "yes")
+        for way, instead in pairwise((_attend_paged, _attend_packed, _attend_padded)):
+            reason = _try(way, device, dtype, q, k, block_size, is_static=is_static)
+            of = f"{dtype} heads={tuple(q)} static={is_static}"
             if not reason:
+                logger.info("attention way=%s of=%s", way.__name__, of)
                 return way
+            level = logging.INFO if instead is _attend_packed else logging.WARNING
+            logger.log(level, "attention way=%s of=%s failed=%r instead=%s", way.__name__, of, reason, instead.__name__)
     return _attend_padded
 
 
 def _try(
-    way: _Way, device: torch.device, dtype: torch.dtype, q_heads: torch.Size, kv_heads: torch.Size, block_size: int
+    way: _Way,
+    device: torch.device,
+    dtype: torch.dtype,
+    q_heads: torch.Size,
+    kv_heads: torch.Size,
+    block_size: int,
+    *,
+    is_static: bool = False,
 ) -> str:
     """Why a way gives something else than the padded one for a few rows, or nothing if it does not."""
-    blocks_each = -(-max(length for _, length in _TRIAL_LENGTHS) // block_size)
-    num_slots = blocks_each * len(_TRIAL_LENGTHS) * block_size
     random = torch.Generator().manual_seed(0)
+    placement, num_slots = _trial_placement(block_size, device, is_static=is_static)
     k, v = (torch.randn(num_slots, *kv_heads, generator=random).to(device, dtype) for _ in "kv")
     pages = Pages(k, v, block_size)
-    spans: list[Span] = []
-    for number, (num_new, length) in enumerate(_TRIAL_LENGTHS):
-        table = BlockTable(number, block_size, device)
-        table.place(list(range(number, blocks_each * len(_TRIAL_LENGTHS), len(_TRIAL_LENGTHS))))
-        spans.append(Span(table, spans[-1].stop if spans else 0, num_new, length - num_new))
-    placement = Placement(spans, block_size, device)
     q = torch.randn(placement.num_rows, *q_heads, generator=random).to(device, dtype)
     for scores in (Scores(q.shape[-1] ** -0.5), Scores(q.shape[-1] ** -0.5, window=7)):
         expected = _attend_padded(q.float(), Pages(k.float(), v.float(), block_size), placement, scores)
         try:
             error = float((way(q, pages, placement, scores).float() - expected).abs().max())
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, ImportError) as failure:
-            return f"{type(failure).__name__}: {str(failure).splitlines()[0]}"
+        except Exception as failure:  # of a kernel, or of a torch that has no such argument
+            check_alive(device, failure)
+            return f"{type(failure).__name__}: {one_line(failure)}"
         if not error <= _TOLERANCE * float(expected.abs().max()):
             return f"off by {error:.2g}"
     return ""
+
+
+def _trial_placement(block_size: int, device: torch.device, *, is_static: bool) -> tuple[Placement, int]:
+    """A few sequences over scattered blocks, and the slots that there are."""
+    lengths = _STATIC_TRIAL_LENGTHS if is_static else _TRIAL_LENGTHS
+    blocks_each = -(-max(length for _, length in lengths) // block_size)
+    num_blocks = blocks_each * len(lengths)
+    spans: list[Span] = []
+    for number, (num_new, length) in enumerate(lengths):
+        table = BlockTable(number, block_size, device)
+        table.place(list(range(number, num_blocks, len(lengths))))
+        spans.append(Span(table, spans[-1].stop if spans else 0, num_new, length - num_new))
+    if not is_static:
+        return Placement(spans, block_size, device), num_blocks * block_size
+    static = StaticPlacement(len(spans) + 1, blocks_each + 1, block_size, num_blocks, device)
+    static.place(spans)
+    return cast("Placement", static), (num_blocks + 1) * block_size
 
 
 # ------------------------------------------------------------------------------------------------------ the ways
@@ -145,38 +179,36 @@ def _try(
 def _attend_paged(q: Tensor, pages: Pages, placement: Placement, scores: Scores) -> Tensor:
     """By block table."""
     k, v = pages.blocks
-    return _varlen(
-        q, k, v, placement, scores, cu_seq_k=None, seqused_k=placement.lengths, block_table=placement.block_table
+    return attend_varlen(
+        q,
+        k,
+        v,
+        query_bounds=placement.query_bounds,
+        history_bounds=None,
+        max_queries=placement.max_queries,
+        max_length=placement.max_length,
+        scale=scores.scale,
+        window=scores.window,
+        lengths=placement.lengths,
+        block_table=placement.block_table,
     )
 
 
 def _attend_packed(q: Tensor, pages: Pages, placement: Placement, scores: Scores) -> Tensor:
     """Over rows gathered end to end."""
     k, v = (rows.index_select(0, placement.history) for rows in (pages.k, pages.v))  # (rows, H_kv, width)
-    return _varlen(q, k, v, placement, scores, cu_seq_k=placement.history_bounds)
-
-
-def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, placement: Placement, scores: Scores, *, cu_seq_k: Tensor | None, **paging: Any
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # an older torch has none
-
-    out = varlen_attn(
+    return attend_varlen(
         q,
         k,
         v,
-        placement.query_bounds,
-        cu_seq_k,
-        placement.max_queries,
-        placement.max_length,
+        query_bounds=placement.query_bounds,
+        history_bounds=placement.history_bounds,
+        max_queries=placement.max_queries,
+        max_length=placement.max_length,
         scale=scores.scale,
-        window_size=(-1 if scores.window is None else scores.window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[-2],
-        num_splits=1,  # sums in one order, whoever else is in the batch
-        **paging,
+        window=scores.window,
+        lengths=placement.lengths if placement.is_static else None,
     )
-    assert isinstance(out, Tensor)
-    return out
 
 
 def _attend_padded(q: Tensor, pages: Pages, placement: Placement, scores: Scores) -> Tensor:

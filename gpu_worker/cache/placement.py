@@ -39,7 +39,10 @@ class Placement:
     Attributes:
         spans: The parts that are not dropped, at least one.
         num_rows: Rows of the pass.
+        is_static: Whether histories are filled up, and stay where they are for a graph: those of a `StaticPlacement`.
     """
+
+    is_static = False
 
     def __init__(self, spans: Sequence[Span], block_size: int, device: torch.device) -> None:
         self.spans = [span for span in spans if not span.dropped]

@@ -33,12 +33,14 @@ class StaticPlacement:
         block_table: Blocks of each history (num_rows, max_blocks), int32.
         is_live: Which rows stand for a sequence (num_rows,).
         kept_rows: None: every row is stored.
+        is_static: Whether histories are filled up: they are.
     """
 
     kept_rows: Tensor | None = None
     spans: tuple[Span, ...] = ()  # prompts, of which there are none
     histories: tuple[Tensor, ...] = ()
     max_queries = 1
+    is_static = True
 
     def __init__(
         self, num_rows: int, max_blocks: int, block_size: int, scratch_block: int, device: torch.device
@@ -53,6 +55,7 @@ class StaticPlacement:
         self.block_table = torch.full((num_rows, max_blocks), scratch_block, dtype=torch.int32, device=device)
         self.is_live = torch.zeros(num_rows, dtype=torch.bool, device=device)
         self.query_bounds = torch.arange(num_rows + 1, dtype=torch.int32, device=device)  # (num_rows + 1,)
+        self.history_bounds = self.query_bounds * self.max_length  # (num_rows + 1,), int32
         self.single_rows = torch.arange(num_rows, device=device)  # (num_rows,)
 
     def fits(self, spans: Sequence[Span]) -> bool:
@@ -95,6 +98,11 @@ class StaticPlacement:
         """Slots of the histories, filled up (num_rows, max_length)."""
         offsets = torch.arange(self._block_size, device=self._device)  # (block_size,)
         return (self.block_table.long()[:, :, None] * self._block_size + offsets).flatten(1)
+
+    @property
+    def history(self) -> Tensor:
+        """The same, end to end (num_rows * max_length,)."""
+        return self.single_slots.flatten()
 
     def single_mask(self, window: int | None) -> Tensor:
         """Which of `single_slots` each row sees: (num_rows, max_length), True where it does."""
