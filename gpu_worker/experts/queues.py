@@ -64,6 +64,10 @@ class ExpertWeights(Protocol):
         """What all experts come to for all tokens (T, D), in one product for each projection; the host learns no routing."""
         ...
 
+    def give_up_whole(self) -> None:
+        """Has `run_whole` be called no more: this device has no such products."""
+        ...
+
     @property
     def num_experts(self) -> int:
         """Experts of the layer."""
@@ -114,7 +118,7 @@ class LayerExperts:
         )
         # Concatenated and interleaved gates (is_concatenated) both know their own layout in _apply_gate.
         self._activate: Callable[[Tensor], Tensor] = flags._apply_gate if flags.has_gate else flags.act_fn
-        self._grouped = None
+        self._grouped: Callable[..., Tensor] | None = None
         if form is DenseMatrix and not isinstance(flags.down_proj, DTensor):
             self._grouped = ALL_EXPERTS_FUNCTIONS.get("grouped_mm")
         if self._grouped is None:
@@ -155,6 +159,10 @@ class LayerExperts:
             raise PassFailed("experts in this form run one by one")
         y: Tensor = self._grouped(work.module, work.hidden, work.expert_ids, work.weights)
         return y
+
+    def give_up_whole(self) -> None:
+        """Has `run_whole` be called no more; the weights stay where they are."""
+        self._grouped = None
 
     def run(self, expert: int, x: Tensor) -> Tensor:
         """Output of one expert for x (N, D), before the routing weight: (N, D)."""

@@ -31,6 +31,9 @@ from gpu_worker.experts.matrices import can_replace, holders_of_parameters
 from gpu_worker.experts.queues import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.model.probe import Structure, forward_inputs, probe, use_implementations
 from gpu_worker.passes.forward import ForwardPass
+from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.machine.devices import check_alive
+from gpu_worker.errors import ModelRefused, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -164,22 +167,62 @@ def check_equal(
         prompts: Logits (V,) of each prompt, by the model as it was.
         limit: Relative errors that rounding explains.
     """
+    errors = _errors(model, structure, weights_by_layer, prompts, whole=False)
+    if not limit.holds(errors):
+        raise ModelRefused(
+            f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
+            f"(relative errors of the logits {_in_words(errors)}; {limit} are explained by rounding): it keeps state that is "
+            "not seen here"
+        )
+
+
+def settle_whole_layers(
+    model: Any,
+    structure: Structure,
+    weights_by_layer: Sequence[ExpertWeights | None],
+    prompts: dict[tuple[int, ...], Tensor],
+    limit: ErrorLimit,
+) -> None:
+    """Has experts run one by one from now on where all of a layer's together raise, or give something else than these logits.
+
+    Arguments are those of `check_equal`, which has passed.
+    """
+    mixtures = [weights for weights in weights_by_layer if weights is not None and weights.runs_whole]
+    if not mixtures:
+        return
+    try:
+        errors = _errors(model, structure, weights_by_layer, prompts, whole=True)
+        failure = (
+            "" if limit.holds(errors) else f"relative errors of the logits {_in_words(errors)}, {limit} are allowed"
+        )
+    except Exception as error:  # a kernel refuses such widths or such a type
+        check_alive(next(iter(prompts.values())).device, error)
+        failure = f"{type(error).__name__}: {one_line(error)}"
+    if failure:
+        logger.warning("experts way=grouped products failed=%r instead=one by one, and no recorded decodes", failure)
+        for weights in mixtures:
+            weights.give_up_whole()
+
+
+def _errors(
+    model: Any,
+    structure: Structure,
+    weights_by_layer: Sequence[ExpertWeights | None],
+    prompts: dict[tuple[int, ...], Tensor],
+    *,
+    whole: bool,
+) -> list[float]:
+    """Relative errors of each prompt's logits."""
     device = next(iter(prompts.values())).device
-    takes_whole = Layout.of(device) is Layout.PAGES and any(
-        weights is not None and weights.runs_whole for weights in weights_by_layer
-    )
-    for whole in (False, True) if takes_whole else (False,):
-        logits = _paged_logits(model, structure, weights_by_layer, tuple(prompts), device, whole=whole)
-        errors = [
-            float((ours - theirs.double()).norm() / theirs.double().norm())
-            for ours, theirs in zip(logits, prompts.values(), strict=True)
-        ]
-        if not limit.holds(errors):
-            raise ModelRefused(
-                f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
-                f"(relative errors of the logits {', '.join(f'{error:.2g}' for error in errors)}; {limit} are explained by "
-                "rounding): it keeps state that is not seen here"
-            )
+    logits = _paged_logits(model, structure, weights_by_layer, tuple(prompts), device, whole=whole)
+    return [
+        float((ours - theirs.double()).norm() / theirs.double().norm())
+        for ours, theirs in zip(logits, prompts.values(), strict=True)
+    ]
+
+
+def _in_words(errors: Sequence[float]) -> str:
+    return ", ".join(f"{error:.2g}" for error in errors)
 
 
 def _paged_logits(

@@ -29,6 +29,9 @@ from gpu_worker.model.compute_type import choose_type
 from gpu_worker.model.inspection import (
 from gpu_worker import attention, forward
 from gpu_worker.machine.devices import check_alive
+from gpu_worker.cache.unified import Layout
+from gpu_worker.checkpoint.files import check_checkpoint, read_json
+from gpu_worker.model.compute_type import choose_type
 from gpu_worker.errors import DeviceLost, ModelRefused, one_line
     ErrorLimit,
     called_linears,
@@ -37,6 +40,7 @@ from gpu_worker.errors import DeviceLost, ModelRefused, one_line
     decoder_layers,
     plain_logits,
     run_experts_at_once,
+    settle_whole_layers,
 )
 from gpu_worker.model.probe import Structure, probe, use_implementations
 from gpu_worker.model.sequencewise import SingleSequence
@@ -207,6 +211,8 @@ def adopt_model(
         forward.add_boundaries(layers)
         use_implementations(model, attention.NAME, forward.NAME)
         _check_equal(model, structure, experts, expected, limit, single)
+        if Layout.of(model.device) is Layout.PAGES:
+            settle_whole_layers(model, structure, experts, expected, limit)
     tokenizer = tokenizer or TokenizerFacts()
     vocab_size = min(structure.vocab_size, model.get_input_embeddings().num_embeddings)
     own_sampling = model.generation_config.to_dict() if uses_generation_config and model.generation_config else {}

@@ -2,25 +2,29 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from gpu_worker.cache.unified import Layout
 from gpu_worker.checkpoint.facts import SamplingDefaults
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts.matrices import MatrixLinear
-from gpu_worker.experts.queues import LayerExperts
+from gpu_worker.experts.queues import ExpertWork, LayerExperts
 from gpu_worker.model import weights
 from gpu_worker.model.inspection import ErrorLimit
 from gpu_worker.model.loader import adopt_model, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
-from tests.families import random_model, tiny_config
-from tests.worker_driver import Driver
+from tests.families import generated, random_model, tiny_config
+from tests.worker_driver import Driver, random_prompts
+
+PROMPTS = random_prompts((5, 11))
 
 
 @pytest.fixture
@@ -254,10 +258,34 @@ def test_models_of_half_precision_are_served(family: str) -> None:
     assert loaded.facts.dtype == "bfloat16"
 
 
-def test_whole_layers_are_compared_at_load_where_a_device_would_run_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def _refuses(self: LayerExperts, work: ExpertWork) -> Tensor:
+    raise RuntimeError("strides should be multiple of 16 bytes\nException raised from ...")
+
+
+def _gives_zeros(self: LayerExperts, work: ExpertWork) -> Tensor:
+    return torch.zeros_like(work.hidden)
+
+
+def test_whole_layers_run_where_a_device_has_grouped_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Layout, "of", lambda device: Layout.PAGES)
-    dense = WeightOptions(form="dense")
-    adopt_model(random_model("mixtral"), name="right", options=dense)
-    monkeypatch.setattr(LayerExperts, "run_whole", lambda self, work: torch.zeros_like(work.hidden))
-    with pytest.raises(ModelRefused, match="computes something else"):
-        adopt_model(random_model("mixtral"), name="wrong", options=dense)
+    model = adopt_model(random_model("mixtral"), name="right", options=WeightOptions(form="dense"))
+    assert all(weights is not None and weights.runs_whole for weights in model.expert_weights)
+
+
+@pytest.mark.parametrize(
+    ("grouped", "reason"), [(_refuses, "RuntimeError: strides"), (_gives_zeros, "relative errors of the logits")]
+)
+def test_experts_run_one_by_one_where_grouped_products_raise_or_give_something_else(
+    grouped: Callable[..., Tensor], reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = generated("mixtral", PROMPTS, 4)
+    monkeypatch.setattr(Layout, "of", lambda device: Layout.PAGES)
+    monkeypatch.setattr(LayerExperts, "run_whole", grouped)
+    model = adopt_model(random_model("mixtral"), name="mixtral", options=WeightOptions(form="dense"))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert reason in warning
+    assert "instead=one by one" in warning
+    driver = Driver(model, layout=Layout.PAGES)
+    stories = [driver.add(prompt, 4) for prompt in PROMPTS]
+    driver.finish(*stories)
+    assert tuple(story.token_ids for story in stories) == expected
