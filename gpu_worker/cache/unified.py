@@ -13,6 +13,7 @@ Source: arXiv 2503.09304
 from collections.abc import Sequence
 from enum import Enum, auto
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -113,6 +114,10 @@ class UnifiedDynamicCache:
     def num_free_blocks(self) -> int:
         """Blocks on the device that belong to nobody."""
         return self.num_blocks - len(self._owners)
+
+    def free_blocks(self, most: int) -> list[int]:
+        """Blocks on the device that belong to nobody, at most so many."""
+        return list(islice((block_id for block_id in range(self.num_blocks) if block_id not in self._owners), most))
 
     @property
     def num_free_host_blocks(self) -> int:

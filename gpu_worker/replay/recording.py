@@ -12,7 +12,8 @@ It knows no sequences beyond their spans, no commands and no policy.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,16 @@ from gpu_worker.model.loader import LoadedModel
 from gpu_worker.passes.forward import ForwardPass, RunExperts
 from gpu_worker.passes.unit import Unit
 from gpu_worker.replay.static_placement import StaticPlacement
+from gpu_worker.cache.block_table import BlockTable
+from gpu_worker.machine.devices import check_alive, is_host, to_device
+from gpu_worker.errors import PassFailed, one_line
+from gpu_worker.cache.span import Span
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 2048  # rows of a sequence that a recording takes; where no kernel reads block tables, all of them are read each time
+_MOST_ERROR = 1e-2  # of replayed logits: the kernels are the same, so that it should be nothing
+_MOST_ERROR_IN_HALF = 0.3
 
 
 class Recorder(Protocol):
@@ -42,7 +49,8 @@ class Recorder(Protocol):
 class GraphRecorder:
     """Records CUDA graphs that share one pool of memory, and so must be replayed in the order in which they were recorded.
 
-    Not torch.cuda.graph, which collects garbage before each: a model has hundreds of segments.
+    Not torch.cuda.graph, which collects garbage before each: a model has hundreds of segments. What other threads ask of the
+    device meanwhile ends no recording.
     """
 
     def __init__(self) -> None:
@@ -54,11 +62,14 @@ class GraphRecorder:
         """Records a graph; nothing is computed yet."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._pool)
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # it says only that what was raised has ended it
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return graph.replay
 
 
@@ -90,6 +101,7 @@ class Recording:
         segments: The same.
         is_leased: Whether a pass uses it.
         logits: What the last segment leaves (num_rows, V).
+        error: By how much what it replayed once was off from what the model computed, relative to it.
     """
 
     def __init__(
@@ -113,13 +125,29 @@ class Recording:
         self.segments = tuple(segments)
         self.is_leased = False
         self.logits = torch.empty(0, device=device)
+        self.error = 0.0
 
     def record(self, recorder: Recorder) -> None:
-        """Records all segments, having run them once so that kernels are chosen and memory is there."""
-        for number in range(len(self.segments)):
+        """Records all segments, having run them once so that kernels are chosen and memory is there, and replays them once.
+
+        Blocks of the cache that belong to nobody are written to.
+
+        Raises:
+            PassFailed: Replayed they give something else.
+        """
+        numbers = range(len(self.segments))
+        num_rows = self._place_trial()
+        for number in numbers:
             self._run(number)
-        self._replays = [recorder.record(self._runner_of(number)) for number in range(len(self.segments))]
+        expected = self.logits[:num_rows].double()  # (rows, V), a copy: recording changes what it was made of
+        self._replays = [recorder.record(self._runner_of(number)) for number in numbers]
         self._pass = None
+        self.logits.zero_()  # so that what is left from before is not taken for what is replayed
+        for number in numbers:
+            self.replay(number)
+        self.error = _median_error(self.logits[:num_rows].double(), expected)
+        if not self.error <= (limit := _MOST_ERROR_IN_HALF if self.logits.element_size() == 2 else _MOST_ERROR):
+            raise PassFailed(f"replayed logits are off by {self.error:.2g} of what they should be, allowed is {limit}")
 
     def fill(self, token_ids: Sequence[int], positions: Sequence[int]) -> None:
         """Says what the next pass computes; rows beyond that stand for nobody."""
@@ -142,6 +170,21 @@ class Recording:
     def nbytes(self) -> int:
         """Bytes of its inputs and its logits."""
         return self.placement.nbytes + self._token_ids.nbytes + self._position_ids.nbytes + self.logits.nbytes
+
+    def _place_trial(self) -> int:
+        """Fills in sequences of different lengths, each in a block of its own, and returns how many they are."""
+        spans: list[Span] = []
+        for row, block_id in enumerate(self._store.free_blocks(self.placement.num_rows)):
+            table = BlockTable(row, self._store.block_size, self._store.device)
+            table.place([block_id])
+            spans.append(Span(table, row, 1, row % self._store.block_size))
+        vocabulary: Any = self._model
+        vocab_size = vocabulary.get_input_embeddings().num_embeddings
+        # Not the first token of all, which in many models pads and gives nothing.
+        token_ids = [(1 + span.start) % vocab_size for span in spans]
+        self.fill(token_ids, [span.first_position for span in spans])
+        self.placement.place(spans)
+        return len(spans)
 
     def _runner_of(self, number: int) -> Callable[[], None]:
         return lambda: self._run(number)
@@ -192,14 +235,17 @@ def record_decodes(
 
     Args:
         loaded: The model.
-        store: Its cache, to which something has been written.
+        store: Its cache, to which something has been written, with a free block or more.
         sizes: Numbers of sequences to make recordings for.
         segments: Layers that are recorded together.
         new_recorder: Makes a recorder for each.
         longest: Rows of the longest sequence that they take.
 
     Returns:
-        They, rising; none if the model can't be recorded.
+        They, rising; none if the model can't be recorded, and those for fewer sequences if those for more can't.
+
+    Raises:
+        DeviceLost: Trying has broken the device.
     """
     if reason := _obstacle(loaded, store):
         logger.info("decodes are not recorded: %s", reason)
@@ -207,12 +253,33 @@ def record_decodes(
     longest = min(longest, loaded.facts.max_model_len, store.num_blocks * store.block_size)
     max_blocks = -(-longest // store.block_size)
     recordings: list[Recording] = []
-    for size in sorted(sizes, reverse=True):
+    for size in sorted(sizes):
         placement = StaticPlacement(size, max_blocks, store.block_size, store.scratch_block, store.device)
         recording = Recording(loaded.model, loaded.expert_weights, store, placement, segments)
-        recording.record(new_recorder())
+        if failure := _record(recording, new_recorder, store.device):
+            logger.warning(
+                "decodes way=recorded num_rows=%d failed=%r instead=run by the model, as more are", size, failure
+            )
+            break
+        logger.info("decodes way=recorded num_rows=%d error=%.2g", size, recording.error)
         recordings.append(recording)
-    return recordings[::-1]
+    return recordings
+
+
+def _record(recording: Recording, new_recorder: Callable[[], Recorder], device: torch.device) -> str:
+    """Makes a recording; returns why that can't be done, or nothing if it is."""
+    try:
+        recording.record(new_recorder())
+    except Exception as error:  # of capturing, of a kernel that can't be captured, or for want of memory
+        check_alive(device, error)
+        return f"{type(error).__name__}: {one_line(error)}"
+    return ""
+
+
+def _median_error(logits: Tensor, expected: Tensor) -> float:
+    """The median over rows (rows, V) of the relative error; in half precision a last bit may choose another expert in some."""
+    errors = (logits - expected).norm(dim=-1) / expected.norm(dim=-1)  # (rows,)
+    return float(errors.median())
 
 
 def _obstacle(loaded: LoadedModel, store: UnifiedDynamicCache) -> str:

@@ -112,11 +112,7 @@ def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkT
     layer_ms = decode.layers_ns / decode.num_attention_stages / 1e6
     segments = plan_segments(loaded.facts.num_layers, layer_ms, config.run_ahead_ms)
     began_s = time.monotonic()
-    try:
-        recordings = record_decodes(loaded, runner.cache, batch_sizes(_MOST_RECORDED), segments)
-    except (RuntimeError, PassFailed) as error:
-        _log.warning("decodes are not recorded: %s: %s", type(error).__name__, error)
-        return False
+    recordings = record_decodes(loaded, runner.cache, batch_sizes(_MOST_RECORDED), segments)
     runner.record_decodes(recordings, decode.expert_ns / decode.layers_ns)
     _log.info(
         "recorded decodes=%d largest=%d layers_each=%d layer_ms=%.3f seconds=%.1f",

@@ -4,7 +4,8 @@ On a CPU the recordings run the model again over the same static tensors; with `
 since a device's grouped products of float32 can't be recorded, and other types round differently in other batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from random import Random
 
 import pytest
@@ -28,6 +29,28 @@ class RunsAgain:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         work()
         return work
+
+
+class Fails:
+    """A recorder that can't go on where it is told, as one of a device whose memory is full, or that waits for an answer."""
+
+    def __init__(self, at: int, numbers: Iterator[int]) -> None:
+        self._fails = next(numbers) >= at
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        if self._fails:
+            raise RuntimeError(
+                "CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might ..."
+            )
+        return RunsAgain().record(work)
+
+
+class Forgets:
+    """A recorder that leaves out what it was given."""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return lambda: None
 
 
 @pytest.fixture
@@ -58,6 +81,21 @@ def recorded(
     assert [recording.placement.num_rows for recording in recordings] == list(sizes)
     driver.runner.record_decodes(recordings, expert_share=0.5)
     return driver
+
+
+def attempt(new_recorder: Callable[[], Recorder], caplog: pytest.LogCaptureFixture) -> tuple[list[int], str]:
+    """For how many rows there are recordings in the end, and what the log warns of."""
+    model = loaded("mixtral", form="dense")
+    driver = Driver(model, layout=Layout.PAGES)
+    driver.finish(story := driver.add(PROMPTS[0], 2))
+    driver.drop(story)
+    recordings = record_decodes(model, driver.runner.cache, (1, 2, 4), [range(2), range(2, 3)], new_recorder, 64)
+    driver.runner.record_decodes(recordings, 0.5)
+    stories = prefill(driver, 0, 1, 2)
+    driver.finish(*stories)
+    assert tuple(story.token_ids for story in stories) == generated("mixtral", PROMPTS, NUM_TOKENS)[:3]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [recording.placement.num_rows for recording in recordings], "\n".join(warnings)
 
 
 def prefill(driver: Driver, *numbers: int) -> list[Story]:
@@ -207,3 +245,22 @@ def test_half_precision_is_recorded_too(device: str) -> None:
         driver.finish(story)
         outputs.append([token.logprob for token in story.outputs])
     assert outputs[1][:3] == pytest.approx(outputs[0][:3], abs=0.05)  # later ones may go another way by rounding
+
+
+@pytest.mark.parametrize(("at", "rows"), [(0, []), (1, [1]), (2, [1, 2])])
+def test_decodes_that_cannot_be_recorded_are_run_by_the_model_and_the_log_says_why_in_one_line(
+    at: int, rows: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = count()
+    got, warning = attempt(lambda: Fails(at, numbers), caplog)
+    assert got == rows
+    assert f"num_rows={(1, 2, 4)[at]}" in warning
+    assert "not permitted when stream is capturing" in warning
+    assert "instead=run by the model" in warning
+    assert "\n" not in warning
+
+
+def test_a_recording_that_gives_something_else_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    recordings, warning = attempt(Forgets, caplog)
+    assert recordings == []
+    assert "replayed logits are off by" in warning
