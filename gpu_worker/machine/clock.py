@@ -6,14 +6,19 @@
 On a CPU a unit has run when its call returns, and there is nothing to wait for.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Protocol
 
 import torch
 
 from gpu_worker.machine.devices import is_host
+from gpu_worker.errors import one_line
+
+logger = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
@@ -54,6 +59,22 @@ class HostClock:
 
     def settle(self) -> None:
         """Never waits."""
+
+
+class WaitingClock(HostClock):
+    """The clock of a device whose events can't be used: each mark waits for all before it, so that nothing is on its way.
+
+    Args:
+        synchronize: Waits for all that the device has to do.
+    """
+
+    def __init__(self, synchronize: Callable[[], None]) -> None:
+        self._synchronize = synchronize
+
+    def mark(self) -> int:
+        """Now, when all the work so far is done."""
+        self._synchronize()
+        return super().mark()
 
 
 class Event(Protocol):
@@ -152,8 +173,40 @@ class Stopwatch:
 HOST_CLOCK = HostClock()
 
 
-def clock_of(device: torch.device, run_ahead_ms: float) -> Clock:
-    """The clock that a device needs."""
+def _new_cuda_event() -> Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def clock_of(
+    device: torch.device,
+    run_ahead_ms: float,
+    new_event: Callable[[], Event] = _new_cuda_event,
+    synchronize: Callable[[], None] = torch.cuda.synchronize,
+) -> Clock:
+    """The clock that a device needs; its events are tried first.
+
+    Args:
+        device: The device.
+        run_ahead_ms: Longest work that may be on its way.
+        new_event: Makes an event that takes times.
+        synchronize: Waits for all that the device has to do.
+    """
     if is_host(device):
         return HOST_CLOCK
-    return DeviceClock(lambda: torch.cuda.Event(enable_timing=True), run_ahead_ms)  # type: ignore[no-untyped-call]
+    if failure := _try_events(new_event):
+        logger.warning("clock way=events failed=%r instead=waiting for the device at each mark", failure)
+        return WaitingClock(synchronize)
+    return DeviceClock(new_event, run_ahead_ms)
+
+
+def _try_events(new_event: Callable[[], Event]) -> str:
+    """Why time can't be told from two events, or nothing if it can."""
+    try:
+        begin, end = new_event(), new_event()
+        begin.record()
+        end.record()
+        end.synchronize()
+        is_told = end.query() and 0 <= begin.elapsed_time(end) < inf
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {one_line(error)}"
+    return "" if is_told else "no time between two events that have been passed"

@@ -1,6 +1,12 @@
 """The host keeps ahead of a device by so much work and no more, and a stopwatch reads what the device took."""
 
 from gpu_worker.machine.clock import HOST_CLOCK, DeviceClock, Stopwatch
+import pytest
+import torch
+
+from gpu_worker.machine.clock import HOST_CLOCK, DeviceClock, Stopwatch, clock_of
+
+CUDA = torch.device("cuda")
 
 
 class Device:
@@ -104,3 +110,32 @@ def test_on_a_cpu_nothing_is_on_its_way() -> None:
     HOST_CLOCK.keep_pace()
     HOST_CLOCK.settle()
     assert HOST_CLOCK.elapsed_ns(begin, end) == end - begin >= 0
+
+
+def test_a_device_whose_events_tell_the_time_is_timed_by_them(caplog: pytest.LogCaptureFixture) -> None:
+    device = Device()
+    assert isinstance(clock_of(CUDA, 1.0, device.event), DeviceClock)
+    assert not caplog.records
+
+
+class TimelessEvent(Event):
+    def elapsed_time(self, end_event: Event) -> float:
+        raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
+
+
+def test_a_device_whose_events_tell_no_time_is_waited_for_at_each_mark(caplog: pytest.LogCaptureFixture) -> None:
+    device = Device()
+
+    def synchronize() -> None:
+        device.now_ms = max(device.now_ms, device.busy_until_ms)
+
+    clock = clock_of(CUDA, 1.0, lambda: TimelessEvent(device), synchronize)
+    (record,) = caplog.records
+    assert "enable_timing" in record.getMessage()
+    clock.keep_pace()
+    begin = clock.mark()
+    device.enqueue(3.0)
+    end = clock.mark()
+    clock.enqueued(begin, end)
+    assert device.work_left_ms == 0
+    assert clock.elapsed_ns(begin, end) > 0
