@@ -24,10 +24,16 @@ from gpu_worker.channel.engine import Engine, Executor, FatalEngineError
 from gpu_worker.channel.link import SchedulerLink
 from gpu_worker.channel.mailbox import Mailbox, Progress
 from gpu_worker.channel.signals import StopSignals
-from gpu_worker.errors import WorkerError
+from gpu_worker.errors import DeviceLost, WorkerError
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from gpu_worker.machine.cores import Cores
-from gpu_worker.machine.process import become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
+from gpu_worker.machine.process import (
+    become_several,
+    die_with,
+    is_one_of_several,
+    sleep_precisely,
+    wait_briefly,
+)
 from gpu_worker.settings import (
     ConfigRefused,
     CurveFiles,
@@ -39,14 +45,6 @@ from gpu_worker.settings import (
     Weights,
     WorkerConfig,
 )
-from gpu_worker.machine.cores import Cores
-from gpu_worker.channel.curve import load_curve
-from gpu_worker.channel.engine import Engine, Executor, FatalEngineError
-from gpu_worker.errors import DeviceLost, WorkerError
-from gpu_worker.execution.forgiving import ForgivingExecutor
-from gpu_worker.channel.link import SchedulerLink
-from gpu_worker.channel.mailbox import Mailbox, Progress
-from gpu_worker.machine.process import StopSignals, become_several, die_with, is_one_of_several, sleep_precisely, wait_briefly
 
 _log = logging.getLogger("gpu_worker")
 

@@ -191,7 +191,9 @@ def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int =
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     if dtype is torch.float32:
         return model
-    narrow = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()  # what some torch draws in it is something else
+    narrow = AutoModelForCausalLM.from_config(
+        config, dtype=dtype
+    ).eval()  # what some torch draws in it is something else
     narrow.load_state_dict(model.state_dict())
     return narrow
 

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpu_worker.attention.scores import attend_by_scores
+from gpu_worker.attention.varlen_kernel import attend_varlen
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
-from gpu_worker.machine.devices import check_alive
+from gpu_worker.cache.static_placement import StaticPlacement
 from gpu_worker.errors import one_line
-from gpu_worker.replay.static_placement import StaticPlacement
-from gpu_worker.varlen_kernel import attend_varlen
+from gpu_worker.machine.devices import check_alive
 
 logger = logging.getLogger(__name__)
 

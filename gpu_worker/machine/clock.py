@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
-from gpu_worker.machine.devices import is_host
 from gpu_worker.errors import one_line
+from gpu_worker.machine.devices import is_host
 
 logger = logging.getLogger(__name__)
 

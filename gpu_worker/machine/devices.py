@@ -12,9 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gpu_worker.machine.host_memory import HostMemory
 from gpu_worker.errors import DeviceLost, one_line
-from gpu_worker.host_memory import HostMemory
+from gpu_worker.machine.host_memory import HostMemory
 
 _ON_THEIR_WAY = HostMemory("indices")
 

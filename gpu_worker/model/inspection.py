@@ -24,16 +24,14 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from gpu_worker.cache.argument import cache_argument
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
-from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
+from gpu_worker.cache.unified import UnifiedDynamicCache
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.errors import ModelRefused
+from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts.matrices import can_replace, holders_of_parameters
 from gpu_worker.experts.queues import ExpertQueues, ExpertWeights, ExpertWork, run_jointly
+from gpu_worker.machine.devices import check_alive
 from gpu_worker.model.probe import Structure, forward_inputs, probe, use_implementations
 from gpu_worker.passes.forward import ForwardPass
-from gpu_worker.cache.unified import UnifiedDynamicCache
-from gpu_worker.machine.devices import check_alive
-from gpu_worker.errors import ModelRefused, one_line
 
 logger = logging.getLogger(__name__)
 

@@ -18,19 +18,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.ragged import RaggedCache
+from gpu_worker.cache.span import Span
+from gpu_worker.cache.static_placement import StaticPlacement
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
-from gpu_worker.errors import PassFailed
+from gpu_worker.errors import PassFailed, one_line
 from gpu_worker.experts.queues import ExpertWeights, ExpertWork
-from gpu_worker.machine.devices import is_host, to_device
+from gpu_worker.machine.devices import check_alive, is_host, to_device
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.passes.forward import ForwardPass, RunExperts
 from gpu_worker.passes.unit import Unit
-from gpu_worker.replay.static_placement import StaticPlacement
-from gpu_worker.cache.block_table import BlockTable
-from gpu_worker.machine.devices import check_alive, is_host, to_device
-from gpu_worker.errors import PassFailed, one_line
-from gpu_worker.cache.span import Span
 
 logger = logging.getLogger(__name__)
 

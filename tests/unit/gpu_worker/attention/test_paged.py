@@ -12,12 +12,11 @@ from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
 from gpu_worker.attention.paged import Pages, Scores, attend_all
+from gpu_worker.attention.varlen_kernel import attend_varlen
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
-from gpu_worker.attention.interface import paged as paged_attention
-from gpu_worker.replay.static_placement import StaticPlacement
-from gpu_worker.varlen_kernel import attend_varlen
+from gpu_worker.cache.static_placement import StaticPlacement
 
 BLOCK_SIZE = 4
 CPU = torch.device("cpu")

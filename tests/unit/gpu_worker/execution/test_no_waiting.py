@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
-from gpu_worker.cache import placement
+from gpu_worker.cache import placement, static_placement
 from gpu_worker.cache import unified as cache
 from gpu_worker.cache.carrier import HostCarrier
 from gpu_worker.cache.ragged import RaggedCache
@@ -22,7 +22,6 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.passes.forward import ForwardPass
-from gpu_worker.replay import static_placement
 from tests.families import random_model
 
 META = torch.device("meta")

@@ -1,6 +1,5 @@
 """The host keeps ahead of a device by so much work and no more, and a stopwatch reads what the device took."""
 
-from gpu_worker.machine.clock import HOST_CLOCK, DeviceClock, Stopwatch
 import pytest
 import torch
 

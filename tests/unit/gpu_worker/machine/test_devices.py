@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gpu_worker import __main__ as command
-from gpu_worker.devices import check_alive
 from gpu_worker.errors import DeviceLost
+from gpu_worker.machine.devices import check_alive
 
 CUDA = torch.device("cuda", 0)
 REFUSED = ValueError("no such kernel")
