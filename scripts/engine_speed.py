@@ -103,7 +103,10 @@ class Bench:
         context: Tokens of each before the first decode.
         chunk: Tokens of one prefill iteration.
         num_steps: Decode iterations that there must be room for.
-        recorded: Batch sizes whose decodes are replayed from graphs.
+        recorded: Batch sizes whose decodes are to be replayed from graphs.
+
+    Attributes:
+        recorded: Those for which that can be done.
     """
 
     def __init__(
@@ -123,12 +126,15 @@ class Bench:
         self._chance = random.Random(0)
         self._lengths: dict[int, int] = {}
         self.prefill = Figures()
+        self.recorded: tuple[int, ...] = ()
         self.decodes: dict[str, Figures] = {}
         for seq_id in range(num_sequences):
             self._fill(seq_id, context)
         if recorded:
             one_by_one = [range(layer, layer + 1) for layer in range(loaded.facts.num_layers)]
-            self._runner.record_decodes(record_decodes(loaded, self._runner.cache, recorded, one_by_one), 0.0)
+            recordings = record_decodes(loaded, self._runner.cache, recorded, one_by_one)
+            self._runner.record_decodes(recordings, 0.0)
+            self.recorded = tuple(recording.placement.num_rows for recording in recordings)
 
     def time_prefill(self, num_tokens: int) -> None:
         """Times the prefill of one more sequence, which is forgotten again."""

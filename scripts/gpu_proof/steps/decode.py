@@ -50,6 +50,8 @@ def _measure(
     context, prefill = (64, 128) if task.is_rehearsal else (_CONTEXT, _PREFILL)
     num_steps = prefill + 2 * (most + _WARM_UPS) * len(_BATCHES)
     bench = Bench(loaded, max(_BATCHES), context, _CHUNK, num_steps, recorded)
+    if missing := set(recorded) - set(bench.recorded):
+        task.report.note(f"not recorded for batches of {sorted(missing)}: those ran eager; log.txt says why")
     for number, batch in enumerate(_BATCHES):
         share_s = (task.left_s() - ends_left_s) / (len(_BATCHES) + 1 - number)
         stops_left_s = task.left_s() - share_s
@@ -71,6 +73,8 @@ def _measure(
             each_stop_us=(stopped["median_ms"] - plain["median_ms"]) / max(1, loaded.facts.num_layers - 1) * 1e3,
             rounds=rounds - _WARM_UPS,
         )
+    if missing:
+        raise StepFailed(f"no CUDA graphs for batches of {sorted(missing)}")
     for _ in range(_WARM_UPS + 1):
         bench.time_prefill(prefill)
     times = bench.prefill.report(bandwidth)

@@ -1,5 +1,6 @@
 """The large model of a proof, made once in a process: steps that need it share it."""
 
+import gc
 import tempfile
 import time
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ def device_of(task: Task) -> str:
 
 
 def large_model(task: Task) -> LargeModel:
-    """The model, which is made when it is asked for first."""
+    """The model, which is made when it is asked for first; what an earlier step left on the device is given back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return _make(task.geometry, device_of(task), task)
 
 

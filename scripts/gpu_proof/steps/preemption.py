@@ -50,7 +50,7 @@ def run(task: Task) -> None:
         task.report.figure(f"beside a prefill of {num_tokens}", **figures)
         engine.begin_decodes()
         figures = engine.measure(engine.decode, lambda: task.left_s() > 0)
-        task.report.figure(f"beside decodes of {_NUM_DECODING}", **figures)
+        task.report.figure(f"beside decodes of {_NUM_DECODING}", captured=engine.is_recorded, **figures)
 
 
 class _Arrival:
@@ -78,6 +78,9 @@ class _Engine:
         device: Where it runs.
         num_prefill_tokens: Length of a best-effort prompt.
         most: Arrivals to measure at most, of each kind.
+
+    Attributes:
+        is_recorded: Whether decodes are replayed from CUDA graphs.
     """
 
     def __init__(self, loaded: LoadedModel, device: str, num_prefill_tokens: int, most: int) -> None:
@@ -94,6 +97,7 @@ class _Engine:
         self._runner = Runner(loaded, len(self._ls_blocks) + num_blocks, _BLOCK_SIZE, 0)
         self._batch_ids = count(1)
         self._num_decoded = 0
+        self.is_recorded = False
 
     def measure(
         self, run_be: "Callable[[_Arrival | None], float | None]", has_time: Callable[[], bool]
@@ -143,6 +147,7 @@ class _Engine:
             segments = plan_segments(self._end.layer, timing.layers_ns / self._end.layer / 1e6, run_ahead_ms=1.0)
             recordings = record_decodes(self._loaded, self._runner.cache, (_NUM_DECODING,), segments)
             self._runner.record_decodes(recordings, timing.expert_ns / max(1, timing.layers_ns))
+            self.is_recorded = bool(recordings)
 
     def decode(self, arrival: _Arrival | None) -> float | None:
         """Runs one best-effort decode iteration; returns how long the arrival waited, None if it came too late."""
