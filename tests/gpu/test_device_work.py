@@ -1,9 +1,6 @@
 """On a CUDA device: nothing waits between steps, a stop comes in time, and rows that leave for the host come back the same."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from random import Random
 
 import pytest
 import torch
@@ -15,35 +12,10 @@ from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import plan_segments
 from tests.worker_driver import GREEDY, Driver, random_prompts
+from tests.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings
+from tests.worker_driver import GREEDY, random_prompts
 
 pytestmark = pytest.mark.gpu
-
-PROMPT, OTHER = random_prompts((600, 80))
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Raises at any operation that makes the host wait for the device."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def driver_of(model: LoadedModel, seed: int | None = None) -> Driver:
-    return Driver(model, num_blocks=512, block_size=16, rng=None if seed is None else Random(seed))
-
-
-def with_recordings(model: LoadedModel, layers_each: float = 2) -> Driver:
-    driver = driver_of(model)
-    story = driver.add(OTHER, 1)
-    driver.finish(story)
-    driver.drop(story)
-    segments = plan_segments(model.facts.num_layers, 1.0, layers_each)
-    driver.runner.record_decodes(record_decodes(model, driver.runner.cache, (1, 2, 4), segments), 0.7)
-    return driver
 
 
 def test_a_prompt_over_scattered_blocks_runs_without_waiting(mixtral: LoadedModel) -> None:
