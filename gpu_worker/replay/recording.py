@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 LONGEST = 2048  # rows of a sequence that a recording takes; where no kernel reads block tables, all of them are read each time
 _MOST_ERROR = 1e-2  # of replayed logits: the kernels are the same, so that it should be nothing
 _MOST_ERROR_IN_HALF = 0.3
+_failed_graphs: list[torch.cuda.CUDAGraph] = []  # one in a process, most of the time: after it no more are tried
 
 
 class Recorder(Protocol):
@@ -64,6 +65,8 @@ class GraphRecorder:
             try:
                 work()
             except BaseException:
+                # torch's allocator goes on asking a capture that failed for its streams: it must not be gone.
+                _failed_graphs.append(graph)
                 with suppress(RuntimeError):  # it says only that what was raised has ended it
                     graph.capture_end()
                 raise

@@ -22,7 +22,6 @@ from gpu_worker.loader import LoadedModel, load_model
 from gpu_worker.paged_attention import Pages, Scores
 from gpu_worker.placement import Placement
 from gpu_worker.recorded_pass import RecordedPass
-from gpu_worker.recording import GraphRecorder
 from gpu_worker.span import Span
 from gpu_worker.weights import WeightOptions
 from tests.device_drivers import OTHER, PROMPT, driver_of, with_recordings
@@ -119,26 +118,10 @@ def test_grouped_products_give_what_experts_one_by_one_give(
     assert (weights.run_whole(work).float() - expected).norm() <= 1e-2 * expected.norm()
 
 
-def test_what_cannot_be_captured_is_named_and_ends_no_other_capture() -> None:
-    numbers = torch.arange(10, device=CUDA)
-    total = torch.zeros((), dtype=torch.int64, device=CUDA)
-
-    def ask() -> None:
-        numbers.sum().item()
-
-    def add() -> None:
-        total.copy_(numbers.sum())
-
-    with pytest.raises(RuntimeError, match="captur"):
-        GraphRecorder().record(ask)
-    replay = GraphRecorder().record(add)
-    replay()
-    assert total.item() == 45
-
-
 def test_rows_leave_for_locked_memory_and_come_back_whole() -> None:
     carrier = SideStreamCarrier(CUDA)
-    stores = [torch.randn(4096, 4, 128, device=CUDA).to(torch.bfloat16) for _ in range(8)]
+    random = torch.Generator(CUDA).manual_seed(0)
+    stores = [torch.randn(4096, 4, 128, generator=random, device=CUDA).to(torch.bfloat16) for _ in range(8)]
     expected = [_some_rows(store)[0].cpu() for store in stores]
     taken = carrier.take_out([partial(_some_rows, store) for store in stores], range(10))
     carrier.claim([3])
@@ -166,8 +149,9 @@ def test_rows_past_two_billion_numbers_of_a_store_are_found_again() -> None:
     store = UnifiedDynamicCache(num_blocks, BLOCK_SIZE, 0, CUDA)
     table = store.new_table(1)
     store.extend(table, [num_blocks - 1, 0])
-    rows = torch.randn(8, 2 * BLOCK_SIZE, WIDTH, device=CUDA).to(torch.bfloat16)
-    rows += rows == 0
+    rows = (
+        torch.arange(1, 8 * 2 * BLOCK_SIZE * WIDTH + 1, device=CUDA).view(8, 2 * BLOCK_SIZE, WIDTH).to(torch.bfloat16)
+    )
     store.write(0, table.slots(0, 2 * BLOCK_SIZE).to(CUDA), rows, rows)
     for lying in store.read(0, table, 0, 2 * BLOCK_SIZE):
         assert lying.equal(rows)

@@ -12,6 +12,7 @@ from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import plan_segments
 from tests.worker_driver import GREEDY, Driver, random_prompts
+from gpu_worker.replay.recording import GraphRecorder
 from tests.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings
 from tests.worker_driver import GREEDY, random_prompts
 
@@ -118,3 +119,24 @@ def test_memory_does_not_grow_from_iteration_to_iteration(mixtral: LoadedModel) 
         torch.cuda.synchronize()
         held.append(torch.cuda.memory_allocated())
     assert held[2] == held[-1]
+
+
+def test_what_cannot_be_captured_is_named_and_ends_no_other_capture(mixtral: LoadedModel) -> None:
+    """The last: torch's own generator of random numbers counts as captured afterwards, and the model is drawn from it."""
+    numbers = torch.arange(10, device="cuda")
+    total = torch.zeros((), dtype=torch.int64, device="cuda")
+
+    def ask() -> None:
+        numbers.sum().item()
+
+    def add() -> None:
+        total.copy_(numbers.sum())
+
+    with pytest.raises(RuntimeError, match="captur"):
+        GraphRecorder().record(ask)
+    GraphRecorder().record(add)()
+    assert total.item() == 45
+    driver = with_recordings(mixtral)
+    story = driver.add(PROMPT, 3)
+    driver.finish(story)
+    assert len(story.token_ids) == 3
