@@ -7,9 +7,9 @@ from random import Random
 
 import torch
 
-from gpu_worker.loader import LoadedModel
-from gpu_worker.recording import record_decodes
-from gpu_worker.segments import plan_segments
+from gpu_worker.model.loader import LoadedModel
+from gpu_worker.replay.recording import record_decodes
+from gpu_worker.replay.segments import plan_segments
 from tests.worker_driver import Driver, random_prompts
 
 PROMPT, OTHER = random_prompts((600, 80))

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu_worker.attention.interface.paged import Pages, Scores
+from gpu_worker.cache.unified.block_table import BlockTable
+from gpu_worker.cache.unified.carrier import SideStreamCarrier
+from gpu_worker.cache.unified.placement import Placement
+from gpu_worker.host_memory import HostMemory
 from torch import Tensor
 
-from gpu_worker import paged_attention
-from gpu_worker.block_table import BlockTable
-from gpu_worker.cache import UnifiedDynamicCache
-from gpu_worker.carrier import SideStreamCarrier
-from gpu_worker.clock import DeviceClock, clock_of
-from gpu_worker.experts import ExpertQueues, ExpertWork, is_experts, run_jointly
-from gpu_worker.host_memory import HostMemory
-from gpu_worker.loader import LoadedModel, load_model
-from gpu_worker.paged_attention import Pages, Scores
-from gpu_worker.placement import Placement
-from gpu_worker.recorded_pass import RecordedPass
-from gpu_worker.span import Span
-from gpu_worker.weights import WeightOptions
+from gpu_worker.attention.interface import paged as paged_attention
+from gpu_worker.cache.span import Span
+from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.experts.queues import ExpertQueues, ExpertWork, is_experts, run_jointly
+from gpu_worker.machine.clock import DeviceClock, clock_of
+from gpu_worker.model.loader import LoadedModel, load_model
+from gpu_worker.model.weights import WeightOptions
+from gpu_worker.replay.recorded_pass import RecordedPass
 from tests.device_drivers import OTHER, PROMPT, driver_of, with_recordings
 from tests.families import generated, tiny_config
 from tests.worker_driver import Driver, loaded, random_prompts

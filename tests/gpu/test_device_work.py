@@ -9,9 +9,6 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.execution.sequences import BatchItem
 from gpu_worker.model.loader import LoadedModel
-from gpu_worker.replay.recording import record_decodes
-from gpu_worker.replay.segments import plan_segments
-from tests.worker_driver import GREEDY, Driver, random_prompts
 from gpu_worker.replay.recording import GraphRecorder
 from tests.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings
 from tests.worker_driver import GREEDY, random_prompts
