@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_worker.attention.interface.paged import Pages, Scores
-from gpu_worker.cache.unified.block_table import BlockTable
-from gpu_worker.cache.unified.carrier import SideStreamCarrier
-from gpu_worker.cache.unified.placement import Placement
-from gpu_worker.host_memory import HostMemory
 from torch import Tensor
 
-from gpu_worker.attention.interface import paged as paged_attention
+from gpu_worker.attention import paged as paged_attention
+from gpu_worker.attention.paged import Pages, Scores
+from gpu_worker.cache.block_table import BlockTable
+from gpu_worker.cache.carrier import SideStreamCarrier
+from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import UnifiedDynamicCache
 from gpu_worker.experts.queues import ExpertQueues, ExpertWork, is_experts, run_jointly
 from gpu_worker.machine.clock import DeviceClock, clock_of
+from gpu_worker.machine.host_memory import HostMemory
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recorded_pass import RecordedPass
