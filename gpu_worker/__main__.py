@@ -3,7 +3,6 @@
 Exit codes: 0 after Shutdown, SIGTERM, SIGINT or SIGHUP; 1 when the engine can't go on; 2 when it refuses what it was told.
 """
 
-import gc
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ from gpu_worker.machine.process import (
     die_with,
     is_one_of_several,
     sleep_precisely,
+    spare_the_engine,
     wait_briefly,
 )
 from gpu_worker.settings import (
@@ -237,13 +237,11 @@ def run(config: WorkerConfig) -> None:
         die_with(config.parent_pid)
     if config.tensor_parallel_size > 1 and not is_one_of_several():
         become_several(config.tensor_parallel_size)
-    sys.setswitchinterval(0.0005)  # the link's thread must not wait 5 ms for the engine's to hear Preempt
     curve = load_curve(config.curve)
     cores = Cores()
     with _simulation(config) if config.simulated else _model(config, cores) as (executor, hello):
         link = SchedulerLink(config.control_endpoint, hello, mailbox, progress, curve=curve)
-        gc.collect()
-        gc.freeze()  # a full round of the collector over what torch and transformers made stops the engine for 0.2 s
+        spare_the_engine()
         signals.serving()
         link.start()
         cores.keep_own()

@@ -40,10 +40,10 @@ from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.settings import DType, Quantization, Weights
+from scripts.bandwidth import read_bandwidth
 
 _BLOCK_SIZE = 16
 _BATCH_ID = 1
-_READ_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Bench:
         context: Tokens of each before the first decode.
         chunk: Tokens of one prefill iteration.
         num_steps: Decode iterations that there must be room for.
+        longest: Tokens of the longest prefill that is timed.
         recorded: Batch sizes whose decodes are to be replayed from graphs.
 
     Attributes:
@@ -116,10 +117,12 @@ class Bench:
         context: int,
         chunk: int,
         num_steps: int,
+        longest: int,
         recorded: Sequence[int] = (),
     ) -> None:
         self._blocks_each = -(-(context + num_steps) // _BLOCK_SIZE)
-        self._runner = Runner(loaded, self._blocks_each * (num_sequences + 1), _BLOCK_SIZE, 0)
+        longest_blocks = -(-longest // _BLOCK_SIZE)  # behind all others
+        self._runner = Runner(loaded, self._blocks_each * num_sequences + longest_blocks, _BLOCK_SIZE, 0)
         self._loaded = loaded
         self._chunk = chunk
         self._end = Cursor(loaded.facts.num_layers)
@@ -129,7 +132,8 @@ class Bench:
         self.recorded: tuple[int, ...] = ()
         self.decodes: dict[str, Figures] = {}
         for seq_id in range(num_sequences):
-            self._fill(seq_id, context)
+            self._fill(seq_id, context, range(seq_id * self._blocks_each, (seq_id + 1) * self._blocks_each))
+        self._other_blocks = range(num_sequences * self._blocks_each, self._runner.cache.num_blocks)
         if recorded:
             one_by_one = [range(layer, layer + 1) for layer in range(loaded.facts.num_layers)]
             recordings = record_decodes(loaded, self._runner.cache, recorded, one_by_one)
@@ -140,7 +144,7 @@ class Bench:
         """Times the prefill of one more sequence, which is forgotten again."""
         seq_id = len(self._lengths)
         began_s = time.perf_counter()
-        self._fill(seq_id, num_tokens)
+        self._fill(seq_id, num_tokens, self._other_blocks)
         self.prefill.times_ms.append((time.perf_counter() - began_s) * 1e3)
         self._runner.drop_sequence(seq_id)
         del self._lengths[seq_id]
@@ -161,16 +165,15 @@ class Bench:
             traffic = Traffic.of(self._loaded, self._runner)
             figures.num_bytes = traffic.bytes_of(timing, sum(self._lengths[seq_id] for seq_id in seq_ids))
 
-    def _fill(self, seq_id: int, num_tokens: int) -> None:
+    def _fill(self, seq_id: int, num_tokens: int, all_blocks: Sequence[int]) -> None:
         """Adds a sequence and computes its prompt chunk by chunk."""
         vocab_size = self._loaded.facts.vocab_size
         prompt = [self._chance.randrange(vocab_size) for _ in range(num_tokens)]
-        blocks = range(seq_id * self._blocks_each, (seq_id + 1) * self._blocks_each)
         self._runner.add_sequence(seq_id, Sampling(), (), max_tokens=1 << 30)
         for start in range(0, num_tokens, self._chunk):
             chunk = prompt[start : start + self._chunk]
             is_last = start + len(chunk) == num_tokens
-            self._run([BatchItem(seq_id, len(chunk), chunk, start, () if start else blocks, is_last)])
+            self._run([BatchItem(seq_id, len(chunk), chunk, start, () if start else all_blocks, is_last)])
         self._lengths[seq_id] = num_tokens
 
     def _run(self, items: list[BatchItem], stops: Sequence[Cursor] = ()) -> WorkTiming:
@@ -183,17 +186,6 @@ class Bench:
             for part in fields(WorkTiming):
                 setattr(whole, part.name, getattr(whole, part.name) + getattr(outcome.timing, part.name))
         return whole
-
-
-def read_bandwidth(device: str) -> float:
-    """Bytes a second of plain reading from memory: the best of several sums over more than any cache holds."""
-    numbers = torch.ones(_READ_BYTES // 4, device=device)
-    best_s = float("inf")
-    for _ in range(16):
-        began_s = time.perf_counter()
-        numbers.sum().item()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return _READ_BYTES / best_s
 
 
 def engine_speed(
@@ -226,8 +218,8 @@ def engine_speed(
                 dtype.value, form.value, quantization.value, source="auto" if geometry is None else "dummy"
             )
             loaded = load_model(model if geometry is None else directory, device=device, options=options)
-            num_steps = max(prefill - context, 0) + 2 * rounds * len(batch_sizes)
-            benches[form] = Bench(loaded, max(batch_sizes), context, chunk, num_steps, recorded)
+            num_steps = 2 * rounds * len(batch_sizes)
+            benches[form] = Bench(loaded, max(batch_sizes), context, chunk, num_steps, prefill, recorded)
         for number in range(rounds):
             for bench in benches.values():
                 for batch_size in batch_sizes:

@@ -48,11 +48,9 @@ class ReadyWorker:
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
     """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
-    threads = thread_count(config)
-    torch.set_num_threads(threads.number)
+    set_threads(config)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)
-    _log.info("threads=%d from=%s", threads.number, threads.origin)
     _log.info("loading model=%s dtype=%s device=%s", config.model, config.dtype, device)
     began_s = time.monotonic()
     names = served_names(config.model, config.served_model_names)
@@ -72,6 +70,13 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
     return make_ready(config, loaded, Ranks() if config.tensor_parallel_size > 1 else None)
+
+
+def set_threads(config: WorkerConfig) -> None:
+    """Lets tensor operations use as many threads as the settings or the machine say."""
+    threads = thread_count(config)
+    torch.set_num_threads(threads.number)
+    _log.info("threads=%d from=%s", threads.number, threads.origin)
 
 
 def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = None) -> ReadyWorker:

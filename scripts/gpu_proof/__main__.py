@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from scripts.gpu_proof.packages import ROOT, Need, download_command, install_wheels, needs
+from scripts.gpu_proof.packages import ROOT, Need, download_command, needs, unpack_wheels
 from scripts.gpu_proof.plan import PLANNED_MINUTES, STEP_NAMES, STEPS, Boxes
 from scripts.gpu_proof.proof import Interrupted, Proof, environment_of_steps
 from scripts.gpu_proof.record import Record
-from scripts.gpu_proof.step_process import adopt_orphans
+from scripts.gpu_proof.step_process import end_leftovers
 
 _GEOMETRIES = ("auto", "mixtral-8x7b", "mixtral-8x1b", "tiny")
 _FAULTS = ("crash", "hang")
@@ -46,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="Shape of the large model; auto takes what memory holds.",
     )
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="Where models run.")
+    add(
+        "--device",
+        choices=("auto", "cuda", "cpu"),
+        help="Where models run (default: cuda; in a rehearsal, where one can).",
+    )
     add(
         "--rehearse",
         action="store_true",
@@ -75,28 +79,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = frozenset(arguments.only or STEP_NAMES) - frozenset(arguments.skip)
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as temporary:
         site = Path(temporary) / "site"
-        complaint = install_wheels(arguments.wheels, site) if arguments.wheels else ""
+        complaints = unpack_wheels(arguments.wheels, site) if arguments.wheels else []
         unmet = [need for need in needs([str(site), *sys.path]) if not need.is_met]
         facts = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "minutes": arguments.minutes,
             "python": sys.version.split()[0],
             "commit": _commit(),
-            "missing": [str(need) for need in unmet] + ([complaint] if complaint else []),
+            "missing": [*complaints, *map(str, unmet)],
         }
         record = Record(arguments.out, facts, STEP_NAMES)
-        _say_what_is_missing(unmet, complaint)
+        _say_what_is_missing(unmet, complaints)
         record.state(packages_checked_s=round(time.monotonic() - began_s, 2))
         settings = {
             "out": str(arguments.out.resolve()),
-            "device": arguments.device,
+            "device": arguments.device or ("auto" if arguments.rehearse else "cuda"),
             "geometry": "tiny" if arguments.rehearse and arguments.geometry == "auto" else arguments.geometry,
             "rehearse": arguments.rehearse,
         }
         environment = environment_of_steps(ROOT, site)
-        proof = Proof(STEPS, chosen, boxes, settings, faults, environment, ROOT, record)
+        proof = Proof(STEPS, chosen, boxes, settings, faults, environment, ROOT, record, began_s)
         _raise_on_signals()
-        adopt_orphans()
+        end_leftovers()
         code = 1
         try:
             proof.run()
@@ -108,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _say_what_is_missing(unmet: Sequence[Need], complaint: str) -> None:
-    if complaint:
+def _say_what_is_missing(unmet: Sequence[Need], complaints: Sequence[str]) -> None:
+    for complaint in complaints:
         print(complaint, flush=True)
     for need in unmet:
         print(f"package {need}", flush=True)

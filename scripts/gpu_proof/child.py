@@ -1,9 +1,9 @@
 """Runs steps, one after another, as lines on stdin say; figures and ends go back over the pipe that the environment names."""
 
 import contextlib
-import faulthandler
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,6 +14,8 @@ from typing import Any
 
 from scripts.gpu_proof.record import FAILED, PASSED
 from scripts.gpu_proof.step_process import REPORT_FD, end_with_parent
+
+_LOG_LINE = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"  # as the worker's
 
 
 class StepFailed(Exception):
@@ -29,6 +31,10 @@ class Report:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+
+    def ready(self) -> None:
+        """Says that steps are waited for."""
+        self._write({"ready": True})
 
     def figure(self, name: str, /, **values: Any) -> None:
         """Keeps some values under a name; floats are rounded to what a reader can use."""
@@ -77,12 +83,13 @@ class Task:
 def main() -> None:
     """Runs steps until stdin ends."""
     end_with_parent()
+    report = Report(int(os.environ[REPORT_FD]))
+    report.ready()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=_LOG_LINE)
     with contextlib.suppress(Exception):  # where a package is missing, the step that needs it says so
         from gpu_worker.machine.process import wait_briefly
 
         wait_briefly()  # before a step loads OpenMP with torch
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the parent asks where a step stands before it ends it
-    report = Report(int(os.environ[REPORT_FD]))
     for line in sys.stdin:
         request = json.loads(line)
         settings = request["settings"]

@@ -1,20 +1,23 @@
 """Which packages a machine lacks, and how they are carried there as wheels. Standard library alone."""
 
 import re
-import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")  # of the extra dev, what tests/gpu needs
-_OPTIONAL = {"bitsandbytes": "quantized experts are not tried", "accelerate": "quantized experts are not tried"}
+_TESTS = ("pytest", "pytest-asyncio", "hypothesis")  # of the extra dev, what tests/gpu needs
+_UNUSED = ("accelerate", "bitsandbytes")  # of the extra worker: they quantize, which no step does
+_TOO_LARGE = ("torch", "transformers")  # a machine without these is the wrong one
 # Their stubs and runtimes are of one version: carrying one of them means carrying all.
 _TOGETHER = frozenset({"grpcio", "grpcio-health-checking", "grpcio-reflection", "googleapis-common-protos", "protobuf"})
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)(?:\[[^]]*\])?(?:>=(?P<low>[0-9.]+))?")
+_DATA = re.compile(r"^[^/]+\.data/(?:purelib|platlib)/")
+_SKIPPED = re.compile(r"^[^/]+\.data/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,11 @@ class Need:
         name: Its name.
         low: Lowest version that will do; empty for any.
         found: The version that is there; empty if it is missing.
-        without: What is left out without it; empty if steps fail without it.
     """
 
     name: str
     low: str
     found: str
-    without: str
 
     @property
     def is_met(self) -> bool:
@@ -39,39 +40,65 @@ class Need:
         return bool(self.found) and _numbers(self.found) >= _numbers(self.low)
 
     def __str__(self) -> str:
-        found = f"{self.found} is too old" if self.found else "missing"
-        return f"{self.name} {self.low} or newer: {found}{f' ({self.without})' if self.without else ''}"
+        wanted = f"{self.name} {self.low} or newer" if self.low else self.name
+        return f"{wanted}: {f'{self.found} is too old' if self.found else 'missing'}"
 
 
 def needs(path: Sequence[str]) -> list[Need]:
     """What the proof needs, looked for on an import path."""
-    return [Need(name, low, _version(name, path), _OPTIONAL.get(name.lower(), "")) for name, low in _requirements()]
+    return [Need(name, low, _version(name, path)) for name, low in _requirements()]
 
 
 def download_command(unmet: Sequence[Need]) -> str:
-    """The command that fetches wheels of what is missing, on a machine that has a package index."""
-    names = {need.name.lower() for need in unmet}
+    """The command that fetches what is missing as wheels, with what it needs itself, on a machine that has a package index."""
+    names = {need.name.lower() for need in unmet} - set(_TOO_LARGE)
     if names & _TOGETHER:
         names |= _TOGETHER
-    pins = dict(_pins())
-    wanted = " ".join(f"{name}=={pins[name]}" if name in pins else name for name in sorted(names))
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     platforms = " ".join(f"--platform manylinux_{glibc}_x86_64" for glibc in ("2_17", "2_27", "2_28", "2_34"))
     return (
-        f"python3 -m pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp {platforms} "
-        f"--platform manylinux2014_x86_64 -d wheels {wanted}"
+        f"python3 -m pip download --only-binary=:all: --python-version {python} --implementation cp {platforms} "
+        f"--platform manylinux2014_x86_64 -c constraints.txt -d wheels {' '.join(sorted(names))}"
     )
 
 
-def install_wheels(wheels: Path, site: Path) -> str:
-    """Unpacks the wheels of a folder into another; returns what went wrong, or nothing."""
-    files = sorted(str(file) for file in wheels.glob("*.whl"))
+def unpack_wheels(wheels: Path, site: Path) -> list[str]:
+    """Unpacks the wheels of a folder into another; returns what is wrong with them, a line each."""
+    files = sorted(wheels.glob("*.whl"))
     if not files:
-        return f"--wheels: there is no *.whl in {wheels}"
-    options = ("--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else f"--wheels: pip refuses them: {done.stderr.strip()[-500:]}"
+        return [f"--wheels: there is no *.whl in {wheels}"]
+    complaints = []
+    for file in files:
+        if not _fits(file.stem):
+            complaints.append(f"--wheels: {file.name} is for another Python than {sys.version.split()[0]}")
+            continue
+        try:
+            _unpack(file, site)
+        except (OSError, zipfile.BadZipFile) as error:
+            complaints.append(f"--wheels: {file.name} cannot be unpacked: {error}")
+    return complaints
+
+
+def _unpack(file: Path, site: Path) -> None:
+    with zipfile.ZipFile(file) as wheel:
+        for member in wheel.infolist():
+            name = _DATA.sub("", member.filename)
+            if not _SKIPPED.match(name):  # scripts and headers, which nobody imports
+                member.filename = name
+                wheel.extract(member, site)
+
+
+def _fits(stem: str) -> bool:
+    """Whether a wheel of a name such as greenlet-3.5.6-cp312-cp312-manylinux_2_28_x86_64 is for this Python."""
+    pythons, abi = (tag.split(".") for tag in stem.split("-")[-3:-1])
+    own = sys.version_info[:2]
+    for python in pythons:
+        match = re.fullmatch(r"(py|cp)(\d)(\d*)", python)
+        if match and int(match[2]) == own[0]:
+            minor = int(match[3] or 0)
+            if minor <= own[1] and (match[1] == "py" or "abi3" in abi or minor == own[1]):
+                return True
+    return False
 
 
 def _requirements() -> Iterator[tuple[str, str]]:
@@ -79,15 +106,9 @@ def _requirements() -> Iterator[tuple[str, str]]:
     extras = project["optional-dependencies"]
     tests = [line for line in extras["dev"] if line.startswith(_TESTS)]
     for line in (*project["dependencies"], *extras["worker"], *tests):
-        if match := _REQUIREMENT.match(line):
+        match = _REQUIREMENT.match(line)
+        if match and match["name"] not in _UNUSED:
             yield match["name"], match["low"] or ""
-
-
-def _pins() -> Iterator[tuple[str, str]]:
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        name, separator, version = line.partition("==")
-        if separator:
-            yield name.lower(), version.strip()
 
 
 def _version(name: str, path: Sequence[str]) -> str:

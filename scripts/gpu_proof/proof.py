@@ -40,6 +40,7 @@ class Proof:
         environment: The environment of their processes.
         directory: Their working directory.
         record: Where results go.
+        began_s: When its time began, on the monotonic clock.
     """
 
     steps: Sequence[Step]
@@ -50,10 +51,11 @@ class Proof:
     environment: Mapping[str, str]
     directory: Path
     record: Record
+    began_s: float
 
     def run(self) -> None:
         """Runs all that is chosen, as far as time goes; raises Interrupted when a signal comes, with all processes ended."""
-        deadline_s = time.monotonic() + self.boxes.minutes * 60 - _ENDING_S
+        deadline_s = self.began_s + self.boxes.minutes * 60 - _ENDING_S
         shared: StepProcess | None = None
         running: StepProcess | None = None
         try:

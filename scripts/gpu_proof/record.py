@@ -15,6 +15,7 @@ _MOST_LOG_BYTES = 12 << 20
 _TAIL_BYTES = 2_000
 _WIDTH = 120
 _LAST_ERROR_LINES = 3
+_MOST_NOTES = 4
 
 NOT_REACHED = "not reached"
 RUNNING = "running"
@@ -125,8 +126,9 @@ class Record:
         for figure, values in one.figures.items():
             shown = ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
             lines += textwrap.wrap(f"{figure}: {shown}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
-        for note in one.notes:
-            lines += textwrap.wrap(note, _WIDTH, initial_indent="    - ", subsequent_indent="      ")
+        lines += [f"    - {note[: _WIDTH - 6]}" for note in one.notes[:_MOST_NOTES]]
+        if len(one.notes) > _MOST_NOTES:
+            lines.append(f"    - and {len(one.notes) - _MOST_NOTES} more in results.json")
         error = one.error.splitlines()
         lines += [f"    ! {line[:_WIDTH]}" for line in (*error[:1], *error[1:][-_LAST_ERROR_LINES:])]
         return "\n".join(lines)

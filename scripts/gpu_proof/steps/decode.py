@@ -1,14 +1,18 @@
-"""How fast tokens are decoded, eager and replayed from CUDA graphs, beside what the memory allows; and what stops cost."""
+"""How fast tokens are decoded, eager and replayed from CUDA graphs, beside what the memory allows; and what stops cost.
 
-import gc
+A share of bandwidth is the time that reading the weights and caches would take, by the time that was taken. Where a layer runs
+whole, on a device, it counts all experts that so many tokens can choose, so that it is an upper bound.
+"""
+
 from collections.abc import Sequence
 
 import torch
 
 from gpu_worker.model.loader import LoadedModel
-from scripts.engine_speed import Bench, read_bandwidth
+from scripts.bandwidth import read_bandwidth
+from scripts.engine_speed import Bench
 from scripts.gpu_proof.child import StepFailed, Task
-from scripts.gpu_proof.steps.model import device_of, large_model
+from scripts.gpu_proof.steps.model import device_of, give_back, large_model
 
 _BATCHES = (1, 8, 32)
 _CONTEXT = 512
@@ -32,9 +36,7 @@ def run(task: Task) -> None:
                 _measure(task, loaded, way, recorded, bandwidth, task.left_s() / (len(ways) - number))
             except Exception as error:
                 failures.append(f"{way}: {type(error).__name__}: {error}")
-            gc.collect()
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            give_back(device)
     if device != "cuda":
         task.report.note("CUDA graphs need a CUDA device: decodes ran eager only")
     if failures:
@@ -48,8 +50,8 @@ def _measure(
     ends_left_s = task.left_s() - seconds
     most = 3 if task.is_rehearsal else _MOST_ROUNDS
     context, prefill = (64, 128) if task.is_rehearsal else (_CONTEXT, _PREFILL)
-    num_steps = prefill + 2 * (most + _WARM_UPS) * len(_BATCHES)
-    bench = Bench(loaded, max(_BATCHES), context, _CHUNK, num_steps, recorded)
+    num_steps = 2 * (most + _WARM_UPS) * len(_BATCHES)
+    bench = Bench(loaded, max(_BATCHES), context, _CHUNK, num_steps, prefill, recorded)
     if missing := set(recorded) - set(bench.recorded):
         task.report.note(f"not recorded for batches of {sorted(missing)}: those ran eager; log.txt says why")
     for number, batch in enumerate(_BATCHES):
@@ -68,7 +70,7 @@ def _measure(
             median_ms=plain["median_ms"],
             min_ms=plain["min_ms"],
             tokens_per_s=batch / plain["median_ms"] * 1e3,
-            share_of_bandwidth=plain["floor_share"],
+            share_of_bandwidth=plain["floor_ms"] / plain["median_ms"],
             stopped_before_every_layer_ms=stopped["median_ms"],
             each_stop_us=(stopped["median_ms"] - plain["median_ms"]) / max(1, loaded.facts.num_layers - 1) * 1e3,
             rounds=rounds - _WARM_UPS,

@@ -8,10 +8,8 @@ import time
 import torch
 import transformers
 
+from scripts.bandwidth import read_bandwidth
 from scripts.gpu_proof.child import StepFailed, Task
-
-_READ_BYTES = 1 << 30
-_NUM_READS = 8
 
 
 def run(task: Task) -> None:
@@ -30,6 +28,7 @@ def run(task: Task) -> None:
         return
     began_s = time.perf_counter()
     free_bytes, total_bytes = torch.cuda.mem_get_info()
+    first_use_s = time.perf_counter() - began_s
     report.figure(
         "device",
         name=torch.cuda.get_device_name(),
@@ -37,10 +36,10 @@ def run(task: Task) -> None:
         free_gib=free_bytes / 2**30,
         total_gib=total_bytes / 2**30,
         cuda=torch.version.cuda,
-        driver=_driver(),
-        first_use_s=time.perf_counter() - began_s,
+        first_use_s=first_use_s,
     )
-    report.figure("memory", read_gb_per_s=_read_rate() / 1e9)
+    report.figure("memory", read_gb_per_s=read_bandwidth("cuda") / 1e9)
+    report.figure("driver", version=_driver())
 
 
 def _has_varlen() -> bool:
@@ -60,17 +59,3 @@ def _driver() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout.strip()
     except subprocess.TimeoutExpired:
         return ""
-
-
-def _read_rate() -> float:
-    """Bytes a second of plain reading: the best of several sums over more than the device's caches hold."""
-    numbers = torch.ones(_READ_BYTES // 4, device="cuda")
-    best_ms = float("inf")
-    for _ in range(_NUM_READS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
-        numbers.sum()
-        end.record()
-        end.synchronize()
-        best_ms = min(best_ms, begin.elapsed_time(end))
-    return _READ_BYTES / best_ms * 1e3

@@ -1,44 +1,159 @@
-"""The tests marked gpu, whose outcomes are kept as each ends."""
+"""The tests marked gpu, whose outcomes are kept as each ends; one that hangs in a call of the device costs itself alone."""
 
+import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.gpu_proof.child import StepFailed, Task
+from scripts.gpu_proof.child import Report, StepFailed, Task
 from scripts.gpu_proof.packages import ROOT
+from scripts.gpu_proof.step_process import end_with_parent
 
 _MOST_FAILURES = 10
-_TEST_S = 60
-_OUTCOME = re.compile(r"^(?P<test>tests/\S+) (?P<outcome>PASSED|FAILED|ERROR|SKIPPED)")
-_REASON = re.compile(r"^(?:FAILED|ERROR) (?P<test>\S+) - (?P<why>.*)")
+_MOST_RUNS = 4  # pytest begins anew after a test that ended it
+_TEST_S = 40.0
+_ENDING_S = 5.0
+_MOST_REASON = 300
+_BEGUN = re.compile(r"^(?P<test>\S+::.+?) (?:(?P<outcome>PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*)?$")
+_REASON = re.compile(r"^(?:FAILED|ERROR) (?P<test>\S+?::.+?) - (?P<why>.*)")
+_WORDS = {"XFAIL": "skipped"}
+_ASKED_TO_END = 2  # pytest's exit code after SIGINT
+_NOTHING_LEFT = 5  # and where no test was selected
+
+# The path on a device first; then what runs on a CPU too, whatever of it is marked gpu.
+_PLACES = ("gpu", "unit/gpu_worker/execution", "unit/gpu_worker/replay", "unit/gpu_worker/machine")
+FOLDERS = tuple(ROOT / "tests" / place for place in _PLACES)
 
 
 def run(task: Task) -> None:
-    """Runs them, ten failures at most; JUnit's XML goes to gpu_tests.xml."""
+    """Runs them, the whole path's first, ten failures at most; JUnit's XML goes to gpu_tests-NUMBER.xml."""
+    outcomes = Outcomes(task.report)
+    for number in range(1, _MOST_RUNS + 1):
+        junit = Path(task.out) / f"gpu_tests-{number}.xml"
+        if not run_tests(FOLDERS, outcomes, junit, task.left_s()) or outcomes.num_failed >= _MOST_FAILURES:
+            break
+    counts = outcomes.counts
+    if outcomes.num_failed or (not counts["passed"] and not task.is_rehearsal):
+        raise StepFailed(f"{outcomes.num_failed} tests failed, {counts['passed']} passed; log.txt has their output")
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What came of tests so far.
+
+    Attributes:
+        report: Told after every test.
+        seen: Tests that have ended, and those that ended pytest.
+        counts: How many, by outcome.
+    """
+
+    report: Report
+    seen: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("passed", "failed", "error", "hung", "skipped"), 0)
+    )
+
+    @property
+    def num_failed(self) -> int:
+        """Tests that did anything but pass or be skipped."""
+        return sum(self.counts[outcome] for outcome in ("failed", "error", "hung"))
+
+    def add(self, test: str, outcome: str) -> None:
+        """Counts a test."""
+        self.seen.append(test)
+        self.counts[outcome] += 1
+        self.report.figure("tests", **self.counts)
+
+    def explain(self, test: str, why: str) -> None:
+        """Notes why a test failed."""
+        self.report.note(f"{test.rpartition('::')[2]}: {why}"[:_MOST_REASON])
+
+
+def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds: float) -> bool:
+    """Runs the tests of some folders that have not been seen; returns whether pytest died of one, so that others are left."""
     command = [
-        *(sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "--no-header", "--color=no", "-rfE", "-p"),
-        *("no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-W", "default", "--timeout", str(_TEST_S)),
-        *("--maxfail", str(_MOST_FAILURES), f"--junitxml={Path(task.out) / 'gpu_tests.xml'}"),
+        *(
+            sys.executable,
+            "-u",
+            "-m",
+            "pytest",
+            "-m",
+            "gpu",
+            *map(str, folders),
+            "-v",
+            "--no-header",
+            "--color=no",
+            "-rfE",
+        ),
+        *("-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-W", "default"),
+        *("--maxfail", str(_MOST_FAILURES - outcomes.num_failed)),
+        *(f"--deselect={test}" for test in outcomes.seen),
+        f"--junitxml={junit}",
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # Asked to end in time, pytest still writes its XML.
-    stop = threading.Timer(task.left_s(), process.send_signal, (signal.SIGINT,))
-    stop.start()
-    counts = dict.fromkeys(("passed", "failed", "error", "skipped"), 0)
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=end_with_parent,
+    )
+    ending = [
+        threading.Timer(seconds, process.send_signal, (signal.SIGINT,)),  # pytest then still writes its XML
+        threading.Timer(seconds + _ENDING_S, process.kill),
+    ]
+    for timer in ending:
+        timer.start()
+    running = ""
     try:
-        for line in process.stdout or ():
-            sys.stdout.write(line)
-            if match := _OUTCOME.match(line):
-                counts[match["outcome"].lower()] += 1
-                task.report.figure("tests", **counts)
+        for line, is_whole in _lines(process):
+            begun = _BEGUN.match(line)
+            if not is_whole:  # what has come of it may be read twice
+                running = begun["test"] if begun and not begun["outcome"] else running
             elif match := _REASON.match(line):
-                task.report.note(f"{match['test'].rpartition('::')[2]}: {match['why']}"[:300])
+                outcomes.explain(match["test"], match["why"])
+            elif begun and begun["outcome"]:
+                outcomes.add(begun["test"], _WORDS.get(begun["outcome"], begun["outcome"].lower()))
+                running = ""
         code = process.wait()
     finally:
-        stop.cancel()
+        for timer in ending:
+            timer.cancel()
         process.kill()
-    if code:
-        raise StepFailed(f"pytest ended with code {code}; log.txt has its output")
+    if code in (0, 1, _ASKED_TO_END, _NOTHING_LEFT) or not running:
+        if code not in (0, 1, _NOTHING_LEFT):
+            outcomes.report.note(f"pytest ended with code {code}")
+        return False
+    outcomes.add(running, "hung")
+    outcomes.explain(running, f"pytest ended with code {code}; log.txt says where it stood")
+    return True
+
+
+def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
+    """Lines as they come, and the beginning of a line whose end has not come yet; all is copied to the log at once.
+
+    A process that says nothing for as long as a test may take is aborted from outside: a test that hangs in a call of the device
+    may hold Python's lock, where nothing inside of the process can end it.
+    """
+    assert process.stdout is not None
+    rest = b""
+    with process.stdout as output:
+        while True:
+            if not select.select([output], [], [], _TEST_S)[0]:
+                process.send_signal(signal.SIGABRT)  # Python's fault handler then says where it stood
+            data = os.read(output.fileno(), 1 << 16)
+            if not data:
+                return
+            os.write(sys.stdout.fileno(), data)
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                yield line.decode(errors="replace"), True
+            if rest:
+                yield rest.decode(errors="replace"), False

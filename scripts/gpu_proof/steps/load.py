@@ -1,12 +1,15 @@
-"""One scheduler in front of a worker that runs already, under the paper's load at one rate; prints the figures as JSON.
+"""One scheduler in front of a worker that runs already, under the paper's load at one rate; writes the figures as JSON.
 
-Started by `paper` as a process of its own, so that the load takes no time of the worker's.
+Started by `paper` as a process of its own, so that the load takes no time of the worker's:
+
+    python -m scripts.gpu_proof.steps.load SETTINGS_AS_JSON FILE_FOR_THE_FIGURES
 """
 
 import asyncio
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from client.bench.commands.ablation import SCHEDULER_OPTIONS, SetUp
@@ -17,44 +20,66 @@ from client.bench.load.load import Load
 from client.bench.load.run import Run, run_plan
 from client.bench.service.service import ServiceOptions, running_service
 
-_START_SHARE = 0.15  # of the time: starting the scheduler, warming up, idle requests
-_WINDOW_SHARE = 0.55
-_LONGEST_WINDOW_S = 60.0
 _SLO_S = 3.0
+_MOST_OUTPUT_TOKENS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Silence:
-    """Shows nothing: the proof shows the figures."""
+class Settings:
+    """What is measured.
+
+    Attributes:
+        endpoint: Where the worker looks for its scheduler.
+        set_up: How is scheduled.
+        rate: Requests a second.
+        num_idle: LS requests on the idle service before.
+        warm_up_s: Seconds of load before the window.
+        window_s: Seconds of the window.
+        drain_s: Longest wait for its requests to end.
+        most_tokens: Where prompts are cut.
+    """
+
+    endpoint: str
+    set_up: str
+    rate: float
+    num_idle: int
+    warm_up_s: float
+    window_s: float
+    drain_s: float
+    most_tokens: int
+
+
+class _Phases:
+    """Says in the log which phase begins; figures are the proof's to show."""
 
     def begin(self, phase: str, seconds: float | None = None) -> None:
-        """Says which phase begins, for the log."""
+        """A phase begins."""
         sys.stderr.write(f"load: {phase}{f', {seconds:.0f} s' if seconds else ''}\n")
 
     def update(self, elapsed_s: float, load: Load) -> None:
         """Nothing."""
 
 
-async def measure(endpoint: str, set_up: SetUp, rate: float, seconds: float, most_tokens: int) -> dict[str, Any]:
-    """Measures one set-up at one rate within about so many seconds."""
-    window_s = min(max(seconds * _WINDOW_SHARE, 1.0), _LONGEST_WINDOW_S)
+async def measure(settings: Settings) -> dict[str, Any]:
+    """Measures one set-up at one rate."""
     options = PaperOptions(
-        seconds=window_s,
-        warm_up=min(3.0, seconds * _START_SHARE / 2),
-        drain=max(1.0, seconds * (1 - _WINDOW_SHARE - _START_SHARE)),
-        max_prompt_tokens=most_tokens,
-        max_output_tokens=min(100, most_tokens),
+        seconds=settings.window_s,
+        warm_up=settings.warm_up_s,
+        drain=settings.drain_s,
+        max_prompt_tokens=settings.most_tokens,
+        max_output_tokens=min(_MOST_OUTPUT_TOKENS, settings.most_tokens),
     )
-    service = ServiceOptions("", scheduler=SCHEDULER_OPTIONS[set_up], control_endpoint=endpoint)
+    scheduler = SCHEDULER_OPTIONS[SetUp(settings.set_up)]
+    service = ServiceOptions("", scheduler=scheduler, control_endpoint=settings.endpoint)
     async with running_service(service, echo=True) as address:
         target = GrpcTarget(address, ignore_eos=True)
         try:
-            run = await run_plan(target, options.plan(rate, num_idle=3), _Silence(), asyncio.Event())
+            run = await run_plan(target, options.plan(settings.rate, settings.num_idle), _Phases(), asyncio.Event())
         finally:
             await target.close()
     if run is None:
         raise RuntimeError("the run was stopped before its window")
-    return _figures(run, window_s)
+    return _figures(run, settings.window_s)
 
 
 def _figures(run: Run, window_s: float) -> dict[str, Any]:
@@ -77,6 +102,5 @@ def _figures(run: Run, window_s: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    given["set_up"] = SetUp(given["set_up"])
-    print(json.dumps(asyncio.run(measure(**given))))
+    figures = asyncio.run(measure(Settings(**json.loads(sys.argv[1]))))
+    Path(sys.argv[2]).write_text(json.dumps(figures), encoding="utf-8")

@@ -4,7 +4,6 @@ import gc
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,10 +11,10 @@ import torch
 from client.bench.service.geometries import Geometry, write_geometry
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
-from scripts.gpu_proof.child import Task
+from scripts.gpu_proof.child import StepFailed, Task
 
-# Bytes of weights in bfloat16 by shape, and room for a cache and for products beside them.
-_NEEDED_GIB = {Geometry.MIXTRAL_8X7B: 87 + 20, Geometry.MIXTRAL_8X1B: 15 + 6}
+# GiB of weights in bfloat16 by shape, and room for caches and products beside them; the largest first.
+_NEEDED_GIB = {Geometry.MIXTRAL_8X7B: 87 + 20, Geometry.MIXTRAL_8X1B: 15 + 8, Geometry.TINY: 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +33,68 @@ class LargeModel:
 
 
 def device_of(task: Task) -> str:
-    """Where a task's models run."""
-    if task.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return task.device
+    """Where a task's models run.
+
+    Raises:
+        StepFailed: There is no CUDA device, and one is asked for.
+    """
+    if task.device != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    if task.device == "cuda":
+        raise StepFailed(f"torch {torch.__version__} sees no CUDA device (it is built for CUDA {torch.version.cuda})")
+    return "cpu"
 
 
 def large_model(task: Task) -> LargeModel:
     """The model, which is made when it is asked for first; what an earlier step left on the device is given back."""
+    device = device_of(task)
+    give_back(device)
+    if not _made:
+        _made.append(_make(task, device))
+    return _made[0]
+
+
+def give_back(device: str) -> None:
+    """Gives memory that nothing refers to any more back to the device."""
     gc.collect()
-    if torch.cuda.is_available():
+    if device == "cuda":
         torch.cuda.empty_cache()
-    return _make(task.geometry, device_of(task), task)
 
 
-@cache
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="gpu-proof-model-")
+_made: list[LargeModel] = []
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # kept as long as the process
 
 
-_made: dict[tuple[str, str], LargeModel] = {}
-
-
-def _make(name: str, device: str, task: Task) -> LargeModel:
-    if (name, device) not in _made:
-        geometry = _largest_that_fits(device) if name == "auto" else Geometry(name)
-        folder = Path(_folder().name)
-        write_geometry(geometry, folder)
+def _make(task: Task, device: str) -> LargeModel:
+    """Makes the shape that is asked for, or the largest that can be made."""
+    geometries = _fitting(device) if task.geometry == "auto" else [Geometry(task.geometry)]
+    for geometry in geometries:
         began_s = time.monotonic()
-        loaded = load_model(str(folder), device=device, options=WeightOptions(source="dummy"))
-        _made[name, device] = LargeModel(geometry, folder, loaded)
-        seconds = time.monotonic() - began_s
-        task.report.figure("model", geometry=str(geometry), dtype=loaded.facts.dtype, device=device, made_in_s=seconds)
-    return _made[name, device]
+        try:
+            model = _make_one(geometry, device)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if geometry is geometries[-1]:
+                raise
+            task.report.note(f"{geometry} cannot be made, a smaller one is: {type(error).__name__}: {error}"[:300])
+            give_back(device)
+            continue
+        facts, seconds = model.loaded.facts, time.monotonic() - began_s
+        task.report.figure("model", geometry=str(geometry), dtype=facts.dtype, device=device, made_in_s=seconds)
+        return model
+    raise StepFailed("no shape of a model fits this device")
 
 
-def _largest_that_fits(device: str) -> Geometry:
+def _make_one(geometry: Geometry, device: str) -> LargeModel:
+    directory = tempfile.TemporaryDirectory(prefix="gpu-proof-model-")
+    _folders.append(directory)
+    folder = Path(directory.name)
+    write_geometry(geometry, folder)
+    return LargeModel(geometry, folder, load_model(str(folder), device=device, options=WeightOptions(source="dummy")))
+
+
+def _fitting(device: str) -> list[Geometry]:
+    """Shapes that should fit, the largest first."""
     if device == "cpu":
-        return Geometry.TINY
+        return [Geometry.TINY]
     free_gib = torch.cuda.mem_get_info()[0] / 2**30
-    return next((geometry for geometry, gib in _NEEDED_GIB.items() if free_gib >= gib), Geometry.TINY)
+    return [geometry for geometry, gib in _NEEDED_GIB.items() if free_gib >= gib]

@@ -8,7 +8,6 @@ The hop over the control channel is not in it; the step `paper` has that, as the
 """
 
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,8 @@ import torch
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem, WorkTiming
+from gpu_worker.execution.sequences import AdvanceOutcome, BatchItem, WorkTiming
+from gpu_worker.machine.process import spare_the_engine
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import plan_segments
@@ -40,24 +40,31 @@ _FIRST_BE_ID = 10
 
 def run(task: Task) -> None:
     """Measures beside a best-effort prefill, then beside best-effort decodes; each has half of the time."""
-    sys.setswitchinterval(0.0005)  # as in the worker: an arrival must not wait for the interpreter
+    spare_the_engine()
     loaded = large_model(task).loaded
     num_tokens, most = (256, 5) if task.is_rehearsal else (_PREFILL, _MOST_ARRIVALS)
     with torch.inference_mode():
         engine = _Engine(loaded, device_of(task), num_tokens, most)
         halfway_s = task.left_s() / 2
-        figures = engine.measure(engine.prefill, lambda: task.left_s() > halfway_s)
-        task.report.figure(f"beside a prefill of {num_tokens}", **figures)
+        failures = []
+        try:
+            figures = engine.measure(engine.prefill, lambda: task.left_s() > halfway_s)
+            task.report.figure(f"beside a prefill of {num_tokens}", **figures)
+        except Exception as error:  # decodes are worth measuring all the same
+            failures.append(f"beside a prefill: {type(error).__name__}: {error}")
         engine.begin_decodes()
         figures = engine.measure(engine.decode, lambda: task.left_s() > 0)
         task.report.figure(f"beside decodes of {_NUM_DECODING}", captured=engine.is_recorded, **figures)
+        if failures:
+            raise StepFailed("\n".join(failures))
 
 
 class _Arrival:
     """A latency-sensitive request that comes after some time, while another thread is at work."""
 
     def __init__(self, after_s: float) -> None:
-        self.came_s: float | None = None
+        self.came_s: float | None = None  # when it was due: what the thread's own waking takes, it waits too
+        self._due_s = time.perf_counter() + after_s
         self._timer = threading.Timer(after_s, self._come)
         self._timer.start()
 
@@ -67,7 +74,7 @@ class _Arrival:
         self._timer.join()
 
     def _come(self) -> None:
-        self.came_s = time.perf_counter()
+        self.came_s = self._due_s
 
 
 class _Engine:
@@ -143,6 +150,7 @@ class _Engine:
             self._add(_FIRST_BE_ID + number)
             self._iterate([BatchItem(_FIRST_BE_ID + number, _CONTEXT, self._tokens(_CONTEXT), 0, blocks)])
         if self._is_device:
+            self._iterate(self._next_decodes())  # the first one chooses kernels
             timing = self._iterate(self._next_decodes())
             segments = plan_segments(self._end.layer, timing.layers_ns / self._end.layer / 1e6, run_ahead_ms=1.0)
             recordings = record_decodes(self._loaded, self._runner.cache, (_NUM_DECODING,), segments)
@@ -188,14 +196,16 @@ class _Engine:
     def _iterate(self, items: Sequence[BatchItem]) -> WorkTiming:
         batch_id = next(self._batch_ids)
         self._runner.start_batch(batch_id, items)
-        return self._runner.advance([batch_id], self._end).timing
+        return self._checked(self._runner.advance([batch_id], self._end)).timing
 
     def _advance(self, batch_id: int, goes_on: Callable[[Cursor], bool] = lambda cursor: True) -> bool:
         """Runs a batch as far as it may; returns whether its iteration is over."""
-        outcome = self._runner.advance([batch_id], self._end, goes_on)
+        return self._checked(self._runner.advance([batch_id], self._end, goes_on)).reached == self._end
+
+    def _checked(self, outcome: AdvanceOutcome) -> AdvanceOutcome:
         if outcome.batch_errors:
             raise StepFailed(outcome.batch_errors[0].message)
-        return outcome.reached == self._end
+        return outcome
 
     def _add(self, seq_id: int) -> None:
         self._runner.add_sequence(seq_id, Sampling(), (), max_tokens=1 << 30)

@@ -23,11 +23,13 @@ def test_the_files_are_whole_after_every_change_and_nothing_else_lies_beside_the
 def test_a_summary_fits_on_a_screen_even_if_every_step_failed_at_length(tmp_path: Path) -> None:
     record = Record(tmp_path, {}, ("a", "b", "c", "d", "e", "f"))
     for one in record.steps.values():
-        one.status, one.error, one.box_s = "crashed", "\n".join(f"line {n} {'x' * 300}" for n in range(50)), 1.0
+        one.status, one.error, one.box_s = "failed", "\n".join(f"line {n} {'x' * 300}" for n in range(50)), 1.0
+        one.notes = [f"test {number}: {'y' * 300}" for number in range(10)]
     record.log.close()
     lines = record.summary().splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 6 * 10 + 2
     assert max(map(len, lines)) <= 130
+    assert "and 6 more in results.json" in record.summary()
 
 
 def test_a_log_stops_growing_at_its_limit_and_still_knows_its_last_lines(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.gpu_proof.record import Log
-from scripts.gpu_proof.step_process import StepProcess, adopt_orphans
+from scripts.gpu_proof.step_process import StepProcess, end_leftovers
 
 UNRULY = "tests.unit.scripts.unruly_child"
 ROOT = Path(__file__).parents[3]
@@ -23,7 +26,6 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @pytest.fixture
 def process(log: Log) -> Iterator[StepProcess]:
-    adopt_orphans()
     process = StepProcess({**os.environ, "PYTHONPATH": str(ROOT)}, ROOT, log, module=UNRULY)
     yield process
     process.kill()
@@ -65,13 +67,44 @@ def test_a_hang_ends_with_its_box_says_where_it_stood_and_leaves_no_process_behi
     process: StepProcess, log: Log
 ) -> None:
     began_s = time.monotonic()
-    status, error, figures = run(process, "hangs", box_s=8.0)
+    status, error, figures = run(process, "hangs", box_s=2.0)
     assert (status, figures["hangs"]["pid"]) == ("timed out", process.pid)
-    assert "8 s" in error
+    assert "2 s" in error
     assert time.monotonic() - began_s < LONG_S
     assert "unruly_child.py" in log.last_lines(20)  # the traceback
     assert not is_running(figures["hangs"]["pid"])
     assert not is_running(figures["orphan"]["pid"])
+
+
+def test_a_step_that_ends_in_the_middle_of_a_line_has_crashed(process: StepProcess) -> None:
+    status, error, _ = run(process, "stops in a line")
+    assert status == "crashed"
+    assert "exit code 3" in error
+
+
+def test_processes_of_others_survive_the_end_of_a_step_s(process: StepProcess) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
+        run(process, "passes")
+        process.kill()
+        assert other.poll() is None
+        other.kill()
+
+
+def test_what_a_proof_that_is_gone_has_left_running_is_ended_and_that_of_one_that_runs_is_not() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    started = []
+    for pid in (gone.pid, os.getpid()):
+        environment = {**os.environ, "QLLM_PROOF_TOKEN": f"{pid}:1"}
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=environment))
+    left, kept = started
+    try:
+        end_leftovers()
+        assert left.wait(LONG_S) == -signal.SIGKILL
+        assert kept.poll() is None
+    finally:
+        kept.kill()
+        kept.wait()
 
 
 def test_what_a_step_left_running_ends_when_its_process_is_closed(process: StepProcess) -> None:

@@ -1,6 +1,5 @@
 """Stands in for scripts.gpu_proof.child: does at once what its first request names."""
 
-import faulthandler
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 
-faulthandler.register(signal.SIGUSR1, all_threads=True)
 SLEEP = "import time; time.sleep(600)"
 
 
@@ -16,6 +14,7 @@ def say(**message: object) -> None:
     os.write(int(os.environ["QLLM_PROOF_FD"]), json.dumps(message).encode() + b"\n")
 
 
+say(ready=True)
 for line in sys.stdin:
     what = json.loads(line)["step"]
     say(figure=what, values={"pid": os.getpid()})
@@ -23,6 +22,9 @@ for line in sys.stdin:
         say(end="passed", error="")
     elif what == "fails":
         say(end="failed", error="two is not three")
+    elif what == "stops in a line":
+        os.write(int(os.environ["QLLM_PROOF_FD"]), b'{"figure": "ha')
+        sys.exit(3)
     elif what == "crashes":
         sys.stdout.write("the last words\n")
         sys.stdout.flush()

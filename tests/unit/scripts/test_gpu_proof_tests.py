@@ -1,0 +1,87 @@
+"""The step that runs the tests marked gpu, over folders of tests that pass, fail and hang."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.gpu_proof.steps import gpu_tests
+from scripts.gpu_proof.steps.gpu_tests import FOLDERS, Outcomes, run_tests
+
+HEADER = "import ctypes, pytest\npytestmark = pytest.mark.gpu\n"
+PASSES = "def test_passes(): pass\n"
+FAILS = "def test_fails(): assert 1 == 2, 'one is not two'\n"
+# In C, with Python's signals held up, as a call of a device that never answers.
+HANGS = "def test_hangs(): ctypes.PyDLL(None).sleep(600)\n"
+LATER = "def test_later(): pass\n"
+LONG_S = 300.0
+ROOT = gpu_tests.ROOT
+WORKER = ROOT / "tests" / "unit" / "gpu_worker"
+
+
+class Kept:
+    """A report that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    def figure(self, name: str, /, **values: Any) -> None:
+        self.figures[name] = values
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kept, Outcomes, list[bool]]]:
+    def run(*tests: str, test_s: float = 60) -> tuple[Kept, Outcomes, list[bool]]:
+        monkeypatch.setattr(gpu_tests, "_TEST_S", test_s)
+        monkeypatch.setattr(gpu_tests, "ROOT", tmp_path)
+        folder = tmp_path / "some"
+        folder.mkdir()
+        (folder / "test_it.py").write_text(HEADER + "".join(tests))
+        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a device\n")
+        report = Kept()
+        outcomes = Outcomes(report)  # type: ignore[arg-type]  # all that it asks of one
+        died = []
+        while run_tests([folder], outcomes, tmp_path / f"{len(died)}.xml", LONG_S):
+            died.append(True)
+        return report, outcomes, died
+
+    return run
+
+
+def test_outcomes_are_counted_reasons_kept_and_junit_s_xml_written(
+    ran: Callable[..., tuple[Kept, Outcomes, list[bool]]], tmp_path: Path
+) -> None:
+    report, outcomes, died = ran(PASSES, FAILS, LATER)
+    assert report.figures["tests"] == {"passed": 2, "failed": 1, "error": 0, "hung": 0, "skipped": 0}
+    assert (outcomes.num_failed, died) == (1, [])
+    assert "test_fails" in report.notes[0]
+    assert "one is not two" in report.notes[0]
+    assert "test_fails" in (tmp_path / "0.xml").read_text()
+
+
+def test_a_test_that_hangs_where_no_signal_reaches_it_costs_itself_alone(
+    ran: Callable[..., tuple[Kept, Outcomes, list[bool]]],
+) -> None:
+    report, _, died = ran(PASSES, HANGS, LATER, test_s=5)
+    assert report.figures["tests"] == {"passed": 2, "failed": 0, "error": 0, "hung": 1, "skipped": 0}
+    assert died == [True]
+    assert any("test_hangs" in note for note in report.notes)
+
+
+def test_the_step_s_folders_hold_all_tests_that_are_marked_gpu() -> None:
+    everywhere, chosen = (collected(*folders) for folders in ((ROOT / "tests" / "gpu", WORKER), FOLDERS))
+    assert everywhere == chosen
+    assert len(chosen) > 25
+
+
+def collected(*folders: Path) -> set[str]:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *map(str, folders)]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line for line in lines if "::" in line}
