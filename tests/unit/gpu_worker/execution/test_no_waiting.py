@@ -6,6 +6,7 @@ tokens go to an expert, fails at once.
 
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,11 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.passes.forward import ForwardPass
+from gpu_worker.attention.paged import Pages, Scores
+from gpu_worker.cache.placement import Placement
+from gpu_worker.cache.ragged import RaggedCache
+from gpu_worker.cache.span import Span
+from gpu_worker.replay.static_placement import StaticPlacement
 from tests.families import random_model
 
 META = torch.device("meta")
@@ -91,3 +97,18 @@ def test_the_same_with_experts_one_by_one_asks_who_goes_where() -> None:
     )
     with pytest.raises(NotImplementedError, match="bincount"):
         forward_pass.run_attention()
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("is_static", [False, True])
+def test_torch_s_operator_takes_what_attention_asks_of_it_and_asks_nothing(is_static: bool, window: int | None) -> None:
+    store = UnifiedDynamicCache(64, 16, 0, META, Layout.PAGES)
+    if is_static:
+        where: Any = StaticPlacement(4, 8, 16, store.scratch_block, META)
+    else:
+        where = Placement(spans(store, (5, 5), (1, 30), (4, 12), (1, 7)), 16, META)
+    num_rows = 4 if is_static else 11
+    k, v = (torch.empty(65 * 16, 2, 64, dtype=torch.bfloat16, device=META) for _ in "kv")
+    q = torch.empty(num_rows, 8, 64, dtype=torch.bfloat16, device=META)
+    attended = paged_attention._attend_packed(q, Pages(k, v, 16), where, Scores(0.125, window))
+    assert attended.shape == q.shape
