@@ -94,8 +94,9 @@ class EightBitMatrix:
         layer = _bnb.nn.Linear8bitLt(
             in_features, out_features, bias=False, has_fp16_weights=False, threshold=0.0, device="meta"
         )
-        parameter = _bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
-        layer.weight = parameter.to(weight.device)
+        # Not by moving a parameter to its device, which quantizes only what comes from a CPU.
+        rows, scales, _ = _bnb.functional.int8_vectorwise_quant(weight.contiguous().to(torch.float16))
+        layer.weight = _bnb.nn.Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales)
         self._layer = layer.eval()
         self.set_bias(bias)
 

@@ -24,6 +24,8 @@ from gpu_worker.machine.host_memory import HostMemory
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recorded_pass import RecordedPass
+from gpu_worker.attention.interface import paged as paged_attention
+from gpu_worker.model.weights import Quantization, WeightOptions
 from tests.device_drivers import OTHER, PROMPT, driver_of, with_recordings
 from tests.families import generated, tiny_config
 from tests.worker_driver import Driver, loaded, random_prompts
@@ -158,11 +160,16 @@ def test_rows_past_two_billion_numbers_of_a_store_are_found_again() -> None:
     assert all(int(lying.count_nonzero()) == rows.numel() for lying in store.slots_first(0))
 
 
-def test_quantized_experts_answer_on_a_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "most_bytes"), [("bnb-4bit", 0.7), ("bnb-8bit", 1.2)])
+def test_quantized_experts_are_small_and_answer_on_a_device(
+    scheme: Quantization, most_bytes: float, tmp_path: Path
+) -> None:
     pytest.importorskip("bitsandbytes")
     tiny_config("mixtral", dtype="bfloat16").save_pretrained(tmp_path)
-    options = WeightOptions(source="dummy", quantization="bnb-4bit")
-    driver = Driver(load_model(str(tmp_path), device="cuda", options=options))
+    model = load_model(str(tmp_path), device="cuda", options=WeightOptions(source="dummy", quantization=scheme))
+    mixtures = [weights for weights in model.expert_weights if weights is not None]
+    assert sum(weights.nbytes for weights in mixtures) < most_bytes * sum(weights.num_weights for weights in mixtures)
+    driver = Driver(model)
     stories = [driver.add(prompt, 4) for prompt in random_prompts((5, 40))]
     driver.finish(*stories)
     assert [len(story.token_ids) for story in stories] == [4, 4]
