@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
+from gpu_worker.attention.interface import paged as paged_attention
 from gpu_worker.attention.paged import Pages, Scores
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.carrier import SideStreamCarrier
@@ -22,10 +23,8 @@ from gpu_worker.experts.queues import ExpertQueues, ExpertWork, is_experts, run_
 from gpu_worker.machine.clock import DeviceClock, clock_of
 from gpu_worker.machine.host_memory import HostMemory
 from gpu_worker.model.loader import LoadedModel, load_model
-from gpu_worker.model.weights import WeightOptions
-from gpu_worker.replay.recorded_pass import RecordedPass
-from gpu_worker.attention.interface import paged as paged_attention
 from gpu_worker.model.weights import Quantization, WeightOptions
+from gpu_worker.replay.recorded_pass import RecordedPass
 from tests.device_drivers import OTHER, PROMPT, driver_of, with_recordings
 from tests.families import generated, tiny_config
 from tests.worker_driver import Driver, loaded, random_prompts

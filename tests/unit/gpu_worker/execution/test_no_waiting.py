@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_worker.replay.static_placement import StaticPlacement
 from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
+from gpu_worker.attention.paged import Pages, Scores
 from gpu_worker.cache import placement, static_placement
 from gpu_worker.cache import unified as cache
 from gpu_worker.cache.carrier import HostCarrier
+from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
@@ -23,11 +26,6 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.passes.forward import ForwardPass
-from gpu_worker.attention.paged import Pages, Scores
-from gpu_worker.cache.placement import Placement
-from gpu_worker.cache.ragged import RaggedCache
-from gpu_worker.cache.span import Span
-from gpu_worker.replay.static_placement import StaticPlacement
 from tests.families import random_model
 
 META = torch.device("meta")
