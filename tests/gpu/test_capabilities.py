@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
-from gpu_worker.attention.interface import paged as paged_attention
 from gpu_worker.attention.paged import Pages, Scores
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.carrier import SideStreamCarrier
