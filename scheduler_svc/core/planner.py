@@ -1,18 +1,29 @@
-"""Chooses how far one command goes: the furthest cursor whose predicted time fits the room, and at least one unit.
+"""Says how far one command goes: one unit, as far as fits a time, or the rest of the iteration; and what that takes.
 
-Knows no batch and no policy: only the layers, predicted unit costs and where stops are allowed.
+A unit is what lies between two places where work may stop. Knows no batch and no policy: only the layers, predicted unit costs
+and where stops are allowed.
 """
 
 import math
+from typing import Protocol
 
 from scheduler_svc.core.cost_model import UnitCosts
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 
 _ROUNDING = 1e-9  # a unit that fits exactly, fits
 
+Step = tuple[Cursor, float]  # where it should stop, and its predicted seconds
+
+
+class Reach(Protocol):
+    """How far a step goes, whatever it costs: one of the planner's methods, with its room."""
+
+    def __call__(self, costs: UnitCosts, at: Cursor, *, end: Cursor | None) -> Step:
+        """Plans the step from `at` on; it never passes `end`, where there is one."""
+
 
 class StepPlanner:
-    """Plans steps through the layers of one model.
+    """Plans steps through the layers of one model, each as where it should stop and its predicted seconds.
 
     Args:
         experts_by_layer: Experts of each layer; 0 for a layer without a mixture, which is one unit.
@@ -24,29 +35,28 @@ class StepPlanner:
         self._preempt_at = preempt_at
         self.end = Cursor(len(experts_by_layer))
 
-    def furthest(
-        self, costs: UnitCosts, start: Cursor, room_s: float, end: Cursor | None = None
-    ) -> tuple[Cursor, float]:
-        """Returns where a step from `start` should stop and how long it is predicted to take, in seconds.
+    def one_unit(self, costs: UnitCosts, at: Cursor, end: Cursor | None = None) -> Step:
+        """Plans the one unit that must run from `at` on."""
+        until, spent_s = self._next_stop(costs, at, 0.0)
+        return min(until, end or self.end), spent_s
 
-        The step goes on while the next unit still fits into `room_s`, and never past `end` (default: the end of the
-        iteration): with infinite room to the end, with minus infinity for one unit.
-        """
-        if room_s == math.inf and end is None:
-            return self.end, self._rest_of_iteration_s(costs, start)
+    def rest(self, costs: UnitCosts, at: Cursor, end: Cursor | None = None) -> Step:
+        """Plans everything from `at` up to `end` (default: the end of the iteration)."""
+        if end is None:
+            return self.end, self._rest_of_iteration_s(costs, at)
+        return self.within(costs, at, math.inf, end)
+
+    def within(self, costs: UnitCosts, at: Cursor, room_s: float, end: Cursor | None = None) -> Step:
+        """Plans as many units from `at` on as fit into `room_s` seconds, at least one, and never past `end`."""
         end = end or self.end
-        at, spent_s = self._next_stop(costs, start, room_s)
-        at, spent_s = self._whole_layers(costs, at, spent_s, room_s, end.layer)
-        while at < end:
-            following, cost_s = self._next_stop(costs, at, room_s - spent_s)
+        until, spent_s = self._next_stop(costs, at, room_s)
+        until, spent_s = self._whole_layers(costs, until, spent_s, room_s, end.layer)
+        while until < end:
+            following, cost_s = self._next_stop(costs, until, room_s - spent_s)
             if spent_s + cost_s > room_s + _ROUNDING:
                 break
-            at, spent_s = following, spent_s + cost_s
-        return min(at, end), spent_s
-
-    def unit_s(self, costs: UnitCosts, start: Cursor) -> float:
-        """Returns the predicted seconds of the one unit that must run from `start` on."""
-        return self._next_stop(costs, start, 0.0)[1]
+            until, spent_s = following, spent_s + cost_s
+        return min(until, end), spent_s
 
     def longest_unit_s(self, costs: UnitCosts) -> float:
         """Returns the predicted seconds of the longest stretch between two places where a step may stop."""

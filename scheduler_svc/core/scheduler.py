@@ -6,15 +6,15 @@ Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is
 planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
-import math
 from dataclasses import replace
+from functools import partial
 from itertools import count
 
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.counters import Counters
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.planner import StepPlanner
+from scheduler_svc.core.planner import Reach, StepPlanner
 from scheduler_svc.core.policies import Limits, Policy, Sequel
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Member, Shape
@@ -116,10 +116,10 @@ class Scheduler:
                 break
             if batch.request_class is LS:
                 self._preempt(now_s)
-            room_s = self._room_s(batch, now_s)
-            if room_s is None:
+            reach = self._reach(batch, now_s)
+            if reach is None:
                 break
-            self._advance(batch, room_s, now_s)
+            self._advance(batch, reach, now_s)
         commands, self._outbox = self._outbox, []
         return commands
 
@@ -182,26 +182,25 @@ class Scheduler:
         token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
         return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples)
 
-    def _room_s(self, batch: Batch, now_s: float) -> float | None:
-        """Returns how long the batch's next step may take; None if the window is full, and then notes when it will not be.
+    def _reach(self, batch: Batch, now_s: float) -> Reach | None:
+        """Returns how far the batch's next step goes; None if the window is full, and then notes when it will not be.
 
-        Infinity is the rest of the iteration, minus infinity one unit. What may be outstanding is the policy's window, or one
-        unit and the lead where that is longer. A step is worth a command from one unit on, and from half the window on where
-        units are shorter.
+        What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a command
+        from one unit on, and from half the window on where units are shorter.
         """
         if not self.work.cost_model.is_ready:  # of times nothing is known yet: one unit runs, one is ready
-            return -math.inf if len(self.window) < 2 else None
+            return self._planner.one_unit if len(self.window) < 2 else None
         policy_s = self._policy.window_s(self.work, batch)
-        if policy_s == math.inf:
-            return policy_s
+        if policy_s is None:
+            return self._planner.rest
         limits = self.limits
         outstanding_s = self.window.outstanding_s(now_s)
-        unit_s = self._planner.unit_s(self.work.cost_model.unit_costs(batch.shape), batch.issued)
+        _, unit_s = self._planner.one_unit(self.work.cost_model.unit_costs(batch.shape), batch.issued)
         window_s = max(policy_s, unit_s + limits.control_lead_s)
         window_s += limits.preemption_quantum_s if batch.request_class is LS else 0.0
         refill_s = window_s - max(unit_s, policy_s / 2)
         if outstanding_s <= refill_s + _ROUNDING_S:
-            return window_s - outstanding_s
+            return partial(self._planner.within, room_s=window_s - outstanding_s)
         self._wait(now_s, outstanding_s - refill_s)
         return None
 
@@ -210,7 +209,7 @@ class Scheduler:
         if not self.window.is_overdue(now_s):
             self._wakeup_s = now_s + max(delay_s, MIN_WAKEUP_S)
 
-    def _advance(self, batch: Batch, room_s: float, now_s: float) -> None:
+    def _advance(self, batch: Batch, reach: Reach, now_s: float) -> None:
         """Sends one step of the batch, with the companions that stand where it stands."""
         companions = tuple(self._policy.companions(self.work, batch))
         together = tuple(other for other in companions if other.issued == batch.issued)
@@ -218,7 +217,7 @@ class Scheduler:
         batches = (batch, *together)
         shape = sum((other.shape for other in together), batch.shape)
         costs = self.work.cost_model.unit_costs(shape)
-        until, estimate_s = self._planner.furthest(costs, batch.issued, room_s, meeting)
+        until, estimate_s = reach(costs, batch.issued, end=meeting)
         for each in batches:
             each.issued = until
         self._send(batches, shape, until, estimate_s, now_s)

@@ -4,7 +4,6 @@ A policy sees numbers and batches through a `View`, never a tensor, a clock or a
 Source: arXiv 2503.09304, section 3 (user-defined policies).
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -172,12 +171,12 @@ class Policy(ABC):
         """Yields the batches that should run jointly with `batch` from where they stand on."""
         yield from ()
 
-    def window_s(self, view: View, batch: Batch) -> float:
-        """Returns how many seconds of the batch's work may be sent and not done; infinity for all of its iteration.
+    def window_s(self, view: View, batch: Batch) -> float | None:
+        """Returns how many seconds of the batch's work may be sent and not done; None for all of its iteration.
 
         Best-effort work alone is sent whole: an arrival has it cut short at the next boundary, and each command that it were
         divided into would take the scheduler's time from cores that a model may be computed on.
         """
         if batch.request_class is RequestClass.LATENCY_SENSITIVE:
             return view.limits.command_window_s
-        return view.limits.preemption_quantum_s if view.has_latency_sensitive else math.inf
+        return view.limits.preemption_quantum_s if view.has_latency_sensitive else None
