@@ -6,7 +6,6 @@ Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is
 planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -54,19 +53,15 @@ class Scheduler:
     ) -> None:
         self.model = model
         self._observer = observer
-        granularity = policy.preempt_at or preempt_at
-        self._preempt_at = None if granularity is PreemptAt.ITERATION else granularity
+        preempt_at = policy.preempt_at or preempt_at
+        self._preempt_at = None if preempt_at is PreemptAt.ITERATION else preempt_at
         self.limits = limits or Limits()
-        if self._preempt_at is None:
-            self.limits = replace(self.limits, be_max_chunk_tokens=0)
-        # On cores, scheduling takes its time from an iteration that all of them wait in, rather than from the pause behind it.
-        self._be_sequel_margin = 0.0 if model.computes_on_cpu else policy.be_sequel_margin
         self.counters = Counters()
-        self.work = Workload(model, self.limits, starvation or StarvationLimits(), policy.queue_key)
+        self.work = Workload(model, self.limits, preempt_at, starvation or StarvationLimits(), policy.queue_key)
         self.memory = Memory(model, lambda command: self._outbox.append(command))
         self.window = CommandWindow()
         self._policy = policy
-        self._planner = StepPlanner(model.experts_by_layer, granularity)
+        self._planner = StepPlanner(model.experts_by_layer, preempt_at)
         self._composer = Composer(self.work.queues, self.memory, self.work.has_slack)
         self._sequences: dict[SeqId, Sequence] = {}
         self._last_run: tuple[Batch, ...] = ()
@@ -143,8 +138,6 @@ class Scheduler:
 
     def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
         """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
-        if sequel.request_class is BE and not self._be_sequel_margin:
-            return None
         mine = self.work.of_class(sequel.request_class)
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted or not self.limits.control_lead_s:
             return None
@@ -420,7 +413,8 @@ class Scheduler:
         That is one unit, or the end of an iteration whose sequel has begun.
         """
         batches = self.work.of_class(BE)
-        ends_s = [self._be_sequel_margin * self.work.iteration_s(batch.shape) for batch in batches]
+        margin = self._policy.best_effort_margin(self.work) or 0.0
+        ends_s = [margin * self.work.iteration_s(batch.shape) for batch in batches]
         longest_s = max([*map(self._longest_unit_s, batches), *ends_s], default=0.0)
         return max(self.limits.preemption_quantum_s, longest_s + self.limits.control_lead_s)
 

@@ -7,6 +7,7 @@ from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.policies import Ahead, Limits
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Shape
+from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import RequestClass
@@ -19,14 +20,21 @@ class Workload:
     """Implements the policies' `View`.
 
     Attributes:
+        limits: The configured limits.
+        preempt_at: Where work may be left.
+        computes_on_cpu: Whether the model is computed on cores, from which decisions take time.
         queues: Sequences that wait.
         batches: Batches under way.
         cost_model: Predicts what they take.
         guard: Knows what best-effort work is owed.
     """
 
-    def __init__(self, model: WorkerModel, limits: Limits, starvation: StarvationLimits, key: QueueKey) -> None:
+    def __init__(
+        self, model: WorkerModel, limits: Limits, preempt_at: PreemptAt, starvation: StarvationLimits, key: QueueKey
+    ) -> None:
         self.limits = limits
+        self.preempt_at = preempt_at
+        self.computes_on_cpu = model.computes_on_cpu
         self.queues = Queues(key)
         self.batches: list[Batch] = []
         self.cost_model = CostModel(model)

@@ -70,6 +70,14 @@ class View(Protocol):
     def limits(self) -> "Limits":
         """The configured limits."""
 
+    @property
+    def preempt_at(self) -> PreemptAt:
+        """Where work may be left."""
+
+    @property
+    def computes_on_cpu(self) -> bool:
+        """Whether the model is computed on cores, from which decisions take time."""
+
     def num_waiting(self, queue: QueueName) -> int:
         """Counts the sequences in a queue."""
 
@@ -133,12 +141,12 @@ class Policy(ABC):
     Attributes:
         name: What `--policy` selects it by.
         preempt_at: The only granularity that the policy knows; None: the operator chooses.
-        be_sequel_margin: Margin of best-effort sequels; 0: it has none.
+        be_sequel_margin: Margin of best-effort sequels; None: it has none.
     """
 
     name: ClassVar[str]
     preempt_at: ClassVar[PreemptAt | None] = None
-    be_sequel_margin: ClassVar[float] = 0.0
+    be_sequel_margin: ClassVar[float | None] = None
 
     def queue_class(self, sequence: Sequence) -> RequestClass:
         """Returns the class whose queues the sequence stands in."""
@@ -147,6 +155,14 @@ class Policy(ABC):
     def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
         """Returns what its queue is ordered by, lowest first."""
         return (sequence.arrival_s, sequence.seq_id)
+
+    def best_effort_margin(self, view: View) -> float | None:
+        """Returns the margin of best-effort sequels; None where none is begun.
+
+        On cores there is none: scheduling takes its time from an iteration that all of them wait in, rather than from the pause
+        behind it.
+        """
+        return None if view.computes_on_cpu else self.be_sequel_margin
 
     def best_effort(self, view: View, plan: Callable[[View], BatchPlan]) -> Iterator[Choice]:
         """Yields what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
@@ -157,8 +173,8 @@ class Policy(ABC):
             yield batch
         elif not view.awaits_result(RequestClass.BEST_EFFORT):
             yield plan(view)
-        elif not view.has_latency_sensitive:
-            yield Sequel(RequestClass.BEST_EFFORT, partial(plan, view), self.be_sequel_margin)
+        elif not view.has_latency_sensitive and (margin := self.best_effort_margin(view)) is not None:
+            yield Sequel(RequestClass.BEST_EFFORT, partial(plan, view), margin)
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:

@@ -10,6 +10,7 @@ from functools import partial
 
 from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
 from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
 from scheduler_svc.core.state.sequence import RequestClass
 
@@ -61,9 +62,15 @@ def _best_effort_plan(view: View) -> BatchPlan:
     An iteration costs a time of its own and a time for each token: chunks cost nothing more as long as decodes ride in each. A
     long one puts off nobody's stop.
     """
-    limits = view.limits
-    decodes, prompts = view.ahead(BE_DECODE), view.ahead(BE_PREFILL)
-    num_iterations = _PROMPT_SHARE * decodes.num_tokens / max(1, decodes.num_sequences)
-    spread = int(prompts.num_tokens / max(1.0, num_iterations))
-    chunk = max(limits.be_chunk_tokens, min(spread, limits.be_max_chunk_tokens))
+    limits, chunk, most = view.limits, view.limits.be_chunk_tokens, _longest_chunk_tokens(view)
+    if most is not None:
+        decodes, prompts = view.ahead(BE_DECODE), view.ahead(BE_PREFILL)
+        num_iterations = _PROMPT_SHARE * decodes.num_tokens / max(1, decodes.num_sequences)
+        spread = int(prompts.num_tokens / max(1.0, num_iterations))
+        chunk = max(chunk, min(spread, most))
     return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk)
+
+
+def _longest_chunk_tokens(view: View) -> int | None:
+    """Returns what bounds a long chunk; None where there is none, since an arrival would wait for its end."""
+    return None if view.preempt_at is PreemptAt.ITERATION else view.limits.be_max_chunk_tokens
