@@ -29,8 +29,7 @@ def make_scheduler(num_queued: int, num_running: int) -> Scheduler:
     """Returns a scheduler with this many best-effort sequences waiting, in iterations of up to `num_running`."""
     chance = random.Random(0)
     limits = Limits(max_num_seqs=num_running, be_chunk_tokens=2 * num_running)
-    scheduler = Scheduler(_MODEL, POLICIES["qllm"](), limits)
-    scheduler.work.cost_model.observe(_TIMING)
+    scheduler = Scheduler(_MODEL, POLICIES["qllm"](), limits, calibration=(_TIMING,))
     for i in range(num_queued):
         prompt = tuple(range(chance.randint(10, 600)))
         stop = StopConditions(max_tokens=chance.randint(1, 400))

@@ -295,8 +295,11 @@ class Simulation:
     ) -> None:
         self.model = model or small_model()
         limits = limits or Limits(control_lead_s=0.0)
-        self.scheduler = Scheduler(self.model, POLICIES[policy](), limits, preempt_at, starvation, observer)
         self.worker = SimWorker(self.model, costs or Costs())
+        calibration = self.worker.calibration() if calibrated else ()
+        self.scheduler = Scheduler(
+            self.model, POLICIES[policy](), limits, preempt_at, starvation, observer, calibration
+        )
         self.sequences: dict[int, Sequence] = {}
         self.outputs: dict[int, list[Output]] = {}
         self.commands: list[Command] = []
@@ -306,9 +309,6 @@ class Simulation:
         self._ties = count()
         self._wakeups: set[float] = set()
         self._armed_s: float | None = None
-        if calibrated:
-            for timing in self.worker.calibration():
-                self.scheduler.work.cost_model.observe(timing)
 
     def at(self, time_s: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._events, (time_s, next(self._ties), action))

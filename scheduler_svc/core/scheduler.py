@@ -6,6 +6,7 @@ Owns every live sequence and batch. Pure: no I/O and no clock. What to prefer is
 planner's, who gets memory is the composer's. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from itertools import count
 
@@ -28,6 +29,7 @@ from scheduler_svc.core.state.results import (
     StepResult,
     TokenOutput,
     WorkerModel,
+    WorkTiming,
 )
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.window import CommandWindow, InFlight
@@ -50,6 +52,7 @@ class Scheduler:
         preempt_at: PreemptAt = PreemptAt.EXPERT,
         starvation: StarvationLimits | None = None,
         observer: StepObserver | None = None,
+        calibration: Iterable[WorkTiming] = (),
     ) -> None:
         self.model = model
         self._observer = observer
@@ -60,6 +63,8 @@ class Scheduler:
         self.work = Workload(model, self.limits, preempt_at, starvation or StarvationLimits(), policy.queue_key)
         self.memory = Memory(model, lambda command: self._outbox.append(command))
         self.window = CommandWindow()
+        for timing in calibration:
+            self.work.cost_model.observe(timing)
         self._policy = policy
         self._planner = StepPlanner(model.experts_by_layer, preempt_at)
         self._composer = Composer(self.work.queues, self.memory, self.work.has_slack)

@@ -167,9 +167,8 @@ class Engine:
             settings.preempt_at,
             settings.starvation,
             self._timeline.worker_joined(model.core) if self._timeline is not None else None,
+            calibration,
         )
-        for timing in calibration:
-            scheduler.work.cost_model.observe(timing)
         self._scheduler, self._model, self._epoch = scheduler, model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
         self._change_state(WorkerState.READY)

@@ -84,11 +84,15 @@ class Simulation:
         self.outcomes: list[Outcome] = []
         self.num_events = 0
         self.worker = VirtualWorker(job.cost_table)
-        policy = POLICIES[job.policy]()
-        model = job.cost_table.model
-        self.scheduler = Scheduler(model, policy, job.limits, job.preempt_at, job.starvation, observer)
-        for timing in job.cost_table.calibration():
-            self.scheduler.work.cost_model.observe(timing)
+        self.scheduler = Scheduler(
+            job.cost_table.model,
+            POLICIES[job.policy](),
+            job.limits,
+            job.preempt_at,
+            job.starvation,
+            observer,
+            job.cost_table.calibration(),
+        )
         self._arrivals: Row[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
         self._num_arrived = 0
         self._seq_ids = count(1)
