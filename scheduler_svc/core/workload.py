@@ -1,6 +1,6 @@
 """The work at hand: the queues, the batches under way, and what is known of their cost. What a policy may look at.
 
-Answers questions and decides nothing; the scheduler changes it.
+Answers questions and decides nothing. Sequences and batches change in `iterations`, what was learned and owed in `accounts`.
 """
 
 from scheduler_svc.core.cost_model import CostModel
@@ -8,9 +8,10 @@ from scheduler_svc.core.policies import Ahead, Limits
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _ROUNDING_S = 1e-6
@@ -23,7 +24,8 @@ class Workload:
         limits: The configured limits.
         preempt_at: Where work may be left.
         computes_on_cpu: Whether the model is computed on cores, from which decisions take time.
-        queues: Sequences that wait.
+        sequences: The live ones.
+        queues: Those that wait.
         batches: Batches under way.
         cost_model: Predicts what they take.
         guard: Knows what best-effort work is owed.
@@ -35,6 +37,7 @@ class Workload:
         self.limits = limits
         self.preempt_at = preempt_at
         self.computes_on_cpu = model.computes_on_cpu
+        self.sequences: dict[SeqId, Sequence] = {}
         self.queues = Queues(key)
         self.batches: list[Batch] = []
         self.cost_model = CostModel(model)

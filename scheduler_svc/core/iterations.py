@@ -1,0 +1,153 @@
+"""Begins iterations and ends them: members out of the queues into a batch, and back with a token each, or out for good.
+
+Owns the batches under way. Knows no time: when an iteration is begun, and how its batch goes on, is decided elsewhere.
+"""
+
+from itertools import count
+
+from scheduler_svc.core.accounts import Accounts
+from scheduler_svc.core.composer import Composer
+from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.state.batch import Batch, Member
+from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
+from scheduler_svc.core.state.cursor import Cursor
+from scheduler_svc.core.state.ids import BatchId, SeqId
+from scheduler_svc.core.state.results import FailureOutput, Output, SampledToken, TokenOutput
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
+from scheduler_svc.core.workload import Workload
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+class Iterations:
+    """The iterations of one life of one worker.
+
+    Args:
+        work: The queues, the live sequences and the batches under way, which change here.
+        composer: Chooses members, and finds memory for them.
+        accounts: Counts what comes of it.
+        outbox: Where commands to the worker go, in order.
+        end: The cursor after the model's last layer.
+    """
+
+    def __init__(
+        self, work: Workload, composer: Composer, accounts: Accounts, outbox: list[Command], end: Cursor
+    ) -> None:
+        self._work = work
+        self._composer = composer
+        self._accounts = accounts
+        self._counts = accounts.counters.classes
+        self._outbox = outbox
+        self._end = end
+        self._batch_ids = count(1)
+
+    # ---- iterations begin
+
+    def form(self, plan: BatchPlan) -> Batch | None:
+        """Begins an iteration as the plan says; returns None if nobody can run now."""
+        members = self._composer.compose(plan)
+        return self._begin(members) if members else None
+
+    def form_sequel(self, batch: Batch, plan: BatchPlan) -> Batch | None:
+        """Begins the iteration after a batch's, before what that one samples is known; returns None where it can't be."""
+        members = self._composer.compose_sequel(batch, plan)
+        if not members:
+            return None
+        batch.sequel = self._begin(members)
+        return batch.sequel
+
+    def _begin(self, members: list[Member]) -> Batch:
+        is_ls = any(member.sequence.effective_class is LS for member in members)
+        batch = Batch(BatchId(next(self._batch_ids)), LS if is_ls else BE, members, self._end)
+        self._work.batches.append(batch)
+        self._announce(batch)
+        return batch
+
+    def _announce(self, batch: Batch) -> None:
+        """Tells the worker of a batch, and of those of its members that it does not know."""
+        for sequence in (member.sequence for member in batch.members):
+            if not sequence.known_to_worker:
+                num_outputs = len(sequence.output_token_ids)
+                self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs))
+                sequence.known_to_worker = True
+        items = tuple(map(_item, batch.members))
+        self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
+
+    # ---- iterations end
+
+    def end(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
+        """Puts the members back into their queues, each with its new token, or ends them."""
+        self._work.batches.remove(batch)
+        self._accounts.iteration_ended(batch)
+        outputs: list[Output] = []
+        for member in batch.members:
+            sequence = member.sequence
+            sequence.num_computed_tokens += member.num_tokens
+            if not sequence.output_token_ids:
+                self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
+            token = tokens.get(sequence.seq_id) if member.samples else None
+            if token is not None:
+                outputs.append(self._append(sequence, token, now_s))
+            if sequence.state is SequenceState.FINISHED:
+                continue
+            if not batch.sequel or not batch.sequel.holds(sequence):  # else it is in its next iteration already
+                sequence.state = SequenceState.QUEUED
+                self._work.queues.of(sequence).push(sequence)
+        return outputs
+
+    def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
+        """Gives a sequence its new token, and ends it where that was the last one."""
+        sequence.append(token.token_id, now_s)
+        self._counts[sequence.request_class].num_generated_tokens += 1
+        reason = token.finish_reason
+        if reason is None and len(sequence.output_token_ids) >= sequence.stop.max_tokens:
+            reason = FinishReason.LENGTH
+        if reason is None:
+            return TokenOutput(sequence.seq_id, token.token_id, token.logprob)
+        self.end_sequence(sequence)
+        return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
+
+    def fail(self, batch_id: BatchId, message: str) -> list[Output]:
+        """Ends a batch and all of its sequences; an unknown batch changes nothing."""
+        failed = next((batch for batch in self._work.batches if batch.batch_id == batch_id), None)
+        if failed is None:
+            return []
+        self._work.batches.remove(failed)
+        self._outbox.append(DropBatch(batch_id))
+        for member in failed.members:
+            self.end_sequence(member.sequence)
+        return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
+
+    # ---- sequences and batches leave
+
+    def fail_sequence(self, seq_id: SeqId, message: str) -> list[Output]:
+        """Ends a sequence that the worker left out; its batches go on without it. An unknown one changes nothing."""
+        sequence = self._work.sequences.get(seq_id)
+        if sequence is None:
+            return []
+        self.end_sequence(sequence)
+        return [FailureOutput(seq_id, message)]
+
+    def end_sequence(self, sequence: Sequence) -> None:
+        """Takes a live sequence out of wherever it is, and gives up its memory."""
+        if sequence.state is SequenceState.QUEUED:
+            self._work.queues.of(sequence).remove(sequence)
+        sequence.state = SequenceState.FINISHED
+        self._composer.forget(sequence)
+        del self._work.sequences[sequence.seq_id]
+        self._counts[sequence.request_class].num_finished += 1
+        for batch in [b for b in self._work.batches if b.holds(sequence)]:  # its iteration, and the sequel of that
+            batch.remove(sequence)
+            self.drop_if_empty(batch)
+
+    def drop_if_empty(self, batch: Batch) -> None:
+        """Drops a batch that nobody is left in, unless its end has been sent: then that is all there is to wait for."""
+        if not batch.members and not batch.is_issued and batch in self._work.batches:
+            self._work.batches.remove(batch)
+            self._outbox.append(DropBatch(batch.batch_id))
+
+
+def _item(member: Member) -> BatchItem:
+    sequence, num_tokens, start, samples, new_block_ids = member
+    token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
+    return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples)
