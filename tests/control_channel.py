@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import zmq
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2
 
-from scheduler_svc.channel.codec import PROTOCOL_VERSION
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.core.state.commands import Advance
 from scheduler_svc.core.state.cursor import Cursor

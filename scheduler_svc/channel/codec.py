@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable
 
 from google.protobuf.message import DecodeError
+from qllm.protocol import MAX_TOKENIZER_BYTES
 from qllm.v1 import control_pb2, inference_pb2
 
 from scheduler_svc.core.state import commands
@@ -25,15 +26,10 @@ from scheduler_svc.core.state.results import (
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 
-PROTOCOL_VERSION = 4
-MAX_FRAME_BYTES = 64 << 20
-"""Largest frame on the channel; only Hello, which carries the tokenizer, comes near it."""
-
 _MAX_LAYERS = 10_000
 _MAX_EXPERTS = 100_000
 _MAX_VOCAB = 1 << 28
 _MAX_COUNT = 1 << 31
-_MAX_TOKENIZER_BYTES = 256 << 20
 _MAX_DURATION_NS = 30 * 24 * 3600 * 10**9
 _NO_REASON = inference_pb2.FINISH_REASON_UNSPECIFIED
 
@@ -229,13 +225,13 @@ def _tokenizer_json(model: control_pb2.WorkerModel) -> bytes:
         return model.tokenizer_json
     unpacking = zlib.decompressobj()
     try:
-        unpacked = unpacking.decompress(model.tokenizer_json_zlib, _MAX_TOKENIZER_BYTES)
+        unpacked = unpacking.decompress(model.tokenizer_json_zlib, MAX_TOKENIZER_BYTES)
     except zlib.error as error:
         raise ProtocolError(f"model.tokenizer_json_zlib: {error}") from None
     if not unpacking.eof:
         what = "more than" if unpacking.unconsumed_tail else "an incomplete"
         raise ProtocolError(
-            f"model.tokenizer_json_zlib: got {what} {len(unpacked)} bytes, allowed are {_MAX_TOKENIZER_BYTES} at most, whole"
+            f"model.tokenizer_json_zlib: got {what} {len(unpacked)} bytes, allowed are {MAX_TOKENIZER_BYTES} at most, whole"
         )
     return unpacked
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2
 
 from scheduler_svc.channel import codec
@@ -222,8 +223,8 @@ class WorkerLink:
 
     def _on_hello(self, identity: bytes, epoch: int, hello: control_pb2.Hello) -> None:
         worker = self._worker
-        if hello.protocol_version != codec.PROTOCOL_VERSION:
-            versions = f"{hello.protocol_version}, the scheduler {codec.PROTOCOL_VERSION}"
+        if hello.protocol_version != PROTOCOL_VERSION:
+            versions = f"{hello.protocol_version}, the scheduler {PROTOCOL_VERSION}"
             why = f"worker of pid {hello.pid} speaks protocol {versions}: upgrade one of them"
             self._refuse_for_good(identity, epoch, "version", why)
         elif worker is not None and (identity, epoch) == (worker.identity, worker.epoch):

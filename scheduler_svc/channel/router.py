@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
+from qllm.protocol import MAX_FRAME_BYTES
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import parse_monitor_message
 
-from scheduler_svc.channel.codec import MAX_FRAME_BYTES
 from scheduler_svc.channel.endpoint import CurveKeys, EndpointRefused
 
 _log = logging.getLogger(__name__)

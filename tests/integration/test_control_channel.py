@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import zmq.auth
+from qllm.protocol import PROTOCOL_VERSION
 
-from scheduler_svc.channel.codec import PROTOCOL_VERSION
 from scheduler_svc.channel.endpoint import CurveServer, EndpointRefused
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.waiting_workers import RETRY_AFTER_S

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2, inference_pb2
 
 from scheduler_svc.channel import codec
@@ -112,7 +113,7 @@ def test_hello_that_makes_no_sense_is_refused_with_the_field(field: str, value: 
 
 def test_hello_without_a_model_is_refused() -> None:
     with pytest.raises(ProtocolError, match="missing"):
-        codec.decode_model(control_pb2.Hello(protocol_version=codec.PROTOCOL_VERSION))
+        codec.decode_model(control_pb2.Hello(protocol_version=PROTOCOL_VERSION))
 
 
 def test_hello_tells_how_the_models_makers_sample() -> None:
@@ -253,7 +254,7 @@ def test_a_compressed_tokenizer_is_unpacked() -> None:
 def test_a_tokenizer_that_unpacks_to_too_much_or_not_at_all_is_refused(
     spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codec, "_MAX_TOKENIZER_BYTES", 1 << 16)
+    monkeypatch.setattr(codec, "MAX_TOKENIZER_BYTES", 1 << 16)
     said = hello()
     said.model.tokenizer_json_zlib = spoil(zlib.compress(bytes(1 << 20)))
     with pytest.raises(ProtocolError, match="tokenizer_json_zlib"):

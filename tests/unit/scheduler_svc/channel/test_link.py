@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2
 
 from scheduler_svc.channel import router
-from scheduler_svc.channel.codec import PROTOCOL_VERSION
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.generation import WorkerState
 from tests.control_channel import RawPeer, RecordingListener, advance, eventually, ipc_endpoint, listening
