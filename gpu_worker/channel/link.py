@@ -20,6 +20,7 @@ from enum import Enum
 
 import zmq
 from google.protobuf.message import DecodeError
+from qllm.protocol import MAX_FRAME_BYTES
 from qllm.v1 import control_pb2
 from zmq.utils.monitor import parse_monitor_message
 
@@ -27,8 +28,6 @@ from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 4
-MAX_FRAME_BYTES = 64 << 20
 _MAX_QUEUED_MESSAGES = 10_000
 _LINGER_MS = 500
 _HELLO_INTERVAL_S = 1.0

@@ -2,11 +2,9 @@
 
 import zlib
 
-from gpu_worker.channel.link import MAX_FRAME_BYTES
-from gpu_worker.errors import ModelRefused
+from qllm.protocol import MAX_FRAME_BYTES, MAX_TOKENIZER_BYTES
 
-MAX_TOKENIZER_BYTES = 256 << 20
-"""Largest tokenizer.json; the scheduler unpacks no more."""
+from gpu_worker.errors import ModelRefused
 
 _LARGE_BYTES = 1 << 20
 _MAX_SENT_BYTES = MAX_FRAME_BYTES - (8 << 20)  # beside it a template, names and timings

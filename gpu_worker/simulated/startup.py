@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2, inference_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpu_worker.channel.link import PROTOCOL_VERSION
 from gpu_worker.checkpoint.facts import SamplingDefaults, end_token_ids, sampling_defaults
 from gpu_worker.checkpoint.names import served_names
 from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields

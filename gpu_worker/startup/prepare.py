@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from qllm.protocol import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from qllm.v1 import control_pb2, inference_pb2
 
-from gpu_worker.channel.link import MAX_FRAME_BYTES, PROTOCOL_VERSION
 from gpu_worker.checkpoint.names import served_names
 from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
 from gpu_worker.execution.executor import RunnerExecutor

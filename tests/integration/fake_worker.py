@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq.auth
+from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2
 
 from gpu_worker.channel.engine import Engine, FatalEngineError
-from gpu_worker.channel.link import PROTOCOL_VERSION, CurveClient, SchedulerLink
+from gpu_worker.channel.link import CurveClient, SchedulerLink
 from gpu_worker.channel.mailbox import Mailbox, Progress, Stop
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CommandRefused, WorkerRefused

@@ -3,9 +3,9 @@
 import random
 
 import pytest
+from qllm.protocol import MAX_FRAME_BYTES
 from qllm.v1 import control_pb2
 
-from gpu_worker.channel.link import MAX_FRAME_BYTES
 from gpu_worker.checkpoint import tokenizer_fields as fields
 from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
 from gpu_worker.errors import ModelRefused
