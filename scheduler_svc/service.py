@@ -12,6 +12,7 @@ from collections.abc import Sequence as Row
 from typing import TYPE_CHECKING
 
 from qllm.addresses import join
+from qllm.stop_signals import stop_signals
 
 from scheduler_svc import __version__
 from scheduler_svc.api.grpc.admin import ServiceSettings
@@ -65,9 +66,8 @@ class Service:
         """Serves until SIGINT, SIGTERM, SIGHUP or a fatal error, which is raised; a second signal ends the grace."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_failed_accepts_rarely())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(number, self._stop, number)
+        for number in stop_signals():
+            loop.add_signal_handler(number, self._stop, number)
         async with contextlib.AsyncExitStack() as stack:
             if self._trace is not None:
                 stack.enter_context(self._trace)

@@ -4,6 +4,8 @@ import signal
 import sys
 from types import FrameType
 
+from qllm.stop_signals import stop_signals
+
 from gpu_worker.channel.mailbox import Mailbox, Stop
 
 
@@ -16,9 +18,8 @@ class StopSignals:
 
     def install(self) -> None:
         """Takes the signals over, all but a SIGHUP that is ignored, as under nohup; call it on the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        for number in stop_signals():
+            signal.signal(number, self._handle)
 
     def serving(self) -> None:
         """From now on the engine takes Stop from the mailbox."""
