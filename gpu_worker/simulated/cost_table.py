@@ -1,90 +1,11 @@
-"""What a simulated model is: its size, and the time that each kind of work takes. Read from a JSON file, checked in full.
-
-Times are linear in the counts that the scheduler's cost model knows too: attention stages, tokens and query-key pairs; runs
-of an expert and tokens; heads and rows. Tables that are shipped lie in `cost_tables`; each says where its numbers are from.
-"""
+"""Finds the cost table that `--simulated` names: one that is shipped, or a JSON file."""
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
+from qllm.cost_table import CostTable, parse_cost_table, shipped_tables
+
 from gpu_worker.settings import ConfigRefused
-
-_COUNTS = {
-    "num_layers": (1, 10_000),
-    "num_experts": (1, 100_000),
-    "num_experts_per_token": (1, 100_000),
-    "max_model_len": (2, 1 << 24),
-    "num_blocks": (1, 1 << 24),
-    "num_host_blocks": (0, 1 << 24),
-}
-_TIMES_US = {
-    "attention_us": ("fixed", "per_token", "per_pair"),
-    "expert_us": ("fixed", "per_token"),
-    "head_us": ("fixed", "per_row"),
-}
-_TEXTS = ("name", "source")
-_MOST_US = 1e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostTable:
-    """A simulated model.
-
-    Attributes:
-        name: Name of the model for callers.
-        source: Where the numbers are from, for readers.
-        num_layers: Decoder layers, all alike.
-        num_experts: Experts of each layer.
-        num_experts_per_token: Experts chosen for each token.
-        max_model_len: Longest prompt plus output in tokens.
-        num_blocks: Cache blocks on the device.
-        num_host_blocks: Cache blocks of host memory.
-        attention_us: Microseconds of an attention stage: of itself, of each token, of each query-key pair.
-        expert_us: Microseconds of an expert's run: of itself, of each token.
-        head_us: Microseconds of an iteration's end: of itself, of each row of logits.
-    """
-
-    name: str
-    source: str
-    num_layers: int
-    num_experts: int
-    num_experts_per_token: int
-    max_model_len: int
-    num_blocks: int
-    num_host_blocks: int
-    attention_us: tuple[float, float, float]
-    expert_us: tuple[float, float]
-    head_us: tuple[float, float]
-
-    @property
-    def is_free(self) -> bool:
-        """Whether no work takes any time."""
-        return not any((*self.attention_us, *self.expert_us, *self.head_us))
-
-    def attention_ns(self, num_tokens: int, num_pairs: int) -> int:
-        """Nanoseconds of one attention stage of one batch."""
-        fixed, per_token, per_pair = self.attention_us
-        return round(1e3 * (fixed + per_token * num_tokens + per_pair * num_pairs))
-
-    def expert_ns(self, num_tokens: int) -> int:
-        """Nanoseconds of one run of an expert."""
-        fixed, per_token = self.expert_us
-        return round(1e3 * (fixed + per_token * num_tokens))
-
-    def head_ns(self, num_rows: int) -> int:
-        """Nanoseconds from the last layer to the sampled tokens of one batch."""
-        fixed, per_row = self.head_us
-        return round(1e3 * (fixed + per_row * num_rows))
-
-
-def shipped_tables() -> tuple[str, ...]:
-    """Returns the names of the tables that come with the worker."""
-    directory = files("gpu_worker") / "cost_tables"
-    return tuple(sorted(path.name.removesuffix(".json") for path in directory.iterdir() if path.name.endswith(".json")))
 
 
 def load_cost_table(source: str) -> CostTable:
@@ -93,66 +14,15 @@ def load_cost_table(source: str) -> CostTable:
     Raises:
         ConfigRefused: There is none, or it holds something that is not allowed.
     """
-    if source in shipped_tables():
-        text = (files("gpu_worker") / "cost_tables" / f"{source}.json").read_text()
-    else:
-        try:
-            text = Path(source).read_text()
-        except (OSError, ValueError) as error:
-            shipped = ", ".join(shipped_tables())
-            raise ConfigRefused(
-                f"--simulated: can't read {source!r} ({error}); allowed is a JSON file, or {shipped}"
-            ) from None
+    shipped = shipped_tables()
+    if source in shipped:
+        return parse_cost_table(shipped[source])
+    try:
+        text = Path(source).read_text()
+    except (OSError, ValueError) as error:
+        allowed = f"a JSON file, or {', '.join(shipped)}"
+        raise ConfigRefused(f"--simulated: can't read {source!r} ({error}); allowed is {allowed}") from None
     try:
         return parse_cost_table(json.loads(text))
-    except (ConfigRefused, ValueError) as error:
+    except ValueError as error:
         raise ConfigRefused(f"--simulated: {source}: {error}") from None
-
-
-def parse_cost_table(content: object) -> CostTable:
-    """Returns the table that a parsed JSON file describes; raises ConfigRefused naming what is wrong with it."""
-    if not isinstance(content, Mapping):
-        raise ConfigRefused(f"got {type(content).__name__}, allowed is an object")
-    names = (*_TEXTS, *_COUNTS, *_TIMES_US)
-    wrong = sorted(set(names) ^ set(content))
-    if wrong:
-        raise ConfigRefused(f"missing or not known: {', '.join(wrong)}; needed are {', '.join(names)}")
-    counts = {name: _count(name, content[name]) for name in _COUNTS}
-    _check("num_experts_per_token", counts["num_experts_per_token"], 1, counts["num_experts"])
-    attention, expert, head = (_times(name, content[name]) for name in _TIMES_US)
-    return CostTable(
-        name=str(content["name"]),
-        source=str(content["source"]),
-        num_layers=counts["num_layers"],
-        num_experts=counts["num_experts"],
-        num_experts_per_token=counts["num_experts_per_token"],
-        max_model_len=counts["max_model_len"],
-        num_blocks=counts["num_blocks"],
-        num_host_blocks=counts["num_host_blocks"],
-        attention_us=(attention["fixed"], attention["per_token"], attention["per_pair"]),
-        expert_us=(expert["fixed"], expert["per_token"]),
-        head_us=(head["fixed"], head["per_row"]),
-    )
-
-
-def _count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigRefused(f"{name}: got {value!r}, allowed is a whole number")
-    _check(name, value, *_COUNTS[name])
-    return value
-
-
-def _times(name: str, value: object) -> dict[str, float]:
-    parts = _TIMES_US[name]
-    if not isinstance(value, Mapping) or set(value) != set(parts):
-        raise ConfigRefused(f"{name}: got {value!r}, allowed is an object of {', '.join(parts)}")
-    for part in parts:
-        if not isinstance(value[part], (int, float)) or isinstance(value[part], bool):
-            raise ConfigRefused(f"{name}.{part}: got {value[part]!r}, allowed is a number of microseconds")
-        _check(f"{name}.{part}", value[part], 0, _MOST_US)
-    return {part: float(value[part]) for part in parts}
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ConfigRefused(f"{name}: got {value}, allowed is {low:g} to {high:g}")

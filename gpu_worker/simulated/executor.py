@@ -7,13 +7,13 @@ tensor, and no socket: the same engine and link run it. It speaks protobuf direc
 import math
 from collections.abc import Callable, Sequence
 
+from qllm.cost_table import CostTable
 from qllm.v1 import control_pb2, inference_pb2
 
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, SequenceRefused
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
-from gpu_worker.simulated.cost_table import CostTable
 from gpu_worker.simulated.step import Pace, SimulatedStep
 
 _STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}

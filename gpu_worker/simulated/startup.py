@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from qllm.cost_table import CostTable
 from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2, inference_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -19,7 +20,7 @@ from gpu_worker.checkpoint.names import served_names
 from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
 from gpu_worker.errors import ModelRefused
 from gpu_worker.settings import ConfigRefused, GenerationConfig, WorkerConfig
-from gpu_worker.simulated.cost_table import CostTable, load_cost_table
+from gpu_worker.simulated.cost_table import load_cost_table
 from gpu_worker.simulated.executor import SimulatedExecutor
 
 _log = logging.getLogger(__name__)

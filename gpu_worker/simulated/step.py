@@ -6,11 +6,11 @@ Stops where the real stepper stops. Knows cursors, costs and a clock; it takes n
 import time
 from collections.abc import Callable, Sequence
 
+from qllm.cost_table import CostTable
 from qllm.v1 import control_pb2
 
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.simulated.batch import Routing, SimulatedBatch
-from gpu_worker.simulated.cost_table import CostTable
 
 _SHORTEST_SLEEP_NS = 20_000  # below that, going to sleep takes longer than the sleep
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
+from qllm.cost_table import CostTable, CostTableRefused, parse_cost_table, shipped_tables
+
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.simulation.cost_table import CostTable, parse_cost_table
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.fields import Fields
 
@@ -54,7 +55,7 @@ def parse_job(content: object) -> Job:
     Everything but cost_table and requests has a default.
     """
     read = Fields(content, "job", _NAMES)
-    table = parse_cost_table(read.get("cost_table"))
+    table = _cost_table(read.get("cost_table"))
     policy = read.choice("policy", tuple(POLICIES)) if "policy" in read else "qllm"
     places = tuple(place.value for place in PreemptAt)
     return Job(
@@ -65,6 +66,17 @@ def parse_job(content: object) -> Job:
         limits=_settings(read, "limits", Limits(control_lead_s=0.0)),
         starvation=_settings(read, "starvation", StarvationLimits()),
     )
+
+
+def _cost_table(content: object) -> CostTable:
+    """Returns the table that an object describes, in the format of `qllm-worker --simulated`, or the shipped one of a name."""
+    shipped = shipped_tables()
+    if isinstance(content, str) and content not in shipped:
+        raise JobRefused(f"cost_table: got {content!r}, allowed is an object, or {', '.join(shipped)}")
+    try:
+        return parse_cost_table(shipped[content] if isinstance(content, str) else content, "cost_table")
+    except CostTableRefused as error:
+        raise JobRefused(str(error)) from None
 
 
 def _settings(read: Fields, name: str, default: Settings) -> Settings:

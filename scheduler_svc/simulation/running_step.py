@@ -8,13 +8,14 @@ Units are numbered through the model, so that each answer is arithmetic, whateve
 
 from dataclasses import dataclass
 
+from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.results import WorkTiming
-from scheduler_svc.simulation.cost_table import CostTable, Load, UnitTimes
+from scheduler_svc.simulation.step_costs import StepCosts, UnitTimes
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class UnitNumbering:
     """The numbering of one model's units."""
 
     num_layers: int
@@ -43,16 +44,16 @@ class Layout:
 
 @dataclass(slots=True)
 class RunningStep:
-    """A step of one load from `start` up to `until`, which began at `begin_s`.
+    """A step of batches that run jointly, of one shape together, from `start` up to `until`, which began at `begin_s`.
 
     Attributes:
         until: Where it ends; nearer once it was cut short.
         preempt_at: Where it may be cut short; None: nowhere.
     """
 
-    table: CostTable
-    layout: Layout
-    load: Load
+    costs: StepCosts
+    numbering: UnitNumbering
+    shape: Shape
     times: UnitTimes
     begin_s: float
     start: int
@@ -67,13 +68,13 @@ class RunningStep:
     @property
     def timing(self) -> WorkTiming:
         """What it reports at its end."""
-        stages = self.layout.num_attention_stages(self.start, self.until)
+        stages = self.numbering.num_attention_stages(self.start, self.until)
         experts = self.until - self.start - stages
-        return self.table.timing(self.load, stages, experts, int(self._has_head(self.until)))
+        return self.costs.timing(self.shape, stages, experts, int(self._has_head(self.until)))
 
     def cut_short(self, now_s: float) -> None:
         """Leaves it at the first place from now on where it may stop."""
-        stride = 1 if self.preempt_at is PreemptAt.EXPERT else 1 + self.layout.num_experts
+        stride = 1 if self.preempt_at is PreemptAt.EXPERT else 1 + self.numbering.num_experts
         low, high = -(-(self.start + 1) // stride), -(-self.until // stride)
         while low < high:
             middle = (low + high) // 2
@@ -84,10 +85,10 @@ class RunningStep:
         self.until = max(self.start, min(low * stride, self.until))
 
     def _seconds_to(self, place: int) -> float:
-        stages = self.layout.num_attention_stages(self.start, place)
+        stages = self.numbering.num_attention_stages(self.start, place)
         experts = place - self.start - stages
         seconds = stages * self.times.attention_s + experts * self.times.expert_s
         return seconds + self.times.head_s if self._has_head(place) else seconds
 
     def _has_head(self, place: int) -> bool:
-        return self.start < place == self.layout.end
+        return self.start < place == self.numbering.end

@@ -12,6 +12,7 @@ from scheduler_svc.core.state.results import Output, TokenOutput
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 from scheduler_svc.simulation.errors import Stalled
 from scheduler_svc.simulation.job import Job, Request
+from scheduler_svc.simulation.step_costs import StepCosts
 from scheduler_svc.simulation.virtual_worker import VirtualWorker
 
 _GREEDY = SamplingParams(temperature=0.0)
@@ -83,15 +84,16 @@ class Simulation:
         self.now_s = 0.0
         self.outcomes: list[Outcome] = []
         self.num_events = 0
-        self.worker = VirtualWorker(job.cost_table)
+        costs = StepCosts(job.cost_table)
+        self.worker = VirtualWorker(costs)
         self.scheduler = Scheduler(
-            job.cost_table.model,
+            costs.model,
             POLICIES[job.policy](),
             job.limits,
             job.preempt_at,
             job.starvation,
             observer,
-            job.cost_table.calibration(),
+            costs.calibration(),
         )
         self._arrivals: Row[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
         self._num_arrived = 0

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.commands import Advance, BatchItem, Command, DropBatch, DropSequence, Preempt, StartBatch
 from scheduler_svc.core.state.results import SampledToken, StepResult
-from scheduler_svc.simulation.cost_table import CostTable, Load
-from scheduler_svc.simulation.running_step import Layout, RunningStep
+from scheduler_svc.simulation.running_step import RunningStep, UnitNumbering
+from scheduler_svc.simulation.step_costs import StepCosts
 
 
 @dataclass(slots=True)
@@ -35,9 +36,9 @@ class VirtualWorker:
         num_tokens: Tokens that went through the whole model so far, prompts included.
     """
 
-    table: CostTable
+    costs: StepCosts
     num_tokens: int = 0
-    _layout: Layout = field(init=False)
+    _numbering: UnitNumbering = field(init=False)
     _batches: dict[int, _VirtualBatch] = field(default_factory=dict)
     _queue: deque[Command] = field(default_factory=deque)
     _running: _Running | None = None
@@ -45,7 +46,7 @@ class VirtualWorker:
     _free_since_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._layout = Layout(self.table.num_layers, self.table.num_experts)
+        self._numbering = UnitNumbering(self.costs.num_layers, self.costs.num_experts)
 
     @property
     def ends_s(self) -> float | None:
@@ -79,7 +80,7 @@ class VirtualWorker:
         idle_ns = round(1e9 * (step.begin_s - self._free_since_s))
         self._free_since_s = step.ends_s
         duration_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
-        reached, tokens = self._layout.cursor(step.until), self._move(command, step.until)
+        reached, tokens = self._numbering.cursor(step.until), self._move(command, step.until)
         return StepResult(command.command_id, reached, duration_ns, idle_ns, tokens, (), timing)
 
     def _apply(self, command: Command) -> None:
@@ -95,16 +96,16 @@ class VirtualWorker:
     def _start(self, command: Advance, now_s: float) -> None:
         batches = [self._batches[batch_id] for batch_id in command.batch_ids]
         items = [item for batch in batches for item in batch.items.values()]
-        load = Load(
-            num_passes=len(batches),
+        shape = Shape(
             num_tokens=sum(item.num_tokens for item in items),
             num_pairs=sum(item.num_tokens * (item.first_position + item.num_tokens) for item in items),
             num_rows=sum(item.samples for item in items),
+            num_passes=len(batches),
         )
         start = batches[0].place
-        until = start if self._is_preempted(command) else self._layout.place(command.until)
-        times = self.table.unit_times(load)
-        step = RunningStep(self.table, self._layout, load, times, now_s, start, until, command.preempt_at)
+        until = start if self._is_preempted(command) else self._numbering.place(command.until)
+        times = self.costs.unit_times(shape)
+        step = RunningStep(self.costs, self._numbering, shape, times, now_s, start, until, command.preempt_at)
         self._running = _Running(command, step)
 
     def _preempt(self, preempt: Preempt, now_s: float) -> None:
@@ -121,7 +122,7 @@ class VirtualWorker:
         for batch_id in command.batch_ids:
             batch = self._batches[batch_id]
             batch.place = place
-            if place == self._layout.end:
+            if place == self._numbering.end:
                 self.num_tokens += sum(item.num_tokens for item in batch.items.values())
                 tokens += [SampledToken(item.seq_id, 0, 0.0) for item in batch.items.values() if item.samples]
                 del self._batches[batch_id]

@@ -12,7 +12,7 @@ from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.simulated.executor import SimulatedExecutor
-from tests.unit.gpu_worker.simulated.test_cost_table import table
+from tests.unit.qllm.test_cost_table import table
 from tests.worker_driver import loaded
 
 FACTS = loaded().facts

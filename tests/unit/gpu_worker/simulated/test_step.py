@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+from qllm.cost_table import CostTable
 from qllm.v1 import control_pb2
 
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
-from gpu_worker.simulated.cost_table import CostTable
 from gpu_worker.simulated.step import Pace, SimulatedStep
-from tests.unit.gpu_worker.simulated.test_cost_table import table
+from tests.unit.qllm.test_cost_table import table
 
 COSTS = table()
 FREE = table(

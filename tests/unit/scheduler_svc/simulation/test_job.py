@@ -1,18 +1,16 @@
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from qllm.cost_table import parse_cost_table, shipped_tables
 
-from gpu_worker.simulated.cost_table import shipped_tables as tables_of_the_worker
 from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.cursor import PreemptAt
-from scheduler_svc.simulation.cost_table import parse_cost_table, shipped_tables
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.job import parse_job
+from scheduler_svc.simulation.step_costs import StepCosts
 
-ROOT = Path(__file__).parents[4]
 A100 = "a100-mixtral-8x7b"
 
 
@@ -50,6 +48,7 @@ def test_what_is_left_out_has_the_cores_own_defaults() -> None:
         (job(requests=[[0, "vip", 5, 5]]), r"job.requests\[0\].class: got 'vip', allowed are ls, be"),
         (job(requests=[[0, "ls", 0, 5]]), r"job.requests\[0\].num_prompt_tokens: got 0"),
         (job(requests=[[0, "ls", 32760, 50]]), r"job.requests\[0\].num_output_tokens: got 50, allowed .* from 1 to 8"),
+        (job(cost_table=[]), "cost_table: got list, allowed is an object"),
         (job(cost_table=table(num_layers=0)), "cost_table.num_layers: got 0"),
         (job(cost_table=table(num_experts_per_token=9)), "cost_table.num_experts_per_token: got 9"),
         (job(cost_table=table(head_us={"fixed": -1, "per_row": 0})), "cost_table.head_us.fixed: got -1"),
@@ -61,17 +60,8 @@ def test_what_is_not_allowed_is_named_with_what_is(content: object, message: str
         parse_job(content)
 
 
-def test_the_shipped_tables_are_those_of_the_simulated_worker() -> None:
-    ours = shipped_tables()
-    assert set(ours) <= set(tables_of_the_worker())
-    for name, content in ours.items():
-        assert json.loads((ROOT / "gpu_worker" / "cost_tables" / f"{name}.json").read_text()) == content
-
-
 def test_the_a100_table_takes_300_to_400_ms_for_a_decode_iteration_of_32() -> None:
-    from scheduler_svc.simulation.cost_table import Load
-
-    table_ = parse_cost_table(A100)
-    times = table_.unit_times(Load(num_passes=1, num_tokens=32, num_pairs=32 * 512, num_rows=32))
+    costs = StepCosts(parse_cost_table(shipped_tables()[A100]))
+    times = costs.unit_times(Shape(num_tokens=32, num_pairs=32 * 512, num_rows=32))
     iteration_s = 32 * (times.attention_s + 8 * times.expert_s) + times.head_s
     assert 0.3 <= iteration_s <= 0.4

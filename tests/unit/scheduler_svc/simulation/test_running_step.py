@@ -2,19 +2,23 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from qllm.cost_table import parse_cost_table
 
+from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.cursor import PreemptAt, Stage
-from scheduler_svc.simulation.cost_table import CostTable, Load, parse_cost_table
-from scheduler_svc.simulation.running_step import Layout, RunningStep
+from scheduler_svc.simulation.running_step import RunningStep, UnitNumbering
+from scheduler_svc.simulation.step_costs import StepCosts
 
 LAYERS, EXPERTS = 3, 4
-LAYOUT = Layout(LAYERS, EXPERTS)
-PLACES = st.integers(0, LAYOUT.end)
+UNITS = UnitNumbering(LAYERS, EXPERTS)
+PLACES = st.integers(0, UNITS.end)
 
 
-def table() -> CostTable:
-    return parse_cost_table(
+COSTS = StepCosts(
+    parse_cost_table(
         {
+            "name": "small",
+            "source": "a test",
             "num_layers": LAYERS,
             "num_experts": EXPERTS,
             "num_experts_per_token": 2,
@@ -26,25 +30,26 @@ def table() -> CostTable:
             "head_us": {"fixed": 400, "per_row": 30},
         }
     )
+)
 
 
 def step(start: int, until: int, preempt_at: PreemptAt | None = PreemptAt.EXPERT) -> RunningStep:
-    load = Load(num_passes=1, num_tokens=50, num_pairs=2500, num_rows=3)
-    return RunningStep(table(), LAYOUT, load, table().unit_times(load), 10.0, start, until, preempt_at)
+    shape = Shape(num_tokens=50, num_pairs=2500, num_rows=3)
+    return RunningStep(COSTS, UNITS, shape, COSTS.unit_times(shape), 10.0, start, until, preempt_at)
 
 
 def walked_s(start: int, until: int) -> float:
     times = step(start, until).times
     seconds = sum(
-        times.attention_s if LAYOUT.cursor(place).stage is Stage.ATTENTION else times.expert_s
+        times.attention_s if UNITS.cursor(place).stage is Stage.ATTENTION else times.expert_s
         for place in range(start, until)
     )
-    return seconds + (times.head_s if start < until == LAYOUT.end else 0.0)
+    return seconds + (times.head_s if start < until == UNITS.end else 0.0)
 
 
 @given(PLACES)
 def test_places_and_cursors_are_the_same_thing(place: int) -> None:
-    assert LAYOUT.place(LAYOUT.cursor(place)) == place
+    assert UNITS.place(UNITS.cursor(place)) == place
 
 
 @given(PLACES, PLACES)
@@ -67,7 +72,7 @@ def test_a_step_cut_short_ends_at_the_first_place_where_it_may(
     allowed = [
         place
         for place in range(start + 1, until)
-        if preempt_at is PreemptAt.EXPERT or LAYOUT.cursor(place).stage is Stage.ATTENTION
+        if preempt_at is PreemptAt.EXPERT or UNITS.cursor(place).stage is Stage.ATTENTION
     ]
     expected = next((place for place in allowed if walked_s(start, place) >= after_s), until)
     assert running.until == expected

@@ -1,0 +1,144 @@
+"""What a simulated model is: its size, and the time that each kind of work takes. Read from parsed JSON, checked in full.
+
+Times are linear in the counts that the scheduler's cost model knows too: attention stages, tokens and query-key pairs; runs
+of an expert and tokens; heads and rows. Tables that are shipped lie in `cost_tables`; each says where its numbers are from.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+
+_COUNTS = {
+    "num_layers": (1, 10_000),
+    "num_experts": (1, 100_000),
+    "num_experts_per_token": (1, 100_000),
+    "max_model_len": (2, 1 << 24),
+    "num_blocks": (1, 1 << 24),
+    "num_host_blocks": (0, 1 << 24),
+}
+_TIMES_US = {
+    "attention_us": ("fixed", "per_token", "per_pair"),
+    "expert_us": ("fixed", "per_token"),
+    "head_us": ("fixed", "per_row"),
+}
+_TEXTS = ("name", "source")
+_NAMES = (*_TEXTS, *_COUNTS, *_TIMES_US)
+_MOST_US = 1e9
+
+
+class CostTableRefused(ValueError):
+    """A table that holds something that is not allowed; the message names it, what was given and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTable:
+    """A simulated model.
+
+    Attributes:
+        name: Name of the model for callers.
+        source: Where the numbers are from, for readers.
+        num_layers: Decoder layers, all alike.
+        num_experts: Experts of each layer.
+        num_experts_per_token: Experts chosen for each token.
+        max_model_len: Longest prompt plus output in tokens.
+        num_blocks: Cache blocks on the device.
+        num_host_blocks: Cache blocks of host memory.
+        attention_us: Microseconds of an attention stage: of itself, of each token, of each query-key pair.
+        expert_us: Microseconds of an expert's run: of itself, of each token.
+        head_us: Microseconds of an iteration's end: of itself, of each row of logits.
+    """
+
+    name: str
+    source: str
+    num_layers: int
+    num_experts: int
+    num_experts_per_token: int
+    max_model_len: int
+    num_blocks: int
+    num_host_blocks: int
+    attention_us: tuple[float, float, float]
+    expert_us: tuple[float, float]
+    head_us: tuple[float, float]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no work takes any time."""
+        return not any((*self.attention_us, *self.expert_us, *self.head_us))
+
+    def attention_ns(self, num_tokens: int, num_pairs: int) -> int:
+        """Nanoseconds of one attention stage of one batch."""
+        fixed, per_token, per_pair = self.attention_us
+        return round(1e3 * (fixed + per_token * num_tokens + per_pair * num_pairs))
+
+    def expert_ns(self, num_tokens: int) -> int:
+        """Nanoseconds of one run of an expert."""
+        fixed, per_token = self.expert_us
+        return round(1e3 * (fixed + per_token * num_tokens))
+
+    def head_ns(self, num_rows: int) -> int:
+        """Nanoseconds from the last layer to the sampled tokens of one batch."""
+        fixed, per_row = self.head_us
+        return round(1e3 * (fixed + per_row * num_rows))
+
+
+def shipped_tables() -> dict[str, object]:
+    """Returns the tables that are shipped by their names, in the order of these, as parsed JSON."""
+    paths = sorted((files("qllm") / "cost_tables").iterdir(), key=lambda path: path.name)
+    return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in paths}
+
+
+def parse_cost_table(content: object, place: str = "") -> CostTable:
+    """Returns the table that parsed JSON describes.
+
+    Args:
+        content: An object with all of the table's fields and no others.
+        place: Where it stands in something larger, for messages.
+
+    Raises:
+        CostTableRefused: Something in it is not allowed.
+    """
+    if not isinstance(content, Mapping):
+        raise _refusal(place, f"got {type(content).__name__}, allowed is an object")
+    if wrong := sorted(set(_NAMES) ^ set(map(str, content))):
+        raise _refusal(place, f"missing or not known: {', '.join(wrong)}; needed are {', '.join(_NAMES)}")
+    inside = f"{place}." if place else ""
+    counts = {name: _count(inside + name, content[name], *limits) for name, limits in _COUNTS.items()}
+    _check(f"{inside}num_experts_per_token", counts["num_experts_per_token"], 1, counts["num_experts"])
+    attention, expert, head = (_times(inside + name, content[name], parts) for name, parts in _TIMES_US.items())
+    return CostTable(
+        name=str(content["name"]),
+        source=str(content["source"]),
+        **counts,
+        attention_us=(attention["fixed"], attention["per_token"], attention["per_pair"]),
+        expert_us=(expert["fixed"], expert["per_token"]),
+        head_us=(head["fixed"], head["per_row"]),
+    )
+
+
+def _count(name: str, value: object, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _refusal(name, f"got {value!r}, allowed is a whole number")
+    _check(name, value, low, high)
+    return value
+
+
+def _times(name: str, value: object, parts: tuple[str, ...]) -> dict[str, float]:
+    strange = sorted(set(map(str, value)) - set(parts)) if isinstance(value, Mapping) else []
+    if not isinstance(value, Mapping) or set(value) != set(parts):
+        raise _refusal(name, f"got {', '.join(strange) or repr(value)}, allowed is an object of {', '.join(parts)}")
+    for part in parts:
+        if not isinstance(value[part], (int, float)) or isinstance(value[part], bool):
+            raise _refusal(f"{name}.{part}", f"got {value[part]!r}, allowed is a number of microseconds")
+        _check(f"{name}.{part}", value[part], 0, _MOST_US)
+    return {part: float(value[part]) for part in parts}
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise _refusal(name, f"got {value}, allowed is {low:g} to {high:g}")
+
+
+def _refusal(name: str, reason: str) -> CostTableRefused:
+    return CostTableRefused(f"{name}: {reason}" if name else reason)

@@ -1,0 +1,74 @@
+"""Cost tables are read whole or refused by name of what is wrong; the ones that are shipped say what they claim to."""
+
+import pytest
+from qllm.cost_table import CostTable, CostTableRefused, parse_cost_table, shipped_tables
+
+TABLE: dict[str, object] = {
+    "name": "small",
+    "source": "a test",
+    "num_layers": 3,
+    "num_experts": 4,
+    "num_experts_per_token": 2,
+    "max_model_len": 512,
+    "num_blocks": 16,
+    "num_host_blocks": 2,
+    "attention_us": {"fixed": 100, "per_token": 10, "per_pair": 1},
+    "expert_us": {"fixed": 50, "per_token": 5},
+    "head_us": {"fixed": 30, "per_row": 3},
+}
+
+
+def table(**changes: object) -> CostTable:
+    return parse_cost_table({**TABLE, **changes})
+
+
+def test_costs_are_linear_in_what_is_counted() -> None:
+    costs = table()
+    assert costs.attention_ns(2, 7) == 127_000
+    assert costs.expert_ns(4) == 70_000
+    assert costs.head_ns(5) == 45_000
+    assert not costs.is_free
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_layers": 0}, "num_layers: got 0, allowed is 1 to 10000"),
+        ({"num_layers": 2.0}, "num_layers: got 2.0, allowed is a whole number"),
+        ({"num_blocks": True}, "num_blocks: got True"),
+        ({"num_experts_per_token": 5}, "num_experts_per_token: got 5, allowed is 1 to 4"),
+        ({"expert_us": {"fixed": 1}}, "expert_us: got .*, allowed is an object of fixed, per_token"),
+        ({"expert_us": {"fixed": -1, "per_token": 0}}, r"expert_us\.fixed: got -1"),
+        ({"expert_us": {"fixed": float("nan"), "per_token": 0}}, r"expert_us\.fixed: got nan"),
+        ({"expert_us": {"fixed": "1", "per_token": 0}}, r"expert_us\.fixed: got '1', allowed is a number"),
+        ({"expert_us": {"fixed": 1, "per_token": 1, "row": 0}}, "expert_us: got row, allowed is an object of fixed"),
+        ({"expert_us": 7}, "expert_us: got 7, allowed is an object of fixed"),
+        ({"speed": 1}, "not known: speed"),
+    ],
+)
+def test_table_with_a_wrong_value_is_refused_by_its_name(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(CostTableRefused, match=reason):
+        table(**changes)
+
+
+@pytest.mark.parametrize("name", shipped_tables())
+def test_shipped_table_says_where_it_is_from(name: str) -> None:
+    assert len(parse_cost_table(shipped_tables()[name]).source) > 40
+
+
+def test_zero_is_free() -> None:
+    assert parse_cost_table(shipped_tables()["zero"]).is_free
+
+
+def test_a_decode_iteration_of_32_takes_what_the_paper_says_of_the_a100() -> None:
+    costs = parse_cost_table(shipped_tables()["a100-mixtral-8x7b"])
+    num_sequences, context = 32, 512
+    layer_ns = costs.attention_ns(num_sequences, num_sequences * context) + 8 * costs.expert_ns(num_sequences * 2 // 8)
+    assert 300e6 <= costs.num_layers * layer_ns + costs.head_ns(num_sequences) <= 400e6
+
+
+def test_a_refusal_names_the_place_that_the_table_stands_in() -> None:
+    with pytest.raises(CostTableRefused, match=r"^job\.table\.head_us\.per_row: got -1"):
+        parse_cost_table({**TABLE, "head_us": {"fixed": 0, "per_row": -1}}, "job.table")
+    with pytest.raises(CostTableRefused, match=r"^job\.table: got list, allowed is an object"):
+        parse_cost_table([], "job.table")
