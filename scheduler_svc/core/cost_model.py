@@ -17,8 +17,8 @@ FORGETTING = 0.995
 OUTLIER_RATIO = 4.0
 _INITIAL_VARIANCE = 1e8  # weights are milliseconds per scaled count: nothing is known of them at first
 _MIN_TIME_MS = 1e-4
-_PACE_GAIN = 0.15  # of the last step's error: about seven steps to follow a change
-_PACE_BOUND = math.log(OUTLIER_RATIO)
+_SLOWDOWN_GAIN = 0.15  # of the last step's error: about seven steps to follow a change
+_SLOWDOWN_BOUND = math.log(OUTLIER_RATIO)
 
 
 class OnlineFit:
@@ -71,7 +71,7 @@ class OnlineFit:
         ]
 
 
-class Pace:
+class Slowdown:
     """By what factor everything takes longer now than was learned: a moving mean of the last steps' errors, on a log scale."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Pace:
         """Takes in one step."""
         if predicted_ms > 0 and measured_ms > 0:
             error = math.log(measured_ms / predicted_ms)
-            self._log += _PACE_GAIN * (max(-_PACE_BOUND, min(_PACE_BOUND, error)) - self._log)
+            self._log += _SLOWDOWN_GAIN * (max(-_SLOWDOWN_BOUND, min(_SLOWDOWN_BOUND, error)) - self._log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class CostModel:
         self._attention = OnlineFit((1.0, 64.0, 65536.0))
         self._expert = OnlineFit((1.0, 64.0))
         self._head = OnlineFit((1.0, 8.0))
-        self._pace = Pace()
+        self._slowdown = Slowdown()
 
     @property
     def is_ready(self) -> bool:
@@ -128,7 +128,7 @@ class CostModel:
         ran = [(fit, counts, time_ms) for fit, counts, time_ms in parts if counts[0]]
         if all(fit.is_settled for fit, _, _ in ran):
             predicted_ms = sum(fit.predict_ms(counts) for fit, counts, _ in ran)
-            self._pace.observe(predicted_ms, sum(time_ms for _, _, time_ms in ran))
+            self._slowdown.observe(predicted_ms, sum(time_ms for _, _, time_ms in ran))
         for fit, counts, time_ms in ran:
             fit.observe(counts, time_ms)
 
@@ -145,7 +145,7 @@ class CostModel:
             chosen = min(1.0, self._experts_per_token / self._num_experts)
             runs = 1.0 - (1.0 - chosen) ** shape.num_tokens
             expert_ms = self._expert.predict_ms((runs, shape.num_tokens * chosen))
-        to_seconds = 1e-3 * self._pace.factor
+        to_seconds = 1e-3 * self._slowdown.factor
         return UnitCosts(attention_ms * to_seconds, expert_ms * to_seconds, head_ms * to_seconds)
 
     def iteration_s(self, shape: Shape, experts_by_layer: Row[int]) -> float:
