@@ -97,7 +97,9 @@ class Dispatcher:
         if policy_s is None:
             return self._planner.rest
         _, unit_s = self._planner.one_unit(costs.unit_costs(batch.shape), batch.issued)
+        # Where a unit is longer than the policy's window, the next one is sent the lead before the running one ends.
         window_s = max(policy_s, unit_s + self._limits.control_lead_s)
+        # Best-effort work that the guard sent first takes none of the room of latency-sensitive work.
         window_s += self._limits.preemption_quantum_s if batch.request_class is LS else 0.0
         refill_s = window_s - max(unit_s, policy_s / 2)
         outstanding_s = self.window.outstanding_s(now_s)
@@ -107,9 +109,10 @@ class Dispatcher:
         return None
 
     def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
-        lead = batches[0].request_class
-        preempt_at = None if lead is LS or self._work.has_latency_sensitive else self._preempt_at
-        command = Advance(CommandId(next(self._command_ids)), tuple(b.batch_id for b in batches), until, preempt_at)
+        # An answer holds one cursor: of batches that were cut short together it would not say where each stands.
+        may_stop = len(batches) == 1 and batches[0].request_class is BE and not self._work.has_latency_sensitive
+        batch_ids = tuple(batch.batch_id for batch in batches)
+        command = Advance(CommandId(next(self._command_ids)), batch_ids, until, self._preempt_at if may_stop else None)
         be_fraction = sum(b.num_be_tokens for b in batches) / shape.num_tokens if shape.num_tokens else 0.0
         step = InFlight(command, batches, estimate_s, now_s, estimate_s * be_fraction, be_fraction, self._is_quiet)
         self._accounts.step_sent(step)

@@ -32,6 +32,7 @@ class InFlight:
     @property
     def may_stop(self) -> bool:
         """Whether it can be cut short: it allows it, and nothing has begun that needs its end."""
+        # The dispatcher allows it to steps of one batch only.
         return self.command.preempt_at is not None and self.batches[0].sequel is None
 
 
@@ -74,6 +75,7 @@ class CommandWindow:
         Returns what was cut short; the first one's and the last one's ids are what the worker must be told.
         """
         may_stop = tuple(entry for entry in self._in_flight if entry.may_stop)
+        # An estimate counts from a step's beginning: what has passed of it, and the unit that it is in or less.
         head_s = now_s - self._head_began_s + min(unit_s, self._head_left_s(now_s))
         for i, entry in enumerate(self._in_flight):
             if entry.may_stop:
@@ -86,7 +88,8 @@ class CommandWindow:
         if not self._in_flight or self._in_flight[0].command.command_id != command_id:
             return None
         entry = self._in_flight.popleft()
-        self._estimate_s = self._estimate_s - entry.estimate_s if self._in_flight else 0.0
+        self._estimate_s = self._estimate_s - entry.estimate_s if self._in_flight else 0.0  # no rounding errors add up
+        # The next one began when this answer left the worker. The way of the answer is part of the lead.
         self._head_began_s = now_s
         return entry
 
