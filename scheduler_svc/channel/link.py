@@ -134,7 +134,7 @@ class WorkerLink:
         """Closes."""
         await self.close()
 
-    # Sending.
+    # ---- commands out
 
     def send(self, commands: Sequence[Command]) -> bool:
         """Hands commands over in order, without waiting; returns False if there is no worker to take them.
@@ -163,7 +163,7 @@ class WorkerLink:
             self._router.check_readable()
         return True
 
-    # Receiving.
+    # ---- reports in
 
     def _on_message(self, parts: list[bytes]) -> None:
         self._report_loss()
@@ -272,7 +272,7 @@ class WorkerLink:
         self._lose(reason)
         self._report_loss()
 
-    # Life and death.
+    # ---- workers come and go
 
     @property
     def _interval_ms(self) -> int:

@@ -48,6 +48,7 @@ class Composer:
         has_rider = any(not m.samples and m.sequence.effective_class is not batch.request_class for m in batch.members)
         missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in following)
         goes_on = any(m.sequence.effective_class is batch.request_class for m, _ in following)
+        # All or nobody: whoever is left out would wait for the sequel's end, and that has a sequel too.
         if has_rider or not goes_on or missing > self._memory.pool.num_free:
             return []
         return self._fill_up([self._follow(member, num_tokens) for member, num_tokens in following], plan)
@@ -85,7 +86,7 @@ class Composer:
 
     def _follow(self, member: Member, num_tokens: int) -> Member:
         """Makes a member of the next iteration of a member of this one."""
-        sequence, num_before = member.sequence, member.num_tokens
+        sequence, num_before = member.sequence, member.num_tokens  # these are not counted as computed yet
         samples = member.samples or num_before + num_tokens == sequence.num_pending_tokens
         new_block_ids = self._memory.grow(sequence, num_before + num_tokens)
         return Member(sequence, num_tokens, member.first_position + num_before, samples, new_block_ids)

@@ -45,7 +45,7 @@ class Iterations:
 
     def form(self, plan: BatchPlan) -> Batch | None:
         """Begins an iteration as the plan says; returns None if nobody can run now."""
-        members = self._composer.compose(plan)
+        members = self._composer.compose(plan)  # what has to move for them is in the outbox before what needs the room
         return self._begin(members) if members else None
 
     def form_sequel(self, batch: Batch, plan: BatchPlan) -> Batch | None:
@@ -65,6 +65,7 @@ class Iterations:
 
     def _announce(self, batch: Batch) -> None:
         """Tells the worker of a batch, and of those of its members that it does not know."""
+        # Not as soon as they are queued: a sequence that ends there costs the worker nothing.
         for sequence in (member.sequence for member in batch.members):
             if not sequence.known_to_worker:
                 num_outputs = len(sequence.output_token_ids)

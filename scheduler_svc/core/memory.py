@@ -53,7 +53,7 @@ class Memory:
         self.num_free_host_blocks -= sequence.num_host_blocks
         self.num_offloads += 1
         self.num_offloaded += 1
-        self._emit(OffloadSequence(sequence.seq_id))
+        self._emit(OffloadSequence(sequence.seq_id))  # first: whoever gets the blocks writes to them by a later command
         self._free_blocks(sequence)
 
     def restore(self, sequence: Sequence) -> None:
@@ -64,6 +64,7 @@ class Memory:
 
     def forget(self, sequence: Sequence) -> None:
         """Gives up all that is kept of it, here and in the worker: it ended, or is to be computed again."""
+        # Steps in flight may still write to its blocks. They run before the drop, and the blocks' next owner begins behind it.
         if sequence.known_to_worker:
             self._emit(DropSequence(sequence.seq_id))
         sequence.known_to_worker = False

@@ -143,7 +143,7 @@ class Scheduler:
 
     def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
         """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
-        mine = self.work.of_class(sequel.request_class)
+        mine = self.work.of_class(sequel.request_class)  # two, where a sequel is under way already
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted:
             return None
         if not self._dispatcher.is_near_end(mine[0], sequel.margin, now_s):
@@ -165,12 +165,13 @@ class Scheduler:
             outputs += self._iterations.fail_sequence(left_out.seq_id, left_out.message)
         tokens = {token.seq_id: token for token in result.tokens}
         for batch in step.batches:
+            # Only a batch that was cut short stands elsewhere than where it was sent to.
             stands_at = result.reached if batch.is_preempted else step.command.until
             if stands_at > START:
                 self._accounts.note_first_run(batch, now_s - result.duration_ns * 1e-9)
             if batch.is_preempted and self._dispatcher.settle(batch, stands_at):
                 self._iterations.drop_if_empty(batch)
-            if stands_at >= batch.end and batch in self.work.batches:
+            if stands_at >= batch.end and batch in self.work.batches:  # else it failed, or was dropped meanwhile
                 outputs += self._iterations.end(batch, tokens, now_s)
         return outputs
 

@@ -177,7 +177,7 @@ class Engine:
         """Takes in what a step did."""
         if self._scheduler is not None:
             outputs = self._guarded(lambda core: core.update(result, self._loop.time()))
-            self._pump()
+            self._pump()  # first: the worker may be about to run dry, and handing tokens out takes longer
             self._deliver(outputs or [])
 
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
@@ -210,10 +210,12 @@ class Engine:
 
     def _pump(self) -> None:
         """Sends what the core wants sent now, and sets the timer for when it wants to be asked again."""
-        self._cancel_timer()
+        self._cancel_timer()  # the core says anew when it wants to be asked
         commands = self._guarded(lambda core: core.schedule(self._loop.time()))
         if commands:
-            self._send(commands)
+            self._send(
+                commands
+            )  # a worker that is gone is reported later, so that no scheduler vanishes under this call
         if self._scheduler is not None and self._scheduler.wakeup_s is not None:
             self._timer = self._loop.call_at(self._scheduler.wakeup_s, self._pump)
 
