@@ -155,9 +155,9 @@ class Driver:
         self.runner.cache.check_integrity()
         for story in list(self.stories.values()):
             self.drop(story)
-        cache = self.runner.cache
-        assert (cache.num_free_blocks, cache.num_free_host_blocks) == (cache.num_blocks, cache.num_host_blocks)
-        assert sorted(self.free) == list(range(cache.num_blocks))
+        blocks = self.runner.cache.blocks
+        assert (blocks.num_free_blocks, blocks.num_free_host_blocks) == (blocks.num_blocks, blocks.num_host_blocks)
+        assert sorted(self.free) == list(range(blocks.num_blocks))
 
     def _take(self, outcome: AdvanceOutcome, batch_ids: Sequence[int], until: Cursor) -> None:
         for token in outcome.tokens:

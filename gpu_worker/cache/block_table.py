@@ -3,12 +3,10 @@
     block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
     slots in each layer       28 ......... 35|8 9
 
-It checks nothing: ids come from the scheduler, and `unified` knows who holds which.
+It checks nothing: ids come from the scheduler, and the ledger knows who holds which.
 
 Source: arXiv 2503.09304
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,19 +17,6 @@ StoreKey = tuple[int, str]
 """A layer, and which of the things that it stores a row of for every token."""
 
 
-@dataclass(slots=True)
-class HostCopy:
-    """An offloaded sequence's rows in host memory.
-
-    Attributes:
-        num_blocks: Blocks that it had on the device, and needs to come back.
-        rows: What each store held of it, (H, rows, width) each.
-    """
-
-    num_blocks: int
-    rows: dict[StoreKey, tuple[Tensor, ...]]
-
-
 class BlockTable:
     """Where one sequence's rows lie. Suspended passes refer to it, so moving the sequence is seen by them.
 
@@ -40,7 +25,7 @@ class BlockTable:
         block_ids: Its blocks on the device, in order; empty while offloaded.
         num_cached: Rows that hold the cache of finished iterations.
         num_reserved: Rows that the iteration under way writes up to; num_cached when there is none.
-        host: Its rows while offloaded, else None.
+        host: What each store held of it, (H, rows, width) each, while it is offloaded; else None.
         state: What its layers keep besides rows; it is on the host while the rows are.
         generation: Rises whenever rows change their place.
         first_slot: Slot of its first row if its blocks are consecutive, so that all rows are; else None.
@@ -63,16 +48,11 @@ class BlockTable:
         self.seq_id = seq_id
         self.num_cached = 0
         self.num_reserved = 0
-        self.host: HostCopy | None = None
+        self.host: dict[StoreKey, tuple[Tensor, ...]] | None = None
         self.state = SequenceState(device)
         self.generation = 0
         self._block_size = block_size
         self.place([])
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that the sequence has, or had before it was offloaded."""
-        return len(self.block_ids) if self.host is None else self.host.num_blocks
 
     def begin(self, first_position: int, num_tokens: int) -> None:
         """Begins an iteration that adds rows."""

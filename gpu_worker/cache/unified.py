@@ -1,7 +1,7 @@
 """Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer, and states that are not K/V.
 
-Block ids come from the scheduler; this only checks that nobody else holds them. It knows no model (a layer's shapes are
-taken from the first rows written to it), no batches and no forward passes.
+Who holds which block is the ledger's to know, and to refuse. It knows no model (a layer's shapes are taken from the first rows
+written to it), no batches and no forward passes.
 
     block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
     rows of the sequence      0 1 2 3|4 5 6 7|8 9
@@ -13,14 +13,13 @@ Source: arXiv 2503.09304
 from collections.abc import Sequence
 from enum import Enum, auto
 from functools import partial
-from itertools import islice
 
 import torch
 from torch import Tensor
 
-from gpu_worker.cache.block_table import BlockTable, HostCopy, StoreKey
+from gpu_worker.cache.block_table import BlockTable, StoreKey
 from gpu_worker.cache.carrier import carrier_of
-from gpu_worker.errors import CommandRefused
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.machine.devices import is_host, to_device
 
 KV = "kv"
@@ -51,56 +50,38 @@ class UnifiedDynamicCache:
     Storage of a layer is allocated at its first write: K, V and what else it keeps of each token, (H, num_slots, width) each.
 
     Args:
-        num_blocks: Blocks on the device, with ids 0 .. num_blocks - 1.
-        block_size: Tokens in one block.
-        num_host_blocks: Blocks' worth of host memory for offloaded sequences.
+        blocks: Who holds which blocks.
         device: Where the blocks lie.
         layout: How; None is what suits the device.
     """
 
-    def __init__(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_host_blocks: int,
-        device: torch.device,
-        layout: Layout | None = None,
-    ) -> None:
-        self.num_blocks = num_blocks
-        self.block_size = block_size
-        self.num_host_blocks = num_host_blocks
+    def __init__(self, blocks: BlockLedger, device: torch.device, layout: Layout | None = None) -> None:
+        self.blocks = blocks
+        self.num_blocks = blocks.num_blocks
+        self.block_size = blocks.block_size
         self.device = device
         self.layout = layout or Layout.of(device)
         self._carrier = carrier_of(device)
         self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
-        self._owners: dict[int, int] = {}
         self._tables: dict[int, BlockTable] = {}
 
-    # ------------------------------------------------------------------------------------------------ accounting
+    # ------------------------------------------------------------------------------------------------ tables
 
     def new_table(self, seq_id: int) -> BlockTable:
         """Makes the table of a sequence that holds no blocks."""
         table = self._tables[seq_id] = BlockTable(seq_id, self.block_size, self.device)
         return table
 
-    def check_free(self, block_ids: Sequence[int]) -> None:
-        """Raises CommandRefused unless the blocks exist, are named once and belong to nobody."""
-        for block_id in block_ids:
-            if not 0 <= block_id < self.num_blocks:
-                raise CommandRefused(f"block {block_id} does not exist; blocks are 0 to {self.num_blocks - 1}")
-            if block_id in self._owners:
-                raise CommandRefused(f"block {block_id} is held by sequence {self._owners[block_id]}")
-        if len(set(block_ids)) != len(block_ids):
-            raise CommandRefused(f"blocks {list(block_ids)} name a block twice")
-
     def extend(self, table: BlockTable, block_ids: Sequence[int]) -> None:
-        """Adds free blocks to the end of a table."""
+        """Adds blocks, which must be free, to the end of a table."""
         if block_ids:
-            self._give(table, block_ids)
+            self.blocks.extend(table.seq_id, block_ids)
+            self._settle(table, block_ids)
 
     def forget(self, table: BlockTable) -> None:
         """Frees all that a sequence holds, on the device and on the host."""
-        self._release(table)
+        self.blocks.forget(table.seq_id)
+        table.place([])
         table.host = None
         table.void()
         del self._tables[table.seq_id]
@@ -109,20 +90,6 @@ class UnifiedDynamicCache:
     def scratch_block(self) -> int:
         """A block that is never given away, for rows that stand for nobody."""
         return self.num_blocks
-
-    @property
-    def num_free_blocks(self) -> int:
-        """Blocks on the device that belong to nobody."""
-        return self.num_blocks - len(self._owners)
-
-    def free_blocks(self, most: int) -> list[int]:
-        """Blocks on the device that belong to nobody, at most so many."""
-        return list(islice((block_id for block_id in range(self.num_blocks) if block_id not in self._owners), most))
-
-    @property
-    def num_free_host_blocks(self) -> int:
-        """Blocks' worth of host memory that is free."""
-        return self.num_host_blocks - sum(t.host.num_blocks for t in self._tables.values() if t.host)
 
     @property
     def device_bytes(self) -> int:
@@ -140,10 +107,13 @@ class UnifiedDynamicCache:
         return sum(table.state.nbytes for table in self._tables.values() if table.host is None)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless each held block is in exactly the table of its owner."""
-        held = {block_id: t.seq_id for t in self._tables.values() for block_id in t.block_ids}
-        if held != self._owners or len(held) != sum(len(t.block_ids) for t in self._tables.values()):
-            raise AssertionError(f"tables hold {held}, but the owners are {self._owners}")
+        """Raises AssertionError unless each table lists the blocks that its sequence holds, and each block has one owner."""
+        self.blocks.check_integrity()
+        for table in self._tables.values():
+            if table.block_ids != list(held := self.blocks.held_by(table.seq_id)):
+                raise AssertionError(
+                    f"the table of sequence {table.seq_id} lists {table.block_ids}, but it holds {held}"
+                )
 
     # ------------------------------------------------------------------------------------------------ moving
 
@@ -153,18 +123,14 @@ class UnifiedDynamicCache:
         Raises:
             CommandRefused: It is offloaded already, or host memory has no room for it.
         """
-        if table.host is not None:
-            raise CommandRefused(f"sequence {table.seq_id} is offloaded already")
-        if len(table.block_ids) > self.num_free_host_blocks:
-            raise CommandRefused(
-                f"sequence {table.seq_id} holds {len(table.block_ids)} blocks, host memory has room for "
-                f"{self.num_free_host_blocks} of {self.num_host_blocks}"
-            )
+        self.blocks.check_offload(table.seq_id)
+        # Copied before its blocks are free: if the host has no memory after all, nothing has changed.
         reads = [partial(self.read, layer, table, 0, table.num_reserved, kind) for layer, kind in self._stores]
         held = dict(zip(self._stores, self._carrier.take_out(reads, table.block_ids), strict=True))
-        table.host = HostCopy(len(table.block_ids), held)
         table.state.move(torch.device("cpu"))
-        self._release(table)
+        self.blocks.offload(table.seq_id)
+        table.host = held
+        table.place([])
 
     def restore(self, table: BlockTable, block_ids: Sequence[int]) -> None:
         """Copies an offloaded sequence's rows into new blocks.
@@ -172,16 +138,10 @@ class UnifiedDynamicCache:
         Raises:
             CommandRefused: It is not offloaded, the blocks are not free, or there are not as many as it had.
         """
-        if table.host is None:
-            raise CommandRefused(f"sequence {table.seq_id} is not offloaded")
-        if len(block_ids) != table.host.num_blocks:
-            raise CommandRefused(
-                f"sequence {table.seq_id} had {table.host.num_blocks} blocks, but {len(block_ids)} were given"
-            )
-        self.check_free(block_ids)
-        host, table.host = table.host, None
-        self._give(table, block_ids)
-        for (layer, kind), rows in host.rows.items():
+        self.blocks.restore(table.seq_id, block_ids)
+        self._settle(table, block_ids)
+        host, table.host = table.host or {}, None
+        for (layer, kind), rows in host.items():
             slots = to_device(table.slots(0, rows[0].shape[1]), self.device)
             self.write(layer, slots, *map(self._carrier.bring_back, rows), kind=kind)
         table.state.move(self.device)
@@ -226,13 +186,7 @@ class UnifiedDynamicCache:
             return torch.empty(H, num_slots, width, dtype=rows.dtype, device=self.device).zero_()
         return torch.empty(num_slots, H, width, dtype=rows.dtype, device=self.device).zero_().transpose(0, 1)
 
-    def _give(self, table: BlockTable, block_ids: Sequence[int]) -> None:
-        """Adds blocks to the end of a table."""
-        self._owners.update(dict.fromkeys(block_ids, table.seq_id))
+    def _settle(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Lets a table see the blocks that its sequence was just given, once rows that left them are out of the way."""
         self._carrier.claim(block_ids)
-        table.place([*table.block_ids, *block_ids])
-
-    def _release(self, table: BlockTable) -> None:
-        for block_id in table.block_ids:
-            del self._owners[block_id]
-        table.place([])
+        table.place(list(self.blocks.held_by(table.seq_id)))

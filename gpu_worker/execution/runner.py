@@ -15,6 +15,7 @@ import torch
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, SequenceRefused
 from gpu_worker.execution.sampler import Sampling
@@ -67,7 +68,8 @@ class Runner:
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(self._device, run_ahead_ms)
         self._recordings = Recordings((), 0.0, self._clock.mark)
-        self.cache = UnifiedDynamicCache(num_blocks, block_size, num_host_blocks, self._device, layout)
+        self._blocks = BlockLedger(num_blocks, block_size, num_host_blocks)
+        self.cache = UnifiedDynamicCache(self._blocks, self._device, layout)
 
     def record_decodes(self, recordings: Sequence[Recording], expert_share: float) -> None:
         """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
@@ -219,18 +221,18 @@ class Runner:
                 self._check_item(item, self._stream(item.seq_id))
             except CommandRefused as refusal:
                 raise SequenceRefused(item.seq_id, str(refusal)) from None
-        self.cache.check_free([block_id for item in items for block_id in item.new_block_ids])
+        self._blocks.check_free([block_id for item in items for block_id in item.new_block_ids])
 
     def _check_item(self, item: BatchItem, stream: TokenStream) -> None:
         name, table = f"sequence {item.seq_id}", stream.table
         if stream.batch_id is not None:
             raise CommandRefused(f"{name} is in batch {stream.batch_id} already")
-        if table.host is not None:
+        if item.seq_id in self._blocks.offloaded_seq_ids:
             raise CommandRefused(f"{name} is offloaded")
         if item.first_position != table.num_cached:
             raise CommandRefused(f"{name} has {table.num_cached} tokens cached, not {item.first_position}")
         self._check_tokens(item, stream)
-        self.cache.check_free(item.new_block_ids)
+        self._blocks.check_free(item.new_block_ids)
         length = item.first_position + item.num_tokens
         if length > self._loaded.facts.max_model_len:
             raise CommandRefused(f"{name} would have {length} tokens, at most {self._loaded.facts.max_model_len} fit")
@@ -271,7 +273,7 @@ class Runner:
             raise CommandRefused(f"{until} is no place: experts are in stage EXPERTS of a layer")
         batches = [self._batch(batch_id) for batch_id in batch_ids if batch_id not in self._failed_batch_ids]
         for member in (member for batch in batches for member in batch.live_members):
-            if member.stream.table.host is not None:
+            if member.stream.seq_id in self._blocks.offloaded_seq_ids:
                 seq_id = member.stream.seq_id
                 raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
         return batches

@@ -25,6 +25,7 @@ from gpu_worker.cache.argument import cache_argument
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts.matrices import can_replace, holders_of_parameters
@@ -233,7 +234,7 @@ def _paged_logits(
     whole: bool,
 ) -> Tensor:
     """Logits (prompts, V) after each prompt, run in one row with the others, in two chunks and a step, from scattered blocks."""
-    store = UnifiedDynamicCache(16 * len(prompts), block_size=2, num_host_blocks=0, device=device)
+    store = UnifiedDynamicCache(BlockLedger(16 * len(prompts), block_size=2, num_host_blocks=0), device)
     tables = [store.new_table(seq_id) for seq_id in range(len(prompts))]
     for number, table in enumerate(tables):
         store.extend(table, range(number, store.num_blocks, len(tables)))

@@ -23,6 +23,7 @@ from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.state import LayerState
 from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts.queues import is_experts
 
@@ -102,7 +103,7 @@ class _ProbeCache(RaggedCache):
         num_tokens: int,
         own_layers: OwnLayers,
     ) -> None:
-        store = UnifiedDynamicCache(0, 1, 0, torch.device("cpu"))
+        store = UnifiedDynamicCache(BlockLedger(0, 1, 0), torch.device("cpu"))
         table = BlockTable(0, num_tokens, torch.device("cpu"))
         super().__init__(store, [Span(table, 0, num_tokens, 0)], frozenset(), own_layers)
         self._notes = notes

@@ -175,7 +175,7 @@ class Recording:
     def _place_trial(self) -> int:
         """Fills in sequences of different lengths, each in a block of its own, and returns how many they are."""
         spans: list[Span] = []
-        for row, block_id in enumerate(self._store.free_blocks(self.placement.num_rows)):
+        for row, block_id in enumerate(self._store.blocks.free_blocks(self.placement.num_rows)):
             table = BlockTable(row, self._store.block_size, self._store.device)
             table.place([block_id])
             spans.append(Span(table, row, 1, row % self._store.block_size))

@@ -45,7 +45,6 @@ class SimulatedExecutor:
         pace: Pace | None = None,
     ) -> None:
         self._costs = costs
-        self._block_size = block_size
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._vocabulary = vocabulary
@@ -54,7 +53,7 @@ class SimulatedExecutor:
         self._routing = Routing(costs.num_layers, costs.num_experts, costs.num_experts_per_token)
         self._sequences: dict[int, SimulatedSequence] = {}
         self._batches: dict[int, SimulatedBatch] = {}
-        self.blocks = BlockLedger(num_blocks, costs.num_host_blocks)
+        self.blocks = BlockLedger(num_blocks, block_size, costs.num_host_blocks)
 
     def apply(self, command: control_pb2.StepCommand) -> None:
         """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
@@ -200,7 +199,7 @@ class SimulatedExecutor:
         first_position, new_block_ids = item.first_position, list(item.new_block_ids)
         if sequence.batch is not None:
             raise CommandRefused(f"sequence {sequence.seq_id} is in batch {sequence.batch.batch_id} already")
-        if self.blocks.is_offloaded(sequence.seq_id):
+        if sequence.seq_id in self.blocks.offloaded_seq_ids:
             raise CommandRefused(f"sequence {sequence.seq_id} is offloaded")
         if first_position != sequence.num_cached:
             raise CommandRefused(
@@ -213,7 +212,7 @@ class SimulatedExecutor:
             raise CommandRefused(
                 f"sequence {sequence.seq_id} would have {length} tokens, at most {self._max_model_len} fit"
             )
-        room = (self.blocks.num_held(sequence.seq_id) + len(new_block_ids)) * self._block_size
+        room = (len(self.blocks.held_by(sequence.seq_id)) + len(new_block_ids)) * self.blocks.block_size
         if length > room:
             raise CommandRefused(
                 f"sequence {sequence.seq_id} would have {length} tokens, its blocks have room for {room}"
@@ -257,7 +256,7 @@ class SimulatedExecutor:
             raise CommandRefused(f"{until} is no place in a model with {layers}")
         batches = [self._batch(batch_id) for batch_id in batch_ids]
         for part in (part for batch in batches for part in batch.parts):
-            if self.blocks.is_offloaded(part.sequence.seq_id):
+            if part.sequence.seq_id in self.blocks.offloaded_seq_ids:
                 seq_id = part.sequence.seq_id
                 raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
         return batches, until

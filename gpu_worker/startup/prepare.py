@@ -190,7 +190,7 @@ def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> 
         max_model_len=facts.max_model_len,
         block_size=runner.cache.block_size,
         num_blocks=runner.cache.num_blocks,
-        num_host_blocks=runner.cache.num_host_blocks,
+        num_host_blocks=runner.cache.blocks.num_host_blocks,
         dtype=facts.dtype,
         quantization=facts.quantization,
         device=facts.device,

@@ -5,11 +5,12 @@ import torch
 
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.errors import CommandRefused
 
 
 def _cache(num_host_blocks: int = 8) -> UnifiedDynamicCache:
-    return UnifiedDynamicCache(8, block_size=4, num_host_blocks=num_host_blocks, device=torch.device("cpu"))
+    return UnifiedDynamicCache(BlockLedger(8, block_size=4, num_host_blocks=num_host_blocks), torch.device("cpu"))
 
 
 def _filled(cache: UnifiedDynamicCache, seq_id: int, block_ids: list[int], num_rows: int) -> BlockTable:
@@ -72,12 +73,12 @@ def test_offload_and_restore_into_other_blocks_lose_nothing() -> None:
     moved, other = _filled(cache, 1, [2, 3, 4], 10), _filled(cache, 2, [0, 7], 7)
     cache.offload(moved)
     assert moved.block_ids == []
-    assert cache.num_free_blocks == 6
-    assert cache.num_free_host_blocks == 5
+    assert cache.blocks.num_free_blocks == 6
+    assert cache.blocks.num_free_host_blocks == 5
     taker = _filled(cache, 3, [2, 3, 4], 12)
     cache.restore(moved, [6, 1, 5])
     assert all(_holds(cache, table) for table in (moved, other, taker))
-    assert cache.num_free_host_blocks == 8
+    assert cache.blocks.num_free_host_blocks == 8
     cache.check_integrity()
 
 

@@ -119,7 +119,7 @@ def test_forget_all_leaves_nothing_behind(executor: RunnerExecutor, runner: Runn
     executor.advance(advance(2), always)
     executor.apply(command(drop_sequence=control_pb2.DropSequence(seq_id=3)))
     executor.forget_all()
-    assert runner.cache.num_free_blocks == 4
+    assert runner.cache.blocks.num_free_blocks == 4
     executor.apply(add(1))
     executor.apply(start(1, prompt(1, 0)))
 

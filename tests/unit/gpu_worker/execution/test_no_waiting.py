@@ -22,6 +22,7 @@ from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions
@@ -66,7 +67,7 @@ def spans(store: UnifiedDynamicCache, *shapes: tuple[int, int]) -> list[Span]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pass_of_prompts_and_decodes_runs_whole_layers_without_an_answer(family: str) -> None:
     model = contentless(family)
-    store = UnifiedDynamicCache(64, 4, 0, META, Layout.PAGES)
+    store = UnifiedDynamicCache(BlockLedger(64, 4, 0), META, Layout.PAGES)
     batch = spans(store, (5, 5), (1, 30), (4, 12), (1, 7))
     num_rows = batch[-1].stop
     forward_pass = ForwardPass(
@@ -86,7 +87,7 @@ def test_a_pass_of_prompts_and_decodes_runs_whole_layers_without_an_answer(famil
 
 def test_the_same_with_experts_one_by_one_asks_who_goes_where() -> None:
     model = contentless("mixtral")
-    store = UnifiedDynamicCache(64, 4, 0, META, Layout.PAGES)
+    store = UnifiedDynamicCache(BlockLedger(64, 4, 0), META, Layout.PAGES)
     batch = spans(store, (100, 100))
     zeros = torch.zeros(100, dtype=torch.int64, device=META)
     cache_of_pass = RaggedCache(store, batch, model.latent_layers)

@@ -31,7 +31,12 @@ def runner() -> Runner:
 
 def _state(runner: Runner) -> Any:
     tables = [(s.seq_id, list(s.table.block_ids), s.table.num_cached, s.batch_id) for s in runner._streams.values()]
-    return tables, sorted(runner._batches), runner.cache.num_free_blocks, runner.cache.num_free_host_blocks
+    return (
+        tables,
+        sorted(runner._batches),
+        runner.cache.blocks.num_free_blocks,
+        runner.cache.blocks.num_free_host_blocks,
+    )
 
 
 @pytest.mark.parametrize(

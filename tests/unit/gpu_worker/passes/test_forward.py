@@ -12,6 +12,7 @@ from gpu_worker.attention import stage as attention_stage
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts.queues import run_jointly
@@ -24,7 +25,7 @@ TOKENS = (5, 6, 7, 8, 9, 10)
 
 def _pass(family: str = "mixtral", logit_rows: tuple[int, ...] = tuple(range(len(TOKENS)))) -> ForwardPass:
     model = loaded(family)
-    store = UnifiedDynamicCache(4, 4, 0, torch.device("cpu"))
+    store = UnifiedDynamicCache(BlockLedger(4, 4, 0), torch.device("cpu"))
     table = store.new_table(1)
     store.extend(table, [0, 1])
     cache = RaggedCache(store, [Span(table, 0, len(TOKENS), 0)], model.latent_layers)

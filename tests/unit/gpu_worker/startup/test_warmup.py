@@ -20,7 +20,7 @@ def test_warming_up_measures_prompts_and_tokens_and_leaves_the_cache_empty() -> 
         assert min(timing.attention_ns, timing.expert_ns, timing.head_ns) > 0
         assert timing.expert_tokens == 2 * (timing.attention_tokens * 2 // 3 + 1)  # the last layer: what the head reads
     runner.cache.check_integrity()
-    assert runner.cache.num_free_blocks == 80
+    assert runner.cache.blocks.num_free_blocks == 80
 
 
 def test_shapes_that_do_not_fit_are_left_out() -> None:
@@ -34,7 +34,7 @@ def test_what_a_sequence_keeps_besides_its_rows_is_measured_and_let_go(family: s
     with torch.inference_mode():
         assert (state_bytes(runner, range(2)) > 0) is has_states
     assert runner.cache.state_bytes == 0
-    assert runner.cache.num_free_blocks == 8
+    assert runner.cache.blocks.num_free_blocks == 8
 
 
 _COUNT_PAGES_OF_A_STEP = """
