@@ -81,6 +81,7 @@ def test_the_last_layers_experts_run_only_for_rows_that_the_head_reads() -> None
 def test_the_last_layers_attention_runs_only_for_rows_that_the_head_reads(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forward_pass = _pass(family, logit_rows=(5,))  # first: loading a model runs it
     num_queries: Counter[int] = Counter()
     attend = attention_stage._attend
 
@@ -89,7 +90,6 @@ def test_the_last_layers_attention_runs_only_for_rows_that_the_head_reads(
         return attend(cache, part, start, q, *others)
 
     monkeypatch.setattr(attention_stage, "_attend", note)
-    forward_pass = _pass(family, logit_rows=(5,))
     while forward_pass.logits is None:
         if forward_pass.cursor.stage is Stage.ATTENTION:
             forward_pass.run_attention()
