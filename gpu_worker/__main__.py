@@ -16,13 +16,15 @@ from typing import Annotated
 import typer
 from qllm.command_line import run_command
 from qllm.reporting import report_without_failing
-from qllm.v1 import control_pb2
 
+from gpu_worker.channel.codec import encode_hello
 from gpu_worker.channel.curve import load_curve
-from gpu_worker.channel.engine import Engine, Executor, FatalEngineError
+from gpu_worker.channel.engine import Engine, FatalEngineError
 from gpu_worker.channel.link import SchedulerLink
 from gpu_worker.channel.mailbox import Mailbox, Progress
 from gpu_worker.channel.signals import StopSignals
+from gpu_worker.contract.executor import Executor
+from gpu_worker.contract.introduction import Hello
 from gpu_worker.errors import DeviceLost, WorkerError
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from gpu_worker.machine.cores import Cores
@@ -240,7 +242,7 @@ def run(config: WorkerConfig) -> None:
     curve = load_curve(config.curve)
     cores = Cores()
     with _simulation(config) if config.simulated else _model(config, cores) as (executor, hello):
-        link = SchedulerLink(config.control_endpoint, hello, mailbox, progress, curve=curve)
+        link = SchedulerLink(config.control_endpoint, encode_hello(hello), mailbox, progress, curve=curve)
         spare_the_engine()
         signals.serving()
         link.start()
@@ -252,7 +254,7 @@ def run(config: WorkerConfig) -> None:
 
 
 @contextmanager
-def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, control_pb2.Hello]]:
+def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, Hello]]:
     """Makes a model ready, and keeps gradients off while it serves."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stderr is a log here
     _require_extra()
@@ -284,7 +286,7 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, contr
 
 
 @contextmanager
-def _simulation(config: WorkerConfig) -> Iterator[tuple[Executor, control_pb2.Hello]]:
+def _simulation(config: WorkerConfig) -> Iterator[tuple[Executor, Hello]]:
     """Makes a simulated model ready, on a thread that sleeps as long as it means to."""
     from gpu_worker.simulated.startup import prepare_simulation
 

@@ -30,10 +30,10 @@ import typer
 from torch import nn
 
 from client.bench.service.geometries import Geometry, write_geometry
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem, WorkTiming
 from gpu_worker.experts.matrices import MatrixLinear
 from gpu_worker.experts.queues import is_experts
 from gpu_worker.model.loader import LoadedModel, load_model

@@ -20,10 +20,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wa
 import torch
 import typer
 
+from gpu_worker.contract.commands import BatchItem, Sampling
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem
 from gpu_worker.model.loader import load_model
 from gpu_worker.startup.warmup import touch_memory
 

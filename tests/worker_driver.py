@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from gpu_worker.cache.unified import Layout
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.results import AdvanceOutcome, SampledToken
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import AdvanceOutcome, BatchItem, SampledToken
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions, Weights
 from tests.families import random_model

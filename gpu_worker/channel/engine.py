@@ -7,12 +7,15 @@ supervisor starts another.
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from qllm.v1 import control_pb2
 
-from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Stop
+from gpu_worker.channel.codec import decode_command, encode_outcome, encode_refusal
+from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Shutdown, Stop
+from gpu_worker.contract.commands import Advance, PreemptAt
+from gpu_worker.contract.executor import Executor
+from gpu_worker.contract.results import AdvanceOutcome
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, WorkerRefused
 
@@ -24,22 +27,6 @@ _FATAL_SIGNS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "device-side asse
 
 class FatalEngineError(Exception):
     """Something went wrong that no later command can be trusted after."""
-
-
-class Executor(Protocol):
-    """Carries commands out on a model; one thread calls it."""
-
-    def apply(self, command: control_pb2.StepCommand) -> None:
-        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
-
-    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
-
-    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
-        """Forgets the batches of an advance that raised, and reports each as failed."""
-
-    def forget_all(self) -> None:
-        """Forgets every sequence and batch."""
 
 
 class Reporter(Protocol):
@@ -83,10 +70,12 @@ class Engine:
                 self._forget_all()
             elif isinstance(mail, Refusal):
                 raise WorkerRefused(f"the scheduler refuses this worker: {mail.reason}")
-            elif mail.epoch == self._reporter.epoch:
-                if mail.command.HasField("shutdown"):
-                    _log.info("shutdown epoch=%016x", mail.epoch)
-                    return
+            elif mail.epoch != self._reporter.epoch:
+                continue  # given in an epoch that ended while it waited here
+            elif isinstance(mail, Shutdown):
+                _log.info("shutdown epoch=%016x", mail.epoch)
+                return
+            else:
                 self._carry_out(mail)
 
     def _forget_all(self) -> None:
@@ -98,7 +87,7 @@ class Engine:
         command_id = order.command.advance.command_id  # 0 for all but Advance
         self._progress.begin(command_id)
         try:
-            result = self._execute(order.command)
+            report = self._execute(order.command)
         except CommandRefused as refusal:
             self._refuse(order.epoch, command_id, str(refusal))
         except FatalEngineError:
@@ -108,53 +97,53 @@ class Engine:
             _log.exception("command_failed epoch=%016x command_id=%d", order.epoch, command_id)
             self._refuse(order.epoch, command_id, message)
         else:
-            if result is not None:
-                self._reporter.send(order.epoch, control_pb2.WorkerReport(step_result=result))
+            if report is not None:
+                self._reporter.send(order.epoch, report)
         finally:
             self._progress.end()
 
-    def _execute(self, command: control_pb2.StepCommand) -> control_pb2.StepResult | None:
+    def _execute(self, step: control_pb2.StepCommand) -> control_pb2.WorkerReport | None:
         began_ns = time.monotonic_ns()
         self._idle_ns += began_ns - self._free_since_ns
         try:
-            if not command.HasField("advance"):
+            command = decode_command(step)  # here, for the link's thread must be free to hear Preempt
+            if not isinstance(command, Advance):
                 self._executor.apply(command)
                 return None
-            result = self._advance(command.advance)
-            result.command_id = command.advance.command_id
-            result.idle_ns, self._idle_ns = self._idle_ns, 0
-            result.duration_ns = time.monotonic_ns() - began_ns
-            return result
+            report = encode_outcome(command.command_id, self._advance(command))
+            report.step_result.idle_ns, self._idle_ns = self._idle_ns, 0
+            report.step_result.duration_ns = time.monotonic_ns() - began_ns
+            return report
         finally:
             self._free_since_ns = time.monotonic_ns()
 
-    def _advance(self, advance: control_pb2.Advance) -> control_pb2.StepResult:
+    def _advance(self, advance: Advance) -> AdvanceOutcome:
         try:
-            result = self._executor.advance(advance, lambda cursor: self._goes_on(advance, cursor))
+            outcome = self._executor.advance(advance, lambda cursor: self._goes_on(advance, cursor))
         except CommandRefused:
             raise
         except Exception as error:
             message = _describe(error)
             _log.exception("advance_failed command_id=%d batch_ids=%s", advance.command_id, list(advance.batch_ids))
-            result = self._executor.abandon(advance, message)
-        for failed in result.batch_errors:
+            errors = self._executor.abandon(advance.batch_ids, message)
+            outcome = AdvanceOutcome(advance.until, batch_errors=errors)
+        for failed in outcome.batch_errors:
             _raise_if_fatal(failed.message)
             _log.error("batch_failed batch_id=%d seq_ids=%s error=%r", failed.batch_id, failed.seq_ids, failed.message)
-        return result
+        return outcome
 
-    def _goes_on(self, advance: control_pb2.Advance, cursor: Cursor) -> bool:
+    def _goes_on(self, advance: Advance, cursor: Cursor) -> bool:
         """Notes progress; returns False where the scheduler wants this advance cut short and it may stand."""
         self._progress.tick()
         if advance.command_id not in self._mailbox.preempted_command_ids:
             return True
-        if advance.preempt_at == control_pb2.PREEMPT_AT_LAYER:
+        if advance.preempt_at is PreemptAt.LAYER:
             return cursor.stage is not Stage.ATTENTION
-        return advance.preempt_at != control_pb2.PREEMPT_AT_EXPERT
+        return advance.preempt_at is not PreemptAt.EXPERT
 
     def _refuse(self, epoch: int, command_id: int, message: str) -> None:
         _log.error("command_refused epoch=%016x command_id=%d error=%r", epoch, command_id, message)
-        error = control_pb2.CommandError(message=message, command_id=command_id)
-        self._reporter.send(epoch, control_pb2.WorkerReport(command_error=error))
+        self._reporter.send(epoch, encode_refusal(command_id, message))
 
 
 def _describe(error: Exception) -> str:

@@ -24,7 +24,7 @@ from qllm.protocol import MAX_FRAME_BYTES
 from qllm.v1 import control_pb2
 from zmq.utils.monitor import parse_monitor_message
 
-from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal
+from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Shutdown
 
 _log = logging.getLogger(__name__)
 
@@ -239,17 +239,21 @@ class SchedulerLink:
     def _deliver(self, message: control_pb2.ControlMessage) -> None:
         if message.worker_epoch != self._epoch or message.WhichOneof("body") != "command":
             self._drop(f"no command of this epoch: epoch {message.worker_epoch:016x}, {message.WhichOneof('body')}")
-        elif message.command.WhichOneof("command") == "welcome":
-            self._on_welcome(message.command.welcome)
-        elif self._stage is _Stage.GREETED and message.command.HasField("refused"):
-            self._on_refused(message.command.refused)
-        elif self._stage is _Stage.JOINED and message.command.HasField("preempt"):
-            preempt = message.command.preempt
-            self._mailbox.preempted_command_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
-        elif self._stage is _Stage.JOINED:
-            self._mailbox.put(Order(message.worker_epoch, message.command))
-        else:
-            self._drop("a command before Welcome")
+            return
+        match message.command.WhichOneof("command"):
+            case "welcome":
+                self._on_welcome(message.command.welcome)
+            case "refused" if self._stage is _Stage.GREETED:
+                self._on_refused(message.command.refused)
+            case _ if self._stage is not _Stage.JOINED:
+                self._drop("a command before Welcome")
+            case "preempt":  # ahead of the commands that wait: it says how they end
+                preempt = message.command.preempt
+                self._mailbox.preempted_command_ids = range(preempt.first_command_id, preempt.last_command_id + 1)
+            case "shutdown":
+                self._mailbox.put(Shutdown(message.worker_epoch))
+            case _:
+                self._mailbox.put(Order(message.worker_epoch, message.command))
 
     def _on_welcome(self, welcome: control_pb2.Welcome) -> None:
         self._last_heard_s = time.monotonic()

@@ -13,10 +13,17 @@ from qllm.v1 import control_pb2
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A command of the scheduler, with the epoch that it was given in."""
+    """A command for the model, with the epoch that it was given in."""
 
     epoch: int
     command: control_pb2.StepCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The scheduler ends this worker, if the epoch is still the same when its turn comes."""
+
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Refusal:
     reason: str
 
 
-Mail = Order | Forget | Stop | Refusal
+Mail = Order | Shutdown | Forget | Stop | Refusal
 
 
 @dataclass(slots=True)

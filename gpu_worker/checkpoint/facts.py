@@ -13,11 +13,11 @@ Knows no torch and no transformers: configurations are objects with attributes, 
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from gpu_worker.checkpoint.token_ids import valid_token_ids
+from gpu_worker.contract.introduction import SamplingDefaults
 from gpu_worker.errors import ModelRefused
 
 logger = logging.getLogger(__name__)
@@ -27,23 +27,6 @@ _STRETCHED = ("yarn", "linear")
 _SHARED = ("dynamic", "longrope")
 # What generation_config.json may ask for and nobody here does; a value that asks for what happens anyway is no loss.
 _UNSERVED = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """How a model's makers sample from it; None where they don't say.
-
-    Attributes:
-        temperature: Divides the logits; 0 is greedy.
-        top_k: Tokens kept; 0 keeps all.
-        top_p: Probability kept.
-        min_p: Least part of the best token's probability.
-    """
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
 
 
 def end_token_ids(vocab_size: int, **named: object) -> tuple[int, ...]:

@@ -9,16 +9,17 @@ step goes on. torchrun starts the ranks; transformers slices the model (`tp_plan
 """
 
 import logging
-from collections.abc import Callable
+import pickle
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import IntEnum
 
 import torch
 import torch.distributed as dist
-from qllm.v1 import control_pb2
 
-from gpu_worker.channel.engine import Executor
-from gpu_worker.cursor import Cursor
+from gpu_worker.contract.commands import Advance, Command
+from gpu_worker.contract.executor import Executor, GoesOn
+from gpu_worker.contract.results import AdvanceOutcome, BatchError
 from gpu_worker.errors import CommandRefused
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Ranks:
         self._group = dist.new_group(backend="gloo", timeout=_FOREVER)  # frames lie in host memory whatever the device
 
     def share(self, kind: int = 0, frame: bytes = b"") -> tuple[int, bytes]:
-        """Hands a frame of rank 0 to all; what the others give does not count."""
+        """Hands a frame of rank 0, which is this very program, to all; what the others give does not count."""
         head = torch.tensor([kind, len(frame)], dtype=torch.int64)
         dist.broadcast(head, src=0, group=self._group)
         kind, length = head.tolist()
@@ -79,20 +80,20 @@ class LeadingExecutor:
         self._executor = executor
         self._ranks = ranks
 
-    def apply(self, command: control_pb2.StepCommand) -> None:
+    def apply(self, command: Command) -> None:
         """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
-        self._ranks.share(_Kind.APPLY, command.SerializeToString())
+        self._ranks.share(_Kind.APPLY, pickle.dumps(command))
         self._executor.apply(command)
 
-    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+    def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
-        self._ranks.share(_Kind.ADVANCE, advance.SerializeToString())
+        self._ranks.share(_Kind.ADVANCE, pickle.dumps(advance))
         return self._executor.advance(advance, lambda cursor: self._ranks.share_flag(goes_on(cursor)))
 
-    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
-        """Forgets the batches of an advance that raised, and reports each as failed."""
-        self._ranks.share(_Kind.ABANDON, advance.SerializeToString())
-        return self._executor.abandon(advance, message)
+    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+        """Forgets the batches of an advance that raised; returns each as failed."""
+        self._ranks.share(_Kind.ABANDON, pickle.dumps(tuple(batch_ids)))
+        return self._executor.abandon(batch_ids, message)
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""
@@ -111,11 +112,11 @@ def follow(executor: Executor, ranks: Ranks) -> None:
         try:
             match _Kind(kind):
                 case _Kind.APPLY:
-                    executor.apply(control_pb2.StepCommand.FromString(frame))
+                    executor.apply(pickle.loads(frame))
                 case _Kind.ADVANCE:
-                    executor.advance(control_pb2.Advance.FromString(frame), lambda _: ranks.share_flag())
+                    executor.advance(pickle.loads(frame), lambda _: ranks.share_flag())
                 case _Kind.ABANDON:
-                    executor.abandon(control_pb2.Advance.FromString(frame), "")
+                    executor.abandon(pickle.loads(frame), "")
                 case _Kind.FORGET_ALL:
                     executor.forget_all()
                 case _Kind.STOP:

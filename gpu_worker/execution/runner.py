@@ -1,13 +1,13 @@
 """Carries out the scheduler's commands on one model: owns the sequences, the batches and the cache that they live in.
 
-Every command is checked in full before anything changes. No threads, no sockets, no protobuf: the process side converts, and
-calls all methods on one thread under one torch.inference_mode().
+Every command is checked in full before anything changes. No threads, no sockets, no protobuf: all methods are called on one
+thread under one torch.inference_mode().
 
 Source: arXiv 2503.09304
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 import torch
@@ -15,11 +15,13 @@ import torch
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
+from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start, tokens_of
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.ledger import BlockLedger
-from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.errors import CommandRefused, SequenceRefused
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import AdvanceOutcome, Batch, BatchError, BatchItem, Member, TokenStream
+from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.cursor import Cursor
+from gpu_worker.execution.sequences import Batch, Member, TokenStream
 from gpu_worker.execution.stepper import Step
 from gpu_worker.machine.clock import clock_of
 from gpu_worker.machine.devices import to_device
@@ -62,14 +64,15 @@ class Runner:
     ) -> None:
         self._loaded = loaded
         self._device = torch.device(loaded.facts.device)
-        self._end = Cursor(loaded.facts.num_layers)
         self._streams: dict[int, TokenStream] = {}
         self._batches: dict[int, Batch] = {}
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(self._device, run_ahead_ms)
         self._recordings = Recordings((), 0.0, self._clock.mark)
-        self._blocks = BlockLedger(num_blocks, block_size, num_host_blocks)
-        self.cache = UnifiedDynamicCache(self._blocks, self._device, layout)
+        blocks = BlockLedger(num_blocks, block_size, num_host_blocks)
+        limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
+        self._known = Known(limits, blocks, self._streams, self._batches, self._failed_batch_ids)
+        self.cache = UnifiedDynamicCache(blocks, self._device, layout)
 
     def record_decodes(self, recordings: Sequence[Recording], expert_share: float) -> None:
         """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
@@ -106,10 +109,8 @@ class Runner:
             min_tokens: Tokens before which no stop token is chosen.
             num_output_tokens: Tokens that it generated before this worker knew it.
         """
-        if seq_id in self._streams:
-            raise CommandRefused(f"sequence {seq_id} is known already")
         stop_ids = frozenset(stop_token_ids)
-        self._check_vocabulary(sorted(stop_ids))
+        check_add(self._known, seq_id, stop_ids)
         table = self.cache.new_table(seq_id)
         self._streams[seq_id] = TokenStream(
             seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table
@@ -117,7 +118,7 @@ class Runner:
 
     def drop_sequence(self, seq_id: int) -> None:
         """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
-        stream = self._stream(seq_id)
+        stream = self._known.sequence(seq_id)
         if stream.batch_id is not None:
             batch = self._batches[stream.batch_id]
             member = next(member for member in batch.members if member.stream is stream)
@@ -127,32 +128,27 @@ class Runner:
 
     def offload_sequence(self, seq_id: int) -> None:
         """Moves a sequence's cache to host memory and frees its blocks. A suspended batch that holds it waits for restore."""
-        self.cache.offload(self._stream(seq_id).table)
+        self.cache.offload(self._known.sequence(seq_id).table)
 
     def restore_sequence(self, seq_id: int, block_ids: Sequence[int]) -> None:
         """Moves an offloaded sequence's cache into new blocks, as many as it had."""
-        self.cache.restore(self._stream(seq_id).table, block_ids)
+        self.cache.restore(self._known.sequence(seq_id).table, block_ids)
 
     # ------------------------------------------------------------------------------------------------ batches
 
     def start_batch(self, batch_id: int, items: Sequence[BatchItem]) -> None:
         """Begins an iteration, which then stands before layer 0."""
-        self._check_start(batch_id, items)
         members: list[Member] = []
         tokens: list[int] = []
         start = 0
-        for item in items:
-            stream = self._streams[item.seq_id]
+        for stream, item in zip(check_start(self._known, batch_id, items), items, strict=True):
             self.cache.extend(stream.table, item.new_block_ids)
             stream.table.begin(item.first_position, item.num_tokens)
             stream.batch_id = batch_id if stream.finish_reason is None else None
             span = Span(stream.table, start, item.num_tokens, item.first_position)
             members.append(Member(stream, span, item.samples))
-            tokens += item.token_ids
-            if not item.token_ids and stream.last_token is not None:
-                tokens.append(stream.last_token)
+            tokens += tokens_of(item, stream)
             start += item.num_tokens
-        self._failed_batch_ids.discard(batch_id)  # another epoch may count from one again
         batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
         for member in members:
             if member.stream.finish_reason is not None:  # it ended before the scheduler could know
@@ -163,13 +159,13 @@ class Runner:
         if batch_id in self._failed_batch_ids:
             self._failed_batch_ids.remove(batch_id)
         else:
-            self._forget_batch(self._batch(batch_id))
+            self._forget_batch(self._known.batch(batch_id))
 
     def advance(
         self,
         batch_ids: Sequence[int],
         until: Cursor,
-        goes_on: Callable[[Cursor], bool] = lambda cursor: True,
+        goes_on: GoesOn = lambda cursor: True,
         *,
         stops_inside: bool = True,
     ) -> AdvanceOutcome:
@@ -184,7 +180,7 @@ class Runner:
                 the batches standing there.
             stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
         """
-        batches = self._check_advance(batch_ids, until)
+        batches = check_advance(self._known, batch_ids, until)
         takes_whole = self.cache.layout is Layout.PAGES
         whole_up_to = 0 if not takes_whole else _FEW_TOKENS if stops_inside else inf
         step = Step(batches, until, self._loaded.expert_weights, goes_on, self._clock, whole_up_to)
@@ -193,90 +189,25 @@ class Runner:
             for member in batch.live_members:
                 member.stream.table.commit()
             self._forget_batch(batch)
-        errors = [self._void(batch, error) for batch, error in step.failures]
+        errors = [self._fail(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
         return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
 
-    # ------------------------------------------------------------------------------------------------ checks
+    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+        """Forgets the batches of an advance that raised, with what is cached for their sequences; returns each as failed."""
+        self._failed_batch_ids.difference_update(batch_ids)
+        return [
+            BatchError(batch_id, self._void(batch) if (batch := self._batches.get(batch_id)) else (), message)
+            for batch_id in batch_ids
+        ]
 
-    def _stream(self, seq_id: int) -> TokenStream:
-        if seq_id not in self._streams:
-            raise CommandRefused(f"sequence {seq_id} is not known")
-        return self._streams[seq_id]
-
-    def _batch(self, batch_id: int) -> Batch:
-        if batch_id not in self._batches:
-            raise CommandRefused(f"batch {batch_id} is not known")
-        return self._batches[batch_id]
-
-    def _check_start(self, batch_id: int, items: Sequence[BatchItem]) -> None:
-        if batch_id in self._batches:
-            raise CommandRefused(f"batch {batch_id} is known already")
-        if not items:
-            raise CommandRefused(f"batch {batch_id} has no sequences")
-        if len({item.seq_id for item in items}) != len(items):
-            raise CommandRefused(f"batch {batch_id} names a sequence twice")
-        for item in items:
-            try:
-                self._check_item(item, self._stream(item.seq_id))
-            except CommandRefused as refusal:
-                raise SequenceRefused(item.seq_id, str(refusal)) from None
-        self._blocks.check_free([block_id for item in items for block_id in item.new_block_ids])
-
-    def _check_item(self, item: BatchItem, stream: TokenStream) -> None:
-        name, table = f"sequence {item.seq_id}", stream.table
-        if stream.batch_id is not None:
-            raise CommandRefused(f"{name} is in batch {stream.batch_id} already")
-        if item.seq_id in self._blocks.offloaded_seq_ids:
-            raise CommandRefused(f"{name} is offloaded")
-        if item.first_position != table.num_cached:
-            raise CommandRefused(f"{name} has {table.num_cached} tokens cached, not {item.first_position}")
-        self._check_tokens(item, stream)
-        self._blocks.check_free(item.new_block_ids)
-        length = item.first_position + item.num_tokens
-        if length > self._loaded.facts.max_model_len:
-            raise CommandRefused(f"{name} would have {length} tokens, at most {self._loaded.facts.max_model_len} fit")
-        room = (len(table.block_ids) + len(item.new_block_ids)) * self.cache.block_size
-        if length > room:
-            raise CommandRefused(f"{name} would have {length} tokens, its blocks have room for {room}")
-
-    def _check_tokens(self, item: BatchItem, stream: TokenStream) -> None:
-        if item.num_tokens < 1:
-            raise CommandRefused(
-                f"sequence {item.seq_id} has {item.num_tokens} tokens to compute, at least 1 is needed"
-            )
-        if item.token_ids:
-            if len(item.token_ids) != item.num_tokens:
-                given = f"{len(item.token_ids)} token ids for {item.num_tokens} tokens"
-                raise CommandRefused(f"sequence {item.seq_id} has {given}")
-            self._check_vocabulary(item.token_ids)
-        elif item.num_tokens != 1 or stream.last_token is None:
-            raise CommandRefused(
-                f"sequence {item.seq_id} has no token ids, and none that was sampled here stands for them"
-            )
-
-    def _check_vocabulary(self, token_ids: Sequence[int]) -> None:
-        size = self._loaded.facts.vocab_size
-        outside = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
-        if outside is not None:
-            raise CommandRefused(f"token {outside} is outside of the vocabulary of {size}")
-
-    def _check_advance(self, batch_ids: Sequence[int], until: Cursor) -> list[Batch]:
-        if not batch_ids or len(set(batch_ids)) != len(batch_ids):
-            raise CommandRefused(f"batches {list(batch_ids)} must be at least one, each once")
-        experts = (*self._loaded.facts.experts_by_layer, 0)
-        if not 0 <= until.layer <= self._end.layer or not 0 <= until.expert <= experts[until.layer]:
-            raise CommandRefused(f"{until} is no place in a model with experts {experts[:-1]} by layer")
-        if (until.stage is not Stage.EXPERTS and until.expert) or (
-            until.layer == self._end.layer and until > self._end
-        ):
-            raise CommandRefused(f"{until} is no place: experts are in stage EXPERTS of a layer")
-        batches = [self._batch(batch_id) for batch_id in batch_ids if batch_id not in self._failed_batch_ids]
-        for member in (member for batch in batches for member in batch.live_members):
-            if member.stream.seq_id in self._blocks.offloaded_seq_ids:
-                seq_id = member.stream.seq_id
-                raise SequenceRefused(seq_id, f"sequence {seq_id} is offloaded, its batch can't go on")
-        return batches
+    def forget_all(self) -> None:
+        """Forgets every sequence and batch: another epoch may give the same ids again."""
+        for batch in list(self._batches.values()):
+            self._forget_batch(batch)
+        for seq_id in list(self._streams):
+            self.drop_sequence(seq_id)
+        self._failed_batch_ids.clear()
 
     # ------------------------------------------------------------------------------------------------ changes
 
@@ -305,13 +236,16 @@ class Runner:
             member.stream.table.abandon()
         del self._batches[batch.batch_id]
 
-    def _void(self, batch: Batch, error: Exception) -> BatchError:
-        """Forgets a batch that failed, and what is cached for its sequences."""
-        self._forget_batch(batch)
+    def _fail(self, batch: Batch, error: Exception) -> BatchError:
+        """Forgets a batch whose pass raised, all but its id: commands on their way may name it."""
+        logger.error("batch %d failed", batch.batch_id, exc_info=error)
         self._failed_batch_ids.add(batch.batch_id)
+        return BatchError(batch.batch_id, self._void(batch), f"{type(error).__name__}: {error}")
+
+    def _void(self, batch: Batch) -> tuple[int, ...]:
+        """Forgets a batch, and what is cached for its sequences; returns those."""
+        self._forget_batch(batch)
         streams = [member.stream for member in batch.live_members]
         for stream in streams:
             stream.table.void()
-        message = f"{type(error).__name__}: {error}"
-        logger.error("batch %d failed", batch.batch_id, exc_info=error)
-        return BatchError(batch.batch_id, tuple(stream.seq_id for stream in streams), message)
+        return tuple(stream.seq_id for stream in streams)

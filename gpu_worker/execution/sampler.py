@@ -13,29 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpu_worker.contract.commands import Sampling
 from gpu_worker.machine.devices import to_device
 
 _MOST_NUMBERS = 1 << 23  # of logits at a time: filters take several copies of them in double precision
 _MASK_64 = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the tokens of a sequence are chosen.
-
-    Attributes:
-        temperature: Divides the logits; 0 takes the most probable token.
-        top_k: Keeps the k most probable tokens; 0 keeps all.
-        top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
-        min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
-        seed: Makes the draws repeatable.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

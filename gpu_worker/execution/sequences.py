@@ -1,118 +1,19 @@
-"""What the worker knows of sequences and batches between commands, and what it tells about them.
+"""What the worker knows of sequences and batches between commands.
 
 Plain state: it runs nothing, and knows no model and no protobuf.
 
 Source: arXiv 2503.09304
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.span import Span
+from gpu_worker.contract.commands import Sampling
+from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor
-from gpu_worker.execution.sampler import Draw, Sampling
+from gpu_worker.execution.sampler import Draw
 from gpu_worker.passes.interface import Pass
-
-
-class FinishReason(IntEnum):
-    """Why a sequence ended; the numbers are those of inference.proto."""
-
-    STOP = 1
-    LENGTH = 2
-
-
-@dataclass(frozen=True, slots=True)
-class BatchItem:
-    """One sequence's part in an iteration.
-
-    Attributes:
-        seq_id: The sequence.
-        num_tokens: Tokens to compute.
-        token_ids: The tokens; empty when it is the one that was sampled last.
-        first_position: Rows cached before, which is the position of the first token.
-        new_block_ids: Blocks added to the end of the sequence's table.
-        samples: Whether a next token is sampled at the end.
-    """
-
-    seq_id: int
-    num_tokens: int
-    token_ids: Sequence[int] = ()
-    first_position: int = 0
-    new_block_ids: Sequence[int] = ()
-    samples: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class SampledToken:
-    """One sampled token; finish_reason is None when the sequence goes on."""
-
-    seq_id: int
-    token_id: int
-    logprob: float
-    finish_reason: FinishReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchError:
-    """A batch that failed and is forgotten; the caches of its sequences are void, the sequences still known."""
-
-    batch_id: int
-    seq_ids: tuple[int, ...]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceError:
-    """A sequence that can't go on; the others of its batch do."""
-
-    seq_id: int
-    message: str
-
-
-@dataclass(slots=True)
-class WorkTiming:
-    """Work of each kind, summed, with the time that it took; field by field control.proto's WorkTiming."""
-
-    num_attention_stages: int = 0
-    attention_tokens: int = 0
-    attention_pairs: int = 0
-    attention_ns: int = 0
-    num_expert_runs: int = 0
-    expert_tokens: int = 0
-    expert_ns: int = 0
-    num_heads: int = 0
-    head_rows: int = 0
-    head_ns: int = 0
-
-    @property
-    def layers_ns(self) -> int:
-        """The time of attention and experts."""
-        return self.attention_ns + self.expert_ns
-
-
-@dataclass(frozen=True, slots=True)
-class AdvanceOutcome:
-    """What one advance did.
-
-    Attributes:
-        reached: Lowest cursor among the batches that did not fail; where it was to stop if all failed. Experts without tokens
-            are passed over, so it may be a later expert than where it was to stop, but never a later stage. It is earlier where
-            a batch replays several layers at once and was to stop among them.
-        tokens: Tokens sampled by the batches whose iteration ended; those batches are forgotten.
-        batch_errors: Batches that failed.
-        sequence_errors: Sequences that got no token because theirs could not be sampled.
-        timing: What was run.
-        suspended_bytes: What all suspended passes hold now.
-    """
-
-    reached: Cursor
-    tokens: list[SampledToken]
-    batch_errors: list[BatchError]
-    sequence_errors: list[SequenceError]
-    timing: WorkTiming
-    suspended_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +43,11 @@ class TokenStream:
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens of finished iterations that are cached."""
+        return self.table.num_cached
 
     def next_draw(self) -> Draw:
         """How its next token is to be chosen."""
@@ -197,3 +103,8 @@ class Batch:
     def live_members(self) -> list[Member]:
         """Its sequences that were not dropped."""
         return [member for member in self.members if not member.span.dropped]
+
+    @property
+    def live_seq_ids(self) -> list[int]:
+        """Those sequences' ids."""
+        return [member.stream.seq_id for member in self.live_members]

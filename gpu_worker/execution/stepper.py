@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gpu_worker.contract.results import SampledToken, SequenceError, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.sampler import sample
-from gpu_worker.execution.sequences import Batch, SampledToken, SequenceError, WorkTiming
+from gpu_worker.execution.sequences import Batch
 from gpu_worker.experts.queues import ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.machine.clock import Clock, Stopwatch
 from gpu_worker.machine.devices import to_device

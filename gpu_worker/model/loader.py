@@ -19,10 +19,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from gpu_worker.attention import interface as attention
 from gpu_worker.cache.own_layer import OwnLayers
 from gpu_worker.cache.unified import Layout
-from gpu_worker.checkpoint.facts import SamplingDefaults, end_token_ids, longest_text, sampling_defaults
+from gpu_worker.channel.tokenizer_fields import tokenizer_fields
+from gpu_worker.checkpoint.facts import end_token_ids, longest_text, sampling_defaults
 from gpu_worker.checkpoint.files import check_checkpoint, read_json
 from gpu_worker.checkpoint.names import served_names
-from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
+from gpu_worker.contract.introduction import SamplingDefaults
 from gpu_worker.errors import DeviceLost, ModelRefused, one_line
 from gpu_worker.experts.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.experts.queues import ExpertWeights

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from qllm.v1 import inference_pb2
-
+from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor, Stage
 
 _GOLDEN = 0x9E3779B1  # spreads consecutive positions over 32 bits
@@ -32,8 +31,8 @@ class SimulatedSequence:
         context: Checksum of the tokens that are cached.
         num_cached: How many those are.
         last_token: The token sampled last, which the next iteration may begin with.
-        finish_reason: Why it ended, as on the wire; unspecified while it goes on.
-        batch: The suspended batch that it is in, if any.
+        finish_reason: Why it ended, None while it goes on.
+        batch_id: The suspended batch that it is in, if any.
     """
 
     seq_id: int
@@ -45,8 +44,8 @@ class SimulatedSequence:
     context: int = 0
     num_cached: int = 0
     last_token: int | None = None
-    finish_reason: inference_pb2.FinishReason.ValueType = inference_pb2.FINISH_REASON_UNSPECIFIED
-    batch: "SimulatedBatch | None" = None
+    finish_reason: FinishReason | None = None
+    batch_id: int | None = None
 
     def __post_init__(self) -> None:
         self.context = self.first_context
@@ -60,16 +59,16 @@ class SimulatedSequence:
         """Forgets what is cached."""
         self.context, self.num_cached = self.first_context, 0
 
-    def sample(self, vocabulary: Sequence[int]) -> int:
-        """Chooses the next token, and notes whether the sequence ends with it."""
+    def sample(self, vocabulary: Sequence[int], logprob: float) -> SampledToken:
+        """Chooses the next token, each of the vocabulary being as probable, and notes whether the sequence ends with it."""
         token_id = self._choose(vocabulary)
         self.num_output_tokens += 1
         self.last_token = token_id
         if token_id in self.stop_ids:
-            self.finish_reason = inference_pb2.FINISH_REASON_STOP
+            self.finish_reason = FinishReason.STOP
         elif self.num_output_tokens >= self.max_tokens:
-            self.finish_reason = inference_pb2.FINISH_REASON_LENGTH
-        return token_id
+            self.finish_reason = FinishReason.LENGTH
+        return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
     def _choose(self, vocabulary: Sequence[int]) -> int:
         first = (self.context ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
@@ -100,8 +99,7 @@ class SimulatedBatch:
 
     Attributes:
         batch_id: The scheduler's id.
-        seq_ids: All its sequences, as they were named at its start.
-        parts: Those of them that have neither been dropped nor ended before it began.
+        parts: Its sequences, without those that were dropped, or had ended before it began.
         num_rows: Rows of logits at its end.
         cursor: Where it stands.
         num_tokens: Tokens of its parts.
@@ -109,7 +107,6 @@ class SimulatedBatch:
     """
 
     batch_id: int
-    seq_ids: Sequence[int]
     parts: list[Part]
     num_rows: int
     cursor: Cursor = _START
@@ -118,6 +115,11 @@ class SimulatedBatch:
 
     def __post_init__(self) -> None:
         self.count()
+
+    @property
+    def live_seq_ids(self) -> list[int]:
+        """The sequences of its parts."""
+        return [part.sequence.seq_id for part in self.parts]
 
     def count(self) -> None:
         """Counts tokens and pairs anew."""

@@ -7,17 +7,16 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qllm.cost_table import CostTable
-from qllm.protocol import PROTOCOL_VERSION
-from qllm.v1 import control_pb2, inference_pb2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gpu_worker.checkpoint.facts import SamplingDefaults, end_token_ids, sampling_defaults
+from gpu_worker.checkpoint.facts import end_token_ids, sampling_defaults
 from gpu_worker.checkpoint.names import served_names
-from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
+from gpu_worker.contract.introduction import Hello, SamplingDefaults, WorkerModel
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.errors import ModelRefused
 from gpu_worker.settings import ConfigRefused, GenerationConfig, WorkerConfig
 from gpu_worker.simulated.cost_table import load_cost_table
@@ -67,7 +66,7 @@ class ReadySimulation:
     """A worker without a model that waits for commands, and how it introduces itself."""
 
     executor: SimulatedExecutor
-    hello: control_pb2.Hello
+    hello: Hello
 
 
 def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
@@ -90,10 +89,10 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
         vocabulary=text.readable_ids(),
     )
     names = served_names(costs.name, config.served_model_names)
-    model = control_pb2.WorkerModel(
+    model = WorkerModel(
         name=names[0],
+        other_names=names[1:],
         family="simulated",
-        num_layers=costs.num_layers,
         experts_by_layer=[costs.num_experts] * costs.num_layers,
         num_experts_per_token=costs.num_experts_per_token,
         vocab_size=text.vocab_size,
@@ -105,25 +104,23 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
         dtype="none",
         quantization="none",
         device="simulated",
-        **tokenizer_fields(text.tokenizer.to_str().encode()),
+        tokenizer_json=text.tokenizer.to_str().encode(),
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
-        default_sampling=inference_pb2.SamplingParams(**asdict(sampling)),
-        other_names=names[1:],
+        sampling=sampling,
     )
     calibration = [calibrate(costs, num_tokens, context) for num_tokens, context in _CALIBRATION]
     _log.info("simulating table=%s layers=%d experts=%d", costs.name, costs.num_layers, costs.num_experts)
-    hello = control_pb2.Hello(protocol_version=PROTOCOL_VERSION, model=model, calibration=calibration, pid=os.getpid())
-    return ReadySimulation(executor, hello)
+    return ReadySimulation(executor, Hello(model, calibration, os.getpid()))
 
 
-def calibrate(costs: CostTable, num_tokens: int, context: int) -> control_pb2.WorkTiming:
+def calibrate(costs: CostTable, num_tokens: int, context: int) -> WorkTiming:
     """Returns the timing of one layer and a head over the last tokens of one sequence that then has `context` tokens."""
     num_assigned = num_tokens * costs.num_experts_per_token
     num_runs = min(num_assigned, costs.num_experts)
     for_all, for_some = divmod(num_assigned, num_runs)
     runs = [for_all + (run < for_some) for run in range(num_runs)]
-    return control_pb2.WorkTiming(
+    return WorkTiming(
         num_attention_stages=1,
         attention_tokens=num_tokens,
         attention_pairs=num_tokens * context,

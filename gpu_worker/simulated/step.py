@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from qllm.cost_table import CostTable
-from qllm.v1 import control_pb2
 
+from gpu_worker.contract.executor import GoesOn
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.simulated.batch import Routing, SimulatedBatch
 
@@ -61,7 +62,7 @@ class SimulatedStep:
         routing: Routing,
         batches: Sequence[SimulatedBatch],
         until: Cursor,
-        goes_on: Callable[[Cursor], bool],
+        goes_on: GoesOn,
         pace: Pace,
     ) -> None:
         self._costs = costs
@@ -70,7 +71,7 @@ class SimulatedStep:
         self._until = until
         self._goes_on = goes_on
         self._pace = pace
-        self.timing = control_pb2.WorkTiming()
+        self.timing = WorkTiming()
         self.finished: list[SimulatedBatch] = []
 
     def run(self) -> Cursor:

@@ -7,18 +7,16 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from qllm.protocol import MAX_FRAME_BYTES, PROTOCOL_VERSION
-from qllm.v1 import control_pb2, inference_pb2
 
 from gpu_worker.checkpoint.names import served_names
-from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
+from gpu_worker.contract.introduction import Hello, WorkerModel
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.ranks import Ranks
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sequences import WorkTiming
 from gpu_worker.machine.threads import thread_count
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
@@ -42,7 +40,7 @@ class ReadyWorker:
     """A model that waits for commands, and how it introduces itself; ranks are who else holds a slice of it, if anybody."""
 
     executor: RunnerExecutor
-    hello: control_pb2.Hello
+    hello: Hello
     ranks: Ranks | None
 
 
@@ -95,16 +93,8 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
             timings = warm_up(runner, block_ids)
         if device == "cpu":
             touch_memory()  # last: what warming up left in the heap must not lie in it
-    hello = control_pb2.Hello(
-        protocol_version=PROTOCOL_VERSION,
-        model=_worker_model(loaded, runner, names),
-        calibration=[control_pb2.WorkTiming(**asdict(timing)) for timing in timings],
-        pid=os.getpid(),
-    )
-    if hello.ByteSize() > MAX_FRAME_BYTES:
-        sizes = f"got {hello.ByteSize()} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}"
-        raise ConfigRefused(f"--model: {sizes}, which fit into a frame of the control channel")
-    return ReadyWorker(RunnerExecutor(runner, loaded.facts.num_layers), hello, ranks)
+    hello = Hello(_worker_model(loaded, runner, names), timings, os.getpid())
+    return ReadyWorker(RunnerExecutor(runner), hello, ranks)
 
 
 def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkTiming], config: WorkerConfig) -> bool:
@@ -177,12 +167,12 @@ def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
     return max(1, runner.cache.block_bytes), state_bytes(runner, range(num_blocks))
 
 
-def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> control_pb2.WorkerModel:
+def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> WorkerModel:
     facts, tokenizer = loaded.facts, loaded.facts.tokenizer
-    return control_pb2.WorkerModel(
+    return WorkerModel(
         name=facts.name,
+        other_names=names[1:],
         family=facts.family,
-        num_layers=facts.num_layers,
         experts_by_layer=facts.experts_by_layer,
         num_experts_per_token=facts.num_experts_per_token,
         vocab_size=facts.vocab_size,
@@ -194,9 +184,8 @@ def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> 
         dtype=facts.dtype,
         quantization=facts.quantization,
         device=facts.device,
-        **tokenizer_fields(tokenizer.tokenizer_json),
+        tokenizer_json=tokenizer.tokenizer_json,
         chat_template=tokenizer.chat_template,
         special_tokens=tokenizer.special_tokens,
-        default_sampling=inference_pb2.SamplingParams(**asdict(facts.sampling)),
-        other_names=names[1:],
+        sampling=facts.sampling,
     )

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import PassFailed
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem, WorkTiming
 
 # Ids that no scheduler gives: it counts from below.
 _FIRST_ID = 2**63

@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
+from gpu_worker.contract.commands import BatchItem
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sequences import BatchItem
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import GraphRecorder
 from tests.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq.auth
@@ -19,6 +19,9 @@ from qllm.v1 import control_pb2
 from gpu_worker.channel.engine import Engine, FatalEngineError
 from gpu_worker.channel.link import CurveClient, SchedulerLink
 from gpu_worker.channel.mailbox import Mailbox, Progress, Stop
+from gpu_worker.contract.commands import AddSequence, Advance, Command, DropSequence
+from gpu_worker.contract.executor import GoesOn
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken, WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CommandRefused, WorkerRefused
 
@@ -35,16 +38,17 @@ class SleepingExecutor:
     def __init__(self) -> None:
         self.seq_ids: set[int] = set()
 
-    def apply(self, command: control_pb2.StepCommand) -> None:
-        if command.HasField("add_sequence"):
-            self.seq_ids.add(command.add_sequence.seq_id)
-        elif command.HasField("drop_sequence"):
-            if command.drop_sequence.seq_id not in self.seq_ids:
-                raise CommandRefused(f"sequence {command.drop_sequence.seq_id} is not known")
-            self.seq_ids.discard(command.drop_sequence.seq_id)
+    def apply(self, command: Command) -> None:
+        match command:
+            case AddSequence(seq_id):
+                self.seq_ids.add(seq_id)
+            case DropSequence(seq_id):
+                if seq_id not in self.seq_ids:
+                    raise CommandRefused(f"sequence {seq_id} is not known")
+                self.seq_ids.discard(seq_id)
 
-    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
-        result = control_pb2.StepResult(reached=advance.until)
+    def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
+        tokens = []
         match advance.batch_ids[0]:
             case 101:
                 time.sleep(1)
@@ -61,17 +65,14 @@ class SleepingExecutor:
             case 106:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             case 107:
-                result.tokens.add(seq_id=1, token_id=10**9)
+                tokens.append(SampledToken(1, 10**9, 0.0, None))
         # What the worker knows, for the tests to see.
-        result.suspended_bytes = len(self.seq_ids)
-        result.timing.attention_tokens = len(self.seq_ids)
-        return result
+        num_known = len(self.seq_ids)
+        timing = WorkTiming(attention_tokens=num_known)
+        return AdvanceOutcome(advance.until, tokens, timing=timing, suspended_bytes=num_known)
 
-    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
-        result = control_pb2.StepResult(reached=advance.until)
-        for batch_id in advance.batch_ids:
-            result.batch_errors.add(batch_id=batch_id, seq_ids=[1], message=message)
-        return result
+    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+        return [BatchError(batch_id, (1,), message) for batch_id in batch_ids]
 
     def forget_all(self) -> None:
         self.seq_ids.clear()

@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpu_worker.contract.commands import BatchItem as WorkerItem
+from gpu_worker.contract.commands import Sampling
 from gpu_worker.cursor import Cursor as WorkerCursor
 from gpu_worker.cursor import Stage as WorkerStage
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem as WorkerItem
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.commands import (
     AddSequence,

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from client.bench.commands.ablation import SetUp
+from gpu_worker.channel.codec import encode_hello
 from gpu_worker.channel.engine import Engine
 from gpu_worker.channel.link import SchedulerLink
 from gpu_worker.channel.mailbox import Mailbox, Progress, Stop
@@ -54,7 +55,7 @@ def run(task: Task) -> None:
         with torch.inference_mode():
             worker = make_ready(config, model.loaded)
             spare_the_engine()
-            link = SchedulerLink(experiment.endpoint, worker.hello, mailbox, progress)
+            link = SchedulerLink(experiment.endpoint, encode_hello(worker.hello), mailbox, progress)
             link.start()
             driver = threading.Thread(target=experiment.run, daemon=True)
             driver.start()

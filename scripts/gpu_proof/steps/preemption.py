@@ -15,10 +15,10 @@ from itertools import count
 
 import torch
 
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.results import AdvanceOutcome, WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import AdvanceOutcome, BatchItem, WorkTiming
 from gpu_worker.machine.process import spare_the_engine
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import record_decodes

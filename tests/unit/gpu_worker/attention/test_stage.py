@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from gpu_worker.attention import stage as attention_stage
+from gpu_worker.contract.results import AdvanceOutcome
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.execution.sequences import AdvanceOutcome
 from tests.families import FAMILIES, generated
 from tests.worker_driver import Driver, Story, loaded, random_prompts
 

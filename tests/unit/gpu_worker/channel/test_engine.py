@@ -1,13 +1,16 @@
 """The engine's loop: order, time, and that one bad command never ends the others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from qllm.v1 import control_pb2
 
 from gpu_worker.channel.engine import Engine, FatalEngineError
-from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Stop
+from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Shutdown, Stop
+from gpu_worker.contract.commands import Advance, Command, DropSequence
+from gpu_worker.contract.executor import GoesOn
+from gpu_worker.contract.results import AdvanceOutcome, BatchError
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, WorkerRefused
 
@@ -24,28 +27,24 @@ class FakeExecutor:
     seen: Callable[[], None] = lambda: None
     places: tuple[Cursor, ...] = (Cursor(0),)
 
-    def apply(self, command: control_pb2.StepCommand) -> None:
-        self.calls.append(command.WhichOneof("command") or "nothing")
+    def apply(self, command: Command) -> None:
+        self.calls.append(str(command))
         if self.error:
             raise self.error
 
-    def advance(self, advance: control_pb2.Advance, goes_on: Callable[[Cursor], bool]) -> control_pb2.StepResult:
+    def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         self.calls.append(f"advance {advance.command_id}")
         self.seen()
         for cursor in self.places:
             if not goes_on(cursor):
-                return control_pb2.StepResult(reached=control_pb2.Cursor(layer=cursor.layer, expert=cursor.expert))
+                return AdvanceOutcome(cursor)
         if self.error:
             raise self.error
-        result = control_pb2.StepResult(reached=advance.until)
-        if self.failed_message:
-            result.batch_errors.add(batch_id=1, message=self.failed_message)
-        return result
+        failed = [BatchError(1, (), self.failed_message)] if self.failed_message else []
+        return AdvanceOutcome(advance.until, batch_errors=failed)
 
-    def abandon(self, advance: control_pb2.Advance, message: str) -> control_pb2.StepResult:
-        result = control_pb2.StepResult(reached=advance.until)
-        result.batch_errors.add(batch_id=advance.batch_ids[0], seq_ids=[3], message=message)
-        return result
+    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+        return [BatchError(batch_ids[0], (3,), message)]
 
     def forget_all(self) -> None:
         self.calls.append("forget_all")
@@ -69,7 +68,7 @@ class Bench:
         self.mailbox, self.progress = Mailbox(), Progress()
         self.engine = Engine(self.mailbox, self.executor, self.reporter, self.progress)
 
-    def run(self, *mails: Order | Forget) -> list[control_pb2.WorkerReport]:
+    def run(self, *mails: Order | Shutdown | Forget) -> list[control_pb2.WorkerReport]:
         for mail in (*mails, Stop()):
             self.mailbox.put(mail)
         self.engine.run()
@@ -86,14 +85,14 @@ def drop(seq_id: int = 1) -> Order:
     return Order(EPOCH, control_pb2.StepCommand(drop_sequence=control_pb2.DropSequence(seq_id=seq_id)))
 
 
-def shutdown(epoch: int = EPOCH) -> Order:
-    return Order(epoch, control_pb2.StepCommand(shutdown=control_pb2.Shutdown()))
+def shutdown(epoch: int = EPOCH) -> Shutdown:
+    return Shutdown(epoch)
 
 
 def test_commands_run_in_order_and_each_advance_has_one_result() -> None:
     bench = Bench()
     reports = bench.run(advance(1), drop(), advance(2))
-    assert bench.executor.calls == ["advance 1", "drop_sequence", "advance 2"]
+    assert bench.executor.calls == ["advance 1", str(DropSequence(1)), "advance 2"]
     assert [report.step_result.command_id for report in reports] == [1, 2]
     assert [epoch for epoch, _ in bench.reporter.reports] == [EPOCH, EPOCH]
 
@@ -130,6 +129,19 @@ def test_refused_commands_are_reported_with_the_id_of_an_advance() -> None:
         (0, "batch 1 is not known"),
         (2, "batch 1 is not known"),
     ]
+
+
+def test_what_cannot_be_read_is_refused_with_the_id_of_an_advance_and_the_engine_goes_on() -> None:
+    bench = Bench()
+    unplaced = advance(1)
+    unplaced.command.advance.until.stage = control_pb2.STAGE_UNSPECIFIED
+    *errors, last = bench.run(Order(EPOCH, control_pb2.StepCommand()), unplaced, advance(2))
+    assert [(error.command_error.command_id, error.command_error.message) for error in errors] == [
+        (0, "command None is not known to this worker"),
+        (1, "until.stage: got 0, allowed are [1, 2]"),
+    ]
+    assert bench.executor.calls == ["advance 2"]
+    assert last.step_result.command_id == 2
 
 
 def test_advance_that_raises_fails_its_batches_and_the_engine_goes_on() -> None:
@@ -234,7 +246,7 @@ def test_a_preempt_concerns_no_earlier_and_no_later_advance() -> None:
     for order in orders:
         order.command.advance.preempt_at = control_pb2.PREEMPT_AT_EXPERT
     reached = [report.step_result.reached for report in bench.run(*orders)]
-    end, nowhere = orders[0].command.advance.until, control_pb2.Cursor()
+    end, nowhere = orders[0].command.advance.until, control_pb2.Cursor(stage=control_pb2.STAGE_ATTENTION)
     assert reached == [end, nowhere, nowhere, end]
 
 

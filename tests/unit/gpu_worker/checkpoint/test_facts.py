@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpu_worker.checkpoint.facts import SamplingDefaults, end_token_ids, longest_text, sampling_defaults
+from gpu_worker.checkpoint.facts import end_token_ids, longest_text, sampling_defaults
+from gpu_worker.contract.introduction import SamplingDefaults
 from gpu_worker.errors import ModelRefused
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from qllm.v1 import control_pb2
 
+from gpu_worker.contract.commands import BatchItem, Command
+from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from tests.unit.gpu_worker.simulated.test_executor import (
@@ -16,7 +17,6 @@ from tests.unit.gpu_worker.simulated.test_executor import (
     add,
     advance,
     always,
-    command,
     drop,
     drop_batch,
     item,
@@ -27,7 +27,7 @@ from tests.unit.gpu_worker.simulated.test_executor import (
     start,
 )
 
-INSIDE = control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_ATTENTION)
+INSIDE = Cursor(1)
 BEYOND = FACTS.vocab_size
 
 
@@ -42,7 +42,7 @@ def executor(request: pytest.FixtureRequest) -> ForgivingExecutor:
     return ForgivingExecutor(request.param(), FACTS.num_layers)
 
 
-def prompt(seq_id: int, *token_ids: int) -> control_pb2.BatchItem:
+def prompt(seq_id: int, *token_ids: int) -> BatchItem:
     token_ids = token_ids or (5, 6, 7)
     return item(seq_id, len(token_ids), token_ids, blocks=(seq_id,))
 
@@ -66,7 +66,7 @@ def run(executor: ForgivingExecutor, *batch_ids: int) -> tuple[list[int], dict[i
     ],
 )
 def test_a_member_that_cannot_run_is_left_out_by_name_and_the_others_run(
-    executor: ForgivingExecutor, bad: control_pb2.BatchItem, reason: str
+    executor: ForgivingExecutor, bad: BatchItem, reason: str
 ) -> None:
     for seq_id in (1, 2, 3):
         executor.apply(add(seq_id))
@@ -139,11 +139,9 @@ def test_an_offloaded_member_is_left_behind_when_its_batch_is_advanced(executor:
     assert (tokens, errors) == ([1], {2: "sequence 2 is offloaded, its batch can't go on"})
 
 
-@pytest.mark.parametrize(
-    "order", [start(1), start(1, prompt(1), prompt(1)), drop(9), drop_batch(9), command()], ids=str
-)
+@pytest.mark.parametrize("order", [start(1), start(1, prompt(1), prompt(1)), drop(9), drop_batch(9)], ids=str)
 def test_what_no_single_sequence_is_to_blame_for_is_refused_as_before(
-    executor: ForgivingExecutor, order: control_pb2.StepCommand
+    executor: ForgivingExecutor, order: Command
 ) -> None:
     executor.apply(add(1))
     with pytest.raises(CommandRefused):

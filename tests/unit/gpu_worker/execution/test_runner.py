@@ -9,10 +9,10 @@ from random import Random
 import pytest
 import torch
 
+from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.results import FinishReason
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem, FinishReason
 from gpu_worker.model.loader import adopt_model
 from tests.families import generated, random_model
 from tests.worker_driver import Driver, loaded, random_prompts

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
+from gpu_worker.contract.commands import BatchItem, Sampling
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.runner import Runner
-from gpu_worker.execution.sampler import Sampling
-from gpu_worker.execution.sequences import BatchItem
 from tests.worker_driver import loaded
 
 END = Cursor(3)

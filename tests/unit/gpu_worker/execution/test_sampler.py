@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from gpu_worker.execution.sampler import Draw, Sampling, sample, uniform
+from gpu_worker.contract.commands import Sampling
+from gpu_worker.execution.sampler import Draw, sample, uniform
 
 PROBABILITIES = (0.5, 0.25, 0.15, 0.1)
 LOGITS = torch.tensor([[math.log(p) for p in PROBABILITIES]])

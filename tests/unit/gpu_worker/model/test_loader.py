@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from gpu_worker.cache.unified import Layout
-from gpu_worker.checkpoint.facts import SamplingDefaults
+from gpu_worker.contract.introduction import SamplingDefaults
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts.matrices import MatrixLinear
 from gpu_worker.experts.queues import ExpertWork, LayerExperts

@@ -1,13 +1,26 @@
 """The simulated worker keeps the control protocol's contract: what the real one refuses, it refuses in the same words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any
 
 import pytest
-from qllm.v1 import control_pb2, inference_pb2
 
-from gpu_worker.channel.engine import Executor
-from gpu_worker.cursor import Cursor
+from gpu_worker.contract.commands import (
+    AddSequence,
+    Advance,
+    BatchItem,
+    Command,
+    DropBatch,
+    DropSequence,
+    OffloadSequence,
+    RestoreSequence,
+    Sampling,
+    StartBatch,
+)
+from gpu_worker.contract.executor import Executor
+from gpu_worker.contract.results import FinishReason, SampledToken
+from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.runner import Runner
@@ -26,10 +39,9 @@ COSTS = table(
     expert_us={"fixed": 0, "per_token": 0},
     head_us={"fixed": 0, "per_row": 0},
 )
-END = control_pb2.Cursor(layer=FACTS.num_layers, stage=control_pb2.STAGE_ATTENTION)
-GREEDY = inference_pb2.SamplingParams(temperature=0.0, seed=0)
-STOP, LENGTH = inference_pb2.FINISH_REASON_STOP, inference_pb2.FINISH_REASON_LENGTH
-Items = list[control_pb2.BatchItem]
+END = Cursor(FACTS.num_layers)
+GREEDY = Sampling()
+LENGTH = FinishReason.LENGTH
 
 
 def simulated(vocabulary: range = range(3, 512)) -> SimulatedExecutor:
@@ -44,72 +56,68 @@ def simulated(vocabulary: range = range(3, 512)) -> SimulatedExecutor:
 
 
 def real() -> RunnerExecutor:
-    return RunnerExecutor(Runner(loaded(), NUM_BLOCKS, BLOCK_SIZE, NUM_HOST_BLOCKS), FACTS.num_layers)
+    return RunnerExecutor(Runner(loaded(), NUM_BLOCKS, BLOCK_SIZE, NUM_HOST_BLOCKS))
 
 
-def command(**fields: object) -> control_pb2.StepCommand:
-    return control_pb2.StepCommand(**fields)  # type: ignore[arg-type]
+def add(seq_id: int, max_tokens: int = 5, sampling: Sampling = GREEDY, **fields: Any) -> AddSequence:
+    return AddSequence(seq_id, sampling, fields.pop("stop_token_ids", ()), max_tokens, **fields)
 
 
-def add(seq_id: int, max_tokens: int = 5, **fields: object) -> control_pb2.StepCommand:
-    sampling = fields.pop("sampling", GREEDY)
-    add = control_pb2.AddSequence(seq_id=seq_id, sampling=sampling, max_tokens=max_tokens, **fields)  # type: ignore[arg-type]
-    return command(add_sequence=add)
+def drop(seq_id: int) -> DropSequence:
+    return DropSequence(seq_id)
 
 
-def drop(seq_id: int) -> control_pb2.StepCommand:
-    return command(drop_sequence=control_pb2.DropSequence(seq_id=seq_id))
+def drop_batch(batch_id: int) -> DropBatch:
+    return DropBatch(batch_id)
 
 
-def drop_batch(batch_id: int) -> control_pb2.StepCommand:
-    return command(drop_batch=control_pb2.DropBatch(batch_id=batch_id))
+def offload(seq_id: int) -> OffloadSequence:
+    return OffloadSequence(seq_id)
 
 
-def offload(seq_id: int) -> control_pb2.StepCommand:
-    return command(offload_sequence=control_pb2.OffloadSequence(seq_id=seq_id))
+def restore(seq_id: int, *block_ids: int) -> RestoreSequence:
+    return RestoreSequence(seq_id, block_ids)
 
 
-def restore(seq_id: int, *block_ids: int) -> control_pb2.StepCommand:
-    return command(restore_sequence=control_pb2.RestoreSequence(seq_id=seq_id, block_ids=block_ids))
-
-
-def start(batch_id: int, *items: control_pb2.BatchItem) -> control_pb2.StepCommand:
-    return command(start_batch=control_pb2.StartBatch(batch_id=batch_id, items=items))
+def start(batch_id: int, *items: BatchItem) -> StartBatch:
+    return StartBatch(batch_id, items)
 
 
 def item(
     seq_id: int, num_tokens: int, token_ids: tuple[int, ...] = (), first: int = 0, blocks: tuple[int, ...] = ()
-) -> control_pb2.BatchItem:
-    return control_pb2.BatchItem(
-        seq_id=seq_id, num_tokens=num_tokens, token_ids=token_ids, first_position=first, new_block_ids=blocks, samples=True
-    )  # fmt: skip
+) -> BatchItem:
+    return BatchItem(seq_id, num_tokens, token_ids, first, blocks)
 
 
-def advance(*batch_ids: int, until: control_pb2.Cursor = END) -> control_pb2.Advance:
-    return control_pb2.Advance(command_id=1, batch_ids=batch_ids, until=until)
+def advance(*batch_ids: int, until: Cursor = END) -> Advance:
+    return Advance(1, batch_ids, until)
 
 
 def always(_: Cursor) -> bool:
     return True
 
 
-def carry_out(executor: Executor, order: control_pb2.StepCommand | control_pb2.Advance) -> str:
+def carry_out(executor: Executor, order: Command | Advance) -> str:
     """Says what came of a command: the words in which it was refused, or the sequences that got a token, and their ends."""
     try:
-        if isinstance(order, control_pb2.StepCommand):
+        if not isinstance(order, Advance):
             executor.apply(order)
             return "done"
-        result = executor.advance(order, always)
+        outcome = executor.advance(order, always)
     except CommandRefused as refusal:
-        return "no place" if "no place" in str(refusal) else str(refusal)
-    return str(sorted((token.seq_id, token.finish_reason) for token in result.tokens))
+        return str(refusal)
+    return ends((token.seq_id, token.finish_reason) for token in outcome.tokens)
+
+
+def ends(tokens: Iterable[tuple[int, FinishReason | None]]) -> str:
+    return str(sorted((seq_id, reason or 0) for seq_id, reason in tokens))
 
 
 def generate(executor: SimulatedExecutor, seq_id: int, prompt: tuple[int, ...], max_tokens: int) -> list[int]:
     """Runs a sequence that was added to its end, on blocks of its own."""
     num_blocks = -(-(len(prompt) + max_tokens) // BLOCK_SIZE)
     step = item(seq_id, len(prompt), prompt, blocks=tuple(range(num_blocks)))
-    tokens: list[control_pb2.SampledToken] = []
+    tokens: list[SampledToken] = []
     while not tokens or not tokens[-1].finish_reason:
         executor.apply(start(seq_id * 1000 + len(tokens), step))
         tokens += executor.advance(advance(seq_id * 1000 + len(tokens)), always).tokens
@@ -132,7 +140,6 @@ FIRST = item(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))
 @pytest.mark.parametrize(
     "order",
     [
-        command(),
         add(1),
         add(5, stop_token_ids=[600]),
         drop(99),
@@ -169,16 +176,15 @@ FIRST = item(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))
         advance(30, 30),
         advance(99),
         advance(20),
-        advance(30, until=control_pb2.Cursor(layer=1)),
-        advance(30, until=control_pb2.Cursor(layer=4, stage=control_pb2.STAGE_ATTENTION)),
-        advance(30, until=control_pb2.Cursor(layer=0, stage=control_pb2.STAGE_EXPERTS, expert=9)),
-        advance(30, until=control_pb2.Cursor(layer=0, stage=control_pb2.STAGE_ATTENTION, expert=1)),
-        advance(30, until=control_pb2.Cursor(layer=3, stage=control_pb2.STAGE_EXPERTS)),
+        advance(30, until=Cursor(4)),
+        advance(30, until=Cursor(0, Stage.EXPERTS, 9)),
+        advance(30, until=Cursor(0, Stage.ATTENTION, 1)),
+        advance(30, until=Cursor(3, Stage.EXPERTS)),
     ],
     ids=lambda order: " ".join(str(order).split()),
 )
 def test_what_the_real_worker_refuses_is_refused_in_its_words_and_changes_nothing(
-    order: control_pb2.StepCommand | control_pb2.Advance,
+    order: Command | Advance,
 ) -> None:
     executors = (simulated(), real())
     for earlier in SETTING:
@@ -206,14 +212,14 @@ def test_any_commands_are_taken_and_refused_as_the_real_worker_does(seed: int) -
     assert (ours.blocks.num_free_blocks, ours.blocks.num_free_host_blocks) == (NUM_BLOCKS, NUM_HOST_BLOCKS)
 
 
-def _random_order(rng: Random, number: int, positions: dict[int, int]) -> control_pb2.StepCommand | control_pb2.Advance:
+def _random_order(rng: Random, number: int, positions: dict[int, int]) -> Command | Advance:
     """A command that may well be refused: ids are few, and positions only guessed."""
     seq_id, batch_id = rng.randrange(4), rng.randrange(3)
     free = tuple(rng.sample(range(NUM_BLOCKS), rng.randrange(3)))
     kind = rng.randrange(10)
     if kind < 3:
         layer = rng.randrange(FACTS.num_layers)
-        inside = control_pb2.Cursor(layer=layer, stage=control_pb2.STAGE_EXPERTS, expert=rng.randrange(3))
+        inside = Cursor(layer, Stage.EXPERTS, rng.randrange(3))
         return advance(*{batch_id, rng.randrange(3)}, until=rng.choice([END, END, inside]))
     if kind < 6:
         first = positions.get(seq_id, 0)
@@ -231,9 +237,9 @@ def test_a_sequence_that_ended_is_passed_over_in_the_iteration_begun_ahead_of_it
     for executor in (simulated(), real()):
         for order in (add(1, max_tokens=1), add(2), start(1, item(1, 2, (5, 6), 0, (0,)), item(2, 2, (7, 8), 0, (1,)))):
             executor.apply(order)
-        assert carry_out(executor, advance(1)) == f"[(1, {LENGTH}), (2, 0)]"
+        assert carry_out(executor, advance(1)) == ends([(1, LENGTH), (2, None)])
         executor.apply(start(2, item(1, 1, (), 2), item(2, 1, (), 2)))
-        assert carry_out(executor, advance(2)) == "[(2, 0)]"
+        assert carry_out(executor, advance(2)) == ends([(2, None)])
         executor.apply(start(3, item(1, 1, (), 2)))
         result = executor.advance(advance(3), always)
         assert (result.reached, len(result.tokens)) == (END, 0)
@@ -244,13 +250,11 @@ def test_a_sequence_dropped_inside_a_suspended_batch_frees_its_blocks_and_the_ot
     for executor in (simulated(), real()):
         for order in (add(1), add(2), start(1, item(1, 2, (5, 6), 0, (0,)), item(2, 2, (7, 8), 0, (1,)))):
             executor.apply(order)
-        executor.advance(
-            advance(1, until=control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_EXPERTS, expert=1)), always
-        )
+        executor.advance(advance(1, until=Cursor(1, Stage.EXPERTS, 1)), always)
         executor.apply(drop(1))
         executor.apply(add(3))
         executor.apply(start(2, item(3, 1, (5,), 0, (0,))))
-        assert carry_out(executor, advance(1, 2)) == "[(2, 0), (3, 0)]"
+        assert carry_out(executor, advance(1, 2)) == ends([(2, None), (3, None)])
 
 
 def test_same_prompt_gives_the_same_tokens_whoever_computes_them_and_in_whatever_pieces() -> None:
@@ -268,7 +272,7 @@ def test_seed_counts_unless_the_choice_is_greedy() -> None:
     executor = simulated()
     outputs = []
     for seq_id, (temperature, seed) in enumerate([(0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2), (1.0, 2)], start=1):
-        sampling = inference_pb2.SamplingParams(temperature=temperature, seed=seed)
+        sampling = Sampling(temperature=temperature, seed=seed)
         executor.apply(add(seq_id, max_tokens=6, sampling=sampling))
         outputs.append(generate(executor, seq_id, (5, 6, 7), 6))
     assert outputs[0] == outputs[1]
@@ -292,8 +296,8 @@ def test_abandoned_batches_are_reported_with_their_sequences_and_forgotten() -> 
     executor = simulated()
     for order in (add(1), start(1, item(1, 2, (5, 6), 0, (0,)))):
         executor.apply(order)
-    result = executor.abandon(advance(1), "ValueError: shape")
-    assert [(error.batch_id, list(error.seq_ids)) for error in result.batch_errors] == [(1, [1])]
+    errors = executor.abandon([1], "ValueError: shape")
+    assert [(error.batch_id, list(error.seq_ids)) for error in errors] == [(1, [1])]
     with pytest.raises(CommandRefused):
         executor.advance(advance(1), always)
     executor.apply(start(2, item(1, 2, (5, 6), 0)))

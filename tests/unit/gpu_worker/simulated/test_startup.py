@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_worker.channel.codec import encode_hello
 from gpu_worker.settings import ConfigRefused, GenerationConfig, WorkerConfig
 from gpu_worker.simulated.startup import prepare_simulation
 from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
@@ -30,11 +31,11 @@ def config(directory: Path, **changes: object) -> WorkerConfig:
 
 
 def test_end_tokens_and_sampling_are_those_of_all_files(directory: Path) -> None:
-    model = prepare_simulation(config(directory)).hello.model
+    model = encode_hello(prepare_simulation(config(directory)).hello).model
     assert list(model.eos_token_ids) == [EOS_ID, 5, 7]
     assert (model.default_sampling.temperature, model.default_sampling.top_k) == (0.6, 20)
     assert not model.default_sampling.HasField("top_p")
-    aside = prepare_simulation(config(directory, generation_config=GenerationConfig.NONE)).hello.model
+    aside = encode_hello(prepare_simulation(config(directory, generation_config=GenerationConfig.NONE)).hello).model
     assert not aside.default_sampling.HasField("temperature")
     assert list(aside.eos_token_ids) == [EOS_ID, 5, 7]
 

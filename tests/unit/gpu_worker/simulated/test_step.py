@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from qllm.cost_table import CostTable
-from qllm.v1 import control_pb2
 
+from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
 from gpu_worker.simulated.step import Pace, SimulatedStep
@@ -41,7 +41,7 @@ class FakeTime:
 def batch(num_tokens: int, cursor: Cursor = Cursor(0), num_cached: int = 0) -> SimulatedBatch:  # noqa: B008 - immutable
     sequence = SimulatedSequence(1, 0, frozenset(), 9, 0, 0)
     sequence.num_cached = num_cached
-    made = SimulatedBatch(1, [1], [Part(sequence, [5] * num_tokens, samples=True)], num_rows=1)
+    made = SimulatedBatch(1, [Part(sequence, [5] * num_tokens, samples=True)], num_rows=1)
     made.cursor = cursor
     return made
 
@@ -179,7 +179,7 @@ def test_batch_that_lost_all_its_sequences_is_over_without_having_run() -> None:
     assert (reached, step.finished, time.now_ns) == (END, [empty], 0)
 
 
-def _counts(timing: control_pb2.WorkTiming) -> Sequence[int]:
+def _counts(timing: WorkTiming) -> Sequence[int]:
     return (
         timing.num_attention_stages,
         timing.attention_tokens,

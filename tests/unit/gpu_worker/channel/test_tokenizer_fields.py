@@ -6,8 +6,8 @@ import pytest
 from qllm.protocol import MAX_FRAME_BYTES
 from qllm.v1 import control_pb2
 
-from gpu_worker.checkpoint import tokenizer_fields as fields
-from gpu_worker.checkpoint.tokenizer_fields import tokenizer_fields
+from gpu_worker.channel import tokenizer_fields as fields
+from gpu_worker.channel.tokenizer_fields import tokenizer_fields
 from gpu_worker.errors import ModelRefused
 
 

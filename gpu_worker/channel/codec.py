@@ -1,0 +1,176 @@
+"""Translates between frames of the control channel and the worker's own messages, and refuses commands that make no sense.
+
+Pure: it knows no socket and keeps no state. Source: protos/qllm/v1/control.proto.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+from qllm.protocol import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from qllm.v1 import control_pb2, inference_pb2
+
+from gpu_worker.channel.tokenizer_fields import tokenizer_fields
+from gpu_worker.contract.commands import (
+    AddSequence,
+    Advance,
+    BatchItem,
+    Command,
+    DropBatch,
+    DropSequence,
+    OffloadSequence,
+    PreemptAt,
+    RestoreSequence,
+    Sampling,
+    StartBatch,
+)
+from gpu_worker.contract.introduction import Hello, WorkerModel
+from gpu_worker.contract.results import AdvanceOutcome, FinishReason, WorkTiming
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused
+from gpu_worker.settings import ConfigRefused
+
+_STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}
+_STAGES_BACK = {stage: value for value, stage in _STAGES.items()}
+_PREEMPT_AT = {control_pb2.PREEMPT_AT_LAYER: PreemptAt.LAYER, control_pb2.PREEMPT_AT_EXPERT: PreemptAt.EXPERT}
+_FINISH_REASONS = {
+    None: inference_pb2.FINISH_REASON_UNSPECIFIED,
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+_TIMING_FIELDS = tuple(field.name for field in fields(WorkTiming))
+
+
+# ---- commands, from the scheduler
+
+
+def decode_command(step: control_pb2.StepCommand) -> Command | Advance:
+    """Returns a command; raises CommandRefused if this worker knows none of its kind, or it names no place in a model."""
+    kind = step.WhichOneof("command")
+    if kind is None or kind not in _DECODERS:
+        raise CommandRefused(f"command {kind} is not known to this worker")
+    command: Command | Advance = _DECODERS[kind](getattr(step, kind))
+    return command
+
+
+def _add_sequence(add: control_pb2.AddSequence) -> AddSequence:
+    given = add.sampling
+    sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p, given.seed)
+    return AddSequence(
+        add.seq_id, sampling, tuple(add.stop_token_ids), add.max_tokens, add.min_tokens, add.num_output_tokens
+    )
+
+
+def _restore_sequence(restore: control_pb2.RestoreSequence) -> RestoreSequence:
+    return RestoreSequence(restore.seq_id, tuple(restore.block_ids))
+
+
+def _start_batch(start: control_pb2.StartBatch) -> StartBatch:
+    items = [
+        BatchItem(
+            item.seq_id,
+            item.num_tokens,
+            tuple(item.token_ids),
+            item.first_position,
+            tuple(item.new_block_ids),
+            item.samples,
+        )
+        for item in start.items
+    ]
+    return StartBatch(start.batch_id, items)
+
+
+def _advance(advance: control_pb2.Advance) -> Advance:
+    until = advance.until
+    stage = _STAGES.get(until.stage)
+    if stage is None:
+        raise CommandRefused(f"until.stage: got {until.stage}, allowed are {sorted(_STAGES)}")
+    cursor = Cursor(until.layer, stage, until.expert)
+    return Advance(advance.command_id, tuple(advance.batch_ids), cursor, _PREEMPT_AT.get(advance.preempt_at))
+
+
+_DECODERS: dict[str, Callable[[Any], Command | Advance]] = {
+    "add_sequence": _add_sequence,
+    "drop_sequence": lambda drop: DropSequence(drop.seq_id),
+    "offload_sequence": lambda offload: OffloadSequence(offload.seq_id),
+    "restore_sequence": _restore_sequence,
+    "start_batch": _start_batch,
+    "drop_batch": lambda drop: DropBatch(drop.batch_id),
+    "advance": _advance,
+}
+
+
+# ---- reports, to the scheduler
+
+
+def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.WorkerReport:
+    """Returns the answer to an Advance, without its times."""
+    report = control_pb2.WorkerReport()
+    result = report.step_result
+    result.command_id = command_id
+    result.suspended_bytes = outcome.suspended_bytes
+    layer, stage, expert = outcome.reached
+    result.reached.layer, result.reached.stage, result.reached.expert = layer, _STAGES_BACK[stage], expert
+    result.timing.CopyFrom(_timing(outcome.timing))
+    add = result.tokens.add
+    for seq_id, token_id, logprob, finish_reason in outcome.tokens:  # hundreds at the end of each iteration
+        add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
+    for error in outcome.batch_errors:
+        result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
+    for failed in outcome.sequence_errors:
+        result.sequence_errors.add(seq_id=failed.seq_id, message=failed.message)
+    return report
+
+
+def encode_refusal(command_id: int, message: str) -> control_pb2.WorkerReport:
+    """Returns the answer to a command that could not be carried out at all; the id is 0 for all but Advance."""
+    return control_pb2.WorkerReport(command_error=control_pb2.CommandError(message=message, command_id=command_id))
+
+
+def encode_hello(hello: Hello) -> control_pb2.Hello:
+    """Returns the introduction.
+
+    Raises:
+        ModelRefused: The tokenizer is too large.
+        ConfigRefused: It does not fit into a frame for other reasons.
+    """
+    encoded = control_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        model=_model(hello.model),
+        calibration=[_timing(timing) for timing in hello.calibration],
+        pid=hello.pid,
+    )
+    if (num_bytes := encoded.ByteSize()) > MAX_FRAME_BYTES:
+        raise ConfigRefused(
+            f"--model: got {num_bytes} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}, which fit into a "
+            "frame of the control channel"
+        )
+    return encoded
+
+
+def _model(model: WorkerModel) -> control_pb2.WorkerModel:
+    return control_pb2.WorkerModel(
+        name=model.name,
+        family=model.family,
+        num_layers=model.num_layers,
+        experts_by_layer=model.experts_by_layer,
+        num_experts_per_token=model.num_experts_per_token,
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        max_model_len=model.max_model_len,
+        block_size=model.block_size,
+        num_blocks=model.num_blocks,
+        num_host_blocks=model.num_host_blocks,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        device=model.device,
+        **tokenizer_fields(model.tokenizer_json),
+        chat_template=model.chat_template,
+        special_tokens=model.special_tokens,
+        default_sampling=inference_pb2.SamplingParams(**asdict(model.sampling)),
+        other_names=model.other_names,
+    )
+
+
+def _timing(timing: WorkTiming) -> control_pb2.WorkTiming:
+    return control_pb2.WorkTiming(**{name: getattr(timing, name) for name in _TIMING_FIELDS})

@@ -1,0 +1,130 @@
+"""What the scheduler tells the worker: plain messages, one class a command.
+
+How they travel is the channel's business, and what they are checked against that of `checks`. Mirrors StepCommand in
+protos/qllm/v1/control.proto.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from gpu_worker.cursor import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of a sequence are chosen.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the most probable token.
+        top_k: Keeps the k most probable tokens; 0 keeps all.
+        top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
+        min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+        seed: Makes the draws repeatable.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddSequence:
+    """Makes a sequence known, with no cache.
+
+    Attributes:
+        seq_id: The scheduler's id, which is not known yet.
+        sampling: How tokens are chosen.
+        stop_token_ids: Tokens that end it.
+        max_tokens: Tokens that it generates in all.
+        min_tokens: Tokens before which no stop token is chosen.
+        num_output_tokens: Tokens that it generated before this worker knew it.
+    """
+
+    seq_id: int
+    sampling: Sampling
+    stop_token_ids: Sequence[int]
+    max_tokens: int
+    min_tokens: int = 0
+    num_output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DropSequence:
+    """Forgets a sequence; its blocks may be used by the next command, even where a suspended batch holds it."""
+
+    seq_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadSequence:
+    """Moves a sequence's cache to host memory; its device blocks may be used by the next command."""
+
+    seq_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSequence:
+    """Moves an offloaded sequence's cache back, into as many blocks as it had."""
+
+    seq_id: int
+    block_ids: Sequence[int]
+
+
+class BatchItem(NamedTuple):
+    """One sequence's part in an iteration; there are hundreds in each.
+
+    Attributes:
+        seq_id: The sequence.
+        num_tokens: Tokens to compute.
+        token_ids: The tokens; empty when it is the one that was sampled last.
+        first_position: Rows cached before, which is the position of the first token.
+        new_block_ids: Blocks added to the end of the sequence's table.
+        samples: Whether a next token is sampled at the end.
+    """
+
+    seq_id: int
+    num_tokens: int
+    token_ids: Sequence[int] = ()
+    first_position: int = 0
+    new_block_ids: Sequence[int] = ()
+    samples: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StartBatch:
+    """Begins an iteration of a batch, without running any of it."""
+
+    batch_id: int
+    items: Sequence[BatchItem]
+
+
+@dataclass(frozen=True, slots=True)
+class DropBatch:
+    """Forgets a suspended batch, or one that failed; its sequences stay known."""
+
+    batch_id: int
+
+
+class PreemptAt(Enum):
+    """Places where an Advance may be cut short."""
+
+    LAYER = auto()
+    EXPERT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`, or nowhere."""
+
+    command_id: int
+    batch_ids: Sequence[int]
+    until: Cursor
+    preempt_at: PreemptAt | None = None
+
+
+Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch
+"""Commands that take no time of the model; Advance is the one that does."""

@@ -1,0 +1,27 @@
+"""What the engine asks of whoever carries commands out: a model, a simulation of one, or one executor in front of another."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gpu_worker.contract.commands import Advance, Command
+from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.cursor import Cursor
+
+GoesOn = Callable[[Cursor], bool]
+"""Asked with the cursor before each unit of work; False leaves the batches standing there."""
+
+
+class Executor(Protocol):
+    """Carries commands out on a model; one thread calls it."""
+
+    def apply(self, command: Command) -> None:
+        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+
+    def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
+        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+
+    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+        """Forgets the batches of an advance that raised; returns each as failed, with what its sequences are told."""
+
+    def forget_all(self) -> None:
+        """Forgets every sequence and batch."""

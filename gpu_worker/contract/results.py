@@ -1,0 +1,84 @@
+"""What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult in protos/qllm/v1/control.proto."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+from gpu_worker.cursor import Cursor
+
+
+class FinishReason(IntEnum):
+    """Why a sequence ended; the numbers are those of inference.proto."""
+
+    STOP = 1
+    LENGTH = 2
+
+
+class SampledToken(NamedTuple):
+    """One sampled token, with the natural logarithm of its probability; finish_reason is None when the sequence goes on."""
+
+    seq_id: int
+    token_id: int
+    logprob: float
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchError:
+    """A batch that failed and is forgotten; the caches of its sequences are void, the sequences still known."""
+
+    batch_id: int
+    seq_ids: tuple[int, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceError:
+    """A sequence that can't go on; the others of its batch do."""
+
+    seq_id: int
+    message: str
+
+
+@dataclass(slots=True)
+class WorkTiming:
+    """Work of each kind, summed, with the time that it took; field by field control.proto's WorkTiming."""
+
+    num_attention_stages: int = 0
+    attention_tokens: int = 0
+    attention_pairs: int = 0
+    attention_ns: int = 0
+    num_expert_runs: int = 0
+    expert_tokens: int = 0
+    expert_ns: int = 0
+    num_heads: int = 0
+    head_rows: int = 0
+    head_ns: int = 0
+
+    @property
+    def layers_ns(self) -> int:
+        """The time of attention and experts."""
+        return self.attention_ns + self.expert_ns
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceOutcome:
+    """What one advance did.
+
+    Attributes:
+        reached: Lowest cursor among the batches that did not fail; where it was to stop if all failed. Experts without tokens
+            are passed over, so it may be a later expert than where it was to stop, but never a later stage. It is earlier where
+            a batch replays several layers at once and was to stop among them.
+        tokens: Tokens sampled by the batches whose iteration ended; those batches are forgotten.
+        batch_errors: Batches that failed.
+        sequence_errors: Sequences that got no token because theirs could not be sampled.
+        timing: What was run.
+        suspended_bytes: What all suspended passes hold now.
+    """
+
+    reached: Cursor
+    tokens: list[SampledToken] = field(default_factory=list)
+    batch_errors: list[BatchError] = field(default_factory=list)
+    sequence_errors: list[SequenceError] = field(default_factory=list)
+    timing: WorkTiming = field(default_factory=WorkTiming)
+    suspended_bytes: int = 0
