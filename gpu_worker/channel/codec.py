@@ -109,9 +109,9 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     result = report.step_result
     result.command_id = command_id
     result.suspended_bytes = outcome.suspended_bytes
-    layer, stage, expert = outcome.reached
-    result.reached.layer, result.reached.stage, result.reached.expert = layer, _STAGES_BACK[stage], expert
-    result.timing.CopyFrom(_timing(outcome.timing))
+    reached, (layer, stage, expert) = result.reached, outcome.reached
+    reached.layer, reached.stage, reached.expert = layer, _STAGES_BACK[stage], expert
+    _write_timing(result.timing, outcome.timing)
     add = result.tokens.add
     for seq_id, token_id, logprob, finish_reason in outcome.tokens:  # hundreds at the end of each iteration
         add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
@@ -134,12 +134,9 @@ def encode_hello(hello: Hello) -> control_pb2.Hello:
         ModelRefused: The tokenizer is too large.
         ConfigRefused: It does not fit into a frame for other reasons.
     """
-    encoded = control_pb2.Hello(
-        protocol_version=PROTOCOL_VERSION,
-        model=_model(hello.model),
-        calibration=[_timing(timing) for timing in hello.calibration],
-        pid=hello.pid,
-    )
+    encoded = control_pb2.Hello(protocol_version=PROTOCOL_VERSION, model=_model(hello.model), pid=hello.pid)
+    for timing in hello.calibration:
+        _write_timing(encoded.calibration.add(), timing)
     if (num_bytes := encoded.ByteSize()) > MAX_FRAME_BYTES:
         raise ConfigRefused(
             f"--model: got {num_bytes} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}, which fit into a "
@@ -172,5 +169,6 @@ def _model(model: WorkerModel) -> control_pb2.WorkerModel:
     )
 
 
-def _timing(timing: WorkTiming) -> control_pb2.WorkTiming:
-    return control_pb2.WorkTiming(**{name: getattr(timing, name) for name in _TIMING_FIELDS})
+def _write_timing(target: control_pb2.WorkTiming, timing: WorkTiming) -> None:
+    for name in _TIMING_FIELDS:
+        setattr(target, name, getattr(timing, name))
