@@ -1,6 +1,7 @@
 """A service in virtual time: the real scheduler core against a worker that checks every command and takes stated times.
 
-The worker here is a model of the control protocol's contract: it raises on anything that a real worker would refuse.
+The worker here checks commands where a real one does, and raises on more: on what a real worker would let pass, but the core
+never does.
 """
 
 import heapq
@@ -9,6 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
+from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start
+from gpu_worker.contract.ledger import BlockLedger
+from gpu_worker.cursor import Cursor as WorkerCursor
+from gpu_worker.cursor import Stage as WorkerStage
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
@@ -31,6 +36,7 @@ from scheduler_svc.core.state.results import Output, SampledToken, StepResult, T
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+VOCAB_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,22 @@ class Costs:
 
 
 @dataclass
+class SimSequence:
+    num_cached: int = 0
+    last_token: int | None = None
+    batch_id: int | None = None
+
+
+@dataclass
 class SimBatch:
     items: dict[int, BatchItem]
     request_class: RequestClass
     cursor: Cursor = START
     dropped: set[int] = field(default_factory=set)
+
+    @property
+    def live_seq_ids(self) -> set[int]:
+        return set(self.items) - self.dropped
 
 
 @dataclass
@@ -83,10 +100,11 @@ class SimWorker:
 
     def __init__(self, model: WorkerModel, costs: Costs) -> None:
         self.model, self.costs = model, costs
-        self.tables: dict[int, list[int]] = {}
-        self.cached: dict[int, int] = {}
-        self.host: dict[int, int] = {}
+        self.blocks = BlockLedger(model.num_blocks, model.block_size, model.num_host_blocks)
+        self.sequences: dict[int, SimSequence] = {}
         self.batches: dict[int, SimBatch] = {}
+        limits = ModelLimits(model.experts_by_layer, VOCAB_SIZE, model.max_model_len)
+        self.known = Known(limits, self.blocks, self.sequences, self.batches)
         self.queue: deque[Command] = deque()
         self.running: Running | None = None
         self.preempted_ids = range(0)
@@ -115,6 +133,10 @@ class SimWorker:
     @property
     def num_experts(self) -> int:
         return max(self.model.experts_by_layer, default=0)
+
+    @property
+    def tables(self) -> dict[int, list[int]]:
+        return {seq_id: list(self.blocks.held_by(seq_id)) for seq_id in self.sequences}
 
     @property
     def is_idle(self) -> bool:
@@ -172,54 +194,42 @@ class SimWorker:
     def apply(self, command: Command) -> None:
         """Carries out a command that takes no time."""
         match command:
-            case AddSequence(seq_id):
-                assert seq_id not in self.tables
-                self.tables[seq_id], self.cached[seq_id] = [], 0
+            case AddSequence(seq_id, _, stop):
+                check_add(self.known, seq_id, stop.stop_token_ids)
+                self.sequences[seq_id] = SimSequence()
             case DropSequence(seq_id):
-                del self.tables[seq_id], self.cached[seq_id]
-                self.host.pop(seq_id, None)
-                for batch in self.batches.values():
-                    batch.dropped.add(seq_id)
+                if (batch_id := self.known.sequence(seq_id).batch_id) is not None:
+                    self.batches[batch_id].dropped.add(seq_id)
+                self.blocks.forget(seq_id)
+                del self.sequences[seq_id]
             case OffloadSequence(seq_id):
-                assert self.tables[seq_id], "nothing to offload"
-                self.host[seq_id] = len(self.tables[seq_id])
-                self.tables[seq_id] = []
-                assert sum(self.host.values()) <= self.model.num_host_blocks
+                assert self.blocks.held_by(seq_id), "nothing to offload"
+                self.blocks.offload(seq_id)
             case RestoreSequence(seq_id, block_ids):
-                assert self.host.pop(seq_id) == len(block_ids)
-                self._take(seq_id, block_ids)
+                self.blocks.restore(seq_id, block_ids)
             case StartBatch(batch_id, request_class, items):
-                assert batch_id not in self.batches
-                for item in items:
-                    self._begin(item)
+                for sequence, item in zip(check_start(self.known, batch_id, items), items, strict=True):
+                    self._begin(batch_id, sequence, item)
                 self.batches[batch_id] = SimBatch({i.seq_id: i for i in items}, request_class)
             case DropBatch(batch_id):
-                batch = self.batches.pop(batch_id)
-                assert set(batch.items) <= batch.dropped, "only a batch that lost all its sequences is dropped"
+                assert not self.known.batch(batch_id).live_seq_ids, (
+                    "only a batch that lost all its sequences is dropped"
+                )
+                del self.batches[batch_id]
 
-    def _begin(self, item: BatchItem) -> None:
-        assert item.seq_id not in self.host
-        assert self.cached[item.seq_id] == item.first_position
-        assert len(item.token_ids) == item.num_tokens or (item.num_tokens == 1 and not item.token_ids)
-        self._take(item.seq_id, item.new_block_ids)
+    def _begin(self, batch_id: int, sequence: SimSequence, item: BatchItem) -> None:
+        self.blocks.extend(item.seq_id, item.new_block_ids)
         needed = -(-(item.first_position + item.num_tokens) // self.model.block_size)
-        assert len(self.tables[item.seq_id]) == needed
-
-    def _take(self, seq_id: int, block_ids: tuple[int, ...]) -> None:
-        held = {block for table in self.tables.values() for block in table}
-        assert not held & set(block_ids), "a block is held twice"
-        assert len(set(block_ids)) == len(block_ids)
-        assert all(0 <= block < self.model.num_blocks for block in block_ids)
-        self.tables[seq_id] += block_ids
+        assert len(self.blocks.held_by(item.seq_id)) == needed, "a sequence gets more blocks than it needs"
+        sequence.batch_id = batch_id
 
     def _is_preempted(self, command: Advance) -> bool:
         return command.preempt_at is not None and command.command_id in self.preempted_ids
 
     def _start(self, command: Advance, now_s: float) -> None:
-        batches = tuple(self.batches[b] for b in command.batch_ids)
+        layer, stage, expert = command.until
+        batches = tuple(check_advance(self.known, command.batch_ids, WorkerCursor(layer, WorkerStage(stage), expert)))
         for batch in batches:
-            live = set(batch.items) - batch.dropped
-            assert not live & set(self.host), "a batch with an offloaded sequence is advanced"
             assert self._is_preempted(command) or batch.cursor < command.until, "a step that does nothing"
         assert len({batch.cursor for batch in batches}) == 1, "batches are advanced where they stand together"
         begin_s = max(now_s, self.free_at_s)
@@ -246,9 +256,12 @@ class SimWorker:
         for seq_id, item in batch.items.items():
             if seq_id in batch.dropped:
                 continue
-            self.cached[seq_id] += item.num_tokens
+            sequence = self.sequences[seq_id]
+            sequence.batch_id = None
+            sequence.num_cached += item.num_tokens
             if item.samples:
-                tokens.append(SampledToken(SeqId(seq_id), self.cached[seq_id] % 97, -0.5))
+                sequence.last_token = sequence.num_cached % 97
+                tokens.append(SampledToken(SeqId(seq_id), sequence.last_token, -0.5))
         return tokens
 
     def _walk(self, batches: tuple[SimBatch, ...], start: Cursor, until: Cursor) -> WorkTiming:

@@ -151,7 +151,7 @@ def check_advance(known: Known[SequenceT, BatchT], batch_ids: Sequence[int], unt
 
 
 def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: KnownSequence) -> None:
-    seq_id, num_tokens, _, first_position, new_block_ids, _ = item
+    seq_id, first_position, new_block_ids = item.seq_id, item.first_position, item.new_block_ids
     name, blocks, limits = f"sequence {seq_id}", known.blocks, known.limits
     if sequence.batch_id is not None:
         raise CommandRefused(f"{name} is in batch {sequence.batch_id} already")
@@ -162,7 +162,7 @@ def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: Know
     _check_tokens(item, sequence, limits)
     if new_block_ids:
         blocks.check_free(new_block_ids)
-    length = first_position + num_tokens
+    length = first_position + item.num_tokens
     if length > limits.max_model_len:
         raise CommandRefused(f"{name} would have {length} tokens, at most {limits.max_model_len} fit")
     room = (len(blocks.held_by(seq_id)) + len(new_block_ids)) * blocks.block_size
