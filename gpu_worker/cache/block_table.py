@@ -11,7 +11,7 @@ Source: arXiv 2503.09304
 import torch
 from torch import Tensor
 
-from gpu_worker.cache.state import SequenceState
+from gpu_worker.cache.state import RecurrentState
 
 StoreKey = tuple[int, str]
 """A layer, and which of the things that it stores a row of for every token."""
@@ -49,7 +49,7 @@ class BlockTable:
         self.num_cached = 0
         self.num_reserved = 0
         self.host: dict[StoreKey, tuple[Tensor, ...]] | None = None
-        self.state = SequenceState(device)
+        self.state = RecurrentState(device)
         self.generation = 0
         self._block_size = block_size
         self.place([])

@@ -83,7 +83,7 @@ class Kept(Protocol):
 KeptT = TypeVar("KeptT", bound=Kept)
 
 
-class SequenceState:
+class RecurrentState:
     """The states of one sequence's layers.
 
     Args:

@@ -7,7 +7,7 @@ Source: arXiv 2503.09304
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import abc
 from math import inf
 
 import torch
@@ -21,7 +21,7 @@ from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.contract.results import AdvanceOutcome, BatchError
 from gpu_worker.cursor import Cursor
-from gpu_worker.execution.sequences import Batch, Member, TokenStream
+from gpu_worker.execution.sequences import Batch, Member, Sequence
 from gpu_worker.execution.stepper import Step
 from gpu_worker.machine.clock import clock_of
 from gpu_worker.machine.devices import to_device
@@ -64,17 +64,17 @@ class Runner:
     ) -> None:
         self._loaded = loaded
         self._device = torch.device(loaded.facts.device)
-        self._streams: dict[int, TokenStream] = {}
+        self._sequences: dict[int, Sequence] = {}
         self._batches: dict[int, Batch] = {}
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(self._device, run_ahead_ms)
         self._recordings = Recordings((), 0.0, self._clock.mark)
         blocks = BlockLedger(num_blocks, block_size, num_host_blocks)
         limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
-        self._known = Known(limits, blocks, self._streams, self._batches, self._failed_batch_ids)
+        self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
         self.cache = UnifiedDynamicCache(blocks, self._device, layout)
 
-    def record_decodes(self, recordings: Sequence[Recording], expert_share: float) -> None:
+    def record_decodes(self, recordings: abc.Sequence[Recording], expert_share: float) -> None:
         """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
 
         Args:
@@ -94,7 +94,7 @@ class Runner:
         self,
         seq_id: int,
         sampling: Sampling,
-        stop_token_ids: Iterable[int],
+        stop_token_ids: abc.Iterable[int],
         max_tokens: int,
         min_tokens: int = 0,
         num_output_tokens: int = 0,
@@ -112,46 +112,44 @@ class Runner:
         stop_ids = frozenset(stop_token_ids)
         check_add(self._known, seq_id, stop_ids)
         table = self.cache.new_table(seq_id)
-        self._streams[seq_id] = TokenStream(
-            seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table
-        )
+        self._sequences[seq_id] = Sequence(seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table)
 
     def drop_sequence(self, seq_id: int) -> None:
         """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
-        stream = self._known.sequence(seq_id)
-        if stream.batch_id is not None:
-            batch = self._batches[stream.batch_id]
-            member = next(member for member in batch.members if member.stream is stream)
+        sequence = self._known.sequence(seq_id)
+        if sequence.batch_id is not None:
+            batch = self._batches[sequence.batch_id]
+            member = next(member for member in batch.members if member.sequence is sequence)
             batch.forward_pass.drop(member.span)
-        self.cache.forget(stream.table)
-        del self._streams[seq_id]
+        self.cache.forget(sequence.table)
+        del self._sequences[seq_id]
 
     def offload_sequence(self, seq_id: int) -> None:
         """Moves a sequence's cache to host memory and frees its blocks. A suspended batch that holds it waits for restore."""
         self.cache.offload(self._known.sequence(seq_id).table)
 
-    def restore_sequence(self, seq_id: int, block_ids: Sequence[int]) -> None:
+    def restore_sequence(self, seq_id: int, block_ids: abc.Sequence[int]) -> None:
         """Moves an offloaded sequence's cache into new blocks, as many as it had."""
         self.cache.restore(self._known.sequence(seq_id).table, block_ids)
 
     # ------------------------------------------------------------------------------------------------ batches
 
-    def start_batch(self, batch_id: int, items: Sequence[BatchItem]) -> None:
+    def start_batch(self, batch_id: int, items: abc.Sequence[BatchItem]) -> None:
         """Begins an iteration, which then stands before layer 0."""
         members: list[Member] = []
         tokens: list[int] = []
         start = 0
-        for stream, item in zip(check_start(self._known, batch_id, items), items, strict=True):
-            self.cache.extend(stream.table, item.new_block_ids)
-            stream.table.begin(item.first_position, item.num_tokens)
-            stream.batch_id = batch_id if stream.finish_reason is None else None
-            span = Span(stream.table, start, item.num_tokens, item.first_position)
-            members.append(Member(stream, span, item.samples))
-            tokens += tokens_of(item, stream)
+        for sequence, item in zip(check_start(self._known, batch_id, items), items, strict=True):
+            self.cache.extend(sequence.table, item.new_block_ids)
+            sequence.table.begin(item.first_position, item.num_tokens)
+            sequence.batch_id = batch_id if sequence.finish_reason is None else None
+            span = Span(sequence.table, start, item.num_tokens, item.first_position)
+            members.append(Member(sequence, span, item.samples))
+            tokens += tokens_of(item, sequence)
             start += item.num_tokens
         batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
         for member in members:
-            if member.stream.finish_reason is not None:  # it ended before the scheduler could know
+            if member.sequence.finish_reason is not None:  # it ended before the scheduler could know
                 batch.forward_pass.drop(member.span)
 
     def drop_batch(self, batch_id: int) -> None:
@@ -163,7 +161,7 @@ class Runner:
 
     def advance(
         self,
-        batch_ids: Sequence[int],
+        batch_ids: abc.Sequence[int],
         until: Cursor,
         goes_on: GoesOn = lambda cursor: True,
         *,
@@ -187,13 +185,13 @@ class Runner:
         reached = step.run()
         for batch in step.finished:
             for member in batch.live_members:
-                member.stream.table.commit()
+                member.sequence.table.commit()
             self._forget_batch(batch)
         errors = [self._fail(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
         return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
 
-    def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
+    def abandon(self, batch_ids: abc.Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised, with what is cached for their sequences; returns each as failed."""
         self._failed_batch_ids.difference_update(batch_ids)
         return [
@@ -205,13 +203,13 @@ class Runner:
         """Forgets every sequence and batch: another epoch may give the same ids again."""
         for batch in list(self._batches.values()):
             self._forget_batch(batch)
-        for seq_id in list(self._streams):
+        for seq_id in list(self._sequences):
             self.drop_sequence(seq_id)
         self._failed_batch_ids.clear()
 
     # ------------------------------------------------------------------------------------------------ changes
 
-    def _new_pass(self, members: Sequence[Member], tokens: Sequence[int]) -> Pass:
+    def _new_pass(self, members: abc.Sequence[Member], tokens: abc.Sequence[int]) -> Pass:
         spans = [member.span for member in members]
         if all(member.samples for member in members) and (recorded := self._recordings.take(spans, tokens)):
             return recorded
@@ -232,8 +230,8 @@ class Runner:
     def _forget_batch(self, batch: Batch) -> None:
         batch.forward_pass.close()
         for member in batch.live_members:
-            member.stream.batch_id = None
-            member.stream.table.abandon()
+            member.sequence.batch_id = None
+            member.sequence.table.abandon()
         del self._batches[batch.batch_id]
 
     def _fail(self, batch: Batch, error: Exception) -> BatchError:
@@ -245,7 +243,7 @@ class Runner:
     def _void(self, batch: Batch) -> tuple[int, ...]:
         """Forgets a batch, and what is cached for its sequences; returns those."""
         self._forget_batch(batch)
-        streams = [member.stream for member in batch.live_members]
-        for stream in streams:
-            stream.table.void()
-        return tuple(stream.seq_id for stream in streams)
+        sequences = [member.sequence for member in batch.live_members]
+        for sequence in sequences:
+            sequence.table.void()
+        return tuple(sequence.seq_id for sequence in sequences)

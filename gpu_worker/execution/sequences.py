@@ -17,7 +17,7 @@ from gpu_worker.passes.interface import Pass
 
 
 @dataclass(slots=True, eq=False)
-class TokenStream:
+class Sequence:
     """One sequence as the worker knows it.
 
     Attributes:
@@ -70,12 +70,12 @@ class Member:
     """A sequence in a batch.
 
     Attributes:
-        stream: The sequence.
+        sequence: The sequence.
         span: Its part of the pass.
         samples: Whether it samples a token when the iteration ends.
     """
 
-    stream: TokenStream
+    sequence: Sequence
     span: Span
     samples: bool
 
@@ -107,4 +107,4 @@ class Batch:
     @property
     def live_seq_ids(self) -> list[int]:
         """Those sequences' ids."""
-        return [member.stream.seq_id for member in self.live_members]
+        return [member.sequence.seq_id for member in self.live_members]

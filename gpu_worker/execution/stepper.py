@@ -193,17 +193,17 @@ class Step:
     def _sample(self, batch: Batch, logits: Tensor) -> None:
         """Samples a token for each sequence that wants one, from logits (rows, V)."""
         sampling = [member for member in batch.members if member.samples]
-        live = [(row, member.stream) for row, member in enumerate(sampling) if not member.span.dropped]
+        live = [(row, member.sequence) for row, member in enumerate(sampling) if not member.span.dropped]
         if live:
             rows = logits  # (live rows, V)
             if len(live) < len(logits):
                 rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
-            choices = sample(rows, [stream.next_draw() for _, stream in live])
-            for (_, stream), choice in zip(live, choices, strict=True):
+            choices = sample(rows, [sequence.next_draw() for _, sequence in live])
+            for (_, sequence), choice in zip(live, choices, strict=True):
                 if choice is None:
-                    self.sequence_errors.append(SequenceError(stream.seq_id, _NOT_FINITE))
+                    self.sequence_errors.append(SequenceError(sequence.seq_id, _NOT_FINITE))
                 else:
-                    self.tokens.append(stream.accept(*choice))
+                    self.tokens.append(sequence.accept(*choice))
         self.timing.num_heads += 1
         self.timing.head_rows += len(logits)
         self.finished.append(batch)

@@ -26,7 +26,7 @@ from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken
 from gpu_worker.cursor import Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
-from gpu_worker.simulated.step import Pace, SimulatedStep
+from gpu_worker.simulated.step import Pacer, SimulatedStep
 
 
 class SimulatedExecutor:
@@ -38,7 +38,7 @@ class SimulatedExecutor:
         max_model_len: Longest prompt plus output in tokens.
         vocab_size: Token ids are below this.
         vocabulary: Tokens that are sampled, all alike; never empty.
-        pace: Takes the time.
+        pacer: Takes the time.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class SimulatedExecutor:
         max_model_len: int,
         vocab_size: int,
         vocabulary: Sequence[int],
-        pace: Pace | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self._costs = costs
         self._vocabulary = vocabulary
         self._logprob = -math.log(len(vocabulary))
-        self._pace = pace or Pace()
+        self._pacer = pacer or Pacer()
         self._routing = Routing(costs.num_layers, costs.num_experts, costs.num_experts_per_token)
         self._sequences: dict[int, SimulatedSequence] = {}
         self._batches: dict[int, SimulatedBatch] = {}
@@ -82,7 +82,7 @@ class SimulatedExecutor:
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
         batches = check_advance(self._known, advance.batch_ids, advance.until)
-        step = SimulatedStep(self._costs, self._routing, batches, advance.until, goes_on, self._pace)
+        step = SimulatedStep(self._costs, self._routing, batches, advance.until, goes_on, self._pacer)
         reached = step.run()
         tokens: list[SampledToken] = []
         for batch in step.finished:

@@ -16,7 +16,7 @@ from gpu_worker.simulated.batch import Routing, SimulatedBatch
 _SHORTEST_SLEEP_NS = 20_000  # below that, going to sleep takes longer than the sleep
 
 
-class Pace:
+class Pacer:
     """Makes work take its time: sleeps up to when it would be done, so that sleeping too long once is made up for."""
 
     def __init__(
@@ -49,7 +49,7 @@ class SimulatedStep:
         batches: The batches to advance.
         until: Where they stop.
         goes_on: Asked with the cursor before each unit; False cuts the advance short there.
-        pace: Takes the time.
+        pacer: Takes the time.
 
     Attributes:
         timing: What was run, and the time that the table says for it.
@@ -63,20 +63,20 @@ class SimulatedStep:
         batches: Sequence[SimulatedBatch],
         until: Cursor,
         goes_on: GoesOn,
-        pace: Pace,
+        pacer: Pacer,
     ) -> None:
         self._costs = costs
         self._routing = routing
         self._batches = batches
         self._until = until
         self._goes_on = goes_on
-        self._pace = pace
+        self._pacer = pacer
         self.timing = WorkTiming()
         self.finished: list[SimulatedBatch] = []
 
     def run(self) -> Cursor:
         """Runs until every batch stands at or past `until`, or until told not to go on; returns the lowest cursor."""
-        self._pace.begin()
+        self._pacer.begin()
         if self._until >= self._routing.end:
             self.finished += [batch for batch in self._batches if not batch.parts]  # over without having run to the end
         while behind := [batch for batch in self._batches if batch.cursor < self._until]:
@@ -105,7 +105,7 @@ class SimulatedStep:
         cost_ns = self._costs.attention_ns(batch.num_tokens, batch.num_pairs)
         self._count_attention(batch, 1)
         self.timing.attention_ns += cost_ns
-        self._pace.spend(cost_ns)
+        self._pacer.spend(cost_ns)
         batch.cursor = self._routing.next_with_tokens(batch, batch.cursor.layer, 0)
 
     def _count_attention(self, batch: SimulatedBatch, num_stages: int) -> None:
@@ -122,7 +122,7 @@ class SimulatedStep:
             self.timing.num_expert_runs += 1
             self.timing.expert_tokens += num_tokens
             self.timing.expert_ns += cost_ns
-            self._pace.spend(cost_ns)
+            self._pacer.spend(cost_ns)
         for batch in standing:
             batch.cursor = routing.next_with_tokens(batch, layer, min(expert + 1, routing.num_experts))
             # Told to stop inside the stage, a batch waits at its end rather than run into the next layer, or even sample.
@@ -138,5 +138,5 @@ class SimulatedStep:
         self.timing.num_heads += 1
         self.timing.head_rows += batch.num_rows
         self.timing.head_ns += cost_ns
-        self._pace.spend(cost_ns)
+        self._pacer.spend(cost_ns)
         self.finished.append(batch)

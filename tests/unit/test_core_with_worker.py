@@ -35,7 +35,6 @@ PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6
 FAMILY = "mixtral"
 Arrival = tuple[float, RequestClass, int, int | None, float | None]  # when, class, prompt, stops after, aborted after
-ITEM_FIELDS = ("seq_id", "num_tokens", "token_ids", "first_position", "new_block_ids", "samples")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +64,7 @@ class ModelWorker(SimWorker):
             case RestoreSequence(seq_id, block_ids):
                 runner.restore_sequence(seq_id, block_ids)
             case StartBatch(batch_id, _, items):
-                runner.start_batch(batch_id, [WorkerItem(*(getattr(i, name) for name in ITEM_FIELDS)) for i in items])
+                runner.start_batch(batch_id, [WorkerItem(**item._asdict()) for item in items])
             case DropBatch(batch_id):
                 runner.drop_batch(batch_id)
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.cache.state import LayerState, SequenceState
+from gpu_worker.cache.state import LayerState, RecurrentState
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ def inputs(start: int, stop: int) -> torch.Tensor:
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5))
 def test_a_convolution_sees_the_inputs_before_however_they_are_divided(sizes: list[int], width: int) -> None:
-    state, start = SequenceState(CPU), 1
+    state, start = RecurrentState(CPU), 1
     for number, size in enumerate(sizes):
         state.begin(is_first=number == 0)
         joined = state.layer(0, LayerState).push(inputs(start, start + size), 0, width)
@@ -28,7 +28,7 @@ def test_a_convolution_sees_the_inputs_before_however_they_are_divided(sizes: li
 
 
 def test_an_iteration_that_is_not_finished_has_changed_nothing() -> None:
-    state = SequenceState(CPU)
+    state = RecurrentState(CPU)
     state.begin(is_first=True)
     state.layer(0, LayerState).recurrent_states[0] = torch.ones(2)
     state.commit()
@@ -39,7 +39,7 @@ def test_an_iteration_that_is_not_finished_has_changed_nothing() -> None:
 
 
 def test_a_text_that_begins_again_begins_from_nothing() -> None:
-    state = SequenceState(CPU)
+    state = RecurrentState(CPU)
     state.begin(is_first=True)
     state.layer(0, LayerState).recurrent_states[0] = torch.ones(2)
     state.commit()
@@ -49,7 +49,7 @@ def test_a_text_that_begins_again_begins_from_nothing() -> None:
 
 
 def test_what_is_under_way_moves_too() -> None:
-    state = SequenceState(CPU)
+    state = RecurrentState(CPU)
     state.begin(is_first=True)
     state.layer(0, LayerState).push(inputs(0, 4), 0, 2)
     state.layer(1, LayerState).recurrent_states[0] = torch.ones(3)

@@ -88,7 +88,7 @@ def test_a_sequence_that_has_ended_is_passed_over_by_a_batch_begun_before_that_w
     driver = Driver(loaded())
     first, second = _expected()[:2]
     ending, going_on = driver.add(PROMPTS[0], 5), driver.add(PROMPTS[1], 5)
-    driver.runner._streams[ending.seq_id].stop_ids = frozenset(first[:1])
+    driver.runner._sequences[ending.seq_id].stop_ids = frozenset(first[:1])
     driver.advance(driver.start(ending, going_on))
     assert ending.outputs[-1].finish_reason is FinishReason.STOP
     length = len(PROMPTS[0])

@@ -29,7 +29,7 @@ def runner() -> Runner:
 
 
 def _state(runner: Runner) -> Any:
-    tables = [(s.seq_id, list(s.table.block_ids), s.table.num_cached, s.batch_id) for s in runner._streams.values()]
+    tables = [(s.seq_id, list(s.table.block_ids), s.table.num_cached, s.batch_id) for s in runner._sequences.values()]
     return (
         tables,
         sorted(runner._batches),

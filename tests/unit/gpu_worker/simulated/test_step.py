@@ -8,7 +8,7 @@ from qllm.cost_table import CostTable
 from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
-from gpu_worker.simulated.step import Pace, SimulatedStep
+from gpu_worker.simulated.step import Pacer, SimulatedStep
 from tests.unit.qllm.test_cost_table import table
 
 COSTS = table()
@@ -34,8 +34,8 @@ class FakeTime:
         self.now_ns += self.sleeps_ns[-1] + self.oversleep_ns
 
     @property
-    def pace(self) -> Pace:
-        return Pace(lambda: self.now_ns, self.sleep)
+    def pacer(self) -> Pacer:
+        return Pacer(lambda: self.now_ns, self.sleep)
 
 
 def batch(num_tokens: int, cursor: Cursor = Cursor(0), num_cached: int = 0) -> SimulatedBatch:  # noqa: B008 - immutable
@@ -53,7 +53,7 @@ def run(
     time: FakeTime | None = None,
     goes_on: Callable[[Cursor], bool] = lambda cursor: True,
 ) -> tuple[Cursor, SimulatedStep]:
-    step = SimulatedStep(costs, ROUTING, batches, until, goes_on, (time or FakeTime()).pace)
+    step = SimulatedStep(costs, ROUTING, batches, until, goes_on, (time or FakeTime()).pacer)
     return step.run(), step
 
 
