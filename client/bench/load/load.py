@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 from client.bench.errors import RequestFailed
-from client.bench.load.prompts import Prompts
+from client.bench.load.prompts import PromptSource
 from client.bench.load.record import RequestRecord
 from client.bench.load.target import Ask, Ending, Target
 from client.bench.load.workload import Arrival, ClosedLoop, Lengths, Source, Workload
@@ -32,7 +32,7 @@ class Load:
         messages: One message for each kind of failure, the first that came.
     """
 
-    def __init__(self, target: Target, prompts: Prompts, *, max_in_flight: int) -> None:
+    def __init__(self, target: Target, prompts: PromptSource, *, max_in_flight: int) -> None:
         self._target = target
         self._prompts = prompts
         self._max_in_flight = max_in_flight

@@ -8,6 +8,7 @@ import random
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 from client.bench.load.target import Ask, Ending, Target
 from client.bench.load.workload import BE
@@ -24,6 +25,20 @@ form sentence great think say help low line differ turn cause much mean before m
 """
 _WORDS = _TEXT.split()
 _FEW_WORDS, _MANY_WORDS = 16, 144
+
+
+class PromptSource(Protocol):
+    """What is asked: the n-th prompt of a class is always the same one, whoever sends it and when."""
+
+    def draw(self, request_class: RequestClass, index: int, num_tokens: int) -> str | list[int]:
+        """Returns the class's prompt number `index`, about `num_tokens` long."""
+
+    async def fit(self, target: Target, vocab_size: int) -> "PromptSource":
+        """Returns the source as it suits a server whose vocabulary has so many tokens.
+
+        Raises:
+            RequestFailed: The server refused a prompt.
+        """
 
 
 class PromptForm(StrEnum):
@@ -58,6 +73,14 @@ class Prompts:
             return chance.choices(range(self.vocab_size), k=num_tokens)
         num_words = round((num_tokens - self.template_tokens) / self.tokens_per_word)
         return " ".join(chance.choices(_WORDS, k=max(num_words, 1)))
+
+    async def fit(self, target: Target, vocab_size: int) -> "Prompts":
+        """Returns prompts of ids below `vocab_size`, or of texts that are calibrated on the server.
+
+        Raises:
+            RequestFailed: The server refused a prompt.
+        """
+        return await calibrate(replace(self, vocab_size=vocab_size), target)
 
 
 async def calibrate(prompts: Prompts, target: Target) -> Prompts:

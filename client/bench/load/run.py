@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.load import Load
 from client.bench.load.measurement import Measurement, Window
-from client.bench.load.prompts import DEFAULT_VOCAB_SIZE, Prompts, calibrate
+from client.bench.load.prompts import DEFAULT_VOCAB_SIZE, PromptSource
 from client.bench.load.record import RequestRecord
 from client.bench.load.target import Target, TargetFacts
 from client.bench.load.workload import LS, Lengths, Workload, sample_lengths
@@ -49,7 +49,7 @@ class Plan:
     """
 
     workload: Workload
-    prompts: Prompts
+    prompts: PromptSource
     vocab_size: int | None
     num_idle: int
     warm_up_s: float
@@ -92,13 +92,14 @@ async def run_plan(target: Target, plan: Plan, display: Display, stop: asyncio.E
     return None if measurement is None else Run(facts, measurement(), stop.is_set())
 
 
-async def _get_ready(target: Target, plan: Plan, display: Display) -> tuple[TargetFacts, Prompts, list[RequestRecord]]:
+async def _get_ready(
+    target: Target, plan: Plan, display: Display
+) -> tuple[TargetFacts, PromptSource, list[RequestRecord]]:
     """Warms the server up and measures it idle."""
     display.begin("warming up")
     facts = await target.prepare()
-    prompts = replace(plan.prompts, vocab_size=plan.vocab_size or facts.vocab_size or DEFAULT_VOCAB_SIZE)
     try:
-        prompts = await calibrate(prompts, target)
+        prompts = await plan.prompts.fit(target, plan.vocab_size or facts.vocab_size or DEFAULT_VOCAB_SIZE)
     except RequestFailed as failure:
         raise TargetFailed(f"the server refuses a prompt: {failure.kind}: {failure}") from failure
     load = Load(target, prompts, max_in_flight=plan.max_in_flight)
