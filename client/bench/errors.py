@@ -4,7 +4,7 @@ BenchError             ends the command with one line and exit code 1
 ├── BadTrace           a trace file cannot be read: names the file and the line
 ├── BadRecording       a result file cannot be read: names the file and what is wrong in it
 ├── TargetFailed       the server cannot be measured: not there, no model, or it refuses the simplest request
-├── ServiceFailed      a service that the command started did not come up, or ended
+├── ServiceFailed      a service that the command started did not come up, ended, or failed as a target does
 └── MissingExtra       a library of the extra `bench` is not installed
 
 RequestFailed          ends one request; it is counted under `kind`, and the load goes on
@@ -28,7 +28,7 @@ class TargetFailed(BenchError):
 
 
 class ServiceFailed(BenchError):
-    """A service that was started here did not come up, or ended; the message holds the end of its log."""
+    """A service that was started here did not come up, ended or failed; the message holds the end of its log."""
 
 
 class MissingExtra(BenchError):

@@ -1,5 +1,6 @@
 """`qllm-client bench` on the real service, as real processes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from client import AsyncClient
+from client.bench.errors import ServiceFailed, TargetFailed
+from client.bench.service.service import ServiceOptions, running_service
 from tests.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"
 # Open loops: how many requests the window holds depends on the seed alone, and the drain waits for all of them.
 LOAD = "--ls-rate 4 --be-rate 6 --be-prompt-tokens 200 --be-max-tokens 16 --ls-prompt-tokens 20 --ls-max-tokens 8"
 QUICK = f"{LOAD} --seconds 1.5 --warm-up 0.5 --idle-requests 3 --drain 300"
+
+SIMULATED = ServiceOptions(str(MODEL), worker=("--simulated", "zero"))
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,3 +119,38 @@ def test_control_c_while_a_service_starts_leaves_nothing_behind(tmp_path: Path) 
         assert "nothing was measured" in process.stderr.read()
     assert processes_that_name(str(model)) == []
     assert list(tmp_path.glob("*.log")) == []
+
+
+def test_a_request_that_a_started_service_fails_is_told_with_the_end_of_its_log() -> None:
+    async def fail() -> None:
+        async with running_service(SIMULATED):
+            raise TargetFailed("it refuses a prompt")
+
+    with pytest.raises(ServiceFailed) as failed:
+        asyncio.run(fail())
+    said, first_line, *_ = str(failed.value).splitlines()
+    log = Path(said.removesuffix(" and ends with:").rpartition(" ")[2])
+    assert said.startswith("it refuses a prompt; the service still runs. Its log is ")
+    assert first_line in log.read_text()
+    log.unlink()
+
+
+def test_a_started_service_that_dies_is_told_by_how_it_ended() -> None:
+    async def kill() -> None:
+        async with running_service(SIMULATED) as address, AsyncClient(address) as client:
+            os.kill(_scheduler_pid(address), signal.SIGKILL)
+            await client.generate([1, 2]).collect()
+
+    with pytest.raises(ServiceFailed) as failed:
+        asyncio.run(kill())
+    said = str(failed.value).splitlines()[0]
+    assert said.startswith("a request failed: UNAVAILABLE: ")
+    assert "; the service ended with exit code -9. Its log is " in said
+    Path(said.removesuffix(" and ends with:").rpartition(" ")[2]).unlink()
+
+
+def _scheduler_pid(address: str) -> int:
+    port = address.rpartition(":")[2].encode()
+    children = (task / "children" for task in Path("/proc/self/task").iterdir())
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    return next(pid for pid in pids if port in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))

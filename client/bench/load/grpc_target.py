@@ -1,12 +1,13 @@
 """A QLLM service over gRPC as the server under test."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 
 from client.async_client import AsyncClient, Loads
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 from client.errors import QllmError, Unreachable
+from client.messages import ChatMessage, Prompt, RequestClass
 
 _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_prompt_tokens")
 
@@ -17,11 +18,13 @@ class GrpcTarget:
     Args:
         address: "host:port".
         ignore_eos: Generate exactly as many tokens as are asked for.
+        chat: Classes whose texts are asked as one message of a user, in the model's own chat template.
     """
 
-    def __init__(self, address: str, *, ignore_eos: bool) -> None:
+    def __init__(self, address: str, *, ignore_eos: bool, chat: Collection[RequestClass] = ()) -> None:
         self._address = address
         self._ignore_eos = ignore_eos
+        self._chat = chat
         self._client = AsyncClient(address)
 
     async def prepare(self) -> TargetFacts:
@@ -49,7 +52,7 @@ class GrpcTarget:
         """Streams one generation."""
         try:
             stream = self._client.generate(
-                ask.prompt,
+                self._prompt(ask),
                 request_class=ask.request_class,
                 max_tokens=ask.max_tokens,
                 temperature=0.0,
@@ -58,7 +61,7 @@ class GrpcTarget:
             async with stream, aclosing(aiter(stream)) as deltas:
                 async for delta in deltas:
                     if delta.token_ids:
-                        yield Chunk(len(delta.token_ids))
+                        yield Chunk(len(delta.token_ids), token_ids=delta.token_ids, text=delta.text)
         except QllmError as error:
             raise RequestFailed(error.status.name, str(error)) from error
         usage = stream.result.usage
@@ -75,6 +78,11 @@ class GrpcTarget:
     async def close(self) -> None:
         """Closes the channel."""
         await self._client.close()
+
+    def _prompt(self, ask: Ask) -> Prompt:
+        if isinstance(ask.prompt, str) and ask.request_class in self._chat:
+            return [ChatMessage("user", ask.prompt)]
+        return ask.prompt
 
 
 def _flat(loads: Loads) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing
 
-from client.bench.errors import RequestFailed
+from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.prompts import PromptSource
 from client.bench.load.record import RequestRecord
 from client.bench.load.target import Ask, Ending, Target
@@ -47,10 +47,19 @@ class Load:
         return self._loop.time() - self._origin_s
 
     async def run(self, workload: Workload, start_s: float) -> None:
-        """Runs all sources from that time on, until it is cancelled; what is in flight then is given up."""
-        async with asyncio.TaskGroup() as group:
-            for request_class, source in workload.items():
-                group.create_task(self._run_source(request_class, source, start_s))
+        """Runs all sources from that time on, until it is cancelled; what is in flight then is given up.
+
+        Raises:
+            TargetFailed: The target said of a request that the load is to end.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for request_class, source in workload.items():
+                    group.create_task(self._run_source(request_class, source, start_s))
+        except ExceptionGroup as failures:
+            if (ends := failures.subgroup(TargetFailed)) is None:
+                raise
+            raise _first_of(ends) from None
 
     async def ask(
         self,
@@ -66,7 +75,7 @@ class Load:
         self.records.append(record)
         self.num_in_flight[request_class] += 1
         try:
-            await self._read(record, Ask(request_class, prompt, lengths.max_tokens))
+            await self._read(record, Ask(request_class, prompt, lengths.max_tokens, index))
         except RequestFailed as failure:
             self._note_failure(record, failure.kind, str(failure))
         except asyncio.CancelledError:
@@ -118,3 +127,10 @@ class Load:
     def _note_failure(self, record: RequestRecord, kind: str, message: str) -> None:
         record.fail(kind, self.now_s())
         self.messages.setdefault(kind, message)
+
+
+def _first_of(failure: Exception) -> Exception:
+    """Returns the first failure inside nested groups."""
+    while isinstance(failure, ExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure

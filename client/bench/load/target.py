@@ -12,19 +12,33 @@ from client.messages import RequestClass
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: a prompt as text or as token ids."""
+    """One request: a prompt as text or as token ids.
+
+    Attributes:
+        index: The request's number in its class; the same number always has the same prompt.
+    """
 
     request_class: RequestClass
     prompt: str | list[int]
     max_tokens: int
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens that came together. `is_exact` is False where the server sends text only, which counts as one token."""
+    """Tokens that came together.
+
+    Attributes:
+        num_tokens: How many they are.
+        is_exact: False where the server sends text only, which counts as one token.
+        token_ids: The tokens; empty where the target does not tell them.
+        text: What they add to the text, likewise.
+    """
 
     num_tokens: int
     is_exact: bool = True
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,8 @@ class Target(Protocol):
         """Sends the request once reading begins; yields chunks as they come, then one `Ending`. Closing it cancels.
 
         Raises:
-            RequestFailed: No complete answer came.
+            RequestFailed: No complete answer came; the load counts it and goes on.
+            TargetFailed: Likewise, and the load is to end.
         """
 
     async def counters(self) -> Mapping[str, int]:

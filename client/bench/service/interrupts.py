@@ -53,10 +53,23 @@ class Interrupts:
             self._task.cancel()
 
 
-def run_interruptibly(command: Callable[[Interrupts], Coroutine[Any, Any, T]]) -> tuple[T, int]:
+class Interrupted(Exception):
+    """A signal ended a command that had no results to keep.
+
+    Attributes:
+        exit_code: What the process is to end with.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"interrupted by a signal; exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def run_until_interrupted(command: Callable[[Interrupts], Coroutine[Any, Any, T]]) -> tuple[T, int]:
     """Runs a command's coroutine; returns its result and the exit code that signals make.
 
-    Ends the process with a message on stderr when the command is interrupted while it has no results to keep.
+    Raises:
+        Interrupted: A signal came while the command had no results to keep. Its coroutine was cancelled and has ended.
     """
     listening: list[Interrupts] = []
 
@@ -67,6 +80,14 @@ def run_interruptibly(command: Callable[[Interrupts], Coroutine[Any, Any, T]]) -
     try:
         result = asyncio.run(listen_and_run())
     except asyncio.CancelledError:
-        complain("interrupted; nothing was measured")
-        raise typer.Exit(listening[0].exit_code) from None
+        raise Interrupted(listening[0].exit_code) from None
     return result, listening[0].exit_code
+
+
+def run_interruptibly(command: Callable[[Interrupts], Coroutine[Any, Any, T]]) -> tuple[T, int]:
+    """Does as `run_until_interrupted`; ends the process with a message on stderr when the command is interrupted."""
+    try:
+        return run_until_interrupted(command)
+    except Interrupted as interrupted:
+        complain("interrupted; nothing was measured")
+        raise typer.Exit(interrupted.exit_code) from None

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import IO
 
 from client.async_client import AsyncClient
-from client.bench.errors import ServiceFailed
+from client.bench.errors import ServiceFailed, TargetFailed
 from client.errors import QllmError
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.1
+_DEATH_S = 3.0
 _LOG_TAIL_LINES = 15
 
 
@@ -56,9 +57,10 @@ async def running_service(options: ServiceOptions, *, echo: bool = False) -> Asy
         echo: Whether its log goes to this process's stderr instead of a file.
 
     Raises:
-        ServiceFailed: It did not come up, or had ended by the time that the block was left. Its log is kept, and named.
+        ServiceFailed: It did not come up, failed a request that the block could not do without, or had ended by the time
+            that the block was left. Its log is kept, and named.
     """
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     with nullcontext((None, None)) if echo else _log_file() as (log, path):
         process = await _start(options.command(port), log)
@@ -67,6 +69,10 @@ async def running_service(options: ServiceOptions, *, echo: bool = False) -> Asy
             yield address
             if process.returncode is not None:
                 raise _failure("it ended while it was measured", process, path)
+        except (TargetFailed, QllmError) as failure:
+            with suppress(TimeoutError):  # calls may fail a moment before the process ends
+                await asyncio.wait_for(process.wait(), _DEATH_S)
+            raise _failure(_said(failure), process, path) from failure
         finally:
             await _stop(process)
 
@@ -126,6 +132,10 @@ def _log_file() -> Iterator[tuple[IO[bytes], Path]]:
                 path.unlink()
 
 
+def _said(failure: TargetFailed | QllmError) -> str:
+    return f"a request failed: {failure.status.name}: {failure}" if isinstance(failure, QllmError) else str(failure)
+
+
 def _failure(what: str, process: asyncio.subprocess.Process, log: Path | None) -> ServiceFailed:
     state = "still runs" if process.returncode is None else f"ended with exit code {process.returncode}"
     if log is None:
@@ -134,7 +144,8 @@ def _failure(what: str, process: asyncio.subprocess.Process, log: Path | None) -
     return ServiceFailed("\n".join([f"{what}; the service {state}. Its log is {log} and ends with:", *lines]))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of the loopback interface that nothing listens on now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

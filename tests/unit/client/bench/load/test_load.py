@@ -4,11 +4,13 @@ from itertools import islice
 
 import pytest
 
+from client.bench.errors import TargetFailed
 from client.bench.load.http_target import HttpDialect, HttpTarget
 from client.bench.load.load import TOO_MANY_IN_FLIGHT, Load
 from client.bench.load.measurement import Measurement, Window
 from client.bench.load.prompts import PromptForm, Prompts, calibrate
 from client.bench.load.record import DONE, UNFINISHED
+from client.bench.load.target import Ask, Stream
 from client.bench.load.trace import Trace, TraceRow
 from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Workload
 from client.bench.results.summary import summarize
@@ -18,6 +20,15 @@ from tests.unit.client.bench.samples import NO_OBJECTIVES
 
 PROMPTS = Prompts(PromptForm.TOKENS, vocab_size=50, seed=1)
 SHORT = Lengths(3, 2)
+
+
+class EndingTarget(FakeTarget):
+    async def stream(self, ask: Ask) -> Stream:
+        if ask.request_class is LS:
+            await asyncio.sleep(0.02)
+            raise TargetFailed("no more")
+        async for item in super().stream(ask):
+            yield item
 
 
 async def run_for(load: Load, workload: Workload, seconds: float) -> None:
@@ -107,6 +118,23 @@ async def test_failures_are_noted_and_do_not_end_the_load() -> None:
     await run_until(load, {LS: Poisson(500.0, SHORT, "x")}, 5)
     assert [record.outcome for record in load.records[:5]] == ["HTTP 500"] * 5
     assert load.messages == {"HTTP 500": "it was asked to"}
+
+
+async def test_a_target_can_end_the_load_and_what_is_in_flight_is_given_up() -> None:
+    target = EndingTarget(step_s=1000.0)
+    load = Load(target, PROMPTS, max_in_flight=100)
+    with pytest.raises(TargetFailed, match="no more"):
+        await load.run({LS: Poisson(500.0, SHORT, "x"), BE: ClosedLoop(2, 0.0, SHORT)}, load.now_s())
+    assert (target.num_live, load.num_in_flight.total()) == (0, 0)
+    assert {record.outcome for record in load.records} == {UNFINISHED}
+
+
+async def test_each_ask_has_its_number_and_the_prompt_that_is_drawn_for_it() -> None:
+    target = FakeTarget()
+    load = Load(target, PROMPTS, max_in_flight=100)
+    await run_until(load, {BE: ClosedLoop(2, 0.0, SHORT)}, num_ended=4)
+    assert [ask.index for ask in target.asks[:4]] == [0, 1, 2, 3]
+    assert all(ask.prompt == PROMPTS.draw(BE, ask.index, 3) for ask in target.asks)
 
 
 async def test_a_closed_loop_pauses_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
