@@ -3,6 +3,9 @@
 Run it with `make demo`, or `python -m demo --help`. Owns the order of events; the parts do the work.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +13,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client import GenerationResult
-from demo.load import BE, LS, Foreground, Load, Watcher, Window, run_window
-from demo.prompts import DemoWorkload
-from demo.report import at_expert, at_layer, compare, results_table
-from demo.service import ServiceFailed, Terminated, run, running_service
+from client.bench.errors import BenchError
+from client.bench.load.grpc_target import GrpcTarget
+from client.bench.load.load import Load
+from client.bench.load.run import Plan, run_plan
+from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
+from client.bench.service.interrupts import Interrupted, run_until_interrupted
+from client.bench.service.service import ServiceOptions, running_service
+from demo.prompts import DemoPrompts
+from demo.report import Outcome, compare, results_table
 from demo.show import Show, make_show
+from demo.watched_target import Tokens, WatchedTarget
 
 _NUM_IDLE_QUESTIONS = 8
 _NUM_REFERENCES = 6
-_LS_MAX_TOKENS = 24
-_BE_MAX_TOKENS = 48
-_BE_PROMPT_CHARS = 1_900  # at most as many tokens, which with the output stays within the demo model's 2,048
+_LS_LENGTHS = Lengths(20, 24)
+_BE_LENGTHS = Lengths(1_900, 48)  # which together stays within the demo model's 2,048
+_LEAD_S = 1.0
+_DRAIN_S = 60.0
+_MAX_IN_FLIGHT = 4096
+_POLL_S = 0.2
 # Batches of other sizes round differently. In float32 that does not decide between two tokens; in bfloat16 it may.
 _WORKER_OPTIONS = ("--dtype", "float32")
 
@@ -36,66 +47,89 @@ class Settings:
     ls_rate_per_s: float
     seed: int
 
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Answers of the service with nothing else to do: to latency-sensitive questions and to best-effort prompts."""
-
-    ls: dict[int, GenerationResult]
-    be: dict[int, GenerationResult]
+    def plan(self, num_idle: int) -> Plan:
+        """Returns the load, which is the same under both policies, after so many requests on the idle service."""
+        return Plan(
+            workload={
+                LS: Poisson(self.ls_rate_per_s, _LS_LENGTHS, f"ls {self.seed}"),
+                BE: ClosedLoop(self.num_be_clients, 0.0, _BE_LENGTHS),
+            },
+            prompts=DemoPrompts(self.seed),
+            vocab_size=None,
+            num_idle=num_idle,
+            warm_up_s=_LEAD_S,
+            seconds=self.seconds,
+            drain_s=_DRAIN_S,
+            max_in_flight=_MAX_IN_FLIGHT,
+        )
 
 
 async def run_demo(settings: Settings, console: Console) -> bool:
-    """Runs everything, prints the report, and returns whether all outputs were identical."""
-    workload = DemoWorkload(
-        seed=settings.seed,
-        be_prompt_chars=_BE_PROMPT_CHARS,
-        be_max_tokens=_BE_MAX_TOKENS,
-        ls_max_tokens=_LS_MAX_TOKENS,
-    )
+    """Runs everything, prints the report, and returns whether all outputs were identical.
+
+    Raises:
+        BenchError: A service did not come up, ended, or failed a request.
+    """
     with make_show(console) as show:
-        show.begin("Starting the service: scheduler and worker, policy qllm")
-        async with running_service(
-            settings.model, "qllm", worker_options=_WORKER_OPTIONS, on_wait=show.waiting
-        ) as client:
-            idle = await _measure_idle(Load(client, workload, show), show)
-            show.begin(f"{settings.num_be_clients} best-effort clients flood the service; people ask meanwhile: qllm")
-            qllm = await _run_load(Load(client, workload, show), settings)
-        show.begin("Starting the service again, policy fcfs")
-        async with running_service(
-            settings.model, "fcfs", worker_options=_WORKER_OPTIONS, on_wait=show.waiting
-        ) as client:
-            show.begin("The same requests at the same times, first come first served: fcfs")
-            fcfs = await _run_load(Load(client, workload, show), settings)
-    return _report(console, idle, fcfs, qllm)
+        show.entitle("Starting the service: scheduler and worker, policy qllm")
+        async with _served(settings.model, "qllm", show) as target:
+            show.entitle("Nothing else to do: some best-effort prompts for reference")
+            references = await _ask_references(WatchedTarget(target, show), settings)
+            show.entitle(f"{settings.num_be_clients} best-effort clients flood the service, LS requests come: qllm")
+            qllm = await _run_load(target, settings.plan(_NUM_IDLE_QUESTIONS), show)
+        show.entitle("Starting the service again, policy fcfs")
+        async with _served(settings.model, "fcfs", show) as target:
+            show.entitle("The same requests at the same times, first come first served: fcfs")
+            fcfs = await _run_load(target, settings.plan(0), show)
+    return _report(console, references, fcfs, qllm)
 
 
-async def _measure_idle(load: Load, show: Show) -> Idle:
-    show.begin("Nothing else to do: questions one by one, then some best-effort prompts for reference")
-    await Load(load.client, load.workload, Watcher()).ask(LS, _NUM_IDLE_QUESTIONS)  # the first one warms up
-    await load.ask_one_by_one(LS, range(_NUM_IDLE_QUESTIONS), pause_s=0.1)
-    await load.ask_one_by_one(BE, range(_NUM_REFERENCES))
-    return Idle(load.answers[LS], load.answers[BE])
+@asynccontextmanager
+async def _served(model: str, policy: str, show: Show) -> AsyncIterator[GrpcTarget]:
+    """Yields a service under the policy, asked for chat answers by latency-sensitive requests; shows its counters."""
+    options = ServiceOptions(model, scheduler=("--policy", policy), worker=_WORKER_OPTIONS)
+    async with running_service(options) as address:
+        target = GrpcTarget(address, ignore_eos=True, chat={LS})
+        polling = asyncio.create_task(_poll(target, show))
+        try:
+            yield target
+        finally:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+            await target.close()
 
 
-async def _run_load(load: Load, settings: Settings) -> Window:
-    foreground = Foreground(settings.seconds, settings.ls_rate_per_s, seed=settings.seed)
-    return await run_window(load, foreground, num_be_clients=settings.num_be_clients)
+async def _poll(target: GrpcTarget, show: Show) -> None:
+    while True:
+        show.counted(await target.counters())
+        await asyncio.sleep(_POLL_S)
 
 
-def _report(console: Console, idle: Idle, fcfs: Window, qllm: Window) -> bool:
-    interrupted = qllm.answers[BE]
+async def _ask_references(target: WatchedTarget, settings: Settings) -> Tokens:
+    """Returns what the idle service answers to the first best-effort prompts, asked one by one."""
+    load = Load(target, DemoPrompts(settings.seed), max_in_flight=1)
+    for index in range(_NUM_REFERENCES):
+        await load.ask(BE, index, _BE_LENGTHS, load.now_s())
+    return target.tokens(BE)
+
+
+async def _run_load(target: GrpcTarget, plan: Plan, show: Show) -> Outcome:
+    watched = WatchedTarget(target, show)
+    run = await run_plan(watched, plan, show, asyncio.Event())
+    assert run is not None, "nothing stops it early"
+    return Outcome(run.measurement, watched.tokens(BE))
+
+
+def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome) -> bool:
     comparisons = (
-        compare("Best-effort tokens, interrupted (qllm) against alone on an idle service", interrupted, idle.be),
-        compare(
-            "Best-effort tokens, interrupted (qllm) against never interrupted (fcfs)", interrupted, fcfs.answers[BE]
-        ),
+        compare("Best-effort tokens, interrupted (qllm) against alone on an idle service", qllm.tokens, references),
+        compare("Best-effort tokens, interrupted (qllm) against never interrupted (fcfs)", qllm.tokens, fcfs.tokens),
     )
     console.print()
-    console.print(results_table(idle.ls, fcfs, qllm))
+    console.print(results_table(fcfs, qllm))
     console.print(
-        f"Under qllm, best-effort work was left standing inside the model {at_expert(qllm) + at_layer(qllm)} times, and "
-        "went on from there each time.",
+        f"Under qllm, best-effort work was left standing inside the model "
+        f"{qllm.num_stops_at_experts + qllm.num_stops_at_layers} times, and went on from there each time.",
         highlight=False,
         soft_wrap=True,
     )
@@ -126,14 +160,13 @@ def demo(
     """
     console, errors = Console(), Console(stderr=True)
     settings = Settings(model, seconds, be_clients, ls_rate, seed)
+
     try:
-        all_identical = run(run_demo(settings, console))
-    except KeyboardInterrupt:
+        all_identical, _ = run_until_interrupted(lambda _: run_demo(settings, console))
+    except Interrupted as interrupted:
         errors.print("Interrupted; both processes were stopped.")
-        raise typer.Exit(130) from None
-    except Terminated:
-        raise typer.Exit(143) from None
-    except ServiceFailed as failure:
+        raise typer.Exit(interrupted.exit_code) from None
+    except BenchError as failure:
         errors.print(f"The demo failed: {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     raise typer.Exit(0 if all_identical else 1)

@@ -2,10 +2,13 @@
 
 import random
 import sysconfig
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from client import ChatMessage, GenerateOptions, Prompt, RequestClass
+from client.bench.load.target import Target
+from client.bench.load.workload import LS
+from client.messages import RequestClass
 
 _MIN_SOURCE_CHARS = 10_000
 
@@ -25,29 +28,28 @@ _QUESTIONS = (
 )
 
 
-class DemoWorkload:
-    """Python source to be continued by best-effort clients, and chat questions by people who wait."""
+@dataclass(frozen=True, slots=True)
+class DemoPrompts:
+    """Python source to be continued by best-effort requests, and questions of latency-sensitive ones.
 
-    def __init__(self, *, seed: int, be_prompt_chars: int, be_max_tokens: int, ls_max_tokens: int) -> None:
-        self._seed = seed
-        self._be_prompt_chars = be_prompt_chars
-        self._max_tokens = {
-            RequestClass.LATENCY_SENSITIVE: ls_max_tokens,
-            RequestClass.BEST_EFFORT: be_max_tokens,
-        }
+    Attributes:
+        seed: Fixes all prompts.
+    """
 
-    def prompt(self, request_class: RequestClass, index: int) -> Prompt:
-        """Returns the class's prompt number `index`."""
-        if request_class is RequestClass.LATENCY_SENSITIVE:
-            return [ChatMessage("user", _QUESTIONS[index % len(_QUESTIONS)])]
-        chance = random.Random(f"{self._seed} {index}")
+    seed: int
+
+    def draw(self, request_class: RequestClass, index: int, num_tokens: int) -> str:
+        """Returns the class's prompt number `index`; source has `num_tokens` characters, hence at most as many tokens."""
+        if request_class is LS:
+            return _QUESTIONS[index % len(_QUESTIONS)]
+        chance = random.Random(f"{self.seed} {index}")
         source = chance.choice(_sources()).read_text()
-        start = source.index("\n", chance.randrange(len(source) - self._be_prompt_chars)) + 1
-        return source[start : start + self._be_prompt_chars]
+        start = source.index("\n", chance.randrange(len(source) - num_tokens)) + 1
+        return source[start : start + num_tokens]
 
-    def options(self, request_class: RequestClass) -> GenerateOptions:
-        """Returns greedy decoding of a fixed length, so that every run does the same work."""
-        return GenerateOptions(max_tokens=self._max_tokens[request_class], temperature=0.0, ignore_eos=True)
+    async def fit(self, target: Target, vocab_size: int) -> "DemoPrompts":
+        """Returns the same prompts: they suit any model that takes text."""
+        return self
 
 
 @cache

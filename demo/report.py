@@ -1,15 +1,42 @@
 """The table at the end of the demo, and the verdict on the tokens. Pure but for the rich table."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from client import GenerationResult
-from demo.load import BE, LS, Window
-from demo.spread import ttft, turnaround
+from client.bench.load.measurement import Measurement
+from client.bench.load.workload import BE, LS
+from client.bench.report.tables import NOTHING, statistic
+from client.bench.results.spread import Spread
+from client.bench.results.summary import Objective, Ratios, Summary, summarize
+from demo.watched_target import Tokens
 
-Answers = Mapping[int, GenerationResult]
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the load came to under one policy.
+
+    Attributes:
+        tokens: Whole best-effort answers, those that ended outside the measuring window too.
+    """
+
+    measurement: Measurement
+    tokens: Tokens
+
+    @property
+    def summary(self) -> Summary:
+        """Its figures."""
+        return summarize(self.measurement, {LS: Objective(), BE: Objective()})
+
+    @property
+    def num_stops_at_experts(self) -> int:
+        """How often work was stopped between two experts of a layer, within the window."""
+        return self.measurement.counters.get("num_preemptions_at_expert", 0)
+
+    @property
+    def num_stops_at_layers(self) -> int:
+        """How often work was stopped between two layers, within the window."""
+        return self.measurement.counters.get("num_preemptions_at_layer", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,47 +61,41 @@ class Comparison:
         return self.num_compared > 0 and not self.different
 
 
-def compare(name: str, ours: Answers, theirs: Answers) -> Comparison:
+def compare(name: str, ours: Tokens, theirs: Tokens) -> Comparison:
     """Compares the tokens of the prompts that both runs completed."""
     common = sorted(ours.keys() & theirs.keys())
-    different = tuple(index for index in common if ours[index].token_ids != theirs[index].token_ids)
+    different = tuple(index for index in common if ours[index] != theirs[index])
     return Comparison(name, len(common), different)
 
 
-def results_table(idle: Answers, fcfs: Window, qllm: Window) -> Table:
-    """Returns the figures of the idle service and of both policies under the load."""
+def results_table(fcfs: Outcome, qllm: Outcome) -> Table:
+    """Returns the figures of both policies under the load, beside those of the idle service, which qllm's run has."""
     table = Table("", "idle", "fcfs", "qllm", title="Same model, same requests, same arrival times")
     for column in table.columns[1:]:
         column.justify = "right"
-    idle_ttft, idle_turnaround = ttft(idle.values()), turnaround(idle.values())
-    ttfts = [ttft(window.answers[LS].values()) for window in (fcfs, qllm)]
-    ls_turnarounds = [turnaround(window.answers[LS].values()) for window in (fcfs, qllm)]
-    be_turnarounds = [turnaround(window.answers[BE].values()) for window in (fcfs, qllm)]
-    table.add_row("LS time to first token, mean", *(f"{spread.mean_ms:.0f} ms" for spread in (idle_ttft, *ttfts)))
-    table.add_row("  p99", *(f"{spread.p99_ms:.0f} ms" for spread in (idle_ttft, *ttfts)))
-    table.add_row("  times idle", "1.0", *(f"{spread.mean_ms / idle_ttft.mean_ms:.1f}" for spread in ttfts))
-    table.add_row("LS turnaround, mean", *(f"{spread.mean_ms:.0f} ms" for spread in (idle_turnaround, *ls_turnarounds)))
-    table.add_row("BE turnaround, mean", "", *(f"{spread.mean_ms:.0f} ms" for spread in be_turnarounds))
-    table.add_row("Output tokens per second", "", *(f"{_tokens_per_s(window):.0f}" for window in (fcfs, qllm)))
-    table.add_row("Stops between experts", "", *(str(at_expert(window)) for window in (fcfs, qllm)))
-    table.add_row("Stops between layers", "", *(str(at_layer(window)) for window in (fcfs, qllm)))
-    table.add_row("LS / BE requests answered", str(len(idle)), *(_counts(window) for window in (fcfs, qllm)))
+    idle, loaded = qllm.summary, (fcfs.summary, qllm.summary)
+    ttfts = (idle.idle_ttft, *(one.ls.ttft for one in loaded))
+    turnarounds = (idle.idle_turnaround, *(one.ls.turnaround for one in loaded))
+    table.add_row("LS time to first token, mean", *(_ms(one, "mean_ms") for one in ttfts))
+    table.add_row("  p99", *(_ms(one, "p99_ms") for one in ttfts))
+    table.add_row("  times idle", *(_to_idle(one, idle.idle_ttft) for one in ttfts))
+    table.add_row("LS turnaround, mean", *(_ms(one, "mean_ms") for one in turnarounds))
+    table.add_row("BE turnaround, mean", "", *(_ms(one.be.turnaround, "mean_ms") for one in loaded))
+    table.add_row("Output tokens per second", "", *(f"{one.tokens_per_s:.0f}" for one in loaded))
+    table.add_row("Stops between experts", "", *(str(one.num_stops_at_experts) for one in (fcfs, qllm)))
+    table.add_row("Stops between layers", "", *(str(one.num_stops_at_layers) for one in (fcfs, qllm)))
+    table.add_row(
+        "LS / BE requests answered",
+        str(len(qllm.measurement.idle)),
+        *(f"{one.ls.num_done} / {one.be.num_done}" for one in loaded),
+    )
     return table
 
 
-def at_expert(window: Window) -> int:
-    """Returns how often work was stopped between two experts of a layer."""
-    return window.after.num_preemptions_at_expert - window.before.num_preemptions_at_expert
+def _ms(spread: Spread | None, key: str) -> str:
+    return f"{statistic(spread, key)} ms"
 
 
-def at_layer(window: Window) -> int:
-    """Returns how often work was stopped between two layers."""
-    return window.after.num_preemptions_at_layer - window.before.num_preemptions_at_layer
-
-
-def _tokens_per_s(window: Window) -> float:
-    return window.num_tokens.total() / window.seconds
-
-
-def _counts(window: Window) -> str:
-    return f"{len(window.answers[LS])} / {len(window.answers[BE])}"
+def _to_idle(spread: Spread | None, idle: Spread | None) -> str:
+    ratios = Ratios.of(spread, idle)
+    return f"{ratios.mean:.1f}" if ratios else NOTHING

@@ -1,7 +1,11 @@
-"""Shows a load while it runs: two lanes in a terminal, or plain lines elsewhere. Measures and decides nothing."""
+"""Shows a load while it runs: two lanes in a terminal, or plain lines elsewhere. Decides nothing.
+
+Its times count from when a request was sent; those of the report, from when it should have been.
+"""
 
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,20 +16,26 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from client import Delta, GenerationResult, Loads, RequestClass
-from demo.load import LS, Watcher
+from client.bench.load.load import Load
+from client.bench.load.target import Ask, Chunk
+from client.bench.load.workload import BE, CLASSES, LS
+from client.messages import RequestClass
 
-_LS_ROWS = 6
-_BE_ROWS = 12
+_NUM_ROWS = {LS: 6, BE: 12}
 _REFRESHES_PER_S = 5
 _PLAIN_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
 class Row:
-    """One request as it is shown."""
+    """One request as it is shown.
 
-    index: int
+    Attributes:
+        number: The how-manieth request of its class it is in this part of the demo, from 1 on.
+    """
+
+    ask: Ask
+    number: int
     sent_s: float
     text: str = ""
     num_tokens: int = 0
@@ -33,8 +43,18 @@ class Row:
     is_over: bool = False
 
 
-class Show(Watcher):
-    """A watcher that also hears which part of the demo runs; use it as a context manager."""
+class Show:
+    """Hears of requests, as a watcher, of phases, as a run's display, and which part of the demo runs; shows nothing.
+
+    A context manager. Subclasses draw what it keeps: the rows of each class, and the service's counters.
+    """
+
+    def __init__(self) -> None:
+        self.title = ""
+        self.phase = ""
+        self.lanes: dict[RequestClass, deque[Row]] = {name: deque() for name in CLASSES}
+        self.counters: Mapping[str, int] = {}
+        self._num_sent: Counter[RequestClass] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -44,35 +64,82 @@ class Show(Watcher):
     ) -> None:
         pass
 
-    def begin(self, title: str) -> None:
-        """A new part begins."""
+    def entitle(self, title: str) -> None:
+        """A new part begins: the lanes are empty again."""
+        self.title, self.phase = title, ""
+        self.lanes = {name: deque() for name in CLASSES}
+        self.counters = {}
+        self._num_sent.clear()
 
-    def waiting(self, waited_s: float) -> None:
-        """The service has been starting for so long."""
+    def begin(self, phase: str, seconds: float | None = None) -> None:
+        """A phase of a part begins, and will take so long, if that is known."""
+        self.phase = f"{phase}, {seconds:.0f} s" if seconds else phase
+
+    def update(self, elapsed_s: float, load: Load) -> None:
+        """So much of the phase has passed."""
+
+    def sent(self, ask: Ask) -> None:
+        """Adds a row; where the lane is full, the oldest ones that are over leave."""
+        lane = self.lanes[ask.request_class]
+        while len(lane) >= _NUM_ROWS[ask.request_class] and (over := next((row for row in lane if row.is_over), None)):
+            lane.remove(over)
+        self._num_sent[ask.request_class] += 1
+        lane.append(Row(ask, self._num_sent[ask.request_class], time.perf_counter()))
+
+    def received(self, ask: Ask, chunk: Chunk) -> None:
+        """Adds the text to the request's row."""
+        if row := self.row_of(ask):
+            row.text += chunk.text
+            row.num_tokens += chunk.num_tokens
+            if row.ttft_ms is None:
+                row.ttft_ms = (time.perf_counter() - row.sent_s) * 1e3
+
+    def ended(self, ask: Ask) -> None:
+        """Marks the request's row."""
+        if row := self.row_of(ask):
+            row.is_over = True
+
+    def counted(self, counters: Mapping[str, int]) -> None:
+        """Takes the service's counters, unless it did not tell them."""
+        self.counters = counters or self.counters
+
+    def row_of(self, ask: Ask) -> Row | None:
+        """Returns the request's row; None if it has left its lane."""
+        return next((row for row in self.lanes[ask.request_class] if row.ask is ask), None)
 
 
 class PlainShow(Show):
-    """Writes a line for each part and each latency-sensitive answer, and one on preemptions every few seconds."""
+    """Writes a line for each part, phase and latency-sensitive answer, and one on preemptions every few seconds."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
         self._next_line_s = 0.0
 
-    def begin(self, title: str) -> None:
+    def entitle(self, title: str) -> None:
         """Writes the part's title."""
+        super().entitle(title)
         self._print(f"== {title}")
 
-    def ended(self, request_class: RequestClass, index: int, result: GenerationResult) -> None:
-        """Writes the times of a latency-sensitive answer."""
-        if request_class is LS and result.ttft_s is not None:
-            times = f"first token {result.ttft_s * 1e3:7.1f} ms, complete {result.e2e_s * 1e3:7.1f} ms"
-            self._print(f"   LS {index:3}: {times}")
+    def begin(self, phase: str, seconds: float | None = None) -> None:
+        """Writes the phase."""
+        super().begin(phase, seconds)
+        self._print(f" - {self.phase}")
 
-    def polled(self, loads: Loads) -> None:
+    def ended(self, ask: Ask) -> None:
+        """Writes the times of a latency-sensitive answer."""
+        super().ended(ask)
+        row = self.row_of(ask)
+        if ask.request_class is LS and row is not None and row.ttft_ms is not None:
+            total_ms = (time.perf_counter() - row.sent_s) * 1e3
+            self._print(f"   LS {row.number:3}: first token {row.ttft_ms:7.1f} ms, complete {total_ms:7.1f} ms")
+
+    def counted(self, counters: Mapping[str, int]) -> None:
         """Writes the counters, not too often."""
+        super().counted(counters)
         if time.monotonic() >= self._next_line_s:
             self._next_line_s = time.monotonic() + _PLAIN_EVERY_S
-            self._print(f"   {_counters(loads)}")
+            self._print(f"   {_counted(self.counters)}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -82,10 +149,7 @@ class LiveShow(Show):
     """Draws a lane for each class, refreshed in place."""
 
     def __init__(self, console: Console) -> None:
-        self._title = ""
-        self._lanes: dict[RequestClass, deque[Row]] = {}
-        self._loads = Loads()
-        self._num_stops = 0
+        super().__init__()
         self._is_stopped = False
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._draw)
         self._next_refresh_s = 0.0
@@ -101,52 +165,37 @@ class LiveShow(Show):
         """Leaves the last picture standing."""
         self._live.stop()
 
-    def begin(self, title: str) -> None:
+    def entitle(self, title: str) -> None:
         """Clears the lanes for the next part."""
-        self._title = title
-        self._lanes = {request_class: deque() for request_class in RequestClass}
-        self._loads = Loads()
-        self._num_stops = 0
-        self._refresh(at_once=True)
+        super().entitle(title)
+        self._is_stopped = False
+        self._live.refresh()
 
-    def waiting(self, waited_s: float) -> None:
-        """Shows that the service is still starting."""
+    def begin(self, phase: str, seconds: float | None = None) -> None:
+        """Shows the phase."""
+        super().begin(phase, seconds)
+        self._live.refresh()
+
+    def sent(self, ask: Ask) -> None:
+        """Shows the request."""
+        super().sent(ask)
         self._refresh()
 
-    def sent(self, request_class: RequestClass, index: int) -> None:
-        """Adds a row; the oldest one that is over leaves when the lane is full."""
-        lane = self._lanes[request_class]
-        if len(lane) >= (_LS_ROWS if request_class is LS else _BE_ROWS):
-            lane.remove(next((row for row in lane if row.is_over), lane[0]))
-        lane.append(Row(index, time.perf_counter()))
+    def received(self, ask: Ask, chunk: Chunk) -> None:
+        """Shows the text."""
+        super().received(ask, chunk)
         self._refresh()
 
-    def received(self, request_class: RequestClass, index: int, delta: Delta) -> None:
-        """Adds the text to the request's row."""
-        for row in self._lanes[request_class]:
-            if row.index == index:
-                row.text += delta.text
-                row.num_tokens += len(delta.token_ids)
-                if row.ttft_ms is None and delta.token_ids:
-                    row.ttft_ms = (time.perf_counter() - row.sent_s) * 1e3
+    def counted(self, counters: Mapping[str, int]) -> None:
+        """Sees whether best-effort work was stopped since the last time, and shows it."""
+        num_stops = _num_stops(self.counters)
+        super().counted(counters)
+        self._is_stopped = _num_stops(self.counters) > num_stops
         self._refresh()
 
-    def ended(self, request_class: RequestClass, index: int, result: GenerationResult) -> None:
-        """Marks the request's row."""
-        for row in self._lanes[request_class]:
-            row.is_over = row.is_over or row.index == index
-
-    def polled(self, loads: Loads) -> None:
-        """Takes the counters, and sees whether best-effort work was stopped since the last time."""
-        num_stops = loads.num_preemptions_at_layer + loads.num_preemptions_at_expert
-        self._is_stopped = num_stops > self._num_stops
-        self._num_stops = num_stops
-        self._loads = loads
-        self._refresh()
-
-    def _refresh(self, *, at_once: bool = False) -> None:
+    def _refresh(self) -> None:
         now_s = time.monotonic()
-        if at_once or now_s >= self._next_refresh_s:
+        if now_s >= self._next_refresh_s:
             self._next_refresh_s = now_s + 1 / _REFRESHES_PER_S
             self._live.refresh()
 
@@ -154,12 +203,10 @@ class LiveShow(Show):
         be_title = "BEST EFFORT  stopped inside a layer" if self._is_stopped else "BEST EFFORT"
         be_style = "bold yellow" if self._is_stopped else "blue"
         return Group(
-            Text(self._title, style="bold"),
-            Panel(_lane(self._lanes.get(LS, ()), _LS_ROWS), title="LATENCY SENSITIVE", border_style="green"),
-            Panel(
-                _lane(self._lanes.get(RequestClass.BEST_EFFORT, ()), _BE_ROWS), title=be_title, border_style=be_style
-            ),
-            Text(_counters(self._loads)),
+            Text.assemble((self.title, "bold"), f"  {self.phase}"),
+            Panel(_lane(self.lanes[LS], _NUM_ROWS[LS]), title="LATENCY SENSITIVE", border_style="green"),
+            Panel(_lane(self.lanes[BE], _NUM_ROWS[BE]), title=be_title, border_style=be_style),
+            Text(_counted(self.counters)),
         )
 
 
@@ -168,16 +215,17 @@ def make_show(console: Console) -> Show:
     return LiveShow(console) if console.is_terminal else PlainShow(console)
 
 
-def _lane(rows: "deque[Row] | tuple[()]", num_rows: int) -> Table:
+def _lane(rows: deque[Row], num_rows: int) -> Table:
     """Returns a table that always has `num_rows` rows, so that the picture stands still."""
     table = Table.grid(padding=(0, 1))
     table.add_column(width=5, justify="right")
     table.add_column(width=22)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     table.expand = True
-    for row in rows:
-        table.add_row(f"#{row.index}", _progress(row), Text(_tail(row.text), style="dim" if row.is_over else ""))
-    for _ in range(num_rows - len(rows)):
+    shown = list(rows)[-num_rows:]
+    for row in shown:
+        table.add_row(f"#{row.number}", _progress(row), Text(_tail(row.text), style="dim" if row.is_over else ""))
+    for _ in range(num_rows - len(shown)):
         table.add_row("", "", "")
     return table
 
@@ -193,9 +241,13 @@ def _tail(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text[-60:])
 
 
-def _counters(loads: Loads) -> str:
-    at_expert, at_layer = loads.num_preemptions_at_expert, loads.num_preemptions_at_layer
-    num_be_tokens = loads.best_effort.num_generated_tokens
+def _num_stops(counters: Mapping[str, int]) -> int:
+    return counters.get("num_preemptions_at_layer", 0) + counters.get("num_preemptions_at_expert", 0)
+
+
+def _counted(counters: Mapping[str, int]) -> str:
+    at_expert, at_layer = (counters.get(f"num_preemptions_at_{place}", 0) for place in ("expert", "layer"))
+    num_be_tokens = counters.get("be_num_generated_tokens", 0)
     return (
         f"best-effort work stopped {at_expert} times between experts, {at_layer} times between layers; "
         f"{num_be_tokens} tokens of it"

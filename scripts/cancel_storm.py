@@ -1,4 +1,4 @@
-"""Measures what cancelled streams leave behind: nothing, one hopes, and no wait for the people who stay.
+"""Measures what cancelled streams leave behind: nothing, one hopes, and no wait for those who stay.
 
     python -m scripts.cancel_storm --model demo/model
 
@@ -10,26 +10,27 @@ import asyncio
 import random
 import sys
 from contextlib import suppress
+from statistics import fmean
 from typing import Annotated
 
 import typer
 
-from client import AsyncClient, RequestClass
-from demo.service import run, running_service
-from demo.spread import Spread
-
-LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+from client import AsyncClient
+from client.bench.load.workload import BE, LS
+from client.bench.results.spread import percentile
+from client.bench.service.interrupts import run_interruptibly
+from client.bench.service.service import ServiceOptions, running_service
 
 
 async def ask_one_by_one(client: AsyncClient, count: int) -> list[float]:
-    """Returns the times to first token of short requests, in seconds."""
-    times_s = []
+    """Returns the times to first token of short requests, in milliseconds."""
+    times_ms = []
     for i in range(count):
         prompt = [10 + (i + j) % 500 for j in range(40)]
         result = await client.generate(prompt, request_class=LS, max_tokens=8, temperature=0, ignore_eos=True).collect()
-        times_s.append(result.ttft_s or result.e2e_s)
+        times_ms.append((result.ttft_s or result.e2e_s) * 1e3)
         await asyncio.sleep(0.02)
-    return times_s
+    return times_ms
 
 
 async def start_and_cancel(client: AsyncClient, seed: int, ls_share: float) -> None:
@@ -45,20 +46,24 @@ async def start_and_cancel(client: AsyncClient, seed: int, ls_share: float) -> N
 
 async def storm(model: str, num_streams: int, ls_share: float, worker_args: list[str]) -> bool:
     """Runs both rounds and prints them; returns whether every block came back."""
-    async with running_service(model, "qllm", worker_options=worker_args) as client:
+    options = ServiceOptions(model, worker=tuple(worker_args))
+    async with running_service(options) as address, AsyncClient(address) as client:
         await ask_one_by_one(client, 5)
-        idle = Spread.of(await ask_one_by_one(client, 60))
+        idle_ms = await ask_one_by_one(client, 60)
         streams = asyncio.gather(*(start_and_cancel(client, seed, ls_share) for seed in range(num_streams)))
-        during = Spread.of(await ask_one_by_one(client, 60))
+        during_ms = await ask_one_by_one(client, 60)
         await streams
         await ask_one_by_one(client, 1)
         loads = await client.loads()
-    print(f"LS TTFT idle      mean {idle.mean_ms:.1f} ms, p99 {idle.p99_ms:.1f} ms")
-    print(
-        f"LS TTFT in storm  mean {during.mean_ms:.1f} ms, p99 {during.p99_ms:.1f} ms: {during.mean_ms / idle.mean_ms:.2f}x"
-    )
+    idle, during = _mean_and_p99(idle_ms), _mean_and_p99(during_ms)
+    print(f"LS TTFT idle      mean {idle[0]:.1f} ms, p99 {idle[1]:.1f} ms")
+    print(f"LS TTFT in storm  mean {during[0]:.1f} ms, p99 {during[1]:.1f} ms: {during[0] / idle[0]:.2f}x")
     print(f"blocks free       {loads.free_blocks} of {loads.total_blocks} after {num_streams} cancelled streams")
     return loads.free_blocks == loads.total_blocks
+
+
+def _mean_and_p99(times_ms: list[float]) -> tuple[float, float]:
+    return fmean(times_ms), percentile(sorted(times_ms), 99)
 
 
 def cancel_storm(
@@ -68,7 +73,8 @@ def cancel_storm(
     worker_arg: Annotated[list[str] | None, typer.Option(help="An argument for the worker; may be repeated.")] = None,
 ) -> None:
     """Cancels many streams at random moments; exit code 1 if a block is lost."""
-    sys.exit(0 if run(storm(model, streams, ls_share, worker_arg or [])) else 1)
+    is_whole, _ = run_interruptibly(lambda _: storm(model, streams, ls_share, worker_arg or []))
+    sys.exit(0 if is_whole else 1)
 
 
 if __name__ == "__main__":

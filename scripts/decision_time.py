@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Annotated, TypeVar
 
 import typer
 
-from demo.spread import Spread
+from client.bench.results.spread import percentile
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.commands import Advance, StartBatch
@@ -76,9 +77,9 @@ def _seconds(call: Callable[[], T]) -> tuple[float, T]:
 
 
 def _report(name: str, times_s: list[float]) -> str:
-    spread = Spread.of(times_s)
-    micros = (spread.mean_ms * 1e3, spread.p50_ms * 1e3, spread.p99_ms * 1e3)
-    return f"{name:8} mean {micros[0]:.0f} us, p50 {micros[1]:.0f} us, p99 {micros[2]:.0f} us"
+    ordered_us = sorted(time_s * 1e6 for time_s in times_s)
+    p50_us, p99_us = percentile(ordered_us, 50), percentile(ordered_us, 99)
+    return f"{name:8} mean {fmean(ordered_us):.0f} us, p50 {p50_us:.0f} us, p99 {p99_us:.0f} us"
 
 
 def decision_time(

@@ -22,7 +22,8 @@ import typer
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
 
-from demo.service import free_port, run, running_service
+from client.bench.service.interrupts import run_interruptibly
+from client.bench.service.service import ServiceOptions, free_port, running_service
 
 _PROMPT = tuple(range(10, 42))
 _NUM_WARM_UPS = 20
@@ -125,9 +126,9 @@ def _report(name: str, over_http: list[float], over_grpc: list[float]) -> None:
 
 async def _measure(model: str, num_pairs: int, max_tokens: int, worker_options: list[str]) -> None:
     port = free_port()
-    service = running_service(model, "qllm", options=("--http-port", str(port)), worker_options=worker_options)
-    async with service as client:
-        clients = HttpClient(port, max_tokens), GrpcClient(client.address, max_tokens)
+    service = ServiceOptions(model, scheduler=("--http-port", str(port)), worker=tuple(worker_options))
+    async with running_service(service) as address:
+        clients = HttpClient(port, max_tokens), GrpcClient(address, max_tokens)
         for _ in range(_NUM_WARM_UPS):
             for one in clients:
                 _times(one)
@@ -150,7 +151,8 @@ def front_end_latency(
     ] = None,
 ) -> None:
     """Prints the time to the first event and to the whole answer over HTTP and gRPC, and the difference."""
-    run(_measure(model, pairs, max_tokens, worker_option or ["--simulated", "zero"]))
+    options = worker_option or ["--simulated", "zero"]
+    run_interruptibly(lambda _: _measure(model, pairs, max_tokens, options))
 
 
 if __name__ == "__main__":

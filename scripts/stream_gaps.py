@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from client import DEFAULT_ADDRESS, AsyncClient, RequestClass
-from demo.spread import Spread
+from client.bench.results.spread import percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,15 @@ async def _measure(address: str, num_streams: int, num_best_effort: int, num_wor
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-    gaps, firsts = (Spread.of([getattr(s, name) for s in streams]) for name in ("longest_gap_s", "first_s"))
+    gaps_ms, firsts_ms = (sorted(getattr(s, name) * 1e3 for s in streams) for name in ("longest_gap_s", "first_s"))
     return (
-        f"{num_streams:4} streams: {took_s:.2f} s, longest gap of a stream ms p50 {gaps.p50_ms:.0f} p99 {gaps.p99_ms:.0f} "
-        f"max {max(s.longest_gap_s for s in streams) * 1e3:.0f}, first message ms p50 {firsts.p50_ms:.0f} "
-        f"p99 {firsts.p99_ms:.0f}"
+        f"{num_streams:4} streams: {took_s:.2f} s, longest gap of a stream ms {_middle_and_tail(gaps_ms)} "
+        f"max {gaps_ms[-1]:.0f}, first message ms {_middle_and_tail(firsts_ms)}"
     )
+
+
+def _middle_and_tail(ordered_ms: list[float]) -> str:
+    return f"p50 {percentile(ordered_ms, 50):.0f} p99 {percentile(ordered_ms, 99):.0f}"
 
 
 def stream_gaps(

@@ -29,7 +29,8 @@ from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
 
 from client import AsyncClient, RequestClass
-from demo.service import run, running_service
+from client.bench.service.interrupts import run_interruptibly
+from client.bench.service.service import ServiceOptions, running_service
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _PROMPT = tuple(range(10, 42))
@@ -43,7 +44,7 @@ class ClientKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ClientWork:
     """What one client process does.
 
     Attributes:
@@ -69,23 +70,23 @@ class Counts:
     num_messages: int = 0
 
 
-def client_process(load: Load, parent: Connection) -> None:
+def client_process(work: ClientWork, parent: Connection) -> None:
     """Streams until told to stop; answers each line of the parent's with its counts."""
-    asyncio.run(_stream_all(load, parent))
+    asyncio.run(_stream_all(work, parent))
 
 
-async def _stream_all(load: Load, parent: Connection) -> None:
+async def _stream_all(work: ClientWork, parent: Connection) -> None:
     counts = Counts()
     tasks: list[asyncio.Task[None]] = []
     options = [("grpc.enable_http_proxy", 0)]
-    async with AsyncClient(load.address) as client, grpc.aio.insecure_channel(load.address, options) as channel:
+    async with AsyncClient(work.address) as client, grpc.aio.insecure_channel(work.address, options) as channel:
         stub = pb_grpc.InferenceStub(channel)
         async with asyncio.TaskGroup() as group:
-            for number in range(load.num_streams):
+            for number in range(work.num_streams):
                 read = (
-                    _read_with_client(client, load, counts, number)
-                    if load.kind is ClientKind.QLLM
-                    else _read_with_stub(stub, load, counts, number)
+                    _read_with_client(client, work, counts, number)
+                    if work.kind is ClientKind.QLLM
+                    else _read_with_stub(stub, work, counts, number)
                 )
                 tasks.append(group.create_task(read))
             while await asyncio.to_thread(parent.recv):
@@ -94,21 +95,21 @@ async def _stream_all(load: Load, parent: Connection) -> None:
                 task.cancel()
 
 
-async def _read_with_client(client: AsyncClient, load: Load, counts: Counts, number: int) -> None:
+async def _read_with_client(client: AsyncClient, work: ClientWork, counts: Counts, number: int) -> None:
     prompt = (*_PROMPT, number)
     while True:
-        stream = client.generate(prompt, request_class=load.request_class, max_tokens=load.max_tokens, ignore_eos=True)
+        stream = client.generate(prompt, request_class=work.request_class, max_tokens=work.max_tokens, ignore_eos=True)
         async for delta in stream:
             counts.num_tokens += len(delta.token_ids)
             counts.num_messages += 1
 
 
-async def _read_with_stub(stub: "pb_grpc.InferenceAsyncStub", load: Load, counts: Counts, number: int) -> None:
+async def _read_with_stub(stub: "pb_grpc.InferenceAsyncStub", work: ClientWork, counts: Counts, number: int) -> None:
     classes = {RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT: pb.BEST_EFFORT}
     request = pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=(*_PROMPT, number)),
-        request_class=classes[load.request_class],
-        stop=pb.StopConditions(max_tokens=load.max_tokens, ignore_eos=True),
+        request_class=classes[work.request_class],
+        stop=pb.StopConditions(max_tokens=work.max_tokens, ignore_eos=True),
     )
     while True:
         async for message in stub.Generate(request):
@@ -119,13 +120,13 @@ async def _read_with_stub(stub: "pb_grpc.InferenceAsyncStub", load: Load, counts
 class Clients:
     """The client processes."""
 
-    def __init__(self, loads: list[Load]) -> None:
+    def __init__(self, shares: list[ClientWork]) -> None:
         context = multiprocessing.get_context("spawn")
         self.processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        for load in loads:
+        for work in shares:
             mine, theirs = context.Pipe()
-            process = context.Process(target=client_process, args=(load, theirs), daemon=True)
+            process = context.Process(target=client_process, args=(work, theirs), daemon=True)
             process.start()
             self.processes.append(process)
             self._connections.append(mine)
@@ -228,16 +229,16 @@ def _table(iteration_ms: float) -> Iterator[str]:
 
 
 async def _measure(
-    model: str, table: str, load: Load, num_processes: int, warm_up_s: float, measure_s: float, options: list[str]
+    model: str, table: str, work: ClientWork, num_processes: int, warm_up_s: float, measure_s: float, options: list[str]
 ) -> None:
-    sizes = [load.num_streams // num_processes + (i < load.num_streams % num_processes) for i in range(num_processes)]
-    num_seqs = str(load.num_streams)
+    sizes = [work.num_streams // num_processes + (i < work.num_streams % num_processes) for i in range(num_processes)]
+    num_seqs = str(work.num_streams)
     limits = ("--max-num-seqs", num_seqs, "--ls-chunk-tokens", "4096", "--be-chunk-tokens", "4096", *options)
-    async with running_service(model, "qllm", options=limits, worker_options=("--simulated", table)) as client:
+    service = ServiceOptions(model, scheduler=limits, worker=("--simulated", table))
+    async with running_service(service) as address, AsyncClient(address) as client:
         service_pids = _service_pids()
-        address = client.address
         clients = Clients(
-            [Load(address, size, load.max_tokens, load.request_class, load.kind) for size in sizes if size]
+            [ClientWork(address, size, work.max_tokens, work.request_class, work.kind) for size in sizes if size]
         )
         try:
             await asyncio.sleep(warm_up_s)
@@ -268,9 +269,9 @@ def streaming_rate(
     ] = None,
 ) -> None:
     """Prints tokens/s over all streams, what each process took of the machine, and how idle the worker was."""
-    load = Load("", streams, max_tokens, request_class, client)
+    work = ClientWork("", streams, max_tokens, request_class, client)
     with _table(iteration_ms) as table:
-        run(_measure(model, table, load, client_processes, warm_up_s, seconds, option or []))
+        run_interruptibly(lambda _: _measure(model, table, work, client_processes, warm_up_s, seconds, option or []))
 
 
 if __name__ == "__main__":
