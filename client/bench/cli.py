@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from client.bench.commands.ablation import SetUp, ablate
+from client.bench.commands.ablation import ablate
 from client.bench.commands.compare import compare
 from client.bench.commands.measure import measure
 from client.bench.commands.paper import EXAMPLES as PAPER_EXAMPLES
@@ -18,6 +18,7 @@ from client.bench.console import complaining
 from client.bench.options.groups import with_option_groups
 from client.bench.options.load import LoadOptions
 from client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
+from client.bench.set_ups import SetUpName
 from client.cli.session import is_on_command_line
 
 EXAMPLES = """
@@ -39,7 +40,7 @@ ABLATION_EXAMPLES = """
 
   qllm-client bench ablation --model bench-models/mini-mixtral --rounds 3 --json ablation.json --png ablation.png
 """
-_ALL = list(SetUp)
+_ALL = list(SetUpName)
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -97,7 +98,7 @@ def ablation_command(
     load: LoadOptions,
     results: ResultOptions,
     set_up: Annotated[
-        list[SetUp], typer.Option(help="One to measure; may be repeated. All if nothing is said.")
+        list[SetUpName], typer.Option(help="One to measure; may be repeated. All if nothing is said.")
     ] = _ALL,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns.")] = 1,
 ) -> None:

@@ -4,10 +4,9 @@ Each round starts a service for each set-up anew, gives it the identical workloa
 set-up each, so that what the machine does meanwhile spreads evenly. Rounds of a set-up count as one measurement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,34 +23,15 @@ from client.bench.report.ablation_tables import ablation_grids
 from client.bench.report.progress import ProgressBar
 from client.bench.report.show import Report, check_figures_can_be_drawn
 from client.bench.report.tables import warnings
-from client.bench.results import gains
 from client.bench.results.gains import Gain, find_gains
 from client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Recording, dump
 from client.bench.results.summary import summarize
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
+from client.bench.set_ups import SET_UPS, SetUpName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class SetUp(StrEnum):
-    """A way to schedule."""
-
-    FCFS = gains.FCFS
-    PRIORITY = gains.PRIORITY
-    PAPER = gains.PAPER
-    LAYER = gains.LAYER
-    EXPERT = gains.EXPERT
-
-
-SCHEDULER_OPTIONS: Mapping[SetUp, tuple[str, ...]] = {
-    SetUp.FCFS: ("--policy", "fcfs"),
-    SetUp.PRIORITY: ("--policy", "priority-iteration"),
-    SetUp.PAPER: ("--policy", "paper"),
-    SetUp.LAYER: ("--policy", "qllm", "--preempt-at", "layer"),
-    SetUp.EXPERT: ("--policy", "qllm", "--preempt-at", "expert"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +47,14 @@ class Experiment:
     """
 
     model: str
-    set_ups: Sequence[SetUp]
+    set_ups: Sequence[SetUpName]
     num_rounds: int
     service: ServiceArguments
     plan: Plan
 
-    async def run(self, bar: ProgressBar, interrupts: Interrupts) -> dict[SetUp, list[Run]]:
+    async def run(self, bar: ProgressBar, interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
         """Runs all rounds, or as many as there are until a signal comes; returns what came of each set-up."""
-        runs: dict[SetUp, list[Run]] = {set_up: [] for set_up in self.set_ups}
+        runs: dict[SetUpName, list[Run]] = {set_up: [] for set_up in self.set_ups}
         for number in range(self.num_rounds):
             first = number % len(self.set_ups)
             for set_up in (*self.set_ups[first:], *self.set_ups[:first]):
@@ -87,9 +67,9 @@ class Experiment:
                     return runs
         return runs
 
-    async def _run_once(self, set_up: SetUp, bar: ProgressBar, interrupts: Interrupts) -> Run | None:
+    async def _run_once(self, set_up: SetUpName, bar: ProgressBar, interrupts: Interrupts) -> Run | None:
         bar.begin("starting the service")
-        options = ServiceOptions(self.model, (*SCHEDULER_OPTIONS[set_up], *self.service.scheduler), self.service.worker)
+        options = ServiceOptions(self.model, (*SET_UPS[set_up].options, *self.service.scheduler), self.service.worker)
         async with AsyncExitStack() as stack:
             address = await unless(interrupts.stop, stack.enter_async_context(running_service(options)))
             if address is None:
@@ -101,7 +81,7 @@ class Experiment:
 
 def ablate(
     model: str,
-    set_ups: Sequence[SetUp],
+    set_ups: Sequence[SetUpName],
     num_rounds: int,
     service: ServiceArguments,
     load: LoadOptions,
@@ -114,7 +94,7 @@ def ablate(
     options = {"serve": model, "set_ups": [str(set_up) for set_up in set_ups], "rounds": num_rounds}
     provenance = provenance_of(options | asdict(service) | asdict(load))
 
-    async def command(interrupts: Interrupts) -> dict[SetUp, list[Run]]:
+    async def command(interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
         with ProgressBar(Console(stderr=True)) as bar:
             return await experiment.run(bar, interrupts)
 
@@ -127,7 +107,7 @@ def ablate(
     raise typer.Exit(exit_code)
 
 
-def _recording(set_up: SetUp, runs: Sequence[Run], load: LoadOptions, provenance: Provenance) -> Recording:
+def _recording(set_up: SetUpName, runs: Sequence[Run], load: LoadOptions, provenance: Provenance) -> Recording:
     measurement = pool([run.measurement for run in runs])
     return Recording.of(
         measurement,

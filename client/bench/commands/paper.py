@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from client.bench.commands.ablation import SCHEDULER_OPTIONS, SetUp
 from client.bench.commands.measure import provenance_of
 from client.bench.commands.paper_results import MeasuredResult, own_grids, sweep_of, warnings_of
 from client.bench.console import complain, complaining
@@ -36,6 +35,7 @@ from client.bench.results.result_file import Provenance, dump
 from client.bench.service.geometries import Geometry, write_geometry
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
+from client.bench.set_ups import SET_UPS, SetUpName
 from client.bench.simulation.sweep import Axis, PointResult, parse_values
 from client.bench.simulation.traffic import Mix
 from client.messages import RequestClass
@@ -53,7 +53,7 @@ EXAMPLES = """
 
   qllm-client bench paper --geometry tiny --rates 4,16 --seconds 5      (on a laptop)
 """
-_SET_UPS = (SetUp.FCFS, SetUp.PRIORITY, SetUp.PAPER, SetUp.EXPERT)
+_COMPARED = (SetUpName.FCFS, SetUpName.PRIORITY, SetUpName.PAPER, SetUpName.EXPERT)
 _MAX_IN_FLIGHT = 4096
 
 
@@ -65,7 +65,7 @@ class PaperOptions:
     model: Annotated[str | None, typer.Option(metavar="DIR", help="A model of your own instead.")] = None
     rates: Annotated[str, typer.Option(metavar="A,B,...", help="Requests a second, both classes.")] = "1,2,4,8"
     set_up: Annotated[
-        list[SetUp] | None, typer.Option(help="One to run; may be repeated. fcfs is always among them.")
+        list[SetUpName] | None, typer.Option(help="One to run; may be repeated. fcfs is always among them.")
     ] = None
     ls_share: Annotated[float, typer.Option(min=0, max=1, help="Share of latency-sensitive requests.")] = 0.2
     max_output_tokens: Annotated[int, typer.Option(min=4, max=8192, help="Where outputs are cut.")] = 100
@@ -80,9 +80,9 @@ class PaperOptions:
     seed: Annotated[int, typer.Option(help="Fixes arrivals, classes and lengths.")] = 0
 
     @property
-    def set_ups(self) -> list[SetUp]:
+    def set_ups(self) -> list[SetUpName]:
         """What is compared; the baseline is always among it."""
-        return [one for one in _SET_UPS if one in (self.set_up or _SET_UPS) or one is SetUp.FCFS]
+        return [one for one in _COMPARED if one in (self.set_up or _COMPARED) or one is SetUpName.FCFS]
 
     def traffic(self, rate: float) -> Mix:
         """What arrives at one rate."""
@@ -135,7 +135,7 @@ def paper(options: PaperOptions, service: ServiceArguments, results: ResultOptio
         with options.service(service) as (model, worker):
             experiment = _Experiment(options, model, rates, replace(service, worker_arg=list(worker)))
 
-            async def command(interrupts: Interrupts) -> dict[SetUp, list[Run]]:
+            async def command(interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
                 with ProgressBar(Console(stderr=True)) as bar:
                     return await experiment.run(bar, interrupts)
 
@@ -157,9 +157,9 @@ class _Experiment:
     rates: Sequence[float]
     service: ServiceArguments
 
-    async def run(self, bar: ProgressBar, interrupts: Interrupts) -> dict[SetUp, list[Run]]:
+    async def run(self, bar: ProgressBar, interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
         """Returns what came of each set-up, rate by rate, as far as it got."""
-        runs: dict[SetUp, list[Run]] = {}
+        runs: dict[SetUpName, list[Run]] = {}
         for set_up in self.options.set_ups:
             with interrupts.keeping_results():
                 async with AsyncExitStack() as stack:
@@ -169,11 +169,11 @@ class _Experiment:
         return runs
 
     async def _run_rates(
-        self, set_up: SetUp, stack: AsyncExitStack, bar: ProgressBar, interrupts: Interrupts
+        self, set_up: SetUpName, stack: AsyncExitStack, bar: ProgressBar, interrupts: Interrupts
     ) -> list[Run]:
         bar.entitle(str(set_up))
         bar.begin("starting the service")
-        options = ServiceOptions(self.model, (*SCHEDULER_OPTIONS[set_up], *self.service.scheduler), self.service.worker)
+        options = ServiceOptions(self.model, (*SET_UPS[set_up].options, *self.service.scheduler), self.service.worker)
         address = await unless(interrupts.stop, stack.enter_async_context(running_service(options)))
         if address is None:
             return []

@@ -6,7 +6,6 @@ Source: arXiv 2503.09304, evaluation.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from client.bench.commands.ablation import SetUp
 from client.bench.load.measurement import Measurement
 from client.bench.load.record import RequestRow
 from client.bench.load.run import Run
@@ -14,6 +13,7 @@ from client.bench.load.workload import BE, LS
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, number
 from client.bench.results.summary import ClassSummary, Objective, summarize
+from client.bench.set_ups import SetUpName
 from client.bench.simulation.simulator import ClassResult
 from client.bench.simulation.sweep import Axis, PointResult
 from client.messages import RequestClass
@@ -51,12 +51,12 @@ class MeasuredResult:
 
 
 def sweep_of(
-    rates: Sequence[float], runs: Mapping[SetUp, Sequence[Run]], slo_s: float
+    rates: Sequence[float], runs: Mapping[SetUpName, Sequence[Run]], slo_s: float
 ) -> list[PointResult[MeasuredResult]]:
     """The rates that every set-up got to, which must include the baseline."""
-    if not runs.get(SetUp.FCFS):
+    if not runs.get(SetUpName.FCFS):
         return []
-    iteration_ms = iteration_ms_of(runs[SetUp.FCFS][0].measurement)
+    iteration_ms = iteration_ms_of(runs[SetUpName.FCFS][0].measurement)
     num_rates = min(len(of_set_up) for of_set_up in runs.values())
     return [
         PointResult(

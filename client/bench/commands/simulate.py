@@ -26,7 +26,7 @@ from client.bench.report.show import Report, check_figures_can_be_drawn
 from client.bench.report.simulate_tables import cost_grid, result_grids, stops_grid
 from client.bench.results.result_file import Provenance, dump
 from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.simulator import SimulatedResult, simulate_all
+from client.bench.simulation.simulator import SimulatedResult, job_of, simulate_all
 from client.bench.simulation.sweep import Axis, Point, PointResult, choose_setups, parse_values, points, with_settings
 from client.bench.simulation.traffic import Mix, Replay, Traffic
 
@@ -177,7 +177,7 @@ async def _run(
     planned: Sequence[Point], cost_table: object, slo_s: float, num_processes: int
 ) -> list[PointResult[SimulatedResult]]:
     jobs = [
-        setup.job(cost_table, rows)
+        job_of(setup, cost_table, rows)
         for point in planned
         for rows in [await asyncio.to_thread(point.traffic.rows)]
         for setup in point.setups

@@ -15,8 +15,8 @@ from client.bench.report.figures import (
     show_plain_numbers,
     ttft_curve,
 )
-from client.bench.results.gains import FCFS
 from client.bench.results.result_file import Recording
+from client.bench.set_ups import SetUpName
 
 
 def ablation_figure(recordings: Sequence[Recording]) -> Figure:
@@ -66,5 +66,5 @@ def _turnarounds(recordings: Sequence[Recording]) -> list[float | None]:
 
 
 def _to_fcfs(recordings: Sequence[Recording], values: Sequence[float | None]) -> list[float | None]:
-    base = next((value for one, value in zip(recordings, values, strict=True) if one.label == FCFS), None)
+    base = next((value for one, value in zip(recordings, values, strict=True) if one.label == SetUpName.FCFS), None)
     return [value / base if value is not None and base else None for value in values]

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, number, statistic, times
-from client.bench.results.gains import FCFS, Gain
+from client.bench.results.gains import Gain
 from client.bench.results.result_file import Recording
 from client.bench.results.spread import Spread
 from client.bench.results.summary import Summary
+from client.bench.set_ups import SetUpName
 
 
 def ablation_grids(recordings: Sequence[Recording], found: Sequence[Gain]) -> list[Grid]:
@@ -17,7 +18,7 @@ def ablation_grids(recordings: Sequence[Recording], found: Sequence[Gain]) -> li
 
 def _set_up_grid(recordings: Sequence[Recording]) -> Grid:
     summaries = [recording.summary for recording in recordings]
-    base = next((recording.summary for recording in recordings if recording.label == FCFS), None)
+    base = next((recording.summary for recording in recordings if recording.label == SetUpName.FCFS), None)
     base_ttft, base_turnaround = (base.ls.ttft, base.be.turnaround) if base else (None, None)
     rows: list[tuple[str, Callable[[Summary], str]]] = [
         ("LS TTFT idle, mean ms", lambda one: statistic(one.idle_ttft, "mean_ms")),

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, times
-from client.bench.results.gains import EXPERT, FCFS, PAPER
+from client.bench.set_ups import SetUpName
 from client.bench.simulation.sweep import TARGET, PointResult, PolicyResult
 
-_COLUMN_NAMES = {EXPERT: "qllm", TARGET: "qllm, 400 ms a token", PAPER: "Algorithm 1"}
+_COLUMN_NAMES = {SetUpName.EXPERT: "qllm", TARGET: "qllm, 400 ms a token", SetUpName.PAPER: "Algorithm 1"}
 _Sweep = Sequence[PointResult[PolicyResult]]
 
 
@@ -24,13 +24,13 @@ def claims_grid(sweep: _Sweep, slo_s: float, how: str) -> Grid | None:
         how: SIMULATED or MEASURED, which every figure of ours is marked with.
     """
     columns = [label for label in _COLUMN_NAMES if all(label in point.results for point in sweep)]
-    if not columns or not all(FCFS in point.results for point in sweep):
+    if not columns or not all(SetUpName.FCFS in point.results for point in sweep):
         return None
     rows = [
         ("LS TTFT, times lower: average", "65.5x", *(_mean(_gains(sweep, label, _ttft)) for label in columns)),
         ("LS TTFT, times lower: best", "101.6x", *(_most(_gains(sweep, label, _ttft)) for label in columns)),
         (f"LS TTFT within {slo_s:g} s: mean, up to", "7 req/s", *(_met_up_to(sweep, one, slo_s) for one in columns)),
-        ("  the same, fcfs", "at no rate", *(_met_up_to(sweep, FCFS, slo_s) for _ in columns)),
+        ("  the same, fcfs", "at no rate", *(_met_up_to(sweep, SetUpName.FCFS, slo_s) for _ in columns)),
         ("LS turnaround, times lower: best", "12.8x", *(_most(_gains(sweep, one, _ls_turnaround)) for one in columns)),
         (
             "BE turnaround, times higher: average",
@@ -55,7 +55,7 @@ def _gains(sweep: _Sweep, label: str, figure: Callable[[PolicyResult], float]) -
 
 def _costs(sweep: _Sweep, label: str, figure: Callable[[PolicyResult], float]) -> list[float]:
     """Returns a figure over that of fcfs at each point where both had such requests."""
-    pairs = [(figure(point.results[label]), figure(point.results[FCFS])) for point in sweep]
+    pairs = [(figure(point.results[label]), figure(point.results[SetUpName.FCFS])) for point in sweep]
     return [own / other for own, other in pairs if own > 0 and other > 0]
 
 

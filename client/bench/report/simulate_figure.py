@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from client.bench.report.figures import STYLE, Curve, draw_bars, draw_cdf, series_colour, show_plain_numbers
-from client.bench.results.gains import FCFS
 from client.bench.results.spread import Spread
+from client.bench.set_ups import SetUpName
 from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
 
 _MARKERS = "osD^v"
@@ -83,7 +83,7 @@ def _draw_lines(
     for number, label in enumerate(labels):
         dots = [(point.value, figure_of(point.results[label])) for point in sweep if label in point.results]
         shown = [(x, y) for x, y in dots if x is not None and y is not None]
-        style = "--" if label == FCFS else "-"
+        style = "--" if label == SetUpName.FCFS else "-"
         axes.plot(
             [x for x, _ in shown],
             [y for _, y in shown],

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, number, times
-from client.bench.results.gains import FCFS
 from client.bench.results.spread import Spread
+from client.bench.set_ups import SetUpName
 from client.bench.simulation.simulator import SimulatedResult
 from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
 
@@ -25,7 +25,8 @@ def result_grids(axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], 
     if axis is None:
         results = sweep[0].results
         rows = tuple(
-            (name, *(shown(one, results[FCFS]) for one in results.values())) for name, shown in figures.items()
+            (name, *(shown(one, results[SetUpName.FCFS]) for one in results.values()))
+            for name, shown in figures.items()
         )
         return [Grid(f"{how}: all set-ups on the same requests", ("", *results), rows)]
     labels = sweep[0].results
@@ -34,7 +35,10 @@ def result_grids(axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], 
         Grid(
             f"{how}: {name}",
             header,
-            tuple((label, *(shown(point.results[label], point.results[FCFS]) for point in sweep)) for label in labels),
+            tuple(
+                (label, *(shown(point.results[label], point.results[SetUpName.FCFS]) for point in sweep))
+                for label in labels
+            ),
         )
         for name, shown in figures.items()
     ]

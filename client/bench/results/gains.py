@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from client.bench.results.summary import Summary
+from client.bench.set_ups import SetUpName
 
-FCFS, PRIORITY, PAPER = "fcfs", "priority-iteration", "paper"
-LAYER, EXPERT = "qllm-layer", "qllm-expert"
 _STEPS = (
-    ("priority between iterations", FCFS, PRIORITY),
-    ("stopping inside an iteration", PRIORITY, EXPERT),
-    ("  of it, at layers", PRIORITY, LAYER),
-    ("  of it, at experts too", LAYER, EXPERT),
-    ("both", FCFS, EXPERT),
+    ("priority between iterations", SetUpName.FCFS, SetUpName.PRIORITY),
+    ("stopping inside an iteration", SetUpName.PRIORITY, SetUpName.EXPERT),
+    ("  of it, at layers", SetUpName.PRIORITY, SetUpName.LAYER),
+    ("  of it, at experts too", SetUpName.LAYER, SetUpName.EXPERT),
+    ("both", SetUpName.FCFS, SetUpName.EXPERT),
 )
 
 
@@ -46,7 +45,8 @@ def find_gains(summaries: Mapping[str, Summary]) -> list[Gain]:
     means_ms = {name: summary.ls.ttft.mean_ms for name, summary in summaries.items() if summary.ls.ttft is not None}
     idle_ms = [summary.idle_ttft.mean_ms for summary in summaries.values() if summary.idle_ttft is not None]
     idle_mean_ms = math.fsum(idle_ms) / len(idle_ms) if idle_ms else None
-    whole = (means_ms[FCFS], means_ms[EXPERT]) if FCFS in means_ms and EXPERT in means_ms else None
+    (_, first, last) = _STEPS[-1]
+    whole = (means_ms[first], means_ms[last]) if first in means_ms and last in means_ms else None
     return [
         _gain(name, means_ms[before], means_ms[after], whole, idle_mean_ms)
         for name, before, after in _STEPS

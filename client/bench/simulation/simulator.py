@@ -17,6 +17,7 @@ from typing import Any
 from client.bench.errors import BenchError
 from client.bench.load.workload import BE, LS
 from client.bench.results.spread import Spread
+from client.bench.set_ups import SchedulerSetup
 from client.bench.simulation.traffic import Row
 from client.messages import RequestClass
 
@@ -26,34 +27,6 @@ _CLASSES = {LS: "ls", BE: "be"}
 
 class SimulationFailed(BenchError):
     """A simulation did not end well; the message is the simulator's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How the scheduler of one simulation is set.
-
-    Attributes:
-        label: What it is called in tables.
-        limits: Fields of the core's `Limits` that differ from its defaults.
-        starvation: Fields of the core's `StarvationLimits`, likewise.
-    """
-
-    label: str
-    policy: str
-    preempt_at: str
-    limits: Mapping[str, float] = field(default_factory=dict)
-    starvation: Mapping[str, float] = field(default_factory=dict)
-
-    def job(self, cost_table: object, rows: Sequence[Row]) -> dict[str, object]:
-        """Returns the simulator's job."""
-        return {
-            "cost_table": cost_table,
-            "policy": self.policy,
-            "preempt_at": self.preempt_at,
-            "limits": dict(self.limits),
-            "starvation": dict(self.starvation),
-            "requests": rows,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +80,18 @@ class SimulatedResult:
     def be(self) -> ClassResult:
         """The best-effort requests."""
         return self.classes[BE]
+
+
+def job_of(setup: SchedulerSetup, cost_table: object, rows: Sequence[Row]) -> dict[str, object]:
+    """Returns the simulator's job: these requests under this set-up."""
+    return {
+        "cost_table": cost_table,
+        "policy": setup.policy,
+        "preempt_at": setup.preempt_at,
+        "limits": dict(setup.limits),
+        "starvation": dict(setup.starvation),
+        "requests": rows,
+    }
 
 
 async def simulate_all(

@@ -6,20 +6,20 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from client.bench.errors import BenchError
-from client.bench.results.gains import EXPERT, FCFS, LAYER, PAPER, PRIORITY
-from client.bench.simulation.simulator import ClassResult, Setup
+from client.bench.set_ups import SET_UPS, SchedulerSetup, SetUpName
+from client.bench.simulation.simulator import ClassResult
 from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
 
 # As long as a full iteration of the machine of the shipped table: nobody waits longer for a token than beside fcfs.
 _FULL_ITERATION_S = 0.4
 TARGET = "qllm-target"
-SETUPS = (
-    Setup(FCFS, "fcfs", "iteration"),
-    Setup(PAPER, "paper", "expert"),
-    Setup(PRIORITY, "priority-iteration", "iteration"),
-    Setup(LAYER, "qllm", "layer"),
-    Setup(EXPERT, "qllm", "expert"),
-    Setup(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
+SIMULATED = (
+    SET_UPS[SetUpName.FCFS],
+    SET_UPS[SetUpName.PAPER],
+    SET_UPS[SetUpName.PRIORITY],
+    SET_UPS[SetUpName.LAYER],
+    SET_UPS[SetUpName.EXPERT],
+    SchedulerSetup(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
 )
 
 
@@ -73,7 +73,7 @@ class Point:
 
     value: float | None
     traffic: Traffic
-    setups: tuple[Setup, ...]
+    setups: tuple[SchedulerSetup, ...]
 
 
 class PolicyResult(Protocol):
@@ -103,7 +103,9 @@ class PointResult(Generic[R_co]):
     results: Mapping[str, R_co]
 
 
-def points(axis: Axis | None, values: Sequence[float], traffic: Traffic, setups: Sequence[Setup]) -> list[Point]:
+def points(
+    axis: Axis | None, values: Sequence[float], traffic: Traffic, setups: Sequence[SchedulerSetup]
+) -> list[Point]:
     """Returns the points of a sweep, or the one point where nothing is varied.
 
     Raises:
@@ -126,16 +128,16 @@ def parse_values(text: str, option: str = "--values") -> tuple[float, ...]:
         raise BenchError(f"{option}: got {text!r}, allowed are numbers with commas between them") from None
 
 
-def choose_setups(labels: Sequence[str]) -> list[Setup]:
+def choose_setups(labels: Sequence[str]) -> list[SchedulerSetup]:
     """Returns the set-ups of these labels, all of them if none is given; the baseline is always among them."""
-    known = {setup.label: setup for setup in SETUPS}
+    known = {setup.label: setup for setup in SIMULATED}
     for label in labels:
         if label not in known:
             raise BenchError(f"--set-up: got {label!r}, allowed are {', '.join(known)}")
-    return [setup for setup in SETUPS if not labels or setup.label in labels or setup.label == FCFS]
+    return [setup for setup in SIMULATED if not labels or setup.label in labels or setup.label == SetUpName.FCFS]
 
 
-def with_settings(setups: Sequence[Setup], settings: Sequence[str]) -> list[Setup]:
+def with_settings(setups: Sequence[SchedulerSetup], settings: Sequence[str]) -> list[SchedulerSetup]:
     """Returns the set-ups with `NAME=VALUE` settings of the core's limits or starvation guard in each."""
     limits: dict[str, float] = {}
     starvation: dict[str, float] = {}
@@ -175,7 +177,7 @@ def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
     return replace(traffic, rate_per_s=value)
 
 
-def _vary_setups(axis: Axis, value: float, setups: Sequence[Setup]) -> tuple[Setup, ...]:
+def _vary_setups(axis: Axis, value: float, setups: Sequence[SchedulerSetup]) -> tuple[SchedulerSetup, ...]:
     if axis is not Axis.QUANTUM:
         return tuple(setups)
     return tuple(replace(one, limits={**one.limits, "preemption_quantum_s": value / 1e3}) for one in setups)

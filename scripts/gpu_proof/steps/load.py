@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.bench.commands.ablation import SCHEDULER_OPTIONS, SetUp
 from client.bench.commands.paper import PaperOptions
 from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of
 from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.load import Load
 from client.bench.load.run import Run, run_plan
 from client.bench.service.service import ServiceOptions, running_service
+from client.bench.set_ups import SET_UPS, SetUpName
 
 _SLO_S = 3.0
 _MOST_OUTPUT_TOKENS = 100
@@ -69,7 +69,7 @@ async def measure(settings: Settings) -> dict[str, Any]:
         max_prompt_tokens=settings.most_tokens,
         max_output_tokens=min(_MOST_OUTPUT_TOKENS, settings.most_tokens),
     )
-    scheduler = SCHEDULER_OPTIONS[SetUp(settings.set_up)]
+    scheduler = SET_UPS[SetUpName(settings.set_up)].options
     service = ServiceOptions("", scheduler=scheduler, control_endpoint=settings.endpoint)
     async with running_service(service, echo=True) as address:
         target = GrpcTarget(address, ignore_eos=True)

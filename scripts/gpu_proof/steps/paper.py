@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from client.bench.commands.ablation import SetUp
+from client.bench.set_ups import SetUpName
 from gpu_worker.channel.codec import encode_hello
 from gpu_worker.channel.engine import Engine
 from gpu_worker.channel.link import SchedulerLink
@@ -33,7 +33,7 @@ from scripts.gpu_proof.step_process import end_with_parent
 from scripts.gpu_proof.steps.model import LargeModel, device_of, large_model
 
 _RATES = (8.0, 2.0)  # where set-ups differ most comes first
-_SET_UPS = (SetUp.FCFS, SetUp.EXPERT)
+_SET_UPS = (SetUpName.FCFS, SetUpName.EXPERT)
 _CPU_CACHE_GIB = 0.25
 _NUM_IDLE = 3
 # Of the time of one load: a scheduler's start and end, requests for warmth and on the idle service; warm-up; window; drain.
@@ -124,7 +124,7 @@ class _Experiment:
         for set_up in _SET_UPS:
             self._measure(rate, set_up, window_s, num_idle if set_up is _SET_UPS[0] else 0)
 
-    def _measure(self, rate: float, set_up: SetUp, window_s: float, num_idle: int) -> None:
+    def _measure(self, rate: float, set_up: SetUpName, window_s: float, num_idle: int) -> None:
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
         settings: dict[str, Any] = {

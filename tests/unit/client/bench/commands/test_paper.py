@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import typer
 
-from client.bench.commands.ablation import SetUp
 from client.bench.commands.paper import PaperOptions
 from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
 from client.bench.load.workload import BE, LS, Replay
 from client.bench.options.target import ServiceArguments
 from client.bench.service.geometries import Geometry, write_geometry
+from client.bench.set_ups import SetUpName
 from client.bench.simulation.sweep import PointResult
 from tests.unit.client.bench.samples import measurement, record
 
 
 def test_the_baseline_is_always_among_the_set_ups() -> None:
-    assert PaperOptions(set_up=[SetUp.EXPERT]).set_ups == [SetUp.FCFS, SetUp.EXPERT]
-    assert PaperOptions().set_ups == [SetUp.FCFS, SetUp.PRIORITY, SetUp.PAPER, SetUp.EXPERT]
+    assert PaperOptions(set_up=[SetUpName.EXPERT]).set_ups == [SetUpName.FCFS, SetUpName.EXPERT]
+    assert PaperOptions().set_ups == [SetUpName.FCFS, SetUpName.PRIORITY, SetUpName.PAPER, SetUpName.EXPERT]
 
 
 def test_the_load_has_both_classes_cut_lengths_and_is_the_same_each_time() -> None:

@@ -14,9 +14,10 @@ from client.bench.report.ablation_figure import ablation_figure
 from client.bench.report.ablation_tables import ablation_grids
 from client.bench.report.figures import comparison_figure, result_figure, to_png, to_svg
 from client.bench.report.tables import comparison_grid, result_grids, warnings
-from client.bench.results.gains import EXPERT, FCFS, PRIORITY, find_gains
+from client.bench.results.gains import find_gains
 from client.bench.results.result_file import Recording, dump
 from client.bench.results.summary import summarize
+from client.bench.set_ups import SetUpName
 from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, recording
 
 LOADED_FROM_ELSEWHERE = re.compile(
@@ -111,9 +112,13 @@ def test_comparing_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_ablation_tells_each_set_up_and_where_the_gain_comes_from() -> None:
-    recordings = [recording(FCFS, ttft_s=4.0), recording(PRIORITY, ttft_s=0.4), recording(EXPERT, ttft_s=0.1)]
+    recordings = [
+        recording(SetUpName.FCFS, ttft_s=4.0),
+        recording(SetUpName.PRIORITY, ttft_s=0.4),
+        recording(SetUpName.EXPERT, ttft_s=0.1),
+    ]
     set_ups, gains = ablation_grids(recordings, find_gains({one.label: one.summary for one in recordings}))
-    assert set_ups.header == ("", FCFS, PRIORITY, EXPERT)
+    assert set_ups.header == ("", SetUpName.FCFS, SetUpName.PRIORITY, SetUpName.EXPERT)
     cells = {row[0]: row[1:] for row in set_ups.rows}
     assert cells["  lower than under fcfs"] == ("1.00x", "10.0x", "40.0x")
     assert [(row[0], row[2]) for row in gains.rows] == [
@@ -125,7 +130,7 @@ def test_an_ablation_tells_each_set_up_and_where_the_gain_comes_from() -> None:
 
 
 def test_an_ablation_without_its_baseline_can_be_shown() -> None:
-    recordings = [recording(EXPERT)]
+    recordings = [recording(SetUpName.EXPERT)]
     assert ablation_grids(recordings, [])[0].rows
     assert to_png(ablation_figure(recordings)).startswith(b"\x89PNG")
 

@@ -2,7 +2,7 @@ import pytest
 
 from client.bench.errors import BenchError
 from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.sweep import SETUPS, Axis, choose_setups, parse_values, points, with_settings
+from client.bench.simulation.sweep import SIMULATED, Axis, choose_setups, parse_values, points, with_settings
 from client.bench.simulation.traffic import Mix, Replay
 
 TRACE = Replay(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
@@ -10,7 +10,7 @@ TRACE = Replay(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
 
 @pytest.mark.parametrize("axis", Axis)
 def test_each_axis_varies_one_thing_and_leaves_the_other_points_settings_alone(axis: Axis) -> None:
-    swept = points(axis, axis.values, Mix(), SETUPS)
+    swept = points(axis, axis.values, Mix(), SIMULATED)
     assert [point.value for point in swept] == list(axis.values)
     varies_traffic = len({point.traffic for point in swept}) > 1
     varies_setups = len({str(point.setups) for point in swept}) > 1
@@ -19,11 +19,11 @@ def test_each_axis_varies_one_thing_and_leaves_the_other_points_settings_alone(a
 
 def test_the_baseline_is_always_among_the_setups() -> None:
     assert [setup.label for setup in choose_setups(["qllm-expert"])] == ["fcfs", "qllm-expert"]
-    assert choose_setups([]) == list(SETUPS)
+    assert choose_setups([]) == list(SIMULATED)
 
 
 def test_settings_reach_the_part_of_the_core_that_they_belong_to() -> None:
-    (first, *_) = with_settings(SETUPS, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
+    (first, *_) = with_settings(SIMULATED, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
     assert first.limits["ls_stretch"] == 1.0
     assert first.limits["max_num_seqs"] == 8
     assert isinstance(first.limits["max_num_seqs"], int)
@@ -34,10 +34,10 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(BenchError, match=r"--values: got .1,x."):
         parse_values("1,x")
     with pytest.raises(BenchError, match="--values: got 2, allowed for ls-share is 0 to 1"):
-        points(Axis.LS_SHARE, [2.0], Mix(), SETUPS)
+        points(Axis.LS_SHARE, [2.0], Mix(), SIMULATED)
     with pytest.raises(BenchError, match="--sweep rate: a trace has its own"):
-        points(Axis.RATE, [2.0], TRACE, SETUPS)
+        points(Axis.RATE, [2.0], TRACE, SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
         choose_setups(["lifo"])
     with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
-        with_settings(SETUPS, ["ls_stretch"])
+        with_settings(SIMULATED, ["ls_stretch"])

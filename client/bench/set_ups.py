@@ -1,0 +1,46 @@
+"""The ways to schedule that commands compare, by the names that tables and options have for them. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SetUpName(StrEnum):
+    """A way to schedule that a service can be started with."""
+
+    FCFS = "fcfs"
+    PRIORITY = "priority-iteration"
+    PAPER = "paper"
+    LAYER = "qllm-layer"
+    EXPERT = "qllm-expert"
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSetup:
+    """How a scheduler is set, in a service or in a simulation.
+
+    Attributes:
+        label: What it is called in tables.
+        limits: Fields of the core's `Limits` that differ from its defaults; only simulations vary them.
+        starvation: Fields of the core's `StarvationLimits`, likewise.
+    """
+
+    label: str
+    policy: str
+    preempt_at: str
+    limits: Mapping[str, float] = field(default_factory=dict)
+    starvation: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of `qllm-scheduler` for its policy and where that stops."""
+        return ("--policy", self.policy, "--preempt-at", self.preempt_at)
+
+
+SET_UPS: Mapping[SetUpName, SchedulerSetup] = {
+    SetUpName.FCFS: SchedulerSetup(SetUpName.FCFS, "fcfs", "iteration"),
+    SetUpName.PRIORITY: SchedulerSetup(SetUpName.PRIORITY, "priority-iteration", "iteration"),
+    SetUpName.PAPER: SchedulerSetup(SetUpName.PAPER, "paper", "expert"),
+    SetUpName.LAYER: SchedulerSetup(SetUpName.LAYER, "qllm", "layer"),
+    SetUpName.EXPERT: SchedulerSetup(SetUpName.EXPERT, "qllm", "expert"),
+}
