@@ -2,7 +2,7 @@
 
 BenchError             ends the command with one line and exit code 1
 ├── BadTrace           a trace file cannot be read: names the file and the line
-├── BadRecording       a result file cannot be read: names the file and what is wrong in it
+├── BadFile            a result file or a recorded trace cannot be read: names the file and what is wrong in it
 ├── TargetFailed       the server cannot be measured: not there, no model, or it refuses the simplest request
 ├── ServiceFailed      a service that the command started did not come up, ended, or failed as a target does
 └── MissingExtra       a library of the extra `bench` is not installed
@@ -19,8 +19,8 @@ class BadTrace(BenchError):
     """A trace file cannot be read."""
 
 
-class BadRecording(BenchError):
-    """A result file cannot be read."""
+class BadFile(BenchError):
+    """A result file or a recorded trace cannot be read."""
 
 
 class TargetFailed(BenchError):

@@ -24,7 +24,7 @@ from client.bench.report.progress import ProgressBar
 from client.bench.report.show import Report, check_figures_can_be_drawn
 from client.bench.report.tables import warnings
 from client.bench.results.gains import Gain, find_gains
-from client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Recording, dump
+from client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Result, dump
 from client.bench.results.summary import summarize
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
@@ -99,17 +99,17 @@ def ablate(
             return await experiment.run(bar, interrupts)
 
     runs, exit_code = run_interruptibly(command)
-    recordings = [_recording(set_up, of_set_up, load, provenance) for set_up, of_set_up in runs.items() if of_set_up]
-    if not recordings:
+    measured = [_result(set_up, of_set_up, load, provenance) for set_up, of_set_up in runs.items() if of_set_up]
+    if not measured:
         complain("interrupted before the first measuring window began; nothing was measured")
         raise typer.Exit(exit_code)
-    _report(recordings).show(results, results.json_file)
+    _report(measured).show(results, results.json_file)
     raise typer.Exit(exit_code)
 
 
-def _recording(set_up: SetUpName, runs: Sequence[Run], load: LoadOptions, provenance: Provenance) -> Recording:
+def _result(set_up: SetUpName, runs: Sequence[Run], load: LoadOptions, provenance: Provenance) -> Result:
     measurement = pool([run.measurement for run in runs])
-    return Recording.of(
+    return Result.of(
         measurement,
         summarize(measurement, load.objectives),
         label=set_up.value,
@@ -119,30 +119,30 @@ def _recording(set_up: SetUpName, runs: Sequence[Run], load: LoadOptions, proven
     )
 
 
-def _report(recordings: Sequence[Recording]) -> Report:
-    found = find_gains({recording.label: recording.summary for recording in recordings})
+def _report(measured: Sequence[Result]) -> Report:
+    found = find_gains({result.label: result.summary for result in measured})
 
     def draw() -> "Figure":
         from client.bench.report.ablation_figure import ablation_figure
 
-        return ablation_figure(recordings)
+        return ablation_figure(measured)
 
     return Report(
         title="Ablation: what each part of the scheduling buys",
-        lead=f"{recordings[0].target.model}: the same engine and the same requests under each set-up",
-        grids=ablation_grids(recordings, found),
-        warnings=[f"{recording.label}: {warning}" for recording in recordings for warning in warnings(recording)],
+        lead=f"{measured[0].target.model}: the same engine and the same requests under each set-up",
+        grids=ablation_grids(measured, found),
+        warnings=[f"{result.label}: {warning}" for result in measured for warning in warnings(result)],
         draw=draw,
-        provenances=[recordings[0].provenance],
-        json=_to_json(recordings, found),
+        provenances=[measured[0].provenance],
+        json=_to_json(measured, found),
     )
 
 
-def _to_json(recordings: Sequence[Recording], found: Sequence[Gain]) -> str:
+def _to_json(measured: Sequence[Result], found: Sequence[Gain]) -> str:
     return dump(
         {
             "schema": ABLATION_SCHEMA,
             "gains": [asdict(gain) for gain in found],
-            "recordings": [recording.to_json() for recording in recordings],
+            "recordings": [result.to_json() for result in measured],
         }
     )

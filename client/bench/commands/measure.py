@@ -20,7 +20,7 @@ from client.bench.report.progress import ProgressBar
 from client.bench.report.show import Report, check_figures_can_be_drawn
 from client.bench.report.tables import result_grids, warnings
 from client.bench.results.environment import environment
-from client.bench.results.result_file import Provenance, Recording, dump
+from client.bench.results.result_file import Provenance, Result, dump
 from client.bench.results.summary import summarize
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
@@ -47,7 +47,7 @@ def measure(
     if run is None:
         complain("interrupted before the measuring window began; nothing was measured")
         raise typer.Exit(exit_code)
-    recording = Recording.of(
+    result = Result.of(
         run.measurement,
         summarize(run.measurement, load.objectives),
         label=label or _label_of(run.facts),
@@ -55,27 +55,27 @@ def measure(
         target=run.facts,
         is_interrupted=run.is_interrupted,
     )
-    report_of(recording).show(results, results.json_file)
-    has_answers = recording.summary.ls.num_done + recording.summary.be.num_done > 0
+    report_of(result).show(results, results.json_file)
+    has_answers = result.summary.ls.num_done + result.summary.be.num_done > 0
     raise typer.Exit(exit_code or (0 if has_answers else EXIT_FAILED))
 
 
-def report_of(recording: Recording) -> Report:
+def report_of(result: Result) -> Report:
     """Returns what is shown of one result."""
 
     def draw() -> "Figure":
         from client.bench.report.figures import result_figure
 
-        return result_figure(recording)
+        return result_figure(result)
 
     return Report(
-        title=f"Benchmark: {recording.label}",
-        lead=f"{recording.target.model}, {recording.target.kind}, {recording.target.address}",
-        grids=result_grids(recording),
-        warnings=warnings(recording),
+        title=f"Benchmark: {result.label}",
+        lead=f"{result.target.model}, {result.target.kind}, {result.target.address}",
+        grids=result_grids(result),
+        warnings=warnings(result),
         draw=draw,
-        provenances=[recording.provenance],
-        json=dump(recording.to_json()),
+        provenances=[result.provenance],
+        json=dump(result.to_json()),
     )
 
 

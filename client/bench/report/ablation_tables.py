@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, number, statistic, times
 from client.bench.results.gains import Gain
-from client.bench.results.result_file import Recording
+from client.bench.results.result_file import Result
 from client.bench.results.spread import Spread
 from client.bench.results.summary import Summary
 from client.bench.set_ups import SetUpName
 
 
-def ablation_grids(recordings: Sequence[Recording], found: Sequence[Gain]) -> list[Grid]:
+def ablation_grids(results: Sequence[Result], found: Sequence[Gain]) -> list[Grid]:
     """Returns the table of all set-ups, and the one that tells where the gain comes from."""
-    return [_set_up_grid(recordings), _gain_grid(found)]
+    return [_set_up_grid(results), _gain_grid(found)]
 
 
-def _set_up_grid(recordings: Sequence[Recording]) -> Grid:
-    summaries = [recording.summary for recording in recordings]
-    base = next((recording.summary for recording in recordings if recording.label == SetUpName.FCFS), None)
+def _set_up_grid(results: Sequence[Result]) -> Grid:
+    summaries = [result.summary for result in results]
+    base = next((result.summary for result in results if result.label == SetUpName.FCFS), None)
     base_ttft, base_turnaround = (base.ls.ttft, base.be.turnaround) if base else (None, None)
     rows: list[tuple[str, Callable[[Summary], str]]] = [
         ("LS TTFT idle, mean ms", lambda one: statistic(one.idle_ttft, "mean_ms")),
@@ -35,7 +35,7 @@ def _set_up_grid(recordings: Sequence[Recording]) -> Grid:
         ("  to fcfs", lambda one: times(one.tokens_per_s / base.tokens_per_s if base and base.tokens_per_s else None)),
         ("LS / BE requests", lambda one: f"{one.ls.num_requests} / {one.be.num_requests}"),
     ]
-    header = ("", *(recording.label for recording in recordings))
+    header = ("", *(result.label for result in results))
     return Grid("One engine, one workload", header, tuple((name, *map(shown, summaries)) for name, shown in rows))
 
 

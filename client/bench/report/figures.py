@@ -12,7 +12,7 @@ from typing import Any
 from client.bench.errors import MissingExtra
 from client.bench.load.record import RequestRow
 from client.bench.load.workload import BE, CLASSES, LS
-from client.bench.results.result_file import Recording
+from client.bench.results.result_file import Result
 from client.messages import RequestClass
 
 try:
@@ -57,33 +57,33 @@ _SHORTEST_MS = 0.1  # a logarithmic axis has no zero
 _MAX_VECTOR_POINTS = 3000  # beyond so many, points of an SVG are drawn as an image, for its size
 
 
-def result_figure(recording: Recording) -> Figure:
+def result_figure(result: Result) -> Figure:
     """Draws one result: times to first token over time, their distribution, turnaround, and throughput."""
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 7.2), layout="constrained")
         over_time, ttft, throughput, turnaround = figure.subplots(2, 2).flat
-        _draw_ttft_over_time(over_time, recording)
-        _draw_throughput(throughput, recording)
+        _draw_ttft_over_time(over_time, result)
+        _draw_throughput(throughput, result)
         series = [
-            *((CLASS_NAMES[name], CLASS_COLOURS[name], recording.of_class(name)) for name in CLASSES),
-            ("latency-sensitive, idle server", IDLE_COLOUR, list(recording.idle)),
+            *((CLASS_NAMES[name], CLASS_COLOURS[name], result.of_class(name)) for name in CLASSES),
+            ("latency-sensitive, idle server", IDLE_COLOUR, list(result.idle)),
         ]
         draw_cdf(ttft, "Time to first token", [ttft_curve(*one) for one in series])
         draw_cdf(turnaround, "Turnaround", [turnaround_curve(*one) for one in series])
-        figure.suptitle(recording.label, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(result.label, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
 
 
-def comparison_figure(recordings: Sequence[Recording]) -> Figure:
+def comparison_figure(results: Sequence[Result]) -> Figure:
     """Draws several results: distributions of both classes' times, and throughput."""
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 7.2), layout="constrained")
         ls_ttft, ls_turnaround, throughput, be_turnaround = figure.subplots(2, 2).flat
-        draw_cdf(ls_ttft, "Latency-sensitive: time to first token", _ttft_curves(recordings, LS))
-        draw_cdf(ls_turnaround, "Latency-sensitive: turnaround", _turnaround_curves(recordings, LS))
-        draw_cdf(be_turnaround, "Best-effort: turnaround", _turnaround_curves(recordings, BE))
-        values = [recording.summary.tokens_per_s for recording in recordings]
-        draw_bars(throughput, "Output tokens per second", [one.label for one in recordings], values)
+        draw_cdf(ls_ttft, "Latency-sensitive: time to first token", _ttft_curves(results, LS))
+        draw_cdf(ls_turnaround, "Latency-sensitive: turnaround", _turnaround_curves(results, LS))
+        draw_cdf(be_turnaround, "Best-effort: turnaround", _turnaround_curves(results, BE))
+        values = [result.summary.tokens_per_s for result in results]
+        draw_bars(throughput, "Output tokens per second", [one.label for one in results], values)
     return figure
 
 
@@ -169,9 +169,9 @@ def to_svg(figure: Figure, salt: str) -> str:
     return text
 
 
-def _draw_ttft_over_time(axes: Axes, recording: Recording) -> None:
+def _draw_ttft_over_time(axes: Axes, result: Result) -> None:
     for request_class in (BE, LS):
-        rows = [row for row in recording.of_class(request_class) if row.ttft_ms is not None]
+        rows = [row for row in result.of_class(request_class) if row.ttft_ms is not None]
         axes.scatter(
             [row.at_ms / 1e3 for row in rows],
             [row.ttft_ms for row in rows if row.ttft_ms is not None],
@@ -182,26 +182,26 @@ def _draw_ttft_over_time(axes: Axes, recording: Recording) -> None:
             linewidths=0,
             rasterized=len(rows) > _MAX_VECTOR_POINTS,
         )
-    if recording.summary.idle_ttft:
+    if result.summary.idle_ttft:
         axes.axhline(
-            recording.summary.idle_ttft.mean_ms, color=IDLE_COLOUR, linewidth=1, linestyle="--", label="LS idle, mean"
+            result.summary.idle_ttft.mean_ms, color=IDLE_COLOUR, linewidth=1, linestyle="--", label="LS idle, mean"
         )
     axes.set(title="Time to first token, by when it was asked", xlabel="seconds", ylabel="milliseconds")
-    if any(row.ttft_ms is not None for row in recording.rows):
+    if any(row.ttft_ms is not None for row in result.rows):
         axes.set_yscale("log")
         show_plain_numbers(axes, which="y")
         axes.legend(loc="best")
 
 
-def _draw_throughput(axes: Axes, recording: Recording) -> None:
+def _draw_throughput(axes: Axes, result: Result) -> None:
     """Stacks both classes' tokens; the last stretch counts by its own length, and not at all if it is a splinter."""
-    seconds, bin_s = recording.summary.seconds, recording.bin_s
-    num_bins = len(recording.bins[LS])
+    seconds, bin_s = result.summary.seconds, result.bin_s
+    num_bins = len(result.bins[LS])
     lengths_s = [min(bin_s, seconds - number * bin_s) for number in range(num_bins)]
     whole = [number for number, length_s in enumerate(lengths_s) if length_s > bin_s / 2]
     if not whole:
         return
-    rates = [[recording.bins[name][number] / lengths_s[number] for number in whole] for name in (LS, BE)]
+    rates = [[result.bins[name][number] / lengths_s[number] for number in whole] for name in (LS, BE)]
     edges = [*(number * bin_s for number in whole), whole[-1] * bin_s + lengths_s[whole[-1]]]
     colours, names = [CLASS_COLOURS[LS], CLASS_COLOURS[BE]], [CLASS_NAMES[LS], CLASS_NAMES[BE]]
     heights = [[*one, one[-1]] for one in rates]
@@ -211,17 +211,17 @@ def _draw_throughput(axes: Axes, recording: Recording) -> None:
     axes.legend(loc="upper right", ncols=2)
 
 
-def _ttft_curves(recordings: Sequence[Recording], request_class: RequestClass) -> list[Curve]:
+def _ttft_curves(results: Sequence[Result], request_class: RequestClass) -> list[Curve]:
     return [
-        ttft_curve(recording.label, series_colour(number), recording.of_class(request_class))
-        for number, recording in enumerate(recordings)
+        ttft_curve(result.label, series_colour(number), result.of_class(request_class))
+        for number, result in enumerate(results)
     ]
 
 
-def _turnaround_curves(recordings: Sequence[Recording], request_class: RequestClass) -> list[Curve]:
+def _turnaround_curves(results: Sequence[Result], request_class: RequestClass) -> list[Curve]:
     return [
-        turnaround_curve(recording.label, series_colour(number), recording.of_class(request_class))
-        for number, recording in enumerate(recordings)
+        turnaround_curve(result.label, series_colour(number), result.of_class(request_class))
+        for number, result in enumerate(results)
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from client.bench.report.grid import Grid
-from client.bench.results.result_file import Recording
+from client.bench.results.result_file import Result
 from client.bench.results.spread import Spread
 from client.bench.results.summary import MAX_LAG_MS, ClassSummary, Ratios, Summary
 
@@ -11,19 +11,19 @@ _STATISTICS = (("mean", "mean_ms"), ("p50", "p50_ms"), ("p90", "p90_ms"), ("p99"
 NOTHING = "-"
 
 
-def result_grids(recording: Recording) -> list[Grid]:
+def result_grids(result: Result) -> list[Grid]:
     """Returns the tables of one result."""
-    grids = [_class_grid(recording), _total_grid(recording)]
-    if recording.counters:
-        grids.append(_server_grid(recording.counters, recording.summary.seconds))
-    if recording.summary.failures:
-        grids.append(_failure_grid(recording))
+    grids = [_class_grid(result), _total_grid(result)]
+    if result.counters:
+        grids.append(_server_grid(result.counters, result.summary.seconds))
+    if result.summary.failures:
+        grids.append(_failure_grid(result))
     return grids
 
 
-def comparison_grid(recordings: Sequence[Recording]) -> Grid:
+def comparison_grid(results: Sequence[Result]) -> Grid:
     """Returns the main figures of several results side by side."""
-    summaries = [recording.summary for recording in recordings]
+    summaries = [result.summary for result in results]
     rows: list[tuple[str, Callable[[Summary], str]]] = [
         ("LS TTFT idle, mean ms", lambda one: statistic(one.idle_ttft, "mean_ms")),
         *((f"LS TTFT, {name} ms", _picked(lambda one: one.ls.ttft, key)) for name, key in _STATISTICS),
@@ -43,17 +43,17 @@ def comparison_grid(recordings: Sequence[Recording]) -> Grid:
             lambda one: f"{sum(one.failures.values())} / {one.ls.num_unfinished + one.be.num_unfinished}",
         ),
     ]
-    header = ("", *(recording.label for recording in recordings))
+    header = ("", *(result.label for result in results))
     return Grid("Side by side", header, tuple((name, *map(shown, summaries)) for name, shown in rows))
 
 
-def warnings(recording: Recording) -> list[str]:
+def warnings(result: Result) -> list[str]:
     """Returns what the reader must know before trusting the figures."""
-    summary = recording.summary
+    summary = result.summary
     found = []
-    if recording.is_interrupted:
+    if result.is_interrupted:
         found.append(f"ended early by the user, after {summary.seconds:.1f} s of the window")
-    if not recording.rows:
+    if not result.rows:
         found.append("no request was to be sent within the window: make it longer, or the rate higher")
     if summary.lag_p99_ms is not None and summary.lag_p99_ms > MAX_LAG_MS:
         found.append(
@@ -83,11 +83,11 @@ def times(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
 
 
-def _class_grid(recording: Recording) -> Grid:
-    summary = recording.summary
+def _class_grid(result: Result) -> Grid:
+    summary = result.summary
     ls, be = summary.ls, summary.be
     rows: list[tuple[str, ...]] = [
-        ("requests done", str(len(recording.idle) or NOTHING), str(ls.num_done), "", str(be.num_done)),
+        ("requests done", str(len(result.idle) or NOTHING), str(ls.num_done), "", str(be.num_done)),
         (
             "failed / unfinished",
             "",
@@ -111,7 +111,7 @@ def _class_grid(recording: Recording) -> Grid:
             ("goodput, tokens/s", "", *_goodputs(ls, be, "tokens_per_s")),
         ]
     header = ("times in ms", "LS idle", "LS", "LS / idle", "BE")
-    return Grid(f"{recording.label}: latency-sensitive (LS) and best-effort (BE)", header, tuple(rows))
+    return Grid(f"{result.label}: latency-sensitive (LS) and best-effort (BE)", header, tuple(rows))
 
 
 def _spread_rows(
@@ -129,8 +129,8 @@ def _spread_rows(
     return rows
 
 
-def _total_grid(recording: Recording) -> Grid:
-    summary = recording.summary
+def _total_grid(result: Result) -> Grid:
+    summary = result.summary
     lag = NOTHING if summary.lag_p99_ms is None else f"{summary.lag_p99_ms:.1f} ms"
     rows = (
         ("window", f"{summary.seconds:.1f} s"),
@@ -158,10 +158,8 @@ def _server_grid(counters: Mapping[str, int], seconds: float) -> Grid:
     return Grid("The service's own counters, in the window", ("", ""), tuple(rows))
 
 
-def _failure_grid(recording: Recording) -> Grid:
-    rows = tuple(
-        (kind, str(count), recording.messages.get(kind, "")) for kind, count in recording.summary.failures.items()
-    )
+def _failure_grid(result: Result) -> Grid:
+    rows = tuple((kind, str(count), result.messages.get(kind, "")) for kind, count in result.summary.failures.items())
     return Grid("Failures", ("kind", "requests", "first message"), rows)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.bench.errors import BadRecording
+from client.bench.errors import BadFile
 from client.messages import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
@@ -92,19 +92,19 @@ def read_trace(path: Path) -> RecordedTrace:
     """Reads a trace.
 
     Raises:
-        BadRecording: The file cannot be read or holds no steps.
+        BadFile: The file cannot be read or holds no steps.
     """
     try:
         events = list(_events(path.read_text()))
     except (OSError, ValueError) as error:
-        raise BadRecording(f"{path}: {error}") from None
+        raise BadFile(f"{path}: {error}") from None
     trace = RecordedTrace()
     try:
         _fill(trace, events)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadRecording(f"{path}: not a trace of qllm-scheduler: {error!r}") from None
+        raise BadFile(f"{path}: not a trace of qllm-scheduler: {error!r}") from None
     if not trace.steps:
-        raise BadRecording(f"{path}: holds no steps of a worker; record one with qllm-scheduler --trace FILE")
+        raise BadFile(f"{path}: holds no steps of a worker; record one with qllm-scheduler --trace FILE")
     trace.steps.sort(key=lambda step: step.begin_ms)
     return trace
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
-from client.bench.errors import BadRecording
+from client.bench.errors import BadFile
 from client.bench.load.measurement import Measurement
 from client.bench.load.record import RequestRow
 from client.bench.load.target import TargetFacts
@@ -40,7 +40,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class Result:
     """One result.
 
     Attributes:
@@ -115,28 +115,28 @@ class Recording:
         return cls(**tables, **{name: _build(hint, values[name]) for name, hint in hints.items()})
 
 
-def write_recording(path: Path, recording: Recording) -> None:
+def write_result(path: Path, result: Result) -> None:
     """Writes a result file."""
-    path.write_text(dump(recording.to_json()), encoding="utf-8")
+    path.write_text(dump(result.to_json()), encoding="utf-8")
 
 
-def read_recordings(path: Path) -> list[Recording]:
+def read_results(path: Path) -> list[Result]:
     """Reads a result file: one result, or all those of an ablation.
 
     Raises:
-        BadRecording: It is not there, or not a result file of a schema known here.
+        BadFile: It is not there, or not a result file of a schema known here.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadRecording(f"{path}: {error}") from error
+        raise BadFile(f"{path}: {error}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema not in (SCHEMA, ABLATION_SCHEMA):
-        raise BadRecording(f"{path}: its schema is {schema!r}; allowed is {SCHEMA!r} or {ABLATION_SCHEMA!r}")
+        raise BadFile(f"{path}: its schema is {schema!r}; allowed is {SCHEMA!r} or {ABLATION_SCHEMA!r}")
     try:
-        return [Recording.from_json(one) for one in (values["recordings"] if schema == ABLATION_SCHEMA else [values])]
+        return [Result.from_json(one) for one in (values["recordings"] if schema == ABLATION_SCHEMA else [values])]
     except (LookupError, TypeError, ValueError) as error:
-        raise BadRecording(f"{path}: it is no complete result: {type(error).__name__}: {error}") from error
+        raise BadFile(f"{path}: it is no complete result: {type(error).__name__}: {error}") from error
 
 
 def dump(values: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Hand-made records, rows and recordings."""
+"""Hand-made records, rows and results."""
 
 from client.bench.load.measurement import Measurement, Window
 from client.bench.load.record import DONE, RequestRecord, RequestRow
 from client.bench.load.target import Chunk, Ending, TargetFacts
 from client.bench.load.workload import BE, LS, Lengths
-from client.bench.results.result_file import Provenance, Recording
+from client.bench.results.result_file import Provenance, Result
 from client.bench.results.summary import Objective, summarize
 from client.messages import RequestClass
 
@@ -51,13 +51,13 @@ def measurement(*records: RequestRecord, idle: tuple[RequestRecord, ...] = (), s
     return Measurement.of(idle, list(records), Window(0.0, seconds), {"num_joins": 3}, {"HTTP 500": "it broke"})
 
 
-def recording(label: str = "ours", *, ttft_s: float = 0.1, num_requests: int = 5) -> Recording:
-    """A recording of some requests of both classes."""
+def result(label: str = "ours", *, ttft_s: float = 0.1, num_requests: int = 5) -> Result:
+    """A result of some requests of both classes."""
     idle = tuple(record(LS, float(i), (i + 0.05, 1), (i + 0.2, 3), end_s=i + 0.2) for i in range(3))
     ls = [record(LS, i / 2, (i / 2 + ttft_s, 1), (i / 2 + 1, 3), end_s=i / 2 + 1) for i in range(num_requests)]
     be = [record(BE, i / 2, (i / 2 + 1, 2), (i / 2 + 2, 2), end_s=i / 2 + 2) for i in range(num_requests)]
     measured = measurement(*ls, *be, idle=idle)
-    return Recording.of(
+    return Result.of(
         measured,
         summarize(measured, {LS: Objective(ttft_ms=200.0), BE: Objective()}),
         label=label,

@@ -10,7 +10,7 @@ import pytest
 
 from client.bench.results.result_file import dump
 from tests.unit.client.bench.fake_openai import FakeOpenAI
-from tests.unit.client.bench.samples import recording
+from tests.unit.client.bench.samples import result
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import Finished, run_here
 
@@ -144,7 +144,7 @@ async def test_results_are_compared_by_either_name(tmp_path: Path, form: tuple[s
     paths = []
     for name in ("ours", "theirs"):
         paths.append(tmp_path / f"{name}.json")
-        paths[-1].write_text(dump(recording(name).to_json()))
+        paths[-1].write_text(dump(result(name).to_json()))
     finished = await run_here("bench", *form, *map(str, paths))
     assert finished.code == 0, finished.err
     assert "ours" in finished.out

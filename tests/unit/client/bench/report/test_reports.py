@@ -15,30 +15,30 @@ from client.bench.report.ablation_tables import ablation_grids
 from client.bench.report.figures import comparison_figure, result_figure, to_png, to_svg
 from client.bench.report.tables import comparison_grid, result_grids, warnings
 from client.bench.results.gains import find_gains
-from client.bench.results.result_file import Recording, dump
+from client.bench.results.result_file import Result, dump
 from client.bench.results.summary import summarize
 from client.bench.set_ups import SetUpName
-from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, recording
+from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, result
 
 LOADED_FROM_ELSEWHERE = re.compile(
     r"""(?:src|href)\s*=\s*["']?(?!["']?(?:\#|data:))|url\((?!["']?\#)|@import|<script|<link"""
 )
 
 
-def write(path: Path, made: Recording) -> Path:
+def write(path: Path, made: Result) -> Path:
     path.write_text(dump(made.to_json()))
     return path
 
 
-def of_records(*records: RequestRecord) -> Recording:
+def of_records(*records: RequestRecord) -> Result:
     measured = measurement(*records)
     summary = summarize(measured, NO_OBJECTIVES)
-    return replace(recording(), rows=measured.rows, idle=(), summary=summary, bins=measured.throughput.bins)
+    return replace(result(), rows=measured.rows, idle=(), summary=summary, bins=measured.throughput.bins)
 
 
 def test_a_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    report_of(recording('<ours> & "theirs"')).show(FigureOptions(html=page))
+    report_of(result('<ours> & "theirs"')).show(FigureOptions(html=page))
     text = page.read_text()
     assert not LOADED_FROM_ELSEWHERE.search(text)
     assert "http:" not in text
@@ -48,7 +48,7 @@ def test_a_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 
 def test_files_are_written_where_they_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report_of(recording()).show(FigureOptions(png=tmp_path / "a.png"), tmp_path / "a.json")
+    report_of(result()).show(FigureOptions(png=tmp_path / "a.png"), tmp_path / "a.json")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.json").read_text().startswith('{"schema":"qllm-bench/1"')
     seen = capsys.readouterr()
@@ -58,11 +58,11 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path, capsys: pyt
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=re.escape(str(tmp_path))):
-        report_of(recording()).show(FigureOptions(), tmp_path)
+        report_of(result()).show(FigureOptions(), tmp_path)
 
 
 def test_the_table_shows_each_class_beside_the_idle_server() -> None:
-    cells = {row[0]: row[1:] for row in result_grids(recording())[0].rows}
+    cells = {row[0]: row[1:] for row in result_grids(result())[0].rows}
     assert cells["TTFT, mean"] == ("50.0", "100.0", "2.00x", "1,000")
     assert cells["requests done"] == ("3", "5", "", "5")
     assert cells["queue time (server)"] == ("-", "-", "-", "-")
@@ -85,13 +85,13 @@ def test_what_makes_figures_doubtful_is_warned_of() -> None:
     assert any("1 requests of the window failed" in warning for warning in warnings(failed))
     told = result_grids(replace(failed, messages={"HTTP 500": "it broke"}))
     assert ("HTTP 500", "1", "it broke") in told[-1].rows
-    assert any("ended early" in warning for warning in warnings(replace(recording(), is_interrupted=True)))
+    assert any("ended early" in warning for warning in warnings(replace(result(), is_interrupted=True)))
     assert any("no request was to be sent" in warning for warning in warnings(of_records()))
-    assert warnings(recording()) == []
+    assert warnings(result()) == []
 
 
 def test_results_stand_side_by_side() -> None:
-    grid = comparison_grid([recording("ours", ttft_s=0.1), recording("theirs", ttft_s=2.0)])
+    grid = comparison_grid([result("ours", ttft_s=0.1), result("theirs", ttft_s=2.0)])
     assert grid.header == ("", "ours", "theirs")
     cells = {row[0]: row[1:] for row in grid.rows}
     assert cells["LS TTFT, mean ms"] == ("100.0", "2,000")
@@ -99,12 +99,12 @@ def test_results_stand_side_by_side() -> None:
 
 
 def test_results_of_the_same_name_are_numbered() -> None:
-    labels = [one.label for one in with_own_labels([recording("a"), recording("b"), recording("a")])]
+    labels = [one.label for one in with_own_labels([result("a"), result("b"), result("a")])]
     assert labels == ["a #1", "b", "a #2"]
 
 
 def test_comparing_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [write(tmp_path / f"{name}.json", recording(name)) for name in ("ours", "theirs", "others")]
+    paths = [write(tmp_path / f"{name}.json", result(name)) for name in ("ours", "theirs", "others")]
     compare(paths, FigureOptions(html=tmp_path / "page.html", png=tmp_path / "a.png"))
     assert "theirs" in capsys.readouterr().out
     assert "others" in (tmp_path / "page.html").read_text()
@@ -112,12 +112,12 @@ def test_comparing_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_ablation_tells_each_set_up_and_where_the_gain_comes_from() -> None:
-    recordings = [
-        recording(SetUpName.FCFS, ttft_s=4.0),
-        recording(SetUpName.PRIORITY, ttft_s=0.4),
-        recording(SetUpName.EXPERT, ttft_s=0.1),
+    results = [
+        result(SetUpName.FCFS, ttft_s=4.0),
+        result(SetUpName.PRIORITY, ttft_s=0.4),
+        result(SetUpName.EXPERT, ttft_s=0.1),
     ]
-    set_ups, gains = ablation_grids(recordings, find_gains({one.label: one.summary for one in recordings}))
+    set_ups, gains = ablation_grids(results, find_gains({one.label: one.summary for one in results}))
     assert set_ups.header == ("", SetUpName.FCFS, SetUpName.PRIORITY, SetUpName.EXPERT)
     cells = {row[0]: row[1:] for row in set_ups.rows}
     assert cells["  lower than under fcfs"] == ("1.00x", "10.0x", "40.0x")
@@ -126,13 +126,13 @@ def test_an_ablation_tells_each_set_up_and_where_the_gain_comes_from() -> None:
         ("stopping inside an iteration", "4.00x"),
         ("both", "40.0x"),
     ]
-    assert to_png(ablation_figure(recordings)).startswith(b"\x89PNG")
+    assert to_png(ablation_figure(results)).startswith(b"\x89PNG")
 
 
 def test_an_ablation_without_its_baseline_can_be_shown() -> None:
-    recordings = [recording(SetUpName.EXPERT)]
-    assert ablation_grids(recordings, [])[0].rows
-    assert to_png(ablation_figure(recordings)).startswith(b"\x89PNG")
+    results = [result(SetUpName.EXPERT)]
+    assert ablation_grids(results, [])[0].rows
+    assert to_png(ablation_figure(results)).startswith(b"\x89PNG")
 
 
 def test_results_without_requests_can_be_drawn() -> None:

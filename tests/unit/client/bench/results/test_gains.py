@@ -2,12 +2,12 @@ import pytest
 
 from client.bench.results.gains import find_gains
 from client.bench.set_ups import SetUpName
-from tests.unit.client.bench.samples import recording
+from tests.unit.client.bench.samples import result
 
 
 def test_the_gain_is_shared_out_between_priority_and_stopping_inside() -> None:
     waits_s = {SetUpName.FCFS: 8.0, SetUpName.PRIORITY: 0.4, SetUpName.LAYER: 0.2, SetUpName.EXPERT: 0.1}
-    gains = find_gains({name: recording(name, ttft_s=wait_s).summary for name, wait_s in waits_s.items()})
+    gains = find_gains({name: result(name, ttft_s=wait_s).summary for name, wait_s in waits_s.items()})
     by_name = {gain.name.strip(): gain for gain in gains}
     priority, inside = by_name["priority between iterations"], by_name["stopping inside an iteration"]
     assert (priority.factor, inside.factor, by_name["both"].factor) == pytest.approx((20.0, 4.0, 80.0))
@@ -20,12 +20,12 @@ def test_the_gain_is_shared_out_between_priority_and_stopping_inside() -> None:
 
 
 def test_steps_whose_set_ups_were_not_measured_are_left_out() -> None:
-    gains = find_gains({SetUpName.FCFS: recording(ttft_s=2.0).summary, SetUpName.EXPERT: recording(ttft_s=1.0).summary})
+    gains = find_gains({SetUpName.FCFS: result(ttft_s=2.0).summary, SetUpName.EXPERT: result(ttft_s=1.0).summary})
     assert [gain.name for gain in gains] == ["both"]
     assert find_gains({}) == []
 
 
 def test_shares_of_a_gain_that_is_none_are_absent() -> None:
-    same = recording(ttft_s=1.0).summary
+    same = result(ttft_s=1.0).summary
     gains = find_gains({SetUpName.FCFS: same, SetUpName.PRIORITY: same, SetUpName.EXPERT: same})
     assert {(gain.factor, gain.share_of_time, gain.share_of_factor) for gain in gains} == {(1.0, None, None)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from client.bench.commands.timeline import best_story, choose_view
-from client.bench.errors import BadRecording, BenchError
+from client.bench.errors import BadFile, BenchError
 from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 from scheduler_svc.timeline.step_lanes import StepLanes
 from scheduler_svc.timeline.timeline import Timeline
@@ -76,7 +76,7 @@ def test_a_trace_that_was_cut_off_is_read_up_to_there(recorded: Path, write: Wri
     ],
 )
 def test_anything_else_is_refused_by_its_name(write: Write, text: str, message: str) -> None:
-    with pytest.raises(BadRecording, match=message) as refusal:
+    with pytest.raises(BadFile, match=message) as refusal:
         read_trace(write(text))
     assert "written.json" in str(refusal.value)
 
