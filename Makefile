@@ -1,6 +1,7 @@
 # The project's own commands; CI runs the same ones. `make` alone lists them.
 VENV ?= .venv
-PYTHON ?= python3.11
+# The interpreter to make the environment with; left empty, scripts/find_python.sh finds one.
+PYTHON ?=
 MODEL ?= demo/model
 DIR ?= bench-models/mini-mixtral
 PORT ?= 50051
@@ -26,12 +27,7 @@ help: ## lists these commands
 setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v "$(PYTHON)" >/dev/null || { echo "make setup: there is no $(PYTHON) here. QLLM needs Python 3.11 or newer; \
-	name the one you have: make setup PYTHON=python3" >&2; exit 2; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	echo "make setup: $(PYTHON) is $$("$(PYTHON)" --version). QLLM needs Python 3.11 or newer; \
-	name one: make setup PYTHON=python3.11" >&2; exit 2; }
-	"$(PYTHON)" -m venv $(VENV)
+	@python="$$(sh scripts/find_python.sh "$(PYTHON)")" && echo "$$python -m venv $(VENV)" && "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,worker,dev]'
 	@touch $@
 
