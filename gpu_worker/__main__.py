@@ -181,7 +181,9 @@ def serve(
     curve_server_key: Annotated[
         Path | None, typer.Option(envvar="QLLM_CURVE_SERVER_KEY", help="The scheduler's public CURVE key (*.key).")
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option(envvar="QLLM_LOG_LEVEL", help="How much is logged.")] = LogLevel.INFO,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="QLLM_LOG_LEVEL", help="Sets how much is logged.")
+    ] = LogLevel.INFO,
     parent_pid: Annotated[
         int | None, typer.Option(envvar="QLLM_PARENT_PID", help="End when this parent process does.", hidden=True)
     ] = None,

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Row
 from typing import TYPE_CHECKING
 
 from qllm.addresses import join
+from qllm.settings import SettingRefused
 from qllm.stop_signals import stop_signals
 
 from scheduler_svc import __version__
@@ -27,7 +28,7 @@ from scheduler_svc.generation import ServedModel
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
 from scheduler_svc.serving.engine import Engine
-from scheduler_svc.settings import Config, ConfigRefused
+from scheduler_svc.settings import Config, listening_host
 from scheduler_svc.supervisor import WorkerSupervisor
 from scheduler_svc.timeline import Timeline, TraceFile
 
@@ -54,11 +55,10 @@ class Service:
         self._engine = Engine(config.engine, self._send, self._fail, timeline)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
-        self._api = ApiServer(
-            self._engine, self._texts, _facts(config), config.grpc_host, config.grpc_port, max_connections=most
-        )
+        host = listening_host("--grpc-host", config.grpc_host)
+        self._api = ApiServer(self._engine, self._texts, _facts(config), host, config.grpc_port, max_connections=most)
         self._http = _make_http(self._engine, self._texts, config, most)
-        with _refusing_address("--grpc-port", config.grpc_host, config.grpc_port):
+        with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -189,26 +189,27 @@ def _facts(config: Config) -> ServiceSettings:
 
 
 def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connections: int) -> "OpenAiServer | None":
-    """Returns the HTTP server, on its address already; raises ConfigRefused if it cannot be had."""
+    """Returns the HTTP server, on its address already; raises SettingRefused if it cannot be had."""
     if config.http_port is None:
         return None
     try:
         from scheduler_svc.api.openai.connections.limits import HttpLimits
         from scheduler_svc.api.openai.server import OpenAiServer
     except ModuleNotFoundError as error:
-        raise ConfigRefused(
+        raise SettingRefused(
             f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
         ) from None
+    host = listening_host("--http-host", config.http_host)
     http = OpenAiServer(
         engine,
         texts,
-        config.http_host,
+        host,
         config.http_port,
         config.grace_s,
         limits=HttpLimits(max_connections=max_connections),
         cors_origins=config.cors_origins,
     )
-    with _refusing_address("--http-port", config.http_host, config.http_port):
+    with _refusing_address("--http-port", host, config.http_port):
         http.bind()
     return http
 
@@ -220,7 +221,7 @@ def _refusing_address(option: str, host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # what asyncio's and socket's helpers append
-        raise ConfigRefused(f"{option}: got {join(host, port)}, which cannot be listened on: {reason}") from None
+        raise SettingRefused(f"{option}: got {join(host, port)}, which cannot be listened on: {reason}") from None
 
 
 def _open_trace(config: Config) -> TraceFile | None:
@@ -229,4 +230,4 @@ def _open_trace(config: Config) -> TraceFile | None:
     try:
         return TraceFile(config.trace, config.trace_max_mib << 20)
     except OSError as error:
-        raise ConfigRefused(f"--trace: got {config.trace}, which cannot be written: {error.strerror}") from None
+        raise SettingRefused(f"--trace: got {config.trace}, which cannot be written: {error.strerror}") from None

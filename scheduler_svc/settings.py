@@ -3,17 +3,17 @@
 A bad value is refused with its name, what was given and what is allowed.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from qllm.addresses import AddressRefused, listening_ip
+from qllm.config_file import CONFIG_HELP, ConfigFile
+from qllm.logs import LOG_LEVEL_HELP, LogLevel
+from qllm.settings import ADVANCED, MODEL, SERVING, Setting, SettingRefused, check
 
 from scheduler_svc.channel.endpoint import CurveServer
-from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.starvation import StarvationLimits
-from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.serving.engine import EngineSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the port that the scheme implies.
@@ -22,71 +22,145 @@ _ORIGIN = re.compile(
 )
 
 
-class ConfigRefused(ValueError):
-    """A setting that is not allowed."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The service's settings.
 
-    Attributes:
-        model: Directory or hub id for a spawned worker; None when workers are started elsewhere.
-        spawn_worker: Start and supervise a local worker.
-        worker_options: Further options of the spawned worker, as on its command line.
-        control_endpoint: Where workers connect; None makes a socket in a fresh private directory.
-        grpc_host: IP address to serve gRPC on, without brackets; `http_host` likewise.
-        hang_timeout_s: Seconds without progress after which a worker counts as hung.
-        grace_s: Seconds that running requests get when the service stops.
-        http_port: Port of the OpenAI-compatible HTTP endpoint; None serves no HTTP.
-        cors_origins: Origins of web pages that may use it, such as https://example.org; "*" for all.
-        trace: File to record a timeline in; None records nothing.
-        trace_max_mib: Size at which recording ends.
+    Raises:
+        SettingRefused: A value is not allowed, or two contradict each other.
     """
 
-    model: str | None = None
-    spawn_worker: bool = False
-    worker_options: tuple[str, ...] = ()
-    control_endpoint: str | None = None
-    grpc_host: str = "127.0.0.1"
-    grpc_port: int = 50051
-    http_host: str = "127.0.0.1"
-    http_port: int | None = None
-    cors_origins: tuple[str, ...] = ()
+    worker_options: Annotated[
+        tuple[str, ...],
+        Setting(is_argument=True),
+        "Passes everything that stands after -- on to the worker that --spawn-worker starts, as options of qllm-worker.",
+    ] = ()
+    model: Annotated[
+        str | None,
+        Setting(panel=MODEL),
+        "Names the model that is served: a directory, or NAME or ORG/NAME on the Hugging Face hub. It goes with --spawn-worker.",
+    ] = None
+    spawn_worker: Annotated[
+        bool,
+        Setting(panel=MODEL),
+        "Starts a worker on this machine, and starts it again whenever it ends.",
+    ] = False
+    grpc_host: Annotated[
+        str,
+        Setting(panel=SERVING),
+        "Sets the address that gRPC is served on: an IP address, or a name of this machine.",
+    ] = "127.0.0.1"
+    grpc_port: Annotated[
+        int,
+        Setting(0, 65535, panel=SERVING),
+        "Sets the port that gRPC is served on. With 0 the system chooses a free one.",
+    ] = 50051
+    http_host: Annotated[
+        str,
+        Setting(panel=SERVING),
+        "Sets the address that HTTP is served on: an IP address, or a name of this machine.",
+    ] = "127.0.0.1"
+    http_port: Annotated[
+        int | None,
+        Setting(0, 65535, panel=SERVING, unset="no HTTP"),
+        "Serves OpenAI's API over HTTP on this port. With 0 the system chooses a free one.",
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Setting(option="cors-origin", panel=SERVING),
+        "Lets web pages of this origin, such as https://example.org, use HTTP from a browser; * lets all of them. It may be "
+        "given several times.",
+    ] = ()
+    grace_s: Annotated[
+        float,
+        Setting(0, 3600, panel=SERVING),
+        "Sets how many seconds running requests get to end when the service is stopped.",
+    ] = 2.0
     engine: EngineSettings = field(default_factory=EngineSettings)
-    hang_timeout_s: float = 10.0
-    grace_s: float = 2.0
-    curve: CurveServer | None = None
-    trace: Path | None = None
-    trace_max_mib: int = 256
+    control_endpoint: Annotated[
+        str | None,
+        Setting(panel=ADVANCED, unset="a private socket"),
+        "Sets where workers that are started elsewhere connect: ipc://PATH, or tcp://ADDRESS:PORT, which needs CURVE keys.",
+    ] = None
+    hang_timeout_s: Annotated[
+        float,
+        Setting(0.2, 3600, panel=ADVANCED),
+        "Sets after how many seconds without any progress a worker counts as hung and is replaced.",
+    ] = 10.0
+    curve_secret_key: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED),
+        "Names the file with the scheduler's own pair of CURVE keys (*.key_secret). It goes with --curve-worker-keys.",
+    ] = None
+    curve_worker_keys: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED),
+        "Names the public CURVE keys of the workers that may connect: a file (*.key), or a directory of such files.",
+    ] = None
+    trace: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED),
+        "Records what the worker does when in this file, which https://ui.perfetto.dev opens.",
+    ] = None
+    trace_max_mib: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=ADVANCED),
+        "Sets at how many MiB the recording of --trace ends.",
+    ] = 256
+    log_level: Annotated[LogLevel, Setting(panel=ADVANCED), LOG_LEVEL_HELP] = LogLevel.INFO
+    config_file: Annotated[Path | None, ConfigFile(option="config", table="scheduler"), CONFIG_HELP] = None
 
     def __post_init__(self) -> None:
+        check(self)
+        self._check_worker()
+        self._check_addresses()
+        self._check_times()
+        if (self.curve_secret_key is None) != (self.curve_worker_keys is None):
+            raise SettingRefused("CURVE needs both --curve-secret-key and --curve-worker-keys")
+        if self.trace is not None and not self.trace.absolute().parent.is_dir():
+            raise SettingRefused(f"--trace: got {self.trace}, allowed is a file in a directory that exists")
+
+    @property
+    def curve(self) -> CurveServer | None:
+        """The CURVE keys; None without."""
+        if self.curve_secret_key is None or self.curve_worker_keys is None:
+            return None
+        return CurveServer(self.curve_secret_key, self.curve_worker_keys)
+
+    def _check_worker(self) -> None:
         if self.spawn_worker and not self.model:
-            raise ConfigRefused("--model: got nothing, a directory or hub id is needed with --spawn-worker")
+            raise SettingRefused("--model: got nothing, a directory or hub id is needed with --spawn-worker")
         if self.model and self.spawn_worker:
             _check_model(self.model)
         if self.model and not self.spawn_worker:
-            raise ConfigRefused("--model: it belongs to the worker; add --spawn-worker, or give it to qllm-worker")
+            raise SettingRefused("--model: it belongs to the worker; add --spawn-worker, or give it to qllm-worker")
         if not self.spawn_worker and self.control_endpoint is None:
-            raise ConfigRefused(
+            raise SettingRefused(
                 "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a worker "
                 "that is started elsewhere"
             )
         if self.worker_options and not self.spawn_worker:
-            raise ConfigRefused(f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker")
-        _check("--grpc-port", self.grpc_port, 0, 65535)
-        _check("--http-port", self.http_port or 0, 0, 65535)
+            raise SettingRefused(
+                f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker"
+            )
+
+    def _check_addresses(self) -> None:
+        listening_host("--grpc-host", self.grpc_host)
+        listening_host("--http-host", self.http_host)
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ConfigRefused(
+                raise SettingRefused(
                     f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] as browsers send it: in lower case, "
                     "in ASCII, without a path, and without the scheme's usual port"
                 )
-        _check("--hang-timeout-s", self.hang_timeout_s, 0.2, 3600)
-        _check("--grace-s", self.grace_s, 0, 3600)
-        _check("--trace-max-mib", self.trace_max_mib, 1, 1 << 20)
-        if self.trace is not None and not self.trace.absolute().parent.is_dir():
-            raise ConfigRefused(f"--trace: got {self.trace}, allowed is a file in a directory that exists")
+
+    def _check_times(self) -> None:
+        limits = self.engine.limits
+        if limits.command_window_s < limits.preemption_quantum_s:
+            given, least = limits.command_window_s * 1e3, limits.preemption_quantum_s * 1e3
+            raise SettingRefused(
+                f"--command-window-ms: got {given:g}, allowed is --preemption-quantum-ms, {least:g}, or more"
+            )
 
 
 def _check_model(model: str) -> None:
@@ -95,80 +169,12 @@ def _check_model(model: str) -> None:
     if Path(model).is_dir() or not (is_path or Path(model).exists()):
         return
     found = "which is no directory" if Path(model).exists() else "where there is nothing"
-    raise ConfigRefused(f"--model: got {model}, {found}; allowed is a directory, or NAME or ORG/NAME on the hub")
-
-
-def engine_settings(
-    *,
-    policy: str,
-    preempt_at: PreemptAt,
-    preemption_quantum_ms: float,
-    command_window_ms: float,
-    be_min_share: float,
-    be_window_s: float,
-    starvation_threshold: int,
-    ls_stretch: float,
-    ls_alone_share: float,
-    ls_shared_stretch: float,
-    ls_tpot_ms: float,
-    max_num_seqs: int,
-    be_chunk_tokens: int,
-    be_max_chunk_tokens: int,
-    ls_chunk_tokens: int,
-    max_ls_requests: int,
-    max_be_requests: int,
-) -> EngineSettings:
-    """Makes the engine's settings; raises ConfigRefused for a value out of range."""
-    if policy not in POLICIES:
-        raise ConfigRefused(f"--policy: got {policy!r}, allowed are {', '.join(POLICIES)}")
-    _check("--preemption-quantum-ms", preemption_quantum_ms, 0.1, 10_000)
-    _check("--command-window-ms", command_window_ms, preemption_quantum_ms, 10_000)
-    _check("--be-min-share", be_min_share, 0, 0.9)
-    _check("--be-window-s", be_window_s, 0.1, 3600)
-    _check("--starvation-threshold", starvation_threshold, 0, 1 << 30)
-    _check("--ls-stretch", ls_stretch, 0, 100)
-    _check("--ls-alone-share", ls_alone_share, 0, 1)
-    _check("--ls-shared-stretch", ls_shared_stretch, 0, 100)
-    _check("--ls-tpot-ms", ls_tpot_ms, 0, 60_000)
-    _check("--max-num-seqs", max_num_seqs, 1, 4096)
-    _check("--be-chunk-tokens", be_chunk_tokens, 1, 1 << 20)
-    _check("--be-max-chunk-tokens", be_max_chunk_tokens, 1, 1 << 20)
-    _check("--ls-chunk-tokens", ls_chunk_tokens, 1, 1 << 20)
-    _check("--max-ls-requests", max_ls_requests, 1, 1 << 20)
-    _check("--max-be-requests", max_be_requests, 1, 1 << 20)
-    limits = Limits(
-        max_num_seqs=max_num_seqs,
-        be_chunk_tokens=be_chunk_tokens,
-        be_max_chunk_tokens=be_max_chunk_tokens,
-        ls_chunk_tokens=ls_chunk_tokens,
-        ls_stretch=ls_stretch,
-        ls_alone_share=ls_alone_share,
-        ls_shared_stretch=ls_shared_stretch,
-        ls_tpot_s=ls_tpot_ms / 1e3,
-        preemption_quantum_s=preemption_quantum_ms / 1e3,
-        command_window_s=command_window_ms / 1e3,
-    )
-    starvation = StarvationLimits(be_min_share, be_window_s, starvation_threshold)
-    return EngineSettings(policy, preempt_at, limits, starvation, max_ls_requests, max_be_requests)
+    raise SettingRefused(f"--model: got {model}, {found}; allowed is a directory, or NAME or ORG/NAME on the hub")
 
 
 def listening_host(option: str, given: str) -> str:
-    """Returns the IP address that an option's host stands for; raises ConfigRefused if it stands for none."""
+    """Returns the IP address that an option's host stands for; raises SettingRefused if it stands for none."""
     try:
         return listening_ip(given)
     except AddressRefused as refusal:
-        raise ConfigRefused(f"{option}: {refusal}") from None
-
-
-def curve_server(secret_key: Path | None, worker_keys: Path | None) -> CurveServer | None:
-    """Makes the CURVE settings; raises ConfigRefused if only one of the two is given."""
-    if secret_key is None and worker_keys is None:
-        return None
-    if secret_key is None or worker_keys is None:
-        raise ConfigRefused("CURVE needs both --curve-secret-key and --curve-worker-keys")
-    return CurveServer(secret_key, worker_keys)
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ConfigRefused(f"{name}: got {value}, allowed is {low} to {high}")
+        raise SettingRefused(f"{option}: {refusal}") from None

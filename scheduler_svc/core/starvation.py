@@ -9,7 +9,9 @@ clock.
 
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from qllm.settings import SCHEDULING, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +19,26 @@ class StarvationLimits:
     """How much best-effort work is owed.
 
     Attributes:
-        min_share: Share of worker time while it waits, in [0, 1).
-        window_s: Sliding window in seconds, of this share and of what latency-sensitive iterations take.
-        threshold: Iterations passed over before promotion; 0 turns promotion off.
         promotion_quantum: Steps that a promotion lasts.
     """
 
-    min_share: float = 0.05
-    window_s: float = 10.0
-    threshold: int = 200
+    min_share: Annotated[
+        float,
+        Setting(0, 0.9, option="be-min-share", panel=SCHEDULING),
+        "Sets the least share of the worker's time that best-effort work gets while any of it waits.",
+    ] = 0.05
+    window_s: Annotated[
+        float,
+        Setting(0.1, 3600, option="be-window-s", panel=SCHEDULING),
+        "Sets over how many seconds the shares of the worker's time are counted that --be-min-share and --ls-alone-share speak "
+        "of.",
+    ] = 10.0
+    threshold: Annotated[
+        int,
+        Setting(0, 1 << 30, option="starvation-threshold", panel=SCHEDULING),
+        "Sets after how many iterations that left waiting best-effort work out such work goes first for a while. With 0 it "
+        "never does.",
+    ] = 200
     promotion_quantum: int = 10
 
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from qllm.settings import MEMORY, SCHEDULING, Setting
 
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
@@ -37,12 +39,30 @@ T = TypeVar("T")
 class EngineSettings:
     """How the engine schedules, and how many requests of each class may be live."""
 
-    policy: str = "qllm"
-    preempt_at: PreemptAt = PreemptAt.EXPERT
+    policy: Annotated[
+        str,
+        Setting(choices=tuple(POLICIES), panel=SCHEDULING),
+        "Chooses what runs next: qllm lets latency-sensitive requests stop best-effort work inside a layer, paper is the "
+        "published algorithm, priority-iteration lets them go first but only between iterations, and fcfs ignores the class of "
+        "a request.",
+    ] = "qllm"
+    preempt_at: Annotated[
+        PreemptAt,
+        Setting(panel=SCHEDULING),
+        "Chooses where running work may be stopped: before any expert, before any layer, or only at the end of an iteration.",
+    ] = PreemptAt.EXPERT
     limits: Limits = field(default_factory=Limits)
     starvation: StarvationLimits = field(default_factory=StarvationLimits)
-    max_ls_requests: int = 1024
-    max_be_requests: int = 16384
+    max_ls_requests: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=MEMORY),
+        "Limits how many latency-sensitive requests may run or wait at a time. Further ones are refused at once.",
+    ] = 1024
+    max_be_requests: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=MEMORY),
+        "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once.",
+    ] = 16384
 
 
 @dataclass(slots=True)

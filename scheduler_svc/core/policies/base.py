@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Annotated, ClassVar, NamedTuple, Protocol
+
+from qllm.settings import ADVANCED, MEMORY, SCHEDULING, Setting
 
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import PreemptAt
@@ -103,35 +105,77 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Numbers that policies plan with.
+    """Numbers that policies plan with; times are in seconds.
 
     Attributes:
-        max_num_seqs: Most sequences of an iteration, a bound on what it keeps in memory and on what a decision takes. No bound on
-            its time: whatever another sequence costs there, an iteration of its own costs more.
-        be_chunk_tokens: Token budget of a best-effort iteration in which some decode: it bounds how long they wait for a token.
-        be_max_chunk_tokens: Token budget of one in which nobody does, and bound on that of one beside which prompts pile up, if
-            that is more and it can be stopped inside: prompts take less time in long chunks.
-        ls_chunk_tokens: Token budget of a latency-sensitive iteration, its decodes not counted: it bounds how long those take.
-        ls_stretch: How much longer best-effort companions may make a latency-sensitive iteration, 0.15 for 15 %.
-        ls_alone_share: Share of the time that latency-sensitive iterations may take with no more than that; 1: always.
-        ls_shared_stretch: How much longer companions may make one where they take more, if that is more.
-        ls_tpot_s: How long a latency-sensitive iteration may take in any case; companions fill it up to that. 0: no such target.
-        preemption_quantum_s: Bound on best-effort work sent and not done while latency-sensitive work is there.
-        command_window_s: Bound on latency-sensitive work sent and not done: nobody stops it, and whoever is to go along with it
-            can do so from the next command on.
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
-    max_num_seqs: int = 256
-    be_chunk_tokens: int = 256
-    be_max_chunk_tokens: int = 1024
-    ls_chunk_tokens: int = 512
-    ls_stretch: float = 0.15
-    ls_alone_share: float = 0.5
-    ls_shared_stretch: float = 1.0
-    ls_tpot_s: float = 0.0
-    preemption_quantum_s: float = 0.005
-    command_window_s: float = 0.1
+    # Bounds what an iteration keeps in memory and what a decision takes, not an iteration's time: whatever another sequence
+    # costs there, an iteration of its own costs more.
+    max_num_seqs: Annotated[
+        int,
+        Setting(1, 4096, panel=MEMORY),
+        "Limits how many sequences one iteration computes together. Where there are more, they take turns. The policy paper "
+        "takes 32 at most, whatever is set here.",
+    ] = 256
+    # Bounds how long those that decode wait for a token.
+    be_chunk_tokens: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=SCHEDULING),
+        "Limits the tokens of one iteration of best-effort work. Longer prompts are computed in parts.",
+    ] = 256
+    # Prompts take less time in long chunks; only an iteration that can be stopped inside may be so long.
+    be_max_chunk_tokens: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=SCHEDULING),
+        "Limits the tokens of one iteration of best-effort work, instead of --be-chunk-tokens, where that is less: while no "
+        "best-effort request waits for its next token, and while prompts pile up. Only the policy qllm has such iterations.",
+    ] = 1024
+    # Bounds how long its decodes take, which are not counted.
+    ls_chunk_tokens: Annotated[
+        int,
+        Setting(1, 1 << 20, panel=SCHEDULING),
+        "Limits the tokens of prompts in one iteration of latency-sensitive requests. Longer prompts are computed in parts, so "
+        "that the other requests soon get their next token.",
+    ] = 512
+    ls_stretch: Annotated[
+        float,
+        Setting(0, 100, panel=SCHEDULING),
+        "Limits how much longer best-effort work that rides along may make an iteration of latency-sensitive requests: 0.15 "
+        "allows 15 %.",
+    ] = 0.15
+    ls_alone_share: Annotated[
+        float,
+        Setting(0, 1, panel=SCHEDULING),
+        "Sets from which share of the time on, within --be-window-s, iterations of latency-sensitive requests may be made "
+        "longer by --ls-shared-stretch rather than by --ls-stretch. With 1 they never are.",
+    ] = 0.5
+    ls_shared_stretch: Annotated[
+        float,
+        Setting(0, 100, panel=SCHEDULING),
+        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests once those take more of "
+        "the time than --ls-alone-share: 1 allows twice as long. A value below --ls-stretch has no effect.",
+    ] = 1.0
+    ls_tpot_s: Annotated[
+        float,
+        Setting(0, 60_000, option="ls-tpot-ms", scale=1e3, panel=SCHEDULING),
+        "Sets how many milliseconds a latency-sensitive request may wait for each further token. Best-effort work fills the "
+        "iterations of latency-sensitive requests up to that time. With 0 there is no such target.",
+    ] = 0.0
+    preemption_quantum_s: Annotated[
+        float,
+        Setting(0.1, 10_000, option="preemption-quantum-ms", scale=1e3, panel=ADVANCED),
+        "Limits how many milliseconds of best-effort work are sent to the worker ahead of time while latency-sensitive "
+        "requests are there.",
+    ] = 0.005
+    # Nobody stops what was sent, and whoever is to go along with it can do so from the next command on.
+    command_window_s: Annotated[
+        float,
+        Setting(0.1, 10_000, option="command-window-ms", scale=1e3, panel=ADVANCED),
+        "Limits how many milliseconds of latency-sensitive work are sent to the worker ahead of time. It may not be less than "
+        "--preemption-quantum-ms.",
+    ] = 0.1
     control_lead_s: float = 0.001
 
 

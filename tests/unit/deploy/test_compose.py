@@ -19,7 +19,7 @@ SCHEMA = "vendor.compose-spec"  # the Compose Specification's own JSON schema, a
 SERVICES = ("scheduler", "worker-cpu", "worker-gpu")
 WORKERS = SERVICES[1:]
 # The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and its
-# file system is read-only: a trace has no place there.
+# file system is read-only: a trace has no place there. A config file would have to be mounted first.
 NOT_OFFERED = {
     "QLLM_SPAWN_WORKER",
     "QLLM_CURVE_SECRET_KEY",
@@ -29,6 +29,7 @@ NOT_OFFERED = {
     "QLLM_SIMULATED",
     "QLLM_TRACE",
     "QLLM_TRACE_MAX_MIB",
+    "QLLM_CONFIG",
 }
 
 

@@ -71,7 +71,7 @@ def test_help_lists_the_words_that_may_be_chosen(
     entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = help_of(entry, (), 400, monkeypatch, capsys)
-    assert "How much is logged. One of: debug, info, warning, error." in page
+    assert "Sets how much is logged. One of: debug, info, warning, error." in page
 
 
 @pytest.mark.parametrize("entry", [scheduler, worker])

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import httpx2
 import pytest
+from qllm.settings import SettingRefused
 
 from scheduler_svc import __version__
 from scheduler_svc.api.openai.connections.guard import RequestGuard
@@ -16,7 +17,7 @@ from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.service import Service
-from scheduler_svc.settings import Config, ConfigRefused
+from scheduler_svc.settings import Config
 from tests.fakes import FakeGenerator, served_model
 from tests.live_service import ROOT, free_port
 from tests.openai_service import COMPLETIONS, error_of, events_of, http_app, running_http
@@ -188,13 +189,13 @@ async def test_http_is_off_unless_asked_for() -> None:
 async def test_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "scheduler_svc.api.openai.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigRefused, match=r"--http-port: .*pip install 'qllm\[http\]'.*uvicorn"):
+    with pytest.raises(SettingRefused, match=r"--http-port: .*pip install 'qllm\[http\]'.*uvicorn"):
         Service(config(0))
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_port_out_of_range_is_refused(port: int) -> None:
-    with pytest.raises(ConfigRefused, match=rf"--http-port: got {port}, allowed is 0 to 65535"):
+    with pytest.raises(SettingRefused, match=rf"--http-port: got {port}, allowed is 0 to 65535"):
         config(port)
 
 

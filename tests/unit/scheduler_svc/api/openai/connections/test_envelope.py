@@ -2,11 +2,12 @@
 
 import httpx2
 import pytest
+from qllm.settings import SettingRefused
 
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import WorkerState
-from scheduler_svc.settings import Config, ConfigRefused
+from scheduler_svc.settings import Config
 from tests.fakes import FakeGenerator
 from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, HttpService, http_app
 
@@ -120,13 +121,13 @@ def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
     "origin", ["https://Pages.example", "http://a:80", "https://a:443", "https://b\u00fccher.example", "https://me@a"]
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
-    with pytest.raises(ConfigRefused, match=r"--cors-origin: got .*as browsers send it"):
+    with pytest.raises(SettingRefused, match=r"--cors-origin: got .*as browsers send it"):
         Config(control_endpoint="ipc:///nowhere", cors_origins=(origin,))
 
 
 @pytest.mark.parametrize("origin", ["", "pages.example", "https://pages.example/", "https://", "https://a b"])
 def test_what_is_no_origin_is_refused(origin: str) -> None:
-    with pytest.raises(ConfigRefused, match=r"--cors-origin: got .*SCHEME://HOST"):
+    with pytest.raises(SettingRefused, match=r"--cors-origin: got .*SCHEME://HOST"):
         Config(control_endpoint="ipc:///nowhere", cors_origins=(origin,))
 
 
