@@ -4,13 +4,14 @@ Knows no torch. A bad value is refused with its name, what was given and what is
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-
-class ConfigRefused(ValueError):
-    """A setting that is not allowed."""
+from qllm.config_file import CONFIG_HELP, ConfigFile
+from qllm.logs import LOG_LEVEL_HELP, LogLevel
+from qllm.settings import ADVANCED, MEMORY, MODEL, SCHEDULING, SERVING, Setting, SettingRefused, check
 
 
 class DType(StrEnum):
@@ -72,77 +73,168 @@ class CurveFiles:
 class WorkerConfig:
     """The worker's settings.
 
-    Attributes:
-        model: Directory or hub id; with `simulated` a directory with a tokenizer, or any name.
-        simulated: Cost table that stands for a model, by file or name; empty runs a model.
-        control_endpoint: Where the scheduler binds.
-        tensor_parallel_size: Processes that hold the model together, each a slice of every matrix.
-        num_threads: Threads of one tensor operation; None takes all cores that it may use.
-        run_ahead_ms: Longest work that a GPU is given ahead, and length of a CUDA graph.
-        enforce_eager: Whether decodes on a GPU are run by the model each time rather than replayed from CUDA graphs.
-        block_size: Tokens in one cache block.
-        num_blocks: Device cache blocks; None makes as many as fit `kv_cache_gib`.
-        kv_cache_gib: GiB of device memory for the cache, where `num_blocks` is None; None chooses.
-        host_kv_gib: GiB of host memory for offloaded sequences.
-        max_model_len: Limit on prompt plus output, no longer than the model's own, which None takes.
-        generation_config: Whether the model's own generation_config.json says how tokens are chosen.
-        served_model_names: Names of the model for callers, answers carrying the first; none takes them from `model`.
-        parent_pid: Process whose end ends this one; None for a worker that stands alone.
+    Raises:
+        SettingRefused: A value is not allowed, or two contradict each other.
     """
 
-    model: str
-    control_endpoint: str
-    simulated: str = ""
-    dtype: DType = DType.AUTO
-    device: Device = Device.AUTO
-    weights: Weights = Weights.AUTO
-    quantization: Quantization = Quantization.NONE
-    load_format: LoadFormat = LoadFormat.AUTO
-    tensor_parallel_size: int = 1
-    num_threads: int | None = None
-    run_ahead_ms: float = 1.0
-    enforce_eager: bool = False
-    block_size: int = 16
-    num_blocks: int | None = None
-    kv_cache_gib: float | None = None
-    host_kv_gib: float = 1.0
-    max_model_len: int | None = None
-    generation_config: GenerationConfig = GenerationConfig.AUTO
-    served_model_names: tuple[str, ...] = ()
-    curve: CurveFiles | None = None
-    parent_pid: int | None = None
+    model: Annotated[
+        str,
+        Setting(panel=MODEL),
+        "Names the model that is run: a directory, or NAME or ORG/NAME on the Hugging Face hub. With --simulated it names a "
+        "directory with a tokenizer, or anything.",
+    ] = ""
+    served_model_names: Annotated[
+        tuple[str, ...],
+        Setting(option="served-model-name", panel=MODEL, unset="from --model, org/name and name"),
+        "Names the model for callers. There may be several names, with the option given several times or with commas between "
+        "them; answers carry the first.",
+    ] = ()
+    dtype: Annotated[
+        DType,
+        Setting(panel=MODEL),
+        "Chooses the type that is computed in. auto is the checkpoint's own, or float32 on a CPU that a short measurement shows "
+        "to be faster in it, where memory suffices.",
+    ] = DType.AUTO
+    device: Annotated[
+        Device,
+        Setting(panel=MODEL),
+        "Chooses where the model runs. auto is cuda where there is one.",
+    ] = Device.AUTO
+    weights: Annotated[
+        Weights,
+        Setting(panel=MODEL),
+        "Chooses how weight matrices are kept: dense, or packed in the order that a CPU's kernels read, which is 2 to 3 times as "
+        "fast. auto packs where it can.",
+    ] = Weights.AUTO
+    quantization: Annotated[
+        Quantization,
+        Setting(panel=MODEL),
+        "Quantizes experts and linear layers, all but the head, while they are read, so that the whole model is never held at "
+        "full precision: bnb-4bit to nf4 with double quantization, bnb-4bit-fp4 to fp4, bnb-8bit to whole numbers.",
+    ] = Quantization.NONE
+    load_format: Annotated[
+        LoadFormat,
+        Setting(panel=MODEL),
+        "Chooses where weights come from: auto reads safetensors; dummy needs a config.json only and makes random weights on the "
+        "device, to measure speed without a download.",
+    ] = LoadFormat.AUTO
+    generation_config: Annotated[
+        GenerationConfig,
+        Setting(panel=MODEL),
+        "Chooses how tokens are sampled where a request does not say it: auto does it as the model's generation_config.json "
+        "says, none leaves that file aside. Its end tokens count either way.",
+    ] = GenerationConfig.AUTO
+    tensor_parallel_size: Annotated[
+        int,
+        Setting(1, 64, panel=MODEL),
+        "Holds the model in so many processes together, each a slice of every matrix. Where torchrun did not start them, the "
+        "worker does; under torchrun the default is WORLD_SIZE.",
+    ] = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    control_endpoint: Annotated[
+        str,
+        Setting(panel=SERVING),
+        "Names where the scheduler listens for workers: ipc://PATH, or tcp://ADDRESS:PORT, which needs CURVE keys.",
+    ]
+    run_ahead_ms: Annotated[
+        float,
+        Setting(0.01, 10_000, panel=SCHEDULING),
+        "Limits, on a GPU, how many milliseconds of work are given to it ahead, which no preemption can stop; a CUDA graph is as "
+        "long too.",
+    ] = 1.0
+    block_size: Annotated[int, Setting(1, 1024, panel=MEMORY), "Sets how many tokens one block of the cache holds."] = (
+        16
+    )
+    kv_cache_gib: Annotated[
+        float | None,
+        Setting(0.001, 1 << 16, panel=MEMORY, unset="1, on cuda 80 % of what is free"),
+        "Sets how many GiB of the device's memory the KV cache takes.",
+    ] = None
+    num_blocks: Annotated[
+        int | None,
+        Setting(1, 1 << 24, panel=MEMORY, unset="as many as --kv-cache-gib holds"),
+        "Sets how many blocks the KV cache has, instead of --kv-cache-gib.",
+    ] = None
+    host_kv_gib: Annotated[
+        float,
+        Setting(0, 1 << 16, panel=MEMORY),
+        "Sets how many GiB of the host's memory hold the caches of sequences that gave way to others.",
+    ] = 1.0
+    max_model_len: Annotated[
+        int | None,
+        Setting(2, 1 << 24, panel=MEMORY, unset="the model's own"),
+        "Limits how many tokens a prompt and its output may have together. It may not exceed the model's own limit.",
+    ] = None
+    # More than 64 are allowed on a machine that has more cores.
+    num_threads: Annotated[
+        int | None,
+        Setting(1, option="threads", panel=ADVANCED, unset="all cores that the process may use"),
+        "Sets how many threads one tensor operation takes. The cores that a process may use are those of its affinity, as far as "
+        "its control group's quota goes. Threads that take every core keep one each, unless OMP_PROC_BIND says otherwise.",
+    ] = None
+    enforce_eager: Annotated[
+        bool,
+        Setting(panel=ADVANCED),
+        "Lets the model run every decode on a GPU itself, rather than replay it from CUDA graphs.",
+    ] = False
+    simulated: Annotated[
+        str,
+        Setting(metavar="TABLE", panel=ADVANCED),
+        "Runs no model, but takes the time that a cost table says: a JSON file, zero, or a100-mixtral-8x7b. Settings that "
+        "concern tensors have no effect then.",
+    ] = ""
+    curve_secret_key: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED),
+        "Names the file with the worker's own pair of CURVE keys (*.key_secret). It goes with --curve-server-key.",
+    ] = None
+    curve_server_key: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED),
+        "Names the file with the scheduler's public CURVE key (*.key). It goes with --curve-secret-key.",
+    ] = None
+    log_level: Annotated[LogLevel, Setting(panel=ADVANCED), LOG_LEVEL_HELP] = LogLevel.INFO
+    config_file: Annotated[Path | None, ConfigFile(option="config", table="worker"), CONFIG_HELP] = None
+    shared_config: Annotated[
+        Path | None,
+        ConfigFile(table="worker", is_shared=True, hidden=True),
+        "Reads the table [worker] of the scheduler's config file.",
+    ] = None
+    parent_pid: Annotated[
+        int | None,
+        Setting(hidden=True),
+        "Ends the worker when this process ends, which started it.",
+    ] = None
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.model and not self.simulated:
-            raise ConfigRefused("--model: got nothing, allowed is a directory or a hub id")
+            raise SettingRefused("--model: got nothing, allowed is a directory or a hub id")
+        if (self.curve_secret_key is None) != (self.curve_server_key is None):
+            raise SettingRefused("CURVE needs both --curve-secret-key and --curve-server-key")
         self._check_endpoint()
-        num_cores = len(os.sched_getaffinity(0))
-        _check("--threads", self.num_threads, 1, max(64, num_cores))
-        _check("--tensor-parallel-size", self.tensor_parallel_size, 1, 64)
+        most_threads = max(64, len(os.sched_getaffinity(0)))
+        if self.num_threads is not None and self.num_threads > most_threads:
+            raise SettingRefused(f"--threads: got {self.num_threads}, allowed is 1 to {most_threads}")
         if self.tensor_parallel_size > 1 and self.quantization is not Quantization.NONE:
-            raise ConfigRefused(
+            raise SettingRefused(
                 f"--quantization: got {self.quantization}, allowed with --tensor-parallel-size over 1 is none"
             )
         if self.tensor_parallel_size > 1 and self.load_format is not LoadFormat.AUTO:
-            raise ConfigRefused("--load-format: got dummy, allowed with --tensor-parallel-size over 1 is auto")
-        _check("--run-ahead-ms", self.run_ahead_ms, 0.01, 10_000)
-        _check("--block-size", self.block_size, 1, 1024)
-        _check("--num-blocks", self.num_blocks, 1, 1 << 24)
-        _check("--kv-cache-gib", self.kv_cache_gib, 0.001, 1 << 16)
-        _check("--host-kv-gib", self.host_kv_gib, 0, 1 << 16)
-        _check("--max-model-len", self.max_model_len, 2, 1 << 24)
+            raise SettingRefused("--load-format: got dummy, allowed with --tensor-parallel-size over 1 is auto")
+
+    @property
+    def curve(self) -> CurveFiles | None:
+        """The CURVE keys; None without."""
+        if self.curve_secret_key is None or self.curve_server_key is None:
+            return None
+        return CurveFiles(self.curve_secret_key, self.curve_server_key)
 
     def _check_endpoint(self) -> None:
         if not self.control_endpoint.startswith(("ipc://", "tcp://")):
             given = repr(self.control_endpoint)
-            raise ConfigRefused(f"--control-endpoint: got {given}, allowed are ipc://PATH and tcp://ADDRESS:PORT")
+            raise SettingRefused(f"--control-endpoint: got {given}, allowed are ipc://PATH and tcp://ADDRESS:PORT")
         if self.control_endpoint.startswith("tcp://") and self.curve is None:
-            raise ConfigRefused(
+            raise SettingRefused(
                 f"--control-endpoint: {self.control_endpoint} is allowed with CURVE keys only; give --curve-secret-key and "
                 "--curve-server-key, or use ipc://PATH"
             )
-
-
-def _check(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise ConfigRefused(f"{name}: got {value}, allowed is {low} to {high}")

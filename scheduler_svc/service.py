@@ -148,7 +148,8 @@ class Service:
         config = self._config
         if not config.spawn_worker or config.model is None:
             return None
-        return WorkerSupervisor(endpoint, config.model, config.worker_options)
+        shared = () if config.config_file is None else ("--shared-config", str(config.config_file))
+        return WorkerSupervisor(endpoint, config.model, (*shared, *config.worker_options))
 
     def _send(self, commands: Row[Command]) -> None:
         self._link.send(commands)

@@ -207,6 +207,6 @@ class WorkerSupervisor:
 
 
 def _environment() -> dict[str, str]:
-    """Returns this process's environment without its CURVE keys, for the worker's are others, and with `_MALLOC` unless set."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("QLLM_CURVE_")}
+    """Returns this process's environment with `_MALLOC` unless set, without what is not the worker's: CURVE keys, config file."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("QLLM_CURVE_", "QLLM_CONFIG"))}
     return {"GLIBC_TUNABLES": _MALLOC, **own}

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from qllm.protocol import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from qllm.settings import SettingRefused
 from qllm.v1 import control_pb2, inference_pb2
 
 from gpu_worker.channel.tokenizer_fields import tokenizer_fields
@@ -28,7 +29,6 @@ from gpu_worker.contract.introduction import Hello, WorkerModel
 from gpu_worker.contract.results import AdvanceOutcome, FinishReason, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
-from gpu_worker.settings import ConfigRefused
 
 _STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}
 _STAGES_BACK = {stage: value for value, stage in _STAGES.items()}
@@ -132,13 +132,13 @@ def encode_hello(hello: Hello) -> control_pb2.Hello:
 
     Raises:
         ModelRefused: The tokenizer is too large.
-        ConfigRefused: It does not fit into a frame for other reasons.
+        SettingRefused: It does not fit into a frame for other reasons.
     """
     encoded = control_pb2.Hello(protocol_version=PROTOCOL_VERSION, model=_model(hello.model), pid=hello.pid)
     for timing in hello.calibration:
         _write_timing(encoded.calibration.add(), timing)
     if (num_bytes := encoded.ByteSize()) > MAX_FRAME_BYTES:
-        raise ConfigRefused(
+        raise SettingRefused(
             f"--model: got {num_bytes} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}, which fit into a "
             "frame of the control channel"
         )

@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 
 from qllm.cost_table import CostTable, parse_cost_table, shipped_tables
-
-from gpu_worker.settings import ConfigRefused
+from qllm.settings import SettingRefused
 
 
 def load_cost_table(source: str) -> CostTable:
     """Reads a table from a JSON file, or one that is shipped by its name.
 
     Raises:
-        ConfigRefused: There is none, or it holds something that is not allowed.
+        SettingRefused: There is none, or it holds something that is not allowed.
     """
     shipped = shipped_tables()
     if source in shipped:
@@ -21,8 +20,8 @@ def load_cost_table(source: str) -> CostTable:
         text = Path(source).read_text()
     except (OSError, ValueError) as error:
         allowed = f"a JSON file, or {', '.join(shipped)}"
-        raise ConfigRefused(f"--simulated: can't read {source!r} ({error}); allowed is {allowed}") from None
+        raise SettingRefused(f"--simulated: can't read {source!r} ({error}); allowed is {allowed}") from None
     try:
         return parse_cost_table(json.loads(text))
     except ValueError as error:
-        raise ConfigRefused(f"--simulated: {source}: {error}") from None
+        raise SettingRefused(f"--simulated: {source}: {error}") from None

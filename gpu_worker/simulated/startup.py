@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qllm.cost_table import CostTable
+from qllm.settings import SettingRefused
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from gpu_worker.checkpoint.facts import end_token_ids, sampling_defaults
@@ -18,7 +19,7 @@ from gpu_worker.checkpoint.names import served_names
 from gpu_worker.contract.introduction import Hello, SamplingDefaults, WorkerModel
 from gpu_worker.contract.results import WorkTiming
 from gpu_worker.errors import ModelRefused
-from gpu_worker.settings import ConfigRefused, GenerationConfig, WorkerConfig
+from gpu_worker.settings import GenerationConfig, WorkerConfig
 from gpu_worker.simulated.cost_table import load_cost_table
 from gpu_worker.simulated.executor import SimulatedExecutor
 
@@ -70,12 +71,12 @@ class ReadySimulation:
 
 
 def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
-    """Reads the table and the tokenizer; raises ConfigRefused or ModelRefused when they can't be used."""
+    """Reads the table and the tokenizer; raises SettingRefused or ModelRefused when they can't be used."""
     costs = load_cost_table(config.simulated)
     text = read_text(config.model)
     num_blocks = config.num_blocks or costs.num_blocks
     if (config.max_model_len or 0) > costs.max_model_len:
-        raise ConfigRefused(
+        raise SettingRefused(
             f"--max-model-len: got {config.max_model_len}, allowed with this table is 2 to {costs.max_model_len}"
         )
     max_model_len = config.max_model_len or costs.max_model_len
@@ -138,7 +139,7 @@ def read_text(model: str) -> Text:
     """Reads the tokenizer of a checkpoint's directory; a plain name, or none, stands for one of single bytes.
 
     Raises:
-        ConfigRefused: It is neither.
+        SettingRefused: It is neither.
         ModelRefused: The directory has no tokenizer.json, or one that can't be read.
     """
     directory = Path(model)
@@ -146,7 +147,7 @@ def read_text(model: str) -> Text:
         _log.info("tokenizer=bytes model=%r", model)
         return _byte_text()
     if not directory.is_dir():
-        raise ConfigRefused(
+        raise SettingRefused(
             f"--model: got {model}; allowed with --simulated is a directory, or a name without / for a tokenizer of bytes"
         )
     try:

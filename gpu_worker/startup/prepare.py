@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from qllm.settings import SettingRefused
 
 from gpu_worker.checkpoint.names import served_names
 from gpu_worker.contract.introduction import Hello, WorkerModel
@@ -22,7 +23,7 @@ from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
-from gpu_worker.settings import ConfigRefused, Device, GenerationConfig, WorkerConfig
+from gpu_worker.settings import Device, GenerationConfig, WorkerConfig
 from gpu_worker.startup.warmup import state_bytes, touch_memory, warm_up
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class ReadyWorker:
 
 
 def prepare(config: WorkerConfig) -> ReadyWorker:
-    """Loads and warms the model; raises ModelRefused, PassFailed or ConfigRefused when it can't serve."""
+    """Loads and warms the model; raises ModelRefused, PassFailed or SettingRefused when it can't serve."""
     set_threads(config)
     torch.set_num_interop_threads(1)
     device = _choose_device(config.device)
@@ -121,7 +122,7 @@ def _record_decodes(loaded: LoadedModel, runner: Runner, timings: Sequence[WorkT
 
 def _choose_device(device: Device) -> str:
     if device is Device.CUDA and not torch.cuda.is_available():
-        raise ConfigRefused("--device: got cuda, but this machine or this torch has no CUDA; allowed are cpu and auto")
+        raise SettingRefused("--device: got cuda, but this machine or this torch has no CUDA; allowed are cpu and auto")
     if device is Device.AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device.value
@@ -133,7 +134,7 @@ def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     cache_bytes = _cache_bytes(config, loaded.facts.device)
     num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
     if num_blocks < 1:
-        raise ConfigRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+        raise SettingRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
     if num_blocks * config.block_size < loaded.facts.max_model_len:
         _log.warning(
             "texts of at most %d tokens, not %d: the cache holds no more (--kv-cache-gib, --num-blocks)",

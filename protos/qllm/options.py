@@ -82,7 +82,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def as_text(setting: PlacedSetting, value: Any) -> str:
     """Returns a value in the option's unit as people write it."""
-    if value is None:
+    if value in (None, ""):
         return setting.setting.unset or "none"
     if isinstance(value, Enum):
         return str(value.value)

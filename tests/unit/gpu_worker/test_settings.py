@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from qllm.settings import SettingRefused
 
 from gpu_worker.channel.curve import load_curve
-from gpu_worker.settings import ConfigRefused, CurveFiles, WorkerConfig
+from gpu_worker.settings import CurveFiles, WorkerConfig
 from tests.control_channel import ROOT, ipc_endpoint, python_path
 
 CHILD = (
@@ -41,13 +42,13 @@ def worker(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
     ],
 )
 def test_bad_setting_is_refused_with_its_flag(field: str, value: object, flag: str) -> None:
-    with pytest.raises(ConfigRefused, match=flag):
+    with pytest.raises(SettingRefused, match=flag):
         WorkerConfig(**{"model": "m", "control_endpoint": "ipc:///tmp/x", field: value})  # type: ignore[arg-type]
 
 
 def test_key_file_that_holds_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "k").write_text("")
-    with pytest.raises(ConfigRefused, match="CURVE"):
+    with pytest.raises(SettingRefused, match="CURVE"):
         load_curve(CurveFiles(tmp_path / "k", tmp_path / "k"))
 
 
@@ -72,6 +73,37 @@ def test_environment_sets_what_the_command_line_does_not() -> None:
     done = worker(QLLM_MODEL="m", QLLM_CONTROL_ENDPOINT="ipc:///tmp/x", QLLM_BLOCK_SIZE="0")
     assert done.returncode == 2
     assert "--block-size: got 0" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "1025"])
+def test_a_range_holds_on_all_three_ways_in(value: str, tmp_path: Path) -> None:
+    needed = ("--model", "m", "--control-endpoint", "ipc:///tmp/x")
+    file = tmp_path / "qllm.toml"
+    file.write_text(f"[worker]\nblock-size = {value}\n")
+    said = [
+        worker(*needed, "--block-size", value).stderr,
+        worker(*needed, QLLM_BLOCK_SIZE=value).stderr,
+        worker(*needed, "--config", str(file)).stderr,
+    ]
+    assert said == [
+        f"qllm-worker: --block-size: got {value}, allowed is 1 to 1024\n",
+        f"qllm-worker: --block-size: got {value} from the environment QLLM_BLOCK_SIZE, allowed is 1 to 1024\n",
+        f"qllm-worker: {file}: [worker] block-size: got {value}, allowed is 1 to 1024\n",
+    ]
+
+
+def test_check_config_says_what_is_in_force_where_it_comes_from_and_starts_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "qllm.toml"
+    file.write_text("threads = 2\nlog-level = 'debug'\n[scheduler]\nls-stretch = 1\n[worker]\nthreads = 3\n")
+    needed = ("--model", "/nonexistent/model", "--control-endpoint", "ipc:///tmp/x")
+    done = worker(*needed, "--config", str(file), "--check-config", QLLM_DTYPE="Float32")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in done.stdout.splitlines()}
+    assert rows["--threads"] == f"3 file {file}"
+    assert rows["--log-level"] == f"debug file {file}"
+    assert rows["--dtype"] == "float32 environment QLLM_DTYPE"
+    assert rows["--num-blocks"] == "as many as --kv-cache-gib holds default"
+    assert "--parent-pid" not in rows
 
 
 def test_model_that_is_not_there_ends_with_code_2_and_one_clear_line() -> None:

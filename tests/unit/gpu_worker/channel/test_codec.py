@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 import pytest
+from qllm.settings import SettingRefused
 from qllm.v1 import control_pb2
 
 from gpu_worker.channel import codec
@@ -19,7 +20,6 @@ from gpu_worker.contract.results import (
 )
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
-from gpu_worker.settings import ConfigRefused
 from scheduler_svc.channel.codec import decode_calibration, decode_model, decode_step_result, encode_command
 from scheduler_svc.core.state import commands as theirs
 from scheduler_svc.core.state.cursor import Cursor as TheirCursor
@@ -149,5 +149,5 @@ def test_the_scheduler_reads_who_introduces_itself() -> None:
 
 def test_an_introduction_that_no_frame_holds_is_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "MAX_FRAME_BYTES", 100)
-    with pytest.raises(ConfigRefused, match=r"--model: got \d+ bytes of tokenizer, .* allowed are 100"):
+    with pytest.raises(SettingRefused, match=r"--model: got \d+ bytes of tokenizer, .* allowed are 100"):
         encode_hello(Hello(MODEL, (), 1))

@@ -1,5 +1,6 @@
 """After an error a device either goes on another way, or ends the worker with both errors in its message."""
 
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from gpu_worker import __main__ as command
 from gpu_worker.errors import DeviceLost
 from gpu_worker.machine.devices import check_alive
+from gpu_worker.settings import WorkerConfig
 
 CUDA = torch.device("cuda", 0)
 REFUSED = ValueError("no such kernel")
@@ -42,6 +44,6 @@ def test_a_lost_device_ends_the_worker_with_the_code_after_which_another_is_star
 
     monkeypatch.setattr(command, "run", run)
     with pytest.raises(SystemExit) as exit_of_worker:
-        command.serve("ipc:///control", model="m")
+        unwrap(command.serve)(WorkerConfig(control_endpoint="ipc:///control", model="m"))
     assert exit_of_worker.value.code == 1
     assert "cuda:0 can be used no more" in caplog.messages[-1]

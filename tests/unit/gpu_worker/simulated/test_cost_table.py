@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from qllm.settings import SettingRefused
 
-from gpu_worker.settings import ConfigRefused
 from gpu_worker.simulated.cost_table import load_cost_table
 from tests.unit.qllm.test_cost_table import TABLE, table
 
@@ -14,12 +14,12 @@ from tests.unit.qllm.test_cost_table import TABLE, table
 def test_file_that_holds_no_table_is_refused_by_its_name(content: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(content)
-    with pytest.raises(ConfigRefused, match=f"--simulated: .*{path.name}.*{reason}"):
+    with pytest.raises(SettingRefused, match=f"--simulated: .*{path.name}.*{reason}"):
         load_cost_table(str(path))
 
 
 def test_missing_file_is_refused_with_the_tables_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigRefused, match="a100-mixtral-8x7b, zero"):
+    with pytest.raises(SettingRefused, match="a100-mixtral-8x7b, zero"):
         load_cost_table(str(tmp_path / "none.json"))
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from qllm.settings import SettingRefused
 
 from gpu_worker.channel.codec import encode_hello
-from gpu_worker.settings import ConfigRefused, GenerationConfig, WorkerConfig
+from gpu_worker.settings import GenerationConfig, WorkerConfig
 from gpu_worker.simulated.startup import prepare_simulation
 from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
 
@@ -41,5 +42,5 @@ def test_end_tokens_and_sampling_are_those_of_all_files(directory: Path) -> None
 
 
 def test_longer_texts_than_the_tables_are_refused(directory: Path) -> None:
-    with pytest.raises(ConfigRefused, match="--max-model-len: got 16777216, allowed with this table is 2 to"):
+    with pytest.raises(SettingRefused, match="--max-model-len: got 16777216, allowed with this table is 2 to"):
         prepare_simulation(config(directory, max_model_len=1 << 24))
