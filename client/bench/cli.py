@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.options import with_settings
 
 from client.bench.commands.ablation import ablate
 from client.bench.commands.compare import compare
@@ -15,7 +16,6 @@ from client.bench.commands.simulate import EXAMPLES as SIMULATE_EXAMPLES
 from client.bench.commands.simulate import simulate
 from client.bench.commands.timeline import timeline
 from client.bench.console import complaining
-from client.bench.options.groups import with_option_groups
 from client.bench.options.load import LoadOptions
 from client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
 from client.bench.set_ups import SetUpName
@@ -46,7 +46,7 @@ app = typer.Typer(rich_markup_mode="rich")
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True, epilog=EXAMPLES)
-@with_option_groups
+@with_settings
 def bench(
     context: typer.Context,
     target: TargetOptions,
@@ -54,11 +54,16 @@ def bench(
     load: LoadOptions,
     results: ResultOptions,
     label: Annotated[
-        str | None, typer.Option(rich_help_panel="Results", help="What the result is called in comparisons.")
+        str | None, typer.Option(rich_help_panel="Results", help="Sets what the result is called in comparisons.")
     ] = None,
     files: Annotated[
         tuple[Path, Path] | None,
-        typer.Option("--compare", metavar="A B", rich_help_panel="Results", help="The same as: bench compare A B."),
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            rich_help_panel="Results",
+            help="Compares two results, as bench compare A B does, and measures nothing.",
+        ),
     ] = None,
 ) -> None:
     """Measures a server under a mixed load of latency-sensitive and best-effort requests.
@@ -78,7 +83,7 @@ def bench(
 
 
 @app.command("compare", no_args_is_help=True)
-@with_option_groups
+@with_settings
 def compare_command(
     files: Annotated[
         list[Path], typer.Argument(metavar="A.json B.json ...", help="Results of bench or of an ablation.")
@@ -91,16 +96,16 @@ def compare_command(
 
 
 @app.command("ablation", epilog=ABLATION_EXAMPLES, no_args_is_help=True)
-@with_option_groups
+@with_settings
 def ablation_command(
-    model: Annotated[str, typer.Option(metavar="DIR", help="The model: a directory or hub id.")],
+    model: Annotated[str, typer.Option(metavar="DIR", help="Names the model: a directory or a hub id.")],
     service: ServiceArguments,
     load: LoadOptions,
     results: ResultOptions,
     set_up: Annotated[
-        list[SetUpName], typer.Option(help="One to measure; may be repeated. All if nothing is said.")
+        list[SetUpName], typer.Option(help="Chooses a set-up to measure. It may be given several times.")
     ] = _ALL,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Sets how often each set-up is measured, in turns.")] = 1,
 ) -> None:
     """Tells what each part of the scheduling buys: one workload under five set-ups of a service, one engine beneath them.
 

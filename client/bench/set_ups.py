@@ -21,15 +21,13 @@ class SchedulerSetup:
 
     Attributes:
         label: What it is called in tables.
-        limits: Fields of the core's `Limits` that differ from its defaults; only simulations vary them.
-        starvation: Fields of the core's `StarvationLimits`, likewise.
+        settings: Settings of the core that differ from its defaults, by the names of their fields; only simulations vary them.
     """
 
     label: str
     policy: str
     preempt_at: str
-    limits: Mapping[str, float] = field(default_factory=dict)
-    starvation: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def options(self) -> tuple[str, ...]:

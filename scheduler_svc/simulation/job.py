@@ -1,9 +1,10 @@
 """What a simulation is asked to do, read from parsed JSON and checked in full."""
 
-from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from qllm.cost_table import CostTable, CostTableRefused, parse_cost_table, shipped_tables
+from qllm.settings import SettingRefused, check
 
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
@@ -15,7 +16,7 @@ from scheduler_svc.simulation.fields import Fields
 MAX_REQUESTS = 1_000_000
 _MOST = 1e9
 _CLASSES = {"ls": RequestClass.LATENCY_SENSITIVE, "be": RequestClass.BEST_EFFORT}
-_NAMES = ("cost_table", "policy", "preempt_at", "limits", "starvation", "requests")
+_NAMES = ("cost_table", "policy", "preempt_at", "settings", "requests")
 
 Settings = TypeVar("Settings", Limits, StarvationLimits)
 
@@ -49,22 +50,23 @@ class Job:
 def parse_job(content: object) -> Job:
     """Returns the job that a parsed JSON object describes; raises JobRefused naming what is wrong with it.
 
-        {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert", "limits": {"max_num_seqs": 32}, "starvation": {},
+        {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert", "settings": {"max_num_seqs": 32, "min_share": 0.1},
          "requests": [[arrival_s, "ls" or "be", num_prompt_tokens, num_output_tokens], ...]}
 
-    Everything but cost_table and requests has a default.
+    Everything but cost_table and requests has a default. Settings are the fields of `Limits` and `StarvationLimits`.
     """
     read = Fields(content, "job", _NAMES)
     table = _cost_table(read.get("cost_table"))
     policy = read.choice("policy", tuple(POLICIES)) if "policy" in read else "qllm"
     places = tuple(place.value for place in PreemptAt)
+    limits, starvation = _settings(read)
     return Job(
         cost_table=table,
         requests=_requests(read.get("requests"), table),
         policy=policy,
         preempt_at=PreemptAt(read.choice("preempt_at", places)) if "preempt_at" in read else PreemptAt.EXPERT,
-        limits=_settings(read, "limits", Limits(control_lead_s=0.0)),
-        starvation=_settings(read, "starvation", StarvationLimits()),
+        limits=limits,
+        starvation=starvation,
     )
 
 
@@ -79,17 +81,34 @@ def _cost_table(content: object) -> CostTable:
         raise JobRefused(str(error)) from None
 
 
-def _settings(read: Fields, name: str, default: Settings) -> Settings:
-    """Returns the default with those of its values replaced that the object names."""
-    if name not in read:
-        return default
-    values = {one.name: getattr(default, one.name) for one in fields(default)}
-    given = Fields(read.get(name), f"job.{name}", tuple(values))
-    for key, value in values.items():
-        if key in given:
-            is_count = isinstance(value, int)
-            values[key] = given.count(key, 0, int(_MOST)) if is_count else given.number(key, 0.0, _MOST)
-    return type(default)(**values)
+def _settings(read: Fields) -> tuple[Limits, StarvationLimits]:
+    """Returns the defaults, with those values replaced that the job names; each name belongs to one of the two."""
+    limits, starvation = Limits(control_lead_s=0.0), StarvationLimits()
+    if "settings" not in read:
+        return limits, starvation
+    path = "job.settings"
+    given = Fields(read.get("settings"), path, (*_names(limits), *_names(starvation)))
+    return _replaced(limits, given, path), _replaced(starvation, given, path)
+
+
+def _replaced(default: Settings, given: Fields, path: str) -> Settings:
+    values: dict[str, Any] = {
+        name: given.count(name, 0, int(_MOST))
+        if isinstance(getattr(default, name), int)
+        else given.number(name, 0.0, _MOST)
+        for name in _names(default)
+        if name in given
+    }
+    settings = replace(default, **values)
+    try:
+        check(settings, path)
+    except SettingRefused as refusal:
+        raise JobRefused(str(refusal)) from None
+    return settings
+
+
+def _names(settings: Limits | StarvationLimits) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(settings))
 
 
 def _requests(content: object, table: CostTable) -> tuple[Request, ...]:

@@ -52,7 +52,7 @@ def test_a_trace_file_drives_it(tmp_path: Path) -> None:
     [
         (("--values", "a"), "--values: got 'a'"),
         (("--cost-table", "h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
-        (("--set", "speed=2"), "job.limits: got speed, allowed are max_num_seqs"),
+        (("--set", "speed=2"), "job.settings: got speed, allowed are max_num_seqs"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
     ],
 )

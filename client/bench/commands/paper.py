@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qllm.options import with_settings
+from qllm.settings import Setting
 from rich.console import Console
 
 from client.bench.commands.measure import provenance_of
@@ -25,7 +27,6 @@ from client.bench.load.run import Plan, Run, run_plan, unless
 from client.bench.load.target import Target
 from client.bench.load.trace import Trace, TraceRow
 from client.bench.load.workload import BE, LS, Replay, Workload
-from client.bench.options.groups import with_option_groups
 from client.bench.options.target import ResultOptions, ServiceArguments
 from client.bench.report.claims import claims_grid
 from client.bench.report.progress import ProgressBar
@@ -61,23 +62,55 @@ _MAX_IN_FLIGHT = 4096
 class PaperOptions:
     """What is run."""
 
-    geometry: Annotated[Geometry | None, typer.Option(help="A shape, with random weights made on the device.")] = None
-    model: Annotated[str | None, typer.Option(metavar="DIR", help="A model of your own instead.")] = None
-    rates: Annotated[str, typer.Option(metavar="A,B,...", help="Requests a second, both classes.")] = "1,2,4,8"
-    set_up: Annotated[
-        list[SetUpName] | None, typer.Option(help="One to run; may be repeated. fcfs is always among them.")
+    geometry: Annotated[
+        Geometry | None,
+        Setting(),
+        "Runs a model of this shape, with random weights that are made on the device.",
     ] = None
-    ls_share: Annotated[float, typer.Option(min=0, max=1, help="Share of latency-sensitive requests.")] = 0.2
-    max_output_tokens: Annotated[int, typer.Option(min=4, max=8192, help="Where outputs are cut.")] = 100
-    max_prompt_tokens: Annotated[int, typer.Option(min=4, max=8192, help="Where prompts are cut.")] = 2048
-    slo_s: Annotated[float, typer.Option(min=0.001, help="Objective for latency-sensitive first tokens.")] = 3.0
-    seconds: Annotated[float, typer.Option(min=0.5, help="Measuring window at each rate.")] = 20.0
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before it.")] = 3.0
-    drain: Annotated[float, typer.Option(min=0, help="Longest wait for its requests to end.")] = 15.0
+    model: Annotated[
+        str | None,
+        Setting(metavar="DIR"),
+        "Runs a model of your own, instead of one of --geometry.",
+    ] = None
+    rates: Annotated[
+        str,
+        Setting(metavar="A,B,..."),
+        "Lists how many requests of both classes arrive in a second, from one measurement to the next.",
+    ] = "1,2,4,8"
+    set_up: Annotated[
+        list[SetUpName] | None,
+        Setting(unset="all"),
+        "Chooses a set-up to run. It may be given several times; fcfs is always among them.",
+    ] = None
+    ls_share: Annotated[float, Setting(0, 1), "Sets which share of the requests is latency-sensitive."] = 0.2
+    max_output_tokens: Annotated[int, Setting(4, 8192), "Cuts outputs at so many tokens."] = 100
+    max_prompt_tokens: Annotated[int, Setting(4, 8192), "Cuts prompts at so many tokens."] = 2048
+    slo_s: Annotated[
+        float,
+        Setting(0.001),
+        "Sets within how many seconds the first token of a latency-sensitive request should come.",
+    ] = 3.0
+    seconds: Annotated[
+        float,
+        Setting(0.5),
+        "Sets for how many seconds is measured at each rate.",
+    ] = 20.0
+    warm_up: Annotated[
+        float,
+        Setting(0),
+        "Sets for how many seconds the load runs before the measurement at each rate.",
+    ] = 3.0
+    drain: Annotated[
+        float,
+        Setting(0),
+        "Limits how many seconds the measured requests have to end at each rate.",
+    ] = 15.0
     idle_requests: Annotated[
-        int, typer.Option(min=0, help="Asked one by one first, on the idle service, to learn its decode iteration.")
+        int,
+        Setting(0),
+        "Sends so many requests, one after another, to the idle service first, to learn how long its decode iteration takes.",
     ] = 4
-    seed: Annotated[int, typer.Option(help="Fixes arrivals, classes and lengths.")] = 0
+    seed: Annotated[int, Setting(), "Fixes the random times of arrivals, classes and lengths."] = 0
 
     @property
     def set_ups(self) -> list[SetUpName]:
@@ -120,7 +153,7 @@ class PaperOptions:
             yield directory, ("--load-format", "dummy", *arguments.worker)
 
 
-@with_option_groups
+@with_settings
 def paper(options: PaperOptions, service: ServiceArguments, results: ResultOptions) -> None:
     """Runs the paper's experiment on this machine: LS waits, turnarounds and throughput over the rate, beside its claims.
 

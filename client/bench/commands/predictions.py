@@ -34,8 +34,10 @@ class Period:
 
 
 def predictions(
-    trace_file: Annotated[Path, typer.Argument(metavar="TRACE.json", help="What qllm-scheduler --trace wrote.")],
-    png: Annotated[Path | None, typer.Option(help="The picture to write.")] = None,
+    trace_file: Annotated[
+        Path, typer.Argument(metavar="TRACE.json", help="Names the file that qllm-scheduler --trace wrote.")
+    ],
+    png: Annotated[Path | None, typer.Option(help="Names the picture to write.")] = None,
 ) -> None:
     """Compares predicted with measured times of the worker's steps, over time.
 

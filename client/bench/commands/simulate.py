@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qllm.options import with_settings
+from qllm.settings import Setting
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,7 +21,6 @@ from client.bench.commands.measure import provenance_of
 from client.bench.console import complaining
 from client.bench.errors import BenchError
 from client.bench.load.trace import read_trace
-from client.bench.options.groups import with_option_groups
 from client.bench.options.target import ResultOptions
 from client.bench.report.claims import claims_grid
 from client.bench.report.show import Report, check_figures_can_be_drawn
@@ -27,7 +28,7 @@ from client.bench.report.simulate_tables import cost_grid, result_grids, stops_g
 from client.bench.results.result_file import Provenance, dump
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.simulation.simulator import SimulatedResult, job_of, simulate_all
-from client.bench.simulation.sweep import Axis, Point, PointResult, choose_setups, parse_values, points, with_settings
+from client.bench.simulation.sweep import Axis, Point, PointResult, apply_settings, choose_setups, parse_values, points
 from client.bench.simulation.traffic import Mix, Replay, Traffic
 
 if TYPE_CHECKING:
@@ -54,29 +55,39 @@ class TrafficOptions:
     """Who asks, and when."""
 
     rate: Annotated[
-        float, typer.Option(min=0.001, max=10_000, rich_help_panel=_TRAFFIC, help="Requests a second, both classes.")
+        float,
+        Setting(0.001, 10_000, panel=_TRAFFIC),
+        "Sets how many requests of both classes arrive in a second.",
     ] = 4.0
     seconds: Annotated[
         float,
-        typer.Option(min=1, max=1e6, rich_help_panel=_TRAFFIC, help="How long they arrive; all are served to the end."),
+        Setting(1, 1e6, panel=_TRAFFIC),
+        "Sets for how many seconds requests arrive. All of them are served to the end.",
     ] = 120.0
     ls_share: Annotated[
-        float, typer.Option(min=0, max=1, rich_help_panel=_TRAFFIC, help="Share of latency-sensitive ones.")
+        float,
+        Setting(0, 1, panel=_TRAFFIC),
+        "Sets which share of the requests is latency-sensitive.",
     ] = 0.2
     max_output_tokens: Annotated[
-        int, typer.Option(min=4, max=8192, rich_help_panel=_TRAFFIC, help="Where outputs are cut.")
+        int,
+        Setting(4, 8192, panel=_TRAFFIC),
+        "Cuts outputs at so many tokens.",
     ] = 100
-    seed: Annotated[int, typer.Option(rich_help_panel=_TRAFFIC, help="Fixes arrivals, classes and lengths.")] = 0
+    seed: Annotated[
+        int,
+        Setting(panel=_TRAFFIC),
+        "Fixes the random times of arrivals, classes and lengths.",
+    ] = 0
     trace: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=_TRAFFIC,
-            help="TIMESTAMP, ContextTokens, GeneratedTokens, instead of a rate.",
-        ),
+        Setting(metavar="FILE", panel=_TRAFFIC),
+        "Takes the requests from a file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, instead of --rate.",
     ] = None
     time_scale: Annotated[
-        float, typer.Option(min=1e-3, max=1e3, rich_help_panel=_TRAFFIC, help="Multiplies the trace's times.")
+        float,
+        Setting(1e-3, 1e3, panel=_TRAFFIC),
+        "Multiplies the times of the trace.",
     ] = 1.0
 
     def traffic(self) -> Traffic:
@@ -98,36 +109,40 @@ class ExperimentOptions:
 
     sweep: Annotated[
         Axis | None,
-        typer.Option(rich_help_panel=_SETUPS, help="What to vary. Default: the rate, or nothing on a trace."),
+        Setting(panel=_SETUPS, unset="the rate, or nothing on a trace"),
+        "Chooses what is varied from one simulation to the next.",
     ] = None
     values: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", rich_help_panel=_SETUPS, help="At which values; there are defaults."),
+        Setting(metavar="A,B,...", panel=_SETUPS, unset="some that fit what is varied"),
+        "Lists the values that --sweep takes.",
     ] = None
     set_up: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=_SETUPS,
-            help="fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target: 400 ms a token; repeatable.",
-        ),
+        Setting(panel=_SETUPS, unset="all"),
+        "Chooses a set-up to compare: fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target, which is "
+        "qllm-expert with 400 ms a token as its target. It may be given several times; fcfs is always among them.",
     ] = None
     set: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=NUMBER",
-            rich_help_panel=_SETUPS,
-            help="A limit of the core, such as ls_stretch=1; repeatable.",
-        ),
+        Setting(metavar="NAME=NUMBER", panel=_SETUPS),
+        "Sets a limit of the scheduler's core in all set-ups, such as ls_stretch=1. It may be given several times.",
     ] = None
     cost_table: Annotated[
-        str, typer.Option(metavar="NAME|FILE", rich_help_panel=_SETUPS, help="How long the worker's work takes.")
+        str,
+        Setting(metavar="NAME|FILE", panel=_SETUPS),
+        "Names the table that says how long the worker's work takes.",
     ] = A100
     slo_s: Annotated[
-        float, typer.Option(min=0.001, rich_help_panel=_SETUPS, help="Objective for latency-sensitive first tokens.")
+        float,
+        Setting(0.001, panel=_SETUPS),
+        "Sets within how many seconds the first token of a latency-sensitive request should come.",
     ] = 3.0
-    processes: Annotated[int, typer.Option(min=1, max=256, rich_help_panel=_SETUPS, help="Simulations at a time.")] = (
-        os.cpu_count() or 1
-    )
+    processes: Annotated[
+        int,
+        Setting(1, 256, panel=_SETUPS),
+        "Runs so many simulations at a time.",
+    ] = os.cpu_count() or 1
 
     def points(self, traffic: Traffic) -> list[Point]:
         """Returns what to simulate; raises BenchError for what cannot be."""
@@ -135,7 +150,7 @@ class ExperimentOptions:
         if axis is None and self.values is not None:
             raise BenchError("--values: allowed with --sweep only")
         values = parse_values(self.values) if self.values is not None else axis.values if axis else ()
-        return points(axis, values, traffic, with_settings(choose_setups(self.set_up or ()), self.set or ()))
+        return points(axis, values, traffic, apply_settings(choose_setups(self.set_up or ()), self.set or ()))
 
     def read_cost_table(self) -> object:
         """Returns the file's content, or the name, which the simulator knows or refuses."""
@@ -148,7 +163,7 @@ class ExperimentOptions:
             raise BenchError(f"--cost-table: {path}: {error}") from None
 
 
-@with_option_groups
+@with_settings
 def simulate(experiment: ExperimentOptions, traffic: TrafficOptions, results: ResultOptions) -> None:
     """Simulates the scheduler on a machine that is not here: an hour of traffic takes seconds.
 

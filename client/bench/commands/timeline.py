@@ -15,13 +15,21 @@ _STORY_SPANS = 4.0  # times that a batch stands still, in a span that was not gi
 
 
 def timeline(
-    trace_file: Annotated[Path, typer.Argument(metavar="TRACE.json", help="What qllm-scheduler --trace wrote.")],
-    png: Annotated[Path, typer.Option(help="The picture to write.")],
+    trace_file: Annotated[
+        Path, typer.Argument(metavar="TRACE.json", help="Names the file that qllm-scheduler --trace wrote.")
+    ],
+    png: Annotated[Path, typer.Option(help="Names the picture to write.")],
     around: Annotated[
-        str, typer.Option(metavar="preemption|SECONDS", help="What to show: a preemption, or a time of the trace.")
+        str,
+        typer.Option(metavar="preemption|SECONDS", help="Chooses what is shown: a preemption, or a time of the trace."),
     ] = "preemption",
     span_ms: Annotated[
-        float | None, typer.Option(min=1.0, max=1e7, help="How much to show. Default: enough for the preemption.")
+        float | None,
+        typer.Option(
+            min=1.0,
+            max=1e7,
+            help="Sets how many milliseconds are shown. Without it as many as the preemption takes are.",
+        ),
     ] = None,
 ) -> None:
     """Draws what the worker did when, from a recorded trace, and says in a line what the picture shows.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.settings import Setting
 
 from client.bench.load.prompts import PromptForm, Prompts
 from client.bench.load.run import Plan
@@ -24,124 +25,149 @@ class LoadOptions:
 
     ls_rate: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            metavar="PER_SECOND",
-            rich_help_panel=_LOAD,
-            help=f"Latency-sensitive requests at random times (Poisson); 0: none. {_DEFAULT_LS_RATE} if nothing is said.",
-        ),
+        Setting(0, metavar="PER_SECOND", panel=_LOAD, unset=f"{_DEFAULT_LS_RATE}"),
+        "Sends so many latency-sensitive requests a second, at random times (Poisson). 0 sends none.",
     ] = None
     be_rate: Annotated[
         float | None,
-        typer.Option(min=0, metavar="PER_SECOND", rich_help_panel=_LOAD, help="Best-effort requests likewise."),
+        Setting(0, metavar="PER_SECOND", panel=_LOAD),
+        "Sends so many best-effort requests a second, at random times (Poisson). 0 sends none.",
     ] = None
     ls_clients: Annotated[
         int | None,
-        typer.Option(
-            min=0, rich_help_panel=_LOAD, help="Latency-sensitive clients who each ask after their last answer."
-        ),
+        Setting(0, panel=_LOAD),
+        "Lets so many clients each send a latency-sensitive request whenever their last one has ended. 0 sends none.",
     ] = None
     be_clients: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            rich_help_panel=_LOAD,
-            help=f"Best-effort clients likewise; 0: none. {_DEFAULT_BE_CLIENTS} if nothing is said.",
-        ),
+        Setting(0, panel=_LOAD, unset=f"{_DEFAULT_BE_CLIENTS}"),
+        "Lets so many clients each send a best-effort request whenever their last one has ended. 0 sends none.",
     ] = None
     ls_pause: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", rich_help_panel=_LOAD, help="Pause of a client after an answer.")
+        float,
+        Setting(0, metavar="SECONDS", panel=_LOAD),
+        "Lets each client of --ls-clients pause so long between an answer and the next request.",
     ] = 0.0
-    be_pause: Annotated[float, typer.Option(min=0, metavar="SECONDS", rich_help_panel=_LOAD, help="Likewise.")] = 0.0
+    be_pause: Annotated[
+        float,
+        Setting(0, metavar="SECONDS", panel=_LOAD),
+        "Lets each client of --be-clients pause so long between an answer and the next request.",
+    ] = 0.0
     trace: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=_LOAD,
-            help="Requests of both classes from a file with TIMESTAMP, ContextTokens, GeneratedTokens; starts over at its end.",
-        ),
+        Setting(metavar="FILE", panel=_LOAD),
+        "Sends the requests of a trace, in both classes: a file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, "
+        "which starts over at its end.",
     ] = None
     ls_share: Annotated[
-        float, typer.Option(min=0, max=1, rich_help_panel=_LOAD, help="Share of --trace that is latency-sensitive.")
+        float,
+        Setting(0, 1, panel=_LOAD),
+        "Sets which share of the requests of --trace, chosen at random, is latency-sensitive.",
     ] = 0.2
     ls_trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=_LOAD, help="Latency-sensitive requests from a file.")
+        Path | None,
+        Setting(metavar="FILE", panel=_LOAD),
+        "Sends the requests of a trace as latency-sensitive ones.",
     ] = None
     be_trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=_LOAD, help="Best-effort requests from a file.")
+        Path | None,
+        Setting(metavar="FILE", panel=_LOAD),
+        "Sends the requests of a trace as best-effort ones.",
     ] = None
     time_scale: Annotated[
         float,
-        typer.Option(
-            min=1e-6, metavar="X", rich_help_panel=_LOAD, help="Multiplies the times of traces: 10 is ten times slower."
-        ),
+        Setting(1e-6, metavar="X", panel=_LOAD),
+        "Multiplies the times of traces: with 10 they are ten times as slow.",
     ] = 1.0
-    ls_prompt_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_LENGTHS)] = 80
-    ls_max_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_LENGTHS)] = 16
-    be_prompt_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_LENGTHS)] = 1100
-    be_max_tokens: Annotated[int, typer.Option(min=1, rich_help_panel=_LENGTHS)] = 64
+    seed: Annotated[
+        int,
+        Setting(panel=_LOAD),
+        "Fixes what is random: the times of requests, the classes of a trace, and prompts.",
+    ] = 0
+    ls_prompt_tokens: Annotated[
+        int,
+        Setting(1, panel=_LENGTHS),
+        "Sets how many tokens the prompt of a latency-sensitive request has, unless it comes from a trace.",
+    ] = 80
+    ls_max_tokens: Annotated[
+        int,
+        Setting(1, panel=_LENGTHS),
+        "Sets how many tokens a latency-sensitive request asks for, unless it comes from a trace.",
+    ] = 16
+    be_prompt_tokens: Annotated[
+        int,
+        Setting(1, panel=_LENGTHS),
+        "Sets how many tokens the prompt of a best-effort request has, unless it comes from a trace.",
+    ] = 1100
+    be_max_tokens: Annotated[
+        int,
+        Setting(1, panel=_LENGTHS),
+        "Sets how many tokens a best-effort request asks for, unless it comes from a trace.",
+    ] = 64
     prompt_tokens_limit: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LENGTHS, help="Cuts longer prompts of traces.")
+        int | None,
+        Setting(1, panel=_LENGTHS, unset="no limit"),
+        "Cuts the prompts of traces at so many tokens.",
     ] = None
     max_tokens_limit: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LENGTHS, help="Cuts longer outputs of traces.")
+        int | None,
+        Setting(1, panel=_LENGTHS, unset="no limit"),
+        "Cuts the outputs of traces at so many tokens.",
     ] = None
     prompt_form: Annotated[
         PromptForm | None,
-        typer.Option(
-            rich_help_panel=_LENGTHS,
-            help="Token ids have exactly the wanted length; text has it nearly. Token ids unless --chat.",
-        ),
+        Setting(panel=_LENGTHS, unset="tokens, with --chat text"),
+        "Chooses what prompts are sent as: token ids have exactly the wanted length, text has it nearly.",
     ] = None
     vocab_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, rich_help_panel=_LENGTHS, help="Token ids are below it; a gRPC service tells it by itself."
-        ),
+        Setting(1, panel=_LENGTHS, unset="what a gRPC service says"),
+        "Keeps the token ids of prompts below this number.",
     ] = None
-    seed: Annotated[int, typer.Option(rich_help_panel=_LOAD, help="Fixes times, shares and prompts.")] = 0
     seconds: Annotated[
         float,
-        typer.Option(min=0.1, metavar="SECONDS", rich_help_panel=_MEASURING, help="Length of the measuring window."),
+        Setting(0.1, metavar="SECONDS", panel=_MEASURING),
+        "Sets how long the window is that is measured.",
     ] = 60.0
     warm_up: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", rich_help_panel=_MEASURING, help="Load before the window.")
+        float,
+        Setting(0, metavar="SECONDS", panel=_MEASURING),
+        "Sets how long the load runs before the window that is measured.",
     ] = 5.0
     drain: Annotated[
         float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            rich_help_panel=_MEASURING,
-            help="Longest wait for the window's requests to end, the load going on.",
-        ),
+        Setting(0, metavar="SECONDS", panel=_MEASURING),
+        "Limits how long the requests of the window have to end after it, while the load goes on.",
     ] = 60.0
     idle_requests: Annotated[
-        int, typer.Option(min=0, rich_help_panel=_MEASURING, help="Requests one by one on the idle server, before.")
+        int,
+        Setting(0, panel=_MEASURING),
+        "Sends so many requests, one after another, to the idle server before the load begins.",
     ] = 20
     slo_ttft_ms: Annotated[
         float | None,
-        typer.Option(
-            min=0, rich_help_panel=_MEASURING, help="A latency-sensitive request is good if it begins within."
-        ),
+        Setting(0, panel=_MEASURING, unset="no objective"),
+        "Counts a latency-sensitive request as good only if its first token comes within so many milliseconds.",
     ] = None
     slo_tpot_ms: Annotated[
         float | None,
-        typer.Option(min=0, rich_help_panel=_MEASURING, help="... and its mean time per further token is within."),
+        Setting(0, panel=_MEASURING, unset="no objective"),
+        "Counts a latency-sensitive request as good only if its further tokens take so many milliseconds each on average.",
     ] = None
     be_slo_ttft_ms: Annotated[
-        float | None, typer.Option(min=0, rich_help_panel=_MEASURING, help="The same for a best-effort request.")
+        float | None,
+        Setting(0, panel=_MEASURING, unset="no objective"),
+        "Counts a best-effort request as good only if its first token comes within so many milliseconds.",
     ] = None
     be_slo_tpot_ms: Annotated[
-        float | None, typer.Option(min=0, rich_help_panel=_MEASURING, help="The same for a best-effort request.")
+        float | None,
+        Setting(0, panel=_MEASURING, unset="no objective"),
+        "Counts a best-effort request as good only if its further tokens take so many milliseconds each on average.",
     ] = None
     max_in_flight: Annotated[
         int,
-        typer.Option(
-            min=1,
-            rich_help_panel=_MEASURING,
-            help="Requests beyond so many at a time are not sent, and count as failed.",
-        ),
+        Setting(1, panel=_MEASURING),
+        "Limits how many requests are under way at a time. Further ones are not sent, and count as failed.",
     ] = 4096
 
     @property

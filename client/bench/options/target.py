@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from qllm.addresses import AddressRefused, read_target
+from qllm.settings import Setting
 
 from client.async_client import DEFAULT_ADDRESS
 from client.bench.load.grpc_target import GrpcTarget
@@ -22,38 +23,45 @@ class TargetOptions:
     """Which server, and how it wants to be asked."""
 
     grpc: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", rich_help_panel=_TARGET, help="A QLLM service, over gRPC.")
+        str | None,
+        Setting(metavar="HOST:PORT", panel=_TARGET),
+        "Measures the QLLM service that listens here for gRPC.",
     ] = None
     http: Annotated[
-        str | None, typer.Option(metavar="URL", rich_help_panel=_TARGET, help="Any OpenAI-compatible server.")
+        str | None,
+        Setting(metavar="URL", panel=_TARGET),
+        "Measures the server that listens here for OpenAI's API; it may be any such server.",
     ] = None
     serve: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", rich_help_panel=_TARGET, help="A QLLM service that is started for this run."),
+        Setting(metavar="MODEL", panel=_TARGET),
+        "Starts a QLLM service with this model for the run, and measures it.",
     ] = None
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", rich_help_panel=_TARGET, help="For --http: the model; else the first one served."),
+        Setting(metavar="NAME", panel=_TARGET, unset="the first one served"),
+        "Names the model to ask the server of --http for.",
     ] = None
     chat: Annotated[
-        bool, typer.Option("--chat", rich_help_panel=_TARGET, help="For --http: ask /v1/chat/completions, with text.")
+        bool,
+        Setting(panel=_TARGET),
+        "Asks the server of --http at /v1/chat/completions, with text.",
     ] = False
     priority_field: Annotated[
         PriorityField,
-        typer.Option(
-            rich_help_panel=_TARGET,
-            help="For --http: how the class is told. service_tier: default or flex; priority: 0 or 1, as vLLM has it.",
-        ),
+        Setting(panel=_TARGET),
+        "Chooses how the server of --http is told the class of a request: service_tier is default or flex, priority is 0 or 1, "
+        "as vLLM has it.",
     ] = PriorityField.SERVICE_TIER
     ignore_eos: Annotated[
         bool,
-        typer.Option(
-            "--ignore-eos/--no-ignore-eos", rich_help_panel=_TARGET, help="Generate exactly as many tokens as wanted."
-        ),
+        Setting(panel=_TARGET),
+        "Generates exactly as many tokens as are wanted, past the end-of-sequence token.",
     ] = True
     extra_body: Annotated[
         str | None,
-        typer.Option(metavar="JSON", rich_help_panel=_TARGET, help="For --http: further fields of every request."),
+        Setting(metavar="JSON", panel=_TARGET),
+        "Adds the fields of this JSON object to every request to the server of --http.",
     ] = None
 
     def check(self) -> None:
@@ -98,13 +106,14 @@ class ServiceArguments:
 
     scheduler_arg: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=_SERVICE, help="An argument for the scheduler, as in --scheduler-arg=--policy=fcfs."
-        ),
+        Setting(panel=_SERVICE),
+        "Passes an argument on to the scheduler that is started, as in --scheduler-arg=--policy=fcfs. It may be given several "
+        "times.",
     ] = None
     worker_arg: Annotated[
         list[str] | None,
-        typer.Option(rich_help_panel=_SERVICE, help="An argument for its worker, as in --worker-arg=--threads=2."),
+        Setting(panel=_SERVICE),
+        "Passes an argument on to the worker that is started, as in --worker-arg=--threads=2. It may be given several times.",
     ] = None
 
     @property
@@ -123,9 +132,15 @@ class FigureOptions:
     """Where pictures go."""
 
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=_RESULTS, help="Write a page that needs no network.")
+        Path | None,
+        Setting(metavar="FILE", panel=_RESULTS),
+        "Writes a page with tables and figures, which needs no network.",
     ] = None
-    png: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=_RESULTS, help="Write the figure.")] = None
+    png: Annotated[
+        Path | None,
+        Setting(metavar="FILE", panel=_RESULTS),
+        "Writes the figure as a picture.",
+    ] = None
 
     @property
     def wants_figures(self) -> bool:
@@ -146,7 +161,9 @@ class ResultOptions(FigureOptions):
     """Where results go."""
 
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", rich_help_panel=_RESULTS, help="Write all results as JSON.")
+        Path | None,
+        Setting(option="json", metavar="FILE", panel=_RESULTS),
+        "Writes all results as JSON.",
     ] = None
 
     def check(self) -> None:

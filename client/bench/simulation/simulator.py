@@ -88,8 +88,7 @@ def job_of(setup: SchedulerSetup, cost_table: object, rows: Sequence[Row]) -> di
         "cost_table": cost_table,
         "policy": setup.policy,
         "preempt_at": setup.preempt_at,
-        "limits": dict(setup.limits),
-        "starvation": dict(setup.starvation),
+        "settings": dict(setup.settings),
         "requests": rows,
     }
 

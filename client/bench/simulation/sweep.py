@@ -1,5 +1,6 @@
 """What a simulated experiment varies, point by point, and the set-ups that it compares at each point. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -43,8 +44,8 @@ class Axis(StrEnum):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value that makes sense."""
-        return _BOUNDS[self]
+        """The least and the greatest value that makes sense; those of a setting are the simulator's to know."""
+        return _BOUNDS.get(self, (-math.inf, math.inf))
 
 
 _TITLES = {
@@ -63,7 +64,6 @@ _BOUNDS = {
     Axis.RATE: (0.001, 10_000.0),
     Axis.LS_SHARE: (0.0, 1.0),
     Axis.BE_PROMPT: (1, MAX_PROMPT_TOKENS),
-    Axis.QUANTUM: (0.1, 10_000.0),
 }
 
 
@@ -137,32 +137,18 @@ def choose_setups(labels: Sequence[str]) -> list[SchedulerSetup]:
     return [setup for setup in SIMULATED if not labels or setup.label in labels or setup.label == SetUpName.FCFS]
 
 
-def with_settings(setups: Sequence[SchedulerSetup], settings: Sequence[str]) -> list[SchedulerSetup]:
-    """Returns the set-ups with `NAME=VALUE` settings of the core's limits or starvation guard in each."""
-    limits: dict[str, float] = {}
-    starvation: dict[str, float] = {}
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        try:
-            value = float(text)
-        except ValueError:
-            raise BenchError(f"--set: got {setting!r}, allowed is NAME=NUMBER") from None
-        number = int(value) if value.is_integer() and name in _COUNTS else value
-        (starvation if name in _STARVATION else limits)[name] = number
-    return [
-        replace(one, limits={**one.limits, **limits}, starvation={**one.starvation, **starvation}) for one in setups
-    ]
+def apply_settings(setups: Sequence[SchedulerSetup], settings: Sequence[str]) -> list[SchedulerSetup]:
+    """Returns the set-ups with `NAME=NUMBER` settings in each; the simulator refuses those that its core does not know."""
+    return [replace(one, settings={**one.settings, **dict(map(_read_setting, settings))}) for one in setups]
 
 
-_STARVATION = ("min_share", "window_s", "threshold", "promotion_quantum")
-_COUNTS = (
-    "max_num_seqs",
-    "be_chunk_tokens",
-    "be_max_chunk_tokens",
-    "ls_chunk_tokens",
-    "threshold",
-    "promotion_quantum",
-)
+def _read_setting(setting: str) -> tuple[str, float]:
+    name, _, text = setting.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        raise BenchError(f"--set: got {setting!r}, allowed is NAME=NUMBER") from None
+    return name, int(value) if value.is_integer() else value
 
 
 def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
@@ -180,4 +166,4 @@ def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
 def _vary_setups(axis: Axis, value: float, setups: Sequence[SchedulerSetup]) -> tuple[SchedulerSetup, ...]:
     if axis is not Axis.QUANTUM:
         return tuple(setups)
-    return tuple(replace(one, limits={**one.limits, "preemption_quantum_s": value / 1e3}) for one in setups)
+    return tuple(replace(one, settings={**one.settings, "preemption_quantum_s": value / 1e3}) for one in setups)

@@ -115,6 +115,20 @@ async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None
     assert why in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--grpc a:1 --seconds 0", "--seconds: got 0, allowed is 0.1 or more"),
+        ("--grpc a:1 --ls-share 2", "--ls-share: got 2, allowed is 0 to 1"),
+        ("simulate --rate nan", "--rate: got nan, allowed is 0.001 to 10000"),
+        ("paper --geometry tiny --max-output-tokens 3", "--max-output-tokens: got 3, allowed is 4 to 8192"),
+    ],
+)
+async def test_a_number_out_of_range_is_refused_in_one_line(arguments: str, why: str) -> None:
+    finished = await run_here("bench", *arguments.split())
+    assert (finished.code, finished.out, finished.err) == (2, "", f"qllm-client: {why}\n")
+
+
 @pytest.mark.parametrize(("body", "why"), [("{", "it is no JSON"), ("[1]", "a JSON object is wanted")])
 async def test_wrong_json_is_said_and_exits_2(body: str, why: str) -> None:
     finished = await call("--http", "a", "--extra-body", body)

@@ -25,7 +25,7 @@ def table(**changes: object) -> dict[str, Any]:
 
 
 def test_what_is_left_out_has_the_cores_own_defaults() -> None:
-    read = parse_job(job(limits={"ls_stretch": 1, "max_num_seqs": 8}))
+    read = parse_job(job(settings={"ls_stretch": 1, "max_num_seqs": 8}))
     assert read.preempt_at is PreemptAt.EXPERT
     assert read.limits == Limits(ls_stretch=1.0, max_num_seqs=8, control_lead_s=0.0)
 
@@ -37,9 +37,12 @@ def test_what_is_left_out_has_the_cores_own_defaults() -> None:
         (job(polices="qllm"), "job: got polices, allowed are cost_table, policy"),
         (job(policy="lifo"), "job.policy: got 'lifo', allowed are qllm, paper"),
         (job(preempt_at="token"), "job.preempt_at: got 'token'"),
-        (job(limits={"max_num_seqs": 1.5}), "job.limits.max_num_seqs: got 1.5, allowed is a whole number"),
-        (job(limits={"stretch": 1}), "job.limits: got stretch, allowed are max_num_seqs"),
-        (job(starvation={"min_share": "much"}), "job.starvation.min_share: got 'much'"),
+        (job(settings={"max_num_seqs": 1.5}), "job.settings.max_num_seqs: got 1.5, allowed is a whole number"),
+        (job(settings={"max_num_seqs": 0}), "job.settings.max_num_seqs: got 0, allowed is 1 to 4096"),
+        (job(settings={"ls_tpot_s": 61}), "job.settings.ls_tpot_s: got 61, allowed is 0 to 60$"),
+        (job(settings={"window_s": 0}), "job.settings.window_s: got 0, allowed is 0.1 to 3600"),
+        (job(settings={"stretch": 1}), "job.settings: got stretch, allowed are max_num_seqs"),
+        (job(settings={"min_share": "much"}), "job.settings.min_share: got 'much'"),
         ({"requests": []}, "job.cost_table: is missing"),
         (job(cost_table="h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
         (job(requests={}), "job.requests: allowed is a list"),

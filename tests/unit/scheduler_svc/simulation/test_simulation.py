@@ -25,7 +25,7 @@ def traffic(seed: int, rate_per_s: float = 2.0, seconds: float = 30.0, ls_share:
 
 
 def run(policy: str, rows: list[list[object]], preempt_at: str = "expert", **limits: float) -> Simulation:
-    job = {"cost_table": A100, "policy": policy, "preempt_at": preempt_at, "requests": rows, "limits": limits}
+    job = {"cost_table": A100, "policy": policy, "preempt_at": preempt_at, "requests": rows, "settings": limits}
     simulation = Simulation(parse_job(job))
     simulation.run()
     return simulation

@@ -54,7 +54,7 @@ def test_a_stream_whose_memory_was_taken_goes_on_as_soon_as_there_is_some_again(
     requests = [[0.0, "ls", 60, num_output] for num_output in (300, 300, 60, 300)]
 
     def gap_s(control_lead_s: float) -> float:
-        job = {"cost_table": table, "limits": {"control_lead_s": control_lead_s}, "requests": requests}
+        job = {"cost_table": table, "settings": {"control_lead_s": control_lead_s}, "requests": requests}
         simulation = Simulation(parse_job(job))
         simulation.run()
         return max(one.longest_gap_s for one in simulation.outcomes)

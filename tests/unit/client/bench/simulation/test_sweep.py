@@ -2,8 +2,11 @@ import pytest
 
 from client.bench.errors import BenchError
 from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.sweep import SIMULATED, Axis, choose_setups, parse_values, points, with_settings
+from client.bench.simulation.simulator import job_of
+from client.bench.simulation.sweep import SIMULATED, Axis, apply_settings, choose_setups, parse_values, points
 from client.bench.simulation.traffic import Mix, Replay
+from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.simulation.job import parse_job
 
 TRACE = Replay(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
 
@@ -23,11 +26,12 @@ def test_the_baseline_is_always_among_the_setups() -> None:
 
 
 def test_settings_reach_the_part_of_the_core_that_they_belong_to() -> None:
-    (first, *_) = with_settings(SIMULATED, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
-    assert first.limits["ls_stretch"] == 1.0
-    assert first.limits["max_num_seqs"] == 8
-    assert isinstance(first.limits["max_num_seqs"], int)
-    assert first.starvation == {"min_share": 0.2}
+    (first, *_) = apply_settings(SIMULATED, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
+    job = parse_job(job_of(first, "a100-mixtral-8x7b", []))
+    assert job.limits.ls_stretch == 1.0
+    assert job.limits.max_num_seqs == 8
+    assert isinstance(job.limits.max_num_seqs, int)
+    assert job.starvation == StarvationLimits(min_share=0.2)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -40,4 +44,4 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
         choose_setups(["lifo"])
     with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
-        with_settings(SIMULATED, ["ls_stretch"])
+        apply_settings(SIMULATED, ["ls_stretch"])
