@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos check test test-avx2 test-transformers test-gpu gpu-proof demo serve bench-model clean
+.PHONY: help setup protos settings check test test-avx2 test-transformers test-gpu gpu-proof demo serve bench-model clean
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,12 +34,16 @@ $(STAMP): pyproject.toml constraints.txt
 protos: $(STAMP) ## generates the stubs in protos/qllm/v1 anew
 	$(BIN)/python -m scripts.protos generate
 
-check: $(STAMP) ## format, lint, types, import contracts, protos: what CI checks
+settings: $(STAMP) ## generates docs/settings.md and docker-compose.yml's lists of settings anew
+	$(BIN)/python -m scripts.settings generate
+
+check: $(STAMP) ## format, lint, types, import contracts, protos, settings: what CI checks
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.protos check
+	$(BIN)/python -m scripts.settings check
 
 test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/coverage run -m pytest $(CORE_TESTS)

@@ -138,8 +138,7 @@ class WorkerConfig:
     run_ahead_ms: Annotated[
         float,
         Setting(0.01, 10_000, panel=SCHEDULING),
-        "Limits, on a GPU, how many milliseconds of work are given to it ahead, which no preemption can stop; a CUDA graph is as "
-        "long too.",
+        "Limits how many milliseconds of work a GPU is given ahead, which no preemption can stop. No CUDA graph is longer.",
     ] = 1.0
     block_size: Annotated[int, Setting(1, 1024, panel=MEMORY), "Sets how many tokens one block of the cache holds."] = (
         16
