@@ -3,37 +3,19 @@
 import io
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
+from qllm.options import with_settings
+from qllm.settings import Setting
 
 from client.async_client import AsyncClient
 from client.cli.session import Address, address_default, run
 from client.messages import ChatMessage, GenerateOptions, GenerationResult, Prompt, RequestClass
 from client.stream import GenerationStream
 
-PromptArgument = Annotated[str | None, typer.Argument(help="The prompt; - or nothing reads standard input.")]
-ClassOption = Annotated[
-    RequestClass, typer.Option("--class", help="ls: someone is waiting for the answer. be: work that can wait.")
-]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.")]
-MinTokens = Annotated[int | None, typer.Option(help="Tokens before which nothing but --max-tokens ends the text.")]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end-of-sequence token.")]
-Temperature = Annotated[float | None, typer.Option(help="0 always takes the most probable token.")]
-TopK = Annotated[int | None, typer.Option(help="Choose among the k most probable tokens; 0: among all.")]
-TopP = Annotated[float | None, typer.Option(help="Choose among the fewest tokens that reach this probability.")]
-MinP = Annotated[float | None, typer.Option(help="Choose among tokens this fraction as probable as the first one.")]
-Seed = Annotated[int | None, typer.Option(help="Makes the choices repeatable.")]
-Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the text; may be repeated.")]
-StopTokenId = Annotated[list[int] | None, typer.Option(help="A token id that ends the text; may be repeated.")]
-Chat = Annotated[
-    bool | None,
-    typer.Option("--chat/--no-chat", help="Put the prompt through the model's chat template, or use it as it is."),
-]
-System = Annotated[str | None, typer.Option(help="System message of the conversation; implies --chat.")]
-Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Give up after so long.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
+_REQUEST, _SAMPLING, _PROMPT = "Request", "Sampling", "Prompt"
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -46,43 +28,110 @@ EXAMPLES = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class GenerateSettings:
+    """What is asked for, and how the answer is shown."""
+
+    request_class: Annotated[
+        RequestClass,
+        Setting(option="class", panel=_REQUEST),
+        "Sets the class of the request: ls where someone is waiting for the answer, be for work that can wait.",
+    ] = RequestClass.LATENCY_SENSITIVE
+    max_tokens: Annotated[
+        int | None,
+        Setting(panel=_REQUEST, unset="the service's default"),
+        "Limits how many tokens are generated.",
+    ] = None
+    min_tokens: Annotated[
+        int | None,
+        Setting(panel=_REQUEST),
+        "Lets nothing but --max-tokens end the text before so many tokens.",
+    ] = None
+    ignore_eos: Annotated[bool, Setting(panel=_REQUEST), "Goes on past the end-of-sequence token."] = False
+    stop: Annotated[
+        list[str] | None,
+        Setting(panel=_REQUEST),
+        "Ends the text at this string. It may be given several times.",
+    ] = None
+    stop_token_id: Annotated[
+        list[int] | None,
+        Setting(panel=_REQUEST),
+        "Ends the text at this token. It may be given several times.",
+    ] = None
+    timeout_s: Annotated[
+        float | None,
+        Setting(0, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
+        "Gives up after so long.",
+    ] = None
+    as_json: Annotated[
+        bool,
+        Setting(option="json", panel=_REQUEST),
+        "Prints one line of JSON at the end, and nothing else.",
+    ] = False
+    temperature: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="the model's own"),
+        "Sets how freely tokens are chosen. With 0 the most probable one is always taken.",
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Setting(panel=_SAMPLING, unset="the model's own"),
+        "Chooses among the k most probable tokens, with 0 among all of them.",
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="the model's own"),
+        "Chooses among the fewest tokens whose probabilities together reach this one.",
+    ] = None
+    min_p: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="the model's own"),
+        "Chooses among the tokens that are at least this fraction as probable as the most probable one.",
+    ] = None
+    seed: Annotated[int | None, Setting(panel=_SAMPLING, unset="a random one"), "Makes the choices repeatable."] = None
+    chat: Annotated[
+        bool | None,
+        Setting(panel=_PROMPT, unset="no-chat, with --system chat"),
+        "Puts the prompt through the model's chat template, or uses it as it is.",
+    ] = None
+    system: Annotated[
+        str | None,
+        Setting(panel=_PROMPT),
+        "Sets the system message of the conversation, and implies --chat.",
+    ] = None
+
+    @property
+    def options(self) -> GenerateOptions:
+        """What the client is told."""
+        return GenerateOptions(
+            request_class=self.request_class,
+            max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop=self.stop or (),
+            stop_token_ids=self.stop_token_id or (),
+            timeout_s=self.timeout_s,
+        )
+
+
+@with_settings
 def generate(
-    prompt: PromptArgument = None,
-    request_class: ClassOption = RequestClass.LATENCY_SENSITIVE,
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    ignore_eos: IgnoreEos = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    seed: Seed = None,
-    stop: Stop = None,
-    stop_token_id: StopTokenId = None,
-    chat: Chat = None,
-    system: System = None,
-    timeout: Timeout = None,
-    as_json: Json = False,
+    settings: GenerateSettings,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt. Without it, or with -, standard input is read.")
+    ] = None,
     address: Address = address_default,
 ) -> None:
     """Generates text from one prompt and prints it as it comes. Ctrl-C stops it on the service too."""
-    options = GenerateOptions(
-        request_class=request_class,
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        ignore_eos=ignore_eos,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        stop=stop or (),
-        stop_token_ids=stop_token_id or (),
-        timeout_s=timeout,
-    )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
-    sending = _generate(address, _as_prompt(_read(prompt), chat, system), options, as_json=as_json)
+    asked = _as_prompt(_read(prompt), settings.chat, settings.system)
+    sending = _generate(address, asked, settings.options, as_json=settings.as_json)
     run(sending, when_interrupted="interrupted; the request was cancelled")
 
 

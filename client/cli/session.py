@@ -39,7 +39,7 @@ Address = Annotated[
     typer.Option(
         envvar="QLLM_ADDRESS",
         metavar="HOST:PORT",
-        help="Where the service listens for gRPC; or [IPv6]:PORT, unix:PATH.",
+        help="Sets where the service listens for gRPC; it may also be [IPv6]:PORT or unix:PATH.",
         callback=_chosen_address,
     ),
 ]

@@ -13,8 +13,10 @@ from rich.table import Table
 from client.async_client import AsyncClient, Loads, ServerInfo
 from client.cli.session import Address, address_default, run
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON: one line each time.")]
-Watch = Annotated[float | None, typer.Option(min=0.1, metavar="SECONDS", help="Print again every so often.")]
+Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
+Watch = Annotated[
+    float | None, typer.Option(min=0.1, metavar="SECONDS", help="Prints again after so many seconds, until Ctrl-C.")
+]
 
 _CLASS_ROWS = (
     "queued_prefill",

@@ -131,7 +131,8 @@ def _parameter(one: PlacedSetting, settings: Iterable[PlacedSetting], is_process
         return _keyword(one.key, Annotated[kind, typer.Argument(**shared)], default=default)
     if isinstance(setting, ConfigFile):
         shared |= {"is_eager": True, "callback": _ConfigFileReader(setting, tuple(settings)).read}
-    name = f"--{one.name}/--no-{one.name}" if one.default is True else one.option
+    can_be_undone = one.type is bool and one.default is not False
+    name = f"--{one.name}/--no-{one.name}" if can_be_undone else one.option
     return _keyword(one.key, Annotated[kind, typer.Option(name, **shared)], default=default)
 
 

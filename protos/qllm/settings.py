@@ -20,6 +20,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from enum import Enum
+from keyword import iskeyword
 from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "QLLM_"
@@ -95,13 +96,14 @@ class PlacedSetting:
 
     @property
     def key(self) -> str:
-        """The option's name as an identifier."""
-        return self.name.replace("-", "_")
+        """The option's name as an identifier of Python."""
+        key = self.name.replace("-", "_")
+        return f"{key}_" if iskeyword(key) else key
 
     @property
     def environment(self) -> str:
         """The environment variable."""
-        return f"{ENVIRONMENT_PREFIX}{self.key.upper()}"
+        return f"{ENVIRONMENT_PREFIX}{self.name.replace('-', '_').upper()}"
 
     @property
     def type(self) -> type:

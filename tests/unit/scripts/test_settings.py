@@ -12,13 +12,23 @@ from client.bench.commands.paper import PaperOptions
 from client.bench.commands.simulate import ExperimentOptions, TrafficOptions
 from client.bench.options.load import LoadOptions
 from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
+from client.cli.generate import GenerateSettings
 from gpu_worker.settings import WorkerConfig
 from scheduler_svc.settings import Config
 from scripts import settings
 from tests.live_service import ROOT
 
-BENCH = (PaperOptions, ExperimentOptions, TrafficOptions, LoadOptions, ResultOptions, ServiceArguments, TargetOptions)
-ALL = [one for kind in (Config, WorkerConfig, *BENCH) for one in settings_of(kind)]
+CLIENT = (
+    GenerateSettings,
+    PaperOptions,
+    ExperimentOptions,
+    TrafficOptions,
+    LoadOptions,
+    ResultOptions,
+    ServiceArguments,
+    TargetOptions,
+)
+ALL = [one for kind in (Config, WorkerConfig, *CLIENT) for one in settings_of(kind)]
 each = pytest.mark.parametrize("one", ALL, ids=lambda one: one.option)
 
 
