@@ -39,7 +39,7 @@ class GenerateSettings:
     ] = RequestClass.LATENCY_SENSITIVE
     max_tokens: Annotated[
         int | None,
-        Setting(panel=_REQUEST, unset="the service's default"),
+        Setting(panel=_REQUEST, unset="256, or what still fits"),
         "Limits how many tokens are generated.",
     ] = None
     min_tokens: Annotated[
