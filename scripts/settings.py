@@ -45,8 +45,8 @@ _HEADER = """# Settings
 Generated from the fields of the settings by `make settings`; `make check` proves that it is fresh.
 `--help` says the same of each setting.
 
-A setting has one name. `--ls-stretch 0.2` on the command line, `QLLM_LS_STRETCH=0.2` in the
-environment and `ls-stretch = 0.2` in the file of `--config` mean the same. The command line wins
+A setting has one name. `--grpc-port 50052` on the command line, `QLLM_GRPC_PORT=50052` in the
+environment and `grpc-port = 50052` in the file of `--config` mean the same. The command line wins
 over the environment, the environment over the file, and the file over the default.
 `qllm-scheduler --check-config` and `qllm-worker --check-config` say for each setting what is in
 force and where the value comes from, and start nothing.
@@ -55,7 +55,7 @@ force and where the value comes from, and start nothing.
 
 ```toml
 # qllm.toml, for: qllm-scheduler --config qllm.toml --model DIR --spawn-worker
-ls-stretch = 0.2          # above the tables: for the process that is given the file
+grpc-port = 50052         # above the tables: for the process that is given the file
 
 [scheduler]               # for the scheduler alone
 max-num-seqs = 64

@@ -1,6 +1,6 @@
 """Reads settings from a TOML file, under the options' names, strictly: what it does not know is refused.
 
-    ls-stretch = 0.2          above the tables: for the process that was given the file
+    grpc-port = 50052         above the tables: for the process that was given the file
     [scheduler]               for the scheduler alone; wins over what stands above
     be-min-share = 0.1
     [worker]                  for the worker alone
@@ -45,9 +45,7 @@ def read_config_file(file: Path, described: ConfigFile, settings: Sequence[Place
     Raises:
         SettingRefused: The file cannot be read, or holds something that is not allowed; the message names the file and the key.
     """
-    known = {
-        one.key: one for one in settings if not isinstance(one.setting, ConfigFile) and not one.setting.is_argument
-    }
+    known = {one.key: one for one in settings if _may_stand_in_a_file(one.setting)}
     content = _parse(file)
     tables = {name: content.pop(name) for name in TABLES if name in content}
     own = tables.get(described.table, {})
@@ -58,6 +56,10 @@ def read_config_file(file: Path, described: ConfigFile, settings: Sequence[Place
         **_values(f"{file}: ", above, known),
         **_values(f"{file}: [{described.table}] ", own, known),
     }
+
+
+def _may_stand_in_a_file(setting: Setting) -> bool:
+    return not (isinstance(setting, ConfigFile) or setting.is_argument or setting.hidden)
 
 
 def _parse(file: Path) -> dict[str, Any]:

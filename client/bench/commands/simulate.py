@@ -126,7 +126,7 @@ class ExperimentOptions:
     set: Annotated[
         list[str] | None,
         Setting(metavar="NAME=NUMBER", panel=_SETUPS),
-        "Sets a limit of the scheduler's core in all set-ups, such as ls_stretch=1. It may be given several times.",
+        "Sets a limit of the scheduler's core in all set-ups, such as be_chunk_tokens=512. It may be given several times.",
     ] = None
     cost_table: Annotated[
         str,
