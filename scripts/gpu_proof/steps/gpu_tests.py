@@ -23,8 +23,7 @@ _MOST_REASON = 300
 _BEGUN = re.compile(r"^(?P<test>\S+::.+?) (?:(?P<outcome>PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*)?$")
 _REASON = re.compile(r"^(?:FAILED|ERROR) (?P<test>\S+?::.+?) - (?P<why>.*)")
 _WORDS = {"XFAIL": "skipped"}
-_ASKED_TO_END = 2  # pytest's exit code after SIGINT
-_NOTHING_LEFT = 5  # and where no test was selected
+_ENDED_BY_ITSELF = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none was selected
 
 # The path on a device first; then what runs on a CPU too, whatever of it is marked gpu.
 _PLACES = ("gpu", "unit/gpu_worker/execution", "unit/gpu_worker/replay", "unit/gpu_worker/machine")
@@ -39,6 +38,8 @@ def run(task: Task) -> None:
         if not run_tests(FOLDERS, outcomes, junit, task.left_s()) or outcomes.num_failed >= _MOST_FAILURES:
             break
     counts = outcomes.counts
+    if outcomes.trouble:
+        raise StepFailed(f"{outcomes.trouble}; log.txt has its output")
     if outcomes.num_failed or (not counts["passed"] and not task.is_rehearsal):
         raise StepFailed(f"{outcomes.num_failed} tests failed, {counts['passed']} passed; log.txt has their output")
 
@@ -51,6 +52,7 @@ class Outcomes:
         report: Told after every test.
         seen: Tests that have ended, and those that ended pytest.
         counts: How many, by outcome.
+        trouble: What went wrong besides tests; empty if nothing did.
     """
 
     report: Report
@@ -58,6 +60,8 @@ class Outcomes:
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("passed", "failed", "error", "hung", "skipped"), 0)
     )
+
+    trouble: str = ""
 
     @property
     def num_failed(self) -> int:
@@ -127,9 +131,9 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
         for timer in ending:
             timer.cancel()
         process.kill()
-    if code in (0, 1, _ASKED_TO_END, _NOTHING_LEFT) or not running:
-        if code not in (0, 1, _NOTHING_LEFT):
-            outcomes.report.note(f"pytest ended with code {code}")
+    if code in _ENDED_BY_ITSELF or not running:
+        if code not in _ENDED_BY_ITSELF:
+            outcomes.trouble = f"pytest ended with code {code} between tests"
         return False
     outcomes.add(running, "hung")
     outcomes.explain(running, f"pytest ended with code {code}; log.txt says where it stood")

@@ -75,6 +75,12 @@ def test_a_test_that_hangs_where_no_signal_reaches_it_costs_itself_alone(
     assert any("test_hangs" in note for note in report.notes)
 
 
+def test_tests_that_cannot_be_read_are_trouble(ran: Callable[..., tuple[Kept, Outcomes, list[bool]]]) -> None:
+    _, outcomes, died = ran(PASSES, "import nothing_of_this_name\n")
+    assert "pytest ended with code 2" in outcomes.trouble
+    assert died == []
+
+
 def test_the_step_s_folders_hold_all_tests_that_are_marked_gpu() -> None:
     everywhere, chosen = (collected(*folders) for folders in ((ROOT / "tests" / "gpu", WORKER), FOLDERS))
     assert everywhere == chosen

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_worker.replay.static_placement import StaticPlacement
 from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
@@ -21,6 +20,7 @@ from gpu_worker.cache.carrier import HostCarrier
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
+from gpu_worker.cache.static_placement import StaticPlacement
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor
