@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.control_channel import ROOT, python_path
 from tests.live_service import start_service
 
@@ -21,10 +23,15 @@ served-model-name = ["from-the-file", "other"]
 """
 
 
-def test_one_file_serves_the_scheduler_and_the_worker_that_it_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_option", [True, False], ids=["--config", "QLLM_CONFIG"])
+def test_one_file_serves_the_scheduler_and_the_worker_that_it_starts(
+    is_option: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "qllm.toml"
     file.write_text(FILE)
-    options = ("--config", str(file), "--policy", "qllm")
+    if not is_option:
+        monkeypatch.setenv("QLLM_CONFIG", str(file))
+    options = (*(("--config", str(file)) if is_option else ()), "--policy", "qllm")
     with start_service(ROOT / "demo/model", tmp_path / "log", *options) as service:
         info = service.info()
         assert info.policy == "qllm"  # the option wins over the file
