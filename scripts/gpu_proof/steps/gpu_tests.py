@@ -143,14 +143,14 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
     """Lines as they come, and the beginning of a line whose end has not come yet; all is copied to the log at once.
 
-    A process that says nothing for as long as a test may take is aborted from outside: a test that hangs in a call of the device
-    may hold Python's lock, where nothing inside of the process can end it.
+    A process that says nothing behind the name of a test, for as long as one may take, is aborted from outside: a test that hangs
+    in a call of the device may hold Python's lock, where nothing inside of the process can end it.
     """
     assert process.stdout is not None
     rest = b""
     with process.stdout as output:
         while True:
-            if not select.select([output], [], [], _TEST_S)[0]:
+            if not select.select([output], [], [], _TEST_S if rest else None)[0]:
                 process.send_signal(signal.SIGABRT)  # Python's fault handler then says where it stood
             data = os.read(output.fileno(), 1 << 16)
             if not data:

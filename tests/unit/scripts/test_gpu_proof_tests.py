@@ -69,7 +69,7 @@ def test_outcomes_are_counted_reasons_kept_and_junit_s_xml_written(
 def test_a_test_that_hangs_where_no_signal_reaches_it_costs_itself_alone(
     ran: Callable[..., tuple[Kept, Outcomes, list[bool]]],
 ) -> None:
-    report, _, died = ran(PASSES, HANGS, LATER, test_s=5)
+    report, _, died = ran(PASSES, HANGS, LATER, test_s=10)
     assert report.figures["tests"] == {"passed": 2, "failed": 0, "error": 0, "hung": 1, "skipped": 0}
     assert died == [True]
     assert any("test_hangs" in note for note in report.notes)
