@@ -150,7 +150,10 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
     rest = b""
     with process.stdout as output:
         while True:
-            if not select.select([output], [], [], _TEST_S if rest else None)[0]:
+            is_in_test = (
+                _BEGUN.match(rest.decode(errors="replace")) is not None
+            )  # pytest's "collecting ..." takes its time
+            if not select.select([output], [], [], _TEST_S if is_in_test else None)[0]:
                 process.send_signal(signal.SIGABRT)  # Python's fault handler then says where it stood
             data = os.read(output.fileno(), 1 << 16)
             if not data:
