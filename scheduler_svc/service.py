@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections import abc
 from collections.abc import Iterator
-from collections.abc import Sequence as Row
 from typing import TYPE_CHECKING
 
 from qllm.addresses import join
@@ -151,7 +151,7 @@ class Service:
         shared = () if config.config_file is None else ("--shared-config", str(config.config_file))
         return WorkerSupervisor(endpoint, config.model, (*shared, *config.worker_options))
 
-    def _send(self, commands: Row[Command]) -> None:
+    def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)
 
     def _stop(self, number: signal.Signals) -> None:

@@ -7,7 +7,7 @@ What slows all work down for a while (another process, a clock, heat) is followe
 """
 
 import math
-from collections.abc import Sequence as Row
+from collections import abc
 from dataclasses import dataclass
 
 from scheduler_svc.core.state.batch import Shape
@@ -27,7 +27,7 @@ class OnlineFit:
     `scales` are typical sizes of the counts, so that the numbers inside stay near one.
     """
 
-    def __init__(self, scales: Row[float]) -> None:
+    def __init__(self, scales: abc.Sequence[float]) -> None:
         self._scales = tuple(scales)
         size = len(self._scales)
         self._weights = [0.0] * size
@@ -35,7 +35,7 @@ class OnlineFit:
         self._covariance = [[_INITIAL_VARIANCE * (i == j) for j in range(size)] for i in range(size)]
         self.num_samples = 0
 
-    def predict_ms(self, counts: Row[float]) -> float:
+    def predict_ms(self, counts: abc.Sequence[float]) -> float:
         """Returns the predicted time of work with these counts."""
         time_ms = 0.0
         for each_ms, count in zip(self._ms_per_count, counts, strict=True):
@@ -47,7 +47,7 @@ class OnlineFit:
         """Whether it has seen enough for a large error to be the measurement's fault."""
         return self.num_samples > 10 * len(self._scales)
 
-    def observe(self, counts: Row[float], time_ms: float) -> None:
+    def observe(self, counts: abc.Sequence[float], time_ms: float) -> None:
         """Learns from one measurement. Once settled, a time far over the prediction counts as a bounded one: a hiccup."""
         predicted = self.predict_ms(counts)
         if self.is_settled and predicted > 0:
@@ -148,7 +148,7 @@ class CostModel:
         to_seconds = 1e-3 * self._slowdown.factor
         return UnitCosts(attention_ms * to_seconds, expert_ms * to_seconds, head_ms * to_seconds)
 
-    def iteration_s(self, shape: Shape, experts_by_layer: Row[int]) -> float:
+    def iteration_s(self, shape: Shape, experts_by_layer: abc.Sequence[int]) -> float:
         """Predicts a whole iteration in seconds."""
         costs = self.unit_costs(shape)
         return len(experts_by_layer) * costs.attention_s + sum(experts_by_layer) * costs.expert_s + costs.head_s

@@ -6,8 +6,8 @@ what to send. Commands leave before tokens are handed out, so that the worker wa
 
 import asyncio
 import logging
+from collections import abc
 from collections.abc import Callable
-from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Annotated, TypeVar
@@ -87,7 +87,7 @@ class Engine:
     def __init__(
         self,
         settings: EngineSettings,
-        send: Callable[[Row[Command]], object],
+        send: Callable[[abc.Sequence[Command]], object],
         on_fatal: Callable[[BaseException], None],
         timeline: Timeline | None = None,
     ) -> None:

@@ -1,6 +1,6 @@
 """The loop of a simulation: whatever happens next happens now. Owns the virtual clock, and keeps what came of each request."""
 
-from collections.abc import Sequence as Row
+from collections import abc
 from dataclasses import dataclass
 from itertools import count
 
@@ -95,7 +95,7 @@ class Simulation:
             observer,
             costs.calibration(),
         )
-        self._arrivals: Row[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
+        self._arrivals: abc.Sequence[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
         self._num_arrived = 0
         self._seq_ids = count(1)
         self._live: dict[SeqId, _Live] = {}

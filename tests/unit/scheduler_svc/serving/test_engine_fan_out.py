@@ -1,7 +1,7 @@
 """A step's tokens are never handed to all readers in one turn of the loop, so that the next result does not wait for them."""
 
 import asyncio
-from collections.abc import Sequence as Row
+from collections import abc
 
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.commands import Advance, Command, StartBatch
@@ -27,7 +27,7 @@ class Bench:
         self.engine = Engine(settings, self._send, self._fail)
         self.engine.worker_joined(5, served_model(), [TIMING], 1)
 
-    def _send(self, commands: Row[Command]) -> None:
+    def _send(self, commands: abc.Sequence[Command]) -> None:
         self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
         self.steps += [command for command in commands if isinstance(command, Advance)]
 
