@@ -112,7 +112,7 @@ class Engine:
                 return None
             report = encode_outcome(command.command_id, self._advance(command))
             report.step_result.idle_ns, self._idle_ns = self._idle_ns, 0
-            report.step_result.duration_ns = time.monotonic_ns() - began_ns
+            report.step_result.duration_ns = time.monotonic_ns() - began_ns  # with the time to read and to answer it
             return report
         finally:
             self._free_since_ns = time.monotonic_ns()
@@ -135,6 +135,7 @@ class Engine:
     def _goes_on(self, advance: Advance, cursor: Cursor) -> bool:
         """Notes progress; returns False where the scheduler wants this advance cut short and it may stand."""
         self._progress.tick()
+        # Read anew each time: the link's thread puts another range there when Preempt arrives.
         if advance.command_id not in self._mailbox.preempted_command_ids:
             return True
         if advance.preempt_at is PreemptAt.LAYER:

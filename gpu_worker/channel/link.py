@@ -124,9 +124,8 @@ class SchedulerLink:
             if not self._try_send(frame):
                 self._end_epoch("the scheduler takes no reports")
                 return
-            if (
-                int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN
-            ):  # the send may have consumed the signal for the thread's poll
+            # The socket's descriptor signals a change once, and the send may have taken the signal from the thread's poll.
+            if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 self._receive()
 
     # Everything below runs on the link's thread, but for what `send` calls with the lock held.
@@ -170,7 +169,7 @@ class SchedulerLink:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._socket.close(linger=_LINGER_MS if self._stopping else 0)
-        self._mailbox.put(Forget())
+        self._mailbox.put(Forget())  # nothing of this epoch comes behind it: who receives sees that the stage is ENDED
         self._mailbox.preempted_command_ids = range(0)
 
     def _serve(self) -> None:
@@ -179,10 +178,10 @@ class SchedulerLink:
             poller.register(descriptor, select.POLLIN)
         while not self._stopping:
             with self._lock:
-                self._receive()
+                self._receive()  # all there is, before each poll: what is there already gives no signal again
                 self._speak()
                 self._watch_connection()
-                self._watch_silence()
+                self._watch_silence()  # last: what was just received is a sign of life
             if self._stage is _Stage.ENDED:
                 return
             wait_s = max(0.0, self._next_send_s - time.monotonic())

@@ -64,7 +64,7 @@ class Progress:
         """Notes that a command begins."""
         self.command_id = command_id
         self.last_ns = time.monotonic_ns()
-        self.busy = True
+        self.busy = True  # last: who sees it must not see the time of a command long ago
 
     def tick(self) -> None:
         """Notes that a unit of work is done."""

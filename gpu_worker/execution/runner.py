@@ -120,7 +120,7 @@ class Runner:
         if sequence.batch_id is not None:
             batch = self._batches[sequence.batch_id]
             member = next(member for member in batch.members if member.sequence is sequence)
-            batch.forward_pass.drop(member.span)
+            batch.forward_pass.drop(member.span)  # before its blocks are free: the next command may give them away
         self.cache.forget(sequence.table)
         del self._sequences[seq_id]
 
@@ -186,7 +186,7 @@ class Runner:
         for batch in step.finished:
             for member in batch.live_members:
                 member.sequence.table.commit()
-            self._forget_batch(batch)
+            self._forget_batch(batch)  # gives up rows that are not committed
         errors = [self._fail(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
         return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)

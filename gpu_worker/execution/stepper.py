@@ -77,7 +77,8 @@ class Step:
         Returns the lowest cursor.
         """
         while not self._is_cut_short and (behind := [batch for batch in self._batches if self._may_go_on(batch)]):
-            self._clock.keep_pace()
+            self._clock.keep_pace()  # before asking: what comes in while it waits is heard
+            # Whoever is behind catches up, so that batches meet before the same experts.
             cursor = min(batch.cursor for batch in behind)
             if not self._ask(cursor):
                 break
@@ -96,6 +97,7 @@ class Step:
         return not self._is_cut_short
 
     def _may_go_on(self, batch: Batch) -> bool:
+        # What replays several layers can't stop among them, and does not begin them if it was to.
         return batch.cursor < self._until and batch.forward_pass.must_reach <= self._until
 
     def _run_unit(self, standing: Sequence[Batch], cursor: Cursor) -> None:
@@ -103,7 +105,7 @@ class Step:
         if cursor.stage is Stage.EXPERTS:
             self._run_expert(standing, cursor)
         else:
-            self._run_attention(standing[0])
+            self._run_attention(standing[0])  # the others stay behind and come next, so that it is asked between them
 
     def _whole_layer(self, batch: Batch) -> RunExperts | None:
         """What runs the experts where a batch that is alone in a layer takes all of it as one unit; else None."""
@@ -111,6 +113,7 @@ class Step:
         weights = self._weights_by_layer[layer]
         if weights is None or not weights.runs_whole or self._until.layer <= layer:
             return None
+        # One that stands in the same layer is met at its experts, which then run once for both.
         if any(other.cursor.layer == layer for other in self._batches if other is not batch):
             return None
         num_tokens = sum(member.span.num_tokens for member in batch.live_members)
@@ -122,6 +125,7 @@ class Step:
         def run(work: ExpertWork) -> Tensor:
             began = self._clock.mark()
             output = weights.run_whole(work)
+            # All of the stage's time goes to attention when it ends; these experts' part of it moves over.
             self._stopwatch.share_out({"attention_ns": -1, "expert_ns": 1}, began, self._clock.mark())
             num_pairs = work.expert_ids.numel()
             # How many experts had any of them, only the device knows.
@@ -157,7 +161,7 @@ class Step:
         # Told to stop inside the stage, a pass waits at its end rather than run into the next layer, or even sample.
         leaving = standing if self._until.layer > cursor.layer else ()
         for batch in leaving:
-            if batch in self._batches and batch.forward_pass.expert_queues.is_done:
+            if batch in self._batches and batch.forward_pass.expert_queues.is_done:  # one that failed has left the list
                 self._resume(batch, _EXPERTS_ALONE, batch.forward_pass.deliver)
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:

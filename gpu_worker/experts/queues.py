@@ -230,6 +230,7 @@ class ExpertQueues:
         self._sort(live_rows)
         self._num_given = self._bounds[expert]
         if len(were_given):
+            # An expert's pairs are in order of their tokens, so those that are left up to the last one given are done.
             waiting = self._waiting(expert)
             self._num_given += int((self._tokens[waiting.start : waiting.stop] <= were_given[-1]).sum())
         self._num_summed = self._num_given

@@ -240,6 +240,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
 
     def arrive(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called by the model before a decoder layer: stands there, unless it is the first, where passes begin."""
+        # By where they lie: the same positions, say, come as more than one argument.
         carried = {t.data_ptr(): t.nbytes for t in _tensors([args, list(kwargs.values())])}
         self._carried_bytes = sum(carried.values())
         if layer > 0:
