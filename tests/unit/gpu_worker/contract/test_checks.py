@@ -1,0 +1,102 @@
+"""Commands are checked against what a worker holds, whatever it holds it for: here for nothing at all."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start, tokens_of
+from gpu_worker.contract.commands import BatchItem
+from gpu_worker.contract.ledger import BlockLedger
+from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.errors import CommandRefused, SequenceRefused
+
+
+@dataclass
+class Held:
+    num_cached: int = 0
+    last_token: int | None = None
+    batch_id: int | None = None
+
+
+@dataclass
+class Suspended:
+    live_seq_ids: list[int] = field(default_factory=list)
+
+
+def worker() -> Known[Held, Suspended]:
+    """Sequence 1 is new, 2 has 5 tokens cached in blocks 0 and 1 and one sampled, 3 is in batch 30, batch 40 failed."""
+    blocks = BlockLedger(num_blocks=8, block_size=4, num_host_blocks=2)
+    blocks.extend(2, [0, 1])
+    blocks.extend(3, [2])
+    sequences = {1: Held(), 2: Held(5, 17), 3: Held(batch_id=30)}
+    return Known(ModelLimits((0, 8), 100, 32), blocks, sequences, {30: Suspended([3])}, {40})
+
+
+def test_what_may_start_is_known_by_its_sequences_and_their_tokens() -> None:
+    known = worker()
+    items = [BatchItem(1, 2, (5, 6), 0, (3,)), BatchItem(2, 1, (), 5)]
+    sequences = check_start(known, 31, items)
+    assert sequences == [known.sequences[1], known.sequences[2]]
+    assert [list(tokens_of(item, sequence)) for item, sequence in zip(items, sequences, strict=True)] == [[5, 6], [17]]
+
+
+def test_one_sequence_that_is_in_the_way_is_named_and_a_batch_that_makes_no_sense_is_not_blamed_on_one() -> None:
+    with pytest.raises(SequenceRefused, match="sequence 3 is in batch 30 already") as one:
+        check_start(worker(), 31, [BatchItem(1, 1, (5,), 0, (3,)), BatchItem(3, 1, (5,))])
+    assert one.value.seq_id == 3
+    for batch_id, items in ((30, [BatchItem(1, 1, (5,), 0, (3,))]), (31, [])):
+        with pytest.raises(CommandRefused) as refusal:
+            check_start(worker(), batch_id, items)
+        assert not isinstance(refusal.value, SequenceRefused)
+
+
+def test_a_batch_that_failed_is_passed_over_and_one_that_nobody_knows_is_refused() -> None:
+    known = worker()
+    assert check_advance(known, [40, 30], Cursor(2)) == [known.batches[30]]
+    assert check_advance(known, [40], Cursor(2)) == []
+    with pytest.raises(CommandRefused, match="batch 41 is not known"):
+        check_advance(known, [30, 41], Cursor(2))
+
+
+def test_a_batch_goes_on_only_once_its_offloaded_sequence_is_back() -> None:
+    known = worker()
+    known.blocks.offload(3)
+    with pytest.raises(SequenceRefused, match="sequence 3 is offloaded, its batch can't go on"):
+        check_advance(known, [30], Cursor(2))
+    known.blocks.restore(3, [7])
+    assert check_advance(known, [30], Cursor(2))
+
+
+PLACES = [
+    *(Cursor(layer) for layer in range(3)),
+    Cursor(0, Stage.EXPERTS, 0),
+    *(Cursor(1, Stage.EXPERTS, expert) for expert in range(9)),
+]
+NO_PLACES = [
+    Cursor(-1),
+    Cursor(3),
+    Cursor(0, Stage.ATTENTION, 1),
+    Cursor(0, Stage.EXPERTS, 1),
+    Cursor(1, Stage.EXPERTS, -1),
+    Cursor(1, Stage.EXPERTS, 9),
+    Cursor(2, Stage.EXPERTS, 0),
+]
+
+
+@pytest.mark.parametrize("until", PLACES)
+def test_a_batch_may_stop_before_any_stage_or_expert_and_behind_the_last_one(until: Cursor) -> None:
+    assert check_advance(worker(), [30], until)
+
+
+@pytest.mark.parametrize("until", NO_PLACES)
+def test_a_cursor_that_no_batch_can_stand_at_is_refused_with_the_experts_that_there_are(until: Cursor) -> None:
+    with pytest.raises(CommandRefused, match=r"is no place in a model with experts \(0, 8\) by layer"):
+        check_advance(worker(), [30], until)
+
+
+def test_a_stop_token_outside_of_the_vocabulary_is_refused_and_a_known_id_too() -> None:
+    check_add(worker(), 9, [0, 99])
+    with pytest.raises(CommandRefused, match="token -1 is outside of the vocabulary of 100"):
+        check_add(worker(), 9, [100, -1])
+    with pytest.raises(CommandRefused, match="sequence 1 is known already"):
+        check_add(worker(), 1, [])
