@@ -152,34 +152,34 @@ def check_advance(known: Known[SequenceT, BatchT], batch_ids: Sequence[int], unt
 
 def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: KnownSequence) -> None:
     seq_id, first_position, new_block_ids = item.seq_id, item.first_position, item.new_block_ids
-    name, blocks, limits = f"sequence {seq_id}", known.blocks, known.limits
+    num_cached, blocks, max_model_len = sequence.num_cached, known.blocks, known.limits.max_model_len
     if sequence.batch_id is not None:
-        raise CommandRefused(f"{name} is in batch {sequence.batch_id} already")
+        raise CommandRefused(f"sequence {seq_id} is in batch {sequence.batch_id} already")
     if seq_id in blocks.offloaded_seq_ids:
-        raise CommandRefused(f"{name} is offloaded")
-    if first_position != sequence.num_cached:
-        raise CommandRefused(f"{name} has {sequence.num_cached} tokens cached, not {first_position}")
-    _check_tokens(item, sequence, limits)
+        raise CommandRefused(f"sequence {seq_id} is offloaded")
+    if first_position != num_cached:
+        raise CommandRefused(f"sequence {seq_id} has {num_cached} tokens cached, not {first_position}")
+    _check_tokens(item, sequence, known.limits)
     if new_block_ids:
         blocks.check_free(new_block_ids)
     length = first_position + item.num_tokens
-    if length > limits.max_model_len:
-        raise CommandRefused(f"{name} would have {length} tokens, at most {limits.max_model_len} fit")
+    if length > max_model_len:
+        raise CommandRefused(f"sequence {seq_id} would have {length} tokens, at most {max_model_len} fit")
     room = (len(blocks.held_by(seq_id)) + len(new_block_ids)) * blocks.block_size
     if length > room:
-        raise CommandRefused(f"{name} would have {length} tokens, its blocks have room for {room}")
+        raise CommandRefused(f"sequence {seq_id} would have {length} tokens, its blocks have room for {room}")
 
 
 def _check_tokens(item: BatchItem, sequence: KnownSequence, limits: ModelLimits) -> None:
-    name, num_tokens, token_ids = f"sequence {item.seq_id}", item.num_tokens, item.token_ids
+    seq_id, num_tokens, token_ids = item.seq_id, item.num_tokens, item.token_ids
     if num_tokens < 1:
-        raise CommandRefused(f"{name} has {num_tokens} tokens to compute, at least 1 is needed")
+        raise CommandRefused(f"sequence {seq_id} has {num_tokens} tokens to compute, at least 1 is needed")
     if token_ids:
         if len(token_ids) != num_tokens:
-            raise CommandRefused(f"{name} has {len(token_ids)} token ids for {num_tokens} tokens")
+            raise CommandRefused(f"sequence {seq_id} has {len(token_ids)} token ids for {num_tokens} tokens")
         _check_vocabulary(token_ids, limits)
     elif num_tokens != 1 or sequence.last_token is None:
-        raise CommandRefused(f"{name} has no token ids, and none that was sampled here stands for them")
+        raise CommandRefused(f"sequence {seq_id} has no token ids, and none that was sampled here stands for them")
 
 
 def _check_vocabulary(token_ids: Iterable[int], limits: ModelLimits) -> None:
