@@ -33,6 +33,7 @@ from gpu_worker.errors import CommandRefused
 _STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}
 _STAGES_BACK = {stage: value for value, stage in _STAGES.items()}
 _PREEMPT_AT = {control_pb2.PREEMPT_AT_LAYER: PreemptAt.LAYER, control_pb2.PREEMPT_AT_EXPERT: PreemptAt.EXPERT}
+_PREEMPT_AT_BACK = {None: control_pb2.PREEMPT_AT_UNSPECIFIED} | {place: value for value, place in _PREEMPT_AT.items()}
 _FINISH_REASONS = {
     None: inference_pb2.FINISH_REASON_UNSPECIFIED,
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
@@ -98,6 +99,45 @@ _DECODERS: dict[str, Callable[[Any], Command | Advance]] = {
     "drop_batch": lambda drop: DropBatch(drop.batch_id),
     "advance": _advance,
 }
+
+
+# ---- commands, from one rank to the others
+
+
+def encode_command(command: Command | Advance) -> bytes:
+    """Returns a command as the scheduler would send it; `decode_frame` reads it."""
+    step = control_pb2.StepCommand()
+    match command:
+        case AddSequence():
+            sampling = inference_pb2.SamplingParams(**asdict(command.sampling))
+            step.add_sequence.MergeFrom(control_pb2.AddSequence(**{**_named(command), "sampling": sampling}))
+        case DropSequence():
+            step.drop_sequence.seq_id = command.seq_id
+        case OffloadSequence():
+            step.offload_sequence.seq_id = command.seq_id
+        case RestoreSequence():
+            step.restore_sequence.MergeFrom(control_pb2.RestoreSequence(**_named(command)))
+        case StartBatch():
+            step.start_batch.batch_id = command.batch_id
+            for item in command.items:
+                step.start_batch.items.add(**item._asdict())
+        case DropBatch():
+            step.drop_batch.batch_id = command.batch_id
+        case Advance():
+            layer, stage, expert = command.until
+            until = control_pb2.Cursor(layer=layer, stage=_STAGES_BACK[stage], expert=expert)
+            preempt_at = _PREEMPT_AT_BACK[command.preempt_at]
+            step.advance.MergeFrom(control_pb2.Advance(**{**_named(command), "until": until, "preempt_at": preempt_at}))
+    return step.SerializeToString()
+
+
+def decode_frame(frame: bytes) -> Command | Advance:
+    """Returns the command of a frame."""
+    return decode_command(control_pb2.StepCommand.FromString(frame))
+
+
+def _named(message: Any) -> dict[str, Any]:
+    return {one.name: getattr(message, one.name) for one in fields(message)}
 
 
 # ---- reports, to the scheduler

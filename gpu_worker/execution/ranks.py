@@ -9,7 +9,7 @@ step goes on. torchrun starts the ranks; transformers slices the model (`tp_plan
 """
 
 import logging
-import pickle
+from array import array
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import IntEnum
@@ -17,6 +17,7 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
+from gpu_worker.channel.codec import decode_frame, encode_command
 from gpu_worker.contract.commands import Advance, Command
 from gpu_worker.contract.executor import Executor, GoesOn
 from gpu_worker.contract.results import AdvanceOutcome, BatchError
@@ -24,6 +25,7 @@ from gpu_worker.errors import CommandRefused
 
 _log = logging.getLogger(__name__)
 
+_BATCH_IDS = "Q"  # whole numbers of 64 bits, as the wire format has them
 _FOREVER = timedelta(days=365)  # that is how long a rank may wait for the next command
 
 
@@ -43,7 +45,7 @@ class Ranks:
         self._group = dist.new_group(backend="gloo", timeout=_FOREVER)  # frames lie in host memory whatever the device
 
     def share(self, kind: int = 0, frame: bytes = b"") -> tuple[int, bytes]:
-        """Hands a frame of rank 0, which is this very program, to all; what the others give does not count."""
+        """Hands a frame of rank 0 to all; what the others give does not count."""
         head = torch.tensor([kind, len(frame)], dtype=torch.int64)
         dist.broadcast(head, src=0, group=self._group)
         kind, length = head.tolist()
@@ -82,17 +84,17 @@ class LeadingExecutor:
 
     def apply(self, command: Command) -> None:
         """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
-        self._ranks.share(_Kind.APPLY, pickle.dumps(command))
+        self._ranks.share(_Kind.APPLY, encode_command(command))
         self._executor.apply(command)
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
-        self._ranks.share(_Kind.ADVANCE, pickle.dumps(advance))
+        self._ranks.share(_Kind.ADVANCE, encode_command(advance))
         return self._executor.advance(advance, lambda cursor: self._ranks.share_flag(goes_on(cursor)))
 
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed."""
-        self._ranks.share(_Kind.ABANDON, pickle.dumps(tuple(batch_ids)))
+        self._ranks.share(_Kind.ABANDON, array(_BATCH_IDS, batch_ids).tobytes())
         return self._executor.abandon(batch_ids, message)
 
     def forget_all(self) -> None:
@@ -111,12 +113,14 @@ def follow(executor: Executor, ranks: Ranks) -> None:
         kind, frame = ranks.share()
         try:
             match _Kind(kind):
-                case _Kind.APPLY:
-                    executor.apply(pickle.loads(frame))
-                case _Kind.ADVANCE:
-                    executor.advance(pickle.loads(frame), lambda _: ranks.share_flag())
+                case _Kind.APPLY | _Kind.ADVANCE:
+                    command = decode_frame(frame)
+                    if isinstance(command, Advance):
+                        executor.advance(command, lambda _: ranks.share_flag())
+                    else:
+                        executor.apply(command)
                 case _Kind.ABANDON:
-                    executor.abandon(pickle.loads(frame), "")
+                    executor.abandon(array(_BATCH_IDS, frame), "")
                 case _Kind.FORGET_ALL:
                     executor.forget_all()
                 case _Kind.STOP:

@@ -18,6 +18,7 @@ from gpu_worker.cache.carrier import SideStreamCarrier
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import UnifiedDynamicCache
+from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.experts.queues import ExpertQueues, ExpertWork, is_experts, run_jointly
 from gpu_worker.machine.clock import DeviceClock, clock_of
 from gpu_worker.machine.host_memory import HostMemory
@@ -146,7 +147,7 @@ def test_rows_past_two_billion_numbers_of_a_store_are_found_again() -> None:
     if torch.cuda.mem_get_info()[0] < 20 << 30:
         pytest.skip("needs 20 GiB of device memory")
     num_blocks = (1 << 31) // (8 * WIDTH * BLOCK_SIZE) + 100
-    store = UnifiedDynamicCache(num_blocks, BLOCK_SIZE, 0, CUDA)
+    store = UnifiedDynamicCache(BlockLedger(num_blocks, BLOCK_SIZE, 0), CUDA)
     table = store.new_table(1)
     store.extend(table, [num_blocks - 1, 0])
     rows = (

@@ -16,6 +16,6 @@ def test_each_set_up_is_one_that_the_scheduler_has_under_its_own_name(name: SetU
 
 
 def test_what_is_simulated_can_be_served_but_for_what_only_simulations_vary() -> None:
-    assert [one for one in SIMULATED if not one.limits] == [
+    assert [one for one in SIMULATED if not one.settings] == [
         SET_UPS[name] for name in ("fcfs", "paper", "priority-iteration", "qllm-layer", "qllm-expert")
     ]

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qllm.settings import SettingRefused
 from qllm.v1 import control_pb2
 
@@ -151,3 +153,29 @@ def test_an_introduction_that_no_frame_holds_is_refused_with_both_sizes(monkeypa
     monkeypatch.setattr(codec, "MAX_FRAME_BYTES", 100)
     with pytest.raises(SettingRefused, match=r"--model: got \d+ bytes of tokenizer, .* allowed are 100"):
         encode_hello(Hello(MODEL, (), 1))
+
+
+IDS = st.integers(0, 2**64 - 1)
+COUNTS = st.integers(0, 2**32 - 1)
+TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple)
+BLOCKS = st.lists(COUNTS, max_size=4).map(tuple)
+SHARES = st.floats(0, 1)
+SAMPLINGS = st.builds(ours.Sampling, SHARES, st.integers(0, 100), SHARES, SHARES, st.integers(-(2**63), 2**63 - 1))
+OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans())
+CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
+OUR_COMMANDS = st.one_of(
+    st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS),
+    st.builds(ours.DropSequence, IDS),
+    st.builds(ours.OffloadSequence, IDS),
+    st.builds(ours.RestoreSequence, IDS, BLOCKS),
+    st.builds(ours.StartBatch, IDS, st.lists(OUR_ITEMS, max_size=3)),
+    st.builds(ours.DropBatch, IDS),
+    st.builds(
+        ours.Advance, IDS, st.lists(IDS, max_size=3).map(tuple), CURSORS, st.none() | st.sampled_from(ours.PreemptAt)
+    ),
+)
+
+
+@given(OUR_COMMANDS)
+def test_a_rank_hands_every_command_on_as_it_was_given(command: ours.Command | ours.Advance) -> None:
+    assert codec.decode_frame(codec.encode_command(command)) == command

@@ -101,7 +101,7 @@ def test_the_same_with_experts_one_by_one_asks_who_goes_where() -> None:
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("is_static", [False, True])
 def test_torch_s_operator_takes_what_attention_asks_of_it_and_asks_nothing(is_static: bool, window: int | None) -> None:
-    store = UnifiedDynamicCache(64, 16, 0, META, Layout.PAGES)
+    store = UnifiedDynamicCache(BlockLedger(64, 16, 0), META, Layout.PAGES)
     if is_static:
         where: Any = StaticPlacement(4, 8, 16, store.scratch_block, META)
     else:
