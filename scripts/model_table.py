@@ -27,8 +27,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from gpu_worker.errors import ModelRefused
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.sequencewise import SingleSequence
-from tests.families import generated, mixture_families, multimodal_families, random_model
-from tests.worker_driver import Driver, Story, random_prompts
+from tests.support.models.families import generated, mixture_families, multimodal_families, random_model
+from tests.support.worker.worker_driver import Driver, Story, random_prompts
 
 _TABLE = Path("docs/families.md")
 _PROMPTS = random_prompts((5, 43, 21))  # longer than the window and the indexer's choice of the tiny models

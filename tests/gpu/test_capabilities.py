@@ -25,9 +25,9 @@ from gpu_worker.machine.host_memory import HostMemory
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
 from gpu_worker.replay.recorded_pass import RecordedPass
-from tests.device_drivers import OTHER, PROMPT, driver_of, with_recordings
-from tests.families import generated, tiny_config
-from tests.worker_driver import Driver, loaded, random_prompts
+from tests.support.models.families import generated, tiny_config
+from tests.support.worker.device_drivers import OTHER, PROMPT, driver_of, with_recordings
+from tests.support.worker.worker_driver import Driver, loaded, random_prompts
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,8 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import GraphRecorder
-from tests.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings
-from tests.worker_driver import GREEDY, random_prompts
+from tests.support.worker.device_drivers import OTHER, PROMPT, driver_of, no_waiting, with_recordings
+from tests.support.worker.worker_driver import GREEDY, random_prompts
 
 pytestmark = pytest.mark.gpu
 

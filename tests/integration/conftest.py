@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, LiveService, free_port, start_service
-from tests.simulated_worker import INSTANT, slow_worker
+from tests.support.service.live_service import ROOT, LiveService, free_port, start_service
+from tests.support.service.simulated_worker import INSTANT, slow_worker
 
 MODEL = ROOT / "demo" / "model"
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from scheduler_svc.core.state.results import StepResult
-from tests.control_channel import RecordingListener, advance, ipc_endpoint, listening, worker_process
+from tests.support.channel.control_channel import RecordingListener, advance, ipc_endpoint, listening, worker_process
 
 ROUND_TRIPS = 2_000
 PIPELINED = 20_000

@@ -8,7 +8,7 @@ import pytest
 from qllm.v1 import admin_pb2, inference_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
-from tests.integration.bad_input_cases import ALL_CASES, BAD_INPUT_CASES, GENERATE, Case, context, send
+from tests.support.service.bad_input_cases import ALL_CASES, BAD_INPUT_CASES, GENERATE, Case, context, send
 
 
 class LiveService(Protocol):

@@ -14,7 +14,7 @@ import pytest
 from client import AsyncClient
 from client.bench.errors import ServiceFailed, TargetFailed
 from client.bench.service.service import ServiceOptions, running_service
-from tests.live_service import ROOT, LiveService
+from tests.support.service.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"
 # Open loops: how many requests the window holds depends on the seed alone, and the drain waits for all of them.

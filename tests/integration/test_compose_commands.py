@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.compose_file import read_compose
-from tests.live_service import ROOT, LiveService, free_port
+from tests.support.service.compose_file import read_compose
+from tests.support.service.live_service import ROOT, LiveService, free_port
 
 START_S = 400.0
 COMMAND_S = 300.0

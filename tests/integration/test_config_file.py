@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.control_channel import ROOT, python_path
-from tests.live_service import start_service
+from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.service.live_service import start_service
 
 FILE = """
 policy = "fcfs"

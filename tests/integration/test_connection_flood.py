@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.live_service import ROOT, LiveService, free_port, start_service
+from tests.support.service.live_service import ROOT, LiveService, free_port, start_service
 
 MAX_DESCRIPTORS = 400  # of which each front end may take 72
 NUM_SILENT = 300

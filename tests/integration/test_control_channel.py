@@ -16,7 +16,8 @@ from scheduler_svc.core.state.commands import AddSequence, Command, DropSequence
 from scheduler_svc.core.state.ids import BatchId, SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import WorkerState
-from tests.control_channel import (
+from tests.support.channel import fake_worker
+from tests.support.channel.control_channel import (
     RawPeer,
     RawRouter,
     RecordingListener,
@@ -26,7 +27,6 @@ from tests.control_channel import (
     listening,
     worker_process,
 )
-from tests.integration import fake_worker
 
 
 def add(seq_id: int) -> Command:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, LiveService, start_service
+from tests.support.service.live_service import ROOT, LiveService, start_service
 
 MODEL = ROOT / "demo" / "model"
 

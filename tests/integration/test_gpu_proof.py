@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.live_service import ROOT
+from tests.support.service.live_service import ROOT
 
 LONG_S = 500.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT, free_port
+from tests.support.service.live_service import ROOT, free_port
 
 HEAVY = ("torch", "transformers", "bitsandbytes")
 PACKAGES = {"scheduler_svc": "scheduler_svc", "gpu_worker": "gpu_worker", "client": "client", "protos/qllm": "qllm"}

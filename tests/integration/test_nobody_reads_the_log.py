@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.control_channel import ROOT, python_path
-from tests.live_service import LiveService, free_port
+from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.service.live_service import LiveService, free_port
 
 
 def reader_gone(command: list[str]) -> "subprocess.Popen[bytes]":

@@ -12,8 +12,8 @@ import openai
 import pytest
 from qllm.v1 import inference_pb2 as pb
 
-from tests.live_service import ROOT, LiveService, free_port, start_service
-from tests.simulated_worker import slow_worker
+from tests.support.service.live_service import ROOT, LiveService, free_port, start_service
+from tests.support.service.simulated_worker import slow_worker
 
 PROMPT = "def fibonacci(n):"
 CHAT = [{"role": "user", "content": "Write a function `main`."}]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.control_channel import ROOT, python_path
+from tests.support.channel.control_channel import ROOT, python_path
 
 MODEL = str(ROOT / "demo/model")
 

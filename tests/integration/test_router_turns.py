@@ -4,7 +4,7 @@ import asyncio
 
 from scheduler_svc.channel.endpoint import prepare_endpoint
 from scheduler_svc.channel.router import Router
-from tests.control_channel import RawPeer, eventually, ipc_endpoint
+from tests.support.channel.control_channel import RawPeer, eventually, ipc_endpoint
 
 NUM_MESSAGES = 30
 

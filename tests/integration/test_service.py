@@ -17,9 +17,9 @@ import grpc
 import pytest
 from qllm.v1 import inference_pb2 as pb
 
-from tests.families import FAMILIES, VOCAB_SIZE, generated, random_model
-from tests.live_service import ROOT, LiveService, start_service
-from tests.simulated_worker import slow_worker
+from tests.support.models.families import FAMILIES, VOCAB_SIZE, generated, random_model
+from tests.support.service.live_service import ROOT, LiveService, start_service
+from tests.support.service.simulated_worker import slow_worker
 
 # The worker's tests run many more; through the whole service each costs a start.
 SERVED_FAMILIES = ("mixtral", "qwen2_moe", "gpt_oss", "granitemoe")

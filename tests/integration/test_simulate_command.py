@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_service import ROOT
+from tests.support.service.live_service import ROOT
 
 
 def simulate(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:

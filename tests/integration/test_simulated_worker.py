@@ -12,9 +12,9 @@ import pytest
 from qllm.v1 import inference_pb2 as pb
 from tokenizers import Tokenizer
 
-from tests.control_channel import ROOT, python_path
-from tests.live_service import LiveService
-from tests.simulated_worker import NUM_EXPERTS, NUM_LAYERS, UNIT_US
+from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.service.live_service import LiveService
+from tests.support.service.simulated_worker import NUM_EXPERTS, NUM_LAYERS, UNIT_US
 
 MODEL = ROOT / "demo" / "model"
 PROMPT = tuple(range(20, 60))

@@ -13,9 +13,9 @@ import grpc
 import pytest
 from qllm.v1 import inference_pb2 as pb
 
-from tests.control_channel import ROOT, python_path
-from tests.live_service import free_port, start_service
-from tests.simulated_worker import slow_worker
+from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.service.live_service import free_port, start_service
+from tests.support.service.simulated_worker import slow_worker
 
 MODEL = ROOT / "demo" / "model"
 PROMPT = tuple(range(20, 60))

@@ -13,7 +13,7 @@ from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.supervisor import WorkerSupervisor
-from tests.control_channel import ROOT, RecordingListener, ipc_endpoint, listening
+from tests.support.channel.control_channel import ROOT, RecordingListener, ipc_endpoint, listening
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ async def first_token(link: WorkerLink, listener: RecordingListener) -> int:
 
 @pytest.mark.timeout(900)
 async def test_killed_worker_is_replaced_and_gives_the_same_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.control_channel.LONG_S", 400.0)
+    monkeypatch.setattr("tests.support.channel.control_channel.LONG_S", 400.0)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'protos'}")
     with ipc_endpoint() as endpoint:
         supervisor = WorkerSupervisor(endpoint, str(ROOT / "demo/model"), ["--num-blocks", "64"])

@@ -12,8 +12,8 @@ from qllm.v1 import inference_pb2 as pb
 
 from client.bench.commands.timeline import best_story
 from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
-from tests.live_service import ROOT, LiveService, start_service
-from tests.simulated_worker import slow_worker
+from tests.support.service.live_service import ROOT, LiveService, start_service
+from tests.support.service.simulated_worker import slow_worker
 
 MODEL = ROOT / "demo" / "model"
 PATIENCE_S = 300.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from qllm.v1 import inference_pb2 as pb
 
-from tests.control_channel import LONG_S, ROOT, ipc_endpoint, python_path
-from tests.live_service import LiveService, free_port
+from tests.support.channel.control_channel import LONG_S, ROOT, ipc_endpoint, python_path
+from tests.support.service.live_service import LiveService, free_port
 
 MODEL = ROOT / "demo" / "model"
 NUM_STREAMS = 6

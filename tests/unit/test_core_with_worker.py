@@ -27,9 +27,9 @@ from scheduler_svc.core.state.cursor import Cursor, PreemptAt
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import SampledToken, WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
-from tests.families import generated
-from tests.simulation import BE, LS, Costs, Simulation, SimWorker
-from tests.worker_driver import loaded, random_prompts
+from tests.support.core.simulation import BE, LS, Costs, Simulation, SimWorker
+from tests.support.models.families import generated
+from tests.support.worker.worker_driver import loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6

@@ -13,7 +13,7 @@ import yaml
 
 from gpu_worker.__main__ import serve as serve_worker
 from scheduler_svc.__main__ import serve as serve_scheduler
-from tests.compose_file import COMPOSE_FILE, mounts, read_compose
+from tests.support.service.compose_file import COMPOSE_FILE, mounts, read_compose
 
 SCHEMA = "vendor.compose-spec"  # the Compose Specification's own JSON schema, as check-jsonschema ships it
 SERVICES = ("scheduler", "worker-cpu", "worker-gpu")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose_file import DOCKERFILES, copied_into_images, read_compose
-from tests.live_service import ROOT
+from tests.support.service.compose_file import DOCKERFILES, copied_into_images, read_compose
+from tests.support.service.live_service import ROOT
 
 FILES = pytest.mark.parametrize("file", DOCKERFILES.values(), ids=DOCKERFILES)
 

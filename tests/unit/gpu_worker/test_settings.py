@@ -10,7 +10,7 @@ from qllm.settings import SettingRefused
 
 from gpu_worker.channel.curve import load_curve
 from gpu_worker.settings import CurveFiles, WorkerConfig
-from tests.control_channel import ROOT, ipc_endpoint, python_path
+from tests.support.channel.control_channel import ROOT, ipc_endpoint, python_path
 
 CHILD = (
     "import os, time; from gpu_worker.machine.process import die_with as d;"

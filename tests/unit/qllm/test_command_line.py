@@ -11,7 +11,7 @@ import pytest
 from client.__main__ import main as client
 from gpu_worker.__main__ import main as worker
 from scheduler_svc.__main__ import main as scheduler
-from tests.live_service import ROOT
+from tests.support.service.live_service import ROOT
 
 BENCH = ("", "compare", "ablation", "paper", "simulate", "timeline", "predictions")
 COMMANDS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from qllm.reporting import UnfailingFile
 
-from tests.control_channel import ROOT, python_path
+from tests.support.channel.control_channel import ROOT, python_path
 
 
 @pytest.fixture

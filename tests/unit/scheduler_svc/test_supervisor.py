@@ -13,7 +13,7 @@ import pytest
 
 from scheduler_svc import supervisor
 from scheduler_svc.supervisor import WorkerRefused, WorkerSupervisor
-from tests.control_channel import eventually
+from tests.support.channel.control_channel import eventually
 
 SLEEP = "import time; time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({{!r}}, 'w').close(); {SLEEP}"

@@ -16,7 +16,7 @@ from client.cli.generate import GenerateSettings
 from gpu_worker.settings import WorkerConfig
 from scheduler_svc.settings import Config
 from scripts import settings
-from tests.live_service import ROOT
+from tests.support.service.live_service import ROOT
 
 CLIENT = (
     GenerateSettings,

@@ -13,8 +13,8 @@ from gpu_worker.attention import cpu as cpu_attention
 from gpu_worker.attention.choice import products_pay
 from gpu_worker.attention.cpu import attend_fused, attend_in_tiles, attend_one_by_one
 from gpu_worker.model.loader import adopt_model
-from tests.families import generated, random_model
-from tests.worker_driver import Driver, loaded, random_prompts
+from tests.support.models.families import generated, random_model
+from tests.support.worker.worker_driver import Driver, loaded, random_prompts
 
 SCALE = 0.2
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

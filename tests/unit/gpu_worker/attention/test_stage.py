@@ -8,8 +8,8 @@ import pytest
 from gpu_worker.attention import stage as attention_stage
 from gpu_worker.contract.results import AdvanceOutcome
 from gpu_worker.cursor import Cursor, Stage
-from tests.families import FAMILIES, generated
-from tests.worker_driver import Driver, Story, loaded, random_prompts
+from tests.support.models.families import FAMILIES, generated
+from tests.support.worker.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 6))
 NUM_TOKENS = 3

@@ -3,8 +3,8 @@
 import torch
 
 from gpu_worker.cache.own_layer import OwnLayer, OwnLayers
-from tests.families import tiny_config
-from tests.worker_driver import Driver, loaded, random_prompts
+from tests.support.models.families import tiny_config
+from tests.support.worker.worker_driver import Driver, loaded, random_prompts
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ from qllm.v1 import control_pb2
 
 from gpu_worker.channel.link import SchedulerLink
 from gpu_worker.channel.mailbox import Forget, Mail, Mailbox, Order, Progress, Refusal
-from tests.control_channel import RawRouter, command_frame, ipc_endpoint
-from tests.integration.fake_worker import hello
+from tests.support.channel.control_channel import RawRouter, command_frame, ipc_endpoint
+from tests.support.channel.fake_worker import hello
 
 DROP = control_pb2.DropBatch(batch_id=1)
 

@@ -15,7 +15,7 @@ from gpu_worker.checkpoint.files import check_checkpoint, looks_like_path
 from gpu_worker.errors import ModelRefused
 from gpu_worker.model.loader import load_model
 from gpu_worker.model.weights import WeightOptions, _saved_tensors
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 INDEX = "model.safetensors.index.json"
 SHARD = "model-00001-of-00002.safetensors"

@@ -6,7 +6,7 @@ import pytest
 
 from gpu_worker.checkpoint.token_ids import valid_token_ids
 from gpu_worker.model.loader import load_model
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 
 @pytest.mark.parametrize(

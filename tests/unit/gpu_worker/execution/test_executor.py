@@ -21,7 +21,7 @@ from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.runner import Runner
-from tests.worker_driver import loaded
+from tests.support.worker.worker_driver import loaded
 
 END = Cursor(loaded().facts.num_layers)
 

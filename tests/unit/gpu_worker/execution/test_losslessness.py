@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from gpu_worker.cursor import Cursor, Stage
-from tests.families import FAMILIES, generated
-from tests.worker_driver import Driver, Story, loaded, random_prompts
+from tests.support.models.families import FAMILIES, generated
+from tests.support.worker.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 6, 3, 11, 5))
 NUM_TOKENS = 4

@@ -27,7 +27,7 @@ from gpu_worker.cursor import Cursor
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.passes.forward import ForwardPass
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 META = torch.device("meta")
 FAMILIES = ("mixtral", "qwen3_moe", "glm4_moe", "gpt_oss", "granitemoe", "llama")

@@ -10,8 +10,8 @@ import torch
 
 from gpu_worker.cache.unified import Layout
 from gpu_worker.cursor import Cursor, Stage
-from tests.families import FAMILIES, generated
-from tests.worker_driver import Driver, Story, loaded, random_prompts
+from tests.support.models.families import FAMILIES, generated
+from tests.support.worker.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((5, 23, 11, 7))
 NUM_TOKENS = 6

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from tests.families import FAMILIES, generated
-from tests.worker_driver import Driver, loaded, random_prompts
+from tests.support.models.families import FAMILIES, generated
+from tests.support.worker.worker_driver import Driver, loaded, random_prompts
 
 PROMPTS = random_prompts((5, 23, 11))
 NUM_TOKENS = 10

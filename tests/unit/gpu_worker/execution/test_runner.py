@@ -14,8 +14,8 @@ from gpu_worker.contract.results import FinishReason
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.model.loader import adopt_model
-from tests.families import generated, random_model
-from tests.worker_driver import Driver, loaded, random_prompts
+from tests.support.models.families import generated, random_model
+from tests.support.worker.worker_driver import Driver, loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 6, 3))
 MIDDLE = Cursor(1, Stage.EXPERTS, 3)

@@ -9,7 +9,7 @@ from gpu_worker.contract.commands import BatchItem, Sampling
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.runner import Runner
-from tests.worker_driver import loaded
+from tests.support.worker.worker_driver import loaded
 
 END = Cursor(3)
 FIRST = BatchItem(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))

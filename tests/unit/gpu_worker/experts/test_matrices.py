@@ -9,7 +9,7 @@ from torch import nn
 
 from gpu_worker.experts.matrices import DenseMatrix, MatrixLinear, PackedMatrix, replace_linears
 from gpu_worker.machine.onednn import can_pack
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

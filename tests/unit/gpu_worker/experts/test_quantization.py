@@ -19,8 +19,8 @@ from gpu_worker.experts.quantization import EightBitMatrix, FourBitMatrix
 from gpu_worker.experts.queues import is_experts
 from gpu_worker.model.loader import LoadedModel, adopt_model, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
-from tests.families import random_model
-from tests.worker_driver import Driver, random_prompts
+from tests.support.models.families import random_model
+from tests.support.worker.worker_driver import Driver, random_prompts
 
 NF4 = WeightOptions(quantization="bnb-4bit")
 PROMPTS = random_prompts((5, 23, 11))

@@ -9,7 +9,7 @@ from gpu_worker.errors import PassFailed
 from gpu_worker.experts import queues as experts
 from gpu_worker.experts.matrices import DenseMatrix, MatrixForm, PackedMatrix
 from gpu_worker.experts.queues import ExpertQueues, ExpertWork, LayerExperts, is_experts, run_jointly
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 
 def _experts_module(family: str, dtype: torch.dtype = torch.float64) -> Any:

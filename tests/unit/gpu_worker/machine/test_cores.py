@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gpu_worker.machine.cores import Cores
-from tests.worker_machine import set_cores, worker
+from tests.support.worker.worker_machine import set_cores, worker
 
 
 @pytest.fixture(autouse=True)

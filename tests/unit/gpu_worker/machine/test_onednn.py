@@ -15,7 +15,7 @@ from gpu_worker.attention.choice import products_pay
 from gpu_worker.attention.cpu import attend_fused, attend_in_tiles
 from gpu_worker.experts.matrices import DenseMatrix, PackedMatrix, Packing
 from gpu_worker.machine import onednn
-from tests.control_channel import ROOT, python_path
+from tests.support.channel.control_channel import ROOT, python_path
 
 MISSING = "could not create a primitive descriptor for the inner product forward propagation primitive"
 

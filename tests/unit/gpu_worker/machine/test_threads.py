@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_worker.machine.threads import ThreadCount, thread_count
-from tests.worker_machine import set_cores, worker
+from tests.support.worker.worker_machine import set_cores, worker
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from gpu_worker.model import compute_type
 from gpu_worker.model.compute_type import choose_type
 from gpu_worker.model.loader import load_model
 from gpu_worker.model.weights import DType, WeightOptions, stored_type
-from tests.families import random_model
-from tests.worker_driver import Driver
+from tests.support.models.families import random_model
+from tests.support.worker.worker_driver import Driver
 
 HALF = [torch.bfloat16, torch.float16]
 Times = tuple[list[float], list[float]]

@@ -21,8 +21,8 @@ from gpu_worker.model import weights
 from gpu_worker.model.inspection import ErrorLimit
 from gpu_worker.model.loader import adopt_model, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
-from tests.families import generated, random_model, tiny_config
-from tests.worker_driver import Driver, random_prompts
+from tests.support.models.families import generated, random_model, tiny_config
+from tests.support.worker.worker_driver import Driver, random_prompts
 
 PROMPTS = random_prompts((5, 11))
 

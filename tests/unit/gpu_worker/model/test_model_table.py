@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from scripts.model_table import judge
-from tests.families import mixture_families
+from tests.support.models.families import mixture_families
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of whatever all families import
 

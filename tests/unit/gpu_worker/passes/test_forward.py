@@ -17,8 +17,8 @@ from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import PassFailed
 from gpu_worker.experts.queues import run_jointly
 from gpu_worker.passes.forward import ForwardPass
-from tests.families import random_model
-from tests.worker_driver import loaded
+from tests.support.models.families import random_model
+from tests.support.worker.worker_driver import loaded
 
 TOKENS = (5, 6, 7, 8, 9, 10)
 

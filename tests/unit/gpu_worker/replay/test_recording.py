@@ -15,8 +15,8 @@ from gpu_worker.cache.unified import Layout
 from gpu_worker.cursor import Cursor
 from gpu_worker.replay.recorded_pass import RecordedPass
 from gpu_worker.replay.recording import GraphRecorder, Recorder, record_decodes
-from tests.families import generated
-from tests.worker_driver import Driver, Story, loaded, random_prompts
+from tests.support.models.families import generated
+from tests.support.worker.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((5, 23, 11, 7))
 NUM_TOKENS = 8

@@ -25,8 +25,8 @@ from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.simulated.executor import SimulatedExecutor
+from tests.support.worker.worker_driver import loaded
 from tests.unit.qllm.test_cost_table import table
-from tests.worker_driver import loaded
 
 FACTS = loaded().facts
 NUM_BLOCKS, NUM_HOST_BLOCKS, BLOCK_SIZE = 16, 2, 4

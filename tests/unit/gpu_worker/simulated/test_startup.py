@@ -9,7 +9,7 @@ from qllm.settings import SettingRefused
 from gpu_worker.channel.codec import encode_hello
 from gpu_worker.settings import GenerationConfig, WorkerConfig
 from gpu_worker.simulated.startup import prepare_simulation
-from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from gpu_worker.execution.runner import Runner
 from gpu_worker.startup.warmup import state_bytes, warm_up
-from tests.worker_driver import loaded
+from tests.support.worker.worker_driver import loaded
 
 
 def test_warming_up_measures_prompts_and_tokens_and_leaves_the_cache_empty() -> None:

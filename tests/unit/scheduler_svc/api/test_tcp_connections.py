@@ -16,9 +16,9 @@ from client.bench.load.target import Ask
 from client.bench.load.workload import LS
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from tests.api_service import collect, running, text_request
-from tests.fakes import FakeGenerator
-from tests.openai_service import running_http
+from tests.support.service.api_service import collect, running, text_request
+from tests.support.service.fakes import FakeGenerator
+from tests.support.service.openai_service import running_http
 
 
 def sends_at_once(connection: socket.socket) -> bool:

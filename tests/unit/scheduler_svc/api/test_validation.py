@@ -13,7 +13,7 @@ from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.fakes import served_model
+from tests.support.service.fakes import served_model
 
 MODEL = served_model(vocab_size=400, eos_token_ids=(1, 2))
 TOKENIZER = Tokenizer(MODEL.tokenizer_json)

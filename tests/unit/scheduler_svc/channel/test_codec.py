@@ -18,7 +18,7 @@ from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.state.results import SequenceError
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import SamplingDefaults, ServedModel
-from tests.integration.fake_worker import hello
+from tests.support.channel.fake_worker import hello
 
 EPOCH = 2**64 - 1
 

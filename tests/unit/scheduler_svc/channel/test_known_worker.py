@@ -2,8 +2,8 @@
 
 from scheduler_svc.channel import codec
 from scheduler_svc.channel.known_worker import KnownWorker
-from tests.control_channel import advance
-from tests.integration.fake_worker import hello
+from tests.support.channel.control_channel import advance
+from tests.support.channel.fake_worker import hello
 
 
 def known_worker() -> KnownWorker:

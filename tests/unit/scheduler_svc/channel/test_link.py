@@ -11,7 +11,14 @@ from qllm.v1 import control_pb2
 from scheduler_svc.channel import router
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.generation import WorkerState
-from tests.control_channel import RawPeer, RecordingListener, advance, eventually, ipc_endpoint, listening
+from tests.support.channel.control_channel import (
+    RawPeer,
+    RecordingListener,
+    advance,
+    eventually,
+    ipc_endpoint,
+    listening,
+)
 
 Channel = tuple[WorkerLink, RecordingListener]
 

@@ -20,7 +20,7 @@ from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import BE_PREFILL, LS_PREFILL
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
 from scheduler_svc.core.workload import Workload
-from tests.simulation import LS, Costs, SimWorker, small_model
+from tests.support.core.simulation import LS, Costs, SimWorker, small_model
 
 
 class EveryoneTogether(Policy):

@@ -6,7 +6,7 @@ from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.cursor import Cursor, Stage
 from scheduler_svc.core.state.results import StepResult
 from scheduler_svc.core.window import InFlight
-from tests.simulation import BE, LS
+from tests.support.core.simulation import BE, LS
 from tests.unit.scheduler_svc.core.parts import Parts
 
 MS = 1_000_000

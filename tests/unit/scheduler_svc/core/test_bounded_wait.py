@@ -7,7 +7,7 @@ import pytest
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
-from tests.simulation import BE, LS, Costs, Simulation
+from tests.support.core.simulation import BE, LS, Costs, Simulation
 
 NO_SHARE = StarvationLimits(min_share=0.0, threshold=0)
 EPSILON_S = 1e-4  # the cost model is fitted, not told

@@ -5,7 +5,7 @@ import pytest
 
 from scheduler_svc.core.cost_model import CostModel, OnlineFit
 from scheduler_svc.core.state.batch import Shape
-from tests.simulation import Costs, SimWorker, small_model
+from tests.support.core.simulation import Costs, SimWorker, small_model
 
 
 def fitted(noise: float = 0.0, num_samples: int = 200, hiccups: float = 0.0) -> OnlineFit:

@@ -6,7 +6,7 @@ from scheduler_svc.core.dispatch import MAX_COMMANDS_IN_FLIGHT
 from scheduler_svc.core.state.commands import Advance, Preempt
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import CommandId
-from tests.simulation import BE, LS
+from tests.support.core.simulation import BE, LS
 from tests.unit.scheduler_svc.core.parts import EveryoneTogether, Parts
 
 UNIT = Cursor(0, Stage.EXPERTS, 0)  # where the first unit of an iteration ends

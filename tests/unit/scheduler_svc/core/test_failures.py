@@ -12,7 +12,7 @@ from scheduler_svc.core.state.results import (
     TokenOutput,
 )
 from scheduler_svc.core.state.sequence import FinishReason
-from tests.simulation import BE, LS, Simulation
+from tests.support.core.simulation import BE, LS, Simulation
 
 
 def begun(*classes: object) -> Simulation:

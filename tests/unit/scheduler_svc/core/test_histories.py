@@ -10,8 +10,8 @@ from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import SequenceState
 from scheduler_svc.timeline.step_lanes import StepLanes
-from tests.simulation import BE, LS, Simulation, small_model
-from tests.trace_events import Events
+from tests.support.core.simulation import BE, LS, Simulation, small_model
+from tests.support.core.trace_events import Events
 
 ARRIVAL = st.tuples(
     st.floats(0, 0.5), st.sampled_from((LS, BE)), st.integers(1, 120), st.integers(1, 12), st.none() | st.floats(0, 1.5)

@@ -6,7 +6,7 @@ from scheduler_svc.core.state.ids import BatchId, SeqId
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_PREFILL
 from scheduler_svc.core.state.results import SampledToken, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, SequenceState, StopConditions
-from tests.simulation import BE, LS
+from tests.support.core.simulation import BE, LS
 from tests.unit.scheduler_svc.core.parts import Parts
 
 NOBODY_NEW = BatchPlan((), 8)

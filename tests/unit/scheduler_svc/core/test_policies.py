@@ -11,7 +11,7 @@ from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL
 from scheduler_svc.core.state.sequence import Sequence
-from tests.simulation import BE, LS, Simulation, small_model
+from tests.support.core.simulation import BE, LS, Simulation, small_model
 
 NO_GUARD = StarvationLimits(min_share=0.0, threshold=0)
 

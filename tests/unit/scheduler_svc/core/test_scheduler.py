@@ -3,7 +3,7 @@ import pytest
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.commands import Advance, Preempt, StartBatch
 from scheduler_svc.core.state.cursor import PreemptAt
-from tests.simulation import BE, LS, Simulation, small_model
+from tests.support.core.simulation import BE, LS, Simulation, small_model
 
 
 def test_a_single_sequence_gets_all_its_tokens_in_order() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
-from tests.simulation import BE, LS, Simulation
+from tests.support.core.simulation import BE, LS, Simulation
 
 # Nobody is taken along: what is measured is the guard.
 ALONE = Limits(ls_stretch=0.0, ls_alone_share=1.0, control_lead_s=0.0)

@@ -10,7 +10,7 @@ from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Stop
 from scheduler_svc.generation import GenerationRequest, TokenStream
 from scheduler_svc.serving.engine import Engine, EngineSettings
 from scheduler_svc.serving.fan_out import MAX_RELEASED_A_TURN
-from tests.fakes import served_model
+from tests.support.service.fakes import served_model
 
 NUM_STREAMS = 40
 TIMING = WorkTiming(2, 80, 800, 100_000, 16, 160, 200_000, 1, NUM_STREAMS, 50_000)

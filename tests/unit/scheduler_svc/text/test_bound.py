@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from scheduler_svc.text.tokenizer import Tokenizer, TooManyTokens
-from tests.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
 
 
 def changed(tokenizer: LibraryTokenizer, change: Callable[[LibraryTokenizer], object]) -> Tokenizer:

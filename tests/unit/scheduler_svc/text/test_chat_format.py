@@ -7,8 +7,8 @@ import pytest
 from scheduler_svc.text import chat_format as chat_format_module
 from scheduler_svc.text.chat_format import ChatFormat, LostTurn
 from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError, ChatTurn
-from tests import chat_templates
-from tests.sample_tokenizers import CHAT_TEMPLATE, SPECIAL_TOKENS
+from tests.support.models import chat_templates
+from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 SYSTEM, DEVELOPER = ChatTurn("system", "answer in French"), ChatTurn("developer", "answer in French")
 HI, HO, BYE = ChatTurn("user", "hi <b>"), ChatTurn("assistant", "ho"), ChatTurn("user", "bye")

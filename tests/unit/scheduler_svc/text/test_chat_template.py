@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError, ChatTurn
-from tests.sample_tokenizers import CHAT_TEMPLATE, SPECIAL_TOKENS
+from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 TURNS = [ChatTurn("system", "be brief"), ChatTurn("user", "hi <b>"), ChatTurn("assistant", "ho"), ChatTurn("user", "?")]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scheduler_svc.text.detokenizer import REPLACEMENT, IncrementalDetokenizer, StopStringFilter, TextAssembler
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.sample_tokenizers import EOS_ID, byte_fallback_tokenizer, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import EOS_ID, byte_fallback_tokenizer, byte_level_tokenizer
 
 BYTE_LEVEL = Tokenizer(byte_level_tokenizer().to_str().encode())
 BYTE_FALLBACK = Tokenizer(byte_fallback_tokenizer().to_str().encode())

@@ -9,8 +9,8 @@ from scheduler_svc.core.state.commands import Advance
 from scheduler_svc.core.state.results import BatchError, StepResult
 from scheduler_svc.timeline.events import Lane, Process
 from scheduler_svc.timeline.step_lanes import StepLanes
-from tests.simulation import BE, LS, Simulation, small_model
-from tests.trace_events import Events
+from tests.support.core.simulation import BE, LS, Simulation, small_model
+from tests.support.core.trace_events import Events
 
 
 @pytest.fixture

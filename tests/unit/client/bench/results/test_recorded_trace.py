@@ -12,9 +12,9 @@ from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trac
 from scheduler_svc.timeline.step_lanes import StepLanes
 from scheduler_svc.timeline.timeline import Timeline
 from scheduler_svc.timeline.trace_file import TraceFile
-from tests.simulation import BE as CORE_BE
-from tests.simulation import LS as CORE_LS
-from tests.simulation import Simulation, small_model
+from tests.support.core.simulation import BE as CORE_BE
+from tests.support.core.simulation import LS as CORE_LS
+from tests.support.core.simulation import Simulation, small_model
 
 Write = Callable[[str], Path]
 

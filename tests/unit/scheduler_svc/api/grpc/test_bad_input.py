@@ -7,9 +7,9 @@ import pytest
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.admin import model_facts
-from tests.api_service import collect, running, text_request
-from tests.fakes import FakeGenerator, served_model
-from tests.integration.bad_input_cases import ALL_CASES, BAD_INPUT_CASES, GENERATE, OK, Case, send
+from tests.support.service.api_service import collect, running, text_request
+from tests.support.service.bad_input_cases import ALL_CASES, BAD_INPUT_CASES, GENERATE, OK, Case, send
+from tests.support.service.fakes import FakeGenerator, served_model
 
 FACTS = model_facts(served_model())
 

@@ -11,8 +11,8 @@ from qllm.v1 import inference_pb2_grpc
 from scheduler_svc.api.grpc import server
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from tests.api_service import SETTINGS, Service, collect, rest, running, text_request
-from tests.fakes import FakeGenerator
+from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
+from tests.support.service.fakes import FakeGenerator
 
 LONG_S = 20
 

@@ -19,9 +19,9 @@ from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, Servic
 from scheduler_svc.process.panics import LibraryPanic
 from scheduler_svc.serving.admission import ClassAdmission
 from scheduler_svc.text.threads import TextThreads
-from tests.api_service import Service, collect, running, text_request
-from tests.fakes import FakeGenerator, served_model
-from tests.sample_tokenizers import panicking_tokenizer_json
+from tests.support.models.sample_tokenizers import panicking_tokenizer_json
+from tests.support.service.api_service import Service, collect, running, text_request
+from tests.support.service.fakes import FakeGenerator, served_model
 
 SECRET = "my secret prompt"
 

@@ -21,9 +21,9 @@ from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
 from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.api_service import Service, collect, rest, running, text_request
-from tests.fakes import FakeGenerator, served_model
-from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_level_tokenizer, without_bound
+from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_level_tokenizer, without_bound
+from tests.support.service.api_service import Service, collect, rest, running, text_request
+from tests.support.service.fakes import FakeGenerator, served_model
 
 CONTEXT = Mock(**{"peer.return_value": "ipv4:127.0.0.1:50051"})
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())

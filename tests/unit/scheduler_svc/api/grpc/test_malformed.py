@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.malformed import MalformedRequest, decode
-from tests.integration.bad_input_cases import delimited
+from tests.support.service.bad_input_cases import delimited
 
 REQUEST = pb.GenerateRequest(
     request_id="id",

@@ -15,8 +15,8 @@ from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
-from tests.api_service import SETTINGS, Service, collect, rest, running, text_request
-from tests.fakes import FakeGenerator
+from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
+from tests.support.service.fakes import FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

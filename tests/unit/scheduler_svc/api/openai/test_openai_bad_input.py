@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from scheduler_svc.api.openai.connections.guard import MAX_BODY_BYTES
-from tests.fakes import FakeGenerator, served_model
-from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
+from tests.support.service.fakes import FakeGenerator, served_model
+from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
 
 HUGE = 10**30
 

@@ -7,10 +7,10 @@ import pytest
 from scheduler_svc.caller import current_caller
 from scheduler_svc.text.threads import TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.chat_templates import PARTS, SYSTEM_AND_USER
-from tests.fakes import FakeGenerator, served_model
-from tests.openai_service import CHAT, USER_SAYS_HI, error_of, http_app, running_http
-from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.models.chat_templates import PARTS, SYSTEM_AND_USER
+from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.service.fakes import FakeGenerator, served_model
+from tests.support.service.openai_service import CHAT, USER_SAYS_HI, error_of, http_app, running_http
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 CONTEXT = 512

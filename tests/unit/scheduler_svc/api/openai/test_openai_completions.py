@@ -4,9 +4,9 @@ import pytest
 
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.fakes import FakeGenerator, served_model
-from tests.openai_service import COMPLETIONS, http_app
-from tests.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.service.fakes import FakeGenerator, served_model
+from tests.support.service.openai_service import COMPLETIONS, http_app
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 

@@ -18,9 +18,9 @@ from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.service import Service
 from scheduler_svc.settings import Config
-from tests.fakes import FakeGenerator, served_model
-from tests.live_service import ROOT, free_port
-from tests.openai_service import COMPLETIONS, error_of, events_of, http_app, running_http
+from tests.support.service.fakes import FakeGenerator, served_model
+from tests.support.service.live_service import ROOT, free_port
+from tests.support.service.openai_service import COMPLETIONS, error_of, events_of, http_app, running_http
 
 
 async def test_health_is_ok_only_while_the_worker_is_ready() -> None:

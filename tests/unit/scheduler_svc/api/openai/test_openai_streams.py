@@ -20,8 +20,9 @@ from scheduler_svc.api.openai.connections.limits import HttpLimits
 from scheduler_svc.api.openai.wire.sse import EventStream
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.errors import BatchFailed, Overloaded, ServiceError, WorkerUnavailable
-from tests.fakes import FakeGenerator, FakeStream, served_model
-from tests.openai_service import (
+from tests.support.models.sample_tokenizers import panicking_tokenizer_json
+from tests.support.service.fakes import FakeGenerator, FakeStream, served_model
+from tests.support.service.openai_service import (
     CHAT,
     COMPLETIONS,
     USER_SAYS_HI,
@@ -31,7 +32,6 @@ from tests.openai_service import (
     http_app,
     running_http,
 )
-from tests.sample_tokenizers import panicking_tokenizer_json
 
 
 class Panic(BaseException):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.text.detokenizer import IncrementalDetokenizer
 from scheduler_svc.text.tokenizer import Tokenizer
-from tests.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
 
 TOKENIZERS = {
     "byte level": Tokenizer(byte_level_tokenizer().to_str().encode()),

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_PREFILL, Queues, SequenceQueue
 from scheduler_svc.core.state.sequence import SamplingParams, Sequence, StopConditions
-from tests.simulation import BE, LS
+from tests.support.core.simulation import BE, LS
 
 
 def sequence(seq_id: int, arrival_s: float = 0.0, request_class: object = BE) -> Sequence:

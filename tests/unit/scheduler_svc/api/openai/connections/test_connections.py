@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from scheduler_svc.api.openai.connections.limits import HttpLimits
-from tests.fakes import FakeGenerator, served_model
-from tests.openai_service import COMPLETIONS, HttpServer, error_of, running_http
+from tests.support.service.fakes import FakeGenerator, served_model
+from tests.support.service.openai_service import COMPLETIONS, HttpServer, error_of, running_http
 
 GET_VERSION = b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n"
 SLOW_HEADERS = b"GET /version HTTP/1.1\r\nx: "

@@ -8,8 +8,8 @@ from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.settings import Config
-from tests.fakes import FakeGenerator
-from tests.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, HttpService, http_app
+from tests.support.service.fakes import FakeGenerator
+from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, HttpService, http_app
 
 LATENCY_SENSITIVE, BEST_EFFORT = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 CALLERS_ID = "Req-7f3a.gateway:42/a=b+c@d_e"

@@ -10,7 +10,7 @@ import torch
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import plan_segments
-from tests.worker_driver import Driver, random_prompts
+from tests.support.worker.worker_driver import Driver, random_prompts
 
 PROMPT, OTHER = random_prompts((600, 80))
 RECORDED = (1, 2, 4)

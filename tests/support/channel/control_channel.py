@@ -21,9 +21,9 @@ from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, CommandId
 from scheduler_svc.core.state.results import StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
-from tests.integration.fake_worker import hello
+from tests.support.channel.fake_worker import hello
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 LONG_S = 300.0
 
 Event = tuple[object, ...]
@@ -117,7 +117,7 @@ def python_path() -> dict[str, str]:
 @contextmanager
 def worker_process(endpoint: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A real worker process around an executor that sleeps; see fake_worker."""
-    arguments = [sys.executable, "-m", "tests.integration.fake_worker", "--control-endpoint", endpoint, *options]
+    arguments = [sys.executable, "-m", "tests.support.channel.fake_worker", "--control-endpoint", endpoint, *options]
     with subprocess.Popen(arguments, cwd=ROOT, env=python_path()) as process:
         try:
             yield process

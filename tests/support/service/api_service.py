@@ -11,7 +11,7 @@ from qllm.v1 import inference_pb2_grpc
 from scheduler_svc.api.grpc.admin import ServiceSettings
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from tests.fakes import FakeGenerator
+from tests.support.service.fakes import FakeGenerator
 
 SETTINGS = ServiceSettings(
     version="1.2.3",

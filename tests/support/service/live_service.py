@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 START_S = 400.0
 
 

@@ -15,7 +15,7 @@ from scheduler_svc.generation import (
     TokenEvent,
     WorkerState,
 )
-from tests.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, byte_level_tokenizer
+from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, byte_level_tokenizer
 
 
 def served_model(**changes: object) -> ServedModel:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.live_service import ROOT
+from tests.support.service.live_service import ROOT
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 DOCKERFILES = {name: ROOT / "deploy" / f"{name}.Dockerfile" for name in ("scheduler", "worker")}

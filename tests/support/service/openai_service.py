@@ -14,7 +14,7 @@ from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
-from tests.fakes import FakeGenerator
+from tests.support.service.fakes import FakeGenerator
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"

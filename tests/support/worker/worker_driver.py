@@ -15,7 +15,7 @@ from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel, adopt_model
 from gpu_worker.model.weights import WeightOptions, Weights
-from tests.families import random_model
+from tests.support.models.families import random_model
 
 GREEDY = Sampling()
 
