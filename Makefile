@@ -14,7 +14,8 @@ PROOF_OPTIONS ?=
 
 CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
-	tests/integration/test_service.py tests/integration/test_openai.py tests/integration/test_cores.py
+	tests/integration/service/test_service.py tests/integration/service/test_cores.py \
+	tests/integration/api/test_openai.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 

@@ -1,4 +1,4 @@
-"""Whether OpenMP is told to bind the worker's threads. What that does: tests/integration/test_cores."""
+"""Whether OpenMP is told to bind the worker's threads. What that does: tests/integration/service/test_cores."""
 
 import os
 
