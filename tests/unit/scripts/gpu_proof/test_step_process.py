@@ -12,8 +12,8 @@ import pytest
 from scripts.gpu_proof.record import Log
 from scripts.gpu_proof.step_process import StepProcess, end_leftovers
 
-UNRULY = "tests.unit.scripts.unruly_child"
-ROOT = Path(__file__).parents[3]
+UNRULY = "tests.unit.scripts.gpu_proof.unruly_child"
+ROOT = Path(__file__).parents[4]
 LONG_S = 60.0
 
 
