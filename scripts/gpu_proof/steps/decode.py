@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from gpu_worker.model.loader import LoadedModel
-from scripts.bandwidth import read_bandwidth
-from scripts.engine_speed import Bench
+from scripts.engine.bandwidth import read_bandwidth
+from scripts.engine.speed import Bench
 from scripts.gpu_proof.child import StepFailed, Task
 from scripts.gpu_proof.steps.model import device_of, give_back, large_model
 

@@ -8,7 +8,7 @@ import time
 import torch
 import transformers
 
-from scripts.bandwidth import read_bandwidth
+from scripts.engine.bandwidth import read_bandwidth
 from scripts.gpu_proof.child import StepFailed, Task
 
 

@@ -1,6 +1,6 @@
 """Measures what cancelled streams leave behind: nothing, one hopes, and no wait for those who stay.
 
-    python -m scripts.cancel_storm --model demo/model
+    python -m scripts.service.cancel_storm --model demo/model
 
 Starts a service, sends latency-sensitive requests one by one for reference, then does so again while many streams of both
 classes come and are cancelled at random moments; at the end every cache block must be free.

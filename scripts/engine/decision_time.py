@@ -1,6 +1,6 @@
 """Times the core's decisions beside a long queue: `schedule` and `update`, with a worker that answers at once.
 
-python -m scripts.decision_time
+python -m scripts.engine.decision_time
 """
 
 import random

@@ -1,7 +1,7 @@
 """Measures what HTTP adds to gRPC when nothing else runs: the first event of a stream, and an answer that comes at once.
 
-    python -m scripts.front_end_latency                   # a simulated worker whose work is free: what is left is front ends
-    python -m scripts.front_end_latency --pairs 1000
+    python -m scripts.service.front_end_latency   # a simulated worker whose work is free: what is left is front ends
+    python -m scripts.service.front_end_latency --pairs 1000
 
 Starts a service with both front ends. One request at a time, HTTP and gRPC in turns, each over one connection that is kept,
 with the plainest client there is for each, so that no client library is measured beside the service. Prints medians, and the

@@ -1,6 +1,6 @@
 """Measures how long streams stand still: many requests at once, and the longest time between two messages of each.
 
-    python -m scripts.stream_gaps 64 128 256 [--address 127.0.0.1:50051] [--best-effort 16]
+    python -m scripts.service.stream_gaps 64 128 256 [--address 127.0.0.1:50051] [--best-effort 16]
 
 A pause that all streams share is an iteration; one that only some have is a stream that waits for another one's answer.
 """

@@ -1,6 +1,6 @@
 """Shows which arithmetic gives other last bits when other rows are beside a row: what a text's company can change.
 
-    python scripts/row_bits.py --threads 2
+    python scripts/engine/row_bits.py --threads 2
 
 Products: for each form and type the numbers of rows (1, 2, 3, ...) in groups whose common rows have the same bits. Attention: the
 share of values that differ when the same queries come in chunks rather than at once.

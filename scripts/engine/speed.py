@@ -1,9 +1,9 @@
 """Measures the engine alone: decode steps, prefill, and how near they come to what the memory allows.
 
-    python -m scripts.engine_speed --model bench-models/mini-mixtral
-    python -m scripts.engine_speed --model bench-models/mini-mixtral --weights dense --weights packed
-    python -m scripts.engine_speed --device cuda --geometry mixtral-8x7b --dtype bfloat16      # random weights, made there
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine_speed    # with huge pages, where Linux gives them on request
+    python -m scripts.engine.speed --model bench-models/mini-mixtral
+    python -m scripts.engine.speed --model bench-models/mini-mixtral --weights dense --weights packed
+    python -m scripts.engine.speed --device cuda --geometry mixtral-8x7b --dtype bfloat16      # random weights, made there
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine.speed    # with huge pages, where Linux gives them on request
 
 Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take turns
 step by step, so that what else the machine does meets them alike; the fastest and the median step are printed. A "stopped" decode
@@ -40,7 +40,7 @@ from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.settings import DType, Quantization, Weights
-from scripts.bandwidth import read_bandwidth
+from scripts.engine.bandwidth import read_bandwidth
 
 _BLOCK_SIZE = 16
 _BATCH_ID = 1

@@ -1,0 +1,1 @@
+"""Measures QLLM beside what users can pick instead."""

@@ -1,0 +1,1 @@
+"""Measures the service around a model: its streams and its front ends."""
