@@ -1,1 +1,1 @@
-"""Measures the service around a model: its streams and its front ends."""
+"""Measures the service around a model: its streams, its front ends and its control channel."""

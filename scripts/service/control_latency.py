@@ -1,4 +1,9 @@
-"""Measures the control channel between two processes, without a model: `python -m tests.integration.control_latency`."""
+"""Measures the control channel between two processes, without a model.
+
+python -m scripts.service.control_latency
+
+The worker only answers. Commands go to it one by one and then pipelined: what is left is the channel's own cost.
+"""
 
 import asyncio
 import time
@@ -21,17 +26,20 @@ class Pipeline(RecordingListener):
         self.on_result = self.answered.set
 
     def step_result(self, result: StepResult) -> None:
+        """Notes how long the worker was idle, and calls back."""
         self.idle_us.append(result.idle_ns / 1e3)
         self.on_result()
 
 
 def quantiles(values: list[float]) -> str:
+    """Returns the values' middle and upper ends as text."""
     values = sorted(values)
     at = {name: values[int(share * (len(values) - 1))] for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
     return ", ".join(f"{name} {value:.1f}" for name, value in at.items())
 
 
 async def measure() -> None:
+    """Prints round trips, the cost of a pipelined command, and the worker's gaps between queued commands."""
     with ipc_endpoint() as endpoint:
         async with listening(endpoint, pipeline := Pipeline()) as (link, _):
             with worker_process(endpoint):
@@ -43,7 +51,7 @@ async def measure() -> None:
                     link.send([advance(number)])
                     await pipeline.answered.wait()
                     round_trips_us.append(1e6 * (time.perf_counter() - began_s))
-                print(f"round trip, us: {quantiles(round_trips_us)}")  # noqa: T201 - a report
+                print(f"round trip, us: {quantiles(round_trips_us)}")
                 pipeline.idle_us.clear()
                 num_sent, done = 0, asyncio.Event()
 
@@ -63,8 +71,8 @@ async def measure() -> None:
                 wall_us, cpu_us = time.perf_counter() - began_s, time.process_time() - began_cpu_s
                 wall_us, cpu_us = (1e6 * value / PIPELINED for value in (wall_us, cpu_us))
                 report = f"command and result, window {WINDOW}: {wall_us:.1f} us wall, {cpu_us:.1f} us of the scheduler's CPU"
-                print(report)  # noqa: T201 - a report
-                print(f"worker's gap between queued commands, us: {quantiles(pipeline.idle_us)}")  # noqa: T201 - a report
+                print(report)
+                print(f"worker's gap between queued commands, us: {quantiles(pipeline.idle_us)}")
 
 
 if __name__ == "__main__":
