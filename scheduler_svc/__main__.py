@@ -1,7 +1,7 @@
 """The scheduler process, `qllm-scheduler`: reads its settings and serves until told to stop.
 
-Exit codes: 0 after SIGTERM, SIGINT or SIGHUP, which give running requests a grace that a second signal ends; 1 when it cannot
-go on; 2 when it refuses what it was told.
+Exit codes: 0 after SIGTERM, SIGINT or SIGHUP, which give running requests a grace that a second signal ends; 1 when it
+cannot go on; 2 when it refuses what it was told.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from scheduler_svc.supervisor import WorkerRefused
 
 _log = logging.getLogger("scheduler_svc")
 
-_HELP = """Serves a Mixture-of-Experts model to latency-sensitive requests and to best-effort work that fills the machine.
+_HELP = """Serves a Mixture-of-Experts model to latency-sensitive requests and best-effort work that fills the machine.
 
 Examples:
 
   qllm-scheduler --model demo/model --spawn-worker
 
-  qllm-scheduler --model demo/model --spawn-worker --http-port 8000   (OpenAI's API; needs the extra "http" of the package)
+  qllm-scheduler --model demo/model --spawn-worker --http-port 8000   (OpenAI's API; needs the package's extra "http")
 
   qllm-scheduler --model DIR --spawn-worker --policy fcfs -- --dtype float32 --threads 2
 
-  qllm-scheduler --control-endpoint ipc:///run/qllm/control   (and elsewhere: qllm-worker --control-endpoint ... --model ...)
+  qllm-scheduler --control-endpoint ipc:///run/qllm/control   (and elsewhere: qllm-worker --control-endpoint ...)
 
   qllm-scheduler --config qllm.toml --check-config   (says what is in force, and starts nothing)
 
 What stands after -- goes to the spawned worker; `qllm-worker --help` lists it. Every option may also come from the
-environment, --grpc-port as QLLM_GRPC_PORT; the spawned worker reads the environment too. Every option may also come from the
-file of --config. Options win over the environment, and the environment over the file.
+environment, --grpc-port as QLLM_GRPC_PORT; the spawned worker reads the environment too. Every option may also come
+from the file of --config. Options win over the environment, and the environment over the file.
 """
 
 

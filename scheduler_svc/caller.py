@@ -1,6 +1,7 @@
 """Knows who sent the request that is worked on, so that clients can take turns.
 
-Each API says so where a request comes in; what is done for the request, in the same task or in one that it begins, can ask.
+Each API says so where a request comes in; what is done for the request, in the same task or
+in one that it begins, can ask.
 """
 
 from contextvars import ContextVar

@@ -1,6 +1,6 @@
 """Errors that leave the service as a gRPC status.
 
-ServiceError                 carries `status`, a message for the caller, and `retry_after_s` where trying again makes sense
+ServiceError                 carries `status`, a message for the caller, and `retry_after_s` where trying again helps
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached

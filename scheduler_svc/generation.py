@@ -1,7 +1,7 @@
 """The one internal call behind every public API: a validated request in, a stream of token events out.
 
-The engine implements `Generator`; gRPC servicers (and any other front end) translate to and from it. Token ids only: text
-belongs to the front ends.
+The engine implements `Generator`; gRPC servicers (and any other front end) translate to and from it. Token ids only:
+text belongs to the front ends.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """Tokens since the last event, coalesced when the reader is slow; `finish_reason` and `usage` come with the last."""
+    """Tokens since the last event, merged when the reader is slow; `finish_reason` and `usage` come with the last."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

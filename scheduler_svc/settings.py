@@ -16,7 +16,8 @@ from qllm.settings import ADVANCED, MODEL, SERVING, Setting, SettingRefused, che
 from scheduler_svc.channel.endpoint import CurveServer
 from scheduler_svc.serving.engine import EngineSettings
 
-# As browsers write it, since it is compared letter by letter: in lower case, and without the port that the scheme implies.
+# As browsers write it, since it is compared letter by letter: in lower case, and without the
+# port that the scheme implies.
 _ORIGIN = re.compile(
     r"\*|(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
@@ -33,12 +34,14 @@ class Config:
     worker_options: Annotated[
         tuple[str, ...],
         Setting(is_argument=True),
-        "Passes everything that stands after -- on to the worker that --spawn-worker starts, as options of qllm-worker.",
+        "Passes everything that stands after -- on to the worker that --spawn-worker "
+        "starts, as options of qllm-worker.",
     ] = ()
     model: Annotated[
         str | None,
         Setting(panel=MODEL),
-        "Names the model that is served: a directory, or NAME or ORG/NAME on the Hugging Face hub. It goes with --spawn-worker.",
+        "Names the model that is served: a directory, or NAME or ORG/NAME on the Hugging Face "
+        "hub. It goes with --spawn-worker.",
     ] = None
     spawn_worker: Annotated[
         bool,
@@ -68,8 +71,8 @@ class Config:
     cors_origins: Annotated[
         tuple[str, ...],
         Setting(option="cors-origin", panel=SERVING),
-        "Lets web pages of this origin, such as https://example.org, use HTTP from a browser; * lets all of them. It may be "
-        "given several times.",
+        "Lets web pages of this origin, such as https://example.org, use HTTP from a browser; * lets all of them. "
+        "It may be given several times.",
     ] = ()
     grace_s: Annotated[
         float,
@@ -80,7 +83,8 @@ class Config:
     control_endpoint: Annotated[
         str | None,
         Setting(panel=ADVANCED, unset="a private socket"),
-        "Sets where workers that are started elsewhere connect: ipc://PATH, or tcp://ADDRESS:PORT, which needs CURVE keys.",
+        "Sets where workers that are started elsewhere connect: ipc://PATH, or "
+        "tcp://ADDRESS:PORT, which needs CURVE keys.",
     ] = None
     hang_timeout_s: Annotated[
         float,
@@ -136,8 +140,8 @@ class Config:
             raise SettingRefused("--model: it belongs to the worker; add --spawn-worker, or give it to qllm-worker")
         if not self.spawn_worker and self.control_endpoint is None:
             raise SettingRefused(
-                "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a worker "
-                "that is started elsewhere"
+                "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a "
+                "worker that is started elsewhere"
             )
         if self.worker_options and not self.spawn_worker:
             raise SettingRefused(
@@ -150,8 +154,8 @@ class Config:
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingRefused(
-                    f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] as browsers send it: in lower case, "
-                    "in ASCII, without a path, and without the scheme's usual port"
+                    f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] as browsers send it: in "
+                    "lower case, in ASCII, without a path, and without the scheme's usual port"
                 )
 
     def _check_times(self) -> None:
@@ -164,7 +168,7 @@ class Config:
 
 
 def _check_model(model: str) -> None:
-    """Refuses a path at which there is no directory; what may be `name` or `org/name` on the hub is the worker's to find."""
+    """Refuses a path without a directory; what may be `name` or `org/name` on the hub is the worker's to find."""
     is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1
     if Path(model).is_dir() or not (is_path or Path(model).exists()):
         return

@@ -4,9 +4,9 @@
       │                                                   └── no descriptors, processes or memory left: again in 1 s
       └── exit code 2 or 3 before the first Hello of all: the worker refuses what it was told, so the service gives up
 
-Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The worker
-gets a process group of its own, so that Ctrl-C reaches it through its supervisor only, and `--parent-pid`, so that it
-dies with it.
+Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The
+worker gets a process group of its own, so that Ctrl-C reaches it through its supervisor only, and `--parent-pid`, so
+that it dies with it.
 """
 
 import asyncio
@@ -33,8 +33,9 @@ _MAX_FAILED_STARTS = 5
 _REFUSAL = "qllm-worker: "  # begins the one line in which a worker says why it refuses what it was told
 _LONGEST_LINE_BYTES = 1 << 16
 
-# On a CPU, weights are read faster from huge pages, and what a step frees the next one takes: giving memory back to the system
-# between two steps costs page faults. Read by the C library before a process begins, so the worker can't set it itself.
+# On a CPU, weights are read faster from huge pages, and what a step frees the next one takes: giving memory back to
+# the system between two steps costs page faults. Read by the C library before a process begins, so the worker can't
+# set it itself.
 _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432"
     ":glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864"
@@ -157,7 +158,7 @@ class WorkerSupervisor:
             await asyncio.wait_for(self._closed.wait(), time_s)
 
     async def _forward(self, process: Process) -> None:
-        """Copies the worker's stderr to this process's, all but its refusal, which this process says in its own words."""
+        """Copies the worker's stderr to this process's, but for its refusal, which this one says in its own words."""
         stderr = process.stderr
         while stderr is not None:
             try:
@@ -207,6 +208,6 @@ class WorkerSupervisor:
 
 
 def _environment() -> dict[str, str]:
-    """Returns this process's environment with `_MALLOC` unless set, without what is not the worker's: CURVE keys, config file."""
+    """Returns the environment less what is not the worker's (CURVE keys, config file), with `_MALLOC` unless set."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("QLLM_CURVE_", "QLLM_CONFIG"))}
     return {"GLIBC_TUNABLES": _MALLOC, **own}

@@ -1,4 +1,4 @@
-"""A generation as a caller asks for it, before anything in it was judged: what each front end translates its messages to.
+"""A generation as a caller asks for it, before anything in it was judged: what front ends translate their messages to.
 
 Knows nothing of wire formats. What a value may be is decided in validation.py and prompt.py.
 """

@@ -130,8 +130,8 @@ def _require_bound(field: str, text: str, tokenizer: Tokenizer, max_context_toke
     """Refuses at once what would take seconds to tokenize and can't fit."""
     if tokenizer.bound.exceeds(text, max_context_tokens - 1):
         allowed = (
-            f"at most {max_context_tokens - 1} tokens, the context of {max_context_tokens} less one to generate, and no "
-            f"token stands for more than {tokenizer.bound.chars_per_token_of(text)} characters"
+            f"at most {max_context_tokens - 1} tokens, the context of {max_context_tokens} less one to generate, and "
+            f"no token stands for more than {tokenizer.bound.chars_per_token_of(text)} characters"
         )
         raise InvalidRequest(field, Amount(len(text), "characters"), allowed)
 

@@ -1,7 +1,7 @@
 """The text side of a Generator, the same for every front end: a draft in, deltas of text and tokens out.
 
-Owns validation, tokenization and detokenization of each generation, in that order around the engine. Knows no wire format;
-errors leave as ServiceError.
+Owns validation, tokenization and detokenization of each generation, in that order around the engine. Knows no wire
+format; errors leave as ServiceError.
 """
 
 from collections.abc import AsyncIterator, Mapping

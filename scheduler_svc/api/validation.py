@@ -1,7 +1,7 @@
 """Decides whether the fields of a draft are allowed, and fills in what was left out.
 
-Each refusal is an InvalidRequest that names the field as GenerateRequest does, what was given and what is allowed. Knows
-nothing of text: prompts are counted in tokens here and made of text in prompt.py.
+Each refusal is an InvalidRequest that names the field as GenerateRequest does, what was given and what is allowed.
+Knows nothing of text: prompts are counted in tokens here and made of text in prompt.py.
 """
 
 import secrets
@@ -131,7 +131,7 @@ def _require_reachable(field: str, stop_string: str, tokenizer: Tokenizer) -> No
 
 
 def _special_token(stop_string: str, special_tokens: Mapping[str, int]) -> str | None:
-    """Returns the special token that a stop string is, white space after it aside: it comes first, and ends the text."""
+    """Returns the special token that a stop string is, white space after it aside: it comes first and ends the text."""
     return next((text for text in (stop_string, stop_string.rstrip()) if text and text in special_tokens), None)
 
 
@@ -187,7 +187,7 @@ class RequestedStop:
 
 
 def valid_stop(given: StopDraft, model: ServedModel, also: Iterable[int] = ()) -> RequestedStop:
-    """Returns when the request wants to stop, at tokens of `also` too, as far as that can be judged without its prompt."""
+    """Returns when the request wants to stop, at tokens of `also` too, as far as can be judged without its prompt."""
     max_tokens = given.max_tokens
     most = context_tokens(model) - 1
     if max_tokens is not None and not 1 <= max_tokens <= most:

@@ -231,7 +231,8 @@ def _tokenizer_json(model: control_pb2.WorkerModel) -> bytes:
     if not unpacking.eof:
         what = "more than" if unpacking.unconsumed_tail else "an incomplete"
         raise ProtocolError(
-            f"model.tokenizer_json_zlib: got {what} {len(unpacked)} bytes, allowed are {MAX_TOKENIZER_BYTES} at most, whole"
+            f"model.tokenizer_json_zlib: got {what} {len(unpacked)} bytes, allowed are "
+            f"{MAX_TOKENIZER_BYTES} at most, whole"
         )
     return unpacked
 

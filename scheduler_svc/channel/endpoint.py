@@ -51,8 +51,8 @@ def prepare_endpoint(endpoint: str, curve: CurveServer | None) -> CurveKeys | No
     elif endpoint.startswith("tcp://"):
         if curve is None:
             raise EndpointRefused(
-                f"control endpoint {endpoint}: tcp is allowed with CURVE keys only; give the scheduler's secret key and the "
-                "workers' public keys, or use ipc://PATH"
+                f"control endpoint {endpoint}: tcp is allowed with CURVE keys only; give the scheduler's secret key "
+                "and the workers' public keys, or use ipc://PATH"
             )
     else:
         raise EndpointRefused(f"control endpoint {endpoint!r}: allowed are ipc://PATH and tcp://ADDRESS:PORT")

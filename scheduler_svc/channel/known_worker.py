@@ -45,11 +45,11 @@ class KnownWorker:
         return True
 
     def judge_progress(self, stuck_s: float) -> bool:
-        """Judges by the engine's own word that it made no progress for `stuck_s`; returns whether the verdict changed."""
+        """Judges by the engine's word that there was no progress for `stuck_s`; returns whether the verdict changed."""
         return self._judge(f"no progress for {stuck_s:.1f} s" if stuck_s >= self.hang_timeout_s else None)
 
     def judge_silence(self, now_s: float) -> bool:
-        """Judges by how long nothing was heard; only a heartbeat can take that back. Returns whether the verdict changed."""
+        """Judges by how long nothing was heard, which only a heartbeat undoes; returns whether the verdict changed."""
         silence_s = now_s - self.last_heard_s
         return silence_s >= self.hang_timeout_s and self._judge(f"no heartbeat for {silence_s:.1f} s")
 

@@ -3,8 +3,8 @@
     ABSENT --Hello--> READY <--progress / no progress--> HUNG      READY or HUNG --connection gone, new Hello--> ABSENT
 
 One worker at a time: while it is there and makes progress, others that say Hello are told to wait. Its random epoch
-fences everything: a frame of another epoch, of a stranger, or that is no valid report is dropped, counted and logged, and
-changes nothing. It decides nothing about requests: the listener does.
+fences everything: a frame of another epoch, of a stranger, or that is no valid report is dropped, counted and logged,
+and changes nothing. It decides nothing about requests: the listener does.
 
 How the loss of a worker is told from the loss of a stranger: ZeroMQ says that *a* connection broke, not whose. So on
 every break, and at every heartbeat, a Welcome is sent to the worker's identity; ROUTER_MANDATORY makes that fail if it

@@ -1,11 +1,11 @@
-"""Owns the folder in the temporary directory that holds the control socket, and removes those that killed services left.
+"""Owns the folder in the temporary directory that holds the control socket, and removes those of killed services.
 
     $TMPDIR/qllm-XXXXXXXX/   mode 0700
         owner                locked for as long as its service lives, however that ends
         control              the socket
 
-Only what is unmistakably left over is removed: a real folder of this user's, of mode 0700, whose `owner` nobody locks; and of
-its content those two names alone.
+Only what is unmistakably left over is removed: a real folder of this user's, of mode 0700, whose `owner` nobody locks;
+and of its content those two names alone.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Owns the ROUTER socket of the control channel, on the running event loop, and never blocks it.
 
 Delivers whole messages with the identity of their sender, and says when some connection broke; whose that was, and what
-a frame means, is the link's business. The plain socket is driven through its file descriptor, which costs much less than
-zmq.asyncio. Source: https://zguide.zeromq.org, chapter 3, and api.zeromq.org/4-3:zmq-getsockopt (ZMQ_FD: readiness is
-edge-triggered and any call may consume it, so every call is followed by a look at ZMQ_EVENTS).
+a frame means, is the link's business. The plain socket is driven through its file descriptor, which costs much less
+than zmq.asyncio. Source: https://zguide.zeromq.org, chapter 3, and api.zeromq.org/4-3:zmq-getsockopt (ZMQ_FD: readiness
+is edge-triggered and any call may consume it, so every call is followed by a look at ZMQ_EVENTS).
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class Router:
             sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def send(self, identity: bytes, frames: Sequence[bytes]) -> None:
-        """Hands frames over for the peer, as one message, without ever waiting; raises PeerGone if that is not possible now."""
+        """Hands frames over for the peer as one message, and never waits; raises PeerGone if that can't be done now."""
         try:
             self._socket.send_multipart([identity, *frames], zmq.DONTWAIT)
         except zmq.Again:

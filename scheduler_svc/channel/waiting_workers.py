@@ -1,6 +1,7 @@
 """Workers that came while another one serves: each is told to wait, and all are told when the place may be free.
 
-Decides nothing about who serves. A worker that hears nothing asks again by itself, so that nothing depends on this memory.
+Decides nothing about who serves. A worker that hears nothing asks again by itself, so that
+nothing depends on this memory.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Keeps account of what the worker did: counters, what best-effort work is owed, who was left standing, when work began.
+"""Accounts for what the worker did: counters, what best-effort work is owed, who was left standing, when work began.
 
 Writes down what others decided; decides nothing and sends nothing.
 """

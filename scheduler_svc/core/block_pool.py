@@ -1,8 +1,8 @@
 """Owns the ids of the worker's cache blocks: which are free, and which are handed out.
 
-Knows nothing of sequences or bytes. Ids are handed out so that a table tends to stay one consecutive run, which the worker
-reads without gathering: a new table starts in the middle of the largest free run, so that both it and the table before it
-have room to grow in place.
+Knows nothing of sequences or bytes. Ids are handed out so that a table tends to stay one consecutive run, which the
+worker reads without gathering: a new table starts in the middle of the largest free run, so that both it and the table
+before it have room to grow in place.
 
     free run:    ........................      start of the pool: the first table starts at its edge
     first table: AAA.....................

@@ -1,8 +1,9 @@
 """Fills batches from the queues as a plan says, as far as memory allows.
 
-Owns the choice of victims when blocks run short: latency-sensitive work may take any best-effort sequence's blocks, youngest
-first, even one inside a suspended batch; otherwise only a younger queued sequence of the same class gives way. A victim's cache
-goes to host memory; where that is full, a queued victim is computed again later. Decides nothing about what runs next.
+Owns the choice of victims when blocks run short: latency-sensitive work may take any best-effort sequence's blocks,
+youngest first, even one inside a suspended batch; otherwise only a younger queued sequence of the same class gives way.
+A victim's cache goes to host memory; where that is full, a queued victim is computed again later. Decides nothing about
+what runs next.
 """
 
 import math
@@ -39,10 +40,10 @@ class Composer:
         return self._fill_up([], plan)
 
     def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
-        """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as the plan says.
+        """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as planned.
 
-        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free; and if a prompt of
-        another class rides, which goes on as far as there is slack for it then.
+        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free; and if a
+        prompt of another class rides, which goes on as far as there is slack for it then.
         """
         following = self._following(batch, plan)
         has_rider = any(not m.samples and m.sequence.effective_class is not batch.request_class for m in batch.members)
@@ -70,7 +71,7 @@ class Composer:
         self._residents.pop(sequence.seq_id, None)
 
     def _following(self, batch: Batch, plan: BatchPlan) -> list[tuple[Member, int]]:
-        """Returns who goes on after an iteration, with how many tokens: who samples and does not end by length, then prompts."""
+        """Returns who goes on after an iteration, with how many tokens: who samples and does not end, then prompts."""
         following = [
             (m, 1)
             for m in batch.members
@@ -140,7 +141,7 @@ class Composer:
                 members.append(self._admit(sequence, num_tokens))
 
     def _num_fitting(self, own: Shape, extra: Shape, sequence: Sequence, most: int) -> int:
-        """Counts the tokens of a sequence, up to `most`, that an iteration has slack for beside what it takes along already."""
+        """Counts the tokens of a sequence, up to `most`, that an iteration has slack for beside what it takes along."""
         return most_that_fit(most, lambda n: self._has_slack(own, extra + _shape_of(sequence, n)))
 
     def _is_free_to_run(self, sequence: Sequence, num_tokens: int) -> bool:
@@ -163,7 +164,8 @@ class Composer:
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether its blocks fit, after evicting others if need be.
 
-        A new sequence must fit with its whole prompt, and leave room for the next block of everybody whose blocks it can't take.
+        A new sequence must fit with its whole prompt, and leave room for the next block of
+        everybody whose blocks it can't take.
         """
         if not (sequence.num_host_blocks or self._memory.num_missing(sequence, num_tokens)):
             return True
@@ -232,7 +234,7 @@ class Composer:
 
 
 def _take_out_resting(queue: SequenceQueue, num_places: int) -> list[Sequence]:
-    """Takes the decodes out of their queue that find no place: those whose last token came last, so that all take turns."""
+    """Takes the decodes without a place out of their queue: those whose last token came last, so all take turns."""
     if len(queue) <= num_places:
         return []
     resting = nlargest(len(queue) - num_places, queue, key=lambda s: (s.last_token_s or 0.0, s.arrival_s, s.seq_id))

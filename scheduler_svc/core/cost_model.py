@@ -1,9 +1,10 @@
 """Predicts how long work takes, learned online from what the worker reports. Never a hard-coded time.
 
-Each kind of work is linear in a few counts: attention in stages, tokens and query-key pairs; an expert in runs and tokens; the
-head in passes and rows. Sums of counts predict sums of times, so whole steps teach as well as single stages. The fit is
-recursive least squares on relative errors with exponential forgetting; see S. Haykin, Adaptive Filter Theory, chapter 10.
-What slows all work down for a while (another process, a clock, heat) is followed within a few steps by one common factor.
+Each kind of work is linear in a few counts: attention in stages, tokens and query-key pairs; an expert in runs and
+tokens; the head in passes and rows. Sums of counts predict sums of times, so whole steps teach as well as single
+stages. The fit is recursive least squares on relative errors with exponential forgetting; see S. Haykin, Adaptive
+Filter Theory, chapter 10. What slows all work down for a while (another process, a clock, heat) is followed within a
+few steps by one common factor.
 """
 
 import math
@@ -48,7 +49,7 @@ class OnlineFit:
         return self.num_samples > 10 * len(self._scales)
 
     def observe(self, counts: abc.Sequence[float], time_ms: float) -> None:
-        """Learns from one measurement. Once settled, a time far over the prediction counts as a bounded one: a hiccup."""
+        """Learns from one measurement; once settled, a time far over the prediction (a hiccup) is bounded first."""
         predicted = self.predict_ms(counts)
         if self.is_settled and predicted > 0:
             time_ms = min(time_ms, OUTLIER_RATIO * predicted)
@@ -72,7 +73,7 @@ class OnlineFit:
 
 
 class Slowdown:
-    """By what factor everything takes longer now than was learned: a moving mean of the last steps' errors, on a log scale."""
+    """By what factor everything takes longer now than was learned: a moving mean of recent errors, on a log scale."""
 
     def __init__(self) -> None:
         self._log = 0.0
@@ -91,7 +92,7 @@ class Slowdown:
 
 @dataclass(frozen=True, slots=True)
 class UnitCosts:
-    """Predicted seconds of the units of one iteration: an attention stage, one expert, and what follows the last layer."""
+    """Predicted seconds of one iteration's units: an attention stage, one expert, and what follows the last layer."""
 
     attention_s: float
     expert_s: float
@@ -135,8 +136,8 @@ class CostModel:
     def unit_costs(self, shape: Shape) -> UnitCosts:
         """Predicts the units of batches whose shapes sum to `shape` and that run jointly.
 
-        Routing is not known ahead: a token is taken to choose its experts evenly, so an expert runs with the probability that
-        some token chose it.
+        Routing is not known ahead: a token is taken to choose its experts evenly, so an expert runs with the
+        probability that some token chose it.
         """
         attention_ms = self._attention.predict_ms((shape.num_passes, shape.num_tokens, shape.num_pairs))
         head_ms = self._head.predict_ms((shape.num_passes, shape.num_rows))

@@ -1,6 +1,7 @@
 """Sends batches on, step by step: how far each step goes, who goes along, and when the worker has enough to do.
 
-Owns the window of what was sent and not answered. Whom to send on is decided elsewhere. Source: arXiv 2503.09304, section 4.
+Owns the window of what was sent and not answered. Whom to send on is decided elsewhere.
+Source: arXiv 2503.09304, section 4.
 
     now ──▶│ running, as predicted │ next command │ ...  room  │
            │◀──── window: the policy's, or one unit and the lead ────▶│
@@ -68,7 +69,7 @@ class Dispatcher:
     # ---- steps out
 
     def advance(self, batch: Batch, now_s: float) -> bool:
-        """Sends one step of the batch, with the companions that stand where it stands; returns False if the window is full."""
+        """Sends one step of the batch with companions that stand where it does; returns False if the window is full."""
         reach = self._reach(batch, now_s)
         if reach is None:
             return False
@@ -87,8 +88,8 @@ class Dispatcher:
     def _reach(self, batch: Batch, now_s: float) -> Reach | None:
         """Returns how far the batch's next step goes; None if the window is full, and then notes when it will not be.
 
-        What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a command
-        from one unit on, and from half the window on where units are shorter.
+        What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a
+        command from one unit on, and from half the window on where units are shorter.
         """
         costs = self._work.cost_model
         if not costs.is_ready:  # of times nothing is known yet: one unit runs, one is ready
@@ -123,7 +124,7 @@ class Dispatcher:
         self._outbox.append(command)
 
     def preempt(self, now_s: float) -> None:
-        """Has the worker stop best-effort work at the next boundary; where its batch stands is known with the answers."""
+        """Has the worker stop best-effort work at the next boundary; answers will tell where its batch stands."""
         if not self.window.may_be_preempted:
             return
         cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self._work.batches), default=0.0))
@@ -143,7 +144,7 @@ class Dispatcher:
         return step
 
     def settle(self, batch: Batch, reached: Cursor) -> bool:
-        """Takes in where a batch that was cut short stands; returns whether it can go on, once all its steps are answered."""
+        """Takes in where a batch cut short stands; returns whether it can go on, once all its steps are answered."""
         batch.issued = reached
         batch.is_preempted = batch.num_in_flight > 0
         return not batch.is_preempted
@@ -151,7 +152,7 @@ class Dispatcher:
     # ---- when
 
     def is_near_end(self, batch: Batch, margin: float, now_s: float) -> bool:
-        """Whether all that was sent ends so soon that the sequel of its last batch is due; if not, notes when it will be.
+        """Whether all that was sent ends so soon that the sequel of its last batch is due; if not, notes when it is.
 
         That is the lead before the predicted end, and `margin` iterations more. Whoever arrives until then takes part.
         """
@@ -171,7 +172,7 @@ class Dispatcher:
 
     @property
     def wait_bound_s(self) -> float:
-        """Bound on the running best-effort work that an arrival waits for: the quantum, or what can't be left and the lead.
+        """Bound on the best-effort work that an arrival waits for: the quantum, or what can't be left and the lead.
 
         That is one unit, or the end of an iteration whose sequel has begun.
         """

@@ -49,7 +49,7 @@ class Iterations:
         return self._begin(members) if members else None
 
     def form_sequel(self, batch: Batch, plan: BatchPlan) -> Batch | None:
-        """Begins the iteration after a batch's, before what that one samples is known; returns None where it can't be."""
+        """Begins the iteration after a batch's, before what that one samples is known; None where that can't be."""
         members = self._composer.compose_sequel(batch, plan)
         if not members:
             return None

@@ -1,4 +1,4 @@
-"""Admission by memory: gives sequences the blocks that their next tokens need, and moves caches to host memory and back.
+"""Admission by memory: gives sequences the blocks that their next tokens need; moves caches to host memory and back.
 
 Owns the device's block ids and counts the host's blocks. Decides nothing about whom to move: callers name the victim.
 Emits the commands that carry it out; the worker runs commands in order, so a block may be used again at once.
@@ -64,7 +64,8 @@ class Memory:
 
     def forget(self, sequence: Sequence) -> None:
         """Gives up all that is kept of it, here and in the worker: it ended, or is to be computed again."""
-        # Steps in flight may still write to its blocks. They run before the drop, and the blocks' next owner begins behind it.
+        # Steps in flight may still write to its blocks. They run before the drop, and the blocks'
+        # next owner begins behind it.
         if sequence.known_to_worker:
             self._emit(DropSequence(sequence.seq_id))
         sequence.known_to_worker = False

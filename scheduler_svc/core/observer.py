@@ -8,7 +8,7 @@ from scheduler_svc.core.window import InFlight
 
 
 class StepObserver(Protocol):
-    """Hears of every step that the worker answered, in the order in which they ran. Must not change what it is shown."""
+    """Hears of each step that the worker answered, in the order they ran in; must not change what it is shown."""
 
     def batch_preempted(self, batch: Batch, by: tuple[Batch, ...]) -> None:
         """A batch was left inside its iteration, where its last step ended, for others, whose step comes next."""

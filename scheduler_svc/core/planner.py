@@ -1,7 +1,7 @@
 """Says how far one command goes: one unit, as far as fits a time, or the rest of the iteration; and what that takes.
 
-A unit is what lies between two places where work may stop. Knows no batch and no policy: only the layers, predicted unit costs
-and where stops are allowed.
+A unit is what lies between two places where work may stop. Knows no batch and no policy: only the layers, predicted
+unit costs and where stops are allowed.
 """
 
 import math
@@ -84,7 +84,7 @@ class StepPlanner:
     def _whole_layers(
         self, costs: UnitCosts, at: Cursor, spent_s: float, room_s: float, end_layer: int
     ) -> tuple[Cursor, float]:
-        """Goes on layer by layer, up to the last one whose end still fits: few steps where a command takes many layers."""
+        """Goes on layer by layer, to the last one whose end still fits: few steps where a command takes many layers."""
         while at.layer < end_layer:
             layer_s = self._rest_of_layer_s(costs, at)
             if spent_s + layer_s > room_s + _ROUNDING:

@@ -2,8 +2,8 @@
 
     schedule(now_s) -> commands -> worker -> result -> update(result, now_s) -> outputs
 
-The core's front: sequences come in here, and everything that happens to them is done by what it puts together. Pure: no I/O and
-no clock. Source: arXiv 2503.09304, sections 3 and 4.
+The core's front: sequences come in here, and everything that happens to them is done by what it puts together. Pure: no
+I/O and no clock. Source: arXiv 2503.09304, sections 3 and 4.
 
     policy      what to prefer              iterations   batches begin and end
     composer    who gets memory             dispatcher   steps of them are sent
@@ -42,7 +42,8 @@ class Scheduler:
         preempt_at: Where work may be left, unless the policy knows one granularity only.
         starvation: What best-effort work is owed.
         observer: Hears of each step.
-        calibration: Timed work that the worker ran before it connected; without any, steps are short until each kind was seen.
+        calibration: Timed work that the worker ran before it connected; without any, steps are
+            short until each kind was seen.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Scheduler:
         return None
 
     def _form_sequel(self, sequel: Sequel, now_s: float) -> Batch | None:
-        """Begins the next iteration of the class's only batch shortly before that one ends, so that no time is lost between."""
+        """Begins the next iteration of the class's only batch shortly before this one ends, so that no time is lost."""
         mine = self.work.of_class(sequel.request_class)  # two, where a sequel is under way already
         if len(mine) != 1 or not mine[0].is_issued or mine[0].is_preempted:
             return None
@@ -153,7 +154,7 @@ class Scheduler:
     # ---- what came of it
 
     def update(self, result: StepResult, now_s: float) -> list[Output]:
-        """Takes in what a step did; returns tokens and failures for the callers. Results of unknown steps change nothing."""
+        """Takes in what a step did, unless it is unknown; returns tokens and failures for the callers."""
         step = self._dispatcher.answered(result.command_id, now_s)
         if step is None:
             return []

@@ -1,10 +1,10 @@
 """Keeps best-effort work alive while latency-sensitive work saturates the worker.
 
-Tells how much of the time latency-sensitive iterations take, and has two guards. A share: while best-effort work waits, it is
-owed `min_share` of worker time, kept as a credit in seconds that is bounded by what the sliding window holds. An age: when
-best-effort work was passed over for `threshold` iterations, it is promoted for the next `promotion_quantum` of its steps. Source
-of the age rule: Fu et al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the class. Knows no sequence and no
-clock.
+Tells how much of the time latency-sensitive iterations take, and has two guards. A share: while best-effort work waits,
+it is owed `min_share` of worker time, kept as a credit in seconds that is bounded by what the sliding window holds. An
+age: when best-effort work was passed over for `threshold` iterations, it is promoted for the next `promotion_quantum`
+of its steps. Source of the age rule: Fu et al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the
+class. Knows no sequence and no clock.
 """
 
 from collections import deque
@@ -30,20 +30,20 @@ class StarvationLimits:
     window_s: Annotated[
         float,
         Setting(0.1, 3600, option="be-window-s", panel=SCHEDULING),
-        "Sets over how many seconds the shares of the worker's time are counted that --be-min-share and --ls-alone-share speak "
-        "of.",
+        "Sets over how many seconds the shares of the worker's time are counted that --be-min-share "
+        "and --ls-alone-share speak of.",
     ] = 10.0
     threshold: Annotated[
         int,
         Setting(0, 1 << 30, option="starvation-threshold", panel=SCHEDULING),
-        "Sets after how many iterations that left waiting best-effort work out such work goes first for a while. With 0 it "
-        "never does.",
+        "Sets after how many iterations that left waiting best-effort work out such work goes first for "
+        "a while. With 0 it never does.",
     ] = 200
     promotion_quantum: int = 10
 
 
 class _Span(NamedTuple):
-    """A step that ended: when, its seconds, those charged to best-effort work, and all of them if the other class led it."""
+    """A step that ended: when, its seconds, those charged to best-effort work, and all if the other class led it."""
 
     end_s: float
     duration_s: float

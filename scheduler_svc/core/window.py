@@ -1,6 +1,7 @@
 """The commands sent to the worker and not yet answered, and the estimated time that they still take.
 
-The worker runs them in order, so the time that has passed since the first one began counts as done. Time is an argument.
+The worker runs them in order, so the time that has passed since the first one began
+counts as done. Time is an argument.
 """
 
 from collections import deque

@@ -1,6 +1,7 @@
 """The work at hand: the queues, the batches under way, and what is known of their cost. What a policy may look at.
 
-Answers questions and decides nothing. Sequences and batches change in `iterations`, what was learned and owed in `accounts`.
+Answers questions and decides nothing. Sequences and batches change in `iterations`, what was
+learned and owed in `accounts`.
 """
 
 from scheduler_svc.core.cost_model import CostModel
@@ -62,7 +63,7 @@ class Workload:
         return len(self.queues[queue])
 
     def ahead(self, queue: QueueName) -> Ahead:
-        """Counts the sequences of a class and phase, those under way included, and the tokens that they have before them."""
+        """Counts the sequences of a class and phase, those under way too, and the tokens that they have before them."""
         under_way = [
             member.sequence.num_tokens_ahead
             for batch in self.of_class(queue.request_class)
@@ -77,7 +78,7 @@ class Workload:
         return next((b for b in self.of_class(request_class) if not b.is_issued and not b.is_preempted), None)
 
     def awaits_result(self, request_class: RequestClass) -> bool:
-        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
+        """Whether a batch of the class was sent to its end or cut short, so that the next step waits for a result."""
         return any(b.is_issued or b.is_preempted for b in self.of_class(request_class))
 
     @property
@@ -88,8 +89,8 @@ class Workload:
     def owes_best_effort(self) -> bool:
         """Whether best-effort work goes first: promoted for age, or behind its share.
 
-        Between latency-sensitive iterations any credit is spent; inside one only a credit of more than a quantum, so that an
-        arrival meets at most one step of it.
+        Between latency-sensitive iterations any credit is spent; inside one only a credit of more than a quantum, so
+        that an arrival meets at most one step of it.
         """
         if self.guard.is_promoted:
             return True
@@ -97,7 +98,7 @@ class Workload:
         return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
     def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second one beside it: within its stretch, or `ls_tpot_s`."""
+        """Whether an iteration of the first shape bears the second beside it: within its stretch, or `ls_tpot_s`."""
         if not self.cost_model.is_ready:
             return False
         stretched_s = self.iteration_s(shape) * (1.0 + self._stretch)
@@ -105,7 +106,7 @@ class Workload:
 
     @property
     def _stretch(self) -> float:
-        """How much longer companions may make a latency-sensitive iteration: more once such iterations take most of the time."""
+        """How much longer companions may make a latency-sensitive iteration: more once these take most of the time."""
         limits = self.limits
         is_shared = self.guard.ls_occupancy > limits.ls_alone_share
         return max(limits.ls_stretch, limits.ls_shared_stretch) if is_shared else limits.ls_stretch

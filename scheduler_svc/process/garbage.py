@@ -1,7 +1,7 @@
 """Keeps memory that was used from being in the way: of the event loop, and of other processes.
 
-A full round of Python's garbage collector over everything takes 40 ms and more, during which the event loop stands still.
-Almost all that a request leaves behind is freed by reference counts; the collector is there for the few cycles.
+A full round of Python's garbage collector over everything takes 40 ms and more, during which the event loop stands
+still. Almost all that a request leaves behind is freed by reference counts; the collector is there for the few cycles.
 """
 
 import ctypes
@@ -20,6 +20,6 @@ def spare_the_loop() -> None:
 
 
 def return_memory() -> None:
-    """Gives what was freed back to the system, which C's allocator keeps otherwise; takes some milliseconds on any thread."""
+    """Gives what was freed back to the system, which C's allocator would keep; takes milliseconds on any thread."""
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
 """Tells failures that Python's `Exception` does not cover from what ends a task or the process on purpose.
 
-A panic of a library written in Rust (tokenizers, pydantic) arrives as a BaseException, so that `except Exception` lets it
-pass and whoever waits for an answer waits for ever.
+A panic of a library written in Rust (tokenizers, pydantic) arrives as a BaseException, so that `except Exception` lets
+it pass and whoever waits for an answer waits for ever.
 """
 
 import asyncio

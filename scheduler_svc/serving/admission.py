@@ -23,7 +23,7 @@ class ClassAdmission:
     _last_end_s: float | None = None
 
     def enter(self) -> None:
-        """Counts a request in; raises Overloaded at the limit, with about the time after which a place has come free lately."""
+        """Counts a request in; raises Overloaded at the limit, with about the time that a place took to come free."""
         if self.num_live >= self.limit:
             retry_s = min(_MAX_RETRY_S, max(_MIN_RETRY_S, self._interval_s))
             raise Overloaded(self.request_class.name, self.limit, jittered(retry_s))

@@ -1,7 +1,8 @@
 """Owns the scheduler core at run time: requests in, commands to the worker, tokens out.
 
-Runs on the event loop as plain callbacks: each event (a request, a result, a timer) ends in one `_pump`, which asks the core
-what to send. Commands leave before tokens are handed out, so that the worker waits for nobody. Knows no socket and no text.
+Runs on the event loop as plain callbacks: each event (a request, a result, a timer) ends in one `_pump`, which asks
+the core what to send. Commands leave before tokens are handed out, so that the worker waits for nobody. Knows no
+socket and no text.
 """
 
 import asyncio
@@ -42,14 +43,15 @@ class EngineSettings:
     policy: Annotated[
         str,
         Setting(choices=tuple(POLICIES), panel=SCHEDULING),
-        "Chooses what runs next: qllm lets latency-sensitive requests stop best-effort work inside a layer, paper is the "
-        "published algorithm, priority-iteration lets them go first but only between iterations, and fcfs ignores the class of "
-        "a request.",
+        "Chooses what runs next: qllm lets latency-sensitive requests stop best-effort work inside a layer, paper is "
+        "the published algorithm, priority-iteration lets them go first but only between iterations, and fcfs ignores "
+        "the class of a request.",
     ] = "qllm"
     preempt_at: Annotated[
         PreemptAt,
         Setting(panel=SCHEDULING),
-        "Chooses where running work may be stopped: before any expert, before any layer, or only at the end of an iteration.",
+        "Chooses where running work may be stopped: before any expert, before any layer, or "
+        "only at the end of an iteration.",
     ] = PreemptAt.EXPERT
     limits: Limits = field(default_factory=Limits)
     starvation: StarvationLimits = field(default_factory=StarvationLimits)

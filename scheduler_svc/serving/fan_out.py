@@ -1,8 +1,8 @@
-"""Decides whose turn it is to hand tokens to its reader, so that the worker's next step never waits behind all streams at once.
+"""Decides whose turn it is to hand tokens to its reader, so that the worker's next step never waits for all streams.
 
-Writing a message costs the event loop some 50 us. A step may bring tokens for hundreds of streams; released all together,
-they would hold up for many milliseconds what arrives next, the worker's result most of all. So only a few are released in each
-turn of the loop, and between turns the loop looks at its sockets and timers:
+Writing a message costs the event loop some 50 us. A step may bring tokens for hundreds of streams; released all
+together, they would hold up for many milliseconds what arrives next, the worker's result most of all. So only a few are
+released in each turn of the loop, and between turns the loop looks at its sockets and timers:
 
     turn      | result, commands out, 16 readers | 16 readers | 16 readers | result, commands out, 16 readers | ...
 

@@ -1,7 +1,7 @@
 """One request's tokens on their way from the engine to a front end.
 
-A slow reader costs no memory beyond the tokens themselves: what it has not read yet is handed over as one event. Knows nothing
-of text or gRPC.
+A slow reader costs no memory beyond the tokens themselves: what it has not read yet is handed over as one event.
+Knows nothing of text or gRPC.
 """
 
 import asyncio

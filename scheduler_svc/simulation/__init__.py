@@ -1,4 +1,4 @@
-"""Runs the scheduler core over any length of traffic in virtual time: `python -m scheduler_svc.simulation < JOB > RESULT`.
+"""Runs the scheduler core over traffic of any length in virtual time: `python -m scheduler_svc.simulation < JOB > OUT`.
 
     requests ─▶ Simulation ─▶ core.Scheduler ─▶ VirtualWorker, which takes the time that a CostTable says
                      ▲──────────── results, at the virtual time at which they are due ──┘

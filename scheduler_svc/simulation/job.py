@@ -50,7 +50,8 @@ class Job:
 def parse_job(content: object) -> Job:
     """Returns the job that a parsed JSON object describes; raises JobRefused naming what is wrong with it.
 
-        {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert", "settings": {"max_num_seqs": 32, "min_share": 0.1},
+        {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert",
+         "settings": {"max_num_seqs": 32, "min_share": 0.1},
          "requests": [[arrival_s, "ls" or "be", num_prompt_tokens, num_output_tokens], ...]}
 
     Everything but cost_table and requests has a default. Settings are the fields of `Limits` and `StarvationLimits`.
@@ -71,7 +72,7 @@ def parse_job(content: object) -> Job:
 
 
 def _cost_table(content: object) -> CostTable:
-    """Returns the table that an object describes, in the format of `qllm-worker --simulated`, or the shipped one of a name."""
+    """Returns the table that an object describes, as `qllm-worker --simulated` reads it, or the shipped one by name."""
     shipped = shipped_tables()
     if isinstance(content, str) and content not in shipped:
         raise JobRefused(f"cost_table: got {content!r}, allowed is an object, or {', '.join(shipped)}")

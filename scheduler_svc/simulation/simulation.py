@@ -1,4 +1,4 @@
-"""The loop of a simulation: whatever happens next happens now. Owns the virtual clock, and keeps what came of each request."""
+"""The loop of a simulation: what is next happens now. Owns the virtual clock, and keeps what came of each request."""
 
 from collections import abc
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What the steps of a simulated model take, by its cost table.
 
-Which experts tokens choose is not simulated but expected: a token chooses its experts evenly, so that an expert runs with the
-probability that some token chose it.
+Which experts tokens choose is not simulated but expected: a token chooses its experts evenly, so that an expert runs
+with the probability that some token chose it.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """A worker without a model: carries commands out in order and answers, in virtual time. Time is an argument.
 
-Cache and host memory are the core's own accounts; moving a cache takes no time here. Every output is as long as it may be.
+Cache and host memory are the core's own accounts; moving a cache takes no time here. Every
+output is as long as it may be.
 """
 
 from collections import deque

@@ -1,7 +1,7 @@
 """Decides how long a text may be before it is certain that its tokens are too many, without tokenizing it.
 
-Right rather than tight: a tokenizer that may drop or merge text without limit (collapsed spaces, unknown words) has no such
-bound.
+Right rather than tight: a tokenizer that may drop or merge text without limit (collapsed spaces,
+unknown words) has no such bound.
 """
 
 import json
@@ -28,7 +28,8 @@ class TextBound:
     Attributes:
         chars_per_token: In a text of ASCII; None where there is no limit.
         shrinking: How many characters of another text become one at most.
-        stripping_tokens: Texts of tokens that swallow the spaces beside them, however many; a text with one has no bound.
+        stripping_tokens: Texts of tokens that swallow the spaces beside them, however
+            many; a text with one has no bound.
     """
 
     chars_per_token: int | None
@@ -98,7 +99,7 @@ def _keeps_all(pre_tokenizer: Sequence[Step]) -> bool:
 
 
 def _knows_all(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Returns whether every character becomes a token of its own at least: unknown ones are dropped or merged otherwise."""
+    """Returns whether every character becomes a token of its own at least: no unknown ones are dropped or merged."""
     if not isinstance(tokenizer.model, BPE):
         return False
     pieces = tokenizer.get_vocab(with_added_tokens=False)

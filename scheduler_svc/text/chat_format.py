@@ -1,8 +1,9 @@
 """Decides how the served model's chat template is given a conversation, so that nothing that is said in it gets lost.
 
-Templates differ in whether a turn's content is a text or a list of parts, and in which roles they know where; many drop what
-they do not know without a word. Which is found by renderings with marks in place of what is said, once for each sequence of
-roles, when it first comes: not at load, since a template is a program that may never end, and plain prompts need none:
+Templates differ in whether a turn's content is a text or a list of parts, and in which roles they know where; many
+drop what they do not know without a word. Which is found by renderings with marks in place of what is said, once for
+each sequence of roles, when it first comes: not at load, since a template is a program that may never end, and plain
+prompts need none:
 
     roles ──▶ contents as texts, as parts ┬─▶ the first way in which every mark is in the rendered text
     developer called system ──────────────┘
@@ -156,7 +157,7 @@ def _speaking(contents: Sequence[str], indices: Sequence[int]) -> Iterator[int]:
 
 
 def _missing(contents: Sequence[str], text: str) -> Iterator[int]:
-    """Yields the turns that are not found in the text, wherever it is; in the time of one search if it has them in order."""
+    """Yields the turns that are nowhere in the text, in the time of one search if the text has all of them in order."""
     plain, position = _plain(text), 0
     for index, content in enumerate(map(_plain, contents)):
         found = plain.find(content, position)

@@ -66,7 +66,7 @@ class IncrementalDetokenizer:
         return ""
 
     def extend(self, token_ids: Sequence[int]) -> str:
-        """Returns the text that all of `token_ids` complete: what pushing each gives, with fewer calls of the decoder."""
+        """Returns the text that all of `token_ids` complete: what pushing each gives, in fewer calls of the decoder."""
         if len(token_ids) == 1:
             return self.push(token_ids[0])
         starts = range(0, len(token_ids), MAX_TOKENS_AT_ONCE)

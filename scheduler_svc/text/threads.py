@@ -1,10 +1,11 @@
 """Owns the threads that work on long texts, so that the event loop, and with it every stream, goes on meanwhile.
 
     class ──▶ up to 2,048 characters: at once, on the caller's thread
-          ──▶ longer: a lane of its own for each class, so that best-effort prompts never stand before latency-sensitive ones
+          ──▶ longer: a lane for each class, so that best-effort prompts never stand before latency-sensitive ones
           ──▶ very long: another lane for each class, so that a text of seconds never stands before one of milliseconds
 
-Within a lane clients take turns, and shorter texts of a client pass its longer ones for a while. Knows nothing of tokenizers.
+Within a lane clients take turns, and shorter texts of a client pass its longer ones for a
+while. Knows nothing of tokenizers.
 """
 
 import asyncio
@@ -30,8 +31,8 @@ DEFAULT_MAX_WAITING_CHARS = 64 << 20
 # Leaves room for the texts of others.
 DEFAULT_MAX_CLIENT_CHARS = 48 << 20
 _RETRY_S = 1.0
-# A text lets shorter ones pass that came up to a second later for each so many characters that it is longer: the longest
-# of a lane some 20 s, in which hundreds of long ones are done.
+# A text lets shorter ones pass that came up to a second later for each so many characters that it is longer: the
+# longest of a lane some 20 s, in which hundreds of long ones are done.
 _PATIENCE_CHARS_PER_S = 2_000
 _VERY_LONG_PATIENCE_CHARS_PER_S = 100_000
 

@@ -1,4 +1,4 @@
-"""Knows which bytes a token stands for, from how vocabularies write bytes: byte-level alphabets and pieces such as <0xC3>.
+"""Knows which bytes a token stands for, from how vocabularies write bytes: byte-level alphabets and pieces like <0xC3>.
 
 Decoding alone can't tell: a part of a character has no text.
 """

@@ -1,4 +1,4 @@
-"""What the engine tells a trace: requests that come and go, and workers that join. Times are the event loop's, in seconds."""
+"""What the engine tells a trace: requests that come and go, and workers that join. Times are event-loop seconds."""
 
 from datetime import UTC, datetime
 from itertools import count

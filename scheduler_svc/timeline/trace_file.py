@@ -1,8 +1,8 @@
 """Writes trace events to a file from a thread of its own: whoever adds one never waits for a disk.
 
-The file is a JSON array with one event a line. Each write ends with a whole event, and trace viewers do without the closing
-bracket, so that the file opens even after the process was killed. Memory is bounded: events beyond a limit are lost, counted
-and logged, and so is what comes after the file has reached its size.
+The file is a JSON array with one event a line. Each write ends with a whole event, and trace viewers do without the
+closing bracket, so that the file opens even after the process was killed. Memory is bounded: events beyond a limit are
+lost, counted and logged, and so is what comes after the file has reached its size.
 """
 
 import json

@@ -1,8 +1,9 @@
 """Places the worker's steps on the scheduler's clock.
 
-The worker tells how long each step took and how long it stood idle before, so its steps line up end to end by themselves, but
-for what it did between them. What is not known is when an answer left: it is late by what delivery took. The least delay
-among the last few answers is taken for all of them, so that one late answer does not shift a step.
+The worker tells how long each step took and how long it stood idle before, so its steps line up end to end by
+themselves, but for what it did between them. What is not known is when an answer left: it is late by what
+delivery took. The least delay among the last few answers is taken for all of them, so that one late answer does
+not shift a step.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ class WorkerClock:
         self._end_s = float("-inf")
 
     def place(self, idle_s: float, duration_s: float, sent_s: float, known_s: float) -> tuple[float, float]:
-        """Returns when the next step began and ended: not before it was sent, nor after it was known. Steps never overlap."""
+        """Returns when the next step began and ended: between its sending and its result, overlapping no other step."""
         if self._chain_s is None:
             self._chain_s = known_s - duration_s - idle_s
         self._chain_s += idle_s + duration_s

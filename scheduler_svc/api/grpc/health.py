@@ -1,7 +1,7 @@
 """Serves grpc.health.v1: SERVING exactly while a worker is ready and the service is not stopping.
 
-Written here because the library's servicer holds a copy of the status, while this one reads the generator when asked: an
-answer is never out of date. Watchers sleep until the generator tells of a change, so that many of them cost nothing.
+Written here because the library's servicer holds a copy of the status, while this one reads the generator when asked:
+an answer is never out of date. Watchers sleep until the generator tells of a change, so that many of them cost nothing.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Turns a GenerateRequest into the draft of a generation. Judges only what is the wire format's own: class numbers, the oneof."""
+"""Turns a GenerateRequest into a generation's draft; judges only what is the wire's own: class numbers, the oneof."""
 
 from qllm.v1 import inference_pb2 as pb
 

@@ -56,7 +56,8 @@ class ApiServer:
         generator: Runs the requests.
         texts: Its text side.
         settings: How the service was started, for GetServerInfo.
-        host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
+        host: IP address to listen on, without brackets; anything but a loopback address is open
+            to others, with no encryption.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
     """
@@ -110,7 +111,7 @@ class ApiServer:
             await self._server.start()
 
     def _options(self) -> tuple[tuple[str, int], ...]:
-        """Returns the limits; one connection may hold all live requests, so that overload is refused and not kept waiting."""
+        """Returns the limits; one connection may hold all live requests: overload is refused and not kept waiting."""
         most_requests = self._settings.max_ls_requests + self._settings.max_be_requests
         return (
             *SERVER_OPTIONS,
@@ -127,7 +128,7 @@ class ApiServer:
 
 
 def _try_to_listen(host: str, port: int) -> None:
-    """Raises the system's own error if no address of the host can be listened on; gRPC's says nothing but that it failed."""
+    """Raises the system's own error if no address of the host can be listened on; gRPC's says only that it failed."""
     failed: OSError | None = None
     for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:

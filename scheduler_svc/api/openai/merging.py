@@ -10,7 +10,8 @@ Item = TypeVar("Item")
 async def merged(sources: Sequence[AsyncIterable[Item]]) -> AsyncGenerator[tuple[int, Item], None]:
     """Yields what the sources yield, as it comes, with the index of its source; raises what the first of them raises.
 
-    Each source is asked for its next item only when the last one has been taken: what is not read is not collected here.
+    Each source is asked for its next item only when the last one has been taken: what is
+    not read is not collected here.
     """
     if len(sources) == 1:
         async for item in sources[0]:

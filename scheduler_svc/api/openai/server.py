@@ -25,10 +25,10 @@ from scheduler_svc.generation import Generator
 _BACKLOG = 2048
 # asyncio accepts as many connections in one turn as its backlog is, before any of them is counted.
 _ACCEPTS_PER_TURN = 100
-# asyncio sets TCP_NODELAY itself, but on sockets that name TCP as their protocol only, which none of `create_server` does.
-# Without it an answer's second packet waits up to 40 ms for the client to acknowledge the first.
-# A client whose machine vanished holds its connection until it is noticed: 20 s of silence and two probes; or, with data on
-# its way that nobody takes, a minute.
+# asyncio sets TCP_NODELAY itself, but on sockets that name TCP as their protocol only, which none of `create_server`
+# does. Without it an answer's second packet waits up to 40 ms for the client to acknowledge the first.
+# A client whose machine vanished holds its connection until it is noticed: 20 s of silence and two probes; or, with
+# data on its way that nobody takes, a minute.
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -45,7 +45,8 @@ class OpenAiServer:
     Args:
         generator: Runs the requests.
         texts: Its text side.
-        host: IP address to listen on, without brackets; anything but a loopback address is open to others, with no encryption.
+        host: IP address to listen on, without brackets; anything but a loopback address is open
+            to others, with no encryption.
         port: 0 for any free port.
         grace_s: Seconds that running requests get when the server stops.
         limits: What clients may take.

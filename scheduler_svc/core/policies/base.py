@@ -1,7 +1,7 @@
 """What a policy is: pure choices about what runs next, in what order, and who goes along.
 
-A policy sees numbers and batches through a `View`, never a tensor, a clock or a socket; the scheduler carries its choices out.
-Source: arXiv 2503.09304, section 3 (user-defined policies).
+A policy sees numbers and batches through a `View`, never a tensor, a clock or a socket; the scheduler carries its
+choices out. Source: arXiv 2503.09304, section 3 (user-defined policies).
 """
 
 from abc import ABC, abstractmethod
@@ -26,8 +26,8 @@ class BatchPlan:
         sources: Queues to fill it from, the first as far as it goes, then the next.
         max_sequences: Most sequences; where more decode than that, they take turns.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
-        filler: Queues to take along from, in order, while the predicted iteration stays within its slack (`View.has_slack`);
-            nobody gives up memory for them.
+        filler: Queues to take along from, in order, while the predicted iteration stays within its slack
+            (`View.has_slack`); nobody gives up memory for them.
     """
 
     sources: tuple[QueueName, ...]
@@ -40,14 +40,14 @@ class BatchPlan:
 class Sequel:
     """The iteration after one whose result is awaited, begun before the result is known.
 
-    Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token. From then on the
-    iteration that it follows runs to its end.
+    Its sequences are those that cannot end by length; the worker passes over one that ended by a stop token. From then
+    on the iteration that it follows runs to its end.
 
     Attributes:
         request_class: Whose iteration it follows.
         plan: Makes what to fill it up with; called when it is time.
-        margin: How much earlier it is begun than the predicted end and the lead ask for, in iterations: predictions are off so
-            much, and whoever arrives after it is begun waits.
+        margin: How much earlier it is begun than the predicted end and the lead ask for, in iterations: predictions are
+            off so much, and whoever arrives after it is begun waits.
     """
 
     request_class: RequestClass
@@ -59,7 +59,7 @@ Choice = Batch | BatchPlan | Sequel
 
 
 class Ahead(NamedTuple):
-    """Sequences of a class and phase, and the tokens before them: of prompts to compute, or at most of outputs to generate."""
+    """Sequences of a class and phase, and the tokens before them: of prompts to compute, or, at most, of outputs."""
 
     num_sequences: int
     num_tokens: int
@@ -84,13 +84,13 @@ class View(Protocol):
         """Counts the sequences in a queue."""
 
     def ahead(self, queue: QueueName) -> Ahead:
-        """Counts the sequences of a class and phase, those under way included, and the tokens that they have before them."""
+        """Counts the sequences of a class and phase, those under way too, and the tokens that they have before them."""
 
     def open_batch(self, request_class: RequestClass) -> Batch | None:
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
 
     def awaits_result(self, request_class: RequestClass) -> bool:
-        """Whether a batch of the class has been sent to its end or cut short, so that the next step waits for a result."""
+        """Whether a batch of the class was sent to its end or cut short, so that the next step waits for a result."""
 
     def owes_best_effort(self) -> bool:
         """Whether the starvation guard says that best-effort work goes first now."""
@@ -100,7 +100,7 @@ class View(Protocol):
         """Whether any latency-sensitive work is under way or waits."""
 
     def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second one beside it: within its stretch, or `ls_tpot_s`."""
+        """Whether an iteration of the first shape bears the second beside it: within its stretch, or `ls_tpot_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ class Limits:
         control_lead_s: How long before the worker runs dry the next unit is sent.
     """
 
-    # Bounds what an iteration keeps in memory and what a decision takes, not an iteration's time: whatever another sequence
-    # costs there, an iteration of its own costs more.
+    # Bounds what an iteration keeps in memory and what a decision takes, not an iteration's time: whatever another
+    # sequence costs there, an iteration of its own costs more.
     max_num_seqs: Annotated[
         int,
         Setting(1, 4096, panel=MEMORY),
-        "Limits how many sequences one iteration computes together. Where there are more, they take turns. The policy paper "
-        "takes 32 at most, whatever is set here.",
+        "Limits how many sequences one iteration computes together. Where there are more, they take turns. The policy "
+        "paper takes 32 at most, whatever is set here.",
     ] = 256
     # Bounds how long those that decode wait for a token.
     be_chunk_tokens: Annotated[
@@ -129,39 +129,40 @@ class Limits:
     be_max_chunk_tokens: Annotated[
         int,
         Setting(1, 1 << 20, panel=SCHEDULING),
-        "Limits the tokens of one iteration of best-effort work, instead of --be-chunk-tokens, where that is less: while no "
-        "best-effort request waits for its next token, and while prompts pile up. Only the policy qllm has such iterations.",
+        "Limits the tokens of one iteration of best-effort work, instead of --be-chunk-tokens, where that is less: "
+        "while no best-effort request waits for its next token, and while prompts pile up. Only the policy qllm has "
+        "such iterations.",
     ] = 1024
     # Bounds how long its decodes take, which are not counted.
     ls_chunk_tokens: Annotated[
         int,
         Setting(1, 1 << 20, panel=SCHEDULING),
-        "Limits the tokens of prompts in one iteration of latency-sensitive requests. Longer prompts are computed in parts, so "
-        "that the other requests soon get their next token.",
+        "Limits the tokens of prompts in one iteration of latency-sensitive requests. Longer prompts are computed in "
+        "parts, so that the other requests soon get their next token.",
     ] = 512
     ls_stretch: Annotated[
         float,
         Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer best-effort work that rides along may make an iteration of latency-sensitive requests: 0.15 "
-        "allows 15 %.",
+        "Limits how much longer best-effort work that rides along may make an iteration of "
+        "latency-sensitive requests: 0.15 allows 15 %.",
     ] = 0.15
     ls_alone_share: Annotated[
         float,
         Setting(0, 1, panel=SCHEDULING),
-        "Sets from which share of the time on, within --be-window-s, iterations of latency-sensitive requests may be made "
-        "longer by --ls-shared-stretch rather than by --ls-stretch. With 1 they never are.",
+        "Sets from which share of the time on, within --be-window-s, iterations of latency-sensitive requests may be "
+        "made longer by --ls-shared-stretch rather than by --ls-stretch. With 1 they never are.",
     ] = 0.5
     ls_shared_stretch: Annotated[
         float,
         Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests once those take more of "
-        "the time than --ls-alone-share: 1 allows twice as long. A value below --ls-stretch has no effect.",
+        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests once those take "
+        "more of the time than --ls-alone-share: 1 allows twice as long. A value below --ls-stretch has no effect.",
     ] = 1.0
     ls_tpot_s: Annotated[
         float,
         Setting(0, 60_000, option="ls-tpot-ms", scale=1e3, panel=SCHEDULING),
-        "Sets how many milliseconds a latency-sensitive request may wait for each further token. Best-effort work fills the "
-        "iterations of latency-sensitive requests up to that time. With 0 there is no such target.",
+        "Sets how many milliseconds a latency-sensitive request may wait for each further token. Best-effort work "
+        "fills the iterations of latency-sensitive requests up to that time. With 0 there is no such target.",
     ] = 0.0
     preemption_quantum_s: Annotated[
         float,
@@ -173,8 +174,8 @@ class Limits:
     command_window_s: Annotated[
         float,
         Setting(0.1, 10_000, option="command-window-ms", scale=1e3, panel=ADVANCED),
-        "Limits how many milliseconds of latency-sensitive work are sent to the worker ahead of time. It may not be less than "
-        "--preemption-quantum-ms.",
+        "Limits how many milliseconds of latency-sensitive work are sent to the worker ahead of time. It may not be "
+        "less than --preemption-quantum-ms.",
     ] = 0.1
     control_lead_s: float = 0.001
 
@@ -203,13 +204,13 @@ class Policy(ABC):
     def best_effort_margin(self, view: View) -> float | None:
         """Returns the margin of best-effort sequels; None where none is begun.
 
-        On cores there is none: scheduling takes its time from an iteration that all of them wait in, rather than from the pause
-        behind it.
+        On cores there is none: scheduling takes its time from an iteration that all of them wait in, rather
+        than from the pause behind it.
         """
         return None if view.computes_on_cpu else self.be_sequel_margin
 
     def best_effort(self, view: View, plan: Callable[[View], BatchPlan]) -> Iterator[Choice]:
-        """Yields what best-effort work can run: the batch under way, a new one, or the sequel of one whose result is awaited.
+        """Yields what best-effort work can run: the batch under way, a new one, or the sequel of one awaiting a result.
 
         While latency-sensitive work is there, that goes before a sequel.
         """
@@ -234,8 +235,8 @@ class Policy(ABC):
     def window_s(self, view: View, batch: Batch) -> float | None:
         """Returns how many seconds of the batch's work may be sent and not done; None for all of its iteration.
 
-        Best-effort work alone is sent whole: an arrival has it cut short at the next boundary, and each command that it were
-        divided into would take the scheduler's time from cores that a model may be computed on.
+        Best-effort work alone is sent whole: an arrival has it cut short at the next boundary, and each command that it
+        were divided into would take the scheduler's time from cores that a model may be computed on.
         """
         if batch.request_class is RequestClass.LATENCY_SENSITIVE:
             return view.limits.command_window_s

@@ -1,6 +1,7 @@
 """The baseline: iteration-level first come, first served, which ignores the class.
 
-Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Agrawal et al., Sarathi-Serve, arXiv 2403.02310.
+Continuous batching with chunked prefill. Source: Yu et al., Orca, OSDI 2022; Agrawal et al.,
+Sarathi-Serve, arXiv 2403.02310.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Algorithm 1 as published: the next batch of at most B sequences, whole prompts, latency-sensitive work padded with best-effort.
+"""Algorithm 1 as published: at most B sequences a batch, whole prompts, latency-sensitive work padded with best-effort.
 
-Source: arXiv 2503.09304, Algorithm 1. The policy keeps its weak points on purpose: best-effort prefill waits until every
-best-effort decode has drained, and a latency-sensitive prefill is padded with best-effort prompts.
+Source: arXiv 2503.09304, Algorithm 1. The policy keeps its weak points on purpose: best-effort prefill waits until
+every best-effort decode has drained, and a latency-sensitive prefill is padded with best-effort prompts.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The default policy: latency-sensitive work first, best-effort work stopped inside a layer and taken along where it is cheap.
+"""The default policy: latency-sensitive work first, best-effort work stopped inside a layer, taken along where cheap.
 
 Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind them are the scheduler's. Source: arXiv
 2503.09304, section 3, gone beyond in chunked prefill, bounded stretch and the guard against starvation.
@@ -39,8 +39,8 @@ class Qllm(Policy):
             yield batch
         elif view.awaits_result(LS):
             if not view.num_waiting(LS_PREFILL) and not view.num_waiting(LS_DECODE):
-                # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on. Nobody
-                # else from the queues: room might be made for them by taking blocks of who goes on.
+                # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
+                # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
                 yield Sequel(LS, partial(replace, plan, sources=()), _LS_SEQUEL_MARGIN)
             return  # best-effort work sent now would stand before the next step
         else:
@@ -48,7 +48,7 @@ class Qllm(Policy):
         yield from self.best_effort(view, _best_effort_plan)
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
-        """A suspended best-effort batch that stands at or ahead of the latency-sensitive one, and is cheap to take along."""
+        """A suspended best-effort batch at or ahead of the latency-sensitive one, and cheap to take along."""
         other = view.open_batch(BE)
         if other is None or batch.request_class is BE or not other.is_suspended or other.issued < batch.issued:
             return
@@ -57,10 +57,10 @@ class Qllm(Policy):
 
 
 def _best_effort_plan(view: View) -> BatchPlan:
-    """All decodes and a chunk of prompts: as short as gets the prompts through while decodes need their iterations anyway.
+    """All decodes and a chunk of prompts: as short as gets prompts through while decodes need their iterations anyway.
 
-    An iteration costs a time of its own and a time for each token: chunks cost nothing more as long as decodes ride in each. A
-    long one puts off nobody's stop.
+    An iteration costs a time of its own and a time for each token: chunks cost nothing more as long as decodes ride in
+    each. A long one puts off nobody's stop.
     """
     limits, chunk, most = view.limits, view.limits.be_chunk_tokens, _longest_chunk_tokens(view)
     if most is not None:

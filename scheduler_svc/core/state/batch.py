@@ -66,8 +66,8 @@ class Batch:
         issued: Where it stands once all commands sent so far are done.
         reached: Where it stands by what the worker has answered.
         end: The cursor after the last layer.
-        sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on. This one can't
-            be cut short any more then.
+        sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on. This
+            one can't be cut short any more then.
         num_in_flight: Steps of it that are sent and not answered.
         is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
         shape: What its iteration costs.

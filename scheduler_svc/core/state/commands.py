@@ -44,7 +44,7 @@ class RestoreSequence:
 
 
 class BatchItem(NamedTuple):
-    """One sequence's part in an iteration; `token_ids` is empty when it is the one token that the worker sampled last."""
+    """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last."""
 
     seq_id: SeqId
     num_tokens: int
@@ -72,7 +72,7 @@ class DropBatch:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`, or nowhere."""
+    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`."""
 
     command_id: CommandId
     batch_ids: tuple[BatchId, ...]

@@ -1,7 +1,7 @@
 """The four queues: latency-sensitive and best-effort, prefill and decode.
 
-Each serves the lowest key first (arrival, unless a policy says otherwise). Adding, taking and removing cost O(log n), so a
-long queue does not slow a decision. Source: arXiv 2503.09304, section 3.
+Each serves the lowest key first (arrival, unless a policy says otherwise). Adding, taking and removing cost O(log n),
+so a long queue does not slow a decision. Source: arXiv 2503.09304, section 3.
 """
 
 import heapq

@@ -31,8 +31,8 @@ class Phase(Enum):
 class SequenceState(Enum):
     """Where a sequence is; it is in exactly one of these.
 
-    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. A queued sequence may be offloaded: its cache is in host memory, and it is
-    restored when it is picked for a batch.
+    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. A queued sequence may be offloaded: its cache is in host memory,
+    and it is restored when it is picked for a batch.
     """
 
     QUEUED = 1
@@ -61,7 +61,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class StopConditions:
-    """When a sequence ends, in tokens. `stop_token_ids` holds the model's own end tokens too unless they are ignored."""
+    """When a sequence ends, in tokens; `stop_token_ids` holds the model's own end tokens too unless ignored."""
 
     max_tokens: int
     min_tokens: int = 0

@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with a place among the others, a time within which headers must come, and errors in JSON.
+"""One HTTP connection: uvicorn's, with a place among the others, a time in which headers must come, and errors in JSON.
 
     waits for headers ──they came──▶ waits for a body ──it came──▶ works ──answered──▶ waits for headers ...
       │                                └── answered before it came: passes the rest over, then waits for headers
@@ -57,7 +57,7 @@ class Connection(H11Protocol):
         self._stage = _Stage.HEADERS
         self._was_refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class
         """Takes a place, or answers that there is none."""
         super().connection_made(transport)
         if self._room.enter(self):

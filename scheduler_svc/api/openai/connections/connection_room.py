@@ -1,4 +1,4 @@
-"""Decides who may hold a connection when there are too many: who works goes before who waits, and the newest before the oldest.
+"""Decides who may hold a connection when there are too many: work goes before waiting, the newest before the oldest.
 
 Pure: knows no socket.
 """
@@ -24,8 +24,8 @@ class Guest(Protocol):
 class ConnectionRoom:
     """Room for so many connections at a time.
 
-    Where it is full, the connection that has been without a request for longest gives way to a new one: a thousand silent
-    connections then keep nobody out. Only where a request runs on every one is a new connection turned away.
+    Where it is full, the connection that has been without a request for longest gives way to a new one: a thousand
+    silent connections then keep nobody out. Only where a request runs on every one is a new connection turned away.
 
     Args:
         size: The most connections at a time.
@@ -51,7 +51,7 @@ class ConnectionRoom:
         return True
 
     def turn_away(self, guest: Guest) -> bool:
-        """Lets a connection without a place stay to hear why, until it leaves; returns False if too many do so already."""
+        """Lets a connection without a place stay to hear why, until it leaves; returns False if too many do so."""
         if len(self._turned_away) >= _MOST_TURNED_AWAY:
             return False
         self._turned_away.add(guest)

@@ -1,4 +1,4 @@
-"""Stands between the HTTP server and the application: bounds each request's body, and ends the work when nobody waits for it.
+"""Stands between the HTTP server and the application: bounds each request's body, and ends work that nobody waits for.
 
     reads the body, within its limits ──▶ runs the application ──▶ done
                                               │ client leaves, or the service stops: cancelled

@@ -11,12 +11,12 @@ class HttpLimits:
 
     Attributes:
         max_connections: Connections at a time.
-        header_timeout_s: Seconds within which the whole headers of a request must have come: from the connection's begin for its
-            first request, from the first byte for others.
+        header_timeout_s: Seconds within which the whole headers of a request must have come: from the connection's
+            begin for its first request, from the first byte for others.
         body_timeout_s: Seconds within which a body must have come, or the rest of one that was answered before its end.
         keep_alive_s: Seconds that a connection is kept without a request.
-        comment_interval_s: A stream that has nothing to tell sends a comment so often, since proxies cut silent ones (nginx and
-            load balancers of clouds: after 60 s).
+        comment_interval_s: A stream that has nothing to tell sends a comment so often, since proxies cut silent ones
+            (nginx and load balancers of clouds: after 60 s).
     """
 
     max_connections: int = MOST_CONNECTIONS

@@ -18,8 +18,8 @@ class FieldNames:
     """The names of one request's fields.
 
     Attributes:
-        names: Our names by those of GenerateRequest; a name stands for what begins with it, too, as in name.part or name[3].
-            An empty one leaves only the part.
+        names: Our names by those of GenerateRequest; a name stands for what begins with it, too, as in name.part or
+            name[3]. An empty one leaves only the part.
     """
 
     names: Mapping[str, str]

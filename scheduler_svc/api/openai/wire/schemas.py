@@ -1,6 +1,7 @@
-"""What may be in the body of a request: names and types of the fields. Ranges are judged where gRPC's are, in validation.py.
+"""What may be in a request's body: names and types of the fields. Ranges are judged where gRPC's are, in validation.py.
 
-Types are strict, as in OpenAI's API, and lists end at their first bad item, so that an error costs no more than a success.
+Types are strict, as in OpenAI's API, and lists end at their first bad item, so that an
+error costs no more than a success.
 """
 
 from collections.abc import Callable, Set

@@ -1,4 +1,4 @@
-"""Server-sent events: JSON objects as a stream of HTTP, with comments while there are none. Knows nothing of what is in them.
+"""Server-sent events: JSON objects as a stream of HTTP, with comments while there are none. Knows nothing of contents.
 
 status and headers ──▶ event, event ... ──▶ end          they leave with the first event, so an error before it has
       ▲                  ▲                               a status of its own
@@ -29,8 +29,8 @@ class EventStream(Response):
     """Sends events as they come, no faster than the client reads; closes their source when it ends, however it ends.
 
     Args:
-        begin: Makes the source, for as long as it needs: comments come meanwhile. What it or the source raises before the first
-            event, and before any comment, is raised from here, with nothing sent.
+        begin: Makes the source, for as long as it needs: comments come meanwhile. What it or the source raises before
+            the first event, and before any comment, is raised from here, with nothing sent.
         last_event: Makes of an error that is raised later the event that ends the stream.
         headers: Further headers.
         comment_interval_s: Seconds of silence after which a comment is sent.

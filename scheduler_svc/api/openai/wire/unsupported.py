@@ -1,7 +1,7 @@
 """The fields that clients send and this service does not have: which ones are dropped, and which values are.
 
-Nothing that changes the output is dropped silently: a field below is dropped with a value that asks for what happens anyway,
-and refused with any other; a field that is nowhere is refused.
+Nothing that changes the output is dropped silently: a field below is dropped with a value that asks for what happens
+anyway, and refused with any other; a field that is nowhere is refused.
 """
 
 import json
