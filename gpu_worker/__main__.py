@@ -1,6 +1,7 @@
-"""The worker process, `qllm-worker`: reads its settings, makes the model ready, connects, and runs commands until told to stop.
+"""The worker process, `qllm-worker`: reads its settings, readies the model, connects, and runs commands until stopped.
 
-Exit codes: 0 after Shutdown, SIGTERM, SIGINT or SIGHUP; 1 when the engine can't go on; 2 when it refuses what it was told.
+Exit codes: 0 after Shutdown, SIGTERM, SIGINT or SIGHUP; 1 when the engine can't go on; 2
+when it refuses what it was told.
 """
 
 import logging
@@ -47,8 +48,8 @@ _FATAL = 1
 def serve(config: WorkerConfig) -> None:
     """Runs a Mixture-of-Experts model as a scheduler tells it to.
 
-    Every option may also come from the environment, --block-size as QLLM_BLOCK_SIZE, or from the file of --config. Options win
-    over the environment, and the environment over the file.
+    Every option may also come from the environment, --block-size as QLLM_BLOCK_SIZE, or from the file of --config.
+    Options win over the environment, and the environment over the file.
     """
     set_up_logging(config.log_level)
     try:

@@ -5,11 +5,12 @@
         ├── WorkerRefused    the scheduler will never take this worker, with the reason
         ├── ModelRefused     a model that can't be served, with the reason
         ├── DeviceLost       a device that this process can use no more, whatever it does; the next process may
-        ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; nothing changed
+        ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; no effect
         │   └── SequenceRefused   it is one sequence that makes it so, and the command would do without
         └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
 
-They carry no wire format: the process side turns a CommandRefused into a CommandError and a failed pass into a BatchError.
+They carry no wire format: the process side turns a CommandRefused into a CommandError and a
+failed pass into a BatchError.
 
 Source: arXiv 2503.09304
 """

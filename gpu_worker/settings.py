@@ -80,20 +80,20 @@ class WorkerConfig:
     model: Annotated[
         str,
         Setting(panel=MODEL),
-        "Names the model that is run: a directory, or NAME or ORG/NAME on the Hugging Face hub. With --simulated it names a "
-        "directory with a tokenizer, or anything.",
+        "Names the model that is run: a directory, or NAME or ORG/NAME on the Hugging Face hub. With --simulated it "
+        "names a directory with a tokenizer, or anything.",
     ] = ""
     served_model_names: Annotated[
         tuple[str, ...],
         Setting(option="served-model-name", panel=MODEL, unset="from --model, org/name and name"),
-        "Names the model for callers. There may be several names, with the option given several times or with commas between "
-        "them; answers carry the first.",
+        "Names the model for callers. There may be several names, with the option given several times or with commas "
+        "between them; answers carry the first.",
     ] = ()
     dtype: Annotated[
         DType,
         Setting(panel=MODEL),
-        "Chooses the type that is computed in. auto is the checkpoint's own, or float32 on a CPU that a short measurement shows "
-        "to be faster in it, where memory suffices.",
+        "Chooses the type that is computed in. auto is the checkpoint's own, or float32 on a CPU that a short "
+        "measurement shows to be faster in it, where memory suffices.",
     ] = DType.AUTO
     device: Annotated[
         Device,
@@ -103,32 +103,33 @@ class WorkerConfig:
     weights: Annotated[
         Weights,
         Setting(panel=MODEL),
-        "Chooses how weight matrices are kept: dense, or packed in the order that a CPU's kernels read, which is 2 to 3 times as "
-        "fast. auto packs where it can.",
+        "Chooses how weight matrices are kept: dense, or packed in the order that a CPU's kernels read, which is 2 to "
+        "3 times as fast. auto packs where it can.",
     ] = Weights.AUTO
     quantization: Annotated[
         Quantization,
         Setting(panel=MODEL),
-        "Quantizes experts and linear layers, all but the head, while they are read, so that the whole model is never held at "
-        "full precision: bnb-4bit to nf4 with double quantization, bnb-4bit-fp4 to fp4, bnb-8bit to whole numbers.",
+        "Quantizes experts and linear layers, all but the head, while they are read, so that the whole model is "
+        "never held at full precision: bnb-4bit to nf4 with double quantization, bnb-4bit-fp4 to fp4, bnb-8bit "
+        "to whole numbers.",
     ] = Quantization.NONE
     load_format: Annotated[
         LoadFormat,
         Setting(panel=MODEL),
-        "Chooses where weights come from: auto reads safetensors; dummy needs a config.json only and makes random weights on the "
-        "device, to measure speed without a download.",
+        "Chooses where weights come from: auto reads safetensors; dummy needs a config.json only and makes random "
+        "weights on the device, to measure speed without a download.",
     ] = LoadFormat.AUTO
     generation_config: Annotated[
         GenerationConfig,
         Setting(panel=MODEL),
-        "Chooses how tokens are sampled where a request does not say it: auto does it as the model's generation_config.json "
-        "says, none leaves that file aside. Its end tokens count either way.",
+        "Chooses how tokens are sampled where a request does not say it: auto does it as the model's "
+        "generation_config.json says, none leaves that file aside. Its end tokens count either way.",
     ] = GenerationConfig.AUTO
     tensor_parallel_size: Annotated[
         int,
         Setting(1, 64, panel=MODEL),
-        "Holds the model in so many processes together, each a slice of every matrix. Where torchrun did not start them, the "
-        "worker does; under torchrun the default is WORLD_SIZE.",
+        "Holds the model in so many processes together, each a slice of every matrix. Where torchrun did not start "
+        "them, the worker does; under torchrun the default is WORLD_SIZE.",
     ] = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
     control_endpoint: Annotated[
         str,
@@ -138,7 +139,8 @@ class WorkerConfig:
     run_ahead_ms: Annotated[
         float,
         Setting(0.01, 10_000, panel=SCHEDULING),
-        "Limits how many milliseconds of work a GPU is given ahead, which no preemption can stop. No CUDA graph is longer.",
+        "Limits how many milliseconds of work a GPU is given ahead, which no preemption can "
+        "stop. No CUDA graph is longer.",
     ] = 1.0
     block_size: Annotated[int, Setting(1, 1024, panel=MEMORY), "Sets how many tokens one block of the cache holds."] = (
         16
@@ -167,8 +169,9 @@ class WorkerConfig:
     num_threads: Annotated[
         int | None,
         Setting(1, option="threads", panel=ADVANCED, unset="all cores that the process may use"),
-        "Sets how many threads one tensor operation takes. The cores that a process may use are those of its affinity, as far as "
-        "its control group's quota goes. Threads that take every core keep one each, unless OMP_PROC_BIND says otherwise.",
+        "Sets how many threads one tensor operation takes. The cores that a process may use are those of its affinity, "
+        "as far as its control group's quota goes. Threads that take every core keep one each, unless OMP_PROC_BIND "
+        "says otherwise.",
     ] = None
     enforce_eager: Annotated[
         bool,
@@ -178,8 +181,8 @@ class WorkerConfig:
     simulated: Annotated[
         str,
         Setting(metavar="TABLE", panel=ADVANCED),
-        "Runs no model, but takes the time that a cost table says: a JSON file, zero, or a100-mixtral-8x7b. Settings that "
-        "concern tensors have no effect then.",
+        "Runs no model, but takes the time that a cost table says: a JSON file, zero, or a100-mixtral-8x7b. Settings "
+        "that concern tensors have no effect then.",
     ] = ""
     curve_secret_key: Annotated[
         Path | None,
@@ -234,6 +237,6 @@ class WorkerConfig:
             raise SettingRefused(f"--control-endpoint: got {given}, allowed are ipc://PATH and tcp://ADDRESS:PORT")
         if self.control_endpoint.startswith("tcp://") and self.curve is None:
             raise SettingRefused(
-                f"--control-endpoint: {self.control_endpoint} is allowed with CURVE keys only; give --curve-secret-key and "
-                "--curve-server-key, or use ipc://PATH"
+                f"--control-endpoint: {self.control_endpoint} is allowed with CURVE keys only; give --curve-secret-key "
+                "and --curve-server-key, or use ipc://PATH"
             )

@@ -1,13 +1,14 @@
-"""Finds out which arithmetic of attention this CPU runs fastest: torch's fused kernel, or the products of `attention.cpu`.
+"""Finds out which arithmetic of attention this CPU runs fastest: torch's fused kernel, or products of `attention.cpu`.
 
     float32, 8 heads over 4, 64 wide            AMD EPYC                Intel Xeon, one thread (two)
     256 queries over 512 rows                   products                fused 2.9 ms, products 4.4 (2.6, 4.1)
     one query over 1,000 rows, 8 sequences      products                fused 1.7 ms, products 2.4 (0.9, 1.4)
 
-The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only. Both are
-measured once for each shape and number of threads, when an iteration first could use either: that is while warming up. They take
-turns, and products are chosen where they are clearly faster, twice (`trials`). A single query is measured on more rows than
-caches hold: between two layers' weights nothing stays there, and what is fastest from a cache need not be so from memory.
+The fused kernel leaves its products to the math library that torch was built with, which is fast on some CPUs only.
+Both are measured once for each shape and number of threads, when an iteration first could use either: that is while
+warming up. They take turns, and products are chosen where they are clearly faster, twice (`trials`). A single query is
+measured on more rows than caches hold: between two layers' weights nothing stays there, and what is fastest from a
+cache need not be so from memory.
 """
 
 from functools import cache

@@ -1,11 +1,11 @@
-"""The arithmetic of one sequence's attention: by torch's fused kernel, or on a CPU by oneDNN's products, many queries or one.
+"""The arithmetic of one sequence's attention: torch's fused kernel, or oneDNN's products on a CPU, many queries or one.
 
-    rows of K     |0 . . . . . . . past|. . . n|        a tile of queries sees all rows before it and the triangle of its own
+    rows of K     |0 . . . . . . . past|. . . n|        a tile of queries sees all rows before it and its own triangle
     queries  tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|◣          |
              tile |▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓|▓▓▓▓◣      |    what is right of the triangle is not computed
 
-Scores and their softmax are in float32 whatever the type, as in the fused kernel. Which of them is the fastest differs from CPU
-to CPU: see `attention.choice`. It knows no cache, no batch and no model.
+Scores and their softmax are in float32 whatever the type, as in the fused kernel. Which of them is the fastest differs
+from CPU to CPU: see `attention.choice`. It knows no cache, no batch and no model.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Attention of a ragged batch: every sequence of one row of tokens attends to its own cached rows.
 
-Registered in transformers' AttentionInterface, so any model that asks there for its attention can run. It knows the cache
-view of the pass that is on stage (`forward.current_pass`) and nothing of models.
+Registered in transformers' AttentionInterface, so any model that asks there for its attention can run. It knows the
+cache view of the pass that is on stage (`forward.current_pass`) and nothing of models.
 
 Source: arXiv 2503.09304
 """
@@ -40,9 +40,9 @@ def stand_in_mask(
 ) -> Tensor | None:
     """Stands in for transformers' mask of one padded batch: each sequence gets its own here.
 
-    A model that insists on a mask, because it reads it itself, gets one number in the shape of a mask (1, 1, q, kv); its
-    modules that do so run sequence by sequence, and get the sequence's own there. So does one with a sliding window: some
-    families tell it to nobody but the mask, and the mask tells `ragged_attention`.
+    A model that insists on a mask, because it reads it itself, gets one number in the shape of a mask (1, 1, q, kv);
+    its modules that do so run sequence by sequence, and get the sequence's own there. So does one with a sliding
+    window: some families tell it to nobody but the mask, and the mask tells `ragged_attention`.
     """
     if allow_is_causal_skip and local_size is None:
         return None
@@ -87,10 +87,12 @@ def ragged_attention(
     Args:
         module: The model's attention layer; its layer_idx says which storage to read.
         query: (1, H, T, width) for the T tokens of all sequences.
-        key: (1, H_kv, T, width), new rows only and already stored; for a latent layer (1, H, rows, width), all cached rows.
+        key: (1, H_kv, T, width), new rows only and already stored; for a latent layer
+            (1, H, rows, width), all cached rows.
         value: As key.
-        attention_mask: From stand_in_mask; only its window means something. A mask that a module made itself, which runs for one
-            sequence at a time, hides rows of that one, or of those that a layer with a memory of its own gives.
+        attention_mask: From stand_in_mask; only its window means something. A mask that a module made itself,
+            which runs for one sequence at a time, hides rows of that one, or of those that a layer with a memory
+            of its own gives.
         scaling: Factor on the scores; None is 1 / sqrt(width).
         sliding_window: Rows that a token sees, its own included; None is all.
         s_aux: Attention sinks (H,): one more score for each head that takes weight and gives nothing.
@@ -132,7 +134,7 @@ def ragged_attention(
 
 
 def _attend_as_told(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, sinks: Tensor | None) -> Tensor:
-    """Attends for one sequence, q (H, n, width) over k and v (H_kv, rows, width), by a mask (1, 1, n, rows): (n, H, width)."""
+    """Attends for one sequence, q (H, n, width) over k, v (H_kv, rows, width), mask (1, 1, n, rows): (n, H, width)."""
     attended = attend_by_scores(
         q,
         k,

@@ -6,9 +6,9 @@ There are three ways, of which the fastest that works is taken:
     packed    the same kernel over all rows, gathered end to end                  half precision
     padded    torch's fused attention: decodes side by side, prompts one by one   any type, attention sinks
 
-Whether a kernel can is found out by trying it on a few rows and comparing: it differs with device, torch and head size, and
-between batches and the decodes that graphs are made of, whose histories are filled up. None of the ways makes the host wait. It
-knows no models.
+Whether a kernel can is found out by trying it on a few rows and comparing: it differs with device, torch and head size,
+and between batches and the decodes that graphs are made of, whose histories are filled up. None of the ways makes the
+host wait. It knows no models.
 """
 
 import logging

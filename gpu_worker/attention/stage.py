@@ -1,7 +1,7 @@
 """Runs one layer's attention of a ragged batch, in parts between which the pass may be left for others.
 
-    chunk of a prompt  |part . . . .|part . . .|part . .|part .|      the more rows they see, the fewer queries to a part
-    single queries     |1 1 1 1 1 1 1 1 1|1 1 1 1 1 1 1|              as many to a part as come to its work
+    chunk of a prompt  |part . . . .|part . . .|part . .|part .|     the more rows they see, the fewer queries to a part
+    single queries     |1 1 1 1 1 1 1 1 1|1 1 1 1 1 1 1|             as many to a part as come to its work
 
 It knows the sequences' rows and how a layer attends, and nothing of models.
 
@@ -158,7 +158,7 @@ class AttentionStage:
             yield group
 
     def _offer_pause(self, work: int) -> None:
-        """Lets the pass be left before such work, if with it a part's has been done since the last time, and when it begins."""
+        """Lets the pass be left before such work once a part's has been done since the last time, and at the start."""
         if work > self.work_left:
             self.forward_pass.offer_pause(self.query, self.output)
             self.work_left = _PART_WORK
@@ -180,7 +180,7 @@ class AttentionStage:
 
 
 def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: Rules) -> Tensor:
-    """One sequence: q (H, n, width) over k and v (H_kv, rows, width), the rows from `start` to the last of q. (H, n, width)."""
+    """One sequence: q (H, n, width) over k, v (H_kv, rows, width), rows from `start` to q's last. (H, n, width)."""
     num_queries, num_rows = q.shape[1], k.shape[1]
     window = None if rules.window is None or num_rows <= rules.window else rules.window
     chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
@@ -216,7 +216,7 @@ def _mask_of_chosen(mask: Tensor, chosen: Tensor) -> Tensor:
 def _attend_with_sinks(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> Tensor:
-    """As _attend, with sinks (H, n or 1): softmax over the scores and the sink is softmax over the scores, times a share.
+    """As _attend, with sinks (H, n or 1): softmax over scores and the sink is softmax over the scores, times a share.
 
     With lse the log of the summed exponentials of the scores, that share is exp(lse) / (exp(lse) + exp(sink)).
     """

@@ -1,4 +1,4 @@
-"""Owns the call of torch's attention over sequences of different lengths: the operator beneath `torch.nn.attention.varlen`.
+"""Owns the call of torch's attention over sequences of different lengths: what is beneath `torch.nn.attention.varlen`.
 
     operator of     lengths of filled-up histories    block tables    number of splits
     torch 2.11      yes                               no              one, where a window is given, as it is here

@@ -23,7 +23,7 @@ class Carrier(Protocol):
     """Copies rows between a device and the host."""
 
     def take_out(self, reads: Sequence[Read], block_ids: Sequence[int]) -> list[tuple[Tensor, ...]]:
-        """Copies what the reads give, which lies in the blocks, to host memory; the blocks may be given away at once."""
+        """Copies what the reads give, which lies in the blocks, to host memory; the blocks may be reused at once."""
 
     def bring_back(self, rows: Tensor) -> Tensor:
         """Rows that were taken out, on the device."""
@@ -88,6 +88,6 @@ def carrier_of(device: torch.device) -> Carrier:
 
 
 def copy_out(rows: Tensor, memory: HostMemory) -> Tensor:
-    """A copy in host memory, which is complete once the stream gets there; if the memory is not page-locked, at once."""
+    """A copy in host memory, complete once the stream gets there; if the memory is not page-locked, at once."""
     copy = memory.empty(rows.shape, rows.dtype)
     return copy.copy_(rows, non_blocking=copy.is_pinned())

@@ -1,6 +1,6 @@
 """What models find where they reach past a cache's methods into its layers.
 
-    past_key_values.layers[3].conv_states              the state of a layer of the only sequence (transformers before 5.18)
+    past_key_values.layers[3].conv_states              a layer's state of the only sequence (transformers before 5.18)
     past_key_values.layers[0].indexer_position_ids     positions of all rows before, kept there by some models
 
 It knows no storage and no attention.
@@ -20,7 +20,8 @@ from gpu_worker.machine.devices import to_device
 class Layers:
     """What older models of transformers reach into a cache for: the state of one layer of the only sequence.
 
-    It counts no layers, so that transformers takes every sequence for new when it prepares masks, which stand for nothing here.
+    It counts no layers, so that transformers takes every sequence for new when it prepares
+    masks, which stand for nothing here.
     """
 
     def __init__(self, layer_of: Callable[[int], Any]) -> None:
@@ -37,7 +38,7 @@ class Layers:
 
 
 class PositionHistory:
-    """Positions of the rows before those of a pass, which some models keep beside a layer's K/V and which are known here.
+    """Positions of rows before those of a pass, which some models keep beside a layer's K/V and which are known here.
 
     Args:
         spans: The sequences of the pass, end to end.
@@ -60,7 +61,7 @@ class PositionHistory:
 
 
 class LayerView:
-    """What a model reaches into a cache for: the state of a layer of the only sequence, or the positions of earlier rows."""
+    """What a model reaches into a cache for: a layer's state of the only sequence, or the positions of earlier rows."""
 
     def __init__(self, history: PositionHistory, state: Callable[[], LayerState]) -> None:
         vars(self).update(_history=history, _state=state)

@@ -1,8 +1,8 @@
 """Memory of a layer that is a model's own invention: transformers' cache layer of one sequence, kept as a state.
 
-Some families compress what a layer has seen into a memory of a kind of its own (deepseek_v4), with a cache layer of their own
-beside their modeling code. Such a layer is taken as it is: an object for each sequence, of which all tensors are copied where a
-state is. It grows outside of the blocks. It knows no family.
+Some families compress what a layer has seen into a memory of a kind of its own (deepseek_v4), with a cache layer of
+their own beside their modeling code. Such a layer is taken as it is: an object for each sequence, of which all tensors
+are copied where a state is. It grows outside of the blocks. It knows no family.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where the rows of one pass lie, as tensors on the device that its kernels read. Made on the host, brought over in one go each.
+"""Where the rows of one pass lie, as tensors on the device that its kernels read, each brought over in one go.
 
     spans          |a: rows 3 4 5|b: row 41|              new rows of two sequences
     slots          |  19 20 21   |  57     |              where they go
@@ -21,7 +21,7 @@ from gpu_worker.machine.devices import to_device
 
 
 def rows_seen(lengths: Tensor, longest: int, window: int | None) -> Tensor:
-    """Which of so many rows the last token sees of sequences of these lengths (S,): (S, longest), True where it does."""
+    """Which rows the last token sees of sequences of these lengths (S,): (S, longest), True where it does."""
     positions = torch.arange(longest, device=lengths.device)[None]  # (1, longest)
     ends = lengths[:, None]  # (S, 1)
     seen = positions < ends

@@ -70,9 +70,9 @@ class RaggedCache(Cache):
         """Stores the pass's new rows, key_states (1, H, T, width) and value_states likewise.
 
         Returns:
-            Ordinary layers get their arguments back: attention reads the store. Latent layers get all cached rows of all
-            sequences that are not dropped, end to end, (1, H, rows, width) each. A layer with a memory of its own gets what
-            that gives.
+            Ordinary layers get their arguments back: attention reads the store. Latent layers get all cached rows of
+            all sequences that are not dropped, end to end, (1, H, rows, width) each. A layer with a memory of its own
+            gets what that gives.
         """
         if self.is_own(layer_idx):
             k, v = self._own_layer(layer_idx).layer.update(key_states, value_states)
@@ -99,10 +99,10 @@ class RaggedCache(Cache):
         alone.stands_for, alone.is_alone = self.stands_for, True
         return alone
 
-    # ------------------------------------------------------------------------------- state of one sequence, see sequencewise
+    # -------------------------------------------------------------------------- state of one sequence, see sequencewise
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
-        """Last inputs of a convolution (1, channels, width), which the model may change in place; None at a text's start."""
+        """Last inputs of a convolution (1, channels, width), which the model may change in place; None at the start."""
         return self._state(layer_idx).conv_states[state_idx]
 
     def update_conv_state(
@@ -131,7 +131,7 @@ class RaggedCache(Cache):
 
     @property
     def position_ids(self) -> Tensor:
-        """Positions of the rows before, where a model keeps them in the cache itself; not there as long as there are none."""
+        """Positions of rows before, where a model keeps them in the cache itself; missing as long as there are none."""
         if (before := self.history.read()) is None:
             raise AttributeError("position_ids")
         return before
@@ -149,7 +149,7 @@ class RaggedCache(Cache):
         self.update_recurrent_state(linear_cache, layer_idx)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """How many rows a mask is for, and the first: of a sequence that is alone all. Of a whole pass it stands for nothing."""
+        """How many rows a mask is for, and the first: all, if a sequence is alone; meaningless for a whole pass."""
         if self.is_alone and self.is_own(layer_idx):
             num_rows, first = self._own_layer(layer_idx).layer.get_mask_sizes(query_length)
             return num_rows, first
@@ -186,7 +186,7 @@ class RaggedCache(Cache):
             raise PassFailed(f"layer {layer} asks for the state of one sequence while {len(self.spans)} are on stage")
         return self.spans[0]
 
-    # ------------------------------------------------------------------------------------------------------- K/V
+    # ------------------------------------------------------------------------------------------------------ K/V
 
     def is_own(self, layer: int) -> bool:
         """Whether the layer has a memory of its own, whose rows its attention is given with a mask."""
@@ -226,7 +226,7 @@ class RaggedCache(Cache):
         return self.read(layer, self._only(layer), 0)
 
     def mask(self, span: Span, start: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """What a span's tokens see of the rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.
+        """What a span's tokens see of rows from `start` on: (num_tokens, length - start), 0 where visible, else -inf.
 
         Kept until the pass ends, because most layers ask for the same one.
         """

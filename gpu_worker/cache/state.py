@@ -1,9 +1,10 @@
 """What the layers of one sequence carry from token to token besides K/V: inputs of a convolution, a recurrent state.
 
-    finished   as the last finished iteration left it     ──copy at the first access──▶   under way   ──commit──▶ finished
+    finished   as the last finished iteration left it   ──copy at the first access──▶   under way   ──commit──▶ finished
 
-Such a state is of one size however long the text, and every token overwrites it. So an iteration changes a copy, which becomes
-the sequence's own once the iteration is over: one that fails or is dropped half-way has changed nothing, as with K/V.
+Such a state is of one size however long the text, and every token overwrites it. So an iteration changes a copy,
+which becomes the sequence's own once the iteration is over: one that fails or is dropped half-way has changed
+nothing, as with K/V.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.nn.functional import pad
 
 
 class Numbered(dict[int, Tensor]):
-    """Tensors by the number that a model gives them; one that is not there is None, as in transformers' cache layers."""
+    """Tensors by the number that a model gives them; a missing one is None, as in transformers' cache layers."""
 
     def __missing__(self, number: int) -> None:
         return None

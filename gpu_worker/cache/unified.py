@@ -1,7 +1,7 @@
-"""Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer, and states that are not K/V.
+"""Unified Dynamic Cache: owns the bytes of K and V, in blocks, for every sequence and layer, and states besides K/V.
 
-Who holds which block is the ledger's to know, and to refuse. It knows no model (a layer's shapes are taken from the first rows
-written to it), no batches and no forward passes.
+Who holds which block is the ledger's to know, and to refuse. It knows no model (a layer's shapes are taken from the
+first rows written to it), no batches and no forward passes.
 
     block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
     rows of the sequence      0 1 2 3|4 5 6 7|8 9
@@ -30,8 +30,8 @@ class Layout(Enum):
     """How the rows of a store lie in memory.
 
     Attributes:
-        HEADS: The slots of one head side by side, for attention that goes through a sequence head by head, as on a CPU, which
-            reads 1,000 rows 1.8 times as fast so.
+        HEADS: The slots of one head side by side, for attention that goes through a sequence head by head, as on a CPU,
+            which reads 1,000 rows 1.8 times as fast so.
         PAGES: The heads of one slot side by side: a block is one piece of memory, and a kernel can take a block table.
     """
 
@@ -47,7 +47,8 @@ class Layout(Enum):
 class UnifiedDynamicCache:
     """Paged K/V of all sequences.
 
-    Storage of a layer is allocated at its first write: K, V and what else it keeps of each token, (H, num_slots, width) each.
+    Storage of a layer is allocated at its first write: K, V and what else it keeps of each
+    token, (H, num_slots, width) each.
 
     Args:
         blocks: Who holds which blocks.
@@ -107,7 +108,7 @@ class UnifiedDynamicCache:
         return sum(table.state.nbytes for table in self._tables.values() if table.host is None)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless each table lists the blocks that its sequence holds, and each block has one owner."""
+        """Raises AssertionError unless each table lists the blocks its sequence holds, and each block has one owner."""
         self.blocks.check_integrity()
         for table in self._tables.values():
             if table.block_ids != list(held := self.blocks.held_by(table.seq_id)):
@@ -164,7 +165,7 @@ class UnifiedDynamicCache:
             store.index_copy_(1, slots, new)
 
     def read(self, layer: int, table: BlockTable, start: int, stop: int, kind: str = KV) -> tuple[Tensor, ...]:
-        """Rows [start, stop) of a sequence, (H, rows, width) each, K and V or what was stored; views if its blocks follow on."""
+        """Rows [start, stop) of a sequence (H, rows, width), K and V or what was stored; views of a run of blocks."""
         stores = self._stores[layer, kind]
         if table.first_slot is not None:
             first, count = table.first_slot + start, stop - start
@@ -180,8 +181,9 @@ class UnifiedDynamicCache:
         """Storage (H, num_slots, width) for rows like these (H, T, width)."""
         H, _, width = rows.shape
         num_slots = (self.num_blocks + 1) * self.block_size  # the last are the scratch block's
-        # Written to now, so that no request waits for the system to find the pages: with huge ones that took 0.3 s at times.
-        # Kernels that read filled-up indices multiply what they find by zero, which must not be what is no number.
+        # Written to now, so that no request waits for the system to find the pages: with huge ones that took
+        # 0.3 s at times. Kernels that read filled-up indices multiply what they find by zero, which must not be
+        # what is no number.
         if self.layout is Layout.HEADS:
             return torch.empty(H, num_slots, width, dtype=rows.dtype, device=self.device).zero_()
         return torch.empty(num_slots, H, width, dtype=rows.dtype, device=self.device).zero_().transpose(0, 1)

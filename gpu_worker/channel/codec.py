@@ -1,4 +1,4 @@
-"""Translates between frames of the control channel and the worker's own messages, and refuses commands that make no sense.
+"""Translates between frames of the control channel and the worker's own messages; refuses commands that make no sense.
 
 Pure: it knows no socket and keeps no state. Source: protos/qllm/v1/control.proto.
 """
@@ -46,7 +46,7 @@ _TIMING_FIELDS = tuple(field.name for field in fields(WorkTiming))
 
 
 def decode_command(step: control_pb2.StepCommand) -> Command | Advance:
-    """Returns a command; raises CommandRefused if this worker knows none of its kind, or it names no place in a model."""
+    """Returns a command; raises CommandRefused if the worker knows no such kind, or it names no place in a model."""
     kind = step.WhichOneof("command")
     if kind is None or kind not in _DECODERS:
         raise CommandRefused(f"command {kind} is not known to this worker")
@@ -179,8 +179,8 @@ def encode_hello(hello: Hello) -> control_pb2.Hello:
         _write_timing(encoded.calibration.add(), timing)
     if (num_bytes := encoded.ByteSize()) > MAX_FRAME_BYTES:
         raise SettingRefused(
-            f"--model: got {num_bytes} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}, which fit into a "
-            "frame of the control channel"
+            f"--model: got {num_bytes} bytes of tokenizer, template and names, allowed are {MAX_FRAME_BYTES}, which "
+            "fit into a frame of the control channel"
         )
     return encoded
 

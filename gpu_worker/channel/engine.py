@@ -46,7 +46,8 @@ class Engine:
     Args:
         mailbox: Where commands come from.
         executor: Carries them out.
-        reporter: Gets one StepResult or CommandError for each Advance, and a CommandError for any other that is refused.
+        reporter: Gets one StepResult or CommandError for each Advance, and a CommandError
+            for any other that is refused.
         progress: Kept up to date for heartbeats.
     """
 

@@ -2,9 +2,9 @@
 
     open (new epoch) --Hello until Welcome--> joined --scheduler gone or silent--> forget everything, open again
 
-The socket is used by two threads under one lock: this one receives and beats, and the engine's sends its results itself,
-because waking another thread for that would cost more than the send. Commands go to the mailbox; what they mean is the
-engine's business. A scheduler that another worker serves refuses this one, which then waits and asks again.
+The socket is used by two threads under one lock: this one receives and beats, and the engine's sends its results
+itself, because waking another thread for that would cost more than the send. Commands go to the mailbox; what they mean
+is the engine's business. A scheduler that another worker serves refuses this one, which then waits and asks again.
 Source: https://zguide.zeromq.org, chapter 4; a socket may pass between threads behind a full fence.
 """
 
@@ -124,7 +124,8 @@ class SchedulerLink:
             if not self._try_send(frame):
                 self._end_epoch("the scheduler takes no reports")
                 return
-            # The socket's descriptor signals a change once, and the send may have taken the signal from the thread's poll.
+            # The socket's descriptor signals a change once, and the send may have taken the
+            # signal from the thread's poll.
             if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 self._receive()
 

@@ -1,7 +1,7 @@
 """What passes between the link's thread and the engine's: commands one way, signs of progress the other.
 
-Knows neither a socket nor a model. Both directions are safe without a lock: a SimpleQueue, and plain attributes that one
-thread writes and the other reads. One command overtakes the others: Preempt changes how those before it end.
+Knows neither a socket nor a model. Both directions are safe without a lock: a SimpleQueue, and plain attributes that
+one thread writes and the other reads. One command overtakes the others: Preempt changes how those before it end.
 """
 
 import time

@@ -10,7 +10,7 @@ from gpu_worker.channel.mailbox import Mailbox, Stop
 
 
 class StopSignals:
-    """Turns SIGTERM, SIGINT and SIGHUP into a clean end: at once while the model loads, after the running command later."""
+    """Turns SIGTERM, SIGINT and SIGHUP into a clean end: at once while loading, later after the running command."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox

@@ -1,4 +1,4 @@
-"""Writes a tokenizer into the fields of Hello, compressed where it is large, and refuses one that does not fit into a frame."""
+"""Writes a tokenizer into the fields of Hello, compressed where it is large, and refuses one too large for a frame."""
 
 import zlib
 
@@ -25,7 +25,7 @@ def tokenizer_fields(tokenizer_json: bytes) -> dict[str, bytes]:
     compressed = zlib.compress(tokenizer_json, _FASTEST)
     if len(compressed) > _MAX_SENT_BYTES:
         raise ModelRefused(
-            f"tokenizer.json: got {num_bytes} bytes, {len(compressed)} when compressed; allowed are {_MAX_SENT_BYTES}, which "
-            "fit into a frame of the control channel"
+            f"tokenizer.json: got {num_bytes} bytes, {len(compressed)} when compressed; allowed are {_MAX_SENT_BYTES}, "
+            "which fit into a frame of the control channel"
         )
     return {"tokenizer_json_zlib": compressed}

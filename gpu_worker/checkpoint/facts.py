@@ -109,7 +109,8 @@ def _longest(config: Any) -> tuple[int | None, str]:
             longest, reason = reached, f"{kind} scaling of {start} positions by {rope['factor']:g}"
         if kind in _SHARED and start < longest:
             logger.warning(
-                "texts of at most %d tokens, not %d: longer ones would change, by %s scaling, others that run with them",
+                "texts of at most %d tokens, not %d: longer ones would change, by %s "
+                "scaling, others that run with them",
                 start,
                 longest,
                 kind,

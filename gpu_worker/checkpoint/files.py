@@ -1,7 +1,7 @@
 """Looks at a checkpoint's files before anything heavy is imported, and refuses what is damaged, naming the file.
 
-Reads JSON and the headers of safetensors files, never a weight, and takes neither torch nor transformers: a truncated download is
-refused within a second. What a model is, and whether it can be served, is decided where it is loaded.
+Reads JSON and the headers of safetensors files, never a weight, and takes neither torch nor transformers: a truncated
+download is refused within a second. What a model is, and whether it can be served, is decided where it is loaded.
 """
 
 import json
@@ -148,7 +148,7 @@ def _check_weights(directory: Path) -> None:
 
 
 def _check_index(index: Path) -> None:
-    """Raises ModelRefused unless each shard that an index names is there and has the tensors that the index expects in it."""
+    """Raises ModelRefused unless each shard that an index names is there and has the tensors the index expects."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelRefused(f"{index}: weight_map: allowed is an object of the names of files")

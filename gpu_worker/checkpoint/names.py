@@ -11,8 +11,8 @@ def served_names(source: str, chosen: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the names of a model, each once; answers carry the first.
 
     Args:
-        source: Where the model is from. `org/name` on the hub answers to that and to `name`, also where it is given as the
-            snapshot folder that was downloaded; another folder to its own name, and to the path as it was given.
+        source: Where the model is from. `org/name` on the hub answers to that and to `name`, also where it is given as
+            the snapshot folder that was downloaded; another folder to its own name, and to the path as it was given.
         chosen: Names to be served under instead, each perhaps several with commas between them, as in the environment.
     """
     wanted = [name.strip() for names in chosen for name in names.split(",")]

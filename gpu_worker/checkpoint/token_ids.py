@@ -1,4 +1,4 @@
-"""Decides which of the token ids that a checkpoint's files name are tokens, before any of them reaches the scheduler."""
+"""Decides which token ids that a checkpoint's files name are tokens, before any of them reaches the scheduler."""
 
 import logging
 from collections.abc import Iterator

@@ -3,8 +3,8 @@
     command ─▶ check ─▶ CommandRefused, and nothing has changed
                   ╰───▶ whoever holds it all carries the command out, and nothing of it can be refused any more
 
-Pure: it changes nothing, and knows neither a model nor how commands travel. Every worker asks here, with a model or without, so
-that what one refuses the others refuse, in the same words.
+Pure: it changes nothing, and knows neither a model nor how commands travel. Every worker asks here, with a model or
+without, so that what one refuses the others refuse, in the same words.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -118,7 +118,7 @@ class PreemptAt(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`, or nowhere."""
+    """Runs batches up to a cursor, jointly where they stand together; Preempt may cut it short at `preempt_at`."""
 
     command_id: int
     batch_ids: Sequence[int]

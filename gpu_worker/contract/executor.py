@@ -1,4 +1,4 @@
-"""What the engine asks of whoever carries commands out: a model, a simulation of one, or one executor in front of another."""
+"""What the engine asks of whoever carries out commands: a model, a simulation, or one executor in front of another."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,7 +18,7 @@ class Executor(Protocol):
         """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
 
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed, with what its sequences are told."""

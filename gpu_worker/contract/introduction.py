@@ -1,4 +1,4 @@
-"""How a worker introduces itself: its model in numbers, and how fast that is. Mirrors Hello in protos/qllm/v1/control.proto."""
+"""How a worker introduces itself: its model in numbers, and how fast that is. Mirrors Hello of control.proto."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """Owns who holds which cache blocks, on the device and on the host; ids come from the scheduler.
 
-It knows no bytes, no tokens and no batches: the Unified Dynamic Cache keeps the bytes of a real worker's blocks, and a simulated
-worker's have none.
+It knows no bytes, no tokens and no batches: the Unified Dynamic Cache keeps the bytes of a real worker's blocks, and
+a simulated worker's have none.
 """
 
 from collections.abc import Collection, Sequence
@@ -87,7 +87,7 @@ class BlockLedger:
         self._on_host[seq_id] = self._release(seq_id)
 
     def restore(self, seq_id: int, block_ids: Sequence[int]) -> None:
-        """Moves a sequence back; raises CommandRefused if it is not away, or these are not free and as many as it had."""
+        """Moves a sequence back; raises CommandRefused unless it is away, and these are free and as many as it had."""
         if seq_id not in self._on_host:
             raise CommandRefused(f"sequence {seq_id} is not offloaded")
         if len(block_ids) != self._on_host[seq_id]:

@@ -1,4 +1,4 @@
-"""What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult in protos/qllm/v1/control.proto."""
+"""What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult of control.proto."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,7 +15,7 @@ class FinishReason(IntEnum):
 
 
 class SampledToken(NamedTuple):
-    """One sampled token, with the natural logarithm of its probability; finish_reason is None when the sequence goes on."""
+    """One sampled token, with its probability's natural logarithm; finish_reason is None when the sequence goes on."""
 
     seq_id: int
     token_id: int
@@ -66,9 +66,9 @@ class AdvanceOutcome:
     """What one advance did.
 
     Attributes:
-        reached: Lowest cursor among the batches that did not fail; where it was to stop if all failed. Experts without tokens
-            are passed over, so it may be a later expert than where it was to stop, but never a later stage. It is earlier where
-            a batch replays several layers at once and was to stop among them.
+        reached: Lowest cursor among the batches that did not fail; where it was to stop if all failed. Experts without
+            tokens are passed over, so it may be a later expert than where it was to stop, but never a later stage. It
+            is earlier where a batch replays several layers at once and was to stop among them.
         tokens: Tokens sampled by the batches whose iteration ended; those batches are forgotten.
         batch_errors: Batches that failed.
         sequence_errors: Sequences that got no token because theirs could not be sampled.

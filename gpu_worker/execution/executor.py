@@ -45,7 +45,7 @@ class RunnerExecutor:
                 self._runner.drop_batch(batch_id)
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
         stops_inside = advance.preempt_at is PreemptAt.EXPERT
         return self._runner.advance(advance.batch_ids, advance.until, goes_on, stops_inside=stops_inside)
 

@@ -1,10 +1,11 @@
 """Keeps what is wrong with one sequence from ending the others: leaves it out, and says so with the next result.
 
-    command ─▶ ForgivingExecutor ─▶ executor     a SequenceRefused comes back: the sequence is forgotten, the command given again
-                     ╰─ outcome.sequence_errors           without it; whatever names it passes it over, until it is dropped
+    command ─▶ ForgivingExecutor ─▶ executor     a SequenceRefused comes back: the sequence is forgotten, the command
+                     ╰─ outcome.sequence_errors   given again without it; whatever names it passes it over, until it
+                                                  is dropped
 
-One more executor in front of another; it knows neither a tensor nor a socket. What contradicts the worker's state as a whole (a
-batch that nobody knows) is refused as before.
+One more executor in front of another; it knows neither a tensor nor a socket. What contradicts the worker's state as a
+whole (a batch that nobody knows) is refused as before.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ class ForgivingExecutor:
                 self._executor.apply(command)
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
         outcome = self._advance_others(advance, goes_on)
         if outcome.reached.layer >= self._num_layers:
             self._empty_batch_ids.difference_update(advance.batch_ids)

@@ -4,8 +4,9 @@
                                               │                            │
                                         RunnerExecutor  ◀──all-reduce──▶  RunnerExecutor
 
-Every rank runs the same commands on its slice, and stands at the same cursor: before each unit of work rank 0 says whether the
-step goes on. torchrun starts the ranks; transformers slices the model (`tp_plan`) and sums up inside the forward.
+Every rank runs the same commands on its slice, and stands at the same cursor: before each unit of work rank 0
+says whether the step goes on. torchrun starts the ranks; transformers slices the model (`tp_plan`) and sums up
+inside the forward.
 """
 
 import logging
@@ -38,7 +39,7 @@ class _Kind(IntEnum):
 
 
 class Ranks:
-    """This process among those that hold the model; all of them must make it, and call the same methods in the same order."""
+    """This process among those that hold the model; all must make it, and call the same methods in the same order."""
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
@@ -88,7 +89,7 @@ class LeadingExecutor:
         self._executor.apply(command)
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
         self._ranks.share(_Kind.ADVANCE, encode_command(advance))
         return self._executor.advance(advance, lambda cursor: self._ranks.share_flag(goes_on(cursor)))
 

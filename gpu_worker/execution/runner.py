@@ -1,7 +1,7 @@
 """Carries out the scheduler's commands on one model: owns the sequences, the batches and the cache that they live in.
 
-Every command is checked in full before anything changes. No threads, no sockets, no protobuf: all methods are called on one
-thread under one torch.inference_mode().
+Every command is checked in full before anything changes. No threads, no sockets, no protobuf: all methods are called on
+one thread under one torch.inference_mode().
 
 Source: arXiv 2503.09304
 """
@@ -46,10 +46,12 @@ class Runner:
         num_blocks: Cache blocks on the device, with ids 0 .. num_blocks - 1.
         block_size: Tokens in one block.
         num_host_blocks: Blocks' worth of host memory for offloaded sequences.
-        layout: How the cache's rows lie; None is what suits the device. In pages batches may take whole layers as one unit.
+        layout: How the cache's rows lie; None is what suits the device. In pages batches may
+            take whole layers as one unit.
         run_ahead_ms: Longest work that a device may have before it that can't be stopped any more; nothing to a CPU.
 
-    All commands raise CommandRefused, with nothing changed, when they name something unknown or contradict what is held here.
+    All commands raise CommandRefused, with nothing changed, when they name something unknown
+    or contradict what is held here.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class Runner:
         del self._sequences[seq_id]
 
     def offload_sequence(self, seq_id: int) -> None:
-        """Moves a sequence's cache to host memory and frees its blocks. A suspended batch that holds it waits for restore."""
+        """Moves a sequence's cache to host memory and frees its blocks; a suspended batch with it waits for restore."""
         self.cache.offload(self._known.sequence(seq_id).table)
 
     def restore_sequence(self, seq_id: int, block_ids: abc.Sequence[int]) -> None:
@@ -174,9 +176,10 @@ class Runner:
         Args:
             batch_ids: The batches, each once.
             until: Where to stop; (num_layers, ATTENTION, 0) ends the iteration and samples.
-            goes_on: Asked with the cursor before each unit of work, and inside attention stages with where they end; False leaves
-                the batches standing there.
-            stops_inside: Whether it may say so between the experts of a layer, and wants to be asked there if they take long.
+            goes_on: Asked with the cursor before each unit of work, and inside attention stages with where they end;
+                False leaves the batches standing there.
+            stops_inside: Whether it may say so between the experts of a layer, and wants to be
+                asked there if they take long.
         """
         batches = check_advance(self._known, batch_ids, until)
         takes_whole = self.cache.layout is Layout.PAGES
@@ -192,7 +195,7 @@ class Runner:
         return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
 
     def abandon(self, batch_ids: abc.Sequence[int], message: str) -> list[BatchError]:
-        """Forgets the batches of an advance that raised, with what is cached for their sequences; returns each as failed."""
+        """Forgets the batches of an advance that raised, with what their sequences cached; returns each as failed."""
         self._failed_batch_ids.difference_update(batch_ids)
         return [
             BatchError(batch_id, self._void(batch) if (batch := self._batches.get(batch_id)) else (), message)

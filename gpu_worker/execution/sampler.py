@@ -1,8 +1,8 @@
 """Chooses tokens from logits.
 
-The draw is a function of the seed and of the index of the token in its sequence's output, and of nothing else: not of the
-batch, not of what was drawn before. So a sequence that is resumed in another batch, or by another worker, goes on as it would
-have. It knows no sequences and no model.
+The draw is a function of the seed and of the index of the token in its sequence's output, and of nothing else: not of
+the batch, not of what was drawn before. So a sequence that is resumed in another batch, or by another worker, goes on
+as it would have. It knows no sequences and no model.
 
 Source: arXiv 2503.09304
 """
@@ -36,11 +36,11 @@ class Draw:
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
-    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where those are many and long.
+    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long.
 
     Returns:
-        For each row the token and the natural logarithm of its probability under the logits as they are; None for a row that
-        holds something that is no number, or no finite one at all.
+        For each row the token and the natural logarithm of its probability under the logits as they are; None for a row
+        that holds something that is no number, or no finite one at all.
     """
     at_once = max(1, _MOST_NUMBERS // logits.shape[1])
     groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
@@ -100,7 +100,7 @@ def _kept(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 
 def _draw(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """A token for each row with the given probabilities (D, V), by inverting their sum at a number that seed and index fix."""
+    """A token for each row of probabilities (D, V), by inverting their sum at a number that seed and index fix."""
     numbers = [uniform(draw.sampling.seed, draw.output_index) for draw in draws]
     sums = probabilities.cumsum(-1)  # (D, V)
     points = sums[:, -1:] * to_device(torch.tensor(numbers, dtype=torch.float64), sums.device)[:, None]  # (D, 1)

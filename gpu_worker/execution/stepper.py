@@ -1,9 +1,9 @@
 """Advances batches unit by unit, jointly where they stand together: the worker's inner loop.
 
-A unit is one attention stage of one batch, or one expert of a layer over tokens of all batches that stand before it, as many at
-once as a product gains by. Attention may be left inside too, between parts of about equal work. A batch of few tokens may take a
-whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which expert. It knows cursors,
-passes and clocks; it takes no commands and keeps nothing between calls.
+A unit is one attention stage of one batch, or one expert of a layer over tokens of all batches that stand before it, as
+many at once as a product gains by. Attention may be left inside too, between parts of about equal work. A batch of few
+tokens may take a whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which
+expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
 
 Source: arXiv 2503.09304
 """
@@ -34,10 +34,11 @@ class Step:
         batches: The batches to advance.
         until: Where they stop.
         weights_by_layer: Experts of each layer, None for a layer without a mixture.
-        goes_on: Asked before each unit with its cursor, and inside attention stages with where they end; False cuts the advance
-            short there.
+        goes_on: Asked before each unit with its cursor, and inside attention stages with where they end;
+            False cuts the advance short there.
         clock: Times the units.
-        whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it is to stop inside; 0 is never.
+        whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it
+            is to stop inside; 0 is never.
 
     Attributes:
         timing: What was run; its times are there once it is over.
@@ -136,7 +137,7 @@ class Step:
         return run
 
     def _run_attention(self, batch: Batch) -> None:
-        """Runs the attention stage of one batch, or a part of it; all of the layer if it has no mixture or can be taken whole."""
+        """Runs one batch's attention stage or a part of it; all of the layer if it has no mixture or is taken whole."""
         cursor, forward_pass, unit = batch.cursor, batch.forward_pass, batch.forward_pass.next_unit
         spans = [member.span for member in batch.live_members]
         run_experts, inside = self._whole_layer(batch), Cursor(cursor.layer, Stage.EXPERTS)
@@ -151,7 +152,7 @@ class Step:
         self.timing.expert_tokens += unit.expert_tokens
 
     def _run_expert(self, standing: Sequence[Batch], cursor: Cursor) -> None:
-        """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""
+        """Runs one expert over the tokens of all batches that stand before it; those that need no more go on."""
         began = self._clock.mark()
         weights = self._weights_by_layer[cursor.layer]
         ready = [batch for batch in standing if not batch.forward_pass.expert_queues.is_done]
@@ -165,7 +166,7 @@ class Step:
                 self._resume(batch, _EXPERTS_ALONE, batch.forward_pass.deliver)
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:
-        """Runs one expert for several batches at once; if that raises, one by one, so that only those fail that must."""
+        """Runs one expert for several batches at once; if that raises, one by one, so only those fail that must."""
         try:
             num_tokens = run_jointly(weights, [batch.forward_pass.expert_queues for batch in batches], expert)
         except Exception as error:
@@ -181,7 +182,7 @@ class Step:
                 batch.forward_pass.note_expert_run()
 
     def _resume(self, batch: Batch, shares: Mapping[str, float], resume: Callable[[], None]) -> None:
-        """Runs a pass on, and samples if that ended the iteration; the time is shared out, but for head and sampling."""
+        """Runs a pass on, and samples if that ended the iteration; shares the time out, but for head and sampling."""
         began = self._clock.mark()
         forward_pass = batch.forward_pass
         try:

@@ -61,7 +61,7 @@ MatrixForm = Callable[[Tensor, Tensor | None], Matrix]
 """Makes a matrix of a weight (out, in), in any strides, and a bias (out,)."""
 
 Arrived = Mapping[tuple[nn.Module, str], Sequence[Matrix]]
-"""Matrices made while their weights were read, by module and name of the tensor: one for each expert, or a linear layer's."""
+"""Matrices made while their weights were read, by module and tensor's name: one an expert, or a linear layer's."""
 
 NONE_ARRIVED: Arrived = MappingProxyType({})
 
@@ -106,8 +106,8 @@ class PackedMatrix:
     Attributes:
         weight: The weight, opaque to everything but oneDNN.
         shape: Its (out, in).
-        row_counts: For each number of rows from 0 on, with how many to run, filled up with zeros; beyond, with as many as there
-            are. See `row_counts`.
+        row_counts: For each number of rows from 0 on, with how many to run, filled up with zeros; beyond, with as many
+            as there are. See `row_counts`.
     """
 
     __slots__ = ("_bias", "row_counts", "shape", "weight")
@@ -214,8 +214,8 @@ def _with_bias(matrix: Matrix, _: Tensor, bias: Tensor | None) -> Matrix:
 def replace_linears(model: nn.Module, layers: Set[nn.Module], form: MatrixForm) -> int:
     """Replaces linear layers of a model by matrices of a form, and lets go of the dense weights as it goes.
 
-    A layer stays as it is if it is no plain `nn.Linear`, if others hook into it, or if its weight is somebody else's too, such as
-    the token embeddings': those need rows, and a matrix would be a second copy.
+    A layer stays as it is if it is no plain `nn.Linear`, if others hook into it, or if its weight is somebody else's
+    too, such as the token embeddings': those need rows, and a matrix would be a second copy.
 
     Args:
         model: The model.
@@ -242,7 +242,7 @@ def _swap(model: nn.Module, form_of: Callable[[nn.Linear], MatrixForm | None]) -
 
 
 def _is_hooked(layer: nn.Module) -> bool:
-    """Whether others want to know of its calls, or have put something around its forward (as tensor parallelism does)."""
+    """Whether others want to know of its calls, or have wrapped its forward, as tensor parallelism does."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 

@@ -1,11 +1,11 @@
 """Weight matrices in 4 or 8 bits, by bitsandbytes, and how they are made while a checkpoint is read.
 
-    safetensors ──one weight──▶ transformers' conversion ──one layer's experts, fused──▶ each expert quantized ──▶ Matrix
+    safetensors ──one weight──▶ transformers' conversion ──a layer's experts, fused──▶ each expert quantized ──▶ Matrix
 
-Since version 5 transformers keeps a layer's experts in one tensor, and bitsandbytes, which replaces linear layers only, passes
-over it. Here each expert is a matrix of its own, made as soon as its tensor has been read, so that a layer at a time is in memory
-at full precision. What a model keeps besides (attention, embeddings, head) is read at full precision first: of a mixture it is
-a few hundredths.
+Since version 5 transformers keeps a layer's experts in one tensor, and bitsandbytes, which replaces linear layers only,
+passes over it. Here each expert is a matrix of its own, made as soon as its tensor has been read, so that a layer at a
+time is in memory at full precision. What a model keeps besides (attention, embeddings, head) is read at full precision
+first: of a mixture it is a few hundredths.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -34,8 +34,8 @@ _bnb: Any = bnb  # not typed
 class FourBitMatrix:
     """A weight in 4 bits, in blocks of 64 with a scale each, the scales quantized again (double quantization).
 
-    It multiplies as `bitsandbytes.nn.Linear4bit` does, without that layer's repacking for some CPUs, which fails for widths that
-    are no multiple of a block.
+    It multiplies as `bitsandbytes.nn.Linear4bit` does, without that layer's repacking for some CPUs, which fails for
+    widths that are no multiple of a block.
 
     Args:
         weight: The weight (out, in), in any strides; nothing of it is kept.
@@ -191,7 +191,7 @@ class _StreamingQuantizer(HfQuantizer):
 
 
 def _merges_experts(conversion: Any) -> bool:
-    """Whether a conversion does nothing but to merge a checkpoint's single experts, gates and up projections end to end."""
+    """Whether a conversion only merges a checkpoint's single experts, gates and up projections end to end."""
     if not isinstance(conversion, WeightConverter) or not conversion.target_patterns[0].endswith(PROJECTIONS):
         return False
     operations = [(type(operation), operation.dim) for operation in conversion.operations if hasattr(operation, "dim")]
@@ -206,7 +206,7 @@ def _left_apart(conversion: WeightConverter) -> WeightConverter:
 
 
 class _LeaveApart(ConversionOps):
-    """Hands experts over as the parts that a checkpoint has them in: merged, they would be in memory twice at full precision."""
+    """Hands experts over as a checkpoint's parts: merged, they would be in memory twice at full precision."""
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
@@ -246,7 +246,7 @@ class _QuantizeArriving(ConversionOps):
 
 
 def _weights_of(module: nn.Module, value: Any) -> Iterator[Tensor]:
-    """The weights (out, in) in what arrived: experts in parts, which are let go of as it goes, or fused, or a linear layer's."""
+    """The weights (out, in) in what arrived: experts in parts, let go as it goes, or fused, or a linear layer's."""
     if isinstance(value, list) and isinstance(value[0], list):
         value.reverse()
         while value:

@@ -1,8 +1,8 @@
 """Owns how experts run: their weights, the queues of tokens that wait for them, and joint runs for several passes.
 
 An expert runs once over the tokens of every pass that waits for it at the same layer. A token's outputs accumulate in
-ascending order of expert whatever is interleaved, so interleaving changes no result. It knows no attention, no cache and no
-sequences.
+ascending order of expert whatever is interleaved, so interleaving changes no result. It knows no
+attention, no cache and no sequences.
 
 Source: arXiv 2503.09304
 """
@@ -61,7 +61,7 @@ class ExpertWeights(Protocol):
         ...
 
     def run_whole(self, work: ExpertWork) -> Tensor:
-        """What all experts come to for all tokens (T, D), in one product for each projection; the host learns no routing."""
+        """What all experts come to for all tokens (T, D), a product for each projection; the host learns no routing."""
         ...
 
     def give_up_whole(self) -> None:
@@ -95,8 +95,8 @@ def is_experts(module: nn.Module) -> bool:
 class LayerExperts:
     """The experts of one layer, taken over from a module of the model, each projection a matrix by itself.
 
-    The weights live here, once: dense ones stay in the module's tensors, of which the matrices are slices, and can all run at
-    once by transformers' grouped products; others are made of those tensors, which are let go.
+    The weights live here, once: dense ones stay in the module's tensors, of which the matrices are slices, and can all
+    run at once by transformers' grouped products; others are made of those tensors, which are let go.
 
     Args:
         module: A module made by `use_experts_implementation`; its flags say how the weights lie.
@@ -173,8 +173,9 @@ class LayerExperts:
 class ExpertQueues:
     """The tokens of one suspended pass that wait for the experts of one layer, and what came out so far.
 
-    Its work is (token, expert) pairs, laid out by expert and within an expert by token. Outputs are summed up in this order,
-    several experts' at once where they are small: with few tokens the operations take the time, not what they do.
+    Its work is (token, expert) pairs, laid out by expert and within an expert by token. Outputs are summed up
+    in this order, several experts' at once where they are small: with few tokens the operations take the time,
+    not what they do.
 
         pairs of expert   |0 . . .|1 .|3 . . . .|4 . .|6 . .|
                           |summed     |given  |waiting      |

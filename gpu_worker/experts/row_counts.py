@@ -1,4 +1,4 @@
-"""Finds out with how many rows oneDNN multiplies fastest: on some CPUs a product of one row takes longer than one of four.
+"""Finds out with how many rows oneDNN multiplies fastest: on some CPUs a product of one row takes longer than of four.
 
     rows       1    2    3    4    5    6    7    8
     us       452  527  369  330  335  327  427  466      (3584, 512) in float32 on an AMD EPYC, one thread

@@ -41,7 +41,7 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """The clock of work that is done when a call returns; marks are readings of the performance counter in nanoseconds."""
+    """The clock of work that is done when a call returns; marks are performance counter readings in nanoseconds."""
 
     def mark(self) -> int:
         """Now."""
@@ -62,7 +62,7 @@ class HostClock:
 
 
 class WaitingClock(HostClock):
-    """The clock of a device whose events can't be used: each mark waits for all before it, so that nothing is on its way.
+    """The clock of a device whose events can't be used: each mark waits for all before it, so nothing is on its way.
 
     Args:
         synchronize: Waits for all that the device has to do.
@@ -96,9 +96,9 @@ class Event(Protocol):
 class DeviceClock:
     """The clock of a device that runs behind the host; marks are events in its work.
 
-    A unit may be enqueued while another runs, if both together are expected to take at most `run_ahead_ms`, reckoned with the
-    length of the unit that ended last: so the device is never idle for want of small units, and of large ones never more than one
-    is on its way.
+    A unit may be enqueued while another runs, if both together are expected to take at most `run_ahead_ms`, reckoned
+    with the length of the unit that ended last: so the device is never idle for want of small units, and of large ones
+    never more than one is on its way.
 
     Args:
         new_event: Makes an event that takes times.

@@ -1,6 +1,6 @@
 """Reads what the control group of this process, and those above it, let it have: Linux' way to limit a container.
 
-    version 2   /sys/fs/cgroup/GROUP/cpu.max                        "150000 100000": microseconds in each period, or "max"
+    version 2   /sys/fs/cgroup/GROUP/cpu.max                        "150000 100000": microseconds per period, or "max"
                 /sys/fs/cgroup/GROUP/memory.max                     bytes, or "max"
     version 1   /sys/fs/cgroup/cpu/GROUP/cpu.cfs_quota_us           and cpu.cfs_period_us; -1 for no limit
                 /sys/fs/cgroup/memory/GROUP/memory.limit_in_bytes   a huge number for no limit
@@ -27,7 +27,7 @@ def cpu_quota(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> float | Non
 
 
 def free_memory_bytes(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> int | None:
-    """Returns the bytes that this process may still take, counting as free what only caches files; None for no limit."""
+    """Returns the bytes that this process may still take; what only caches files counts as free; None for no limit."""
     free = [left for group in _groups("memory", root, membership) if (left := _memory_left(group)) is not None]
     return min(free, default=None)
 

@@ -1,10 +1,10 @@
-"""What is done differently on a device than on the host: copies that nobody waits for, and errors that may have broken it.
+"""What is done differently on a device than on the host: copies that nobody waits for, and errors that may break it.
 
-A copy from ordinary memory makes the host wait for all that the device has to do before it. Copies from page-locked memory
-take their turn like any other work.
+A copy from ordinary memory makes the host wait for all that the device has to do before it. Copies from page-locked
+memory take their turn like any other work.
 
-A kernel that refuses is no matter where there is another way. One that went astray (an illegal memory access) leaves a device
-that fails every later call of this process.
+A kernel that refuses is no matter where there is another way. One that went astray (an illegal memory access) leaves a
+device that fails every later call of this process.
 """
 
 from collections.abc import Callable

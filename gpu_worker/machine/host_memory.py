@@ -1,7 +1,7 @@
-"""Owns the host's memory that a device copies to and from: page-locked as long as the system gives it, ordinary from then on.
+"""Owns the host's memory that a device copies to and from: page-locked while the system gives that, ordinary after.
 
-A limit on locked memory, or a container without the right to it, makes copies slower and no result wrong: the host then waits
-for each of them.
+A limit on locked memory, or a container without the right to it, makes copies slower and no result wrong: the
+host then waits for each of them.
 """
 
 import logging
@@ -36,7 +36,8 @@ class HostMemory:
             except RuntimeError as error:
                 self._is_locked = False
                 logger.warning(
-                    "page-locked memory for %s refused error=%r instead=ordinary memory, whose copies the host waits for",
+                    "page-locked memory for %s refused error=%r instead=ordinary memory, "
+                    "whose copies the host waits for",
                     self._purpose,
                     one_line(error),
                 )

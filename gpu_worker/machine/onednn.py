@@ -27,7 +27,7 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiplies x (..., in) by the transpose of a weight (out, in), packed or as it is, and adds a bias (out,): (..., out).
+    """Multiplies x (..., in) by a weight's transpose (out, in), packed or as it is, and adds a bias (out,): (..., out).
 
     Raises:
         RuntimeError: This CPU has no such product.
@@ -42,7 +42,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether a weight (out, in) can be packed, and multiplied by then; its packed form is made for that, and let go."""
+    """Whether a weight (out, in) can be packed, and multiplied by then; makes a packed form to see, and drops it."""
     try:
         return _multiplies(pack(weight), weight.shape[1])
     except (AttributeError, RuntimeError):  # a torch without the operator; a type or a shape that this CPU can't pack

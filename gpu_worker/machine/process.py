@@ -51,16 +51,16 @@ def spare_the_engine() -> None:
 def wait_briefly() -> None:
     """Makes OpenMP's threads spin for a moment when they wait, then sleep. To be called before torch is loaded.
 
-    Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its core
-    stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings; so would
-    sleeping while Python gets from one layer to the next.
+    Spinning for long starves the scheduler, and the threads themselves, on a machine with few cores: one that lost its
+    core stops all. Sleeping at once costs a wake-up in every operation, which takes all that a second thread brings; so
+    would sleeping while Python gets from one layer to the next.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for other runtimes than GNU's
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def release_freed_memory() -> None:
-    """Gives memory that was freed back to the system at once (glibc; a no-op elsewhere), instead of keeping it for later."""
+    """Gives memory that was freed back to the system at once (glibc; a no-op elsewhere), rather than keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
-"""Decides how many threads the tensor operations get: as many as the process may have cores, unless it is told a number.
+"""Decides how many threads the tensor operations get: as many as the process may have cores, unless told a number.
 
-Nothing is measured: what others do in the second of a measurement would decide for the worker's life. It knows no torch,
-since OpenMP must be told before torch is loaded (`cores`).
+Nothing is measured: what others do in the second of a measurement would decide for the worker's life. It knows no
+torch, since OpenMP must be told before torch is loaded (`cores`).
 """
 
 import math

@@ -4,8 +4,8 @@
     way       A  B  C      A  B  C      A  B  C  ...        the shortest time of each counts
     others          ▓▓▓▓▓▓▓▓▓▓▓                            and meet every way alike
 
-What a way does in one turn should take a millisecond or less: the shorter, the more surely some turn is left alone. Whoever
-chooses another way than the usual one asks twice. It knows no models.
+What a way does in one turn should take a millisecond or less: the shorter, the more surely some turn is left alone.
+Whoever chooses another way than the usual one asks twice. It knows no models.
 """
 
 import time
@@ -23,8 +23,8 @@ _LONGEST_S = 1.0
 def least_times_s(ways: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Runs the ways in turns, and returns the shortest time of each in seconds.
 
-    There are 15 turns, or as many as fit into a second, but no fewer than 4; the one before them, which warms caches, does not
-    count.
+    There are 15 turns, or as many as fit into a second, but no fewer than 4; the one before them,
+    which warms caches, does not count.
     """
     for way in ways:
         way()
@@ -41,13 +41,13 @@ def least_times_s(ways: Sequence[Callable[[], object]], clock: Callable[[], floa
 
 
 def is_clearly_less(time_s: float, than_s: float) -> bool:
-    """Whether a time is less than another by more than 10 %, which is more than two measurements of the same may differ by."""
+    """Whether a time is less than another by more than 10 %, which is more than noise between two measurements."""
     return time_s < _WORTH * than_s
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Has tensor operations take one thread: others seldom leave all cores alone at once, and one of several is soon left."""
+    """Has tensor operations take one thread: others seldom leave all cores alone at once, and one of several soon."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,12 +1,13 @@
 """Decides the type that `--dtype auto` computes in: the checkpoint's own, or on some CPUs float32.
 
-A CPU without products in half precision takes several times as long with them as in float32, although it reads half of the bytes.
-Products of the model's own sizes are tried in both types, in the forms that their weights would be kept in:
+A CPU without products in half precision takes several times as long with them as in float32, although it reads half of
+the bytes. Products of the model's own sizes are tried in both types, in the forms that their weights would be kept in:
 
     rows                        1       8      64     geometric mean
     bfloat16 / float32      0.47x    3.1x     17x     2.9x            (3584, 512) on an AMD EPYC with AVX2, one thread
 
-Float32 is chosen where it is clearly faster, twice (`trials`), and fits into the memory that there is. It knows no files.
+Float32 is chosen where it is clearly faster, twice (`trials`), and fits into the memory
+that there is. It knows no files.
 """
 
 import logging
@@ -128,7 +129,7 @@ def _ways(
 
 
 def _commonest_shape(skeleton: nn.Module) -> tuple[tuple[int, int], int]:
-    """The shape (out, in) of those matrices that most of a model's weights are in, cut to what is tried, and their number."""
+    """The shape (out, in) of the matrices with most of a model's weights, cut to what is tried, and their number."""
     numbers: Counter[tuple[int, int]] = Counter()
     for module in skeleton.modules():
         if is_experts(module):

@@ -2,8 +2,9 @@
 
     config    ──▶ one decoder, plain weights, layers of types whose state is known
     skeleton  ──▶ decoder layers found
-    probing   ──▶ a forward in which each layer attends as often as it stores K/V, at most once, and asks its experts at most
-                  once; who keeps a state of one text (recurrence, convolution, indexer) is to run sequence by sequence
+    probing   ──▶ a forward in which each layer attends as often as it stores K/V, at most once, and asks its experts
+                  at most once; who keeps a state of one text (recurrence, convolution, indexer) is to run sequence
+                  by sequence
     comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
 
 A refusal says why.
@@ -37,8 +38,8 @@ from gpu_worker.passes.forward import ForwardPass
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = "qllm_at_once"
-# What a layer of these types keeps is K/V of single tokens, what transformers' cache names as a state, or a memory of its own.
-# Other types (chunks) mean something by their masks, which are not built here.
+# What a layer of these types keeps is K/V of single tokens, what transformers' cache names as a state, or a memory of
+# its own. Other types (chunks) mean something by their masks, which are not built here.
 _LAYER_TYPES = {
     "full_attention",
     "sliding_attention",
@@ -85,7 +86,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 def called_linears(skeleton: Any) -> frozenset[str]:
     """Names of the linear layers that a forward calls, found without weights; none if the model does not run without.
 
-    The head is left out, and what a matrix can't stand in for. Layers that are not named are looked at once there are weights.
+    The head is left out, and what a matrix can't stand in for. Layers that are not named are
+    looked at once there are weights.
     """
     try:
         with torch.inference_mode():
@@ -102,7 +104,7 @@ def called_linears(skeleton: Any) -> frozenset[str]:
 
 
 def plain_logits(model: Any, token_ids: Sequence[int]) -> Tensor:
-    """Logits (V,) after the last of at least two tokens, by the model as it is: all but the last at once, and a step."""
+    """Logits (V,) after the last of two tokens or more, by the model as it is: all but the last at once, and a step."""
     first = model(**forward_inputs(model, token_ids[:-1]), use_cache=True)
     step = forward_inputs(model, token_ids[-1:], len(token_ids) - 1)
     name = cache_argument(model).name
@@ -134,8 +136,8 @@ class ErrorLimit:
 
     Attributes:
         largest: The largest.
-        is_median: Whether it is the median's: where few bits are kept, a last one flips the choice of an expert in some prompt,
-            and all that follows.
+        is_median: Whether it is the median's: where few bits are kept, a last one flips the choice of an expert in
+            some prompt, and all that follows.
     """
 
     largest: float
@@ -157,7 +159,7 @@ def check_equal(
     prompts: dict[tuple[int, ...], Tensor],
     limit: ErrorLimit,
 ) -> None:
-    """Raises ModelRefused unless prompts get the same logits in two chunks and a step, in one row and from scattered blocks.
+    """Raises ModelRefused unless prompts get the same logits in two chunks and a step, one row, from scattered blocks.
 
     Args:
         model: The model, its layers with boundaries and its implementations replaced.
@@ -170,8 +172,8 @@ def check_equal(
     if not limit.holds(errors):
         raise ModelRefused(
             f"this {model.config.model_type} computes something else when it is suspended and its cache is paged "
-            f"(relative errors of the logits {_in_words(errors)}; {limit} are explained by rounding): it keeps state that is "
-            "not seen here"
+            f"(relative errors of the logits {_in_words(errors)}; {limit} are explained by rounding): it keeps state "
+            "that is not seen here"
         )
 
 
@@ -182,7 +184,7 @@ def settle_whole_layers(
     prompts: dict[tuple[int, ...], Tensor],
     limit: ErrorLimit,
 ) -> None:
-    """Has experts run one by one from now on where all of a layer's together raise, or give something else than these logits.
+    """Has experts run one by one from now on where all of a layer's together raise, or give other logits than these.
 
     Arguments are those of `check_equal`, which has passed.
     """
@@ -233,7 +235,7 @@ def _paged_logits(
     *,
     whole: bool,
 ) -> Tensor:
-    """Logits (prompts, V) after each prompt, run in one row with the others, in two chunks and a step, from scattered blocks."""
+    """Logits (prompts, V) after each prompt, run in one row, in two chunks and a step, from scattered blocks."""
     store = UnifiedDynamicCache(BlockLedger(16 * len(prompts), block_size=2, num_host_blocks=0), device)
     tables = [store.new_table(seq_id) for seq_id in range(len(prompts))]
     for number, table in enumerate(tables):

@@ -253,7 +253,7 @@ def _check_equal(
     limit: ErrorLimit,
     single: Sequence[SingleSequence],
 ) -> None:
-    """As check_equal; where modules keep a state, that they may ignore when given several tokens, they get them one by one."""
+    """As check_equal; modules that keep a state, and may ignore it when given several tokens, get them one by one."""
     try:
         check_equal(model, structure, experts, prompts, limit)
     except ModelRefused:
@@ -296,7 +296,7 @@ def _refusing(family: str, device: torch.device) -> Iterator[None]:
 
 
 def _read_config(source: str) -> Any:
-    """Reads the configuration of a directory or hub id; raises ModelRefused, also where the model would need its own code."""
+    """Reads the configuration of a directory or hub id; raises ModelRefused, also where a model needs its own code."""
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # families check their values in ways of their own

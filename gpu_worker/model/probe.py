@@ -55,7 +55,8 @@ class Structure:
         latent_layers: Layers that expand the rows which the cache returns.
         own_layers: Layers with a memory of their own, if there are any.
         single_modules: Modules that must be run for one sequence at a time.
-        reads_rows_back: Whether something behind the last layer's attention goes through the text, and so reads all of its rows.
+        reads_rows_back: Whether something behind the last layer's attention goes through the
+            text, and so reads all of its rows.
         called_linears: Linear layers that were called; a weight that is only ever read by others is not among them.
         vocab_size: Width of the logits.
     """
@@ -72,7 +73,7 @@ class Structure:
     @property
     def experts_by_layer(self) -> tuple[int, ...]:
         """Experts of each decoder layer, 0 for one without a mixture."""
-        return tuple(0 if module is None else int(module.num_experts) for module in self.experts_modules)  # type: ignore[arg-type]
+        return tuple(0 if m is None else int(m.num_experts) for m in self.experts_modules)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class _LayerNotes:
     is_alone: bool = False  # whether its attention means rows of one sequence
 
     def single_modules(self) -> list[nn.Module]:
-        """Those that see one sequence at a time: who keeps a state, and attention that names or weighs rows by their number."""
+        """Those that see one sequence at a time: keepers of state, attention that names or weighs rows by number."""
         attending = [self.storing] if self.is_alone and self.storing is not None else []
         return [*self.stateful, *attending]
 
@@ -182,8 +183,9 @@ class _Probe:
         for layer, notes in enumerate(self.notes):
             if len(notes.stored) != len(notes.attended) or len(notes.stored) > 1:
                 raise ModelRefused(
-                    f"layer {layer} of this {self.family} stores K/V {len(notes.stored)} times and attends {len(notes.attended)} "
-                    "times in a forward, not once each or never: its state is not K/V of its own tokens"
+                    f"layer {layer} of this {self.family} stores K/V {len(notes.stored)} times and attends "
+                    f"{len(notes.attended)} times in a forward, not once each or never: its state is not K/V "
+                    "of its own tokens"
                 )
             if len(notes.experts) > 1:
                 raise ModelRefused(

@@ -1,11 +1,11 @@
 """Runs single modules of a model once for each sequence of a batch, where they can't take several in one row.
 
-    hidden (1, T, D)   |sequence a . . . .|b|c . . . . |      the rest of the model sees one row
+    hidden (1, T, D)   |sequence a . . . .|b|c . . . . |    the rest of the model sees one row
                               │            │     │
-                        module(a, cache a) (b) (c)            such a module sees one text each time, and that text's cache
+                        module(a, cache a) (b) (c)          such a module sees one text each time, and that text's cache
 
-That serves every layer that goes through a text from left to right (convolutions, recurrences, state spaces, indexers) as its
-own code has it, without knowing it: the module's forward is unmodified.
+That serves every layer that goes through a text from left to right (convolutions, recurrences, state spaces, indexers)
+as its own code has it, without knowing it: the module's forward is unmodified.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ class SingleSequence:
         module: The module, whose forward this becomes.
 
     Attributes:
-        goes_on_token_by_token: Whether a text that has begun is gone on with one token a call, for a module that ignores its
-            state when it is given several.
+        goes_on_token_by_token: Whether a text that has begun is gone on with one token a call, for a module that
+            ignores its state when it is given several.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -106,7 +106,7 @@ class _Cut:
         return self._alone.mask(only, start, window, stand_in.dtype, stand_in.device)
 
     def one(self, value: Any) -> Any:
-        """Its part of a value: its rows of a tensor with the pass's, its own cache for the pass's, the rest as it is."""
+        """Its part of a value: its rows of a tensor with the pass's, its cache for the pass's; others as they are."""
         if value is self._whole:
             return self._alone
         if isinstance(value, (tuple, list)):

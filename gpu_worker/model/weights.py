@@ -88,8 +88,8 @@ def read_model(
         linears: Names of linear layers to quantize as they are read, as experts always are.
 
     Returns:
-        The model on its device, and the matrices that were quantized on the way: experts', which the model then lacks, and linear
-        layers', which stand in for them.
+        The model on its device, and the matrices that were quantized on the way: experts', which the model then lacks,
+        and linear layers', which stand in for them.
 
     Raises:
         ModelRefused: They can't be read; the message says why.
@@ -150,7 +150,7 @@ def stored_type(source: str) -> torch.dtype | None:
 
 
 def _check_report(source: str, report: Mapping[str, Any]) -> None:
-    """Raises ModelRefused where transformers found weights of other shapes, or too few, and would have made up the rest."""
+    """Raises ModelRefused where transformers found weights of other shapes, or too few, and would make up the rest."""
     for name, held, expected in sorted(report.get("mismatched_keys", ())):
         shapes = f"{tuple(held)}, and its configuration says {tuple(expected)}"
         raise ModelRefused(f"the checkpoint {source} holds {name} of shape {shapes}")
@@ -227,7 +227,7 @@ def take_weights(
 
 
 def form_of_weights(dtype: torch.dtype, device: torch.device, options: WeightOptions) -> MatrixForm:
-    """What most of a model's weights are made into: a quantized form, or packed where that is possible and wished, or dense."""
+    """What most of a model's weights are made into: quantized, or packed where possible and wished, or dense."""
     if options.quantization != "none":
         from gpu_worker.experts import quantization
 

@@ -4,8 +4,8 @@
     (pre-hook on the layer)  │          (registered experts implementation)
                              Pause (registered attention implementation), if the driver wants one
 
-The forward runs in a greenlet; the hooks find their pass as the greenlet that runs them. Suspending is a switch of stacks: it
-copies nothing and undoes nothing. It knows no policy, no sequences' state and no sampling.
+The forward runs in a greenlet; the hooks find their pass as the greenlet that runs them. Suspending is a switch of
+stacks: it copies nothing and undoes nothing. It knows no policy, no sequences' state and no sampling.
 
 Source: arXiv 2503.09304
 """
@@ -109,8 +109,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         position_ids: Their positions (T,).
         logit_rows: Rows that need logits, at least one (rows,).
         clock: Times the work.
-        reads_rows_back: Whether all rows of the last layer are read; else its attention and experts run for those that the head
-            needs.
+        reads_rows_back: Whether all rows of the last layer are read; else its attention and experts run
+            for those that the head needs.
 
     Attributes:
         cursor: Where it stands.
@@ -178,7 +178,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
     # ------------------------------------------------------------------------------------------ driven from outside
 
     def run_attention(self, run_experts: RunExperts | None = None, goes_on: GoesOn = _always) -> None:
-        """Runs the attention stage that it stands before or inside of, up to the layer's expert work or the next boundary.
+        """Runs the attention stage that it stands before or in, up to the layer's expert work or the next boundary.
 
         Args:
             run_experts: Runs the layer's experts on the spot, so that the pass goes on to the next boundary.
@@ -258,7 +258,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         return torch.zeros_like(work.hidden).index_copy_(0, rows, self._run_experts(ExpertWork(work.module, *chosen)))
 
     def attending(self) -> Sequence[Span]:
-        """Whose attention is read in the layer where it stands: everybody's, or in the last one that of the head's rows."""
+        """Whose attention is read in the layer where it stands: everybody's, or in the last one the head's rows'."""
         rows = self._inputs["logits_to_keep"]  # (rows,)
         if self.cache.is_alone or not self._reads_some(self.cursor.layer) or not is_host(rows.device):
             return self.cache.spans
@@ -268,10 +268,10 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         ]
 
     def offer_pause(self, *held: Tensor) -> None:
-        """Called by the model inside an attention stage, which holds some tensors: stands there as long as the driver wants.
+        """Called by the model inside an attention stage, which holds tensors: stands there as long as the driver wants.
 
-        Meanwhile sequences may be dropped, and their rows may move. A module that runs for one sequence at a time would not see
-        that, and is not left.
+        Meanwhile sequences may be dropped, and their rows may move. A module that runs for one sequence at a time would
+        not see that, and is not left.
         """
         if self.cache.is_alone or self._goes_on():
             return
@@ -306,8 +306,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
     def _wanted_rows(self, layer: int) -> Tensor | None:
         """Mask (T,) of the rows whose experts anybody needs, None for all.
 
-        A dropped sequence's rows are not needed, and of the last layer only those that the head reads: K and V of all rows are
-        cached by then, and nothing comes after, so the chunk of a prompt skips most of its last experts.
+        A dropped sequence's rows are not needed, and of the last layer only those that the head reads: K and V of all
+        rows are cached by then, and nothing comes after, so the chunk of a prompt skips most of its last experts.
         """
         logit_rows = self._inputs["logits_to_keep"]  # (rows,)
         heads_all = not self._reads_some(layer)

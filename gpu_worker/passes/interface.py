@@ -23,7 +23,7 @@ class Pass(Protocol):
 
     @property
     def must_reach(self) -> Cursor:
-        """The earliest place that an advance must allow for it to go on: where its next unit ends if that can't be cut."""
+        """The earliest place that an advance must allow for it to go on: where its next unit ends if uncuttable."""
 
     @property
     def next_unit(self) -> Unit:
@@ -50,7 +50,7 @@ class Pass(Protocol):
         """Bytes that it holds while suspended."""
 
     def run_attention(self, run_experts: RunExperts | None, goes_on: GoesOn) -> None:
-        """Runs the attention stage that it stands before; with `run_experts`, or where it can't stop inside, all of the layer.
+        """Runs the attention stage that it stands before; with `run_experts`, or where it can't stop inside, the layer.
 
         Where `goes_on` says no between two parts of the stage, it may stand there, with its cursor where it was.
         """

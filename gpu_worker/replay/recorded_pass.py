@@ -127,7 +127,7 @@ class Recordings:
         self._mark = mark
 
     def take(self, spans: Sequence[Span], token_ids: Sequence[int]) -> RecordedPass | None:
-        """A pass of sequences, each with one new token of which it wants the logits; None if no recording is free for them."""
+        """A pass of sequences, each with one new token whose logits it wants; None if no recording is free for them."""
         for recording in self._recordings:
             if not recording.is_leased and recording.placement.fits(spans):
                 return RecordedPass(recording, spans, token_ids, self._expert_share, self._mark)

@@ -3,9 +3,9 @@
     recording   |segment 0: embedding, layers 0-3|segment 1: layers 4-7| ... |last: layers, head|   one CUDA graph each
     a pass      place rows ─▶ replay 0 ─▶ (may be suspended) ─▶ replay 1 ─▶ ... ─▶ logits
 
-A segment begins and ends at layer boundaries, where passes suspend. It is recorded from the model's own forward, suspended there
-between one recording and the next. What flows from one segment to the next lies in the graphs' own memory, so a recording serves
-one pass at a time; while one is suspended, another takes the next larger recording.
+A segment begins and ends at layer boundaries, where passes suspend. It is recorded from the model's own forward,
+suspended there between one recording and the next. What flows from one segment to the next lies in the graphs' own
+memory, so a recording serves one pass at a time; while one is suspended, another takes the next larger recording.
 
 It knows no sequences beyond their spans, no commands and no policy.
 """
@@ -32,7 +32,7 @@ from gpu_worker.passes.unit import Unit
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 2048  # rows of a sequence that a recording takes; where no kernel reads block tables, all of them are read each time
+LONGEST = 2048  # rows of a sequence that a recording takes; where no kernel reads block tables, all are read each time
 _MOST_ERROR = 1e-2  # of replayed logits: the kernels are the same, so that it should be nothing
 _MOST_ERROR_IN_HALF = 0.3
 _failed_graphs: list[torch.cuda.CUDAGraph] = []  # one in a process, most of the time: after it no more are tried
@@ -46,10 +46,10 @@ class Recorder(Protocol):
 
 
 class GraphRecorder:
-    """Records CUDA graphs that share one pool of memory, and so must be replayed in the order in which they were recorded.
+    """Records CUDA graphs that share one pool of memory, and so must be replayed in the order of their recording.
 
-    Not torch.cuda.graph, which collects garbage before each: a model has hundreds of segments. What other threads ask of the
-    device meanwhile ends no recording.
+    Not torch.cuda.graph, which collects garbage before each: a model has hundreds of segments. What other threads ask
+    of the device meanwhile ends no recording.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Recording:
         self.error = 0.0
 
     def record(self, recorder: Recorder) -> None:
-        """Records all segments, having run them once so that kernels are chosen and memory is there, and replays them once.
+        """Records all segments, after a run in which kernels are chosen and memory is taken, and replays them once.
 
         Blocks of the cache that belong to nobody are written to.
 
@@ -214,7 +214,7 @@ class Recording:
         )
 
     def _whole(self, weights: ExpertWeights) -> RunExperts:
-        """Runs a layer's experts; rows that stand for nobody go where the first row goes, to have no other expert read."""
+        """Runs a layer's experts; rows that stand for nobody go where the first one goes: no other expert is read."""
 
         def run(work: ExpertWork) -> Tensor:
             self._num_experts_per_token = work.expert_ids.shape[1]
@@ -278,7 +278,7 @@ def _record(recording: Recording, new_recorder: Callable[[], Recorder], device: 
 
 
 def _median_error(logits: Tensor, expected: Tensor) -> float:
-    """The median over rows (rows, V) of the relative error; in half precision a last bit may choose another expert in some."""
+    """The median over rows (rows, V) of the relative error; in half precision a last bit may choose other experts."""
     errors = (logits - expected).norm(dim=-1) / expected.norm(dim=-1)  # (rows,)
     return float(errors.median())
 

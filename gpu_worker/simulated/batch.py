@@ -1,7 +1,7 @@
 """A sequence and a batch of a model that is not there: what they hold between commands, and what tokens come out.
 
-Tokens are a function of what a language model's are: of all tokens before them, and of the seed unless they are chosen greedily.
-So a sequence that is computed again, or by another worker, goes on as it would have.
+Tokens are a function of what a language model's are: of all tokens before them, and of the seed unless they are chosen
+greedily. So a sequence that is computed again, or by another worker, goes on as it would have.
 """
 
 from array import array
@@ -60,7 +60,7 @@ class SimulatedSequence:
         self.context, self.num_cached = self.first_context, 0
 
     def sample(self, vocabulary: Sequence[int], logprob: float) -> SampledToken:
-        """Chooses the next token, each of the vocabulary being as probable, and notes whether the sequence ends with it."""
+        """Chooses the next token, each of the vocabulary as probable, and notes whether the sequence ends with it."""
         token_id = self._choose(vocabulary)
         self.num_output_tokens += 1
         self.last_token = token_id

@@ -1,7 +1,7 @@
-"""Carries out the scheduler's commands without a model: the control protocol's contract in full, and the time that a table says.
+"""Carries out commands without a model: the control protocol's contract in full, and the time that a table says.
 
-Commands are checked where the real runner's are, so they are refused in the same words. Knows no tensor, and no socket: the same
-engine and link run it.
+Commands are checked where the real runner's are, so they are refused in the same words. Knows no tensor, and no socket:
+the same engine and link run it.
 """
 
 import math
@@ -80,7 +80,7 @@ class SimulatedExecutor:
                 self._forget_batch(self._known.batch(batch_id))
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
-        """Runs batches on, asking `goes_on` before each unit of work; raises CommandRefused, and then nothing has run."""
+        """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
         batches = check_advance(self._known, advance.batch_ids, advance.until)
         step = SimulatedStep(self._costs, self._routing, batches, advance.until, goes_on, self._pacer)
         reached = step.run()

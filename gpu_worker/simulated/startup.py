@@ -116,7 +116,7 @@ def prepare_simulation(config: WorkerConfig) -> ReadySimulation:
 
 
 def calibrate(costs: CostTable, num_tokens: int, context: int) -> WorkTiming:
-    """Returns the timing of one layer and a head over the last tokens of one sequence that then has `context` tokens."""
+    """Returns the timing of one layer and a head over the last tokens of a sequence that then has `context` tokens."""
     num_assigned = num_tokens * costs.num_experts_per_token
     num_runs = min(num_assigned, costs.num_experts)
     for_all, for_some = divmod(num_assigned, num_runs)
@@ -148,7 +148,8 @@ def read_text(model: str) -> Text:
         return _byte_text()
     if not directory.is_dir():
         raise SettingRefused(
-            f"--model: got {model}; allowed with --simulated is a directory, or a name without / for a tokenizer of bytes"
+            f"--model: got {model}; allowed with --simulated is a directory, or a name "
+            "without / for a tokenizer of bytes"
         )
     try:
         tokenizer = Tokenizer.from_buffer((directory / "tokenizer.json").read_bytes())

@@ -1,6 +1,7 @@
-"""Advances batches of a model that is not there, unit by unit and jointly where they stand together, in the time of a table.
+"""Advances batches of a model that is not there, unit by unit, jointly where they stand together, in a table's time.
 
-Stops where the real stepper stops. Knows cursors, costs and a clock; it takes no commands and keeps nothing between calls.
+Stops where the real stepper stops. Knows cursors, costs and a clock; it takes no commands
+and keeps nothing between calls.
 """
 
 import time
@@ -114,7 +115,7 @@ class SimulatedStep:
         self.timing.attention_pairs += num_stages * batch.num_pairs
 
     def _run_expert(self, standing: Sequence[SimulatedBatch], cursor: Cursor) -> None:
-        """Runs one expert over the tokens of all batches that stand before it; whoever needs no more goes to the next layer."""
+        """Runs one expert over the tokens of all batches that stand before it; those that need no more go on."""
         routing, (layer, _, expert) = self._routing, cursor
         if expert < routing.num_experts:
             num_tokens = sum(routing.num_tokens(batch, layer, expert) for batch in standing)
@@ -125,7 +126,8 @@ class SimulatedStep:
             self._pacer.spend(cost_ns)
         for batch in standing:
             batch.cursor = routing.next_with_tokens(batch, layer, min(expert + 1, routing.num_experts))
-            # Told to stop inside the stage, a batch waits at its end rather than run into the next layer, or even sample.
+            # Told to stop inside the stage, a batch waits at its end rather than run into
+            # the next layer, or even sample.
             if batch.cursor.expert == routing.num_experts and self._until.layer > layer:
                 self._arrive(batch, layer + 1)
 

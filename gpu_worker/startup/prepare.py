@@ -38,7 +38,7 @@ _MOST_RECORDED = 64
 
 @dataclass(frozen=True, slots=True)
 class ReadyWorker:
-    """A model that waits for commands, and how it introduces itself; ranks are who else holds a slice of it, if anybody."""
+    """A model that waits for commands, and how it introduces itself; ranks are who else holds a slice, if anybody."""
 
     executor: RunnerExecutor
     hello: Hello
@@ -158,7 +158,7 @@ def _cache_bytes(config: WorkerConfig, device: str) -> int:
 
 
 def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
-    """Runs a few tokens through a cache that just holds them, and looks how large it is: families differ in what they keep.
+    """Runs a few tokens through a cache that just fits, and looks how large it is: families differ in what they keep.
 
     Returns the bytes of a block, and those of the states that a sequence keeps besides.
     """

@@ -1,4 +1,4 @@
-"""Runs a few shapes through a model before it serves: warms caches and allocators, and times the work for the cost model.
+"""Runs a few shapes through a model before it serves: warms caches and allocators, and times work for the cost model.
 
 It is one more caller of Runner and leaves nothing behind in it.
 
@@ -48,7 +48,7 @@ def warm_up(runner: Runner, block_ids: Sequence[int]) -> list[WorkTiming]:
 
 
 def touch_memory() -> None:
-    """Has the C library own memory that the system has given pages for, so that the first steps need not wait for those.
+    """Has the C library own memory that the system has given pages for, so that the first steps need not wait for them.
 
     It keeps what was freed if its thresholds are high, as `qllm-scheduler --spawn-worker` sets them.
     """
