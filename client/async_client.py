@@ -30,8 +30,8 @@ class AsyncClient:
     `QllmError` when they fail.
 
     Args:
-        address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's; loopback addresses and sockets are
-            reached directly, others through the proxy that the environment names.
+        address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's; loopback addresses and sockets
+            are reached directly, others through the proxy that the environment names.
         timeout_s: Limit for every call but `generate`, which has its own.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Owns where a service listens: the target and the options of a channel to it, and what to say when nobody answers there."""
+"""Owns where a service listens: a channel's target and options, and what to say when nobody answers there."""
 
 import os
 import re
@@ -79,7 +79,8 @@ class Endpoint:
         """Says which proxy the environment puts in between, if any."""
         if self._target.is_local:
             return ""
-        # Slow to import, and seldom needed. `proxy_bypass` asks the system instead on macOS and Windows, which gRPC does not.
+        # Slow to import, and seldom needed. `proxy_bypass` asks the system instead on macOS and
+        # Windows, which gRPC does not.
         from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
         host = self.target.rsplit("/", 1)[-1]

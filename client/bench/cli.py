@@ -68,9 +68,10 @@ def bench(
 ) -> None:
     """Measures a server under a mixed load of latency-sensitive and best-effort requests.
 
-    First some requests one by one on the idle server; then the load, of which a window is measured: times to first token,
-    turnaround, throughput, and what of it the load did to those who wait. An open loop (a rate, or a trace) never waits for
-    the server: latencies count from when a request should have been sent. Ctrl-C ends early and keeps what was measured.
+    First some requests one by one on the idle server; then the load, of which a window is measured: times to first
+    token, turnaround, throughput, and what of it the load did to those who wait. An open loop (a rate, or a trace)
+    never waits for the server: latencies count from when a request should have been sent. Ctrl-C ends early and keeps
+    what was measured.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -107,10 +108,11 @@ def ablation_command(
     ] = _ALL,
     rounds: Annotated[int, typer.Option(min=1, help="Sets how often each set-up is measured, in turns.")] = 1,
 ) -> None:
-    """Tells what each part of the scheduling buys: one workload under five set-ups of a service, one engine beneath them.
+    """Tells what each part of the scheduling buys: one workload under five set-ups of a service, with one engine.
 
-    fcfs: first come, first served, iteration by iteration. priority-iteration: latency-sensitive first, but only between
-    iterations. paper: the published algorithm. qllm-layer, qllm-expert: stopping before any layer, or any expert.
+    fcfs: first come, first served, iteration by iteration. priority-iteration: latency-sensitive first, but
+    only between iterations. paper: the published algorithm. qllm-layer, qllm-expert: stopping before any
+    layer, or any expert.
     """
     with complaining():
         ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)

@@ -21,7 +21,8 @@ class SchedulerSetup:
 
     Attributes:
         label: What it is called in tables.
-        settings: Settings of the core that differ from its defaults, by the names of their fields; only simulations vary them.
+        settings: Settings of the core that differ from its defaults, by the names of their
+            fields; only simulations vary them.
     """
 
     label: str

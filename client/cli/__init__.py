@@ -19,8 +19,8 @@ app = typer.Typer(
 def main(context: typer.Context, address: Address = address_default) -> None:
     """Talks to a QLLM service.
 
-    It is at --address, which may stand before or after the command's name, or where the environment's QLLM_ADDRESS says, or
-    at 127.0.0.1:50051.
+    It is at --address, which may stand before or after the command's name, or where the environment's
+    QLLM_ADDRESS says, or at 127.0.0.1:50051.
     """
     if context.invoked_subcommand == "bench" and is_on_command_line(context, "address"):
         raise typer.BadParameter(

@@ -1,8 +1,8 @@
-"""What the commands share: help that is readable at 80 columns, choices in either case, and output that cannot be written.
+"""What the commands share: help readable at 80 columns, choices in either case, and output that cannot be written.
 
-Rich cuts the names of options where a line's other columns leave no room: a long choice of words in the column of types,
-or the environment variable's name in that of texts. So choices stand in the text, where they wrap, and the variables,
-which all follow one rule, are not repeated for each option.
+Rich cuts the names of options where a line's other columns leave no room: a long choice of words in the column of
+types, or the environment variable's name in that of texts. So choices stand in the text, where they wrap, and the
+variables, which all follow one rule, are not repeated for each option.
 """
 
 import enum
@@ -21,7 +21,7 @@ _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def run_command(app: typer.Typer, name: str) -> None:
-    """Runs what the process's arguments say and ends the process; says in one line that its output cannot be written."""
+    """Runs what the process's arguments say and ends the process; says in one line that output cannot be written."""
     _improve(app)
     try:
         try:

@@ -20,8 +20,8 @@ from qllm.settings import PlacedSetting, Setting, SettingRefused
 
 TABLES = ("scheduler", "worker")
 CONFIG_HELP = (
-    "Reads settings from this TOML file: the names are those of the options, without the hyphens in front. Options and the "
-    "environment win over the file. The tables [scheduler] and [worker] hold what is for one process alone."
+    "Reads settings from this TOML file: the names are those of the options, without the hyphens in front. Options and "
+    "the environment win over the file. The tables [scheduler] and [worker] hold what is for one process alone."
 )
 _ALLOWED_NAMES = f"the names of the options that --help lists, and the tables {' and '.join(TABLES)}"
 
@@ -43,7 +43,8 @@ def read_config_file(file: Path, described: ConfigFile, settings: Sequence[Place
     """Returns the values of the settings that a file names, by their keys, in the options' units.
 
     Raises:
-        SettingRefused: The file cannot be read, or holds something that is not allowed; the message names the file and the key.
+        SettingRefused: The file cannot be read, or holds something that is not allowed; the
+            message names the file and the key.
     """
     known = {one.key: one for one in settings if _may_stand_in_a_file(one.setting)}
     content = _parse(file)

@@ -1,7 +1,8 @@
-"""What a simulated model is: its size, and the time that each kind of work takes. Read from parsed JSON, checked in full.
+"""What a simulated model is: its size, and the time that each kind of work takes. Read from JSON, checked in full.
 
-Times are linear in the counts that the scheduler's cost model knows too: attention stages, tokens and query-key pairs; runs
-of an expert and tokens; heads and rows. Tables that are shipped lie in `cost_tables`; each says where its numbers are from.
+Times are linear in the counts that the scheduler's cost model knows too: attention stages, tokens and query-key
+pairs; runs of an expert and tokens; heads and rows. Tables that are shipped lie in `cost_tables`; each says where its
+numbers are from.
 """
 
 import json

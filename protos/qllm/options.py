@@ -4,8 +4,8 @@
     def serve(config: Config) -> None: ...
 
 A command that has a `ConfigFile` among its settings is a process: its settings come from the command line, or else the
-environment, or else that file, or else their defaults, and `--check-config` says which it was. Those of other commands come
-from the command line alone. A refusal ends either with one line and exit code 2.
+environment, or else that file, or else their defaults, and `--check-config` says which it was. Those of other commands
+come from the command line alone. A refusal ends either with one line and exit code 2.
 """
 
 import functools
@@ -46,7 +46,7 @@ class Sourced:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns a command for typer whose dataclass parameters are spread into options; its other parameters stay as they are.
+    """Returns a command for typer whose dataclass parameters are spread into options; its other parameters stay.
 
     The dataclasses are made of what was given once every value is known to be allowed; they may refuse it too.
     """

@@ -2,8 +2,8 @@
 
     logging, tracebacks, warnings ──▶ sys.stderr ──▶ descriptor 2, or nothing where nobody takes it
 
-A reader that went away, a disk that is full, or a pipe whose reader has stopped costs lines of the log and nothing else; how
-many, the log says once it is taken again.
+A reader that went away, a disk that is full, or a pipe whose reader has stopped costs lines of the log and nothing
+else; how many, the log says once it is taken again.
 """
 
 import io
@@ -64,7 +64,7 @@ class UnfailingFile(io.RawIOBase):
 
 
 def report_without_failing() -> None:
-    """Puts a stream that can't fail in the place of sys.stderr, and something behind standard descriptors that are closed.
+    """Puts a stream that can't fail in place of sys.stderr, and something behind standard descriptors that are closed.
 
     Without the latter the next socket would become descriptor 2, and get what libraries written in C report.
     """

@@ -11,8 +11,8 @@
         ├── docs/settings.md, docker-compose.yml                  `scripts.settings`
         └── `check`, whoever made the dataclass
 
-A field that is a dataclass itself is walked through; one without a `Setting` is no setting. Knows the standard library alone:
-the scheduler's core has settings too.
+A field that is a dataclass itself is walked through; one without a `Setting` is no setting. Knows the standard library
+alone: the scheduler's core has settings too.
 """
 
 import math
@@ -39,7 +39,8 @@ class SettingRefused(ValueError):
 class Setting:
     """What there is to say about a setting besides the field's name, type and default, and the text that follows it.
 
-    The text is the setting's help: whole sentences for those who have not read the code, which stand without those of others.
+    The text is the setting's help: whole sentences for those who have not read the code, which
+    stand without those of others.
 
     Attributes:
         low: Least value, in the option's unit; `high` is the greatest.

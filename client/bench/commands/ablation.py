@@ -1,7 +1,8 @@
 """`qllm-client bench ablation`: one workload under five set-ups of the scheduler, the same engine beneath all of them.
 
-Each round starts a service for each set-up anew, gives it the identical workload, and stops it; rounds begin with another
-set-up each, so that what the machine does meanwhile spreads evenly. Rounds of a set-up count as one measurement.
+Each round starts a service for each set-up anew, gives it the identical workload, and stops it; rounds begin
+with another set-up each, so that what the machine does meanwhile spreads evenly. Rounds of a set-up count as
+one measurement.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """`qllm-client bench paper`: the paper's experiment on the machine at hand, at several rates under several set-ups.
 
-A service is started once for each set-up, with random weights made on its device, and meets the identical requests at every
-rate: Poisson arrivals, ShareGPT-like lengths, a fifth latency-sensitive.
+A service is started once for each set-up, with random weights made on its device, and meets the identical requests at
+every rate: Poisson arrivals, ShareGPT-like lengths, a fifth latency-sensitive.
 
 Source: arXiv 2503.09304, evaluation.
 """
@@ -108,7 +108,8 @@ class PaperOptions:
     idle_requests: Annotated[
         int,
         Setting(0),
-        "Sends so many requests, one after another, to the idle service first, to learn how long its decode iteration takes.",
+        "Sends so many requests, one after another, to the idle service first, to learn how "
+        "long its decode iteration takes.",
     ] = 4
     seed: Annotated[int, Setting(), "Fixes the random times of arrivals, classes and lengths."] = 0
 
@@ -155,11 +156,11 @@ class PaperOptions:
 
 @with_settings
 def paper(options: PaperOptions, service: ServiceArguments, results: ResultOptions) -> None:
-    """Runs the paper's experiment on this machine: LS waits, turnarounds and throughput over the rate, beside its claims.
+    """Runs the paper's experiment on this machine: LS waits, turnarounds and throughput by rate, beside its claims.
 
-    All set-ups meet the same requests at the same times. Requests that have not ended when the wait for them is over count with
-    the time they had waited, as a lower bound. A set-up takes its start and (warm-up + seconds + drain) for each rate: choose
-    --rates and --set-up so that it fits the time there is.
+    All set-ups meet the same requests at the same times. Requests that have not ended when the wait for them is over
+    count with the time they had waited, as a lower bound. A set-up takes its start and (warm-up + seconds + drain) for
+    each rate: choose --rates and --set-up so that it fits the time there is.
     """
     results.check()
     with complaining():
@@ -218,7 +219,7 @@ class _Experiment:
 async def run_rates(
     target: Target, options: PaperOptions, rates: Sequence[float], label: str, bar: ProgressBar, interrupts: Interrupts
 ) -> list[Run]:
-    """Runs the experiment at each rate on a server, idle requests first; returns what came of each, as far as it got."""
+    """Runs the experiment at each rate on a server, idle requests first; returns what came of each so far."""
     runs: list[Run] = []
     try:
         for rate in rates:

@@ -81,7 +81,7 @@ def iteration_ms_of(measurement: Measurement) -> float | None:
 
 
 def own_grids(sweep: Sequence[PointResult[MeasuredResult]]) -> list[Grid]:
-    """Tables of what only a real service has: its own objective, and how long an arrival waits for the work before it."""
+    """Tables of what only a real service has: its own objective, and how long an arrival waits for work before it."""
     iteration_ms = next((one.iteration_ms for one in sweep[0].results.values()), None)
     grids = [
         _grid(

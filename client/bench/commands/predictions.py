@@ -41,8 +41,8 @@ def predictions(
 ) -> None:
     """Compares predicted with measured times of the worker's steps, over time.
 
-    Steps that were cut short are left out: nobody predicted them. A ratio of 2 means that work took twice as long as the
-    scheduler thought when it sent it.
+    Steps that were cut short are left out: nobody predicted them. A ratio of 2 means that work took twice as long as
+    the scheduler thought when it sent it.
     """
     with complaining():
         trace = read_trace(trace_file)

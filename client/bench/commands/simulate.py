@@ -1,4 +1,4 @@
-"""`qllm-client bench simulate`: the scheduler core over minutes or hours of traffic in virtual time, and what it comes to.
+"""`qllm-client bench simulate`: the scheduler core over minutes or hours of traffic in virtual time, and its results.
 
 Every number is simulated: the core is the one that serves, the worker takes the times of a cost table.
 """
@@ -82,7 +82,8 @@ class TrafficOptions:
     trace: Annotated[
         Path | None,
         Setting(metavar="FILE", panel=_TRAFFIC),
-        "Takes the requests from a file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, instead of --rate.",
+        "Takes the requests from a file with the columns TIMESTAMP, ContextTokens and "
+        "GeneratedTokens, instead of --rate.",
     ] = None
     time_scale: Annotated[
         float,
@@ -120,13 +121,14 @@ class ExperimentOptions:
     set_up: Annotated[
         list[str] | None,
         Setting(panel=_SETUPS, unset="all"),
-        "Chooses a set-up to compare: fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target, which is "
-        "qllm-expert with 400 ms a token as its target. It may be given several times; fcfs is always among them.",
+        "Chooses a set-up to compare: fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target, which "
+        "is qllm-expert with 400 ms a token as its target. It may be given several times; fcfs is always among them.",
     ] = None
     set: Annotated[
         list[str] | None,
         Setting(metavar="NAME=NUMBER", panel=_SETUPS),
-        "Sets a limit of the scheduler's core in all set-ups, such as be_chunk_tokens=512. It may be given several times.",
+        "Sets a limit of the scheduler's core in all set-ups, such as be_chunk_tokens=512. "
+        "It may be given several times.",
     ] = None
     cost_table: Annotated[
         str,
@@ -167,9 +169,9 @@ class ExperimentOptions:
 def simulate(experiment: ExperimentOptions, traffic: TrafficOptions, results: ResultOptions) -> None:
     """Simulates the scheduler on a machine that is not here: an hour of traffic takes seconds.
 
-    Reproduces the paper's set-up by default (Mixtral 8x7B on an A100, 20 % latency-sensitive) and prints its claims beside what
-    the simulation came to. All set-ups meet the same requests at the same times. Moving caches and talking to the worker take no
-    time here; experts are chosen evenly.
+    Reproduces the paper's set-up by default (Mixtral 8x7B on an A100, 20 % latency-sensitive) and prints its claims
+    beside what the simulation came to. All set-ups meet the same requests at the same times. Moving caches and talking
+    to the worker take no time here; experts are chosen evenly.
     """
     results.check()
     with complaining():

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT_S = 10.0
 _KEEPALIVE_S = 4.0  # shorter than any server's own, lest a request meets a connection that is just being closed
 _SHOWN_CHARS = 300
-# Fields that make token counts exact, and that a server may refuse: left out one after the other until it takes the request.
+# Fields that make token counts exact, and that a server may refuse: left out one after the
+# other until it takes the request.
 _OPTIONAL_FIELDS: dict[str, object] = {"return_token_ids": True, "stream_options": {"include_usage": True}}
 _REFUSALS = ("HTTP 400", "HTTP 422")
 _PRIORITIES: Mapping[str, Mapping[RequestClass, str | int]] = {

@@ -1,7 +1,7 @@
 """Sends requests and notes what comes back. Decides neither what is asked nor what it means.
 
-An open loop is never slowed down by the server: each request is a task of its own, sent at its time whether or not others
-are answered, and its latencies count from that time.
+An open loop is never slowed down by the server: each request is a task of its own, sent at its time whether or not
+others are answered, and its latencies count from that time.
 """
 
 import asyncio

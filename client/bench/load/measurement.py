@@ -1,8 +1,8 @@
 """What a load came to: the requests of the measuring window, and what happened within it. Pure.
 
-The window is a stretch of time in the middle of the load. Requests whose intended time lies in it are measured, each to its
-end, the load going on meanwhile. Tokens and ends count for throughput if they came within the window, whichever request
-they belong to, finished or not.
+The window is a stretch of time in the middle of the load. Requests whose intended time lies in it are measured, each to
+its end, the load going on meanwhile. Tokens and ends count for throughput if they came within the window, whichever
+request they belong to, finished or not.
 
     load starts       window                           all measured requests have ended
     |-- warm-up --|========================|-- drain --|

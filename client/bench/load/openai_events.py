@@ -1,7 +1,8 @@
 """Reads the events of an OpenAI-compatible stream, completions and chat alike. Knows nothing of HTTP and of times.
 
-Servers differ in what they send: token ids or text only, usage at the end, along the way or never, one token or several in
-an event. What is missing stays missing; only tokens are estimated, one for each event that brings text, until usage tells.
+Servers differ in what they send: token ids or text only, usage at the end, along the way or never, one token or
+several in an event. What is missing stays missing; only tokens are estimated, one for each event that brings text,
+until usage tells.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Reads workload traces: when requests came, and how long they were. Knows nothing of classes and servers.
 
-The columns are those of the Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`. A timestamp is a date
-and time, or a number of seconds.
+The columns are those of the Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`. A timestamp is a
+date and time, or a number of seconds.
 """
 
 import csv

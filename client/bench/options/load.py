@@ -56,8 +56,8 @@ class LoadOptions:
     trace: Annotated[
         Path | None,
         Setting(metavar="FILE", panel=_LOAD),
-        "Sends the requests of a trace, in both classes: a file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, "
-        "which starts over at its end.",
+        "Sends the requests of a trace, in both classes: a file with the columns TIMESTAMP, ContextTokens and "
+        "GeneratedTokens, which starts over at its end.",
     ] = None
     ls_share: Annotated[
         float,
@@ -152,7 +152,8 @@ class LoadOptions:
     slo_tpot_ms: Annotated[
         float | None,
         Setting(0, panel=_MEASURING, unset="no objective"),
-        "Counts a latency-sensitive request as good only if its further tokens take so many milliseconds each on average.",
+        "Counts a latency-sensitive request as good only if its further tokens take so "
+        "many milliseconds each on average.",
     ] = None
     be_slo_ttft_ms: Annotated[
         float | None,

@@ -50,8 +50,8 @@ class TargetOptions:
     priority_field: Annotated[
         PriorityField,
         Setting(panel=_TARGET),
-        "Chooses how the server of --http is told the class of a request: service_tier is default or flex, priority is 0 or 1, "
-        "as vLLM has it.",
+        "Chooses how the server of --http is told the class of a request: service_tier is default or flex, "
+        "priority is 0 or 1, as vLLM has it.",
     ] = PriorityField.SERVICE_TIER
     ignore_eos: Annotated[
         bool,
@@ -107,13 +107,14 @@ class ServiceArguments:
     scheduler_arg: Annotated[
         list[str] | None,
         Setting(panel=_SERVICE),
-        "Passes an argument on to the scheduler that is started, as in --scheduler-arg=--policy=fcfs. It may be given several "
-        "times.",
+        "Passes an argument on to the scheduler that is started, as in --scheduler-arg=--policy=fcfs. "
+        "It may be given several times.",
     ] = None
     worker_arg: Annotated[
         list[str] | None,
         Setting(panel=_SERVICE),
-        "Passes an argument on to the worker that is started, as in --worker-arg=--threads=2. It may be given several times.",
+        "Passes an argument on to the worker that is started, as in --worker-arg=--threads=2. "
+        "It may be given several times.",
     ] = None
 
     @property

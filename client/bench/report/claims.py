@@ -1,4 +1,4 @@
-"""The claims of the QLLM paper beside what simulations came to. Pure; nothing here is a constant but the paper's own words.
+"""The claims of the QLLM paper beside what simulations came to. Pure; the only constants are the paper's own words.
 
 Source: arXiv 2503.09304, abstract and evaluation.
 """

@@ -26,7 +26,8 @@ class Gain:
         after_ms: Mean with it.
         factor: How many times lower it is.
         share_of_time: Share of all the milliseconds that both steps save; None if they save nothing.
-        share_of_factor: Share of the whole factor, by logarithm: factors multiply, their logarithms add up. None likewise.
+        share_of_factor: Share of the whole factor, by logarithm: factors multiply, their
+            logarithms add up. None likewise.
         share_of_wait: Share of the wait that this step met, over the idle server's time, that it removes. None if
             there was none.
     """

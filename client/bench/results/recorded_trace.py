@@ -1,4 +1,4 @@
-"""Reads what `qllm-scheduler --trace` wrote: steps of the worker, and what happened between them. Times are milliseconds.
+"""Reads what `qllm-scheduler --trace` wrote: steps of the worker, and what happened between them, in milliseconds.
 
 The file may lack its end: the scheduler still runs, or was killed.
 """
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A batch that was left standing inside its iteration; `end_ms` is None if it had not gone on when the trace ended."""
+    """A batch left standing inside its iteration; `end_ms` is None if it had not gone on when the trace ended."""
 
     batch_id: int
     lane: RequestClass

@@ -120,7 +120,8 @@ class Summary:
         finished_tokens_per_s: All tokens of the requests that ended within the window, by its length.
         prompt_tokens_per_s: Prompt tokens of the requests whose first token came within the window, by its length.
         requests_per_s: Complete answers of both classes within the window, by its length.
-        lag_p99_ms: How late this process sent requests, 99th percentile. Above `MAX_LAG_MS` the load was not the one asked for.
+        lag_p99_ms: How late this process sent requests, 99th percentile. Above `MAX_LAG_MS` the
+            load was not the one asked for.
         failures: Failed requests of the window, by kind.
     """
 
@@ -163,7 +164,7 @@ def summarize(measurement: Measurement, objectives: Mapping[RequestClass, Object
 
 
 def ttft_spread(rows: Iterable[RequestRow]) -> Spread | None:
-    """Summarizes times to first token; one that never came in an unfinished request counts as the time waited for it."""
+    """Summarizes times to first token; one that never came in an unfinished request counts as the time waited."""
     return _with_lower_bounds(rows, lambda row: row.ttft_ms)
 
 

@@ -1,4 +1,4 @@
-"""Geometries that the paper's experiment runs at, written as a model's configuration: no weights, no download, no torch."""
+"""Geometries that the paper's experiment runs at, as a model's configuration: no weights, no download, no torch."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ _MIXTRAL: dict[str, object] = {
     "tie_word_embeddings": False,
     "eos_token_id": None,
 }
-# mistralai/Mixtral-8x7B-v0.1's config.json; one of a sixth of its weights, which a card of 24 GB holds; one that a laptop runs.
+# mistralai/Mixtral-8x7B-v0.1's config.json; one of a sixth of its weights, which a card of 24 GB
+# holds; one that a laptop runs.
 _SIZES: Mapping[Geometry, dict[str, object]] = {
     Geometry.MIXTRAL_8X7B: {
         "hidden_size": 4096,

@@ -57,8 +57,8 @@ async def running_service(options: ServiceOptions, *, echo: bool = False) -> Asy
         echo: Whether its log goes to this process's stderr instead of a file.
 
     Raises:
-        ServiceFailed: It did not come up, failed a request that the block could not do without, or had ended by the time
-            that the block was left. Its log is kept, and named.
+        ServiceFailed: It did not come up, failed a request that the block could not do without, or had ended by the
+            time that the block was left. Its log is kept, and named.
     """
     port = free_port()
     address = f"127.0.0.1:{port}"

@@ -1,7 +1,7 @@
 """Runs simulations as processes of their own, several at a time, and reads what they found.
 
-The simulator belongs to the scheduler's package (`python -m scheduler_svc.simulation`); it is started by its name and told its
-job as JSON.
+The simulator belongs to the scheduler's package (`python -m scheduler_svc.simulation`); it is started by its
+name and told its job as JSON.
 """
 
 import asyncio

@@ -138,7 +138,7 @@ def choose_setups(labels: Sequence[str]) -> list[SchedulerSetup]:
 
 
 def apply_settings(setups: Sequence[SchedulerSetup], settings: Sequence[str]) -> list[SchedulerSetup]:
-    """Returns the set-ups with `NAME=NUMBER` settings in each; the simulator refuses those that its core does not know."""
+    """Returns the set-ups with `NAME=NUMBER` settings in each; the simulator refuses those its core does not know."""
     return [replace(one, settings={**one.settings, **dict(map(_read_setting, settings))}) for one in setups]
 
 

@@ -1,7 +1,8 @@
 """Traffic for the simulator: rows of (arrival in seconds, class, prompt tokens, output tokens), fixed by a seed. Pure.
 
-Without a trace, arrivals are Poisson and lengths are ShareGPT-like: log-normal, with the means that Kwon et al. (SOSP 2023,
-figure 11) give for ShareGPT, 161 tokens in and 338 out, and outputs cut at a limit, as a server's `max_tokens` does.
+Without a trace, arrivals are Poisson and lengths are ShareGPT-like: log-normal, with the means that Kwon et al.
+(SOSP 2023, figure 11) give for ShareGPT, 161 tokens in and 338 out, and outputs cut at a limit, as a server's
+`max_tokens` does.
 """
 
 import math
