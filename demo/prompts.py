@@ -39,7 +39,7 @@ class DemoPrompts:
     seed: int
 
     def draw(self, request_class: RequestClass, index: int, num_tokens: int) -> str:
-        """Returns the class's prompt number `index`; source has `num_tokens` characters, hence at most as many tokens."""
+        """Returns the class's prompt number `index`; its source has `num_tokens` characters, so no more tokens."""
         if request_class is LS:
             return _QUESTIONS[index % len(_QUESTIONS)]
         chance = random.Random(f"{self.seed} {index}")

@@ -1,7 +1,7 @@
 """A server under test that is watched: a show hears of each request, and the tokens of whole answers are kept.
 
-Wraps any target of the bench, which takes the times. One failed request ends the load: a demonstration with a hole in it
-shows nothing.
+Wraps any target of the bench, which takes the times. One failed request ends the load: a demonstration
+with a hole in it shows nothing.
 """
 
 from collections.abc import Mapping

@@ -3,9 +3,9 @@
     python -m scripts.model_table                     # all families; prints as it goes, writes docs/families.md
     python -m scripts.model_table qwen3_next jamba    # these only; writes nothing
 
-Two best-effort sequences are prefilled in chunks over scattered blocks and decoded; at every expert and layer they stop, another
-sequence runs a whole iteration in between at random, and a stopped one is moved to host memory and back. The tokens of all
-three must be those of transformers' `generate`.
+Two best-effort sequences are prefilled in chunks over scattered blocks and decoded; at every expert and layer they
+stop, another sequence runs a whole iteration in between at random, and a stopped one is moved to host memory and back.
+The tokens of all three must be those of transformers' `generate`.
 """
 
 import os
@@ -68,7 +68,8 @@ def judge(family: str) -> Verdict:
         return Verdict(family, "refused", " ".join(str(refusal).split()))
     if actual == expected:
         return Verdict(family, "works", _kept(loaded))
-    # An indexer that scores rows equally chooses among them by how a prompt is divided: then the same chunks are to be compared.
+    # An indexer that scores rows equally chooses among them by how a prompt is divided: then the
+    # same chunks are to be compared.
     if actual == generated(family, _PROMPTS, _NUM_TOKENS, chunk=_CHUNK):
         return Verdict(family, "works", _kept(loaded) + ", equal to `generate` with the same chunks")
     return Verdict(family, "differs", _kept(loaded))
@@ -95,7 +96,7 @@ def _preempted(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
 
 
 def _interrupt(driver: Driver, rng: Random, urgent: Story, stopped: Story) -> None:
-    """Between two units of a batch: now and then an iteration of somebody else, or a stopped sequence moved away and back."""
+    """Between two units of a batch: now and then another's iteration, or a stopped sequence moved away and back."""
     if rng.random() < 0.1 and not urgent.is_over:
         _raise_errors(driver.advance(driver.start(urgent, chunk=_CHUNK)).batch_errors)
     if rng.random() < 0.1:

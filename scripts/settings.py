@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and docker-compose.yml's environment lists from the settings' fields, and checks that they are fresh.
+"""Writes docs/settings.md and docker-compose.yml's environment lists from the settings' fields, and checks them.
 
 python -m scripts.settings generate | check
 """

@@ -205,8 +205,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description="Train the demo model on this Python's standard library, on the CPU, within a time budget.",
-        epilog="example: nice -n 10 python demo/training/train.py --out demo/model --minutes 60. The first loadable checkpoint "
-        "is written after about three minutes and replaced every ten; the last one when the time is up.",
+        epilog="example: nice -n 10 python demo/training/train.py --out demo/model --minutes 60. The first loadable "
+        "checkpoint is written after about three minutes and replaced every ten; the last one when the time is up.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo/model"), help="checkpoint folder (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="time to train (default: %(default)s)")

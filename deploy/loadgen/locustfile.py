@@ -2,9 +2,9 @@
 
     locust -f deploy/loadgen/locustfile.py --headless -H http://127.0.0.1:8000 -u 9 -r 9 -t 60s
 
-One user in nine is latency-sensitive and pauses between requests, the others are best-effort and do not. Besides Locust's own
-line for the answer as a whole there is one for the time to its first token. Locust is no dependency of QLLM: this file knows
-only the public API.
+One user in nine is latency-sensitive and pauses between requests, the others are best-effort and do not. Besides
+Locust's own line for the answer as a whole there is one for the time to its first token. Locust is no dependency of
+QLLM: this file knows only the public API.
 """
 
 import json

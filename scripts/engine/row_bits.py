@@ -2,8 +2,8 @@
 
     python scripts/engine/row_bits.py --threads 2
 
-Products: for each form and type the numbers of rows (1, 2, 3, ...) in groups whose common rows have the same bits. Attention: the
-share of values that differ when the same queries come in chunks rather than at once.
+Products: for each form and type the numbers of rows (1, 2, 3, ...) in groups whose common rows have the same bits.
+Attention: the share of values that differ when the same queries come in chunks rather than at once.
 """
 
 import argparse

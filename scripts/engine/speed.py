@@ -2,12 +2,12 @@
 
     python -m scripts.engine.speed --model bench-models/mini-mixtral
     python -m scripts.engine.speed --model bench-models/mini-mixtral --weights dense --weights packed
-    python -m scripts.engine.speed --device cuda --geometry mixtral-8x7b --dtype bfloat16      # random weights, made there
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine.speed    # with huge pages, where Linux gives them on request
+    python -m scripts.engine.speed --device cuda --geometry mixtral-8x7b --dtype bfloat16  # random weights, made there
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine.speed  # huge pages, if Linux gives them on request
 
-Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take turns
-step by step, so that what else the machine does meets them alike; the fastest and the median step are printed. A "stopped" decode
-is suspended and resumed before every layer.
+Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take
+turns step by step, so that what else the machine does meets them alike; the fastest and the median step are printed. A
+"stopped" decode is suspended and resumed before every layer.
 """
 
 import json

@@ -8,6 +8,6 @@
                   │           ◀──lines of JSON: figures, notes, the end──┘
                   └─▶ record: results.json, summary.txt, log.txt in the folder that --out names
 
-Everything outside of `child` and `steps` is standard library alone: it must start on a machine whose packages are not known yet,
-and must outlive whatever a step does.
+Everything outside of `child` and `steps` is standard library alone: it must start on a machine whose packages are not
+known yet, and must outlive whatever a step does.
 """

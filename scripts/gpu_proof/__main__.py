@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     )
     result = argparse.ArgumentParser(
         prog="python -m scripts.gpu_proof",
-        description="Proves the GPU path, the most valuable facts first. Each step has a time box and a process of its own; "
-        "results.json, summary.txt and log.txt are written after every figure, so that a cut-off loses nothing.",
+        description="Proves the GPU path, the most valuable facts first. Each step has a time box and a process of its "
+        "own; results.json, summary.txt and log.txt are written after every figure, so that a cut-off loses nothing.",
         epilog=f"steps, with their boxes in a proof of {PLANNED_MINUTES:.0f} minutes:\n{steps}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Runs steps, one after another, as lines on stdin say; figures and ends go back over the pipe that the environment names."""
+"""Runs steps, one after another, as stdin's lines say; figures and ends go back over the pipe the environment names."""
 
 import contextlib
 import importlib

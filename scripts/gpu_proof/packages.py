@@ -50,7 +50,7 @@ def needs(path: Sequence[str]) -> list[Need]:
 
 
 def download_command(unmet: Sequence[Need]) -> str:
-    """The command that fetches what is missing as wheels, with what it needs itself, on a machine that has a package index."""
+    """The command that fetches what is missing, and what that needs, as wheels, on a machine with a package index."""
     names = {need.name.lower() for need in unmet} - set(_TOO_LARGE)
     if names & _TOGETHER:
         names |= _TOGETHER

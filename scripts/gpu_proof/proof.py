@@ -54,7 +54,7 @@ class Proof:
     began_s: float
 
     def run(self) -> None:
-        """Runs all that is chosen, as far as time goes; raises Interrupted when a signal comes, with all processes ended."""
+        """Runs all that is chosen, as far as time goes; raises Interrupted on a signal, with all processes ended."""
         deadline_s = self.began_s + self.boxes.minutes * 60 - _ENDING_S
         shared: StepProcess | None = None
         running: StepProcess | None = None

@@ -3,8 +3,9 @@
     start ─▶ "ready" ─▶ request: a step ─▶ figures, notes … ─▶ its end ─▶ the next request
                         └────────────── its time box ───────────────┘
 
-A step's figures come as lines of JSON over a pipe of their own; what it and its children print goes to the log. Once its time is
-over, it and all processes that it started are aborted, which leaves a traceback of every thread in the log, and then killed.
+A step's figures come as lines of JSON over a pipe of their own; what it and its children print goes to the log. Once
+its time is over, it and all processes that it started are aborted, which leaves a traceback of every thread in the log,
+and then killed.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ Message = Mapping[str, Any]
 
 
 def end_with_parent() -> None:
-    """Has this process killed when the thread that started it ends, however that ends; does nothing outside of Linux."""
+    """Has this process killed when the thread that started it ends, however that ends; does nothing except on Linux."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
@@ -137,7 +138,7 @@ class StepProcess:
         self.kill()
 
     def kill(self) -> str:
-        """Ends it, and every process that it started; returns what is to be said of those that can't be ended, if any."""
+        """Ends it, and every process it started; returns what is to be said of those that can't be ended, if any."""
         deadline_s = time.monotonic() + _EXIT_S
         self._process.kill()
         while (left := list(self._own_pids())) and time.monotonic() < deadline_s:
@@ -193,7 +194,7 @@ class StepProcess:
 
 
 def _marked() -> Iterator[tuple[int, str]]:
-    """Processes that steps have started, whoever their parents are now, with what their environments say whose they are."""
+    """Processes that steps have started, whoever their parents are now; their environments say whose they are."""
     name = f"{_TOKEN}=".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

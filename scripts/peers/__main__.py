@@ -2,9 +2,9 @@
 
     python -m scripts.peers --model bench-models/mini-mixtral --vllm VENV --transformers VENV --output results/
 
-VENV is a virtual environment that holds the peer, on CPU: vLLM, or transformers with its `serving` extra. Each server is
-started, measured by `qllm-client bench --http`, and stopped; `--rounds` lets them take turns, so that what else the machine
-does meets them alike. What stands after `--` goes to the bench. Ends with a comparison of all results.
+VENV is a virtual environment that holds the peer, on CPU: vLLM, or transformers with its `serving` extra. Each server
+is started, measured by `qllm-client bench --http`, and stopped; `--rounds` lets them take turns, so that what else the
+machine does meets them alike. What stands after `--` goes to the bench. Ends with a comparison of all results.
 """
 
 import contextlib

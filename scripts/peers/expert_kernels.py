@@ -2,8 +2,8 @@
 
     VENV/bin/python scripts/peers/expert_kernels.py --threads 2       # VENV holds vLLM for CPU; the project need not be in it
 
-Eight layers of mini-mixtral's experts in float32, random routing. Servers measured one after another meet a machine in different
-minutes; here both ways meet the same ones.
+Eight layers of mini-mixtral's experts in float32, random routing. Servers measured one after another meet a machine in
+different minutes; here both ways meet the same ones.
 """
 
 import argparse

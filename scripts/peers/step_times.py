@@ -1,9 +1,9 @@
-"""Measures prefill and decode steps of servers that are all up, in turns, so that what else the machine does meets them alike.
+"""Measures prefill and decode steps of servers that are all up, in turns, so that other load meets them alike.
 
     python -m scripts.peers.step_times http://127.0.0.1:8203 http://127.0.0.1:8204 --rounds 6
 
-Any servers of OpenAI's completions API that stream and take token ids. Prompts are random and differ from run to run, so that
-no cache of prefixes helps. The decode step of a batch is the mean gap between tokens while all of it decodes.
+Any servers of OpenAI's completions API that stream and take token ids. Prompts are random and differ from run to run,
+so that no cache of prefixes helps. The decode step of a batch is the mean gap between tokens while all of it decodes.
 """
 
 import asyncio

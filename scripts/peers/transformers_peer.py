@@ -1,10 +1,11 @@
-"""Runs the paper's experiment on transformers' own continuous batching: the same model, requests and times as `bench paper`.
+"""Runs the paper's experiment on transformers' own continuous batching: model, requests and times as in `bench paper`.
 
     python -m scripts.peers.transformers_peer --geometry mixtral-8x7b --device cuda --rates 2,8 --seconds 15 --drain 10
     python -m scripts.peers.transformers_peer --geometry tiny --rates 8 --seconds 5
 
-It knows no classes: latency-sensitive requests wait like all others. The engine runs on a thread of this process, as its authors
-have it, and the load beside it; what comes out is tabled as `bench paper` does, so that the two can be laid side by side.
+It knows no classes: latency-sensitive requests wait like all others. The engine runs on a thread of this process, as
+its authors have it, and the load beside it; what comes out is tabled as `bench paper` does, so that the two can be
+laid side by side.
 """
 
 import asyncio

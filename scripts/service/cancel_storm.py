@@ -2,8 +2,8 @@
 
     python -m scripts.service.cancel_storm --model demo/model
 
-Starts a service, sends latency-sensitive requests one by one for reference, then does so again while many streams of both
-classes come and are cancelled at random moments; at the end every cache block must be free.
+Starts a service, sends latency-sensitive requests one by one for reference, then does so again while many streams of
+both classes come and are cancelled at random moments; at the end every cache block must be free.
 """
 
 import asyncio

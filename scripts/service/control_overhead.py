@@ -2,9 +2,10 @@
 
     python -m scripts.service.control_overhead bench-models/mini-mixtral --scheduler=--policy=fcfs --scheduler=--policy=qllm
 
-The job is a number of best-effort requests, one for each client at a time; its time counts from the first request to the last
-token. A window of a closed loop would not do: clients that begin together stay together, and a window of a few
-turns holds more of their prompts or more of their outputs. In turns, because a machine's minutes differ by more than schedulers.
+The job is a number of best-effort requests, one for each client at a time; its time counts from the first request to
+the last token. A window of a closed loop would not do: clients that begin together stay together, and a window of a
+few turns holds more of their prompts or more of their outputs. In turns, because a machine's minutes differ by more
+than schedulers.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ class Variant:
 
 
 async def _measure(model: str, arguments: Sequence[str], job: Job, rounds: int) -> list[Variant]:
-    """Starts all, one after another, and lets them take turns; every other round backwards, and one for warmth before."""
+    """Starts all, one after another, and lets them take turns, every other round backwards, after one for warmth."""
     async with AsyncExitStack() as stack:
         variants = []
         for words in (tuple(each.split()) for each in arguments):
@@ -86,7 +87,7 @@ def control_overhead(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 1_100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each output.")] = 64,
 ) -> None:
-    """Prints each turn's seconds, and throughput as a ratio to the first service's: mean over rounds, and its standard error."""
+    """Prints each turn's seconds, throughput as a ratio to the first service's: mean over rounds and standard error."""
     job = Job(clients, requests, prompt_tokens, max_tokens)
     num_tokens = clients * requests * max_tokens
     try:
@@ -100,7 +101,8 @@ def control_overhead(
         ratios = [mine / its for mine, its in zip(first.seconds, variant.seconds, strict=True)]
         spread = statistics.stdev(ratios) / math.sqrt(rounds) if rounds > 1 else math.nan
         typer.echo(
-            f"{' '.join(variant.arguments)}: {statistics.mean(ratios):.3f} +- {spread:.3f} of {' '.join(first.arguments)}"
+            f"{' '.join(variant.arguments)}: {statistics.mean(ratios):.3f} +- {spread:.3f} "
+            f"of {' '.join(first.arguments)}"
         )
 
 

@@ -1,11 +1,12 @@
-"""Measures what HTTP adds to gRPC when nothing else runs: the first event of a stream, and an answer that comes at once.
+"""Measures what HTTP adds to gRPC when nothing else runs: a stream's first event, and an answer that comes at once.
 
     python -m scripts.service.front_end_latency   # a simulated worker whose work is free: what is left is front ends
     python -m scripts.service.front_end_latency --pairs 1000
 
-Starts a service with both front ends. One request at a time, HTTP and gRPC in turns, each over one connection that is kept,
-with the plainest client there is for each, so that no client library is measured beside the service. Prints medians, and the
-median of the differences within pairs with its standard error (of 1000 samples drawn again from the pairs).
+Starts a service with both front ends. One request at a time, HTTP and gRPC in turns, each over one connection that
+is kept, with the plainest client there is for each, so that no client library is measured beside the service.
+Prints medians, and the median of the differences within pairs with its standard error (of 1000 samples drawn again
+from the pairs).
 """
 
 import http.client

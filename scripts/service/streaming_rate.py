@@ -1,11 +1,11 @@
-"""Measures how many tokens a second the service streams when the model takes no time: what everything but the model costs.
+"""Measures how many tokens a second the service streams when the model takes no time: what all but the model costs.
 
     python -m scripts.service.streaming_rate                    # 256 streams, a simulated worker whose work is free
-    python -m scripts.service.streaming_rate --iteration-ms 15  # the same beside iterations of 15 ms: does the worker ever wait?
+    python -m scripts.service.streaming_rate --iteration-ms 15  # beside iterations of 15 ms: does the worker wait?
 
-Starts a service with a simulated worker and as many client processes as asked for, all on this machine. Each stream sends one
-request after the other. After a warm-up, tokens are counted for a while, beside the processor time of each process and what the
-worker says of its idle time.
+Starts a service with a simulated worker and as many client processes as asked for, all on this machine. Each stream
+sends one request after the other. After a warm-up, tokens are counted for a while, beside the processor time of each
+process and what the worker says of its idle time.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """How fast tokens are decoded, eager and replayed from CUDA graphs, beside what the memory allows; and what stops cost.
 
-A share of bandwidth is the time that reading the weights and caches would take, by the time that was taken. Where a layer runs
-whole, on a device, it counts all experts that so many tokens can choose, so that it is an upper bound.
+A share of bandwidth is the time that reading the weights and caches would take, by the time that was taken. Where a
+layer runs whole, on a device, it counts all experts that so many tokens can choose, so that it is an upper bound.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The tests marked gpu, whose outcomes are kept as each ends; one that hangs in a call of the device costs itself alone."""
+"""The tests marked gpu, whose outcomes are kept as each ends; one that hangs in a device's call costs itself alone."""
 
 import os
 import re
@@ -80,7 +80,7 @@ class Outcomes:
 
 
 def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds: float) -> bool:
-    """Runs the tests of some folders that have not been seen; returns whether pytest died of one, so that others are left."""
+    """Runs the unseen tests of some folders; returns whether pytest died of one, so that others are left."""
     command = [
         *(
             sys.executable,
@@ -143,8 +143,8 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
     """Lines as they come, and the beginning of a line whose end has not come yet; all is copied to the log at once.
 
-    A process that says nothing behind the name of a test, for as long as one may take, is aborted from outside: a test that hangs
-    in a call of the device may hold Python's lock, where nothing inside of the process can end it.
+    A process that says nothing behind the name of a test, for as long as one may take, is aborted from outside: a test
+    that hangs in a call of the device may hold Python's lock, where nothing inside of the process can end it.
     """
     assert process.stdout is not None
     rest = b""

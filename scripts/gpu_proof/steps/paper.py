@@ -1,6 +1,7 @@
 """The paper's point: what a latency-sensitive request waits for under fcfs, and under qllm that stops at experts.
 
-This process is the worker, so that its model is made once; the schedulers, one after another, and the load are other processes.
+This process is the worker, so that its model is made once; the schedulers, one after another,
+and the load are other processes.
 
     this process: worker ◀──ZeroMQ── scheduler fcfs, then qllm, then … ◀──gRPC── load: rate 8, then rate 2
 
@@ -36,7 +37,8 @@ _RATES = (8.0, 2.0)  # where set-ups differ most comes first
 _SET_UPS = (SetUpName.FCFS, SetUpName.EXPERT)
 _CPU_CACHE_GIB = 0.25
 _NUM_IDLE = 3
-# Of the time of one load: a scheduler's start and end, requests for warmth and on the idle service; warm-up; window; drain.
+# Of the time of one load: a scheduler's start and end, requests for warmth and on the idle
+# service; warm-up; window; drain.
 _OTHER_S = 12.0
 _WARM_UP_S = 3.0
 _SHORTEST_WINDOW_S = 8.0

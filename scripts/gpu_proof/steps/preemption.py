@@ -109,7 +109,7 @@ class _Engine:
     def measure(
         self, run_be: "Callable[[_Arrival | None], float | None]", has_time: Callable[[], bool]
     ) -> dict[str, float]:
-        """Interrupts best-effort iterations at random until there is no more time; returns the waits in milliseconds."""
+        """Interrupts best-effort iterations at random until time is up; returns the waits in milliseconds."""
         run_be(None)  # the first one chooses kernels
         began_s = time.perf_counter()
         run_be(None)

@@ -1,4 +1,4 @@
-"""A tiny Mixtral through the real two processes: greedy tokens equal generate's, and best-effort work is interrupted."""
+"""A tiny Mixtral through the real two processes: greedy tokens equal generate's, best-effort work is interrupted."""
 
 import asyncio
 import random
