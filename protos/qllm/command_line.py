@@ -1,8 +1,10 @@
-"""What the commands share: help readable at 80 columns, choices in either case, and output that cannot be written.
+"""What the commands share: help readable at any width, choices in either case, and output that cannot be written.
 
 Rich cuts the names of options where a line's other columns leave no room: a long choice of words in the column of
 types, or the environment variable's name in that of texts. So choices stand in the text, where they wrap, and the
-variables, which all follow one rule, are not repeated for each option.
+variables, which all follow one rule, are not repeated for each option. It keeps the line breaks of all paragraphs but
+the first, which are those of the source: they are taken out, so that a paragraph fills the terminal's lines whatever
+its width.
 """
 
 import enum
@@ -38,11 +40,18 @@ def run_command(app: typer.Typer, name: str) -> None:
 def _improve(app: typer.Typer) -> None:
     for command in (*app.registered_commands, app.registered_callback):
         if command is not None and command.callback is not None:
+            command.help = _flowing(command.help or inspect.getdoc(command.callback) or "") or None
             for parameter in inspect.signature(command.callback).parameters.values():
                 _improve_option(parameter.annotation)
     for group in app.registered_groups:
         if group.typer_instance is not None:
             _improve(group.typer_instance)
+
+
+def _flowing(text: str) -> str:
+    """Returns a help text with one line for each paragraph; an example is a paragraph, and keeps its indentation."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def _improve_option(annotation: Any) -> None:

@@ -66,6 +66,17 @@ def test_help_at_80_columns_cuts_nothing(
     assert max(map(len, page.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"), COMMANDS, ids=lambda part: "-".join(part) if isinstance(part, tuple) else ""
+)
+def test_a_paragraph_of_help_breaks_only_where_the_terminal_ends(
+    entry: Entry, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _, _ = help_of(entry, words, 600, monkeypatch, capsys).partition("╭")
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    assert [paragraph for paragraph in paragraphs if "\n" in paragraph] == []
+
+
 @pytest.mark.parametrize("entry", [scheduler, worker])
 def test_help_lists_the_words_that_may_be_chosen(
     entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
