@@ -134,7 +134,8 @@ class WorkerConfig:
     control_endpoint: Annotated[
         str,
         Setting(panel=SERVING),
-        "Names where the scheduler listens for workers: ipc://PATH, or tcp://ADDRESS:PORT, which needs CURVE keys.",
+        "Names where the scheduler listens for workers, as its own --control-endpoint says: ipc://PATH, or "
+        "tcp://ADDRESS:PORT, which needs CURVE keys.",
     ]
     run_ahead_ms: Annotated[
         float,
@@ -169,9 +170,9 @@ class WorkerConfig:
     num_threads: Annotated[
         int | None,
         Setting(1, option="threads", panel=ADVANCED, unset="all cores that the process may use"),
-        "Sets how many threads one tensor operation takes. The cores that a process may use are those of its affinity, "
-        "as far as its control group's quota goes. Threads that take every core keep one each, unless OMP_PROC_BIND "
-        "says otherwise.",
+        "Sets how many threads compute one tensor operation. Cores that the process may use are those in its affinity, "
+        "and no more than its control group's quota. Where threads take every core, each is kept on one of its own, "
+        "unless OMP_PROC_BIND says otherwise.",
     ] = None
     enforce_eager: Annotated[
         bool,
@@ -181,13 +182,15 @@ class WorkerConfig:
     simulated: Annotated[
         str,
         Setting(metavar="TABLE", panel=ADVANCED),
-        "Runs no model, but takes the time that a cost table says: a JSON file, zero, or a100-mixtral-8x7b. Settings "
-        "that concern tensors have no effect then.",
+        "Runs no model, but takes the time that a cost table says: the name of a JSON file, or of a table that comes "
+        "with QLLM, which are zero (everything takes no time) and a100-mixtral-8x7b. Settings that concern tensors "
+        "have no effect then.",
     ] = ""
     curve_secret_key: Annotated[
         Path | None,
         Setting(panel=ADVANCED),
-        "Names the file with the worker's own pair of CURVE keys (*.key_secret). It goes with --curve-server-key.",
+        "Names the file with the worker's own pair of CURVE keys (*.key_secret), as pyzmq's "
+        "zmq.auth.create_certificates writes it. It goes with --curve-server-key.",
     ] = None
     curve_server_key: Annotated[
         Path | None,

@@ -83,8 +83,8 @@ class Config:
     control_endpoint: Annotated[
         str | None,
         Setting(panel=ADVANCED, unset="a private socket"),
-        "Sets where workers that are started elsewhere connect: ipc://PATH, or "
-        "tcp://ADDRESS:PORT, which needs CURVE keys.",
+        "Sets where the scheduler listens for a worker that is started by itself, not by --spawn-worker: ipc://PATH on "
+        "this machine, or tcp://ADDRESS:PORT, which needs CURVE keys.",
     ] = None
     hang_timeout_s: Annotated[
         float,
@@ -94,7 +94,8 @@ class Config:
     curve_secret_key: Annotated[
         Path | None,
         Setting(panel=ADVANCED),
-        "Names the file with the scheduler's own pair of CURVE keys (*.key_secret). It goes with --curve-worker-keys.",
+        "Names the file with the scheduler's own pair of CURVE keys (*.key_secret), as pyzmq's "
+        "zmq.auth.create_certificates writes it. It goes with --curve-worker-keys.",
     ] = None
     curve_worker_keys: Annotated[
         Path | None,

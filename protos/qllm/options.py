@@ -26,7 +26,7 @@ EXIT_REFUSED = 2
 _FILES = "qllm.config_files"  # in a context: which settings come from which file
 _CHECK = "check_config"
 _CHECK_HELP = (
-    "Prints every setting with its value and where the value comes from, checks all of them, and starts nothing."
+    "Prints every setting of this process, its value and where that comes from, checks them, and starts nothing."
 )
 
 

@@ -30,14 +30,14 @@ class StarvationLimits:
     window_s: Annotated[
         float,
         Setting(0.1, 3600, option="be-window-s", panel=SCHEDULING),
-        "Sets over how many seconds the shares of the worker's time are counted that --be-min-share "
-        "and --ls-alone-share speak of.",
+        "Sets the length of the sliding window, in seconds: how far back the worker's time is counted for "
+        "--be-min-share and --ls-alone-share.",
     ] = 10.0
     threshold: Annotated[
         int,
         Setting(0, 1 << 30, option="starvation-threshold", panel=SCHEDULING),
-        "Sets after how many iterations that left waiting best-effort work out such work goes first for "
-        "a while. With 0 it never does.",
+        "Sets how many iterations in a row may leave best-effort work out while it waits. After that many it goes "
+        "first for a while. With 0 it never goes first for this reason.",
     ] = 200
     promotion_quantum: int = 10
 

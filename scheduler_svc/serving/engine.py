@@ -50,8 +50,8 @@ class EngineSettings:
     preempt_at: Annotated[
         PreemptAt,
         Setting(panel=SCHEDULING),
-        "Chooses where running work may be stopped: before any expert, before any layer, or "
-        "only at the end of an iteration.",
+        "Chooses where running work may be stopped: before any expert, before any layer, or only at the end of an "
+        "iteration. With the policies priority-iteration and fcfs it is always the end of an iteration.",
     ] = PreemptAt.EXPERT
     limits: Limits = field(default_factory=Limits)
     starvation: StarvationLimits = field(default_factory=StarvationLimits)

@@ -116,8 +116,8 @@ class Limits:
     max_num_seqs: Annotated[
         int,
         Setting(1, 4096, panel=MEMORY),
-        "Limits how many sequences one iteration computes together. Where there are more, they take turns. The policy "
-        "paper takes 32 at most, whatever is set here.",
+        "Limits how many sequences one iteration computes together: a request is one sequence, or one for each of its "
+        "choices. Where there are more, they take turns. The policy paper takes 32 at most, whatever is set here.",
     ] = 256
     # Bounds how long those that decode wait for a token.
     be_chunk_tokens: Annotated[
@@ -129,9 +129,9 @@ class Limits:
     be_max_chunk_tokens: Annotated[
         int,
         Setting(1, 1 << 20, panel=SCHEDULING),
-        "Limits the tokens of one iteration of best-effort work, instead of --be-chunk-tokens, where that is less: "
-        "while no best-effort request waits for its next token, and while prompts pile up. Only the policy qllm has "
-        "such iterations.",
+        "Lets one iteration of best-effort work have more tokens than --be-chunk-tokens, up to this number, while no "
+        "best-effort request generates tokens yet or many prompts wait. It has an effect with the policy qllm only, "
+        "and none with --preempt-at iteration.",
     ] = 1024
     # Bounds how long its decodes take, which are not counted.
     ls_chunk_tokens: Annotated[
@@ -143,19 +143,20 @@ class Limits:
     ls_stretch: Annotated[
         float,
         Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer best-effort work that rides along may make an iteration of "
-        "latency-sensitive requests: 0.15 allows 15 %.",
+        "Limits how much longer an iteration of latency-sensitive requests may take because best-effort work is "
+        "computed in it as well: 0.15 allows 15 %.",
     ] = 0.15
     ls_alone_share: Annotated[
         float,
         Setting(0, 1, panel=SCHEDULING),
-        "Sets from which share of the time on, within --be-window-s, iterations of latency-sensitive requests may be "
-        "made longer by --ls-shared-stretch rather than by --ls-stretch. With 1 they never are.",
+        "Sets a share of the time of the last --be-window-s. While iterations of latency-sensitive requests take more "
+        "than that, best-effort work may make one longer by --ls-shared-stretch, otherwise by --ls-stretch. With 1 it "
+        "is always --ls-stretch.",
     ] = 0.5
     ls_shared_stretch: Annotated[
         float,
         Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests once those take "
+        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests while these take "
         "more of the time than --ls-alone-share: 1 allows twice as long. A value below --ls-stretch has no effect.",
     ] = 1.0
     ls_tpot_s: Annotated[
