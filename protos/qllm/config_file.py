@@ -23,7 +23,10 @@ CONFIG_HELP = (
     "Reads settings from this TOML file: the names are those of the options, without the hyphens in front. Options and "
     "the environment win over the file. The tables [scheduler] and [worker] hold what is for one process alone."
 )
-_ALLOWED_NAMES = f"the names of the options that --help lists, and the tables {' and '.join(TABLES)}"
+_TABLE_NAMES = " or ".join(f"[{name}]" for name in TABLES)
+_ALLOWED_NAMES = (
+    f"the names of the options that --help lists; what is for another process stands in its own table, {_TABLE_NAMES}"
+)
 
 
 @dataclass(frozen=True, slots=True)

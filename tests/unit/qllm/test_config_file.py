@@ -42,6 +42,11 @@ def test_of_a_file_given_to_the_other_process_only_the_own_table_is_read(tmp_pat
     [
         ("cuont = 1", "cuont: there is no such setting (did you mean count?); allowed are the names of the options"),
         ("[schedular]\ncount = 1", "schedular: there is no such setting"),
+        (
+            "dtype = 'float32'",
+            "dtype: there is no such setting; allowed are the names of the options that --help lists; what is for another "
+            "process stands in its own table, [scheduler] or [worker]",
+        ),
         ("config = 'other.toml'", "config: there is no such setting"),
         ("rest = ['a']", "rest: there is no such setting"),
         ("count = 'many'", "count: got 'many', allowed is a whole number, 1 to 9"),
