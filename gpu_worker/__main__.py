@@ -48,6 +48,16 @@ _FATAL = 1
 def serve(config: WorkerConfig) -> None:
     """Runs a Mixture-of-Experts model as a scheduler tells it to.
 
+    `qllm-scheduler --spawn-worker` starts one by itself, with the options that stand after -- there. A worker that is
+    started with this command, in a container or on another machine, connects to the scheduler at --control-endpoint. A
+    scheduler has one worker; a second one waits until the first is gone.
+
+    [bold]Examples[/bold]
+
+      qllm-worker --control-endpoint ipc:///run/qllm/control --model DIR   (and a scheduler there)
+
+      qllm-worker --control-endpoint ipc:///run/qllm/control --config qllm.toml --check-config   (starts nothing)
+
     Every option may also come from the environment, --block-size as QLLM_BLOCK_SIZE, or from the file of --config.
     Options win over the environment, and the environment over the file.
     """

@@ -68,10 +68,11 @@ def bench(
 ) -> None:
     """Measures a server under a mixed load of latency-sensitive and best-effort requests.
 
-    First some requests one by one on the idle server; then the load, of which a window is measured: times to first
-    token, turnaround, throughput, and what of it the load did to those who wait. An open loop (a rate, or a trace)
-    never waits for the server: latencies count from when a request should have been sent. Ctrl-C ends early and keeps
-    what was measured.
+    First latency-sensitive requests go one by one to the idle server. Then the load begins, and a window of it is
+    measured: times to the first token, turnarounds (times to the last token) and throughput. Loaded over idle says what
+    the load did to latency-sensitive requests. Clients send their next request when the last one has ended. Requests at
+    a rate or from a trace never wait for the server: their latencies count from when they should have been sent. Ctrl-C
+    ends early and keeps what was measured.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -108,11 +109,12 @@ def ablation_command(
     ] = _ALL,
     rounds: Annotated[int, typer.Option(min=1, help="Sets how often each set-up is measured, in turns.")] = 1,
 ) -> None:
-    """Tells what each part of the scheduling buys: one workload under five set-ups of a service, with one engine.
+    """Tells what each part of the scheduling buys: one load under five set-ups of a service, all with the same engine.
 
-    fcfs: first come, first served, iteration by iteration. priority-iteration: latency-sensitive first, but
-    only between iterations. paper: the published algorithm. qllm-layer, qllm-expert: stopping before any
-    layer, or any expert.
+    A set-up is a policy and where it may stop running work. fcfs: first come, first served, iteration by iteration.
+    priority-iteration: latency-sensitive requests first, but only between iterations. paper: the algorithm of arXiv
+    2503.09304. qllm-layer and qllm-expert: the default policy, which may stop best-effort work before any layer, or
+    before any expert.
     """
     with complaining():
         ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)

@@ -32,6 +32,9 @@ _CLASS_ROWS = (
 def stats(as_json: Json = False, watch: Watch = None, address: Address = address_default) -> None:
     """Shows the model, the policy, the queues and the counters.
 
+    Names are those of protos/qllm/v1/admin.proto, which explains each; the tables show its nanoseconds as seconds.
+    Counters count from when the worker connected.
+
     [bold]Examples[/bold]
 
       qllm-client stats --watch 1

@@ -127,8 +127,9 @@ class ExperimentOptions:
     set: Annotated[
         list[str] | None,
         Setting(metavar="NAME=NUMBER", panel=_SETUPS),
-        "Sets a limit of the scheduler's core in all set-ups, such as be_chunk_tokens=512. "
-        "It may be given several times.",
+        "Sets a number of the scheduler's core in all set-ups, under its name in the code, with times in seconds: "
+        "be_chunk_tokens=512, min_share=0.1 for --be-min-share, preemption_quantum_s=0.01 for --preemption-quantum-ms "
+        "10. A name that is unknown is answered with all names. It may be given several times.",
     ] = None
     cost_table: Annotated[
         str,
@@ -169,9 +170,11 @@ class ExperimentOptions:
 def simulate(experiment: ExperimentOptions, traffic: TrafficOptions, results: ResultOptions) -> None:
     """Simulates the scheduler on a machine that is not here: an hour of traffic takes seconds.
 
-    Reproduces the paper's set-up by default (Mixtral 8x7B on an A100, 20 % latency-sensitive) and prints its claims
-    beside what the simulation came to. All set-ups meet the same requests at the same times. Moving caches and talking
-    to the worker take no time here; experts are chosen evenly.
+    Runs the scheduler's core as it serves, on a clock of its own, with a worker that takes the time which --cost-table
+    says. By default it repeats the experiment of arXiv 2503.09304 (Mixtral 8x7B on an A100, 20 % latency-sensitive) and
+    prints that paper's claims beside what the simulation came to. All set-ups (a policy, where it may stop running
+    work, and settings) meet the same requests at the same times. Moving caches and talking to the worker take no time
+    here; experts are chosen evenly.
     """
     results.check()
     with complaining():
