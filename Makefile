@@ -42,6 +42,7 @@ check: $(STAMP) ## format, lint, types, import contracts, protos, settings: what
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests/gpu # nothing but this notices here when what they test is renamed
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.protos check
 	$(BIN)/python -m scripts.settings check

@@ -1,6 +1,7 @@
 """A model large enough that a device runs behind the host, made at random, for all tests of this folder."""
 
 from collections.abc import Iterator
+from typing import Any
 from pathlib import Path
 
 import pytest
@@ -40,5 +41,5 @@ def mixtral() -> LoadedModel:
     )
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     return adopt_model(model, name="mixtral")
