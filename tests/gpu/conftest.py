@@ -1,8 +1,8 @@
 """A model large enough that a device runs behind the host, made at random, for all tests of this folder."""
 
 from collections.abc import Iterator
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
