@@ -20,7 +20,10 @@ _MOST_RUNS = 4  # pytest begins anew after a test that ended it
 _TEST_S = 40.0
 _ENDING_S = 5.0
 _MOST_REASON = 300
-_BEGUN = re.compile(r"^(?P<test>\S+::.+?) (?:(?P<outcome>PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*)?$")
+# Python's fault handler says what killed a process behind the test's name, in pieces.
+_BEGUN = re.compile(
+    r"^(?P<test>\S+::.+?) (?:(?P<outcome>PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*|Fatal Python error: .*)?$"
+)
 _REASON = re.compile(r"^(?:FAILED|ERROR) (?P<test>\S+?::.+?) - (?P<why>.*)")
 _WORDS = {"XFAIL": "skipped"}
 _ENDED_BY_ITSELF = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none was selected

@@ -75,6 +75,19 @@ def test_a_test_that_hangs_where_no_signal_reaches_it_costs_itself_alone(
     assert any("test_hangs" in note for note in report.notes)
 
 
+def test_words_of_a_crash_that_come_in_pieces_are_no_part_of_the_name_of_the_test_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = tmp_path / "pytest_that_crashes"
+    pieces = ("some/test_it.py::test_hangs[a b] ", "Fatal Python error: ", "Aborted\\n")
+    crashing.write_text("#!/bin/sh\n" + "".join(f"printf '{piece}'; sleep 0.3\n" for piece in pieces) + "exit 134\n")
+    crashing.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+    outcomes = Outcomes(Kept())  # type: ignore[arg-type]  # all that it asks of one
+    assert run_tests([tmp_path], outcomes, tmp_path / "0.xml", LONG_S)
+    assert (outcomes.seen, outcomes.counts["hung"]) == (["some/test_it.py::test_hangs[a b]"], 1)
+
+
 def test_tests_that_cannot_be_read_are_trouble(ran: Callable[..., tuple[Kept, Outcomes, list[bool]]]) -> None:
     _, outcomes, died = ran(PASSES, "import nothing_of_this_name\n")
     assert "pytest ended with code 2" in outcomes.trouble
