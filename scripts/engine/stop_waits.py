@@ -1,6 +1,6 @@
 """Measures how long a stop has to wait inside best-effort chunks: the stretches between places where a batch can stand.
 
-    python -m scripts.engine.stop_waits --model bench-models/mini-mixtral --chunk 256 --chunk 1024 --prompt 1024 --prompt 3072
+    python -m scripts.engine.stop_waits --model bench-models/mini-mixtral --chunk 256 --chunk 1024 --prompt 3072
 
 Drives a Runner in this process and notes when it is asked whether to go on. For the last chunk of a prompt it prints
 the longest stretch, and the mean wait of a stop that comes at a random time: half of the mean squared stretch over

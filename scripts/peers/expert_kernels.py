@@ -1,6 +1,6 @@
 """Measures vLLM's kernel for experts beside oneDNN's packed products, as the worker uses them, in turns in one process.
 
-    VENV/bin/python scripts/peers/expert_kernels.py --threads 2       # VENV holds vLLM for CPU; the project need not be in it
+    VENV/bin/python scripts/peers/expert_kernels.py --threads 2  # VENV holds vLLM for CPU; it need not hold the project
 
 Eight layers of mini-mixtral's experts in float32, random routing. Servers measured one after another meet a machine in
 different minutes; here both ways meet the same ones.

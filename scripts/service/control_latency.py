@@ -70,8 +70,8 @@ async def measure() -> None:
                 await done.wait()
                 wall_us, cpu_us = time.perf_counter() - began_s, time.process_time() - began_cpu_s
                 wall_us, cpu_us = (1e6 * value / PIPELINED for value in (wall_us, cpu_us))
-                report = f"command and result, window {WINDOW}: {wall_us:.1f} us wall, {cpu_us:.1f} us of the scheduler's CPU"
-                print(report)
+                times = f"{wall_us:.1f} us wall, {cpu_us:.1f} us of the scheduler's CPU"
+                print(f"command and result, window {WINDOW}: {times}")
                 print(f"worker's gap between queued commands, us: {quantiles(pipeline.idle_us)}")
 
 

@@ -1,6 +1,6 @@
 """Measures what a scheduler's ways cost where nobody is in a hurry: the same job on services that are all up, in turns.
 
-    python -m scripts.service.control_overhead bench-models/mini-mixtral --scheduler=--policy=fcfs --scheduler=--policy=qllm
+    python -m scripts.service.control_overhead DIR --scheduler=--policy=fcfs --scheduler=--policy=qllm
 
 The job is a number of best-effort requests, one for each client at a time; its time counts from the first request to
 the last token. A window of a closed loop would not do: clients that begin together stay together, and a window of a
