@@ -19,7 +19,7 @@ _ASYNCIO_SETTINGS = ("asyncio_mode", "asyncio_default_fixture_loop_scope")
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Lets a machine without pytest-asyncio read its settings: tests that need a GPU do without, and strict settings refuse."""
+    """Lets a machine without pytest-asyncio read its settings: GPU tests do without, and strict settings refuse."""
     if not pluginmanager.hasplugin("asyncio"):
         for name in _ASYNCIO_SETTINGS:
             parser.addini(name, "a setting of pytest-asyncio, which is not installed")

@@ -12,7 +12,7 @@ from gpu_worker.model.loader import LoadedModel, adopt_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets libraries warn: machines with a device bring their own, whose warnings say nothing of what is tested here."""
+    """Lets libraries warn: machines with a device bring their own, whose warnings say nothing of what is tested."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings("default"))

@@ -1,4 +1,4 @@
-"""A CUDA device has what the worker tries at start, so that no slower way is taken, and each way gives what the plain one gives.
+"""A CUDA device has what the worker tries at start, so no slower way is taken, and each gives what the plain way does.
 
 The most valuable come first: a machine may be at hand for minutes only.
 """

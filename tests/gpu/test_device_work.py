@@ -1,4 +1,4 @@
-"""On a CUDA device: nothing waits between steps, a stop comes in time, and rows that leave for the host come back the same."""
+"""On a CUDA device: nothing waits between steps, a stop comes in time, and rows sent to the host come back the same."""
 
 import time
 
@@ -119,7 +119,7 @@ def test_memory_does_not_grow_from_iteration_to_iteration(mixtral: LoadedModel) 
 
 
 def test_what_cannot_be_captured_is_named_and_ends_no_other_capture(mixtral: LoadedModel) -> None:
-    """The last: torch's own generator of random numbers counts as captured afterwards, and the model is drawn from it."""
+    """The last: torch's own random number generator counts as captured afterwards, and the model is drawn from it."""
     numbers = torch.arange(10, device="cuda")
     total = torch.zeros((), dtype=torch.int64, device="cuda")
 

@@ -1,4 +1,4 @@
-"""The real core drives the real model, in virtual time: whatever history they go through, tokens are those of generate."""
+"""The real core drives the real model, in virtual time: whatever their history, tokens are those of generate."""
 
 from collections.abc import Iterator
 

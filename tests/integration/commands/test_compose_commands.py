@@ -1,6 +1,7 @@
 """The very commands of docker-compose.yml, run as local processes: they find each other, serve, and stop in good order.
 
-Only what containers would give is replaced: the directories, the published port, and the scheduler's name on the network.
+Only what containers would give is replaced: the directories, the published port, and the
+scheduler's name on the network.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The proof of the GPU path, rehearsed on this machine's CPU: real processes, every step, and steps that crash or hang."""
+"""The proof of the GPU path, rehearsed on this machine's CPU: real processes, all steps, steps that crash or hang."""
 
 import json
 import os

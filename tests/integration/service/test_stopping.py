@@ -74,7 +74,7 @@ def test_a_service_that_is_to_outlive_its_session_does(log: Path) -> None:
 
 
 def start_alone(temporary: Path) -> "subprocess.Popen[bytes]":
-    """Starts a scheduler whose folder lies in a temporary directory of the test's own, and waits for its control socket."""
+    """Starts a scheduler whose folder lies in the test's own temporary directory, and waits for its control socket."""
     command = [sys.executable, "-m", "scheduler_svc", "--model", "bytes", "--spawn-worker", "--grpc-port", "0"]
     environment = {**python_path(), "TMPDIR": str(temporary)}
     before = set(temporary.glob("qllm-*/control"))

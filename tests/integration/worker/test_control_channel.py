@@ -205,7 +205,8 @@ async def test_strangers_never_disturb_a_live_worker() -> None:
                         stray.report(12345, heartbeat={})
                         stray.report(0, heartbeat={})
                         stray.say_hello(99 + round_number, protocol_version=7)
-                        await eventually(lambda n=round_number: link.dropped_frames.get("version") == n + 1)  # type: ignore[misc]
+                        num = round_number + 1
+                        await eventually(lambda n=num: link.dropped_frames.get("version") == n)  # type: ignore[misc]
                     link.send([advance(round_number + 1)])
                     await listener.wait_for("result", round_number + 1)
                 assert {event[0] for event in listener.events} == {"joined", "result"}

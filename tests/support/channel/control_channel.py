@@ -1,4 +1,4 @@
-"""Both ends of the control channel for tests: a listener that remembers, worker processes, and a peer that sends anything."""
+"""Both ends of the control channel for tests: a listener that remembers, worker processes, and a peer for any bytes."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
 """A service in virtual time: the real scheduler core against a worker that checks every command and takes stated times.
 
-The worker here checks commands where a real one does, and raises on more: on what a real worker would let pass, but the core
-never does.
+The worker here checks commands where a real one does, and raises on more: on what a real worker would let
+pass, but the core never does.
 """
 
 import heapq

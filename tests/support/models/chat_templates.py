@@ -13,7 +13,8 @@ LLAMA_3 = (
     "{{- bos_token + '<|start_header_id|>system<|end_header_id|>\n\n' + system_message + '<|eot_id|>' }}"
     "{%- for message in messages %}"
     "{%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}"
     "{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
@@ -61,7 +62,8 @@ PARTS = (
     "{% endfor %}ASSISTANT:"
 )
 PARTS_BUT_OF_SYSTEM = (
-    "{% if messages[0].role == 'system' %}{{ messages[0].content | trim }}\n{% set messages = messages[1:] %}{% endif %}"
+    "{% if messages[0].role == 'system' %}"
+    "{{ messages[0].content | trim }}\n{% set messages = messages[1:] %}{% endif %}"
     "{% for message in messages %}{{ message.role }}: {{ message.content[0].text }}\n{% endfor %}"
 )
 EITHER = (

@@ -108,8 +108,8 @@ HINTS: dict[str, dict[str, Any]] = {
     },
     "zaya": {"num_experts_per_tok": 1},
 }
-# Families that every promise is tested with: K/V, windows, sinks, latent K/V; states that are not K/V, an indexer; no mixture.
-# docs/families.md has what becomes of all others, and a test runs each of them once.
+# Families that every promise is tested with: K/V, windows, sinks, latent K/V; states that are not K/V, an indexer; no
+# mixture. docs/families.md has what becomes of all others, and a test runs each of them once.
 FAMILIES = (
     "mixtral",
     "qwen2_moe",

@@ -65,7 +65,7 @@ def panicking_tokenizer_json() -> bytes:
 
 
 def without_bound(tokenizer: Tokenizer) -> bytes:
-    """The same tokenizer's file, spaces around a text removed: no number of characters says that its tokens are too many."""
+    """The same tokenizer's file, spaces around a text removed: no number of characters says its tokens are too many."""
     changed = Tokenizer.from_str(tokenizer.to_str())
     changed.normalizer = normalizers.Strip()
     return changed.to_str().encode()

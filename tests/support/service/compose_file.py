@@ -1,4 +1,4 @@
-"""docker-compose.yml as docker compose would read it: variables filled in, settings without a value taken or dropped."""
+"""docker-compose.yml as docker compose would read it: variables filled in, settings with no value taken or dropped."""
 
 import re
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, SPECIA
 
 
 def served_model(**changes: object) -> ServedModel:
-    """A model with a byte-level tokenizer, a chat template and a context of 512 tokens; `changes` replace its fields."""
+    """A model with a byte-level tokenizer, a chat template and a context of 512 tokens; `changes` replace fields."""
     tokenizer = byte_level_tokenizer()
     core = WorkerModel(
         experts_by_layer=(8, 8),

@@ -74,7 +74,7 @@ class LiveService:
 def start_service(
     model: Path, log: Path, *options: str, worker_options: tuple[str, ...] = (), under: tuple[str, ...] = ()
 ) -> Iterator[LiveService]:
-    """Starts a service on a free port, waits until it serves, and stops it in good order; `under` is a command that runs it."""
+    """Starts a service on a free port, waits until it serves, and stops it properly; the command `under` runs it."""
     port = free_port()
     command = [
         *under,

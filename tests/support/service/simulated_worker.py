@@ -22,7 +22,7 @@ INSTANT = ("--simulated", "zero")
 
 
 def slow_worker(directory: Path) -> tuple[str, ...]:
-    """Returns the options of a worker whose iterations take some 150 ms, in units of 2 ms; its table goes to the directory."""
+    """Returns the options of a worker with 150 ms iterations, in 2 ms units; writes its table to the directory."""
     table = directory / "slow.json"
     table.write_text(json.dumps(SLOW_TABLE))
     return ("--simulated", str(table))

@@ -18,8 +18,8 @@ from tests.support.service.compose_file import COMPOSE_FILE, mounts, read_compos
 SCHEMA = "vendor.compose-spec"  # the Compose Specification's own JSON schema, as check-jsonschema ships it
 SERVICES = ("scheduler", "worker-cpu", "worker-gpu")
 WORKERS = SERVICES[1:]
-# The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and its
-# file system is read-only: a trace has no place there. A config file would have to be mounted first.
+# The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and
+# its file system is read-only: a trace has no place there. A config file would have to be mounted first.
 NOT_OFFERED = {
     "QLLM_SPAWN_WORKER",
     "QLLM_CURVE_SECRET_KEY",

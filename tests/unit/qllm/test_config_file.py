@@ -44,8 +44,8 @@ def test_of_a_file_given_to_the_other_process_only_the_own_table_is_read(tmp_pat
         ("[schedular]\ncount = 1", "schedular: there is no such setting"),
         (
             "dtype = 'float32'",
-            "dtype: there is no such setting; allowed are the names of the options that --help lists; what is for another "
-            "process stands in its own table, [scheduler] or [worker]",
+            "dtype: there is no such setting; allowed are the names of the options that --help lists; what is for "
+            "another process stands in its own table, [scheduler] or [worker]",
         ),
         ("config = 'other.toml'", "config: there is no such setting"),
         ("rest = ['a']", "rest: there is no such setting"),

@@ -20,7 +20,8 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(
 
 
 def supervise(program: str, **options: float) -> WorkerSupervisor:
-    return WorkerSupervisor("ipc:///tmp/x", "some/model", command=(sys.executable, "-c", program), **options)  # type: ignore[arg-type]
+    command = (sys.executable, "-c", program)
+    return WorkerSupervisor("ipc:///tmp/x", "some/model", command=command, **options)  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Attention in tiles, and with single queries, is what torch's own attention computes, and the faster of the two is chosen."""
+"""Attention in tiles, and with single queries, is what torch's own attention computes, and the faster is chosen."""
 
 from collections.abc import Iterator
 from random import Random
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def _sequence(
     n: int, rows: int, heads: tuple[int, int], widths: tuple[int, int], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (H, n, width) that lie as a model gives them, and K and V (H_kv, rows, width) that lie as in the cache."""
+    """Queries (H, n, width) that lie as a model gives them, K and V (H_kv, rows, width) that lie as in the cache."""
     generator = torch.Generator().manual_seed(n * rows)
     (H, H_kv), (width, width_v) = heads, widths  # noqa: N806
     q = torch.randn(n, H, width, generator=generator).to(dtype).transpose(0, 1)

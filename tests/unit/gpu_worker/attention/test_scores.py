@@ -1,4 +1,4 @@
-"""Attention with every score laid out is the fused kernel's where that can compute it, and does what its name says where not."""
+"""Attention with every score laid out is the fused kernel's where that can compute it, and does as named where not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A layer with a memory of its own is a state: copied where states are, so that an iteration that fails has changed nothing."""
+"""A layer with a memory of its own is a state: copied where states are, so a failed iteration has changed nothing."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A damaged checkpoint is refused in one line that names the file or the key, before any weight is read where that can be."""
+"""A damaged checkpoint is refused in one line that names the file or the key, before any weight is read if possible."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where several files of a checkpoint speak of the same fact, one rule says who is believed, and nothing is lowered silently."""
+"""Where a checkpoint's files speak of the same fact, one rule says who is believed, and nothing is lowered silently."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What is wrong with one sequence ends that one, by name, and no other; with the real executor and with the simulated one."""
+"""What is wrong with one sequence ends that one, by name, and no other, with real and simulated executors."""
 
 from collections.abc import Callable, Iterator
 

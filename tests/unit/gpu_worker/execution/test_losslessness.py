@@ -1,4 +1,4 @@
-"""Whatever is preempted, joined, moved or dropped: the tokens of every sequence are those of generate, and no block is lost."""
+"""Whatever is preempted, joined, moved or dropped: a sequence's tokens are those of generate, and no block is lost."""
 
 from collections.abc import Iterator
 from random import Random

@@ -1,7 +1,7 @@
 """Nothing that a device runs between two stops makes the host wait for it.
 
-On a CPU this is shown with tensors that have no contents: whoever asks what a device would have to answer, such as how many
-tokens go to an expert, fails at once.
+On a CPU this is shown with tensors that have no contents: whoever asks what a device would have to answer, such as how
+many tokens go to an expert, fails at once.
 """
 
 from collections.abc import Iterator

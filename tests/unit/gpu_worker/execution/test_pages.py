@@ -1,4 +1,4 @@
-"""What a device does that runs behind the host, with the cache in pages and whole layers as units: the same tokens all the same.
+"""What a device does that runs behind the host, with the cache in pages and whole layers as units: the same tokens.
 
 Everything but the kernels runs on a CPU as well, and does so here; on a CUDA device it runs with `-m gpu`.
 """

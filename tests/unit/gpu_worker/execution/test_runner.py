@@ -76,7 +76,8 @@ def test_an_advance_that_must_not_go_on_leaves_its_batch_standing_and_loses_noth
     places: list[Cursor] = []
     while batch_id in driver.runner._batches:
         num_asked = count()
-        places.append(driver.runner.advance([batch_id], driver.end, lambda cursor: not next(num_asked)).reached)  # noqa: B023
+        outcome = driver.runner.advance([batch_id], driver.end, lambda cursor: not next(num_asked))  # noqa: B023
+        places.append(outcome.reached)
     assert places == sorted(places)
     twice = {place for place, times in Counter(places).items() if times > 1}
     assert {place.stage for place in twice} == {Stage.ATTENTION}  # inside the stage it stands where it stood before

@@ -1,4 +1,4 @@
-"""A packed weight multiplies as a dense one does, and a model's linear layers are packed once, or left alone for a reason."""
+"""A packed weight multiplies as a dense one, and a model's linear layers are packed once or left alone for a reason."""
 
 import gc
 import weakref

@@ -30,7 +30,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
 
 
 class Linear4bit:
-    """A matrix as bitsandbytes' own layer, without its repacking for CPUs that multiply in bfloat16, which rounds anew."""
+    """A matrix as bitsandbytes' own layer, without repacking for CPUs that multiply in bfloat16, which rounds anew."""
 
     most_rows = ANY_ROWS
 

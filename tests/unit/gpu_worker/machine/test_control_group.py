@@ -1,4 +1,4 @@
-"""What a control group lets a process have is read from both versions' files, from the group's own and those above it."""
+"""What a control group lets a process have is read from both versions' files, the group's own and those above it."""
 
 from pathlib import Path
 
@@ -30,7 +30,11 @@ def write(root: Path, files: dict[str, str]) -> None:
         ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "400000 100000\n"}, 3.0),
         ("0::/docker/0123\n", {"cpu.max": "200000 100000\n"}, 2.0),
         ("0::/../..\n", {"cpu.max": "200000 100000\n"}, 2.0),
-        ("4:memory:/x\n3:cpu,cpuacct:/x\n", {f"cpu,cpuacct/x/{QUOTA}": "250000\n", f"cpu,cpuacct/x/{PERIOD}": "100000\n"}, 2.5),
+        (
+            "4:memory:/x\n3:cpu,cpuacct:/x\n",
+            {f"cpu,cpuacct/x/{QUOTA}": "250000\n", f"cpu,cpuacct/x/{PERIOD}": "100000\n"},
+            2.5,
+        ),
         ("1:cpu:/x\n", {f"cpu/x/{QUOTA}": "-1\n", f"cpu/x/{PERIOD}": "100000\n"}, None),
         ("1:cpu:/x\n", {f"cpu/x/{QUOTA}": "nonsense", f"cpu/x/{PERIOD}": "0"}, None),
         ("", {}, None),

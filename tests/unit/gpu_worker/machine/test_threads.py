@@ -18,8 +18,14 @@ def test_all_cores_that_the_process_may_use_are_taken(
 
 @pytest.mark.parametrize(
     ("quota", "number", "origin"),
-    [(0.2, 1, "cgroup_quota"), (1.5, 2, "cgroup_quota"), (3.0, 3, "cgroup_quota"), (3.5, 4, "affinity"), (9.0, 4, "affinity")],
-)  # fmt: skip
+    [
+        (0.2, 1, "cgroup_quota"),
+        (1.5, 2, "cgroup_quota"),
+        (3.0, 3, "cgroup_quota"),
+        (3.5, 4, "affinity"),
+        (9.0, 4, "affinity"),
+    ],
+)
 def test_a_quota_is_rounded_up_and_counts_where_it_is_less_than_the_cores(
     monkeypatch: pytest.MonkeyPatch, quota: float, number: int, origin: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""On a CPU `--dtype auto` computes in float32 where that is clearly faster than a checkpoint's half precision, and fits."""
+"""On a CPU `--dtype auto` is float32 where it fits and is clearly faster than a checkpoint's half precision."""
 
 import json
 import logging
@@ -85,7 +85,8 @@ def test_the_log_says_type_reason_and_figures(trials: list[Times], caplog: pytes
         _chosen(torch.bfloat16, WeightOptions("bfloat16"))
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "dtype=float32 from=measurement checkpoint=float16 float16/float32=2.00 us_by_rows=1:1000/1000 8:8000/1000 64:1000/1000",
+        "dtype=float32 from=measurement checkpoint=float16 float16/float32=2.00 "
+        "us_by_rows=1:1000/1000 8:8000/1000 64:1000/1000",
         "dtype=float32 from=checkpoint",
         "dtype=bfloat16 from=--dtype checkpoint=bfloat16",
     ]

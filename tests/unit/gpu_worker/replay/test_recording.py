@@ -1,7 +1,8 @@
-"""Decodes that are replayed give the tokens that the model itself gives, wherever they are suspended and whatever happens then.
+"""Decodes that are replayed give the tokens that the model itself gives, wherever suspended and whatever happens then.
 
-On a CPU the recordings run the model again over the same static tensors; with `-m gpu` they are CUDA graphs, of a dense model,
-since a device's grouped products of float32 can't be recorded, and other types round differently in other batches.
+On a CPU the recordings run the model again over the same static tensors; with `-m gpu` they are CUDA graphs, of
+a dense model, since a device's grouped products of float32 can't be recorded, and other types round differently
+in other batches.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class RunsAgain:
 
 
 class Fails:
-    """A recorder that can't go on where it is told, as one of a device whose memory is full, or that waits for an answer."""
+    """A recorder that can't go on where it is told, as on a device with full memory, or that waits for an answer."""
 
     def __init__(self, at: int, numbers: Iterator[int]) -> None:
         self._fails = next(numbers) >= at

@@ -1,4 +1,4 @@
-"""The simulated worker keeps the control protocol's contract: what the real one refuses, it refuses in the same words."""
+"""The simulated worker keeps the control protocol's contract: what the real one refuses, it does in the same words."""
 
 from collections.abc import Callable, Iterable
 from random import Random
@@ -98,7 +98,7 @@ def always(_: Cursor) -> bool:
 
 
 def carry_out(executor: Executor, order: Command | Advance) -> str:
-    """Says what came of a command: the words in which it was refused, or the sequences that got a token, and their ends."""
+    """Says what came of a command: the words in which it was refused, or the sequences with a token, and their ends."""
     try:
         if not isinstance(order, Advance):
             executor.apply(order)

@@ -99,7 +99,7 @@ def test_every_unit_may_be_the_last() -> None:
     assert len(places) == 15
     for place in places:
         time = FakeTime()
-        reached, step = run(batch(4), time=time, goes_on=lambda cursor, place=place: cursor != place)  # type: ignore[misc]
+        reached, step = run(batch(4), time=time, goes_on=lambda at, place=place: at != place)  # type: ignore[misc]
         assert reached == place
         assert not step.finished
         _, rest = run(batch(4, cursor=reached))

@@ -35,7 +35,8 @@ def model() -> ServedModel:
 
 def result(**fields: object) -> control_pb2.StepResult:
     reached = control_pb2.Cursor(layer=1, stage=control_pb2.STAGE_EXPERTS, expert=2)
-    return control_pb2.StepResult(**{"command_id": 1, "reached": reached, "duration_ns": 5, **fields})  # type: ignore[arg-type]
+    values = {"command_id": 1, "reached": reached, "duration_ns": 5, **fields}
+    return control_pb2.StepResult(**values)  # type: ignore[arg-type]
 
 
 def test_add_sequence_carries_every_field_of_sampling_and_stop() -> None:
@@ -164,13 +165,15 @@ def test_step_result_carries_everything() -> None:
 
 def set_cursor(layer: int, stage: int, expert: int) -> Callable[[control_pb2.StepResult], None]:
     def change(message: control_pb2.StepResult) -> None:
-        message.reached.layer, message.reached.stage, message.reached.expert = layer, stage, expert  # type: ignore[assignment]
+        reached = message.reached
+        reached.layer, reached.stage, reached.expert = layer, stage, expert  # type: ignore[assignment]
 
     return change
 
 
 def add_token(**fields: object) -> Callable[[control_pb2.StepResult], None]:
-    return lambda message: message.tokens.add(**{"seq_id": 1, "token_id": 1, **fields}) and None  # type: ignore[arg-type,func-returns-value]
+    values = {"seq_id": 1, "token_id": 1, **fields}
+    return lambda message: message.tokens.add(**values) and None  # type: ignore[arg-type,func-returns-value]
 
 
 @pytest.mark.parametrize(

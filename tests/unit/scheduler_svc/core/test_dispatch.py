@@ -1,4 +1,4 @@
-"""How far a step goes, who goes along, and when the next one is due; batches are begun by hand and no policy chooses."""
+"""How far a step goes, who goes along, and when the next one is due; batches begin by hand and no policy chooses."""
 
 import pytest
 

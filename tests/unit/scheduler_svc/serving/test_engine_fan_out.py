@@ -1,4 +1,4 @@
-"""A step's tokens are never handed to all readers in one turn of the loop, so that the next result does not wait for them."""
+"""A step's tokens are never handed to all readers in one turn of the loop, so that the next result need not wait."""
 
 import asyncio
 from collections import abc

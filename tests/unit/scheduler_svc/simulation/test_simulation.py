@@ -55,8 +55,10 @@ def test_every_token_is_accounted_for(policy: str, seed: int) -> None:
     wanted = sorted((at_s, prompt, output) for at_s, _, prompt, output in rows)  # type: ignore[type-var]
     got = sorted((o.arrival_s, o.num_prompt_tokens, o.num_output_tokens) for o in simulation.outcomes)
     assert got == wanted
-    # Each prompt token and each output token but the last goes through the model once: nothing is redone, nothing is skipped.
-    assert simulation.worker.num_tokens == sum(prompt + output - 1 for _, _, prompt, output in rows)  # type: ignore[operator]
+    # Each prompt token and each output token but the last goes through the model once: nothing
+    # is redone, nothing is skipped.
+    num_tokens = sum(prompt + output - 1 for _, _, prompt, output in rows)  # type: ignore[operator]
+    assert simulation.worker.num_tokens == num_tokens
     pool = simulation.scheduler.memory.pool
     assert pool.num_free == pool.num_blocks
 

@@ -1,4 +1,4 @@
-"""Whatever a template's conventions are, what is said in a conversation is in the prompt, or the conversation is refused."""
+"""Whatever a template's conventions are, what is said in a conversation is in the prompt, or it is refused."""
 
 from typing import Any
 

@@ -21,7 +21,8 @@ def test_turns_special_tokens_and_generation_prompt_are_rendered() -> None:
     "source",
     [
         CHAT_TEMPLATE,
-        "{% for m in messages %}\n    {% if loop.first %}{% continue %}{% endif %}\n  {{ m.content | trim }}\n{% endfor %}",
+        "{% for m in messages %}\n    {% if loop.first %}{% continue %}{% endif %}\n"
+        "  {{ m.content | trim }}\n{% endfor %}",
         "{{ messages | tojson }} {{ messages | tojson(indent=2) }} {{ '<>&\\u00e9' | tojson }}",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
         "{% for m in messages %}{% if m.role == 'user' %}{% break %}{% endif %}{{ m['content'] }}{% endfor %}",

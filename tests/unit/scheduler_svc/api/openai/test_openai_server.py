@@ -179,7 +179,10 @@ def config(port: int | None) -> Config:
 
 
 async def test_http_is_off_unless_asked_for() -> None:
-    code = "import sys, scheduler_svc.__main__; sys.exit(any(n in sys.modules for n in ('fastapi', 'uvicorn', 'pydantic')))"
+    code = (
+        "import sys, scheduler_svc.__main__; "
+        "sys.exit(any(n in sys.modules for n in ('fastapi', 'uvicorn', 'pydantic')))"
+    )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
     importing = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, env=environment)
     assert await importing.wait() == 0

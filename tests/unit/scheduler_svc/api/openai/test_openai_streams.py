@@ -123,7 +123,10 @@ async def stuck_reader(service: HttpServer) -> tuple[socket.socket, FakeStream]:
     """Returns a connection whose client reads nothing, once the server can write no more to it."""
     reader = socket.create_connection(("127.0.0.1", service.server.port))
     body = json.dumps({"prompt": [5], "stream": True, "return_token_ids": True}).encode()
-    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
     reader.sendall(head.encode() + body)
     await until(lambda: service.generator.live)
     [stream] = service.generator.live.values()

@@ -172,7 +172,7 @@ def test_best_effort_prompts_take_long_chunks_as_long_as_nobody_decodes() -> Non
 
 
 def chunks_beside_decodes(num_prompts: int, num_outputs: int, policy: str = "qllm", lead_s: float = 0.0) -> list[int]:
-    """Tokens of the iterations in which four sequences with so many outputs decode and prompts of 500 tokens are computed."""
+    """Tokens of iterations in which four sequences with so many outputs decode and 500-token prompts are computed."""
     limits = Limits(be_chunk_tokens=64, be_max_chunk_tokens=300, control_lead_s=lead_s)
     sim = Simulation(policy, limits=limits)
     for _ in range(4):
@@ -224,7 +224,7 @@ def test_best_effort_decodes_go_along_only_while_they_stretch_the_iteration_with
 
 
 def riders(tpot_s: float, lead_s: float = 0.0) -> tuple[int, float]:
-    """Best-effort prompt tokens computed in iterations of people who decode, and the longest such iteration in seconds."""
+    """Best-effort prompt tokens computed in iterations of LS decodes, and the longest such iteration in seconds."""
     sim = Simulation(limits=Limits(ls_stretch=0.0, ls_tpot_s=tpot_s, control_lead_s=lead_s), starvation=NO_GUARD)
     sim.submit(LS, 8, 30)
     sim.run(until_s=0.03)
@@ -246,7 +246,7 @@ def test_a_target_for_the_time_per_token_lets_best_effort_prompts_ride_up_to_it(
 
 
 def longest_iterations(alone_share: float, shared_stretch: float = 1.0) -> tuple[float, float]:
-    """How long the iterations of a person get beside best-effort work in the first half of a window and after it, in seconds."""
+    """The longest LS iteration beside best-effort work in the first half of a window and after it, in seconds."""
     limits = Limits(ls_stretch=0.0, ls_alone_share=alone_share, ls_shared_stretch=shared_stretch, control_lead_s=0.0)
     sim = Simulation(limits=limits, starvation=StarvationLimits(min_share=0.0, threshold=0, window_s=2.0))
     for _ in range(8):

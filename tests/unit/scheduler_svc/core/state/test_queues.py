@@ -9,7 +9,8 @@ from tests.support.core.simulation import BE, LS
 
 
 def sequence(seq_id: int, arrival_s: float = 0.0, request_class: object = BE) -> Sequence:
-    return Sequence(SeqId(seq_id), request_class, (1, 2), SamplingParams(), StopConditions(5), arrival_s)  # type: ignore[arg-type]
+    sampling, stop = SamplingParams(), StopConditions(5)
+    return Sequence(SeqId(seq_id), request_class, (1, 2), sampling, stop, arrival_s)  # type: ignore[arg-type]
 
 
 def by_arrival(seq: Sequence) -> tuple[float, ...]:
