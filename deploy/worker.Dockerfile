@@ -17,8 +17,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="qllm-worker" \
-      org.opencontainers.image.description="QLLM's worker: runs a Mixture-of-Experts model as the scheduler tells it to" \
-      org.opencontainers.image.licenses="Apache-2.0"
+  org.opencontainers.image.description="QLLM's worker: runs a Mixture-of-Experts model as the scheduler tells it to" \
+  org.opencontainers.image.licenses="Apache-2.0"
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip setuptools wheel \
     && groupadd --gid 10001 qllm \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin qllm \
