@@ -20,7 +20,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos settings check test test-avx2 test-transformers test-gpu gpu-proof demo serve bench-model clean
+.PHONY: help setup protos settings check demo serve bench-model clean
+.PHONY: test test-avx2 test-transformers test-gpu gpu-proof
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,9 +56,10 @@ test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 test-avx2: $(STAMP) ## the tests that run a model, as on a CPU without AVX-512 and bfloat16 instructions (AVX2 only)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m 'not gpu' $(TESTS_WITH_A_MODEL)
 
-test-transformers: $(STAMP) ## the worker's tests with another transformers (TRANSFORMERS=5.17.0 is the oldest that is supported)
+test-transformers: $(STAMP) ## the worker's tests with another transformers (oldest: TRANSFORMERS=5.17.0)
 	rm -rf build/transformers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/transformers transformers==$(TRANSFORMERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--target build/transformers transformers==$(TRANSFORMERS)
 	PYTHONPATH=build/transformers $(BIN)/pytest tests/unit/gpu_worker
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
