@@ -300,12 +300,14 @@ def _read_config(source: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # families check their values in ways of their own
-        settings = read_json(Path(source) / "config.json") if Path(source).is_dir() else {}
+        is_local = Path(source).is_dir()
+        settings = read_json(Path(source) / "config.json") if is_local else {}
         if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
             raise ModelRefused(
                 f"{source} needs its own code to run (auto_map in config.json), and a model's code is never run"
             ) from error
-        raise ModelRefused(f"{source} can't be served: {one_line(error)}") from error
+        where = "" if is_local else ", which is no directory here and was looked for on the Hugging Face hub,"
+        raise ModelRefused(f"{source}{where} can't be served: {one_line(error)}") from error
 
 
 def _from_config(config: Any) -> Any:

@@ -167,6 +167,17 @@ def test_a_configuration_that_makes_no_sense_is_refused(directory: Path, content
         load_model(str(directory))
 
 
+def test_a_name_that_is_no_directory_is_refused_as_one_that_the_hub_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ModelRefused, match="nowhere, which is no directory here and was looked for on the Hugging Face hub, can't"
+    ):
+        load_model("nowhere")
+
+
 def test_a_path_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match="is no directory"):
         load_model(str(tmp_path / "missing"))
