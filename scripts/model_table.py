@@ -178,6 +178,9 @@ def _wrapped(what: str, families: Sequence[str]) -> str:
 
 def main() -> None:
     """Judges the families named, or all."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     mixtures = mixture_families()
