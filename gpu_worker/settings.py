@@ -143,6 +143,11 @@ class WorkerConfig:
         "Limits how many milliseconds of work a GPU is given ahead, which no preemption can "
         "stop. No CUDA graph is longer.",
     ] = 1.0
+    enforce_eager: Annotated[
+        bool,
+        Setting(panel=SCHEDULING),
+        "Lets the model run every decode on a GPU itself, rather than replay it from CUDA graphs.",
+    ] = False
     block_size: Annotated[int, Setting(1, 1024, panel=MEMORY), "Sets how many tokens one block of the cache holds."] = (
         16
     )
@@ -174,11 +179,6 @@ class WorkerConfig:
         "and no more than its control group's quota. Where threads take every core, each is kept on one of its own, "
         "unless OMP_PROC_BIND says otherwise.",
     ] = None
-    enforce_eager: Annotated[
-        bool,
-        Setting(panel=ADVANCED),
-        "Lets the model run every decode on a GPU itself, rather than replay it from CUDA graphs.",
-    ] = False
     simulated: Annotated[
         str,
         Setting(metavar="TABLE", panel=ADVANCED),

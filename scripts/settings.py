@@ -47,7 +47,10 @@ Generated from the fields of the settings by `make settings`; `make check` prove
 
 A setting has one name. `--grpc-port 50052` on the command line, `QLLM_GRPC_PORT=50052` in the
 environment and `grpc-port = 50052` in the file of `--config` mean the same. The command line wins
-over the environment, the environment over the file, and the file over the default.
+over the environment, the environment over the file, and the file over the default. `--no-` before
+a name switches off what is on or off: `--no-spawn-worker`, `QLLM_SPAWN_WORKER=false` and
+`spawn-worker = false` mean the same.
+
 `qllm-scheduler --check-config` and `qllm-worker --check-config` say for each setting what is in
 force and where the value comes from, and start nothing.
 

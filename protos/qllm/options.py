@@ -131,7 +131,8 @@ def _parameter(one: PlacedSetting, settings: Iterable[PlacedSetting], is_process
         return _keyword(one.key, Annotated[kind, typer.Argument(**shared)], default=default)
     if isinstance(setting, ConfigFile):
         shared |= {"is_eager": True, "callback": _ConfigFileReader(setting, tuple(settings)).read}
-    can_be_undone = one.type is bool and one.default is not False
+    # What is off by default may be switched on elsewhere than on the command line, which wins.
+    can_be_undone = one.type is bool and (is_process or one.default is not False)
     name = f"--{one.name}/--no-{one.name}" if can_be_undone else one.option
     return _keyword(one.key, Annotated[kind, typer.Option(name, **shared)], default=default)
 

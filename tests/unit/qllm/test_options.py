@@ -74,6 +74,15 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(file:
     assert (of_options.colour, of_options.fast) == (Colour.BLUE, True)
 
 
+def test_the_command_line_can_switch_off_what_the_environment_or_the_file_switches_on(tmp_path: Path) -> None:
+    path = tmp_path / "qllm.toml"
+    path.write_text("fast = true")
+    assert settings_of_call("--config", str(path)).fast is True
+    assert settings_of_call("--config", str(path), "--no-fast").fast is False
+    assert settings_of_call("--no-fast", QLLM_FAST="true").fast is False
+    assert settings_of_call("--config", str(path), QLLM_FAST="false").fast is False
+
+
 def test_an_empty_variable_sets_nothing(file: str) -> None:
     assert settings_of_call("--config", file, QLLM_COUNT="").count == 4
 
