@@ -52,13 +52,13 @@ def read_config_file(file: Path, described: ConfigFile, settings: Sequence[Place
     known = {one.key: one for one in settings if _may_stand_in_a_file(one.setting)}
     content = _parse(file)
     tables = {name: content.pop(name) for name in TABLES if name in content}
-    own = tables.get(described.table, {})
-    if not isinstance(own, Mapping):
-        raise SettingRefused(f"{file}: {described.table}: got {own!r}, allowed is a table")
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise SettingRefused(f"{file}: {name}: got {table!r}, allowed is a table")
     above = {} if described.is_shared else content
     return {
         **_values(f"{file}: ", above, known),
-        **_values(f"{file}: [{described.table}] ", own, known),
+        **_values(f"{file}: [{described.table}] ", tables.get(described.table, {}), known),
     }
 
 

@@ -62,6 +62,8 @@ def test_of_a_file_given_to_the_other_process_only_the_own_table_is_read(tmp_pat
         ("tag = ['a', 1]", "tag: got 1, allowed is a text"),
         ("max-wait-ms = 1\nmax_wait_ms = 2", "max_wait_ms: it is there twice"),
         ("scheduler = 5", "scheduler: got 5, allowed is a table"),
+        ("worker = 3", "worker: got 3, allowed is a table"),
+        ("[[worker]]\ncount = 1", "worker: got [{'count': 1}], allowed is a table"),
         ("count = ", "it is no TOML: "),
     ],
 )
