@@ -7,6 +7,7 @@ cannot go on; 2 when it refuses what it was told.
 import asyncio
 import logging
 import sys
+from functools import partial
 
 import typer
 from qllm.command_line import run_command
@@ -18,9 +19,11 @@ from qllm.settings import SettingRefused
 from scheduler_svc.channel.endpoint import EndpointRefused
 from scheduler_svc.service import Service
 from scheduler_svc.settings import Config
-from scheduler_svc.supervisor import WorkerRefused
+from scheduler_svc.supervisor import WorkerRefused, check_worker
 
 _log = logging.getLogger("scheduler_svc")
+
+_PRIVATE_SOCKET = "ipc://A-PRIVATE-SOCKET"  # stands for one that is not made before the service starts
 
 _HELP = """Serves a Mixture-of-Experts model to latency-sensitive requests and best-effort work that fills the machine.
 
@@ -42,7 +45,20 @@ from the file of --config. Options win over the environment, and the environment
 """
 
 
-@with_settings
+def _check_spawned_worker(config: Config) -> None:
+    """Prints and checks what the worker that --spawn-worker starts would be told; ends as the worker's check does."""
+    if not config.spawn_worker or config.model is None:
+        return
+    endpoint = config.control_endpoint or _PRIVATE_SOCKET
+    checked = check_worker(endpoint, config.model, config.spawned_worker_options)
+    if checked.stdout:
+        typer.echo(f"\nsettings of the worker that --spawn-worker starts\n{checked.stdout}", nl=False)
+    typer.echo(checked.stderr, err=True, nl=False)
+    if checked.returncode:
+        raise typer.Exit(checked.returncode)
+
+
+@partial(with_settings, also_check=_check_spawned_worker)
 def serve(config: Config) -> None:
     """Serves until told to stop; exits with a code that says how it ended."""
     set_up_logging(config.log_level)

@@ -148,8 +148,7 @@ class Service:
         config = self._config
         if not config.spawn_worker or config.model is None:
             return None
-        shared = () if config.config_file is None else ("--shared-config", str(config.config_file))
-        return WorkerSupervisor(endpoint, config.model, (*shared, *config.worker_options))
+        return WorkerSupervisor(endpoint, config.model, config.spawned_worker_options)
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)

@@ -132,6 +132,12 @@ class Config:
             return None
         return CurveServer(self.curve_secret_key, self.curve_worker_keys)
 
+    @property
+    def spawned_worker_options(self) -> tuple[str, ...]:
+        """The options of a worker that is started here, besides the endpoint and the model."""
+        shared = () if self.config_file is None else ("--shared-config", str(self.config_file))
+        return (*shared, *self.worker_options)
+
     def _check_worker(self) -> None:
         if self.spawn_worker and not self.model:
             raise SettingRefused("--model: got nothing, a directory or hub id is needed with --spawn-worker")

@@ -6,7 +6,7 @@
 
 Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The
 worker gets a process group of its own, so that Ctrl-C reaches it through its supervisor only, and `--parent-pid`, so
-that it dies with it.
+that it dies with it. What a worker would be told can be checked without starting one.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from scheduler_svc.process.rarely import Rarely
 
 _log = logging.getLogger(__name__)
 
+_WORKER = (sys.executable, "-m", "gpu_worker")
 _REFUSED_EXIT_CODES = (2, 3)
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 10.0
@@ -63,11 +65,10 @@ class WorkerSupervisor:
         model: str,
         options: Sequence[str] = (),
         *,
-        command: Sequence[str] = (sys.executable, "-m", "gpu_worker"),
+        command: Sequence[str] = _WORKER,
         stop_grace_s: float = 3.0,
     ) -> None:
-        self._arguments = [*command, "--control-endpoint", control_endpoint, "--model", model, *options]
-        self._arguments += ["--parent-pid", str(os.getpid())]
+        self._arguments = [*command, *_told(control_endpoint, model, options), "--parent-pid", str(os.getpid())]
         self._stop_grace_s = stop_grace_s
         self._process: Process | None = None
         self._ever_joined = False
@@ -205,6 +206,18 @@ class WorkerSupervisor:
             # Its own send_signal would reap one that has ended, and asyncio lose its exit code.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
+
+
+def check_worker(control_endpoint: str, model: str, options: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+    """Lets the worker's own --check-config check what a supervised worker would be told; returns how that ended."""
+    # An option at the end that lacks its value would take what stands behind it for one.
+    command = [*_WORKER, "--check-config", *_told(control_endpoint, model, options)]
+    stdin = subprocess.DEVNULL
+    return subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=_environment(), check=False)
+
+
+def _told(control_endpoint: str, model: str, options: Sequence[str]) -> tuple[str, ...]:
+    return ("--control-endpoint", control_endpoint, "--model", model, *options)
 
 
 def _environment() -> dict[str, str]:

@@ -52,7 +52,8 @@ a name switches off what is on or off: `--no-spawn-worker`, `QLLM_SPAWN_WORKER=f
 `spawn-worker = false` mean the same.
 
 `qllm-scheduler --check-config` and `qllm-worker --check-config` say for each setting what is in
-force and where the value comes from, and start nothing.
+force and where the value comes from, and start nothing. With `--spawn-worker` the scheduler's says
+and checks what the worker would be told as well.
 
 ## The config file
 

@@ -45,10 +45,20 @@ class Sourced:
         return name, as_text(self.setting, self.value), self.source
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def _nothing_else(**_: Any) -> None:
+    """Checks nothing."""
+
+
+def with_settings(
+    command: Callable[..., None], *, also_check: Callable[..., None] = _nothing_else
+) -> Callable[..., None]:
     """Returns a command for typer whose dataclass parameters are spread into options; its other parameters stay.
 
     The dataclasses are made of what was given once every value is known to be allowed; they may refuse it too.
+
+    Args:
+        command: What to run; a `SettingRefused` that it raises is said in one line.
+        also_check: What --check-config runs in its place, once the settings themselves are known to be allowed.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
@@ -67,8 +77,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             _refuse_what_is_not_allowed(sourced)
             values = {one.setting.key: one.value for one in sourced}
             given.update({name: make(group, values) for name, group in groups.items()})
-            if not is_check:
-                command(**given)
+            (also_check if is_check else command)(**given)
         except SettingRefused as refusal:
             _end(context, refusal)
 

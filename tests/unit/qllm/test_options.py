@@ -1,6 +1,7 @@
 """A command made of settings: where values come from, which of them wins, and how it refuses."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -142,6 +143,25 @@ def test_check_config_refuses_what_a_start_would_refuse() -> None:
     assert result.exit_code == 2
     assert result.stdout.startswith("setting")
     assert result.stderr == "sample: --count: got 0, allowed is 1 to 9\n"
+
+
+def test_a_process_may_have_more_to_check_than_its_own_settings() -> None:
+    checked: list[Sample] = []
+
+    def check(settings: Sample) -> None:
+        checked.append(settings)
+        raise SettingRefused("it is not allowed elsewhere")
+
+    @partial(with_settings, also_check=check)
+    def start(settings: Sample) -> None:
+        made.append(settings)
+
+    app = typer.Typer(add_completion=False)
+    app.command()(start)
+    result = CliRunner().invoke(app, ["--check-config", "--count", "4"], prog_name="sample")
+    assert (result.exit_code, result.stderr) == (2, "sample: it is not allowed elsewhere\n")
+    assert CliRunner().invoke(app, ["--count", "5"]).exit_code == 0
+    assert ([one.count for one in checked], [one.count for one in made]) == ([4], [5])
 
 
 def test_help_is_grouped_by_subject_and_says_ranges_and_what_holds_without(
