@@ -1,6 +1,5 @@
 """What a simulated experiment varies, point by point, and the set-ups that it compares at each point. Pure."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -44,8 +43,8 @@ class Axis(StrEnum):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest value that makes sense; those of a setting are the simulator's to know."""
-        return _BOUNDS.get(self, (-math.inf, math.inf))
+        """The least and the greatest value that makes sense."""
+        return _BOUNDS[self]
 
 
 _TITLES = {
@@ -60,10 +59,12 @@ _VALUES: dict[Axis, tuple[float, ...]] = {
     Axis.BE_PROMPT: (64, 256, 1024, 4096),
     Axis.QUANTUM: (1, 2, 5, 10, 20, 50, 100),
 }
-_BOUNDS = {
+_BOUNDS: dict[Axis, tuple[float, float]] = {
     Axis.RATE: (0.001, 10_000.0),
     Axis.LS_SHARE: (0.0, 1.0),
     Axis.BE_PROMPT: (1, MAX_PROMPT_TOKENS),
+    # Those of the scheduler's --preemption-quantum-ms, which would refuse a value in seconds and by another name.
+    Axis.QUANTUM: (0.1, 10_000.0),
 }
 
 

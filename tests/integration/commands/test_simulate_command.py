@@ -51,6 +51,7 @@ def test_a_trace_file_drives_it(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--values", "a"), "--values: got 'a'"),
+        (("--sweep", "quantum", "--values", "0"), "--values: got 0, allowed for quantum is 0.1 to 10000"),
         (("--cost-table", "h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
         (("--set", "speed=2"), "job.settings: got speed, allowed are max_num_seqs"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),

@@ -1,10 +1,12 @@
 import pytest
+from qllm.settings import settings_of
 
 from client.bench.errors import BenchError
 from client.bench.load.trace import Trace, TraceRow
 from client.bench.simulation.simulator import job_of
 from client.bench.simulation.sweep import SIMULATED, Axis, apply_settings, choose_setups, parse_values, points
 from client.bench.simulation.traffic import Mix, Replay
+from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.simulation.job import parse_job
 
@@ -39,9 +41,19 @@ def test_what_makes_no_sense_is_refused() -> None:
         parse_values("1,x")
     with pytest.raises(BenchError, match="--values: got 2, allowed for ls-share is 0 to 1"):
         points(Axis.LS_SHARE, [2.0], Mix(), SIMULATED)
+    with pytest.raises(BenchError, match=r"--values: got 0, allowed for quantum is 0.1 to 10000"):
+        points(Axis.QUANTUM, [0.0], Mix(), SIMULATED)
     with pytest.raises(BenchError, match="--sweep rate: a trace has its own"):
         points(Axis.RATE, [2.0], TRACE, SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
         choose_setups(["lifo"])
     with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
         apply_settings(SIMULATED, ["ls_stretch"])
+
+
+def test_a_quantum_may_be_varied_as_far_as_the_scheduler_allows_it() -> None:
+    (setting,) = [one for one in settings_of(Limits) if one.field == "preemption_quantum_s"]
+    assert Axis.QUANTUM.bounds == (setting.setting.low, setting.setting.high)
+    for end in points(Axis.QUANTUM, Axis.QUANTUM.bounds, Mix(), SIMULATED):
+        job = parse_job(job_of(end.setups[-1], "zero", []))
+        assert setting.given(job.limits.preemption_quantum_s) == end.value
