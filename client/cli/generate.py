@@ -60,7 +60,7 @@ class GenerateSettings:
     ] = None
     timeout_s: Annotated[
         float | None,
-        Setting(0, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
+        Setting(0, is_finite=True, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
         "Gives up after so long.",
     ] = None
     as_json: Annotated[

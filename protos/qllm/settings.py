@@ -43,7 +43,8 @@ class Setting:
     stand without those of others.
 
     Attributes:
-        low: Least value, in the option's unit; `high` is the greatest.
+        low: Least value, in the option's unit; `high` is the greatest. Without a greatest one infinity is allowed.
+        is_finite: Whether infinity is not allowed, although there is no greatest value.
         option: Name of the option without the hyphens in front, where it is not the field's.
         scale: How many of the option's units make one of the field's: 1e3 for an option in ms and a field in s.
         choices: The words that are allowed, where the type does not say so.
@@ -56,6 +57,7 @@ class Setting:
 
     low: float = -math.inf
     high: float = math.inf
+    is_finite: bool = False
     option: str | None = None
     scale: float = 1.0
     choices: tuple[str, ...] = ()
@@ -164,8 +166,13 @@ class PlacedSetting:
             source: What to say after it of where it comes from.
         """
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            is_allowed = math.isfinite(value) and self.setting.low <= value <= self.setting.high
-            return None if is_allowed else f"got {plain(value)}{source}, allowed is {self.range or 'a finite number'}"
+            if self.setting.is_finite and math.isinf(value):
+                allowed = ", ".join(filter(None, ("a finite number", self.range)))
+            elif self.setting.low <= value <= self.setting.high:
+                return None
+            else:
+                allowed = self.range or "a number"
+            return f"got {plain(value)}{source}, allowed is {allowed}"
         if self.setting.choices and value not in self.setting.choices:
             return f"got {value!r}{source}, allowed are {', '.join(self.setting.choices)}"
         return None

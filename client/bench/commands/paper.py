@@ -92,17 +92,17 @@ class PaperOptions:
     ] = 3.0
     seconds: Annotated[
         float,
-        Setting(0.5),
+        Setting(0.5, is_finite=True),
         "Sets for how many seconds is measured at each rate.",
     ] = 20.0
     warm_up: Annotated[
         float,
-        Setting(0),
+        Setting(0, is_finite=True),
         "Sets for how many seconds the load runs before the measurement at each rate.",
     ] = 3.0
     drain: Annotated[
         float,
-        Setting(0),
+        Setting(0, is_finite=True),
         "Limits how many seconds the measured requests have to end at each rate.",
     ] = 15.0
     idle_requests: Annotated[

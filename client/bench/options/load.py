@@ -25,12 +25,12 @@ class LoadOptions:
 
     ls_rate: Annotated[
         float | None,
-        Setting(0, metavar="PER_SECOND", panel=_LOAD, unset=f"{_DEFAULT_LS_RATE}"),
+        Setting(0, is_finite=True, metavar="PER_SECOND", panel=_LOAD, unset=f"{_DEFAULT_LS_RATE}"),
         "Sends so many latency-sensitive requests a second, at random times (Poisson). 0 sends none.",
     ] = None
     be_rate: Annotated[
         float | None,
-        Setting(0, metavar="PER_SECOND", panel=_LOAD),
+        Setting(0, is_finite=True, metavar="PER_SECOND", panel=_LOAD),
         "Sends so many best-effort requests a second, at random times (Poisson). 0 sends none.",
     ] = None
     ls_clients: Annotated[
@@ -76,7 +76,7 @@ class LoadOptions:
     ] = None
     time_scale: Annotated[
         float,
-        Setting(1e-6, metavar="X", panel=_LOAD),
+        Setting(1e-6, is_finite=True, metavar="X", panel=_LOAD),
         "Multiplies the times of traces: with 10 they are ten times as slow.",
     ] = 1.0
     seed: Annotated[
@@ -126,12 +126,12 @@ class LoadOptions:
     ] = None
     seconds: Annotated[
         float,
-        Setting(0.1, metavar="SECONDS", panel=_MEASURING),
+        Setting(0.1, is_finite=True, metavar="SECONDS", panel=_MEASURING),
         "Sets how long the window is that is measured.",
     ] = 60.0
     warm_up: Annotated[
         float,
-        Setting(0, metavar="SECONDS", panel=_MEASURING),
+        Setting(0, is_finite=True, metavar="SECONDS", panel=_MEASURING),
         "Sets how long the load runs before the window that is measured.",
     ] = 5.0
     drain: Annotated[

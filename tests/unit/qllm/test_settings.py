@@ -1,5 +1,6 @@
 """A setting is said once, on its field; everything else follows from it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -69,6 +70,28 @@ def test_dataclasses_are_made_of_the_values_of_options() -> None:
     assert make(Sample, values) == Sample()
     given_ = values | {"tag": ["a", "b"], "colour": Colour.BLUE, "max_wait_ms": 20.0, "share": 0.1}
     assert make(Sample, given_) == Sample(tags=("a", "b"), colour=Colour.BLUE, inner=Inner(wait_s=0.02, share=0.1))
+
+
+@dataclass(frozen=True)
+class Unlimited:
+    anything: Annotated[float, Setting(), "Anything."] = 1.0
+    limit: Annotated[float, Setting(0), "Limits."] = 1.0
+    length: Annotated[float, Setting(0, is_finite=True), "Lasts."] = 1.0
+
+
+def test_infinity_is_allowed_where_nothing_limits_a_number_unless_it_has_to_be_finite() -> None:
+    check(Unlimited(anything=math.inf, limit=math.inf))
+    check(Unlimited(anything=-math.inf, length=1e300))
+    for changes, refusal in (
+        ({"limit": -math.inf}, "--limit: got -inf, allowed is 0 or more"),
+        ({"limit": math.nan}, "--limit: got nan, allowed is 0 or more"),
+        ({"anything": math.nan}, "--anything: got nan, allowed is a number"),
+        ({"length": math.inf}, "--length: got inf, allowed is a finite number, 0 or more"),
+        ({"length": -1.0}, "--length: got -1, allowed is 0 or more"),
+    ):
+        with pytest.raises(SettingRefused) as refused:
+            check(Unlimited(**changes))
+        assert str(refused.value) == refusal
 
 
 @dataclass(frozen=True)

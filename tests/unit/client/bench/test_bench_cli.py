@@ -120,6 +120,9 @@ async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None
     [
         ("--grpc a:1 --seconds 0", "--seconds: got 0, allowed is 0.1 or more"),
         ("--grpc a:1 --ls-share 2", "--ls-share: got 2, allowed is 0 to 1"),
+        ("--grpc a:1 --drain nan", "--drain: got nan, allowed is 0 or more"),
+        ("--grpc a:1 --seconds inf", "--seconds: got inf, allowed is a finite number, 0.1 or more"),
+        ("paper --geometry tiny --drain inf", "--drain: got inf, allowed is a finite number, 0 or more"),
         ("simulate --rate nan", "--rate: got nan, allowed is 0.001 to 10000"),
         ("paper --geometry tiny --max-output-tokens 3", "--max-output-tokens: got 3, allowed is 4 to 8192"),
     ],
@@ -127,6 +130,13 @@ async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None
 async def test_a_number_out_of_range_is_refused_in_one_line(arguments: str, why: str) -> None:
     finished = await run_here("bench", *arguments.split())
     assert (finished.code, finished.out, finished.err) == (2, "", f"qllm-client: {why}\n")
+
+
+async def test_the_last_answers_may_be_waited_for_without_end(service: FakeService) -> None:
+    quick = QUICK.replace("--drain 300", "--drain inf --slo-ttft-ms inf --be-pause inf")
+    finished = await call("--grpc", service.address, *quick.split())
+    assert finished.code == 0, finished.err
+    assert "TTFT, mean" in finished.out
 
 
 @pytest.mark.parametrize(("body", "why"), [("{", "it is no JSON"), ("[1]", "a JSON object is wanted")])

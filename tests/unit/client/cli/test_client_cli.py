@@ -128,6 +128,12 @@ async def test_timeout_is_honoured(qllm_client: Call, service: FakeService) -> N
     assert "DEADLINE_EXCEEDED" in finished.err
 
 
+async def test_a_timeout_is_finite(qllm_client: Call) -> None:
+    finished = await qllm_client("generate", "--timeout", "inf", "hello")
+    refusal = "qllm-client: --timeout: got inf, allowed is a finite number, 0 or more\n"
+    assert (finished.code, finished.err) == (2, refusal)
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 async def test_control_c_cancels_on_the_server_and_exits_130(service: FakeService, as_json: list[str]) -> None:
     process = await start("generate", *as_json, "--max-tokens", "100000", "hello", QLLM_ADDRESS=service.address)
