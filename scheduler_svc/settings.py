@@ -11,7 +11,7 @@ from typing import Annotated
 from qllm.addresses import AddressRefused, listening_ip
 from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
-from qllm.settings import ADVANCED, MODEL, SERVING, Setting, SettingRefused, check
+from qllm.settings import ADVANCED, MODEL, SERVING, Setting, SettingRefused, check, plain
 
 from scheduler_svc.channel.endpoint import CurveServer
 from scheduler_svc.serving.engine import EngineSettings
@@ -170,7 +170,7 @@ class Config:
         if limits.command_window_s < limits.preemption_quantum_s:
             given, least = limits.command_window_s * 1e3, limits.preemption_quantum_s * 1e3
             raise SettingRefused(
-                f"--command-window-ms: got {given:g}, allowed is --preemption-quantum-ms, {least:g}, or more"
+                f"--command-window-ms: got {plain(given)}, allowed is --preemption-quantum-ms, {plain(least)}, or more"
             )
 
 

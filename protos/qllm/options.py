@@ -20,7 +20,7 @@ import typer
 from rich.markup import escape
 
 from qllm.config_file import ConfigFile, read_config_file
-from qllm.settings import PlacedSetting, SettingRefused, make, settings_of
+from qllm.settings import PlacedSetting, SettingRefused, make, plain, settings_of
 
 EXIT_REFUSED = 2
 _FILES = "qllm.config_files"  # in a context: which settings come from which file
@@ -99,7 +99,7 @@ def as_text(setting: PlacedSetting, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return " ".join(as_text(setting, one) for one in value) or setting.setting.unset or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return plain(value) if isinstance(value, float) else str(value)
 
 
 # ---- parameters, as typer reads them

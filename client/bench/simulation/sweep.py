@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from qllm.settings import plain
+
 from client.bench.errors import BenchError
 from client.bench.set_ups import SET_UPS, SchedulerSetup, SetUpName
 from client.bench.simulation.simulator import ClassResult
@@ -117,7 +119,7 @@ def points(
     low, high = axis.bounds
     for value in values:
         if not low <= value <= high:
-            raise BenchError(f"--values: got {value:g}, allowed for {axis.value} is {low:g} to {high:g}")
+            raise BenchError(f"--values: got {plain(value)}, allowed for {axis.value} is {plain(low)} to {plain(high)}")
     return [Point(value, _vary_traffic(axis, value, traffic), _vary_setups(axis, value, setups)) for value in values]
 
 

@@ -1,5 +1,6 @@
 """A command made of settings: where values come from, which of them wins, and how it refuses."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,12 @@ def test_check_config_says_each_value_and_where_it_comes_from_and_starts_nothing
     assert rows["--colour"] == ("red", "default")
     assert "--shared-config" not in rows
     assert len(rows) == 11
+
+
+@pytest.mark.parametrize(("given", "said"), [("3599.9999", "3599.9999"), ("0.123456789", "0.123456789"), ("5.0", "5")])
+def test_check_config_says_a_number_as_it_is_in_force(given: str, said: str) -> None:
+    result = call("--check-config", "--max-wait-ms", given)
+    assert re.search(r"^--max-wait-ms +(\S+)", result.stdout, re.MULTILINE)[1] == said  # type: ignore[index]
 
 
 def test_check_config_refuses_what_a_start_would_refuse() -> None:

@@ -63,6 +63,10 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path)
             ("--command-window-ms", "4", "--preemption-quantum-ms", "4.5"),
             "--command-window-ms: got 4, allowed is --preemption-quantum-ms, 4.5, or more",
         ),
+        (
+            ("--command-window-ms", "4.9999999"),
+            "--command-window-ms: got 4.9999999, allowed is --preemption-quantum-ms, 5, or more",
+        ),
         (("--curve-secret-key", "k"), "CURVE needs both --curve-secret-key and --curve-worker-keys"),
         (("--grpc-host", "no such host"), "--grpc-host: got 'no such host', allowed is an IP address"),
         (("--trace", "/nowhere/t.json"), "--trace: got /nowhere/t.json, allowed is a file in a directory that exists"),

@@ -43,6 +43,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         points(Axis.LS_SHARE, [2.0], Mix(), SIMULATED)
     with pytest.raises(BenchError, match=r"--values: got 0, allowed for quantum is 0.1 to 10000"):
         points(Axis.QUANTUM, [0.0], Mix(), SIMULATED)
+    with pytest.raises(BenchError, match=r"--values: got 10000\.001, allowed for rate is 0\.001 to 10000"):
+        points(Axis.RATE, [10_000.001], Mix(), SIMULATED)
     with pytest.raises(BenchError, match="--sweep rate: a trace has its own"):
         points(Axis.RATE, [2.0], TRACE, SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
