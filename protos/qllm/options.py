@@ -133,7 +133,7 @@ def _parameter(one: PlacedSetting, settings: Iterable[PlacedSetting], is_process
         "metavar": setting.metavar,
         "rich_help_panel": setting.panel,
         "hidden": setting.hidden,
-        "envvar": one.environment if is_process and not setting.is_argument else None,
+        "envvar": one.environment if is_process and not (setting.is_argument or setting.hidden) else None,
         "show_default": setting.unset or False if is_unset else True,
     }
     if setting.is_argument:

@@ -93,6 +93,12 @@ def test_the_environment_may_name_the_file(file: str) -> None:
     assert settings_of_call(QLLM_CONFIG=file).count == 4
 
 
+def test_what_is_for_programs_only_is_no_environment_variable(file: str) -> None:
+    shared = settings_of_call(QLLM_SHARED_CONFIG=file)
+    assert (shared.shared_file, shared.inner) == (None, Inner())
+    assert settings_of_call("--shared-config", file).inner.share == 0.4
+
+
 def test_the_own_file_wins_over_a_shared_one_in_either_order(file: str, tmp_path: Path) -> None:
     shared = tmp_path / "shared.toml"
     shared.write_text("anything = 1\n[scheduler]\ncount = 8\nshare = 0.8\nleast = 7")
