@@ -83,8 +83,8 @@ def run(config: WorkerConfig) -> None:
         die_with(os.getppid())
     elif config.parent_pid is not None:
         die_with(config.parent_pid)
-    if config.tensor_parallel_size > 1 and not is_one_of_several():
-        become_several(config.tensor_parallel_size)
+    if config.num_ranks > 1 and not is_one_of_several():
+        become_several(config.num_ranks)
     curve = load_curve(config.curve)
     cores = Cores()
     with _simulation(config) if config.simulated else _model(config, cores) as (executor, hello):

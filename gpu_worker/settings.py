@@ -4,7 +4,7 @@ Knows no torch. A bad value is refused with its name, what was given and what is
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,8 @@ from typing import Annotated
 from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
 from qllm.settings import ADVANCED, MEMORY, MODEL, SCHEDULING, SERVING, Setting, SettingRefused, check
+
+_MOST_RANKS = 64
 
 
 class DType(StrEnum):
@@ -126,11 +128,11 @@ class WorkerConfig:
         "generation_config.json says, none leaves that file aside. Its end tokens count either way.",
     ] = GenerationConfig.AUTO
     tensor_parallel_size: Annotated[
-        int,
-        Setting(1, 64, panel=MODEL),
+        int | None,
+        Setting(1, _MOST_RANKS, panel=MODEL, unset="1, under torchrun WORLD_SIZE"),
         "Holds the model in so many processes together, each a slice of every matrix. Where torchrun did not start "
-        "them, the worker does; under torchrun the default is WORLD_SIZE.",
-    ] = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+        "them, the worker does.",
+    ] = None
     control_endpoint: Annotated[
         str,
         Setting(panel=SERVING),
@@ -220,12 +222,19 @@ class WorkerConfig:
         most_threads = max(64, len(os.sched_getaffinity(0)))
         if self.num_threads is not None and self.num_threads > most_threads:
             raise SettingRefused(f"--threads: got {self.num_threads}, allowed is 1 to {most_threads}")
-        if self.tensor_parallel_size > 1 and self.quantization is not Quantization.NONE:
+        if not 1 <= self.num_ranks <= _MOST_RANKS:
+            raise SettingRefused(f"WORLD_SIZE: got {self.num_ranks}, allowed is 1 to {_MOST_RANKS}")
+        if self.num_ranks > 1 and self.quantization is not Quantization.NONE:
             raise SettingRefused(
                 f"--quantization: got {self.quantization}, allowed with --tensor-parallel-size over 1 is none"
             )
-        if self.tensor_parallel_size > 1 and self.load_format is not LoadFormat.AUTO:
+        if self.num_ranks > 1 and self.load_format is not LoadFormat.AUTO:
             raise SettingRefused("--load-format: got dummy, allowed with --tensor-parallel-size over 1 is auto")
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes hold the model together."""
+        return self.tensor_parallel_size or int(os.environ.get("WORLD_SIZE", "1"))
 
     @property
     def curve(self) -> CurveFiles | None:

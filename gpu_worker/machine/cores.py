@@ -30,7 +30,7 @@ class Cores:
 
     def bind_threads(self, config: WorkerConfig) -> None:
         """Has OpenMP bind its threads, if one process's would take every core and nobody has told it otherwise."""
-        if config.tensor_parallel_size == 1 and thread_count(config).number == len(self._all):
+        if config.num_ranks == 1 and thread_count(config).number == len(self._all):
             os.environ.setdefault("OMP_PROC_BIND", "true")
 
     def let_go(self) -> None:

@@ -33,4 +33,4 @@ def thread_count(config: WorkerConfig) -> ThreadCount:
     quota = cpu_quota()
     if quota is not None and math.ceil(quota) < num_cores:
         num_cores, origin = math.ceil(quota), "cgroup_quota"
-    return ThreadCount(max(1, num_cores // config.tensor_parallel_size), origin)
+    return ThreadCount(max(1, num_cores // config.num_ranks), origin)

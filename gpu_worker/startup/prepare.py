@@ -64,11 +64,11 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             config.weights.value,
             config.quantization.value,
             config.load_format.value,
-            is_sliced=config.tensor_parallel_size > 1,
+            is_sliced=config.num_ranks > 1,
         ),
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
-    return make_ready(config, loaded, Ranks() if config.tensor_parallel_size > 1 else None)
+    return make_ready(config, loaded, Ranks() if config.num_ranks > 1 else None)
 
 
 def set_threads(config: WorkerConfig) -> None:

@@ -9,7 +9,7 @@ import pytest
 from qllm.settings import SettingRefused
 
 from gpu_worker.channel.curve import load_curve
-from gpu_worker.settings import CurveFiles, WorkerConfig
+from gpu_worker.settings import CurveFiles, Quantization, WorkerConfig
 from tests.support.channel.control_channel import ROOT, ipc_endpoint, python_path
 
 CHILD = (
@@ -104,6 +104,25 @@ def test_check_config_says_what_is_in_force_where_it_comes_from_and_starts_nothi
     assert rows["--dtype"] == "float32 environment QLLM_DTYPE"
     assert rows["--num-blocks"] == "as many as --kv-cache-gib holds default"
     assert "--parent-pid" not in rows
+
+
+def config(**given: int) -> WorkerConfig:
+    return WorkerConfig(model="m", control_endpoint="ipc:///tmp/x", **given)  # type: ignore[arg-type]
+
+
+def test_torchrun_says_in_how_many_processes_the_model_is_held_where_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert config().num_ranks == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert config().num_ranks == 2
+    assert config(tensor_parallel_size=4).num_ranks == 4
+    with pytest.raises(SettingRefused, match=r"--quantization: got bnb-4bit, allowed with .* over 1 is none"):
+        WorkerConfig(model="m", control_endpoint="ipc:///tmp/x", quantization=Quantization.BNB_4BIT)
+    monkeypatch.setenv("WORLD_SIZE", "65")
+    with pytest.raises(SettingRefused, match="WORLD_SIZE: got 65, allowed is 1 to 64"):
+        config()
 
 
 def test_model_that_is_not_there_ends_with_code_2_and_one_clear_line() -> None:

@@ -1,6 +1,9 @@
 """docs/settings.md and docker-compose.yml come from the settings' fields, whose texts are for people."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from client.cli.generate import GenerateSettings
 from gpu_worker.settings import WorkerConfig
 from scheduler_svc.settings import Config
 from scripts import settings
+from tests.support.channel.control_channel import python_path
 from tests.support.service.live_service import ROOT
 
 CLIENT = (
@@ -44,6 +48,14 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_generated_is_fresh(tree: Path) -> None:
     assert list(settings.problems()) == []
+
+
+def test_what_is_generated_does_not_depend_on_where() -> None:
+    elsewhere = {**os.environ, **python_path(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}
+    elsewhere |= {one.environment: "1" for kind in (Config, WorkerConfig) for one in settings_of(kind)}
+    command = [sys.executable, "-m", "scripts.settings", "check"]
+    done = subprocess.run(command, cwd=ROOT, env=elsewhere, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", [settings.PAGE, settings.COMPOSE])
