@@ -135,7 +135,7 @@ def _table(settings: Iterable[PlacedSetting]) -> Iterator[str]:
 def _default(one: PlacedSetting) -> str:
     if one.default is MISSING:
         return "has to be given"
-    return " ".join(filter(None, (as_text(one, one.given(one.default)), one.unit if one.default else "")))
+    return " ".join(filter(None, (as_text(one, one.given(one.default)), one.unit if one.default is not None else "")))
 
 
 def _allowed(one: PlacedSetting) -> str:

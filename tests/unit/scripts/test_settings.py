@@ -88,6 +88,13 @@ def test_a_new_setting_needs_no_other_line(tree: Path, monkeypatch: pytest.Monke
     assert "      QLLM_NEW_LIMIT_MS:\n" in (tree / settings.COMPOSE).read_text()
 
 
+@pytest.mark.parametrize(("default", "cell"), [(1.5, "1.5 ms"), (0.0, "0 ms"), (0, "0 ms"), (None, "none")])
+def test_a_default_has_its_unit(default: float | None, cell: str) -> None:
+    (found,) = [one for one in settings_of(Config) if one.option == "--ls-tpot-ms"]
+    one = replace(found, setting=replace(found.setting, scale=1.0), default=default)
+    assert f"| {cell} | 0 to 60000 ms |" in list(settings._table([one]))[-1]
+
+
 @each
 def test_help_is_sentences_that_stand_alone(one: PlacedSetting) -> None:
     assert re.fullmatch(r"[A-Z][a-z]+ .*\.", one.help)
