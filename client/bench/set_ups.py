@@ -32,8 +32,12 @@ class SchedulerSetup:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Options of `qllm-scheduler` for its policy and where that stops."""
-        return ("--policy", self.policy, "--preempt-at", self.preempt_at)
+        """Options of `qllm-scheduler`: its policy, and where that stops if set-ups of the policy differ in it.
+
+        Otherwise a service stops where it is configured to, and reports that with its results.
+        """
+        where = ("--preempt-at", self.preempt_at) if self.policy == "qllm" else ()
+        return ("--policy", self.policy, *where)
 
 
 SET_UPS: Mapping[SetUpName, SchedulerSetup] = {
