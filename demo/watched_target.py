@@ -66,7 +66,7 @@ class WatchedTarget:
                         self._watcher.received(ask, item)
                     yield item
         except RequestFailed as failure:
-            raise TargetFailed(f"a request failed: {failure.kind}: {failure}") from failure
+            raise TargetFailed(f"a request failed: {failure.kind}: {failure}", failure.kind) from failure
         self._tokens[ask.request_class][ask.index] = tuple(token_ids)
         self._watcher.ended(ask)
 

@@ -24,7 +24,15 @@ class BadFile(BenchError):
 
 
 class TargetFailed(BenchError):
-    """The server cannot be measured."""
+    """The server cannot be measured.
+
+    Attributes:
+        kind: What the request that it failed would be counted under, such as "UNAVAILABLE"; None if it failed none.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ServiceFailed(BenchError):

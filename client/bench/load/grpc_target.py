@@ -32,9 +32,10 @@ class GrpcTarget:
         try:
             info = await self._client.server_info()
         except Unreachable as error:
-            raise TargetFailed(str(error)) from error
+            raise TargetFailed(str(error), error.status.name) from error
         except QllmError as error:
-            raise TargetFailed(f"no service answers at {self._address}: {error.status.name}: {error}") from error
+            kind = error.status.name
+            raise TargetFailed(f"no service answers at {self._address}: {kind}: {error}", kind) from error
         if not info.HasField("model"):
             raise TargetFailed(f"the service at {self._address} has no worker yet; wait with: qllm-client health")
         details = {

@@ -101,7 +101,7 @@ async def _get_ready(
     try:
         prompts = await plan.prompts.fit(target, plan.vocab_size or facts.vocab_size or DEFAULT_VOCAB_SIZE)
     except RequestFailed as failure:
-        raise TargetFailed(f"the server refuses a prompt: {failure.kind}: {failure}") from failure
+        raise TargetFailed(f"the server refuses a prompt: {failure.kind}: {failure}", failure.kind) from failure
     load = Load(target, prompts, max_in_flight=plan.max_in_flight)
     for request_class in plan.workload:
         await _ask_each(load, request_class, _typical(plan, request_class, _NUM_WARM_UPS), -_NUM_WARM_UPS, 0.0)
@@ -122,7 +122,8 @@ async def _ask_each(
     for index, each in enumerate(lengths, start=first_index):
         record = await load.ask(request_class, index, each, load.now_s())
         if record.is_failed:
-            raise TargetFailed(f"the idle server fails a request: {record.outcome}: {load.messages[record.outcome]}")
+            kind = record.outcome
+            raise TargetFailed(f"the idle server fails a request: {kind}: {load.messages[kind]}", kind)
         await asyncio.sleep(pause_s)
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from client.async_client import AsyncClient
 from client.bench.errors import ServiceFailed, TargetFailed
-from client.errors import QllmError
+from client.errors import QllmError, Unavailable
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
@@ -57,8 +57,9 @@ async def running_service(options: ServiceOptions, *, echo: bool = False) -> Asy
         echo: Whether its log goes to this process's stderr instead of a file.
 
     Raises:
-        ServiceFailed: It did not come up, failed a request that the block could not do without, or had ended by the
-            time that the block was left. Its log is kept, and named.
+        ServiceFailed: It did not come up, could not be measured or reached by the block, or had ended by the time that
+            the block was left. Its log is kept, and named.
+        QllmError: It refused or failed a request of the block and goes on.
     """
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -70,8 +71,10 @@ async def running_service(options: ServiceOptions, *, echo: bool = False) -> Asy
             if process.returncode is not None:
                 raise _failure("it ended while it was measured", process, path)
         except (TargetFailed, QllmError) as failure:
-            with suppress(TimeoutError):  # calls may fail a moment before the process ends
-                await asyncio.wait_for(process.wait(), _DEATH_S)
+            if _kind(failure) == Unavailable.status.name:
+                await _wait_until_dead(process)
+            elif isinstance(failure, QllmError) and process.returncode is None:
+                raise
             raise _failure(_said(failure), process, path) from failure
         finally:
             await _stop(process)
@@ -103,6 +106,12 @@ async def _serves(client: AsyncClient) -> bool:
         return False
 
 
+async def _wait_until_dead(process: asyncio.subprocess.Process) -> None:
+    """Waits a moment, since calls on a service that dies may fail before its process has ended."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), _DEATH_S)
+
+
 async def _stop(process: asyncio.subprocess.Process) -> None:
     """Asks the scheduler to stop its worker and end; ends the whole session by force if that takes too long."""
     try:
@@ -130,6 +139,10 @@ def _log_file() -> Iterator[tuple[IO[bytes], Path]]:
         finally:
             if not is_kept:
                 path.unlink()
+
+
+def _kind(failure: TargetFailed | QllmError) -> str | None:
+    return failure.status.name if isinstance(failure, QllmError) else failure.kind
 
 
 def _said(failure: TargetFailed | QllmError) -> str:

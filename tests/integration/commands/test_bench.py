@@ -13,7 +13,9 @@ import pytest
 
 from client import AsyncClient
 from client.bench.errors import ServiceFailed, TargetFailed
+from client.bench.service import service
 from client.bench.service.service import ServiceOptions, running_service
+from client.errors import InvalidRequest
 from tests.support.service.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"
@@ -129,10 +131,34 @@ def test_a_request_that_a_started_service_fails_is_told_with_the_end_of_its_log(
     with pytest.raises(ServiceFailed) as failed:
         asyncio.run(fail())
     said, first_line, *_ = str(failed.value).splitlines()
-    log = Path(said.removesuffix(" and ends with:").rpartition(" ")[2])
+    log = _log_of(failed.value)
     assert said.startswith("it refuses a prompt; the service still runs. Its log is ")
     assert first_line in log.read_text()
     log.unlink()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (InvalidRequest("prompt is empty"), InvalidRequest),
+        (TargetFailed("it refuses a prompt", "INVALID_ARGUMENT"), ServiceFailed),
+    ],
+)
+def test_a_failure_that_is_no_sign_of_a_dying_service_is_told_at_once(
+    failure: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_DEATH_S", 1e6)
+
+    async def fail() -> None:
+        async with running_service(SIMULATED):
+            raise failure
+
+    with pytest.raises(raised, match=f"^{failure}") as told:
+        asyncio.run(fail())
+    assert (told.value is failure) is isinstance(failure, InvalidRequest)
+    if isinstance(told.value, ServiceFailed):
+        _log_of(told.value).unlink()
 
 
 def test_a_started_service_that_dies_is_told_by_how_it_ended() -> None:
@@ -146,7 +172,11 @@ def test_a_started_service_that_dies_is_told_by_how_it_ended() -> None:
     said = str(failed.value).splitlines()[0]
     assert said.startswith("a request failed: UNAVAILABLE: ")
     assert "; the service ended with exit code -9. Its log is " in said
-    Path(said.removesuffix(" and ends with:").rpartition(" ")[2]).unlink()
+    _log_of(failed.value).unlink()
+
+
+def _log_of(failure: ServiceFailed) -> Path:
+    return Path(str(failure).splitlines()[0].removesuffix(" and ends with:").rpartition(" ")[2])
 
 
 def _scheduler_pid(address: str) -> int:
