@@ -7,6 +7,7 @@ Source: arXiv 2503.09304, section 4.
            │◀──── window: the policy's, or one unit and the lead ────▶│
 """
 
+import math
 from functools import partial
 from itertools import count
 
@@ -94,7 +95,7 @@ class Dispatcher:
         costs = self._work.cost_model
         if not costs.is_ready:  # of times nothing is known yet: one unit runs, one is ready
             return self._planner.one_unit if len(self.window) < 2 else None
-        policy_s = self._policy.window_s(self._work, batch)
+        policy_s = self._policy_window_s(batch)
         if policy_s is None:
             return self._planner.rest
         _, unit_s = self._planner.one_unit(costs.unit_costs(batch.shape), batch.issued)
@@ -108,6 +109,15 @@ class Dispatcher:
             return partial(self._planner.within, room_s=window_s - outstanding_s)
         self._wait(now_s, outstanding_s - refill_s)
         return None
+
+    def _policy_window_s(self, batch: Batch) -> float | None:
+        window_s = self._policy.window_s(self._work, batch)
+        if window_s is not None and not math.isfinite(window_s):
+            raise ValueError(
+                f"policy {self._policy.name}: its window_s is {window_s}; allowed are a finite number of seconds, and None "
+                "for the rest of the iteration"
+            )
+        return window_s
 
     def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
         # An answer holds one cursor: of batches that were cut short together it would not say where each stands.

@@ -236,6 +236,8 @@ class Policy(ABC):
     def window_s(self, view: View, batch: Batch) -> float | None:
         """Returns how many seconds of the batch's work may be sent and not done; None for all of its iteration.
 
+        A number is finite: infinity is refused, as None says it.
+
         Best-effort work alone is sent whole: an arrival has it cut short at the next boundary, and each command that it
         were divided into would take the scheduler's time from cores that a model may be computed on.
         """

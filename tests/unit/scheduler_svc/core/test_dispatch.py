@@ -1,5 +1,7 @@
 """How far a step goes, who goes along, and when the next one is due; batches begin by hand and no policy chooses."""
 
+import math
+
 import pytest
 
 from scheduler_svc.core.dispatch import MAX_COMMANDS_IN_FLIGHT
@@ -62,6 +64,14 @@ def test_a_full_window_refuses_a_step_and_says_when_it_has_room() -> None:
     assert 0.0 < parts.dispatcher.window.outstanding_s(0.0) <= 0.004 + 1e-6
     assert not parts.dispatcher.advance(batch, wakeup_s - 1e-4)
     assert parts.dispatcher.advance(batch, wakeup_s)
+
+
+@pytest.mark.parametrize("window_s", [math.inf, math.nan])
+def test_a_window_without_an_end_is_refused_by_the_policy_s_name(window_s: float) -> None:
+    parts = Parts(EveryoneTogether(window_s))
+    batch = parts.batch(BE)
+    with pytest.raises(ValueError, match=f"policy everyone-together: its window_s is {window_s}; allowed are a finite"):
+        parts.dispatcher.advance(batch, 0.0)
 
 
 def test_steps_of_no_length_are_not_sent_without_end() -> None:
