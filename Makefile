@@ -29,7 +29,7 @@ help: ## lists these commands
 setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	@python="$$(sh scripts/find_python.sh "$(PYTHON)")" && echo "$$python -m venv $(VENV)" && "$$python" -m venv $(VENV)
+	@sh scripts/make_environment.sh "$(VENV)" "$(PYTHON)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,worker,dev]'
 	@touch $@
 
