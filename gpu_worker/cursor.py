@@ -2,7 +2,7 @@
 
 It knows no model: how many layers and experts there are is the caller's to know.
 
-Source: arXiv 2503.09304
+Source: arXiv 2503.09304, section 4 (attention and router stages, per-expert queues).
 """
 
 from enum import IntEnum

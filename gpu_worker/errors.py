@@ -11,8 +11,6 @@
 
 They carry no wire format: the process side turns a CommandRefused into a CommandError and a
 failed pass into a BatchError.
-
-Source: arXiv 2503.09304
 """
 
 _LONGEST_LINE = 300

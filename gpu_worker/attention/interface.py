@@ -2,8 +2,6 @@
 
 Registered in transformers' AttentionInterface, so any model that asks there for its attention can run. It knows the
 cache view of the pass that is on stage (`forward.current_pass`) and nothing of models.
-
-Source: arXiv 2503.09304
 """
 
 from typing import Any

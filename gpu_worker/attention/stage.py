@@ -4,8 +4,6 @@
     single queries     |1 1 1 1 1 1 1 1 1|1 1 1 1 1 1 1|             as many to a part as come to its work
 
 It knows the sequences' rows and how a layer attends, and nothing of models.
-
-Source: arXiv 2503.09304
 """
 
 from collections.abc import Callable, Iterator, Sequence

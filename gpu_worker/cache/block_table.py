@@ -4,8 +4,6 @@
     slots in each layer       28 ......... 35|8 9
 
 It checks nothing: ids come from the scheduler, and the ledger knows who holds which.
-
-Source: arXiv 2503.09304
 """
 
 import torch

@@ -4,8 +4,6 @@
     positions          |0 ....... 5|41|128 .131|     each attends to the rows of its own sequence only
 
 It knows where rows lie, and neither the model nor attention.
-
-Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""One sequence's part of a forward pass.
-
-Source: arXiv 2503.09304
-"""
+"""One sequence's part of a forward pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

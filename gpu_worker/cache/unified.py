@@ -7,7 +7,7 @@ first rows written to it), no batches and no forward passes.
     rows of the sequence      0 1 2 3|4 5 6 7|8 9
     slots in each layer      28 ......... 35|8 9    consecutive blocks are read as a view, others gathered
 
-Source: arXiv 2503.09304
+Source: arXiv 2503.09304, section 4 (Unified Dynamic Cache).
 """
 
 from collections.abc import Sequence

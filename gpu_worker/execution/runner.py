@@ -2,8 +2,6 @@
 
 Every command is checked in full before anything changes. No threads, no sockets, no protobuf: all methods are called on
 one thread under one torch.inference_mode().
-
-Source: arXiv 2503.09304
 """
 
 import logging

@@ -3,8 +3,6 @@
 The draw is a function of the seed and of the index of the token in its sequence's output, and of nothing else: not of
 the batch, not of what was drawn before. So a sequence that is resumed in another batch, or by another worker, goes on
 as it would have. It knows no sequences and no model.
-
-Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What the worker knows of sequences and batches between commands.
 
 Plain state: it runs nothing, and knows no model and no protobuf.
-
-Source: arXiv 2503.09304
 """
 
 from dataclasses import dataclass, field

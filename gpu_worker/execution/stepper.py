@@ -5,7 +5,7 @@ many at once as a product gains by. Attention may be left inside too, between pa
 tokens may take a whole layer as one unit, where a device would otherwise wait for the host to learn who goes to which
 expert. It knows cursors, passes and clocks; it takes no commands and keeps nothing between calls.
 
-Source: arXiv 2503.09304
+Source: arXiv 2503.09304, section 4 (stages, and work that joins inside a layer).
 """
 
 from collections.abc import Callable, Mapping, Sequence

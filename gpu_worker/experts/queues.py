@@ -4,7 +4,7 @@ An expert runs once over the tokens of every pass that waits for it at the same 
 ascending order of expert whatever is interleaved, so interleaving changes no result. It knows no
 attention, no cache and no sequences.
 
-Source: arXiv 2503.09304
+Source: arXiv 2503.09304, section 4 (per-expert queues).
 """
 
 from bisect import bisect_right

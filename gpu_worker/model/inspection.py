@@ -8,8 +8,6 @@
     comparing ──▶ suspended, ragged and paged, it computes what the model itself computes
 
 A refusal says why.
-
-Source: arXiv 2503.09304
 """
 
 import logging

@@ -1,8 +1,6 @@
 """Loads a model and makes it ready to be suspended, or refuses it with the reason.
 
 Weights come from safetensors only, and no code of a repository is ever run. It knows no sequences and no cache.
-
-Source: arXiv 2503.09304
 """
 
 import logging

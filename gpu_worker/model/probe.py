@@ -1,8 +1,6 @@
 """Finds out how a model works by running it once, with attention and experts that compute nothing and note who asks.
 
 It decides what can't be served because of what the model does; `inspection` decides by what the model is.
-
-Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """Reads what the scheduler needs of a model's tokenizer: tokenizer.json, chat template and special tokens.
 
 It tokenizes nothing: the scheduler does, from these bytes.
-
-Source: arXiv 2503.09304
 """
 
 import logging

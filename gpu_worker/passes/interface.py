@@ -1,7 +1,4 @@
-"""What drives a pass needs of it, whether the model runs in it or a recording of the model is replayed.
-
-Source: arXiv 2503.09304
-"""
+"""What drives a pass needs of it, whether the model runs in it or a recording of the model is replayed."""
 
 from typing import Any, Protocol
 

@@ -1,8 +1,6 @@
 """Runs a few shapes through a model before it serves: warms caches and allocators, and times work for the cost model.
 
 It is one more caller of Runner and leaves nothing behind in it.
-
-Source: arXiv 2503.09304
 """
 
 from collections.abc import Sequence
