@@ -1,4 +1,4 @@
-"""Puts a mixed load on any OpenAI-compatible server, with Locust: people who wait, and work that can wait.
+"""Puts a mixed load on any OpenAI-compatible server, with Locust: latency-sensitive requests and best-effort work.
 
     locust -f deploy/loadgen/locustfile.py --headless -H http://127.0.0.1:8000 -u 9 -r 9 -t 60s
 

@@ -48,12 +48,12 @@ LANES = {
 
 
 def class_name(request_class: RequestClass) -> str:
-    """Returns the class as people read it."""
+    """Returns the class as the timeline shows it."""
     return request_class.name.lower().replace("_", "-")
 
 
 def place_name(cursor: Cursor) -> str:
-    """Returns a place in the model as people read it."""
+    """Returns a place in the model as the timeline shows it."""
     if cursor.stage is Stage.ATTENTION:
         return f"layer {cursor.layer}"
     return f"layer {cursor.layer}, expert {cursor.expert}"

@@ -1,4 +1,4 @@
-"""Draws an ablation: the distribution of what people wait under each set-up, and what that costs."""
+"""Draws an ablation: how long latency-sensitive requests wait under each set-up, and what that costs."""
 
 from collections.abc import Sequence
 

@@ -57,7 +57,7 @@ class Mix:
         return rows
 
     def describe(self, varied: str | None = None) -> str:
-        """Returns one line for people; what is varied is left out, by the name of the axis."""
+        """Returns one line; what is varied is left out, by the name of the axis."""
         rate = "" if varied == "rate" else f" at {self.rate_per_s:g}/s"
         share = "" if varied == "ls-share" else f", {self.ls_share:.0%} latency-sensitive"
         prompts = "" if self.be_prompt_tokens is None else f", best-effort prompts of {self.be_prompt_tokens} tokens"
@@ -85,7 +85,7 @@ class Replay:
         )
 
     def describe(self, varied: str | None = None) -> str:
-        """Returns one line for people; what is varied is left out, by the name of the axis."""
+        """Returns one line; what is varied is left out, by the name of the axis."""
         share = "" if varied == "ls-share" else f", {self.ls_share:.0%} latency-sensitive"
         return f"{self.name}, times multiplied by {self.time_scale:g}{share}"
 

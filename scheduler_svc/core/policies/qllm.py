@@ -30,7 +30,7 @@ class Qllm(Policy):
         limits = view.limits
         if view.owes_best_effort():
             yield from self.best_effort(view, _best_effort_plan)
-        # A prompt takes nobody along, unless a target says how long people may wait.
+        # A prompt takes no best-effort work along, unless a target says how long a token may take.
         filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
         # Who streams goes on in every iteration; a prompt is begun where there is a place for its decode as well.
         max_tokens = limits.ls_chunk_tokens + view.num_waiting(LS_DECODE)

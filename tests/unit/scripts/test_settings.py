@@ -1,4 +1,4 @@
-"""docs/settings.md and docker-compose.yml come from the settings' fields, whose texts are for people."""
+"""docs/settings.md and docker-compose.yml come from the settings' fields, help and units included."""
 
 import os
 import re

@@ -95,16 +95,16 @@ def test_an_arrival_lets_an_iteration_end_whose_sequel_has_begun_and_stops_the_s
     ends_s = ended_s + (ended_s - began_s)
     sim.submit_at(ends_s - before_s, LS, 20, 3)
     sim.run(until_s=ends_s - before_s)
-    person = sim.sequences[4]
+    waiting = sim.sequences[4]
     ending, sequel, own = sim.scheduler.batches
     assert ending.sequel is sequel
-    assert own.holds(person)
+    assert own.holds(waiting)
     preempt = next(command for command in sim.commands if isinstance(command, Preempt))
     cut_short = [c for c in sim.commands if isinstance(c, Advance) and c.command_id in preempt.command_ids]
     assert [command.batch_ids for command in cut_short] == [(sequel.batch_id,)]
     sim.run()
-    assert sim.be_wait_s(person) == pytest.approx(before_s, abs=1e-4)
-    for sequence in (*best_effort, person):
+    assert sim.be_wait_s(waiting) == pytest.approx(before_s, abs=1e-4)
+    for sequence in (*best_effort, waiting):
         assert sim.tokens(sequence.seq_id) == sim.expected_tokens(sequence)
 
 

@@ -246,7 +246,7 @@ def test_a_target_for_the_time_per_token_lets_best_effort_prompts_ride_up_to_it(
 
 
 def longest_iterations(alone_share: float, shared_stretch: float = 1.0) -> tuple[float, float]:
-    """The longest LS iteration beside best-effort work in the first half of a window and after it, in seconds."""
+    """The longest LS iterations beside best-effort work in the first half of a window and after it, in seconds."""
     limits = Limits(ls_stretch=0.0, ls_alone_share=alone_share, ls_shared_stretch=shared_stretch, control_lead_s=0.0)
     sim = Simulation(limits=limits, starvation=StarvationLimits(min_share=0.0, threshold=0, window_s=2.0))
     for _ in range(8):
@@ -262,7 +262,7 @@ def longest_iterations(alone_share: float, shared_stretch: float = 1.0) -> tuple
     return max(s for at, s in took if at < 2.9), max(s for at, s in took if at > 3.1)
 
 
-def test_people_who_take_more_than_their_share_of_the_time_bear_longer_iterations_up_to_a_bound() -> None:
+def test_requests_that_take_more_than_their_share_of_the_time_bear_longer_iterations_up_to_a_bound() -> None:
     alone_s, still_alone_s = longest_iterations(1.0)
     assert still_alone_s == pytest.approx(alone_s, rel=0.01)
     before_s, after_s = longest_iterations(0.5)
