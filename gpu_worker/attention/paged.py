@@ -173,7 +173,7 @@ def _trial_placement(block_size: int, device: torch.device, *, is_static: bool) 
     return cast("Placement", static), (num_blocks + 1) * block_size
 
 
-# ------------------------------------------------------------------------------------------------------ the ways
+# ---- the ways
 
 
 def _attend_paged(q: Tensor, pages: Pages, placement: Placement, scores: Scores) -> Tensor:

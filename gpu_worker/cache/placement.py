@@ -56,7 +56,7 @@ class Placement:
         """What a placement is made of: one that was made of the same is still right."""
         return [(span.start, span.table.generation) for span in spans if not span.dropped]
 
-    # ------------------------------------------------------------------------------------------- rows of the pass
+    # ---- rows of the pass
 
     @cached_property
     def slots(self) -> Tensor:
@@ -76,7 +76,7 @@ class Placement:
         made = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in made)
 
-    # ------------------------------------------------------------------------------------------- all rows, end to end
+    # ---- all rows, end to end
 
     @cached_property
     def history(self) -> Tensor:
@@ -119,7 +119,7 @@ class Placement:
         blocks = [torch.tensor(span.table.blocks_of(span.length), dtype=torch.int32) for span in self.spans]
         return self._on_device([pad_sequence(blocks, batch_first=True)])
 
-    # ------------------------------------------------------------------------------------------- decodes, side by side
+    # ---- decodes, side by side
 
     @property
     def singles(self) -> list[Span]:

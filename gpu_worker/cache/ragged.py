@@ -97,7 +97,7 @@ class RaggedCache(Cache):
         alone.stands_for, alone.is_alone = self.stands_for, True
         return alone
 
-    # -------------------------------------------------------------------------- state of one sequence, see sequencewise
+    # ---- state of one sequence, see sequencewise
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Last inputs of a convolution (1, channels, width), which the model may change in place; None at the start."""
@@ -184,7 +184,7 @@ class RaggedCache(Cache):
             raise PassFailed(f"layer {layer} asks for the state of one sequence while {len(self.spans)} are on stage")
         return self.spans[0]
 
-    # ------------------------------------------------------------------------------------------------------ K/V
+    # ---- K/V
 
     def is_own(self, layer: int) -> bool:
         """Whether the layer has a memory of its own, whose rows its attention is given with a mask."""

@@ -86,7 +86,7 @@ class StaticPlacement:
         ):
             static.copy_(to_device(filled, self._device))
 
-    # ------------------------------------------------------------------------ read while a graph is made, on the device
+    # ---- read while a graph is made, on the device
 
     @property
     def singles(self) -> range:

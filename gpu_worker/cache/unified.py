@@ -66,7 +66,7 @@ class UnifiedDynamicCache:
         self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
         self._tables: dict[int, BlockTable] = {}
 
-    # ------------------------------------------------------------------------------------------------ tables
+    # ---- tables
 
     def new_table(self, seq_id: int) -> BlockTable:
         """Makes the table of a sequence that holds no blocks."""
@@ -116,7 +116,7 @@ class UnifiedDynamicCache:
                     f"the table of sequence {table.seq_id} lists {table.block_ids}, but it holds {held}"
                 )
 
-    # ------------------------------------------------------------------------------------------------ moving
+    # ---- moving
 
     def offload(self, table: BlockTable) -> None:
         """Copies a sequence's rows to host memory, those of an iteration under way included, and frees its blocks.
@@ -147,7 +147,7 @@ class UnifiedDynamicCache:
             self.write(layer, slots, *map(self._carrier.bring_back, rows), kind=kind)
         table.state.move(self.device)
 
-    # ------------------------------------------------------------------------------------------------ rows
+    # ---- rows
 
     def write(self, layer: int, slots: Tensor, *rows: Tensor, kind: str = KV) -> None:
         """Stores rows of one layer at slots, allocating storage at the first.

@@ -88,7 +88,7 @@ class Runner:
         """What the model is."""
         return self._loaded.facts
 
-    # ------------------------------------------------------------------------------------------------ sequences
+    # ---- sequences
 
     def add_sequence(
         self,
@@ -132,7 +132,7 @@ class Runner:
         """Moves an offloaded sequence's cache into new blocks, as many as it had."""
         self.cache.restore(self._known.sequence(seq_id).table, block_ids)
 
-    # ------------------------------------------------------------------------------------------------ batches
+    # ---- batches
 
     def start_batch(self, batch_id: int, items: abc.Sequence[BatchItem]) -> None:
         """Begins an iteration, which then stands before layer 0."""
@@ -208,7 +208,7 @@ class Runner:
             self.drop_sequence(seq_id)
         self._failed_batch_ids.clear()
 
-    # ------------------------------------------------------------------------------------------------ changes
+    # ---- changes
 
     def _new_pass(self, members: abc.Sequence[Member], tokens: abc.Sequence[int]) -> Pass:
         spans = [member.span for member in members]

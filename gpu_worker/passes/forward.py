@@ -175,7 +175,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             raise PassFailed(f"the pass stands at {self.cursor} and waits for no experts")
         return self.queues
 
-    # ------------------------------------------------------------------------------------------ driven from outside
+    # ---- driven from outside
 
     def run_attention(self, run_experts: RunExperts | None = None, goes_on: GoesOn = _always) -> None:
         """Runs the attention stage that it stands before or in, up to the layer's expert work or the next boundary.
@@ -228,7 +228,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         """Whether it was ended before it was over."""
         return not self._inputs
 
-    # ------------------------------------------------------------------------------------------ driven by the model
+    # ---- driven by the model
 
     def run(self) -> Tensor:
         """The greenlet's body: the model's forward. Returns logits (rows, V)."""
