@@ -114,8 +114,8 @@ class Dispatcher:
         window_s = self._policy.window_s(self._work, batch)
         if window_s is not None and not math.isfinite(window_s):
             raise ValueError(
-                f"policy {self._policy.name}: its window_s is {window_s}; allowed are a finite number of seconds, and None "
-                "for the rest of the iteration"
+                f"policy {self._policy.name}: its window_s is {window_s}; allowed are a finite number of seconds, and "
+                "None for the rest of the iteration"
             )
         return window_s
 

@@ -55,7 +55,8 @@ def qllm(model: str, dtype: str, num_threads: int, ls_tpot_ms: float) -> Server:
         model: Directory of the model.
         dtype: Type to compute in.
         num_threads: Threads of the worker; 0 is what it chooses.
-        ls_tpot_ms: Milliseconds between tokens of a latency-sensitive request up to which best-effort work rides along; 0 is off.
+        ls_tpot_ms: Milliseconds between tokens of a latency-sensitive request up to which best-effort work rides; 0 is
+            off.
     """
     ports = ["--grpc-port", "0", "--http-port", str(_PORT)]
     command = [sys.executable, "-m", "scheduler_svc", "--model", model, "--spawn-worker", *ports]
