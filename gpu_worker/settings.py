@@ -150,9 +150,11 @@ class WorkerConfig:
         Setting(panel=SCHEDULING),
         "Lets the model run every decode on a GPU itself, rather than replay it from CUDA graphs.",
     ] = False
-    block_size: Annotated[int, Setting(1, 1024, panel=MEMORY), "Sets how many tokens one block of the cache holds."] = (
-        16
-    )
+    block_size: Annotated[
+        int,
+        Setting(1, 1024, panel=MEMORY),
+        "Sets how many tokens one block of the cache holds.",
+    ] = 16
     kv_cache_gib: Annotated[
         float | None,
         Setting(0.001, 1 << 16, panel=MEMORY, unset="1, on cuda 80 % of what is free"),

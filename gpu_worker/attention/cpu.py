@@ -93,9 +93,8 @@ def attend_one_by_one(q: Tensor, histories: Iterable[tuple[Tensor, Tensor]], num
         (B, H, width of V).
     """
     # The heads that share a K/V head are its queries.
-    grouped = (
-        (q.float() * scale).view(len(q), num_kv_heads, -1, q.shape[-1]).transpose(2, 3)
-    )  # (B, H_kv, width, H / H_kv)
+    scaled = (q.float() * scale).view(len(q), num_kv_heads, -1, q.shape[-1])  # (B, H_kv, H / H_kv, width)
+    grouped = scaled.transpose(2, 3)  # (B, H_kv, width, H / H_kv)
     outputs = []
     for query, (k, v) in zip(grouped.unbind(), histories, strict=True):
         scores = torch.bmm(k.float(), query)  # (H_kv, rows, H / H_kv): reads memory faster than its transpose does

@@ -223,12 +223,11 @@ def _attend_padded(q: Tensor, pages: Pages, placement: Placement, scores: Scores
             output[rows] = _fused(q[None, rows], k, v, seen, scores)[0]
         start += span.num_tokens
     if placement.singles:
+        slots = placement.single_slots  # (S, longest)
+        # (S, longest, H_kv, width)
         k, v = (
-            lying.index_select(0, placement.single_slots.flatten()).view(
-                *placement.single_slots.shape, *lying.shape[1:]
-            )
-            for lying in (pages.k, pages.v)
-        )  # (S, longest, H_kv, width)
+            lying.index_select(0, slots.flatten()).view(*slots.shape, *lying.shape[1:]) for lying in (pages.k, pages.v)
+        )
         queries = q.index_select(0, placement.single_rows)[:, None]  # (S, 1, H, width)
         seen = placement.single_mask(scores.window)[:, None, None]  # (S, 1, 1, longest)
         output.index_copy_(0, placement.single_rows, _fused(queries, k, v, seen, scores)[:, 0])

@@ -220,9 +220,10 @@ def _attend_with_sinks(
     """
     width = max(q.shape[-1], v.shape[-1])  # the kernel wants one width; zeros change no score
     wide_q, wide_k, wide_v = (pad(rows, (0, width - rows.shape[-1])) for rows in (q, k, v))
+    # (1, H, n, width), (1, H, n)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         wide_q[None], wide_k[None], wide_v[None], 0.0, causal, attn_mask=mask, scale=scale
-    )  # (1, H, n, width), (1, H, n)
+    )
     share = torch.sigmoid(lse[0] - sinks)  # (H, n)
     attended: Tensor = out[0, ..., : v.shape[-1]] * share[..., None].to(out.dtype)  # (H, n, width of V)
     return attended

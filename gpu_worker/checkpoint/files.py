@@ -92,9 +92,8 @@ def _check_object(file: Path) -> None:
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """All numbers in a JSON value with the keys that lead to them, such as rope_parameters.rope_theta or limits[1]."""
-    if isinstance(value, dict) and isinstance(
-        value.get("__float__"), str
-    ):  # as transformers writes what JSON has no word for
+    # transformers writes so what JSON has no word for.
+    if isinstance(value, dict) and isinstance(value.get("__float__"), str):
         yield key, float(value["__float__"])
     elif isinstance(value, dict):
         for name, inner in value.items():

@@ -31,9 +31,8 @@ from gpu_worker.replay.recording import Recording
 
 logger = logging.getLogger(__name__)
 
-_FEW_TOKENS = (
-    128  # up to here reading the experts' weights takes longer than using them, and a layer takes no longer than one
-)
+# Up to here reading the experts' weights takes longer than using them, and a layer takes no longer than one.
+_FEW_TOKENS = 128
 
 
 class Runner:

@@ -173,9 +173,8 @@ class _StreamingQuantizer(HfQuantizer):
             return True
         return param_name.endswith(".weight") and param_name[: -len(".weight")] in self.quantization_config.linears
 
-    def update_weight_conversions(
-        self, weight_conversions: Any, *model: Any
-    ) -> Any:  # transformers 5.17 gives no model
+    # transformers 5.17 gives no model.
+    def update_weight_conversions(self, weight_conversions: Any, *model: Any) -> Any:
         changed = [_left_apart(one) if _merges_experts(one) else one for one in weight_conversions]
         return super().update_weight_conversions(changed, *model)  # type: ignore[no-untyped-call]
 

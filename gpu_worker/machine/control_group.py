@@ -58,9 +58,8 @@ def _memory_left(group: Path) -> int | None:
         limit, used = _number(group / limit_file), _number(group / used_file)
         if limit is not None and used is not None:
             numbers = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-            cached = sum(
-                _as_number(numbers.get(name, "0")) or 0 for name in cache_names
-            )  # not shared memory, which stays
+            # Shared memory is not among it: that stays.
+            cached = sum(_as_number(numbers.get(name, "0")) or 0 for name in cache_names)
             return max(0, limit - used + cached)
     return None
 

@@ -235,9 +235,8 @@ class Engine:
         self._cancel_timer()  # the core says anew when it wants to be asked
         commands = self._guarded(lambda core: core.schedule(self._loop.time()))
         if commands:
-            self._send(
-                commands
-            )  # a worker that is gone is reported later, so that no scheduler vanishes under this call
+            # A worker that is gone is reported later, so that no scheduler vanishes under this call.
+            self._send(commands)
         if self._scheduler is not None and self._scheduler.wakeup_s is not None:
             self._timer = self._loop.call_at(self._scheduler.wakeup_s, self._pump)
 

@@ -153,9 +153,8 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
     rest = b""
     with process.stdout as output:
         while True:
-            is_in_test = (
-                _BEGUN.match(rest.decode(errors="replace")) is not None
-            )  # pytest's "collecting ..." takes its time
+            # Before the first test pytest's "collecting ..." takes its time.
+            is_in_test = _BEGUN.match(rest.decode(errors="replace")) is not None
             if not select.select([output], [], [], _TEST_S if is_in_test else None)[0]:
                 process.send_signal(signal.SIGABRT)  # Python's fault handler then says where it stood
             data = os.read(output.fileno(), 1 << 16)

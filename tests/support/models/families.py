@@ -165,9 +165,8 @@ def tiny_config(family: str, **settings: Any) -> Any:
 
 def _tiny_settings(config: Any) -> dict[str, Any]:
     settings = {name: size for name, size in SIZES.items() if _has(config, name)}
-    if (
-        "qk_rope_head_dim" in settings and config.qk_rope_head_dim
-    ):  # latent attention: heads are no groups, widths its own
+    # Latent attention: heads are no groups, widths its own.
+    if "qk_rope_head_dim" in settings and config.qk_rope_head_dim:
         settings["num_key_value_heads"] = SIZES["num_attention_heads"]
         settings.pop("head_dim", None)
     return settings | HINTS.get(config.model_type, {})
@@ -191,9 +190,8 @@ def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int =
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     if dtype is torch.float32:
         return model
-    narrow = AutoModelForCausalLM.from_config(
-        config, dtype=dtype
-    ).eval()  # what some torch draws in it is something else
+    # Some torch draws something else in a narrow type.
+    narrow = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     narrow.load_state_dict(model.state_dict())
     return narrow
 

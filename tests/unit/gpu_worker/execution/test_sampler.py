@@ -119,9 +119,8 @@ def test_uniform_numbers_fill_their_range_evenly_and_negative_seeds_work() -> No
 
 def test_a_row_is_drawn_alike_whatever_others_in_the_batch_ask_for() -> None:
     random = torch.Generator().manual_seed(4)
-    logits = (
-        torch.randn(6, 50, generator=random).bfloat16().float()
-    )  # few bits, so that probabilities are equal at times
+    # Few bits, so that probabilities are equal at times.
+    logits = torch.randn(6, 50, generator=random).bfloat16().float()
     draws = [
         Draw(Sampling(), 0),
         Draw(Sampling(temperature=0.7, seed=1), 1),
