@@ -115,11 +115,6 @@ class Result:
         return cls(**tables, **{name: _build(hint, values[name]) for name, hint in hints.items()})
 
 
-def write_result(path: Path, result: Result) -> None:
-    """Writes a result file."""
-    path.write_text(dump(result.to_json()), encoding="utf-8")
-
-
 def read_results(path: Path) -> list[Result]:
     """Reads a result file: one result, or all those of an ablation.
 
