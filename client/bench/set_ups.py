@@ -16,7 +16,7 @@ class SetUpName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulerSetup:
+class SetUp:
     """How a scheduler is set, in a service or in a simulation.
 
     Attributes:
@@ -40,10 +40,10 @@ class SchedulerSetup:
         return ("--policy", self.policy, *where)
 
 
-SET_UPS: Mapping[SetUpName, SchedulerSetup] = {
-    SetUpName.FCFS: SchedulerSetup(SetUpName.FCFS, "fcfs", "iteration"),
-    SetUpName.PRIORITY: SchedulerSetup(SetUpName.PRIORITY, "priority-iteration", "iteration"),
-    SetUpName.PAPER: SchedulerSetup(SetUpName.PAPER, "paper", "expert"),
-    SetUpName.LAYER: SchedulerSetup(SetUpName.LAYER, "qllm", "layer"),
-    SetUpName.EXPERT: SchedulerSetup(SetUpName.EXPERT, "qllm", "expert"),
+SET_UPS: Mapping[SetUpName, SetUp] = {
+    SetUpName.FCFS: SetUp(SetUpName.FCFS, "fcfs", "iteration"),
+    SetUpName.PRIORITY: SetUp(SetUpName.PRIORITY, "priority-iteration", "iteration"),
+    SetUpName.PAPER: SetUp(SetUpName.PAPER, "paper", "expert"),
+    SetUpName.LAYER: SetUp(SetUpName.LAYER, "qllm", "layer"),
+    SetUpName.EXPERT: SetUp(SetUpName.EXPERT, "qllm", "expert"),
 }

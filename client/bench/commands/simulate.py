@@ -28,8 +28,8 @@ from client.bench.report.simulate_tables import cost_grid, result_grids, stops_g
 from client.bench.results.result_file import Provenance, dump
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.simulation.simulator import SimulatedResult, job_of, simulate_all
-from client.bench.simulation.sweep import Axis, Point, PointResult, apply_settings, choose_setups, parse_values, points
-from client.bench.simulation.traffic import Mix, Replay, Traffic
+from client.bench.simulation.sweep import Axis, Point, PointResult, apply_settings, choose_set_ups, parse_values, points
+from client.bench.simulation.traffic import Mix, ReplayedTrace, Traffic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ EXAMPLES = """
 
   qllm-client bench simulate --set-up qllm-expert --set min_share=0.2 --set be_chunk_tokens=512
 """
-_TRAFFIC, _SETUPS = "Traffic", "What is compared"
+_TRAFFIC, _SET_UPS = "Traffic", "What is compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class TrafficOptions:
     def traffic(self) -> Traffic:
         """Returns the traffic; raises BadTrace if a trace cannot be read."""
         if self.trace is not None:
-            return Replay(read_trace(self.trace), self.trace.name, self.time_scale, self.ls_share, self.seed)
+            return ReplayedTrace(read_trace(self.trace), self.trace.name, self.time_scale, self.ls_share, self.seed)
         return Mix(
             rate_per_s=self.rate,
             seconds=self.seconds,
@@ -110,40 +110,40 @@ class ExperimentOptions:
 
     sweep: Annotated[
         Axis | None,
-        Setting(panel=_SETUPS, unset="the rate, or nothing on a trace"),
+        Setting(panel=_SET_UPS, unset="the rate, or nothing on a trace"),
         "Chooses what is varied from one simulation to the next.",
     ] = None
     values: Annotated[
         str | None,
-        Setting(metavar="A,B,...", panel=_SETUPS, unset="some that fit what is varied"),
+        Setting(metavar="A,B,...", panel=_SET_UPS, unset="some that fit what is varied"),
         "Lists the values that --sweep takes.",
     ] = None
     set_up: Annotated[
         list[str] | None,
-        Setting(panel=_SETUPS, unset="all"),
+        Setting(panel=_SET_UPS, unset="all"),
         "Chooses a set-up to compare: fcfs, paper, priority-iteration, qllm-layer, qllm-expert, or qllm-target, which "
         "is qllm-expert with 400 ms a token as its target. It may be given several times; fcfs is always among them.",
     ] = None
     set: Annotated[
         list[str] | None,
-        Setting(metavar="NAME=NUMBER", panel=_SETUPS),
+        Setting(metavar="NAME=NUMBER", panel=_SET_UPS),
         "Sets a number of the scheduler's core in all set-ups, under its name in the code, with times in seconds: "
         "be_chunk_tokens=512, min_share=0.1 for --be-min-share, preemption_quantum_s=0.01 for --preemption-quantum-ms "
         "10. A name that is unknown is answered with all names. It may be given several times.",
     ] = None
     cost_table: Annotated[
         str,
-        Setting(metavar="NAME|FILE", panel=_SETUPS),
+        Setting(metavar="NAME|FILE", panel=_SET_UPS),
         "Names the table that says how long the worker's work takes.",
     ] = A100
     slo_s: Annotated[
         float,
-        Setting(0.001, panel=_SETUPS),
+        Setting(0.001, panel=_SET_UPS),
         "Sets within how many seconds the first token of a latency-sensitive request should come.",
     ] = 3.0
     processes: Annotated[
         int,
-        Setting(1, 256, panel=_SETUPS),
+        Setting(1, 256, panel=_SET_UPS),
         "Runs so many simulations at a time.",
     ] = os.cpu_count() or 1
 
@@ -153,7 +153,7 @@ class ExperimentOptions:
         if axis is None and self.values is not None:
             raise BenchError("--values: allowed with --sweep only")
         values = parse_values(self.values) if self.values is not None else axis.values if axis else ()
-        return points(axis, values, traffic, apply_settings(choose_setups(self.set_up or ()), self.set or ()))
+        return points(axis, values, traffic, apply_settings(choose_set_ups(self.set_up or ()), self.set or ()))
 
     def read_cost_table(self) -> object:
         """Returns the file's content, or the name, which the simulator knows or refuses."""
@@ -197,10 +197,10 @@ async def _run(
     planned: Sequence[Point], cost_table: object, slo_s: float, num_processes: int
 ) -> list[PointResult[SimulatedResult]]:
     jobs = [
-        job_of(setup, cost_table, rows)
+        job_of(set_up, cost_table, rows)
         for point in planned
         for rows in [await asyncio.to_thread(point.traffic.rows)]
-        for setup in point.setups
+        for set_up in point.set_ups
     ]
     console = Console(stderr=True)
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -209,7 +209,7 @@ async def _run(
         found = iter(
             await simulate_all(jobs, slo_s=slo_s, num_processes=num_processes, on_done=lambda: progress.advance(task))
         )
-    return [PointResult(point.value, {setup.label: next(found) for setup in point.setups}) for point in planned]
+    return [PointResult(point.value, {set_up.label: next(found) for set_up in point.set_ups}) for point in planned]
 
 
 def _report(
@@ -255,8 +255,8 @@ def _to_json(sweep: Sequence[PointResult[SimulatedResult]], planned: Sequence[Po
                     "value": point.value,
                     "traffic": plan.traffic.describe(),
                     "results": {
-                        setup.label: {"setup": asdict(setup), **point.results[setup.label].to_json()}
-                        for setup in plan.setups
+                        set_up.label: {"setup": asdict(set_up), **point.results[set_up.label].to_json()}
+                        for set_up in plan.set_ups
                     },
                 }
                 for point, plan in zip(sweep, planned, strict=True)

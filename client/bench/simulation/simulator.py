@@ -17,7 +17,7 @@ from typing import Any
 from client.bench.errors import BenchError
 from client.bench.load.workload import BE, LS
 from client.bench.results.spread import Spread
-from client.bench.set_ups import SchedulerSetup
+from client.bench.set_ups import SetUp
 from client.bench.simulation.traffic import Row
 from client.messages import RequestClass
 
@@ -82,13 +82,13 @@ class SimulatedResult:
         return self.classes[BE]
 
 
-def job_of(setup: SchedulerSetup, cost_table: object, rows: Sequence[Row]) -> dict[str, object]:
+def job_of(set_up: SetUp, cost_table: object, rows: Sequence[Row]) -> dict[str, object]:
     """Returns the simulator's job: these requests under this set-up."""
     return {
         "cost_table": cost_table,
-        "policy": setup.policy,
-        "preempt_at": setup.preempt_at,
-        "settings": dict(setup.settings),
+        "policy": set_up.policy,
+        "preempt_at": set_up.preempt_at,
+        "settings": dict(set_up.settings),
         "requests": rows,
     }
 

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from qllm.settings import plain
 
 from client.bench.errors import BenchError
-from client.bench.set_ups import SET_UPS, SchedulerSetup, SetUpName
+from client.bench.set_ups import SET_UPS, SetUp, SetUpName
 from client.bench.simulation.simulator import ClassResult
 from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
 
@@ -21,7 +21,7 @@ SIMULATED = (
     SET_UPS[SetUpName.PRIORITY],
     SET_UPS[SetUpName.LAYER],
     SET_UPS[SetUpName.EXPERT],
-    SchedulerSetup(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
+    SetUp(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
 )
 
 
@@ -76,7 +76,7 @@ class Point:
 
     value: float | None
     traffic: Traffic
-    setups: tuple[SchedulerSetup, ...]
+    set_ups: tuple[SetUp, ...]
 
 
 class PolicyResult(Protocol):
@@ -106,21 +106,19 @@ class PointResult(Generic[R_co]):
     results: Mapping[str, R_co]
 
 
-def points(
-    axis: Axis | None, values: Sequence[float], traffic: Traffic, setups: Sequence[SchedulerSetup]
-) -> list[Point]:
+def points(axis: Axis | None, values: Sequence[float], traffic: Traffic, set_ups: Sequence[SetUp]) -> list[Point]:
     """Returns the points of a sweep, or the one point where nothing is varied.
 
     Raises:
         BenchError: A value is out of bounds, or a trace cannot be varied so.
     """
     if axis is None:
-        return [Point(None, traffic, tuple(setups))]
+        return [Point(None, traffic, tuple(set_ups))]
     low, high = axis.bounds
     for value in values:
         if not low <= value <= high:
             raise BenchError(f"--values: got {plain(value)}, allowed for {axis.value} is {plain(low)} to {plain(high)}")
-    return [Point(value, _vary_traffic(axis, value, traffic), _vary_setups(axis, value, setups)) for value in values]
+    return [Point(value, _vary_traffic(axis, value, traffic), _vary_set_ups(axis, value, set_ups)) for value in values]
 
 
 def parse_values(text: str, option: str = "--values") -> tuple[float, ...]:
@@ -131,18 +129,18 @@ def parse_values(text: str, option: str = "--values") -> tuple[float, ...]:
         raise BenchError(f"{option}: got {text!r}, allowed are numbers with commas between them") from None
 
 
-def choose_setups(labels: Sequence[str]) -> list[SchedulerSetup]:
+def choose_set_ups(labels: Sequence[str]) -> list[SetUp]:
     """Returns the set-ups of these labels, all of them if none is given; the baseline is always among them."""
-    known = {setup.label: setup for setup in SIMULATED}
+    known = {set_up.label: set_up for set_up in SIMULATED}
     for label in labels:
         if label not in known:
             raise BenchError(f"--set-up: got {label!r}, allowed are {', '.join(known)}")
-    return [setup for setup in SIMULATED if not labels or setup.label in labels or setup.label == SetUpName.FCFS]
+    return [set_up for set_up in SIMULATED if not labels or set_up.label in labels or set_up.label == SetUpName.FCFS]
 
 
-def apply_settings(setups: Sequence[SchedulerSetup], settings: Sequence[str]) -> list[SchedulerSetup]:
+def apply_settings(set_ups: Sequence[SetUp], settings: Sequence[str]) -> list[SetUp]:
     """Returns the set-ups with `NAME=NUMBER` settings in each; the simulator refuses those its core does not know."""
-    return [replace(one, settings={**one.settings, **dict(map(_read_setting, settings))}) for one in setups]
+    return [replace(one, settings={**one.settings, **dict(map(_read_setting, settings))}) for one in set_ups]
 
 
 def _read_setting(setting: str) -> tuple[str, float]:
@@ -166,7 +164,7 @@ def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
     return replace(traffic, rate_per_s=value)
 
 
-def _vary_setups(axis: Axis, value: float, setups: Sequence[SchedulerSetup]) -> tuple[SchedulerSetup, ...]:
+def _vary_set_ups(axis: Axis, value: float, set_ups: Sequence[SetUp]) -> tuple[SetUp, ...]:
     if axis is not Axis.QUANTUM:
-        return tuple(setups)
-    return tuple(replace(one, settings={**one.settings, "preemption_quantum_s": value / 1e3}) for one in setups)
+        return tuple(set_ups)
+    return tuple(replace(one, settings={**one.settings, "preemption_quantum_s": value / 1e3}) for one in set_ups)

@@ -66,7 +66,7 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayedTrace:
     """A trace, its times multiplied by `time_scale`, its requests given to the classes at random."""
 
     trace: Trace
@@ -90,7 +90,7 @@ class Replay:
         return f"{self.name}, times multiplied by {self.time_scale:g}{share}"
 
 
-Traffic = Mix | Replay
+Traffic = Mix | ReplayedTrace
 
 
 def with_share(traffic: Traffic, ls_share: float) -> Traffic:

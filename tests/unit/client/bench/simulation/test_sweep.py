@@ -4,13 +4,13 @@ from qllm.settings import settings_of
 from client.bench.errors import BenchError
 from client.bench.load.trace import Trace, TraceRow
 from client.bench.simulation.simulator import job_of
-from client.bench.simulation.sweep import SIMULATED, Axis, apply_settings, choose_setups, parse_values, points
-from client.bench.simulation.traffic import Mix, Replay
+from client.bench.simulation.sweep import SIMULATED, Axis, apply_settings, choose_set_ups, parse_values, points
+from client.bench.simulation.traffic import Mix, ReplayedTrace
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.simulation.job import parse_job
 
-TRACE = Replay(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
+TRACE = ReplayedTrace(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
 
 
 @pytest.mark.parametrize("axis", Axis)
@@ -18,13 +18,13 @@ def test_each_axis_varies_one_thing_and_leaves_the_other_points_settings_alone(a
     swept = points(axis, axis.values, Mix(), SIMULATED)
     assert [point.value for point in swept] == list(axis.values)
     varies_traffic = len({point.traffic for point in swept}) > 1
-    varies_setups = len({str(point.setups) for point in swept}) > 1
-    assert varies_traffic != varies_setups
+    varies_set_ups = len({str(point.set_ups) for point in swept}) > 1
+    assert varies_traffic != varies_set_ups
 
 
-def test_the_baseline_is_always_among_the_setups() -> None:
-    assert [setup.label for setup in choose_setups(["qllm-expert"])] == ["fcfs", "qllm-expert"]
-    assert choose_setups([]) == list(SIMULATED)
+def test_the_baseline_is_always_among_the_set_ups() -> None:
+    assert [set_up.label for set_up in choose_set_ups(["qllm-expert"])] == ["fcfs", "qllm-expert"]
+    assert choose_set_ups([]) == list(SIMULATED)
 
 
 def test_settings_reach_the_part_of_the_core_that_they_belong_to() -> None:
@@ -48,7 +48,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(BenchError, match="--sweep rate: a trace has its own"):
         points(Axis.RATE, [2.0], TRACE, SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
-        choose_setups(["lifo"])
+        choose_set_ups(["lifo"])
     with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
         apply_settings(SIMULATED, ["ls_stretch"])
 
@@ -57,5 +57,5 @@ def test_a_quantum_may_be_varied_as_far_as_the_scheduler_allows_it() -> None:
     (setting,) = [one for one in settings_of(Limits) if one.field == "preemption_quantum_s"]
     assert Axis.QUANTUM.bounds == (setting.setting.low, setting.setting.high)
     for end in points(Axis.QUANTUM, Axis.QUANTUM.bounds, Mix(), SIMULATED):
-        job = parse_job(job_of(end.setups[-1], "zero", []))
+        job = parse_job(job_of(end.set_ups[-1], "zero", []))
         assert setting.given(job.limits.preemption_quantum_s) == end.value

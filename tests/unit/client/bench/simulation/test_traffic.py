@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.traffic import Mix, Replay, with_share
+from client.bench.simulation.traffic import Mix, ReplayedTrace, with_share
 
 
 def test_traffic_is_fixed_by_its_seed() -> None:
@@ -32,6 +32,6 @@ def test_outputs_are_cut_and_best_effort_prompts_can_be_set() -> None:
 
 def test_a_replayed_trace_keeps_its_lengths_and_scales_its_times() -> None:
     trace = Trace.of([TraceRow(float(i), 10 + i, 5) for i in range(50)])
-    rows = Replay(trace, "some.csv", time_scale=2.0, ls_share=0.5).rows()
+    rows = ReplayedTrace(trace, "some.csv", time_scale=2.0, ls_share=0.5).rows()
     assert [(at_s, prompt) for at_s, _, prompt, _ in rows] == [(2.0 * i, 10 + i) for i in range(50)]
     assert {name for _, name, _, _ in rows} == {"ls", "be"}
