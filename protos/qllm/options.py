@@ -40,7 +40,7 @@ class Sourced:
 
     @property
     def line(self) -> tuple[str, str, str]:
-        """The option, its value and the source, as people read them."""
+        """The option, its value and the source, as they are shown."""
         name = "after --" if self.setting.setting.is_argument else self.setting.option
         return name, as_text(self.setting, self.value), self.source
 
@@ -90,7 +90,7 @@ def with_settings(
 
 
 def as_text(setting: PlacedSetting, value: Any) -> str:
-    """Returns a value in the option's unit as people write it."""
+    """Returns a value in the option's unit as it is written on the command line."""
     if value in (None, ""):
         return setting.setting.unset or "none"
     if isinstance(value, Enum):

@@ -76,7 +76,7 @@ class PlacedSetting:
         field: The field's name.
         kind: The field's type.
         default: The field's default, in its own unit; MISSING: it has to be given.
-        help: The text for people.
+        help: The text of its help.
         path: The fields that lead to the dataclass it is a field of, from the one that was asked about.
     """
 
@@ -212,7 +212,7 @@ def check(settings: object, path: str | None = None) -> None:
 
 
 def plain(value: float) -> str:
-    """Returns a number as people write it: whole ones without a fraction."""
+    """Returns a number as it is written: whole ones without a fraction."""
     return str(int(value)) if math.isfinite(value) and value == int(value) else f"{value:.{_DIGITS}g}"
 
 
