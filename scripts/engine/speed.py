@@ -136,7 +136,9 @@ class Bench:
         self._other_blocks = range(num_sequences * self._blocks_each, self._runner.cache.num_blocks)
         if recorded:
             one_by_one = [range(layer, layer + 1) for layer in range(loaded.facts.num_layers)]
-            recordings = record_decodes(loaded, self._runner.cache, recorded, one_by_one)
+            # No longer than it gets: where no kernel reads block tables, a replay reads all rows that it may have.
+            length = context + num_steps
+            recordings = record_decodes(loaded, self._runner.cache, recorded, one_by_one, longest=length)
             self._runner.record_decodes(recordings, 0.0)
             self.recorded = tuple(recording.placement.num_rows for recording in recordings)
 

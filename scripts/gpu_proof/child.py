@@ -101,7 +101,11 @@ def main() -> None:
             is_rehearsal=settings["rehearse"],
             report=report,
         )
-        report.end(_run(request["step"], request["fault"], task))
+        error = _run(request["step"], request["fault"], task)
+        if error and (lost := _lost_device()):
+            report.end(f"{error}\nthe device is lost for this process: {lost}")
+            os._exit(1)  # every later call of the device would fail; the next step gets a fresh process
+        report.end(error)
 
 
 def _run(name: str, fault: str, task: Task) -> str:
@@ -115,6 +119,18 @@ def _run(name: str, fault: str, task: Task) -> str:
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _lost_device() -> str:
+    """What the device answers if it answers nothing but errors any more; empty if all is well, or none was used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return ""
+    try:
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
 

@@ -31,6 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _START_S = 60.0
 _TRACEBACK_S = 1.0
 _EXIT_S = 5.0
+_LAST_WORDS_S = 0.5
 _PAUSE_S = 0.05
 _LAST_LINES = 4
 _numbers = count(1)
@@ -121,7 +122,11 @@ class StepProcess:
                 self._is_ready = True
                 deadline_s = time.monotonic() + box_s
             elif "end" in message:
-                return (PASSED, "") if message["end"] == PASSED else (FAILED, str(message["error"]))
+                if message["end"] == PASSED:
+                    return PASSED, ""
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_LAST_WORDS_S)  # it ends by itself where it has lost its device
+                return FAILED, str(message["error"])
             else:
                 take(message)
 

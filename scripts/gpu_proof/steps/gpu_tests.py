@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,7 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
     ]
     for timer in ending:
         timer.start()
+    ends_s = time.monotonic() + seconds
     running = ""
     try:
         for line, is_whole in _lines(process):
@@ -134,6 +136,9 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
         for timer in ending:
             timer.cancel()
         process.kill()
+    if time.monotonic() >= ends_s:
+        outcomes.trouble = f"its time was over{f' while {running} ran' if running else ''}"
+        return False
     if code in _ENDED_BY_ITSELF or not running:
         if code not in _ENDED_BY_ITSELF:
             outcomes.trouble = f"pytest ended with code {code} between tests"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from client.bench.service.geometries import Geometry, write_geometry
+from gpu_worker.errors import ModelRefused
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from scripts.gpu_proof.child import StepFailed, Task
@@ -62,26 +63,30 @@ def give_back(device: str) -> None:
 
 
 _made: list[LargeModel] = []
+_failed: set[Geometry] = set()
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # kept as long as the process
 
 
 def _make(task: Task, device: str) -> LargeModel:
     """Makes the shape that is asked for, or the largest that can be made."""
     geometries = _fitting(device) if task.geometry == "auto" else [Geometry(task.geometry)]
+    failures: list[str] = []
     for geometry in geometries:
+        if geometry in _failed:
+            continue
         began_s = time.monotonic()
         try:
             model = _make_one(geometry, device)
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if geometry is geometries[-1]:
-                raise
-            task.report.note(f"{geometry} cannot be made, a smaller one is: {type(error).__name__}: {error}"[:300])
-            give_back(device)
-            continue
-        facts, seconds = model.loaded.facts, time.monotonic() - began_s
-        task.report.figure("model", geometry=str(geometry), dtype=facts.dtype, device=device, made_in_s=seconds)
-        return model
-    raise StepFailed("no shape of a model fits this device")
+        except (RuntimeError, MemoryError, ModelRefused) as error:  # torch.OutOfMemoryError is a RuntimeError
+            failures.append(f"{geometry} cannot be made: {type(error).__name__}: {error}"[:300])
+            _failed.add(geometry)  # the next step need not try again what took long to fail
+        else:
+            facts, seconds = model.loaded.facts, time.monotonic() - began_s
+            task.report.figure("model", geometry=str(geometry), dtype=facts.dtype, device=device, made_in_s=seconds)
+            return model
+        task.report.note(failures[-1])
+        give_back(device)  # not before the error is gone, whose traceback holds the model
+    raise StepFailed("\n".join(failures) or "no shape of a model can be made on this device")
 
 
 def _make_one(geometry: Geometry, device: str) -> LargeModel:

@@ -142,7 +142,7 @@ class _Experiment:
         command = [sys.executable, "-m", "scripts.gpu_proof.steps.load", json.dumps(settings), str(result)]
         process = subprocess.Popen(command, cwd=ROOT, preexec_fn=end_with_parent)
         try:
-            code = process.wait(max(1.0, self.task.left_s()))
+            code = process.wait(self.task.left_s() + _OTHER_S)  # the step's box ends what takes longer still
         except subprocess.TimeoutExpired:
             process.terminate()
             self.errors.append(f"{set_up} at {rate:g}/s: it had not ended when the step's time was over")

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from gpu_worker.contract.introduction import SamplingDefaults
 from gpu_worker.errors import ModelRefused
 from gpu_worker.experts.matrices import MatrixLinear
 from gpu_worker.experts.queues import ExpertWork, LayerExperts
-from gpu_worker.model import weights
+from gpu_worker.model import loader, weights
 from gpu_worker.model.inspection import ErrorLimit
 from gpu_worker.model.loader import adopt_model, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
@@ -300,3 +301,12 @@ def test_experts_run_one_by_one_where_grouped_products_raise_or_give_something_e
     stories = [driver.add(prompt, 4) for prompt in PROMPTS]
     driver.finish(*stories)
     assert tuple(story.token_ids for story in stories) == expected
+
+
+def test_of_random_weights_in_half_precision_only_unrelated_logits_are_refused() -> None:
+    half, full = (SimpleNamespace(dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    limit = loader._error_limit(half, WeightOptions(source="dummy"))
+    assert limit.holds([0.6] * 5)
+    assert not limit.holds([1.4] * 5)
+    assert not loader._error_limit(half, WeightOptions()).holds([0.6] * 5)
+    assert not loader._error_limit(full, WeightOptions(source="dummy")).holds([0.02] * 5)

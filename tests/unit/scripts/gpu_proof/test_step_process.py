@@ -76,6 +76,12 @@ def test_a_hang_ends_with_its_box_says_where_it_stood_and_leaves_no_process_behi
     assert not is_running(figures["orphan"]["pid"])
 
 
+def test_a_step_that_lost_its_device_leaves_no_process_for_the_next_one(process: StepProcess) -> None:
+    status, error, _ = run(process, "loses its device")
+    assert (status, error) == ("failed", "gone")
+    assert not process.is_alive()
+
+
 def test_a_step_that_ends_in_the_middle_of_a_line_has_crashed(process: StepProcess) -> None:
     status, error, _ = run(process, "stops in a line")
     assert status == "crashed"

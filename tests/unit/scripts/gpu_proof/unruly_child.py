@@ -22,6 +22,9 @@ for line in sys.stdin:
         say(end="passed", error="")
     elif what == "fails":
         say(end="failed", error="two is not three")
+    elif what == "loses its device":
+        say(end="failed", error="gone")
+        os._exit(1)
     elif what == "stops in a line":
         os.write(int(os.environ["QLLM_PROOF_FD"]), b'{"figure": "ha')
         sys.exit(3)

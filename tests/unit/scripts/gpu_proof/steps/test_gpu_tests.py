@@ -38,7 +38,7 @@ class Kept:
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kept, Outcomes, list[bool]]]:
-    def run(*tests: str, test_s: float = 60) -> tuple[Kept, Outcomes, list[bool]]:
+    def run(*tests: str, test_s: float = 60, seconds: float = LONG_S) -> tuple[Kept, Outcomes, list[bool]]:
         monkeypatch.setattr(gpu_tests, "_TEST_S", test_s)
         monkeypatch.setattr(gpu_tests, "ROOT", tmp_path)
         folder = tmp_path / "some"
@@ -48,7 +48,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         report = Kept()
         outcomes = Outcomes(report)  # type: ignore[arg-type]  # all that it asks of one
         died = []
-        while run_tests([folder], outcomes, tmp_path / f"{len(died)}.xml", LONG_S):
+        while run_tests([folder], outcomes, tmp_path / f"{len(died)}.xml", seconds):
             died.append(True)
         return report, outcomes, died
 
@@ -86,6 +86,15 @@ def test_words_of_a_crash_that_come_in_pieces_are_no_part_of_the_name_of_the_tes
     outcomes = Outcomes(Kept())  # type: ignore[arg-type]  # all that it asks of one
     assert run_tests([tmp_path], outcomes, tmp_path / "0.xml", LONG_S)
     assert (outcomes.seen, outcomes.counts["hung"]) == (["some/test_it.py::test_hangs[a b]"], 1)
+
+
+def test_a_test_that_the_step_s_end_cuts_off_is_not_called_hung(
+    ran: Callable[..., tuple[Kept, Outcomes, list[bool]]],
+) -> None:
+    report, outcomes, died = ran(PASSES, "def test_long(): ctypes.CDLL(None).sleep(600)\n", LATER, seconds=15)
+    assert report.figures["tests"]["hung"] == 0
+    assert "its time was over while some/test_it.py::test_long ran" in outcomes.trouble
+    assert died == []
 
 
 def test_tests_that_cannot_be_read_are_trouble(ran: Callable[..., tuple[Kept, Outcomes, list[bool]]]) -> None:
