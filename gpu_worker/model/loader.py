@@ -270,8 +270,8 @@ def _error_limit(model: Any, options: WeightOptions) -> ErrorLimit:
     is_precise = model.dtype in (torch.float32, torch.float64) and options.quantization != "bnb-8bit"
     if is_precise:
         return ErrorLimit(1e-2, is_median=False)
-    # Random weights rate experts nearly alike, so that a last bit chooses others in many layers: with 32 of them 0.6 was
-    # measured. Logits that have nothing to do with each other are off by 1.4.
+    # Random weights rate experts nearly alike, so that a last bit chooses others in many layers: 0.6 was measured with
+    # 32 layers. Logits that have nothing to do with each other are off by 1.4.
     return ErrorLimit(1.2 if options.source == "dummy" else 0.3, is_median=True)
 
 
