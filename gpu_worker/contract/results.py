@@ -1,5 +1,6 @@
 """What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult of control.proto."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -12,6 +13,13 @@ class FinishReason(IntEnum):
 
     STOP = 1
     LENGTH = 2
+
+    @classmethod
+    def of(cls, token_id: int, stop_ids: Set[int], num_output_tokens: int, max_tokens: int) -> "FinishReason | None":
+        """Why a sequence ends with a token, its own last one included in the count; None if it goes on."""
+        if token_id in stop_ids:
+            return cls.STOP
+        return cls.LENGTH if num_output_tokens >= max_tokens else None
 
 
 class SampledToken(NamedTuple):

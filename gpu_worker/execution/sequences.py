@@ -56,10 +56,7 @@ class Sequence:
         """Takes a sampled token in and says whether the sequence ends with it."""
         self.num_output_tokens += 1
         self.last_token = token_id
-        if token_id in self.stop_ids:
-            self.finish_reason = FinishReason.STOP
-        elif self.num_output_tokens >= self.max_tokens:
-            self.finish_reason = FinishReason.LENGTH
+        self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
 

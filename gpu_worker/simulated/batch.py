@@ -64,10 +64,7 @@ class SimulatedSequence:
         token_id = self._choose(vocabulary)
         self.num_output_tokens += 1
         self.last_token = token_id
-        if token_id in self.stop_ids:
-            self.finish_reason = FinishReason.STOP
-        elif self.num_output_tokens >= self.max_tokens:
-            self.finish_reason = FinishReason.LENGTH
+        self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
     def _choose(self, vocabulary: Sequence[int]) -> int:
