@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -12,10 +11,10 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from qllm.logs import LogLevel, set_up_logging
+
 from scripts.gpu_proof.record import FAILED, PASSED
 from scripts.gpu_proof.step_process import REPORT_FD, end_with_parent
-
-_LOG_LINE = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"  # as the worker's
 
 
 class StepFailed(Exception):
@@ -85,7 +84,7 @@ def main() -> None:
     end_with_parent()
     report = Report(int(os.environ[REPORT_FD]))
     report.ready()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=_LOG_LINE)
+    set_up_logging(LogLevel.INFO)
     with contextlib.suppress(Exception):  # where a package is missing, the step that needs it says so
         from gpu_worker.machine.process import wait_briefly
 

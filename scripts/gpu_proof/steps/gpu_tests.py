@@ -85,30 +85,10 @@ class Outcomes:
 
 def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds: float) -> bool:
     """Runs the unseen tests of some folders; returns whether pytest died of one, so that others are left."""
-    command = [
-        *(
-            sys.executable,
-            "-u",
-            "-m",
-            "pytest",
-            "-m",
-            "gpu",
-            *map(str, folders),
-            "-v",
-            "--no-header",
-            "--color=no",
-            "-rfE",
-        ),
-        *("-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-W", "default"),
-        *("--maxfail", str(_MOST_FAILURES - outcomes.num_failed)),
-        *(f"--deselect={test}" for test in outcomes.seen),
-        f"--junitxml={junit}",
-    ]
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
     process = subprocess.Popen(
-        command,
+        _command(folders, outcomes, junit),
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=end_with_parent,
@@ -120,17 +100,8 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
     for timer in ending:
         timer.start()
     ends_s = time.monotonic() + seconds
-    running = ""
     try:
-        for line, is_whole in _lines(process):
-            begun = _BEGUN.match(line)
-            if not is_whole:  # what has come of it may be read twice
-                running = begun["test"] if begun and not begun["outcome"] else running
-            elif match := _REASON.match(line):
-                outcomes.explain(match["test"], match["why"])
-            elif begun and begun["outcome"]:
-                outcomes.add(begun["test"], _WORDS.get(begun["outcome"], begun["outcome"].lower()))
-                running = ""
+        running = _follow(process, outcomes)
         code = process.wait()
     finally:
         for timer in ending:
@@ -146,6 +117,31 @@ def run_tests(folders: Sequence[Path], outcomes: Outcomes, junit: Path, seconds:
     outcomes.add(running, "hung")
     outcomes.explain(running, f"pytest ended with code {code}; log.txt says where it stood")
     return True
+
+
+def _command(folders: Sequence[Path], outcomes: Outcomes, junit: Path) -> list[str]:
+    shown = ("-v", "--no-header", "--color=no", "-rfE")
+    alone = ("-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-W", "default")
+    return [
+        *(sys.executable, "-u", "-m", "pytest", "-m", "gpu", *map(str, folders), *shown, *alone),
+        *("--maxfail", str(_MOST_FAILURES - outcomes.num_failed), f"--junitxml={junit}"),
+        *(f"--deselect={test}" for test in outcomes.seen),
+    ]
+
+
+def _follow(process: "subprocess.Popen[bytes]", outcomes: Outcomes) -> str:
+    """Counts tests as they end; returns the one that was running when the output ended, if any."""
+    running = ""
+    for line, is_whole in _lines(process):
+        begun = _BEGUN.match(line)
+        if not is_whole:  # what has come of it may be read twice
+            running = begun["test"] if begun and not begun["outcome"] else running
+        elif match := _REASON.match(line):
+            outcomes.explain(match["test"], match["why"])
+        elif begun and begun["outcome"]:
+            outcomes.add(begun["test"], _WORDS.get(begun["outcome"], begun["outcome"].lower()))
+            running = ""
+    return running
 
 
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[tuple[str, bool]]:
