@@ -3,12 +3,13 @@
 Writes down what others decided; decides nothing and sends nothing.
 """
 
+from scheduler_svc.core import promise
 from scheduler_svc.core.counters import Counters
 from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import Cursor, Stage
 from scheduler_svc.core.state.results import StepResult
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 from scheduler_svc.core.window import InFlight
 from scheduler_svc.core.workload import Workload
 
@@ -47,9 +48,8 @@ class Accounts:
         self._count(step, result)
         self._work.cost_model.observe(result.timing)
         guard, duration_s = self._work.guard, result.duration_ns * 1e-9
-        be_waits, ls_leads = self._work.has_best_effort, step.batches[0].request_class is LS
         guard.settle(step.charged_s)
-        guard.record(now_s, duration_s, step.be_fraction, be_waits=be_waits, ls_leads=ls_leads)
+        guard.record(now_s, duration_s, step.be_fraction, be_waits=self._work.has_best_effort)
         if self._observer is not None:
             self._observer.step_answered(step, result, now_s)
 
@@ -58,6 +58,31 @@ class Accounts:
         for sequence in (member.sequence for member in batch.members):
             if sequence.first_run_s is None:
                 sequence.first_run_s = max(began_s, sequence.arrival_s)
+
+    def token_came(self, sequence: Sequence, now_s: float) -> None:
+        """Counts a token, and judges a first one."""
+        counts = self.counters.classes[sequence.request_class]
+        counts.num_generated_tokens += 1
+        if len(sequence.output_token_ids) == 1:
+            num_tokens = len(sequence.prompt_token_ids)
+            idle_s = self._work.iteration_s(Shape(num_tokens, num_tokens * num_tokens, 1))
+            sequence.is_first_in_time = now_s - sequence.arrival_s <= promise.first_token_within_s(sequence, idle_s)
+            counts.num_first_tokens += 1
+            counts.num_first_tokens_in_time += sequence.is_first_in_time
+
+    def answer_ended(self, sequence: Sequence) -> None:
+        """Judges the tokens of an answer that ended whole."""
+        counts, is_paced = self.counters.classes[sequence.request_class], promise.is_paced(sequence)
+        if is_paced is not None:
+            counts.num_paced += 1
+            counts.num_paced_in_time += is_paced
+        counts.num_judged += 1
+        counts.num_attained += sequence.is_first_in_time and is_paced is not False
+
+    def iteration_begun(self, batch: Batch) -> None:
+        """Counts who rides in it."""
+        if batch.request_class is LS:
+            self.counters.num_riders += sum(member.sequence.rides for member in batch.members)
 
     def iteration_ended(self, batch: Batch) -> None:
         """Counts an iteration, whose batch is under way no more."""

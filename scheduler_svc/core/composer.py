@@ -7,17 +7,16 @@ what runs next.
 """
 
 import math
-from collections.abc import Callable
 from heapq import nlargest
 
 from scheduler_svc.core.memory import Memory
+from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies.base import BatchPlan
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue
 from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence, SequenceState
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
-_GRAIN = 16  # tokens: a shorter chunk of a prompt is not worth taking along
 
 
 class Composer:
@@ -26,33 +25,39 @@ class Composer:
     Args:
         queues: The four queues.
         memory: Device and host blocks.
-        has_slack: Whether an iteration of one shape bears another one beside it.
     """
 
-    def __init__(self, queues: Queues, memory: Memory, has_slack: Callable[[Shape, Shape], bool]) -> None:
+    def __init__(self, queues: Queues, memory: Memory) -> None:
         self._queues = queues
         self._memory = memory
-        self._has_slack = has_slack
         self._residents: dict[int, Sequence] = {}
 
-    def compose(self, plan: BatchPlan) -> list[Member]:
+    def compose(self, plan: BatchPlan, outlook: Outlook) -> list[Member]:
         """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
-        return self._fill_up([], plan)
+        return self._fill_up([], plan, outlook, outlook.moment.firm_s)
 
-    def compose_sequel(self, batch: Batch, plan: BatchPlan) -> list[Member]:
+    def compose_sequel(self, batch: Batch, plan: BatchPlan, outlook: Outlook) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as planned.
 
-        Returns an empty list unless one of the batch's class goes on and the blocks for all who do are free; and if a
-        prompt of another class rides, which goes on as far as there is slack for it then.
+        Returns an empty list unless one of the batch's class goes on and the blocks for all of it who do are free. Who
+        rides goes on as far as the iteration is in time.
         """
         following = self._following(batch, plan)
-        has_rider = any(not m.samples and m.sequence.effective_class is not batch.request_class for m in batch.members)
-        missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in following)
-        goes_on = any(m.sequence.effective_class is batch.request_class for m, _ in following)
+        own = [each for each in following if each[0].sequence.effective_class is batch.request_class]
+        missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in own)
         # All or nobody: whoever is left out would wait for the sequel's end, and that has a sequel too.
-        if has_rider or not goes_on or missing > self._memory.pool.num_free:
+        if not own or missing > self._memory.pool.num_free:
             return []
-        return self._fill_up([self._follow(member, num_tokens) for member, num_tokens in following], plan)
+        members = [self._follow(member, num_tokens) for member, num_tokens in own]
+        starts_s = outlook.moment.done_s
+        room_s = outlook.room_s(members, starts_s)
+        for rider, most in following:
+            if rider.sequence.effective_class is not batch.request_class:
+                sequence, start = rider.sequence, rider.first_position + rider.num_tokens
+                num_tokens = outlook.num_beside(Shape.of(members), room_s, start, most)
+                if num_tokens and self._memory.fits(sequence, rider.num_tokens + num_tokens):
+                    members.append(self._follow(rider, num_tokens))
+        return self._fill_up(members, plan, outlook, starts_s)
 
     def make_resident(self, batch: Batch) -> bool:
         """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now."""
@@ -72,11 +77,7 @@ class Composer:
 
     def _following(self, batch: Batch, plan: BatchPlan) -> list[tuple[Member, int]]:
         """Returns who goes on after an iteration, with how many tokens: who samples and does not end, then prompts."""
-        following = [
-            (m, 1)
-            for m in batch.members
-            if m.samples and len(m.sequence.output_token_ids) + 1 < m.sequence.stop.max_tokens
-        ]
+        following = [(m, 1) for m in batch.members if m.samples and not m.sequence.ends_next]
         left = _budget(plan) - len(following)
         for m in batch.members:
             num_tokens = int(min(left, m.sequence.num_pending_tokens - m.num_tokens))
@@ -92,14 +93,14 @@ class Composer:
         new_block_ids = self._memory.grow(sequence, num_before + num_tokens)
         return Member(sequence, num_tokens, member.first_position + num_before, samples, new_block_ids)
 
-    def _fill_up(self, members: list[Member], plan: BatchPlan) -> list[Member]:
+    def _fill_up(self, members: list[Member], plan: BatchPlan, outlook: Outlook, starts_s: float) -> list[Member]:
         """Adds members from the plan's sources, and whom it takes along; returns all of them."""
         is_short = False
         for source in plan.sources:
             if is_short and source.phase is Phase.PREFILL:
                 continue  # what runs already and was left out comes back before anything new
             is_short = not self._fill(members, source, plan) or is_short
-        self._take_along(members, plan)
+        self._take_along(members, plan, outlook, starts_s)
         return members
 
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
@@ -124,25 +125,21 @@ class Composer:
             queue.push(sequence)
         return not skipped
 
-    def _take_along(self, members: list[Member], plan: BatchPlan) -> None:
-        """Adds members from the filler queues while the iteration has slack for them; moves nobody's cache for it."""
+    def _take_along(self, members: list[Member], plan: BatchPlan, outlook: Outlook, starts_s: float) -> None:
+        """Adds members from the filler queues while the iteration is in time; moves nobody's cache for it."""
         if not members or not plan.filler:
             return
-        own, extra = Shape.of(members), Shape(0, 0, 0, 0)
-        budget = _budget(plan)
+        room_s = outlook.room_s(members, starts_s)
+        shape, budget = Shape.of(members), _budget(plan)
         for queue in (self._queues[name] for name in plan.filler):
             while len(members) < plan.max_sequences and (sequence := queue.peek()):
-                most = int(min(budget - own.num_tokens - extra.num_tokens, sequence.num_pending_tokens))
-                num_tokens = self._num_fitting(own, extra, sequence, most)
+                most = int(min(budget - shape.num_tokens, sequence.num_pending_tokens))
+                num_tokens = outlook.num_beside(shape, room_s, sequence.num_computed_tokens, most)
                 if not num_tokens or not self._is_free_to_run(sequence, num_tokens):
                     break
                 queue.pop()
-                extra += _shape_of(sequence, num_tokens)
+                shape += _shape_of(sequence, num_tokens)
                 members.append(self._admit(sequence, num_tokens))
-
-    def _num_fitting(self, own: Shape, extra: Shape, sequence: Sequence, most: int) -> int:
-        """Counts the tokens of a sequence, up to `most`, that an iteration has slack for beside what it takes along."""
-        return most_that_fit(most, lambda n: self._has_slack(own, extra + _shape_of(sequence, n)))
 
     def _is_free_to_run(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether its next tokens need no cache to be moved."""
@@ -213,7 +210,7 @@ class Composer:
             if other is seeker or not other.block_ids:
                 return False
             if seeker.effective_class is LS and other.effective_class is BE:
-                return True
+                return not (other.rides and other.state is SequenceState.IN_BATCH)  # others could not go on without it
             is_younger = (other.arrival_s, other.seq_id) > order
             is_peer = other.effective_class is seeker.effective_class
             return is_peer and is_younger and other.state is SequenceState.QUEUED
@@ -246,17 +243,6 @@ def _take_out_resting(queue: SequenceQueue, num_places: int) -> list[Sequence]:
 def _budget(plan: BatchPlan) -> float:
     """Most tokens of an iteration."""
     return math.inf if plan.max_tokens is None else plan.max_tokens
-
-
-def most_that_fit(most: int, fits: Callable[[int], bool]) -> int:
-    """Returns `most` if that many tokens fit, else the largest multiple of a chunk's grain that does, or 0."""
-    if most < 1 or fits(most):
-        return max(0, most)
-    low, high = 0, (most - 1) // _GRAIN
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle * _GRAIN) else (low, middle - 1)
-    return low * _GRAIN
 
 
 def _shape_of(sequence: Sequence, num_tokens: int) -> Shape:

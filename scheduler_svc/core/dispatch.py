@@ -12,7 +12,8 @@ from functools import partial
 from itertools import count
 
 from scheduler_svc.core.accounts import Accounts
-from scheduler_svc.core.planner import Reach, StepPlanner
+from scheduler_svc.core.outlook import Moment
+from scheduler_svc.core.planner import Reach
 from scheduler_svc.core.policies import Policy
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.commands import Advance, Command, Preempt
@@ -34,7 +35,6 @@ class Dispatcher:
     Args:
         work: The batches under way, and what they cost.
         policy: Says how much may be outstanding, and who goes along.
-        planner: Says where steps end.
         accounts: Is told of each step that is sent.
         outbox: Where commands to the worker go, in order.
 
@@ -43,15 +43,13 @@ class Dispatcher:
         wakeup_s: When to ask again if nothing else happens before; None: there is nothing to wait for but an answer.
     """
 
-    def __init__(
-        self, work: Workload, policy: Policy, planner: StepPlanner, accounts: Accounts, outbox: list[Command]
-    ) -> None:
+    def __init__(self, work: Workload, policy: Policy, accounts: Accounts, outbox: list[Command]) -> None:
         self.window = CommandWindow()
         self.wakeup_s: float | None = None
         self._work = work
         self._limits = work.limits
         self._policy = policy
-        self._planner = planner
+        self._planner = work.planner
         self._accounts = accounts
         self._outbox = outbox
         self._preempt_at = None if work.preempt_at is PreemptAt.ITERATION else work.preempt_at
@@ -67,11 +65,16 @@ class Dispatcher:
         """Notes that nothing can be sent: if the worker has nothing to do either, its idle time is nobody's fault."""
         self._is_quiet = self._is_quiet or not self.window
 
+    def moment(self, now_s: float) -> Moment:
+        """Returns the time of a decision that is made now."""
+        return Moment(now_s, now_s + self.window.outstanding_s(now_s), now_s + self.window.firm_s(now_s))
+
     # ---- steps out
 
     def advance(self, batch: Batch, now_s: float) -> bool:
         """Sends one step of the batch with companions that stand where it does; returns False if the window is full."""
-        reach = self._reach(batch, now_s)
+        window_s = self._policy_window_s(batch)
+        reach = self._reach(batch, window_s, now_s)
         if reach is None:
             return False
         companions = tuple(self._policy.companions(self._work, batch))
@@ -83,10 +86,16 @@ class Dispatcher:
         until, estimate_s = reach(self._work.cost_model.unit_costs(shape), batch.issued, end=meeting)
         for each in batches:
             each.issued = until
-        self._send(batches, shape, until, estimate_s, now_s)
+        # What is sent whole carries best-effort work, and an arrival has it cut short. But an answer holds one cursor:
+        # of batches that were cut short together it would not say where each stands.
+        self._send(batches, shape, until, estimate_s, now_s, may_stop=window_s is None and len(batches) == 1)
         return True
 
-    def _reach(self, batch: Batch, now_s: float) -> Reach | None:
+    def pause(self, now_s: float, seconds: float) -> None:
+        """Notes that there is nothing to send before that time has passed, whatever runs meanwhile."""
+        self.wakeup_s = now_s + max(seconds, MIN_WAKEUP_S)
+
+    def _reach(self, batch: Batch, policy_s: float | None, now_s: float) -> Reach | None:
         """Returns how far the batch's next step goes; None if the window is full, and then notes when it will not be.
 
         What may be outstanding is the policy's window, or one unit and the lead where that is longer. A step is worth a
@@ -95,7 +104,6 @@ class Dispatcher:
         costs = self._work.cost_model
         if not costs.is_ready:  # of times nothing is known yet: one unit runs, one is ready
             return self._planner.one_unit if len(self.window) < 2 else None
-        policy_s = self._policy_window_s(batch)
         if policy_s is None:
             return self._planner.rest
         _, unit_s = self._planner.one_unit(costs.unit_costs(batch.shape), batch.issued)
@@ -119,9 +127,16 @@ class Dispatcher:
             )
         return window_s
 
-    def _send(self, batches: tuple[Batch, ...], shape: Shape, until: Cursor, estimate_s: float, now_s: float) -> None:
-        # An answer holds one cursor: of batches that were cut short together it would not say where each stands.
-        may_stop = len(batches) == 1 and batches[0].request_class is BE and not self._work.has_latency_sensitive
+    def _send(
+        self,
+        batches: tuple[Batch, ...],
+        shape: Shape,
+        until: Cursor,
+        estimate_s: float,
+        now_s: float,
+        *,
+        may_stop: bool,
+    ) -> None:
         batch_ids = tuple(batch.batch_id for batch in batches)
         command = Advance(CommandId(next(self._command_ids)), batch_ids, until, self._preempt_at if may_stop else None)
         be_fraction = sum(b.num_be_tokens for b in batches) / shape.num_tokens if shape.num_tokens else 0.0
@@ -134,7 +149,7 @@ class Dispatcher:
         self._outbox.append(command)
 
     def preempt(self, now_s: float) -> None:
-        """Has the worker stop best-effort work at the next boundary; answers will tell where its batch stands."""
+        """Has the worker stop what may be stopped at the next boundary; answers will tell where its batches stand."""
         if not self.window.may_be_preempted:
             return
         cut_short = self.window.preempt(now_s, max(map(self._longest_unit_s, self._work.batches), default=0.0))
@@ -186,7 +201,7 @@ class Dispatcher:
 
         That is one unit, or the end of an iteration whose sequel has begun.
         """
-        batches = self._work.of_class(BE)
+        batches = [batch for batch in self._work.batches if batch.num_be_tokens]
         margin = self._policy.best_effort_margin(self._work) or 0.0
         ends_s = [margin * self._work.iteration_s(batch.shape) for batch in batches]
         longest_s = max([*map(self._longest_unit_s, batches), *ends_s], default=0.0)

@@ -10,7 +10,6 @@ from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.policies import BatchPlan
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
-from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, SeqId
 from scheduler_svc.core.state.results import FailureOutput, Output, SampledToken, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
@@ -27,30 +26,32 @@ class Iterations:
         composer: Chooses members, and finds memory for them.
         accounts: Counts what comes of it.
         outbox: Where commands to the worker go, in order.
-        end: The cursor after the model's last layer.
     """
 
-    def __init__(
-        self, work: Workload, composer: Composer, accounts: Accounts, outbox: list[Command], end: Cursor
-    ) -> None:
+    def __init__(self, work: Workload, composer: Composer, accounts: Accounts, outbox: list[Command]) -> None:
         self._work = work
         self._composer = composer
         self._accounts = accounts
         self._counts = accounts.counters.classes
         self._outbox = outbox
-        self._end = end
         self._batch_ids = count(1)
 
     # ---- iterations begin
 
     def form(self, plan: BatchPlan) -> Batch | None:
-        """Begins an iteration as the plan says; returns None if nobody can run now."""
-        members = self._composer.compose(plan)  # what has to move for them is in the outbox before what needs the room
-        return self._begin(members) if members else None
+        """Begins an iteration as the plan says, ahead of those that stand; returns None if nobody can run now."""
+        # What has to move for them is in the outbox before what needs the room.
+        members = self._composer.compose(plan, self._work.outlook)
+        if not members:
+            return None
+        batch = self._begin(members)
+        for passed in self._work.of_class(LS) if batch.request_class is LS else ():
+            passed.num_passed += passed is not batch
+        return batch
 
     def form_sequel(self, batch: Batch, plan: BatchPlan) -> Batch | None:
         """Begins the iteration after a batch's, before what that one samples is known; None where that can't be."""
-        members = self._composer.compose_sequel(batch, plan)
+        members = self._composer.compose_sequel(batch, plan, self._work.outlook)
         if not members:
             return None
         batch.sequel = self._begin(members)
@@ -58,7 +59,10 @@ class Iterations:
 
     def _begin(self, members: list[Member]) -> Batch:
         is_ls = any(member.sequence.effective_class is LS for member in members)
-        batch = Batch(BatchId(next(self._batch_ids)), LS if is_ls else BE, members, self._end)
+        batch = Batch(BatchId(next(self._batch_ids)), LS if is_ls else BE, members, self._work.planner.end)
+        for member in members:
+            member.sequence.rides = member.sequence.effective_class is not batch.request_class
+        self._accounts.iteration_begun(batch)
         self._work.batches.append(batch)
         self._announce(batch)
         return batch
@@ -99,12 +103,13 @@ class Iterations:
     def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
         """Gives a sequence its new token, and ends it where that was the last one."""
         sequence.append(token.token_id, now_s)
-        self._counts[sequence.request_class].num_generated_tokens += 1
+        self._accounts.token_came(sequence, now_s)
         reason = token.finish_reason
         if reason is None and len(sequence.output_token_ids) >= sequence.stop.max_tokens:
             reason = FinishReason.LENGTH
         if reason is None:
             return TokenOutput(sequence.seq_id, token.token_id, token.logprob)
+        self._accounts.answer_ended(sequence)
         self.end_sequence(sequence)
         return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
 

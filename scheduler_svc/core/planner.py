@@ -28,10 +28,13 @@ class StepPlanner:
     Args:
         experts_by_layer: Experts of each layer; 0 for a layer without a mixture, which is one unit.
         preempt_at: Where a step may stop.
+
+    Attributes:
+        end: The cursor after the last layer.
     """
 
     def __init__(self, experts_by_layer: tuple[int, ...], preempt_at: PreemptAt) -> None:
-        self._experts_by_layer = experts_by_layer
+        self.experts_by_layer = experts_by_layer
         self._preempt_at = preempt_at
         self.end = Cursor(len(experts_by_layer))
 
@@ -42,9 +45,7 @@ class StepPlanner:
 
     def rest(self, costs: UnitCosts, at: Cursor, end: Cursor | None = None) -> Step:
         """Plans everything from `at` up to `end` (default: the end of the iteration)."""
-        if end is None:
-            return self.end, self._rest_of_iteration_s(costs, at)
-        return self.within(costs, at, math.inf, end)
+        return (self.end, self._rest_of_iteration_s(costs, at)) if end is None else self.until(costs, at, end)
 
     def within(self, costs: UnitCosts, at: Cursor, room_s: float, end: Cursor | None = None) -> Step:
         """Plans as many units from `at` on as fit into `room_s` seconds, at least one, and never past `end`."""
@@ -58,12 +59,16 @@ class StepPlanner:
             until, spent_s = following, spent_s + cost_s
         return min(until, end), spent_s
 
+    def until(self, costs: UnitCosts, at: Cursor, end: Cursor) -> Step:
+        """Plans everything from `at` up to `end`, which may be where it is."""
+        return self.within(costs, at, math.inf, end) if at < end else (end, 0.0)
+
     def longest_unit_s(self, costs: UnitCosts) -> float:
         """Returns the predicted seconds of the longest stretch between two places where a step may stop."""
         if self._preempt_at is PreemptAt.ITERATION:
             return self._rest_of_iteration_s(costs, START)
         if self._preempt_at is PreemptAt.LAYER:
-            return costs.attention_s + max(self._experts_by_layer) * costs.expert_s + costs.head_s
+            return costs.attention_s + max(self.experts_by_layer) * costs.expert_s + costs.head_s
         return max(costs.attention_s, costs.expert_s + costs.head_s)
 
     def _next_stop(self, costs: UnitCosts, start: Cursor, room_s: float) -> tuple[Cursor, float]:
@@ -74,7 +79,7 @@ class StepPlanner:
             return Cursor(start.layer + 1), self._rest_of_layer_s(costs, start)
         if start.stage is Stage.ATTENTION:
             return self._after_attention(costs, start.layer)
-        left = self._experts_by_layer[start.layer] - start.expert
+        left = self.experts_by_layer[start.layer] - start.expert
         fitting = left if costs.expert_s <= 0 else (room_s + _ROUNDING) / costs.expert_s
         taken = int(max(1, min(left, fitting)))
         if taken >= left:
@@ -93,17 +98,17 @@ class StepPlanner:
         return at, spent_s
 
     def _after_attention(self, costs: UnitCosts, layer: int) -> tuple[Cursor, float]:
-        if self._experts_by_layer[layer]:
+        if self.experts_by_layer[layer]:
             return Cursor(layer, Stage.EXPERTS, 0), costs.attention_s
         return Cursor(layer + 1), costs.attention_s + self._head_s(costs, layer)
 
     def _rest_of_layer_s(self, costs: UnitCosts, start: Cursor) -> float:
-        experts_s = (self._experts_by_layer[start.layer] - start.expert) * costs.expert_s
+        experts_s = (self.experts_by_layer[start.layer] - start.expert) * costs.expert_s
         attention_s = costs.attention_s if start.stage is Stage.ATTENTION else 0.0
         return attention_s + experts_s + self._head_s(costs, start.layer)
 
     def _rest_of_iteration_s(self, costs: UnitCosts, start: Cursor) -> float:
-        later = self._experts_by_layer[start.layer + 1 :]
+        later = self.experts_by_layer[start.layer + 1 :]
         later_s = len(later) * costs.attention_s + sum(later) * costs.expert_s
         head_s = costs.head_s if later else 0.0  # the last layer's own rest holds it already
         return self._rest_of_layer_s(costs, start) + later_s + head_s

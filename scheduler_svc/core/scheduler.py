@@ -12,14 +12,14 @@ I/O and no clock. Source: arXiv 2503.09304, sections 3 and 4.
 
 from collections.abc import Iterable
 
+from scheduler_svc.core import promise
 from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.planner import StepPlanner
-from scheduler_svc.core.policies import Limits, Policy, Sequel
+from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.commands import Command
@@ -65,11 +65,10 @@ class Scheduler:
         self._outbox: list[Command] = []
         self._policy = policy
         self.memory = Memory(model, self._outbox.append)
-        self._composer = Composer(self.work.queues, self.memory, self.work.has_slack)
-        planner = StepPlanner(model.experts_by_layer, preempt_at)
+        self._composer = Composer(self.work.queues, self.memory)
         self._accounts = Accounts(self.work, observer)
-        self._iterations = Iterations(self.work, self._composer, self._accounts, self._outbox, planner.end)
-        self._dispatcher = Dispatcher(self.work, policy, planner, self._accounts, self._outbox)
+        self._iterations = Iterations(self.work, self._composer, self._accounts, self._outbox)
+        self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
         self.window = self._dispatcher.window
 
@@ -78,6 +77,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence, whose prompt and output together fit the device's blocks."""
         sequence.effective_class = self._policy.queue_class(sequence)
+        promise.accept(sequence, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
         self.work.sequences[sequence.seq_id] = sequence
         self.work.queues.of(sequence).push(sequence)
 
@@ -107,6 +107,7 @@ class Scheduler:
         """Returns the commands to send now, in order; empty when the worker has enough to do or nothing waits."""
         self._dispatcher.wakeup_s = None
         while self._dispatcher.has_place:
+            self.work.look(self._dispatcher.moment(now_s))
             batch = self._choose(now_s)
             if batch is None:
                 self._dispatcher.note_no_work()
@@ -132,6 +133,9 @@ class Scheduler:
     def _choose(self, now_s: float) -> Batch | None:
         """Returns the batch that the policy prefers among those that can run, forming it if it is new."""
         for choice in self._policy.preferences(self.work):
+            if isinstance(choice, Pause):
+                self._dispatcher.pause(now_s, choice.seconds)
+                return None
             if isinstance(choice, Batch):
                 batch = choice if self._composer.make_resident(choice) else None
             elif isinstance(choice, Sequel):

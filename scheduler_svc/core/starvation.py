@@ -1,6 +1,6 @@
 """Keeps best-effort work alive while latency-sensitive work saturates the worker.
 
-Tells how much of the time latency-sensitive iterations take, and has two guards. A share: while best-effort work waits,
+Has two guards. A share: while best-effort work waits,
 it is owed `min_share` of worker time, kept as a credit in seconds that is bounded by what the sliding window holds. An
 age: when best-effort work was passed over for `threshold` iterations, it is promoted for the next `promotion_quantum`
 of its steps. Source of the age rule: Fu et al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the
@@ -31,7 +31,7 @@ class StarvationLimits:
         float,
         Setting(0.1, 3600, option="be-window-s", panel=SCHEDULING),
         "Sets the length of the sliding window, in seconds: how far back the worker's time is counted for "
-        "--be-min-share and --ls-alone-share.",
+        "--be-min-share.",
     ] = 10.0
     threshold: Annotated[
         int,
@@ -43,12 +43,11 @@ class StarvationLimits:
 
 
 class _Span(NamedTuple):
-    """A step that ended: when, its seconds, those charged to best-effort work, and all if the other class led it."""
+    """A step that ended: when, its seconds, and those charged to best-effort work."""
 
     end_s: float
     duration_s: float
     be_s: float
-    ls_led_s: float
 
 
 class StarvationGuard:
@@ -63,7 +62,6 @@ class StarvationGuard:
         self._spans: deque[_Span] = deque()
         self._window_busy_s = 0.0
         self._window_be_s = 0.0
-        self._window_ls_led_s = 0.0
         self.num_promotions = 0
 
     @property
@@ -81,12 +79,7 @@ class StarvationGuard:
         self._slide(now_s)
         return self._window_be_s / self._window_busy_s if self._window_busy_s > 0 else 0.0
 
-    @property
-    def ls_occupancy(self) -> float:
-        """Share of the window, idle time included, in which latency-sensitive iterations ran, whoever rode in them."""
-        return min(1.0, self._window_ls_led_s / self._limits.window_s)
-
-    def record(self, now_s: float, duration_s: float, be_fraction: float, *, be_waits: bool, ls_leads: bool) -> None:
+    def record(self, now_s: float, duration_s: float, be_fraction: float, *, be_waits: bool) -> None:
         """Counts a step that ended now.
 
         Args:
@@ -94,9 +87,8 @@ class StarvationGuard:
             duration_s: What it took, in seconds.
             be_fraction: Share of that which is charged to best-effort work, in [0, 1].
             be_waits: Whether best-effort work was runnable beside it.
-            ls_leads: Whether it was part of a latency-sensitive iteration.
         """
-        span = _Span(now_s, duration_s, duration_s * be_fraction, duration_s if ls_leads else 0.0)
+        span = _Span(now_s, duration_s, duration_s * be_fraction)
         self._spans.append(span)
         self._count(span, 1)
         self._slide(now_s)
@@ -130,4 +122,3 @@ class StarvationGuard:
     def _count(self, span: _Span, sign: int) -> None:
         self._window_busy_s += sign * span.duration_s
         self._window_be_s += sign * span.be_s
-        self._window_ls_led_s += sign * span.ls_led_s

@@ -63,6 +63,14 @@ class CommandWindow:
             return 0.0
         return self._head_left_s(now_s) + max(0.0, self._estimate_s - self._in_flight[0].estimate_s)
 
+    def firm_s(self, now_s: float) -> float:
+        """Estimates how long those commands in flight still take that can't be cut short."""
+        if not self._in_flight:
+            return 0.0
+        head, *others = self._in_flight
+        head_s = 0.0 if head.may_stop else self._head_left_s(now_s)
+        return head_s + sum(entry.estimate_s for entry in others if not entry.may_stop)
+
     def send(self, entry: InFlight) -> None:
         """Adds a command that is being sent."""
         if not self._in_flight:

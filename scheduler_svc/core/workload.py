@@ -1,10 +1,12 @@
-"""The work at hand: the queues, the batches under way, and what is known of their cost. What a policy may look at.
+"""The work at hand: the queues, the batches under way, and what is known of cost and time. What a policy may look at.
 
 Answers questions and decides nothing. Sequences and batches change in `iterations`, what was
 learned and owed in `accounts`.
 """
 
 from scheduler_svc.core.cost_model import CostModel
+from scheduler_svc.core.outlook import Moment, Outlook
+from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Ahead, Limits
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Shape
@@ -16,6 +18,8 @@ from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _ROUNDING_S = 1e-6
+# A prompt may cut into an iteration that others wait in. So often at most, or their tokens would never come.
+MOST_PASSED = 2
 
 
 class Workload:
@@ -30,6 +34,8 @@ class Workload:
         batches: Batches under way.
         cost_model: Predicts what they take.
         guard: Knows what best-effort work is owed.
+        planner: Knows the model's layers, and where steps may stop.
+        outlook: What is foreseen at this decision.
     """
 
     def __init__(
@@ -43,7 +49,8 @@ class Workload:
         self.batches: list[Batch] = []
         self.cost_model = CostModel(model)
         self.guard = StarvationGuard(starvation)
-        self._experts_by_layer = model.experts_by_layer
+        self.planner = StepPlanner(model.experts_by_layer, preempt_at)
+        self.look(Moment())
 
     @property
     def has_best_effort(self) -> bool:
@@ -56,7 +63,7 @@ class Workload:
 
     def iteration_s(self, shape: Shape) -> float:
         """Predicts a whole iteration in seconds."""
-        return self.cost_model.iteration_s(shape, self._experts_by_layer)
+        return self.cost_model.iteration_s(shape, self.planner.experts_by_layer)
 
     def num_waiting(self, queue: QueueName) -> int:
         """Counts the sequences in a queue."""
@@ -97,16 +104,17 @@ class Workload:
         is_between = self.open_batch(LS) is None
         return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
-    def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second beside it: within its stretch, or `ls_tpot_s`."""
-        if not self.cost_model.is_ready:
-            return False
-        stretched_s = self.iteration_s(shape) * (1.0 + self._stretch)
-        return self.iteration_s(shape + companion) <= max(stretched_s, self.limits.ls_tpot_s)
+    def may_cut_in(self) -> bool:
+        """Whether a latency-sensitive prompt may run ahead of the iterations under way.
 
-    @property
-    def _stretch(self) -> float:
-        """How much longer companions may make a latency-sensitive iteration: more once these take most of the time."""
-        limits = self.limits
-        is_shared = self.guard.ls_occupancy > limits.ls_alone_share
-        return max(limits.ls_stretch, limits.ls_shared_stretch) if is_shared else limits.ls_stretch
+        It may where each of them carries best-effort work too, and was not passed too often.
+        """
+        # One that has a sequel is near its end, and what is cut short then is the sequel.
+        standing = [batch for batch in self.of_class(LS) if batch.sequel is None]
+        can_stop = self.preempt_at is not PreemptAt.ITERATION
+        return can_stop and all(batch.num_be_tokens and batch.num_passed < MOST_PASSED for batch in standing)
+
+    def look(self, moment: Moment) -> None:
+        """Looks ahead from now on."""
+        chunk_tokens = self.limits.be_chunk_tokens
+        self.outlook = Outlook(self.queues, self.batches, self.cost_model, self.planner, chunk_tokens, moment)

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol
 
 from qllm.settings import ADVANCED, MEMORY, SCHEDULING, Setting
 
-from scheduler_svc.core.state.batch import Batch, Shape
+from scheduler_svc.core.outlook import Outlook
+from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.queues import QueueName
 from scheduler_svc.core.state.sequence import RequestClass, Sequence
@@ -26,8 +27,8 @@ class BatchPlan:
         sources: Queues to fill it from, the first as far as it goes, then the next.
         max_sequences: Most sequences; where more decode than that, they take turns.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
-        filler: Queues to take along from, in order, while the predicted iteration stays within its slack
-            (`View.has_slack`); nobody gives up memory for them.
+        filler: Queues to take along from, in order, while the predicted iteration is in time for whom it is for
+            (`core.promise`); nobody gives up memory for them.
     """
 
     sources: tuple[QueueName, ...]
@@ -55,7 +56,14 @@ class Sequel:
     margin: float
 
 
-Choice = Batch | BatchPlan | Sequel
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing new for so many seconds, unless something happens: what was sent goes on meanwhile."""
+
+    seconds: float
+
+
+Choice = Batch | BatchPlan | Sequel | Pause
 
 
 class Ahead(NamedTuple):
@@ -99,8 +107,15 @@ class View(Protocol):
     def has_latency_sensitive(self) -> bool:
         """Whether any latency-sensitive work is under way or waits."""
 
-    def has_slack(self, shape: Shape, companion: Shape) -> bool:
-        """Whether an iteration of the first shape bears the second beside it: within its stretch, or `ls_tpot_s`."""
+    @property
+    def outlook(self) -> Outlook:
+        """What is foreseen: of latency-sensitive work and its time, and of what can be done beside it."""
+
+    def may_cut_in(self) -> bool:
+        """Whether a latency-sensitive prompt may run ahead of the iterations under way.
+
+        It may where each of them carries best-effort work too, and was not passed too often.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,30 +155,19 @@ class Limits:
         "Limits the tokens of prompts in one iteration of latency-sensitive requests. Longer prompts are computed in "
         "parts, so that the other requests soon get their next token.",
     ] = 512
-    ls_stretch: Annotated[
-        float,
-        Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer an iteration of latency-sensitive requests may take because best-effort work is "
-        "computed in it as well: 0.15 allows 15 %.",
-    ] = 0.15
-    ls_alone_share: Annotated[
-        float,
-        Setting(0, 1, panel=SCHEDULING),
-        "Sets a share of the time of the last --be-window-s. While iterations of latency-sensitive requests take more "
-        "than that, best-effort work may make one longer by --ls-shared-stretch, otherwise by --ls-stretch. With 1 it "
-        "is always --ls-stretch.",
-    ] = 0.5
-    ls_shared_stretch: Annotated[
-        float,
-        Setting(0, 100, panel=SCHEDULING),
-        "Limits how much longer best-effort work may make an iteration of latency-sensitive requests while these take "
-        "more of the time than --ls-alone-share: 1 allows twice as long. A value below --ls-stretch has no effect.",
-    ] = 1.0
     ls_tpot_s: Annotated[
         float,
         Setting(0, 60_000, option="ls-tpot-ms", scale=1e3, panel=SCHEDULING),
-        "Sets how many milliseconds a latency-sensitive request may wait for each further token. Best-effort work "
-        "fills the iterations of latency-sensitive requests up to that time. With 0 there is no such target.",
+        "Promises latency-sensitive requests a token every so many milliseconds after the first one, where the machine "
+        "is fast enough. Best-effort work fills the time that this leaves. With 0 latency-sensitive requests are "
+        "computed by themselves, as fast as possible.",
+    ] = 0.05
+    ls_ttft_s: Annotated[
+        float,
+        Setting(0, 3_600_000, option="ls-ttft-ms", scale=1e3, panel=SCHEDULING),
+        "Promises latency-sensitive requests their first token within so many milliseconds, where the machine is fast "
+        "enough. Best-effort work fills the time that this leaves. With 0 the first token comes as soon as possible, "
+        "as on an idle server.",
     ] = 0.0
     preemption_quantum_s: Annotated[
         float,
@@ -224,9 +228,9 @@ class Policy(ABC):
 
     @abstractmethod
     def preferences(self, view: View) -> Iterator[Choice]:
-        """Yields what to run next, best first: a batch to go on with, a plan for a new one, or a sequel.
+        """Yields what to run next, best first: a batch to go on with, a plan for a new one, a sequel, or a pause.
 
-        The first possible one runs.
+        The first possible one runs. Where a pause comes first, nothing is sent.
         """
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:

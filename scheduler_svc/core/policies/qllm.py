@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from scheduler_svc.core.policies.base import BatchPlan, Choice, Policy, Sequel, View
+from scheduler_svc.core.policies.base import BatchPlan, Choice, Pause, Policy, Sequel, View
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.cursor import PreemptAt
-from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, QueueName
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+_BE_QUEUES = (BE_DECODE, BE_PREFILL)
 _LS_SEQUEL_MARGIN = 0.2
+_MOST_AHEAD_S = 10.0  # by which a near deadline brings a request forward, so that nobody waits for ever
 _PROMPT_SHARE = 0.25  # of the iterations that decodes still need; who waits for a first token does not decode meanwhile
 
 
@@ -25,35 +27,77 @@ class Qllm(Policy):
     name = "qllm"
     be_sequel_margin = 0.05
 
+    def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
+        """Orders by arrival; a request whose deadline is near goes ahead of others, by a bounded time."""
+        start_s = sequence.arrival_s
+        if sequence.request_class is LS:
+            start_s += _MOST_AHEAD_S
+            if sequence.deadline_s is not None:
+                answer_s = sequence.ttft_s + sequence.tpot_s * sequence.stop.max_tokens
+                start_s = max(sequence.arrival_s, min(start_s, sequence.deadline_s - answer_s))
+        return (start_s, sequence.arrival_s, sequence.seq_id)
+
     def preferences(self, view: View) -> Iterator[Choice]:
-        """Best-effort work where it is owed, then latency-sensitive work, then best-effort work."""
-        limits = view.limits
+        """Best-effort work where it is owed, then latency-sensitive work and what it leaves time for."""
         if view.owes_best_effort():
             yield from self.best_effort(view, _best_effort_plan)
-        # A prompt takes no best-effort work along, unless a target says how long a token may take.
-        filler = (BE_DECODE, BE_PREFILL) if limits.ls_tpot_s or not view.num_waiting(LS_PREFILL) else ()
-        # Who streams goes on in every iteration; a prompt is begun where there is a place for its decode as well.
-        max_tokens = limits.ls_chunk_tokens + view.num_waiting(LS_DECODE)
-        plan = BatchPlan((LS_DECODE, LS_PREFILL), limits.max_num_seqs, max_tokens, filler)
-        if batch := view.open_batch(LS):
-            yield batch
-        elif view.awaits_result(LS):
-            if not view.num_waiting(LS_PREFILL) and not view.num_waiting(LS_DECODE):
-                # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
-                # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
-                yield Sequel(LS, partial(replace, plan, sources=()), _LS_SEQUEL_MARGIN)
-            return  # best-effort work sent now would stand before the next step
-        else:
-            yield plan
-        yield from self.best_effort(view, _best_effort_plan)
+        if view.has_latency_sensitive:
+            yield from self._latency_sensitive(view)
+        if not view.awaits_result(LS):  # what was sent now would stand before the next step
+            yield from self.best_effort(view, _best_effort_plan)
+
+    def _latency_sensitive(self, view: View) -> Iterator[Choice]:
+        """A prompt that cuts in, what it cut into, best-effort work while that is in time, or the next iteration."""
+        under_way, waits = view.open_batch(LS), view.num_waiting(LS_PREFILL) + view.num_waiting(LS_DECODE)
+        slack_s = view.outlook.slack_s
+        if view.num_waiting(LS_PREFILL) and slack_s <= 0 and view.may_cut_in():
+            yield _latency_sensitive_plan(view, _BE_QUEUES)
+        if under_way:
+            yield under_way
+            return
+        # What does not gain by riding goes on by itself until latency-sensitive work has to.
+        filler = tuple(queue for queue in _BE_QUEUES if view.outlook.rides(queue))
+        standing = view.open_batch(BE)
+        if standing is not None:
+            if slack_s >= view.outlook.next_unit_s(standing):
+                yield standing
+        elif slack_s > 0 and not view.awaits_result(BE) and view.preempt_at is not PreemptAt.ITERATION:
+            plan = _best_effort_plan(view)
+            yield replace(plan, sources=tuple(queue for queue in plan.sources if queue not in filler))
+        if view.awaits_result(LS):
+            # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
+            # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
+            if not waits and not view.awaits_result(BE):
+                yield Sequel(LS, partial(replace, _latency_sensitive_plan(view, filler), sources=()), _LS_SEQUEL_MARGIN)
+            return
+        if view.awaits_result(BE) and slack_s > 0:
+            yield Pause(slack_s)
+        yield _latency_sensitive_plan(view, filler)
 
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
-        """A suspended best-effort batch at or ahead of the latency-sensitive one, and cheap to take along."""
+        """A suspended best-effort batch at or ahead of the latency-sensitive one, where all of its rest is in time."""
         other = view.open_batch(BE)
-        if other is None or batch.request_class is BE or not other.is_suspended or other.issued < batch.issued:
-            return
-        if other.is_resident and view.has_slack(batch.shape, other.shape):
+        if (
+            batch.request_class is LS
+            and other is not None
+            and other.is_suspended
+            and view.outlook.may_join(batch, other)
+        ):
             yield other
+
+    def window_s(self, view: View, batch: Batch) -> float | None:
+        """As of every policy; but best-effort work is sent whole where it has slack, or rides: it can be cut short."""
+        if view.preempt_at is PreemptAt.ITERATION:
+            return super().window_s(view, batch)
+        has_slack = batch.num_be_tokens and (batch.request_class is LS or view.outlook.slack_s > 0)
+        return None if has_slack else super().window_s(view, batch)
+
+
+def _latency_sensitive_plan(view: View, filler: tuple[QueueName, ...]) -> BatchPlan:
+    """All decodes and a chunk of prompts, and of best-effort work that rides as much as is in time."""
+    # Who streams goes on in every iteration; a prompt is begun where there is a place for its decode as well.
+    max_tokens = view.limits.ls_chunk_tokens + view.num_waiting(LS_DECODE)
+    return BatchPlan((LS_DECODE, LS_PREFILL), view.limits.max_num_seqs, max_tokens, filler)
 
 
 def _best_effort_plan(view: View) -> BatchPlan:
@@ -68,7 +112,7 @@ def _best_effort_plan(view: View) -> BatchPlan:
         num_iterations = _PROMPT_SHARE * decodes.num_tokens / max(1, decodes.num_sequences)
         spread = int(prompts.num_tokens / max(1.0, num_iterations))
         chunk = max(chunk, min(spread, most))
-    return BatchPlan((BE_DECODE, BE_PREFILL), limits.max_num_seqs, chunk)
+    return BatchPlan(_BE_QUEUES, limits.max_num_seqs, chunk)
 
 
 def _longest_chunk_tokens(view: View) -> int | None:

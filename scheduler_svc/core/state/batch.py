@@ -47,6 +47,12 @@ class Shape:
             num_rows += member.samples
         return cls(num_tokens, num_pairs, num_rows)
 
+    @classmethod
+    def of_decodes(cls, sequences: Iterable[Sequence], num_passes: int = 1) -> "Shape":
+        """Sums one more token of each sequence."""
+        contexts = [sequence.num_tokens for sequence in sequences]
+        return cls(len(contexts), sum(contexts), len(contexts), num_passes)
+
     def __add__(self, other: "Shape") -> "Shape":
         return Shape(
             self.num_tokens + other.num_tokens,
@@ -68,6 +74,7 @@ class Batch:
         end: The cursor after the last layer.
         sequel: The iteration after it, begun before its result is known; holds those of its sequences that go on. This
             one can't be cut short any more then.
+        num_passed: Times that a later latency-sensitive iteration went ahead of this one, which stood meanwhile.
         num_in_flight: Steps of it that are sent and not answered.
         is_preempted: Whether those were cut short, so that where it stands is known only once all are answered.
         shape: What its iteration costs.
@@ -81,6 +88,7 @@ class Batch:
     issued: Cursor = START
     reached: Cursor = START
     sequel: "Batch | None" = None
+    num_passed: int = 0
     num_in_flight: int = 0
     is_preempted: bool = False
     shape: Shape = field(init=False)

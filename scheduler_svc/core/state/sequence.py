@@ -69,6 +69,14 @@ class StopConditions:
 
 
 @dataclass(frozen=True, slots=True)
+class Targets:
+    """What one request itself asks for, in seconds from its arrival and from token to token; None: the service's."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What one sequence used: tokens, seconds, and times that it stood still inside an iteration."""
 
@@ -92,6 +100,13 @@ class Sequence:
         known_to_worker: Whether AddSequence was sent.
         effective_class: The class whose queue it stands in, which is the policy's choice.
         num_host_blocks: Host blocks that hold its cache while it is offloaded; else 0.
+        targets: The times that the request itself asks for.
+        deadline_s: When the caller gives up; None: never.
+        ttft_s: How long after its arrival its first token is promised; 0: as soon as possible.
+        tpot_s: How long after each token the next one is promised; 0: as soon as possible.
+        due_s: When its next token is due.
+        is_first_in_time: Whether its first token came in time.
+        rides: Whether the iteration that it is in, or was in last, is of the other class's making.
     """
 
     seq_id: SeqId
@@ -104,6 +119,13 @@ class Sequence:
     num_computed_tokens: int = 0
     block_ids: list[BlockId] = field(default_factory=list)
     num_host_blocks: int = 0
+    targets: Targets = Targets()
+    deadline_s: float | None = None
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+    due_s: float = 0.0
+    is_first_in_time: bool = True
+    rides: bool = False
     state: SequenceState = SequenceState.QUEUED
     known_to_worker: bool = False
     effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
@@ -136,6 +158,11 @@ class Sequence:
         return Phase.DECODE if self.output_token_ids and self.num_pending_tokens == 1 else Phase.PREFILL
 
     @property
+    def ends_next(self) -> bool:
+        """Whether its next token is the last one that it may have."""
+        return len(self.output_token_ids) + 1 >= self.stop.max_tokens
+
+    @property
     def num_tokens_ahead(self) -> int:
         """Tokens that it has before it in its phase: of the prompt to compute, or at most of the output to generate."""
         num_outputs = len(self.output_token_ids)  # `phase` and `num_pending_tokens` written out: asked for every token
@@ -149,8 +176,19 @@ class Sequence:
             return tuple(self.output_token_ids[start - num_prompt : stop - num_prompt])
         return self.prompt_token_ids[start:stop] + tuple(self.output_token_ids[: max(0, stop - num_prompt)])
 
+    def due_after(self, token_s: float) -> float:
+        """Returns when the token is due that follows one which comes at `token_s`.
+
+        Token n is due n times `tpot_s` after the first one, so that a stream may spend what it is ahead. What it is
+        late counts up to one `tpot_s`: more than that is not made up for at the cost of others.
+        """
+        if self.first_token_s is None:
+            return token_s + self.tpot_s
+        return max(self.due_s + self.tpot_s, token_s)
+
     def append(self, token_id: int, now_s: float) -> None:
         """Adds a sampled token."""
+        self.due_s = self.due_after(now_s)
         self.output_token_ids.append(token_id)
         self.last_token_s = now_s
         if self.first_token_s is None:

@@ -94,7 +94,7 @@ def test_a_range_holds_on_all_three_ways_in(value: str, tmp_path: Path) -> None:
 
 def test_check_config_says_what_is_in_force_where_it_comes_from_and_starts_nothing(tmp_path: Path) -> None:
     file = tmp_path / "qllm.toml"
-    file.write_text("threads = 2\nlog-level = 'debug'\n[scheduler]\nls-stretch = 1\n[worker]\nthreads = 3\n")
+    file.write_text("threads = 2\nlog-level = 'debug'\n[scheduler]\nls-tpot-ms = 1\n[worker]\nthreads = 3\n")
     needed = ("--model", "/nonexistent/model", "--control-endpoint", "ipc:///tmp/x")
     done = worker(*needed, "--config", str(file), "--check-config", QLLM_DTYPE="Float32")
     assert (done.returncode, done.stderr) == (0, "")

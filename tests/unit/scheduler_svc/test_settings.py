@@ -30,8 +30,8 @@ def in_force(*words: str, **environment: str) -> dict[str, tuple[str, str]]:
 
 
 def test_every_limit_of_the_policies_is_set_by_its_option() -> None:
-    limits = Limits(ls_stretch=0.2, ls_tpot_s=0.04, preemption_quantum_s=0.002, max_num_seqs=8)
-    given = {"--ls-stretch": "0.2", "--ls-tpot-ms": "40", "--preemption-quantum-ms": "2", "--max-num-seqs": "8"}
+    limits = Limits(ls_ttft_s=0.2, ls_tpot_s=0.04, preemption_quantum_s=0.002, max_num_seqs=8)
+    given = {"--ls-ttft-ms": "200", "--ls-tpot-ms": "40", "--preemption-quantum-ms": "2", "--max-num-seqs": "8"}
     rows = in_force(*[word for pair in given.items() for word in pair])
     assert {name: rows[name] for name in given} == {name: (value, "command line") for name, value in given.items()}
     assert Config(control_endpoint="ipc:///x", engine=EngineSettings(limits=limits)).engine.limits == limits
@@ -39,24 +39,24 @@ def test_every_limit_of_the_policies_is_set_by_its_option() -> None:
 
 def test_what_is_left_out_has_the_cores_own_defaults() -> None:
     rows = in_force()
-    assert rows["--ls-stretch"] == (f"{Limits().ls_stretch:g}", "default")
+    assert rows["--ls-tpot-ms"] == (f"{Limits().ls_tpot_s * 1e3:g}", "default")
     assert rows["--command-window-ms"] == (f"{Limits().command_window_s * 1e3:g}", "default")
     assert rows["--policy"] == (EngineSettings().policy, "default")
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "qllm.toml"
-    file.write_text("be-min-share = 0.1\nls_stretch = 0.2\n[scheduler]\nmax-num-seqs = 8\n[worker]\nthreads = 3\n")
-    rows = in_force("--config", str(file), "--ls-stretch", "0.4", QLLM_LS_STRETCH="0.3", QLLM_MAX_NUM_SEQS="9")
+    file.write_text("be-min-share = 0.1\nls_tpot_ms = 20\n[scheduler]\nmax-num-seqs = 8\n[worker]\nthreads = 3\n")
+    rows = in_force("--config", str(file), "--ls-tpot-ms", "40", QLLM_LS_TPOT_MS="30", QLLM_MAX_NUM_SEQS="9")
     assert rows["--be-min-share"] == ("0.1", f"file {file}")
     assert rows["--max-num-seqs"] == ("9", "environment QLLM_MAX_NUM_SEQS")
-    assert rows["--ls-stretch"] == ("0.4", "command line")
+    assert rows["--ls-tpot-ms"] == ("40", "command line")
 
 
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (("--ls-stretch", "-1"), "--ls-stretch: got -1, allowed is 0 to 100"),
+        (("--ls-tpot-ms", "-1"), "--ls-tpot-ms: got -1, allowed is 0 to 60000"),
         (("--grpc-port", "70000"), "--grpc-port: got 70000, allowed is 0 to 65535"),
         (("--preemption-quantum-ms", "0"), "--preemption-quantum-ms: got 0, allowed is 0.1 to 10000"),
         (

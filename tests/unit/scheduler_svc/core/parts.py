@@ -9,7 +9,6 @@ from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
-from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import BatchPlan, Limits, Policy, View
 from scheduler_svc.core.policies.base import Choice
 from scheduler_svc.core.starvation import StarvationLimits
@@ -54,11 +53,10 @@ class Parts:
             self.model, Limits(), PreemptAt.EXPERT, StarvationLimits(threshold=0), lambda s: (s.arrival_s, s.seq_id)
         )
         self.memory = Memory(self.model, self.outbox.append)
-        planner = StepPlanner(self.model.experts_by_layer, PreemptAt.EXPERT)
         self.accounts = Accounts(self.work, observer)
-        composer = Composer(self.work.queues, self.memory, self.work.has_slack)
-        self.iterations = Iterations(self.work, composer, self.accounts, self.outbox, planner.end)
-        self.dispatcher = Dispatcher(self.work, policy, planner, self.accounts, self.outbox)
+        composer = Composer(self.work.queues, self.memory)
+        self.iterations = Iterations(self.work, composer, self.accounts, self.outbox)
+        self.dispatcher = Dispatcher(self.work, policy, self.accounts, self.outbox)
         self._seq_ids = count(1)
         for timing in SimWorker(self.model, Costs()).calibration() if calibrated else ():
             self.work.cost_model.observe(timing)

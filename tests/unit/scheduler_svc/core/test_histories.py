@@ -10,6 +10,7 @@ from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import SequenceState
 from scheduler_svc.timeline.step_lanes import StepLanes
+from tests.support.core.joining import Joining
 from tests.support.core.simulation import BE, LS, Simulation, small_model
 from tests.support.core.trace_events import Events
 
@@ -64,9 +65,8 @@ def assert_all_served(sim: Simulation, aborted: set[int]) -> None:
     num_blocks=st.integers(10, 40),
     num_host_blocks=st.sampled_from((0, 5, 1000)),
     max_num_seqs=st.sampled_from((1, 3, 32)),
-    stretch=st.sampled_from((0.0, 0.15, 10.0)),
-    alone_share=st.sampled_from((0.0, 0.5, 1.0)),
-    tpot_s=st.sampled_from((0.0, 0.0, 0.03)),
+    ttft_s=st.sampled_from((0.0, 0.0, 0.1)),
+    tpot_s=st.sampled_from((0.0, 0.005, 0.03, 0.3)),
     lead_s=st.sampled_from((0.0, 0.001, 0.02)),
 )
 def test_every_history_serves_all_and_leaks_nothing(
@@ -76,8 +76,7 @@ def test_every_history_serves_all_and_leaks_nothing(
     num_blocks: int,
     num_host_blocks: int,
     max_num_seqs: int,
-    stretch: float,
-    alone_share: float,
+    ttft_s: float,
     tpot_s: float,
     lead_s: float,
 ) -> None:
@@ -85,8 +84,7 @@ def test_every_history_serves_all_and_leaks_nothing(
         max_num_seqs=max_num_seqs,
         be_chunk_tokens=40,
         ls_chunk_tokens=64,
-        ls_stretch=stretch,
-        ls_alone_share=alone_share,
+        ls_ttft_s=ttft_s,
         ls_tpot_s=tpot_s,
         control_lead_s=lead_s,
     )
@@ -113,8 +111,9 @@ def test_scarce_memory_offloads_best_effort_work_and_loses_none_of_it(calibrated
     assert_all_served(sim, aborted)
 
 
-def test_joined_batches_finish_together_and_keep_their_own_tokens() -> None:
-    sim = Simulation(limits=Limits(ls_stretch=5.0, control_lead_s=0.0))
+def test_joined_batches_finish_together_and_keep_their_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "joining", Joining)
+    sim = Simulation("joining")
     arrivals = [(0.0, BE, 8, 30, None) for _ in range(4)] + [(0.01 * i, LS, 8, 5, None) for i in range(1, 8)]
     aborted = play(sim, arrivals)
     assert sim.scheduler.counters.num_joins > 0

@@ -7,7 +7,7 @@ from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from tests.support.core.simulation import BE, LS, Simulation
 
 # Nobody is taken along: what is measured is the guard.
-ALONE = Limits(ls_stretch=0.0, ls_alone_share=1.0, control_lead_s=0.0)
+ALONE = Limits(ls_tpot_s=0.0, control_lead_s=0.0)
 
 
 def saturate(sim: Simulation, seconds: float) -> None:
@@ -52,22 +52,22 @@ def test_with_neither_best_effort_work_waits() -> None:
 def test_credit_is_bounded_by_what_the_window_holds() -> None:
     guard = StarvationGuard(StarvationLimits(min_share=0.1, window_s=2.0))
     for i in range(100):
-        guard.record(float(i), 1.0, 0.0, be_waits=True, ls_leads=True)
+        guard.record(float(i), 1.0, 0.0, be_waits=True)
     assert guard.credit_s == pytest.approx(0.2)
     for i in range(100):
-        guard.record(100.0 + i, 1.0, 1.0, be_waits=False, ls_leads=False)
+        guard.record(100.0 + i, 1.0, 1.0, be_waits=False)
     assert guard.credit_s == pytest.approx(-0.2)
 
 
 def test_nothing_is_owed_while_no_best_effort_work_waits() -> None:
     guard = StarvationGuard(StarvationLimits(min_share=0.1))
-    guard.record(1.0, 5.0, 0.0, be_waits=False, ls_leads=True)
+    guard.record(1.0, 5.0, 0.0, be_waits=False)
     assert guard.credit_s == 0.0
 
 
 def test_what_is_sent_counts_as_paid_until_it_is_measured() -> None:
     guard = StarvationGuard(StarvationLimits(min_share=0.1))
-    guard.record(1.0, 5.0, 0.0, be_waits=True, ls_leads=True)
+    guard.record(1.0, 5.0, 0.0, be_waits=True)
     guard.spend(0.3)
     assert guard.credit_s == pytest.approx(0.2)
     guard.settle(0.3)
@@ -76,27 +76,17 @@ def test_what_is_sent_counts_as_paid_until_it_is_measured() -> None:
 
 def test_the_share_forgets_what_left_the_window() -> None:
     guard = StarvationGuard(StarvationLimits(window_s=10.0))
-    guard.record(1.0, 1.0, 1.0, be_waits=False, ls_leads=False)
-    guard.record(9.0, 1.0, 0.0, be_waits=False, ls_leads=True)
+    guard.record(1.0, 1.0, 1.0, be_waits=False)
+    guard.record(9.0, 1.0, 0.0, be_waits=False)
     assert guard.share(9.0) == pytest.approx(0.5)
     assert guard.share(12.0) == pytest.approx(0.0)
     assert guard.share(30.0) == 0.0
 
 
-def test_the_time_of_latency_sensitive_iterations_counts_whoever_rides_in_them_and_so_does_idle_time() -> None:
-    guard = StarvationGuard(StarvationLimits(window_s=10.0))
-    guard.record(1.0, 1.0, 0.9, be_waits=True, ls_leads=True)
-    guard.record(9.0, 2.0, 1.0, be_waits=True, ls_leads=False)
-    assert guard.ls_occupancy == pytest.approx(0.1)
-    guard.record(11.5, 2.0, 0.0, be_waits=True, ls_leads=True)
-    assert guard.ls_occupancy == pytest.approx(0.2)
-
-
 def test_best_effort_work_rides_where_the_other_class_would_have_the_worker_to_itself() -> None:
     tokens = {}
-    for share in (1.0, 0.5):
-        sim = Simulation(limits=Limits(ls_alone_share=share))
+    for tpot_s in (0.0, 0.1):
+        sim = Simulation(limits=Limits(ls_tpot_s=tpot_s))
         saturate(sim, 20.0)
-        tokens[share] = {c: sim.scheduler.counters.classes[c].num_generated_tokens for c in (LS, BE)}
-    assert tokens[0.5][BE] > 3 * tokens[1.0][BE]
-    assert tokens[0.5][LS] > tokens[1.0][LS] / 2
+        tokens[tpot_s] = {c: sim.scheduler.counters.classes[c].num_generated_tokens for c in (LS, BE)}
+    assert tokens[0.1][BE] > 3 * tokens[0.0][BE]

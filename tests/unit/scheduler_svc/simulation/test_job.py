@@ -25,9 +25,9 @@ def table(**changes: object) -> dict[str, Any]:
 
 
 def test_what_is_left_out_has_the_cores_own_defaults() -> None:
-    read = parse_job(job(settings={"ls_stretch": 1, "max_num_seqs": 8}))
+    read = parse_job(job(settings={"ls_tpot_s": 1, "max_num_seqs": 8}))
     assert read.preempt_at is PreemptAt.EXPERT
-    assert read.limits == Limits(ls_stretch=1.0, max_num_seqs=8, control_lead_s=0.0)
+    assert read.limits == Limits(ls_tpot_s=1.0, max_num_seqs=8, control_lead_s=0.0)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.state.commands import Advance
 from scheduler_svc.core.state.results import BatchError, StepResult
+from scheduler_svc.core.state.sequence import SequenceState
 from scheduler_svc.timeline.events import Lane, Process
 from scheduler_svc.timeline.step_lanes import StepLanes
+from tests.support.core.joining import Joining
 from tests.support.core.simulation import BE, LS, Simulation, small_model
 from tests.support.core.trace_events import Events
 
@@ -62,21 +65,20 @@ def test_stops_are_as_many_as_the_core_counted(events: Events) -> None:
 
 def test_a_resume_that_is_called_off_before_it_began_is_no_second_stop(events: Events) -> None:
     sim = simulation(events)
-    best_effort = sim.submit(BE, 256, 4)
+    best_effort, other = sim.submit(BE, 256, 4), sim.submit(BE, 20, 4)
     sim.submit_at(0.02, LS, 20, 1)
     pump = sim._pump
 
-    def pump_with_an_arrival_while_commands_are_on_their_way() -> None:
-        if len(sim.sequences) == 2 and sim.outputs[2]:
-            commands = sim.scheduler.schedule(sim.now_s)
-            assert any(isinstance(command, Advance) for command in commands), "nothing is resumed"
-            sim.submit(LS, 20, 1)
-            sim.worker.receive([*commands, *sim.scheduler.schedule(sim.now_s)], sim.now_s)
+    def pump_and_call_off_what_waits() -> None:
         pump()
+        waits = any(isinstance(command, Advance) for command in sim.worker.queue)
+        if len(sim.sequences) == 3 and waits and other.state is SequenceState.IN_BATCH:
+            sim.scheduler.abort(other.seq_id, sim.now_s)  # has its batch cut short, which is to go on behind the prompt
 
-    sim._pump = pump_with_an_arrival_while_commands_are_on_their_way  # type: ignore[method-assign]
+    sim._pump = pump_and_call_off_what_waits  # type: ignore[method-assign]
     sim.run()
-    assert len(sim.sequences) == 3
+    assert other.state is SequenceState.FINISHED
+    assert len(sim.outputs[other.seq_id]) == 0
     assert best_effort.num_preemptions == sim.scheduler.counters.num_preemptions_at_expert == 1
     assert len(events.of("preemption")) == len(events.of("resume")) == 1
 
@@ -92,8 +94,9 @@ def test_steps_of_one_lane_never_overlap(events: Events) -> None:
             assert second["ts"] >= first["ts"] + first["dur"] - 0.2
 
 
-def test_a_join_is_marked_once_and_stands_on_both_lanes(events: Events) -> None:
-    sim = simulation(events, limits=None)
+def test_a_join_is_marked_once_and_stands_on_both_lanes(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, Joining.name, Joining)
+    sim = simulation(events, policy=Joining.name)
     for _ in range(4):
         sim.submit(BE, 20, 30)
     sim.submit_at(0.15, LS, 200, 4)
