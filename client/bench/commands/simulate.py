@@ -134,7 +134,8 @@ class ExperimentOptions:
     cost_table: Annotated[
         str,
         Setting(metavar="NAME|FILE", panel=_SET_UPS),
-        "Names the table that says how long the worker's work takes.",
+        "Names the table that says how long the worker's work takes: a JSON file, or one that comes with QLLM, which "
+        "are a100-mixtral-8x7b, h200-mixtral-8x7b, zen3-mini-mixtral, zen5-mini-mixtral and zero (no time at all).",
     ] = A100
     slo_s: Annotated[
         float,

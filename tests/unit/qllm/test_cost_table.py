@@ -67,6 +67,29 @@ def test_a_decode_iteration_of_32_takes_what_the_paper_says_of_the_a100() -> Non
     assert 300e6 <= costs.num_layers * layer_ns + costs.head_ns(num_sequences) <= 400e6
 
 
+@pytest.mark.parametrize(
+    ("name", "num_sequences", "milliseconds"),
+    [
+        ("h200-mixtral-8x7b", 1, 7),
+        ("h200-mixtral-8x7b", 8, 23),
+        ("h200-mixtral-8x7b", 32, 27),
+        ("zen3-mini-mixtral", 1, 22),
+        ("zen3-mini-mixtral", 8, 50),
+        ("zen5-mini-mixtral", 1, 12),
+        ("zen5-mini-mixtral", 8, 25),
+    ],
+)
+def test_a_decode_iteration_at_1000_tokens_of_context_takes_what_the_source_says(
+    name: str, num_sequences: int, milliseconds: float
+) -> None:
+    costs = parse_cost_table(shipped_tables()[name])
+    chosen = costs.num_experts_per_token / costs.num_experts
+    expert_us = costs.expert_us[0] * (1 - (1 - chosen) ** num_sequences) + costs.expert_us[1] * num_sequences * chosen
+    layer_ns = costs.attention_ns(num_sequences, 1000 * num_sequences) + costs.num_experts * expert_us * 1e3
+    iteration_ns = costs.num_layers * layer_ns + costs.head_ns(num_sequences)
+    assert iteration_ns * 1e-6 == pytest.approx(milliseconds, abs=0.5)
+
+
 def test_a_refusal_names_the_place_that_the_table_stands_in() -> None:
     with pytest.raises(CostTableRefused, match=r"^job\.table\.head_us\.per_row: got -1"):
         parse_cost_table({**TABLE, "head_us": {"fixed": 0, "per_row": -1}}, "job.table")
