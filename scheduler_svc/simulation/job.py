@@ -10,25 +10,27 @@ from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.simulation.arrivals import ClosedLoop, Request
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.fields import Fields
 
 MAX_REQUESTS = 1_000_000
 _MOST = 1e9
 _CLASSES = {"ls": RequestClass.LATENCY_SENSITIVE, "be": RequestClass.BEST_EFFORT}
-_NAMES = ("cost_table", "policy", "preempt_at", "settings", "requests")
+_MOST_CLIENTS = 4096
+_NAMES = ("cost_table", "policy", "preempt_at", "settings", "requests", "closed_loop")
+_LOOP_NAMES = (
+    "num_clients",
+    "num_prompt_tokens",
+    "num_output_tokens",
+    "until_s",
+    "from_s",
+    "class",
+    "prompt_spread",
+    "seed",
+)
 
 Settings = TypeVar("Settings", Limits, StarvationLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request of the traffic."""
-
-    arrival_s: float
-    request_class: RequestClass
-    num_prompt_tokens: int
-    num_output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Job:
 
     cost_table: CostTable
     requests: tuple[Request, ...]
+    closed_loop: ClosedLoop | None = None
     policy: str = "qllm"
     preempt_at: PreemptAt = PreemptAt.EXPERT
     limits: Limits = field(default_factory=lambda: Limits(control_lead_s=0.0))
@@ -52,9 +55,12 @@ def parse_job(content: object) -> Job:
 
         {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert",
          "settings": {"max_num_seqs": 32, "min_share": 0.1},
-         "requests": [[arrival_s, "ls" or "be", num_prompt_tokens, num_output_tokens], ...]}
+         "requests": [[arrival_s, "ls" or "be", num_prompt_tokens, num_output_tokens], ...],
+         "closed_loop": {"num_clients": 8, "num_prompt_tokens": 1100, "num_output_tokens": 64, "class": "be",
+                         "from_s": 5, "until_s": 65, "prompt_spread": 0.2, "seed": 0}}
 
-    Everything but cost_table and requests has a default. Settings are the fields of `Limits` and `StarvationLimits`.
+    Everything but cost_table and requests has a default; that of closed_loop is none, those in it are as `ClosedLoop`
+    has them. Settings are the fields of `Limits` and `StarvationLimits`.
     """
     read = Fields(content, "job", _NAMES)
     table = _cost_table(read.get("cost_table"))
@@ -64,6 +70,7 @@ def parse_job(content: object) -> Job:
     return Job(
         cost_table=table,
         requests=_requests(read.get("requests"), table),
+        closed_loop=_closed_loop(read.get("closed_loop"), table) if "closed_loop" in read else None,
         policy=policy,
         preempt_at=PreemptAt(read.choice("preempt_at", places)) if "preempt_at" in read else PreemptAt.EXPERT,
         limits=limits,
@@ -115,8 +122,12 @@ def _names(settings: Limits | StarvationLimits) -> tuple[str, ...]:
 def _requests(content: object, table: CostTable) -> tuple[Request, ...]:
     if not isinstance(content, list) or len(content) > MAX_REQUESTS:
         raise JobRefused(f"job.requests: allowed is a list of at most {MAX_REQUESTS}")
-    longest = min(table.max_model_len, table.num_blocks * 16)
+    longest = _longest(table)
     return tuple(_request(f"job.requests[{number}]", row, longest) for number, row in enumerate(content))
+
+
+def _longest(table: CostTable) -> int:
+    return min(table.max_model_len, table.num_blocks * 16)
 
 
 def _request(path: str, row: object, longest: int) -> Request:
@@ -131,3 +142,27 @@ def _request(path: str, row: object, longest: int) -> Request:
         num_prompt_tokens=num_prompt_tokens,
         num_output_tokens=read.count("num_output_tokens", 1, longest - num_prompt_tokens),
     )
+
+
+def _closed_loop(content: object, table: CostTable) -> ClosedLoop:
+    path, longest = "job.closed_loop", _longest(table)
+    read = Fields(content, path, _LOOP_NAMES)
+    until_s = read.number("until_s", 0.0, _MOST)
+    loop = ClosedLoop(
+        num_clients=read.count("num_clients", 0, _MOST_CLIENTS),
+        num_prompt_tokens=read.count("num_prompt_tokens", 1, longest - 1),
+        num_output_tokens=read.count("num_output_tokens", 1, longest - 1),
+        until_s=until_s,
+        from_s=read.number("from_s", 0.0, until_s) if "from_s" in read else 0.0,
+        request_class=_CLASSES[read.choice("class", tuple(_CLASSES))] if "class" in read else RequestClass.BEST_EFFORT,
+        prompt_spread=read.number("prompt_spread", 0.0, 1.0) if "prompt_spread" in read else 0.2,
+        seed=read.count("seed", 0, int(_MOST)) if "seed" in read else 0,
+    )
+    if loop.longest_prompt + loop.num_output_tokens > longest:
+        raise JobRefused(
+            f"{path}: got prompts of up to {loop.longest_prompt} tokens and outputs of {loop.num_output_tokens}, "
+            f"allowed are {longest} together"
+        )
+    if loop.num_clients and table.is_free:
+        raise JobRefused(f"{path}: got a table whose work takes no time, with which clients would ask without end")
+    return loop

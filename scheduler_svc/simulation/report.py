@@ -21,6 +21,7 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
         "cpu_s": round(cpu_s, 3),
         "num_events": simulation.num_events,
         "num_tokens": simulation.worker.num_tokens,
+        "window": _window(simulation),
         "outcomes": _columns(simulation.outcomes),
         "counters": {
             "busy_s": round(counters.busy_ns * 1e-9, 6),
@@ -33,6 +34,12 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
             "num_promotions": simulation.scheduler.work.guard.num_promotions,
         },
     }
+
+
+def _window(simulation: Simulation) -> dict[str, object]:
+    window = simulation.window
+    counts = {name: window.num_tokens[request_class] for request_class, name in _CLASS_NAMES.items()}
+    return {"seconds": round(window.seconds(simulation.now_s), 6), "num_output_tokens": counts}
 
 
 def _columns(outcomes: list[Outcome]) -> dict[str, list[object]]:

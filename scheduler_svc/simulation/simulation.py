@@ -1,6 +1,5 @@
 """The loop of a simulation: what is next happens now. Owns the virtual clock, and keeps what came of each request."""
 
-from collections import abc
 from dataclasses import dataclass
 from itertools import count
 
@@ -10,10 +9,12 @@ from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import Output, TokenOutput
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.simulation.arrivals import Arrival, Arrivals
 from scheduler_svc.simulation.errors import Stalled
-from scheduler_svc.simulation.job import Job, Request
+from scheduler_svc.simulation.job import Job
 from scheduler_svc.simulation.step_costs import StepCosts
 from scheduler_svc.simulation.virtual_worker import VirtualWorker
+from scheduler_svc.simulation.window import Window
 
 _GREEDY = SamplingParams(temperature=0.0)
 _NEVER_S = float("inf")
@@ -24,6 +25,7 @@ class Outcome:
     """What one request met; times in virtual seconds, from its arrival.
 
     Attributes:
+        tpot_s: Mean time from each token to the next; None if it has one token only.
         longest_gap_s: Longest time between two of its tokens.
     """
 
@@ -33,6 +35,7 @@ class Outcome:
     num_output_tokens: int
     queue_s: float
     ttft_s: float
+    tpot_s: float | None
     turnaround_s: float
     num_preemptions: int
     longest_gap_s: float
@@ -44,6 +47,7 @@ class Outcome:
         assert first_run_s is not None
         assert first_token_s is not None
         assert last_token_s is not None
+        num_gaps = len(sequence.output_token_ids) - 1
         return cls(
             request_class=sequence.request_class,
             arrival_s=sequence.arrival_s,
@@ -51,6 +55,7 @@ class Outcome:
             num_output_tokens=len(sequence.output_token_ids),
             queue_s=first_run_s - sequence.arrival_s,
             ttft_s=first_token_s - sequence.arrival_s,
+            tpot_s=(last_token_s - first_token_s) / num_gaps if num_gaps else None,
             turnaround_s=last_token_s - sequence.arrival_s,
             num_preemptions=sequence.num_preemptions,
             longest_gap_s=longest_gap_s,
@@ -59,9 +64,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Live:
-    """A request under way, with the time of its last token and the longest time between two."""
+    """A request under way, with its client, the time of its last token and the longest time between two."""
 
     sequence: Sequence
+    client: int | None
     last_token_s: float | None = None
     longest_gap_s: float = 0.0
 
@@ -78,6 +84,7 @@ class Simulation:
         now_s: The virtual time.
         outcomes: Of the requests that have ended, in the order of their ends.
         num_events: Times that the core was asked; what a simulation costs is proportional to it.
+        window: The output tokens of each class: of the closed loop's window, else of the whole run.
     """
 
     def __init__(self, job: Job, observer: StepObserver | None = None) -> None:
@@ -95,52 +102,60 @@ class Simulation:
             observer,
             costs.calibration(),
         )
-        self._arrivals: abc.Sequence[Request] = sorted(job.requests, key=lambda request: request.arrival_s)
-        self._num_arrived = 0
+        loop = job.closed_loop
+        self.window = Window(loop.from_s, loop.until_s) if loop else Window()
+        self._arrivals = Arrivals(job.requests, loop)
+        self._num_unanswered = len(job.requests)  # those of closed-loop clients do not count
+        self._has_clients = loop is not None
         self._seq_ids = count(1)
         self._live: dict[SeqId, _Live] = {}
 
     def run(self) -> None:
-        """Goes on until every request has ended.
+        """Goes on until every request has ended; with a closed loop until its window and all other requests have.
 
         Raises:
             Stalled: Sequences are left that nothing will ever advance.
         """
         self._pump()
-        while (next_s := self._next_event_s()) < _NEVER_S:
+        while not self._is_cut and (next_s := self._next_event_s()) < _NEVER_S:
             self.now_s = max(self.now_s, next_s)
             self._admit_arrivals()
             self._take_result()
             self._pump()
-        if self._live:
+        if self._live and not self._is_cut:
             raise Stalled(f"{len(self._live)} requests are left at {self.now_s:.3f} s, and nothing happens any more")
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the clients that would go on for ever are of no use any more."""
+        return self._has_clients and self.now_s >= self.window.until_s and not self._num_unanswered
 
     def _next_event_s(self) -> float:
         """Returns when the next thing happens: an arrival, the end of a step, or a wake-up that the core asked for."""
-        arrival_s = self._arrivals[self._num_arrived].arrival_s if self._num_arrived < len(self._arrivals) else _NEVER_S
         ends_s = self.worker.ends_s
         wakeup_s = self.scheduler.wakeup_s
         return min(
-            arrival_s,
+            self._arrivals.next_s,
             _NEVER_S if ends_s is None else ends_s,
             _NEVER_S if wakeup_s is None else wakeup_s,
         )
 
     def _admit_arrivals(self) -> None:
-        while self._num_arrived < len(self._arrivals) and self._arrivals[self._num_arrived].arrival_s <= self.now_s:
-            request = self._arrivals[self._num_arrived]
-            self._num_arrived += 1
-            seq_id = SeqId(next(self._seq_ids))
-            sequence = Sequence(
-                seq_id,
-                request.request_class,
-                (0,) * request.num_prompt_tokens,
-                _GREEDY,
-                StopConditions(request.num_output_tokens),
-                request.arrival_s,
-            )
-            self._live[seq_id] = _Live(sequence)
-            self.scheduler.add(sequence)
+        for arrival in self._arrivals.take_due(self.now_s):
+            self._admit(arrival)
+
+    def _admit(self, arrival: Arrival) -> None:
+        request, seq_id = arrival.request, SeqId(next(self._seq_ids))
+        sequence = Sequence(
+            seq_id,
+            request.request_class,
+            (0,) * request.num_prompt_tokens,
+            _GREEDY,
+            StopConditions(request.num_output_tokens),
+            request.arrival_s,
+        )
+        self._live[seq_id] = _Live(sequence, arrival.client)
+        self.scheduler.add(sequence)
 
     def _take_result(self) -> None:
         ends_s = self.worker.ends_s
@@ -155,9 +170,16 @@ class Simulation:
         if isinstance(output, TokenOutput):
             live = self._live[output.seq_id]
             live.note_token(self.now_s)
+            self.window.note_token(live.sequence.request_class, self.now_s)
             if output.finish_reason is not None:
-                del self._live[output.seq_id]
-                self.outcomes.append(Outcome.of(live.sequence, live.longest_gap_s))
+                self._end(self._live.pop(output.seq_id))
+
+    def _end(self, live: _Live) -> None:
+        self.outcomes.append(Outcome.of(live.sequence, live.longest_gap_s))
+        if live.client is None:
+            self._num_unanswered -= 1
+        else:
+            self._arrivals.ask_again(live.client, self.now_s)
 
     def _pump(self) -> None:
         self.num_events += 1

@@ -7,6 +7,7 @@ from qllm.cost_table import parse_cost_table, shipped_tables
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.simulation.arrivals import ClosedLoop
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.job import parse_job
 from scheduler_svc.simulation.step_costs import StepCosts
@@ -24,10 +25,21 @@ def table(**changes: object) -> dict[str, Any]:
     return {**content, **changes}
 
 
+def loop(**changes: object) -> dict[str, Any]:
+    clients = {"num_clients": 8, "num_prompt_tokens": 1100, "num_output_tokens": 64, "until_s": 60}
+    return job(closed_loop={**clients, **changes})
+
+
 def test_what_is_left_out_has_the_cores_own_defaults() -> None:
     read = parse_job(job(settings={"ls_tpot_s": 1, "max_num_seqs": 8}))
     assert read.preempt_at is PreemptAt.EXPERT
     assert read.limits == Limits(ls_tpot_s=1.0, max_num_seqs=8, control_lead_s=0.0)
+
+
+def test_what_is_left_out_of_a_closed_loop_has_its_own_defaults() -> None:
+    expected = ClosedLoop(num_clients=8, num_prompt_tokens=1100, num_output_tokens=64, until_s=60.0)
+    assert parse_job(loop()).closed_loop == expected
+    assert parse_job(job()).closed_loop is None
 
 
 @pytest.mark.parametrize(
@@ -51,6 +63,12 @@ def test_what_is_left_out_has_the_cores_own_defaults() -> None:
         (job(requests=[[0, "vip", 5, 5]]), r"job.requests\[0\].class: got 'vip', allowed are ls, be"),
         (job(requests=[[0, "ls", 0, 5]]), r"job.requests\[0\].num_prompt_tokens: got 0"),
         (job(requests=[[0, "ls", 32760, 50]]), r"job.requests\[0\].num_output_tokens: got 50, allowed .* from 1 to 8"),
+        (loop(num_clients=4097), "job.closed_loop.num_clients: got 4097, allowed is a whole number from 0 to 4096"),
+        (loop(from_s=61), "job.closed_loop.from_s: got 61, allowed is a number from 0 to 60"),
+        (loop(**{"class": "vip"}), "job.closed_loop.class: got 'vip', allowed are ls, be"),
+        (loop(pause_s=1), "job.closed_loop: got pause_s, allowed are num_clients"),
+        (loop(num_prompt_tokens=30000), "got prompts of up to 36000 tokens and outputs of 64, allowed are 32768"),
+        ({**loop(), "cost_table": "zero"}, "job.closed_loop: got a table whose work takes no time"),
         (job(cost_table=[]), "cost_table: got list, allowed is an object"),
         (job(cost_table=table(num_layers=0)), "cost_table.num_layers: got 0"),
         (job(cost_table=table(num_experts_per_token=9)), "cost_table.num_experts_per_token: got 9"),

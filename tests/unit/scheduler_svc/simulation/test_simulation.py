@@ -7,8 +7,9 @@ import pytest
 
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.simulation.arrivals import Request
 from scheduler_svc.simulation.errors import Stalled
-from scheduler_svc.simulation.job import Job, Request, parse_job
+from scheduler_svc.simulation.job import Job, parse_job
 from scheduler_svc.simulation.report import report
 from scheduler_svc.simulation.simulation import Outcome, Simulation
 
