@@ -29,6 +29,7 @@ from client.bench.load.run import Run
 from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 from client.bench.report.progress import ProgressBar
 from client.bench.report.simulate_tables import result_grids
+from client.bench.results.summary import Objective
 from client.bench.service.geometries import Geometry, write_geometry
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.simulation.sweep import Axis, PointResult, parse_values
@@ -152,7 +153,7 @@ def _report(runs: list[Run], rates: Sequence[float], slo_s: float, json_file: Pa
         for rate, run in zip(rates, runs, strict=False)
     ]
     console = Console()
-    grids = (*result_grids(Axis.RATE, sweep, slo_s, "MEASURED"), *own_grids(sweep)[1:])
+    grids = (*result_grids(Axis.RATE, sweep, Objective(ttft_ms=slo_s * 1e3), "MEASURED"), *own_grids(sweep)[1:])
     for title, header, ((_, *cells),) in ((grid.title, grid.header, grid.rows) for grid in grids):
         if LABEL not in title:  # those compare it with itself
             console.print(title, markup=False)

@@ -33,6 +33,7 @@ from client.bench.report.progress import ProgressBar
 from client.bench.report.show import Report, check_figures_can_be_drawn
 from client.bench.report.simulate_tables import result_grids
 from client.bench.results.result_file import Provenance, dump
+from client.bench.results.summary import Objective
 from client.bench.service.geometries import Geometry, write_geometry
 from client.bench.service.interrupts import Interrupts, run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
@@ -256,7 +257,7 @@ def _report(options: PaperOptions, sweep: Sequence[PointResult[MeasuredResult]],
         title="The paper's experiment",
         lead=title,
         grids=[
-            *result_grids(Axis.RATE, sweep, options.slo_s, "MEASURED"),
+            *result_grids(Axis.RATE, sweep, Objective(ttft_ms=options.slo_s * 1e3), "MEASURED"),
             *own_grids(sweep),
             *([claims] if claims else []),
         ],

@@ -132,9 +132,10 @@ def _class_result(summary: ClassSummary, rows: Sequence[RequestRow], slo_s: floa
     return ClassResult(
         count=len(rows),
         ttft=summary.ttft,
+        tpot=summary.tpot,
         turnaround=summary.turnaround,
         queue=summary.queue,
         attainment=_attainment(rows, slo_s * 1e3),
-        num_preemptions=0,
+        tokens_per_s=summary.tokens_per_s,
         ttft_ms=tuple(first_ms),
     )

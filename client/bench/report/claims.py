@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, times
 from client.bench.set_ups import SetUpName
-from client.bench.simulation.sweep import TARGET, PointResult, PolicyResult
+from client.bench.simulation.sweep import ALONE, PointResult, PolicyResult
 
-_COLUMN_NAMES = {SetUpName.EXPERT: "qllm", TARGET: "qllm, 400 ms a token", SetUpName.PAPER: "Algorithm 1"}
+_COLUMN_NAMES = {SetUpName.EXPERT: "qllm", ALONE: "qllm, LS work alone", SetUpName.PAPER: "Algorithm 1"}
 _Sweep = Sequence[PointResult[PolicyResult]]
 
 

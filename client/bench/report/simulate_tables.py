@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from client.bench.report.grid import Grid
 from client.bench.report.tables import NOTHING, number, times
 from client.bench.results.spread import Spread
+from client.bench.results.summary import Objective
 from client.bench.set_ups import SetUpName
 from client.bench.simulation.simulator import SimulatedResult
 from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
@@ -12,16 +13,19 @@ from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
 _Figure = Callable[[PolicyResult, PolicyResult], str]  # of a result, and of fcfs at the same point
 
 
-def result_grids(axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], slo_s: float, how: str) -> list[Grid]:
+def result_grids(
+    axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], objective: Objective, how: str
+) -> list[Grid]:
     """Returns a table for each figure with a column for each value; where nothing was varied, one table of all figures.
 
     Args:
         axis: What was varied.
         sweep: What came of it.
-        slo_s: Objective for first tokens, in seconds.
+        objective: What latency-sensitive requests should keep. Where the promised time per token is varied, each
+            point has its own.
         how: SIMULATED or MEASURED.
     """
-    figures = _figures(slo_s)
+    figures = _figures(objective, "as promised" if axis is Axis.LS_TPOT else None)
     if axis is None:
         results = sweep[0].results
         rows = tuple(
@@ -44,14 +48,14 @@ def result_grids(axis: Axis | None, sweep: Sequence[PointResult[PolicyResult]], 
     ]
 
 
-def stops_grid(axis: Axis | None, sweep: Sequence[PointResult[SimulatedResult]]) -> Grid:
-    """Returns how often each set-up stopped inside a layer."""
+def stops_grid(axis: Axis | None, sweep: Sequence[PointResult[SimulatedResult]], how: str) -> Grid:
+    """Returns how often each set-up stopped inside a layer; `how` stands before the title."""
     header = (axis.heading if axis else "", *("" if point.value is None else f"{point.value:g}" for point in sweep))
     stops = "num_preemptions_at_expert"
     rows = tuple(
         (label, *(f"{point.results[label].counters[stops]:,}" for point in sweep)) for label in sweep[0].results
     )
-    return Grid("SIMULATED: stops inside a layer", header, rows)
+    return Grid(f"{how}: stops inside a layer", header, rows)
 
 
 def cost_grid(sweep: Sequence[PointResult[SimulatedResult]]) -> Grid:
@@ -68,22 +72,41 @@ def cost_grid(sweep: Sequence[PointResult[SimulatedResult]]) -> Grid:
     return Grid("What the simulation took", ("", ""), rows)
 
 
-def _figures(slo_s: float) -> dict[str, _Figure]:
+def _figures(objective: Objective, tpot: str | None) -> dict[str, _Figure]:
+    within = f"within {(objective.ttft_ms or 0.0) / 1e3:g} s"
     return {
         "LS TTFT, mean seconds": lambda one, fcfs: _seconds(one.ls.ttft, "mean_ms"),
         "LS TTFT, p99 seconds": lambda one, fcfs: _seconds(one.ls.ttft, "p99_ms"),
         "LS TTFT, times lower than fcfs, mean": lambda one, fcfs: times(_ratio(fcfs.ls.ttft, one.ls.ttft)),
-        f"LS requests with a first token within {slo_s:g} s": lambda one, fcfs: _share(one.ls.attainment),
+        f"LS requests with a first token {within}": lambda one, fcfs: _share(one.ls.attainment),
+        "LS time per token, mean ms": lambda one, fcfs: _milliseconds(one.ls.tpot, "mean_ms"),
+        "LS time per token, p99 ms": lambda one, fcfs: _milliseconds(one.ls.tpot, "p99_ms"),
+        **(_tpot_figures(within, tpot or f"within {objective.tpot_ms:g} ms") if objective.tpot_ms is not None else {}),
         "LS turnaround, mean seconds": lambda one, fcfs: _seconds(one.ls.turnaround, "mean_ms"),
         "BE turnaround, mean seconds": lambda one, fcfs: _seconds(one.be.turnaround, "mean_ms"),
         "BE turnaround, to fcfs": lambda one, fcfs: times(_ratio(one.be.turnaround, fcfs.be.turnaround)),
+        "BE output tokens per second": lambda one, fcfs: number(one.be.tokens_per_s),
+        "BE output tokens per second, to fcfs": lambda one, fcfs: _to(one.be.tokens_per_s, fcfs.be.tokens_per_s),
         "output tokens per second": lambda one, fcfs: number(one.tokens_per_s),
         "output tokens per second, to fcfs": lambda one, fcfs: _to(one.tokens_per_s, fcfs.tokens_per_s),
     }
 
 
+def _tpot_figures(within: str, fluently: str) -> dict[str, _Figure]:
+    return {
+        f"LS requests with their further tokens {fluently}": lambda one, fcfs: _share(one.ls.tpot_attainment),
+        f"LS requests with both, a first token {within} and further ones {fluently}": lambda one, fcfs: _share(
+            one.ls.both_attainment
+        ),
+    }
+
+
 def _seconds(spread: Spread | None, key: str) -> str:
     return NOTHING if spread is None else number(getattr(spread, key) / 1e3)
+
+
+def _milliseconds(spread: Spread | None, key: str) -> str:
+    return NOTHING if spread is None else number(getattr(spread, key))
 
 
 def _share(share: float | None) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 from client.bench.errors import BenchError
 from client.bench.load.workload import BE, LS
 from client.bench.results.spread import Spread
+from client.bench.results.summary import Objective
 from client.bench.set_ups import SetUp
-from client.bench.simulation.traffic import Row
+from client.bench.simulation.traffic import MixedLoad, Traffic
 from client.messages import RequestClass
 
 _MODULE = "scheduler_svc.simulation"
@@ -29,21 +30,29 @@ class SimulationFailed(BenchError):
     """A simulation did not end well; the message is the simulator's own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassResult:
     """What the requests of one class met, in virtual time; None where there were none.
 
     Attributes:
+        tpot: Mean times from one token to the next, of each request with more than one.
         attainment: Share of them whose first token came within the objective.
+        tpot_attainment: Share of them whose further tokens did; None if there is no such objective.
+        both_attainment: Share of them that kept both objectives; None likewise.
+        tokens_per_s: Their output tokens in the window, by its length.
         ttft_ms: All times to first token, sorted.
     """
 
     count: int
     ttft: Spread | None
+    tpot: Spread | None
     turnaround: Spread | None
     queue: Spread | None
     attainment: float | None
-    num_preemptions: int
+    tpot_attainment: float | None = None
+    both_attainment: float | None = None
+    tokens_per_s: float = 0.0
+    num_preemptions: int = 0
     ttft_ms: tuple[float, ...] = field(repr=False, default=())
 
 
@@ -54,7 +63,8 @@ class SimulatedResult:
     Attributes:
         virtual_s: Virtual time from the start until the last request had ended.
         cpu_s: Processor time that the simulation took.
-        tokens_per_s: Output tokens of all requests by `virtual_s`.
+        tokens_per_s: Output tokens of all requests in the window, by its length. The window is that of clients that
+            never pause, else the whole run.
         counters: The core's counters.
     """
 
@@ -82,34 +92,48 @@ class SimulatedResult:
         return self.classes[BE]
 
 
-def job_of(set_up: SetUp, cost_table: object, rows: Sequence[Row]) -> dict[str, object]:
-    """Returns the simulator's job: these requests under this set-up."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One simulation to run, and what its latency-sensitive requests should keep."""
+
+    job: Mapping[str, object]
+    objective: Objective
+
+
+def job_of(set_up: SetUp, cost_table: object, asked: Mapping[str, object]) -> dict[str, object]:
+    """Returns the simulator's job: what is asked, by `asked_of`, under this set-up."""
     return {
         "cost_table": cost_table,
         "policy": set_up.policy,
         "preempt_at": set_up.preempt_at,
         "settings": dict(set_up.settings),
-        "requests": rows,
+        **asked,
     }
 
 
+def asked_of(traffic: Traffic) -> dict[str, object]:
+    """Returns what of a job is the same for all set-ups: the requests, and the clients that never pause."""
+    loop = {"closed_loop": traffic.closed_loop()} if isinstance(traffic, MixedLoad) else {}
+    return {"requests": traffic.rows(), **loop}
+
+
 async def simulate_all(
-    jobs: Sequence[Mapping[str, object]], *, slo_s: float, num_processes: int, on_done: Callable[[], None]
+    planned: Sequence[Planned], *, num_processes: int, on_done: Callable[[], None]
 ) -> list[SimulatedResult]:
-    """Runs jobs and returns their results in the same order; the first failure ends them all.
+    """Runs simulations and returns their results in the same order; the first failure ends them all.
 
     Raises:
         SimulationFailed: The simulator refused a job, or is not installed.
     """
     places = asyncio.Semaphore(num_processes)
 
-    async def run(job: Mapping[str, object]) -> SimulatedResult:
+    async def run(one: Planned) -> SimulatedResult:
         async with places:
-            result = _read(await _run_process(json.dumps(job).encode()), slo_s)
+            result = _read(await _run_process(json.dumps(one.job).encode()), one.objective)
         on_done()
         return result
 
-    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    tasks = [asyncio.create_task(run(one)) for one in planned]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -138,29 +162,54 @@ async def _run_process(job: bytes) -> Mapping[str, Any]:
     return result
 
 
-def _read(content: Mapping[str, Any], slo_s: float) -> SimulatedResult:
+def _read(content: Mapping[str, Any], objective: Objective) -> SimulatedResult:
     outcomes: Mapping[str, list[Any]] = content["outcomes"]
-    num_output_tokens = sum(outcomes["num_output_tokens"])
+    seconds, counts = content["window"]["seconds"], content["window"]["num_output_tokens"]
+    rates = {name: round(count / seconds, 3) if seconds else 0.0 for name, count in counts.items()}
     return SimulatedResult(
         virtual_s=content["virtual_s"],
         cpu_s=content["cpu_s"],
-        tokens_per_s=round(num_output_tokens / content["virtual_s"], 3) if content["virtual_s"] else 0.0,
+        tokens_per_s=round(sum(rates.values()), 3),
         num_events=content["num_events"],
-        classes={request_class: _read_class(outcomes, name, slo_s) for request_class, name in _CLASSES.items()},
+        classes={one: _read_class(outcomes, name, rates[name], objective) for one, name in _CLASSES.items()},
         counters=content["counters"],
     )
 
 
-def _read_class(outcomes: Mapping[str, list[Any]], name: str, slo_s: float) -> ClassResult:
+def _read_class(outcomes: Mapping[str, list[Any]], name: str, tokens_per_s: float, objective: Objective) -> ClassResult:
     mine = [number for number, other in enumerate(outcomes["request_class"]) if other == name]
-    times_ms = {key: [outcomes[key][number] * 1e3 for number in mine] for key in ("ttft_s", "turnaround_s", "queue_s")}
-    in_time = sum(time_ms <= slo_s * 1e3 for time_ms in times_ms["ttft_s"])
+    ttft, tpot, turnaround, queue = (_times_ms(outcomes, mine, key) for key in ("ttft", "tpot", "turnaround", "queue"))
+    early = [_keeps(time_ms, objective.ttft_ms) for time_ms in ttft]
+    fluent = [_keeps(time_ms, objective.tpot_ms) for time_ms in tpot]
+    has_target = objective.tpot_ms is not None
     return ClassResult(
         count=len(mine),
-        ttft=Spread.of(times_ms["ttft_s"]),
-        turnaround=Spread.of(times_ms["turnaround_s"]),
-        queue=Spread.of(times_ms["queue_s"]),
-        attainment=round(in_time / len(mine), 4) if mine else None,
+        ttft=_spread(ttft),
+        tpot=_spread(tpot),
+        turnaround=_spread(turnaround),
+        queue=_spread(queue),
+        attainment=_share(early),
+        tpot_attainment=_share(fluent) if has_target else None,
+        both_attainment=_share([a and b for a, b in zip(early, fluent, strict=True)]) if has_target else None,
+        tokens_per_s=tokens_per_s,
         num_preemptions=sum(outcomes["num_preemptions"][number] for number in mine),
-        ttft_ms=tuple(sorted(times_ms["ttft_s"])),
+        ttft_ms=tuple(sorted(time_ms for time_ms in ttft if time_ms is not None)),
     )
+
+
+def _times_ms(outcomes: Mapping[str, list[Any]], numbers: Sequence[int], key: str) -> list[float | None]:
+    """Returns a column's times of these requests; a request with one token has no time per token."""
+    times_s = (outcomes[f"{key}_s"][number] for number in numbers)
+    return [None if time_s is None else time_s * 1e3 for time_s in times_s]
+
+
+def _keeps(time_ms: float | None, objective_ms: float | None) -> bool:
+    return time_ms is None or objective_ms is None or time_ms <= objective_ms
+
+
+def _spread(times_ms: Sequence[float | None]) -> Spread | None:
+    return Spread.of([time_ms for time_ms in times_ms if time_ms is not None])
+
+
+def _share(kept: Sequence[bool]) -> float | None:
+    return round(sum(kept) / len(kept), 4) if kept else None

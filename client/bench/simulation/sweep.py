@@ -10,18 +10,16 @@ from qllm.settings import plain
 from client.bench.errors import BenchError
 from client.bench.set_ups import SET_UPS, SetUp, SetUpName
 from client.bench.simulation.simulator import ClassResult
-from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, Traffic, with_share
+from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, MixedLoad, ReplayedTrace, Traffic, with_share
 
-# As long as a full iteration of the machine of the shipped table: nobody waits longer for a token than beside fcfs.
-_FULL_ITERATION_S = 0.4
-TARGET = "qllm-target"
+ALONE = "qllm-alone"
 SIMULATED = (
     SET_UPS[SetUpName.FCFS],
     SET_UPS[SetUpName.PAPER],
     SET_UPS[SetUpName.PRIORITY],
     SET_UPS[SetUpName.LAYER],
     SET_UPS[SetUpName.EXPERT],
-    SetUp(TARGET, "qllm", "expert", {"ls_tpot_s": _FULL_ITERATION_S}),
+    SetUp(ALONE, "qllm", "expert", {"ls_tpot_s": 0.0}),
 )
 
 
@@ -32,6 +30,7 @@ class Axis(StrEnum):
     LS_SHARE = "ls-share"
     BE_PROMPT = "be-prompt"
     QUANTUM = "quantum"
+    LS_TPOT = "ls-tpot"
 
     @property
     def heading(self) -> str:
@@ -54,20 +53,24 @@ _TITLES = {
     Axis.LS_SHARE: "share of latency-sensitive requests",
     Axis.BE_PROMPT: "tokens of a best-effort prompt",
     Axis.QUANTUM: "preemption quantum, ms",
+    Axis.LS_TPOT: "promised time per token, ms",
 }
 _VALUES: dict[Axis, tuple[float, ...]] = {
     Axis.RATE: (1, 2, 3, 4, 5, 6, 7, 8),
     Axis.LS_SHARE: (0.05, 0.1, 0.2, 0.4, 0.6, 0.8),
     Axis.BE_PROMPT: (64, 256, 1024, 4096),
     Axis.QUANTUM: (1, 2, 5, 10, 20, 50, 100),
+    Axis.LS_TPOT: (10, 20, 35, 50, 75, 100, 150, 200),
 }
 _BOUNDS: dict[Axis, tuple[float, float]] = {
     Axis.RATE: (0.001, 10_000.0),
     Axis.LS_SHARE: (0.0, 1.0),
     Axis.BE_PROMPT: (1, MAX_PROMPT_TOKENS),
-    # Those of the scheduler's --preemption-quantum-ms, which would refuse a value in seconds and by another name.
+    # Those of the scheduler's options, which would refuse a value in seconds and by another name.
     Axis.QUANTUM: (0.1, 10_000.0),
+    Axis.LS_TPOT: (0.0, 60_000.0),
 }
+_SETTINGS = {Axis.QUANTUM: "preemption_quantum_s", Axis.LS_TPOT: "ls_tpot_s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +156,36 @@ def _read_setting(setting: str) -> tuple[str, float]:
 
 
 def _vary_traffic(axis: Axis, value: float, traffic: Traffic) -> Traffic:
-    if axis is Axis.QUANTUM:
+    if axis in _SETTINGS:
         return traffic
+    if isinstance(traffic, ReplayedTrace) and axis is not Axis.LS_SHARE:
+        allowed = ", ".join((Axis.LS_SHARE, *_SETTINGS))
+        raise BenchError(f"--sweep {axis.value}: a trace has its own; allowed with --trace are {allowed}")
+    if isinstance(traffic, MixedLoad):
+        return _vary_mixed_load(axis, value, traffic)
     if axis is Axis.LS_SHARE:
         return with_share(traffic, value)
-    if not isinstance(traffic, Mix):
-        raise BenchError(f"--sweep {axis.value}: a trace has its own; allowed with --trace are ls-share and quantum")
+    assert isinstance(traffic, Mix)
     if axis is Axis.BE_PROMPT:
         return replace(traffic, be_prompt_tokens=round(value))
     return replace(traffic, rate_per_s=value)
 
 
+def _vary_mixed_load(axis: Axis, value: float, traffic: MixedLoad) -> MixedLoad:
+    if axis is Axis.LS_SHARE:
+        allowed = ", ".join((Axis.RATE, Axis.BE_PROMPT, *_SETTINGS))
+        raise BenchError(f"--sweep ls-share: clients that never pause have none; allowed with them are {allowed}")
+    if axis is Axis.BE_PROMPT:
+        return replace(traffic, be_prompt_tokens=round(value))
+    return replace(traffic, ls_rate_per_s=value)
+
+
 def _vary_set_ups(axis: Axis, value: float, set_ups: Sequence[SetUp]) -> tuple[SetUp, ...]:
-    if axis is not Axis.QUANTUM:
+    """Returns the set-ups with the value in their settings; what stands for one end of the axis keeps its own."""
+    if axis not in _SETTINGS:
         return tuple(set_ups)
-    return tuple(replace(one, settings={**one.settings, "preemption_quantum_s": value / 1e3}) for one in set_ups)
+    varied = {_SETTINGS[axis]: value / 1e3}
+    return tuple(
+        one if axis is Axis.LS_TPOT and one.label == ALONE else replace(one, settings={**one.settings, **varied})
+        for one in set_ups
+    )

@@ -2,7 +2,7 @@
 
 Without a trace, arrivals are Poisson and lengths are ShareGPT-like: log-normal, with the means that Kwon et al.
 (SOSP 2023, figure 11) give for ShareGPT, 161 tokens in and 338 out, and outputs cut at a limit, as a server's
-`max_tokens` does.
+`max_tokens` does. Clients that never pause have no rows: the simulator lets them ask again when they are answered.
 """
 
 import math
@@ -90,10 +90,64 @@ class ReplayedTrace:
         return f"{self.name}, times multiplied by {self.time_scale:g}{share}"
 
 
-Traffic = Mix | ReplayedTrace
+@dataclass(frozen=True, slots=True)
+class MixedLoad:
+    """Latency-sensitive requests at random times beside best-effort clients that never pause.
+
+    Attributes:
+        ls_rate_per_s: Mean arrivals of latency-sensitive requests, from the start to the end of the window.
+        num_be_clients: Clients that each ask again when they are answered.
+        be_prompt_tokens: Mean length of their prompts, which are up to 20 % shorter or longer.
+        warm_up_s: Seconds of load before the window in which throughput is counted.
+        seconds: Length of the window.
+        seed: Fixes arrivals and lengths.
+    """
+
+    num_be_clients: int = 8
+    be_prompt_tokens: int = 1100
+    be_output_tokens: int = 64
+    ls_rate_per_s: float = 0.7
+    ls_prompt_tokens: int = 80
+    ls_output_tokens: int = 16
+    warm_up_s: float = 5.0
+    seconds: float = 120.0
+    seed: int = 0
+
+    def rows(self) -> list[Row]:
+        """Returns the latency-sensitive requests in the order of their arrivals."""
+        times, until_s = random.Random(f"ls {self.seed}"), self.warm_up_s + self.seconds
+        rows: list[Row] = []
+        at_s = times.expovariate(self.ls_rate_per_s)
+        while at_s < until_s:
+            rows.append((round(at_s, 6), "ls", self.ls_prompt_tokens, self.ls_output_tokens))
+            at_s += times.expovariate(self.ls_rate_per_s)
+        return rows
+
+    def closed_loop(self) -> dict[str, object]:
+        """Returns the clients as the simulator's job describes them."""
+        return {
+            "num_clients": self.num_be_clients,
+            "num_prompt_tokens": self.be_prompt_tokens,
+            "num_output_tokens": self.be_output_tokens,
+            "from_s": self.warm_up_s,
+            "until_s": self.warm_up_s + self.seconds,
+            "seed": self.seed,
+        }
+
+    def describe(self, varied: str | None = None) -> str:
+        """Returns one line; what is varied is left out, by the name of the axis."""
+        rate = "at random times" if varied == "rate" else f"at {self.ls_rate_per_s:g}/s"
+        prompts = "" if varied == "be-prompt" else f"{self.be_prompt_tokens:,} + "
+        return (
+            f"latency-sensitive requests of {self.ls_prompt_tokens} + {self.ls_output_tokens} tokens {rate} for "
+            f"{self.seconds:g} s beside {self.num_be_clients} best-effort clients of {prompts}{self.be_output_tokens}"
+        )
 
 
-def with_share(traffic: Traffic, ls_share: float) -> Traffic:
+Traffic = Mix | ReplayedTrace | MixedLoad
+
+
+def with_share(traffic: Mix | ReplayedTrace, ls_share: float) -> Traffic:
     """Returns the same traffic with another share of latency-sensitive requests."""
     return replace(traffic, ls_share=ls_share)
 

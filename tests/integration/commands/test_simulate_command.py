@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.service.live_service import ROOT
 
+A100 = "a100-mixtral-8x7b"
+
 
 def simulate(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "client", "bench", "simulate", *arguments]
@@ -31,7 +33,7 @@ def test_a_sweep_prints_the_claims_and_writes_what_was_asked_for(tmp_path: Path)
         "priority-iteration",
         "qllm-layer",
         "qllm-expert",
-        "qllm-target",
+        "qllm-alone",
     }
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert "SIMULATED" in files["html"].read_text()
@@ -47,6 +49,26 @@ def test_a_trace_file_drives_it(tmp_path: Path) -> None:
     assert "claims" not in result.stdout
 
 
+def test_clients_that_never_pause_are_simulated_on_several_machines_for_several_promises(tmp_path: Path) -> None:
+    json_file, png = tmp_path / "out.json", tmp_path / "out.png"
+    tables = ("zen3-mini-mixtral", "zen5-mini-mixtral")
+    machines = [word for table in tables for word in ("--cost-table", table)]
+    options = ("--sweep", "ls-tpot", "--values", "20,50", "--seconds", "20", "--set-up", "qllm-expert")
+    result = simulate("--be-clients", "4", *options, *machines, "--json", str(json_file), "--png", str(png))
+    assert result.returncode == 0, result.stderr
+    assert "SIMULATED on zen3-mini-mixtral: LS TTFT, mean" in result.stdout
+    assert "beside 4 best-effort clients of 1,100 + 64" in result.stdout
+    assert "claims" not in result.stdout
+    found = json.loads(json_file.read_text())["points"]
+    assert [(one["cost_table"], one["value"]) for one in found] == [(table, ms) for table in tables for ms in (20, 50)]
+    for point in found:
+        own = point["results"]["qllm-expert"]["classes"]
+        assert own["ls"]["tpot"]["mean_ms"] > 0
+        assert own["be"]["tokens_per_s"] > 0
+        assert 0 <= own["ls"]["both_attainment"] <= min(own["ls"]["attainment"], own["ls"]["tpot_attainment"]) <= 1
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -55,6 +77,8 @@ def test_a_trace_file_drives_it(tmp_path: Path) -> None:
         (("--cost-table", "h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
         (("--set", "speed=2"), "job.settings: got speed, allowed are max_num_seqs"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
+        (("--trace", "nowhere.csv", "--be-clients", "2"), "--be-clients: allowed without --trace only"),
+        (("--cost-table", "zero", "--cost-table", A100), "--cost-table: got 2, allowed is one, and several with"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: tuple[str, ...], message: str) -> None:

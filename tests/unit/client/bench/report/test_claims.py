@@ -9,7 +9,8 @@ from client.bench.simulation.sweep import PointResult
 
 def result(ttft_s: float, ls_turnaround_s: float, be_turnaround_s: float, tokens_per_s: float) -> SimulatedResult:
     def of(ttft: float, turnaround: float) -> ClassResult:
-        return ClassResult(1, Spread.of([ttft * 1e3]), Spread.of([turnaround * 1e3]), None, None, 0)
+        ttft_ms, turnaround_ms = Spread.of([ttft * 1e3]), Spread.of([turnaround * 1e3])
+        return ClassResult(count=1, ttft=ttft_ms, tpot=None, turnaround=turnaround_ms, queue=None, attainment=None)
 
     classes = {LS: of(ttft_s, ls_turnaround_s), BE: of(1.0, be_turnaround_s)}
     return SimulatedResult(100.0, 1.0, tokens_per_s, 10, classes, {})

@@ -4,13 +4,14 @@ from qllm.settings import settings_of
 from client.bench.errors import BenchError
 from client.bench.load.trace import Trace, TraceRow
 from client.bench.simulation.simulator import job_of
-from client.bench.simulation.sweep import SIMULATED, Axis, apply_settings, choose_set_ups, parse_values, points
-from client.bench.simulation.traffic import Mix, ReplayedTrace
+from client.bench.simulation.sweep import ALONE, SIMULATED, Axis, apply_settings, choose_set_ups, parse_values, points
+from client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.simulation.job import parse_job
 
 TRACE = ReplayedTrace(Trace.of([TraceRow(0.0, 5, 5)]), "t.csv")
+NOBODY: dict[str, object] = {"requests": []}
 
 
 @pytest.mark.parametrize("axis", Axis)
@@ -29,7 +30,7 @@ def test_the_baseline_is_always_among_the_set_ups() -> None:
 
 def test_settings_reach_the_part_of_the_core_that_they_belong_to() -> None:
     (first, *_) = apply_settings(SIMULATED, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
-    job = parse_job(job_of(first, "a100-mixtral-8x7b", []))
+    job = parse_job(job_of(first, "a100-mixtral-8x7b", NOBODY))
     assert job.limits.ls_stretch == 1.0
     assert job.limits.max_num_seqs == 8
     assert isinstance(job.limits.max_num_seqs, int)
@@ -47,15 +48,31 @@ def test_what_makes_no_sense_is_refused() -> None:
         points(Axis.RATE, [10_000.001], Mix(), SIMULATED)
     with pytest.raises(BenchError, match="--sweep rate: a trace has its own"):
         points(Axis.RATE, [2.0], TRACE, SIMULATED)
+    with pytest.raises(BenchError, match="--sweep ls-share: clients that never pause have none"):
+        points(Axis.LS_SHARE, [0.5], MixedLoad(), SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
         choose_set_ups(["lifo"])
     with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
         apply_settings(SIMULATED, ["ls_stretch"])
 
 
-def test_a_quantum_may_be_varied_as_far_as_the_scheduler_allows_it() -> None:
-    (setting,) = [one for one in settings_of(Limits) if one.field == "preemption_quantum_s"]
-    assert Axis.QUANTUM.bounds == (setting.setting.low, setting.setting.high)
-    for end in points(Axis.QUANTUM, Axis.QUANTUM.bounds, Mix(), SIMULATED):
-        job = parse_job(job_of(end.set_ups[-1], "zero", []))
-        assert setting.given(job.limits.preemption_quantum_s) == end.value
+@pytest.mark.parametrize(("axis", "field"), [(Axis.QUANTUM, "preemption_quantum_s"), (Axis.LS_TPOT, "ls_tpot_s")])
+def test_a_setting_may_be_varied_as_far_as_the_scheduler_allows_it(axis: Axis, field: str) -> None:
+    (setting,) = [one for one in settings_of(Limits) if one.field == field]
+    assert axis.bounds == (setting.setting.low, setting.setting.high)
+    for end in points(axis, axis.bounds, Mix(), choose_set_ups(["qllm-expert"])):
+        job = parse_job(job_of(end.set_ups[-1], "zero", NOBODY))
+        assert setting.given(getattr(job.limits, field)) == end.value
+
+
+def test_latency_sensitive_work_alone_is_the_same_end_of_every_promise() -> None:
+    swept = points(Axis.LS_TPOT, Axis.LS_TPOT.values, MixedLoad(), SIMULATED)
+    alone = [set_up for point in swept for set_up in point.set_ups if set_up.label == ALONE]
+    assert {set_up.settings["ls_tpot_s"] for set_up in alone} == {0.0}
+
+
+def test_the_mixed_load_can_be_varied_in_its_rate_and_its_prompts() -> None:
+    (rate,) = points(Axis.RATE, [1.5], MixedLoad(), SIMULATED)
+    (prompt,) = points(Axis.BE_PROMPT, [512.0], MixedLoad(), SIMULATED)
+    assert rate.traffic == MixedLoad(ls_rate_per_s=1.5)
+    assert prompt.traffic == MixedLoad(be_prompt_tokens=512)

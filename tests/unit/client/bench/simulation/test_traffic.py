@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.traffic import Mix, ReplayedTrace, with_share
+from client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, with_share
 
 
 def test_traffic_is_fixed_by_its_seed() -> None:
@@ -35,3 +35,12 @@ def test_a_replayed_trace_keeps_its_lengths_and_scales_its_times() -> None:
     rows = ReplayedTrace(trace, "some.csv", time_scale=2.0, ls_share=0.5).rows()
     assert [(at_s, prompt) for at_s, _, prompt, _ in rows] == [(2.0 * i, 10 + i) for i in range(50)]
     assert {name for _, name, _, _ in rows} == {"ls", "be"}
+
+
+def test_the_mixed_load_lists_who_comes_at_random_times_and_describes_who_never_pauses() -> None:
+    load = MixedLoad(ls_rate_per_s=2.0, seconds=500.0, warm_up_s=10.0)
+    rows = load.rows()
+    assert rows == MixedLoad(ls_rate_per_s=2.0, seconds=500.0, warm_up_s=10.0).rows()
+    assert 0.9 < len(rows) / 1020 < 1.1
+    assert {row[1:] for row in rows} == {("ls", 80, 16)}
+    assert load.closed_loop()["until_s"] == 510.0
