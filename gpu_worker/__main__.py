@@ -37,6 +37,7 @@ from gpu_worker.machine.process import (
     spare_the_engine,
     wait_briefly,
 )
+from gpu_worker.machine.whole_file import why_not_writable
 from gpu_worker.settings import LoadFormat, WorkerConfig
 
 _log = logging.getLogger("gpu_worker")
@@ -106,6 +107,8 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, Hello
     _require_extra()
     from gpu_worker.checkpoint.files import check_checkpoint
 
+    if config.record_costs is not None and (reason := why_not_writable(config.record_costs)):
+        raise SettingRefused(f"--record-costs: {config.record_costs} can't be written ({reason}); allowed is a file")
     check_checkpoint(config.model, needs_weights=config.load_format is LoadFormat.AUTO)
     wait_briefly()
     cores.bind_threads(config)
@@ -119,16 +122,30 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, Hello
     cores.num_threads = torch.get_num_threads()
     with torch.inference_mode():
         if worker.ranks is None:
-            yield worker.executor, worker.hello
+            with _recording(config, worker.executor, worker.hello) as executor:
+                yield executor, worker.hello
             return
         if worker.ranks.rank > 0:
             follow(worker.executor, worker.ranks)
             sys.exit(0)
         leader = LeadingExecutor(worker.executor, worker.ranks)
         try:
-            yield leader, worker.hello
+            with _recording(config, leader, worker.hello) as executor:
+                yield executor, worker.hello
         finally:
             leader.stop()
+
+
+@contextmanager
+def _recording(config: WorkerConfig, executor: Executor, hello: Hello) -> Iterator[Executor]:
+    """Yields the executor, with a recorder of what its steps take in front of it if one is wanted."""
+    if config.record_costs is None:
+        yield executor
+        return
+    from gpu_worker.execution.cost_recorder import recording_costs
+
+    with recording_costs(executor, hello, config.record_costs) as recording:
+        yield recording
 
 
 @contextmanager

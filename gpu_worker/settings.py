@@ -190,6 +190,13 @@ class WorkerConfig:
         "with QLLM, which are zero (everything takes no time), a100-mixtral-8x7b, h200-mixtral-8x7b, "
         "zen3-mini-mixtral and zen5-mini-mixtral. Settings that concern tensors have no effect then.",
     ] = ""
+    record_costs: Annotated[
+        Path | None,
+        Setting(metavar="FILE", panel=ADVANCED),
+        "Writes how long work takes here as a cost table, for --simulated and for qllm-client bench simulate. It is "
+        "fitted to all steps, those of the warm-up too, and written every 10 seconds and at the end, which takes some "
+        "milliseconds of the model's time. A worker that is started again begins the file anew.",
+    ] = None
     curve_secret_key: Annotated[
         Path | None,
         Setting(panel=ADVANCED),
@@ -221,6 +228,10 @@ class WorkerConfig:
         if (self.curve_secret_key is None) != (self.curve_server_key is None):
             raise SettingRefused("CURVE needs both --curve-secret-key and --curve-server-key")
         self._check_endpoint()
+        if self.simulated and self.record_costs is not None:
+            raise SettingRefused(
+                f"--record-costs: got {self.record_costs}, allowed with --simulated is nothing: it takes a table's time"
+            )
         most_threads = max(64, len(os.sched_getaffinity(0)))
         if self.num_threads is not None and self.num_threads > most_threads:
             raise SettingRefused(f"--threads: got {self.num_threads}, allowed is 1 to {most_threads}")

@@ -32,6 +32,7 @@ NOT_OFFERED = {
     "QLLM_SPAWN_WORKER": "the worker has a container of its own",
     "QLLM_DEVICE": "fixed: each worker's image is for one device",
     "QLLM_SIMULATED": "for measuring QLLM itself",
+    "QLLM_RECORD_COSTS": "the file system is read-only",
     "QLLM_TRACE": "the file system is read-only",
     "QLLM_TRACE_MAX_MIB": "the file system is read-only",
     "QLLM_CONFIG": "a file would have to be mounted first",

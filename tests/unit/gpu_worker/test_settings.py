@@ -132,6 +132,17 @@ def test_model_that_is_not_there_ends_with_code_2_and_one_clear_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_costs_are_not_recorded_where_times_come_from_a_table() -> None:
+    with pytest.raises(SettingRefused, match=r"--record-costs: got c\.json, allowed with --simulated is nothing"):
+        WorkerConfig(simulated="zero", record_costs=Path("c.json"), control_endpoint="ipc:///tmp/x")
+
+
+def test_a_table_that_could_not_be_written_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    done = worker("--model", "m", "--control-endpoint", "ipc:///tmp/x", "--record-costs", f"{tmp_path}/none/c.json")
+    assert done.returncode == 2
+    assert f"qllm-worker: --record-costs: {tmp_path}/none/c.json can't be written (No such file" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_while_it_waits_for_a_scheduler_ends_it_with_code_0(number: signal.Signals) -> None:
