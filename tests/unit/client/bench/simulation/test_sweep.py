@@ -29,9 +29,9 @@ def test_the_baseline_is_always_among_the_set_ups() -> None:
 
 
 def test_settings_reach_the_part_of_the_core_that_they_belong_to() -> None:
-    (first, *_) = apply_settings(SIMULATED, ["ls_stretch=1", "min_share=0.2", "max_num_seqs=8"])
+    (first, *_) = apply_settings(SIMULATED, ["ls_tpot_s=0.1", "min_share=0.2", "max_num_seqs=8"])
     job = parse_job(job_of(first, "a100-mixtral-8x7b", NOBODY))
-    assert job.limits.ls_stretch == 1.0
+    assert job.limits.ls_tpot_s == 0.1
     assert job.limits.max_num_seqs == 8
     assert isinstance(job.limits.max_num_seqs, int)
     assert job.starvation == StarvationLimits(min_share=0.2)
@@ -52,8 +52,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         points(Axis.LS_SHARE, [0.5], MixedLoad(), SIMULATED)
     with pytest.raises(BenchError, match="--set-up: got 'lifo', allowed are fcfs"):
         choose_set_ups(["lifo"])
-    with pytest.raises(BenchError, match="--set: got 'ls_stretch', allowed is NAME=NUMBER"):
-        apply_settings(SIMULATED, ["ls_stretch"])
+    with pytest.raises(BenchError, match="--set: got 'ls_tpot_s', allowed is NAME=NUMBER"):
+        apply_settings(SIMULATED, ["ls_tpot_s"])
 
 
 @pytest.mark.parametrize(("axis", "field"), [(Axis.QUANTUM, "preemption_quantum_s"), (Axis.LS_TPOT, "ls_tpot_s")])
