@@ -110,6 +110,12 @@ class ClassLoad:
     num_generated_tokens: int
     num_prompt_tokens: int
     busy_ns: int
+    num_first_tokens: int
+    num_first_tokens_in_time: int
+    num_paced: int
+    num_paced_in_time: int
+    num_judged: int
+    num_attained: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ class Loads:
     num_preemptions_at_layer: int
     num_preemptions_at_expert: int
     num_joins: int
+    num_riders: int
     num_offloads: int
     num_promotions: int
     be_share: float

@@ -75,7 +75,7 @@ async def _refresh(client: AsyncClient, console: Console, watch_s: float) -> Non
 
 
 def _tables(info: ServerInfo, loads: Loads) -> Group:
-    return Group(_server_table(info), _class_table(loads), _counter_table(loads))
+    return Group(_server_table(info), _class_table(loads), _promise_table(loads), _counter_table(loads))
 
 
 def _server_table(info: ServerInfo) -> Table:
@@ -97,6 +97,20 @@ def _class_table(loads: Loads) -> Table:
         table.add_row(name, _shown(getattr(loads.latency_sensitive, name)), _shown(getattr(loads.best_effort, name)))
     table.add_row("busy_s", f"{loads.latency_sensitive.busy_ns / 1e9:.1f}", f"{loads.best_effort.busy_ns / 1e9:.1f}")
     return table
+
+
+def _promise_table(loads: Loads) -> Table:
+    """Says to how many requests what was promised was kept."""
+    load = loads.latency_sensitive
+    table = Table(title="Promise to latency-sensitive requests", show_header=False)
+    table.add_row("first token in time", _part(load.num_first_tokens_in_time, load.num_first_tokens))
+    table.add_row("time per token kept", _part(load.num_paced_in_time, load.num_paced))
+    table.add_row("both, of whole answers", _part(load.num_attained, load.num_judged))
+    return table
+
+
+def _part(num_kept: int, num_all: int) -> str:
+    return f"{100 * num_kept / num_all:.2f} % of {num_all:,}" if num_all else "none yet"
 
 
 def _counter_table(loads: Loads) -> Table:

@@ -1,13 +1,14 @@
 """Reads the loads of a scheduler core for operators. Changes nothing."""
 
 from collections import Counter
+from dataclasses import fields
 
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.state.sequence import Phase, RequestClass, SequenceState
+from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence, SequenceState
 from scheduler_svc.generation import ClassLoad, Loads
 
-NO_LOAD = ClassLoad(0, 0, 0, 0, 0, 0, 0, 0)
-NO_LOADS = Loads(NO_LOAD, NO_LOAD, 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+NO_LOAD = ClassLoad(**{field.name: 0 for field in fields(ClassLoad)})
+NO_LOADS = Loads(NO_LOAD, NO_LOAD, **{field.name: 0 for field in fields(Loads)[2:]})
 
 
 def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
@@ -28,6 +29,7 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
         num_preemptions_at_layer=counters.num_preemptions_at_layer,
         num_preemptions_at_expert=counters.num_preemptions_at_expert,
         num_joins=counters.num_joins,
+        num_riders=counters.num_riders,
         num_offloads=scheduler.memory.num_offloads,
         num_promotions=scheduler.work.guard.num_promotions,
         be_share=scheduler.work.guard.share(now_s),
@@ -36,15 +38,31 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
 
 def _class_load(scheduler: Scheduler, request_class: RequestClass) -> ClassLoad:
     counters = scheduler.counters.classes[request_class]
-    members = [s for s in scheduler.sequences if s.request_class is request_class]
-    phases = Counter(s.phase for s in members if s.state is SequenceState.QUEUED and not s.is_offloaded)
+    places = Counter([_place(sequence) for sequence in scheduler.sequences if sequence.request_class is request_class])
     return ClassLoad(
-        queued_prefill=phases[Phase.PREFILL],
-        queued_decode=phases[Phase.DECODE],
-        running=sum(s.state is SequenceState.IN_BATCH and not s.is_offloaded for s in members),
-        offloaded=sum(s.is_offloaded for s in members),
+        queued_prefill=places["queued_prefill"],
+        queued_decode=places["queued_decode"],
+        running=places["running"],
+        offloaded=places["offloaded"],
         num_finished=counters.num_finished,
         num_generated_tokens=counters.num_generated_tokens,
         num_prompt_tokens=counters.num_prompt_tokens,
         busy_ns=counters.busy_ns,
+        num_first_tokens=counters.num_first_tokens,
+        num_first_tokens_in_time=counters.num_first_tokens_in_time,
+        num_paced=counters.num_paced,
+        num_paced_in_time=counters.num_paced_in_time,
+        num_judged=counters.num_judged,
+        num_attained=counters.num_attained,
     )
+
+
+def _place(sequence: Sequence) -> str:
+    """Returns where a live sequence is, as the field of ClassLoad that counts it."""
+    if sequence.is_offloaded:
+        return "offloaded"
+    if sequence.state is SequenceState.IN_BATCH:
+        return "running"
+    # Thousands may wait for their first token; of them no phase need be worked out.
+    is_prefill = not sequence.output_token_ids or sequence.phase is Phase.PREFILL
+    return "queued_prefill" if is_prefill else "queued_decode"

@@ -231,6 +231,7 @@ class GetLoadsResponse(_message.Message):
     NUM_OFFLOADS_FIELD_NUMBER: _builtins.int
     NUM_PROMOTIONS_FIELD_NUMBER: _builtins.int
     BE_SHARE_FIELD_NUMBER: _builtins.int
+    NUM_RIDERS_FIELD_NUMBER: _builtins.int
     total_blocks: _builtins.int
     """Cache blocks on the device."""
     free_blocks: _builtins.int
@@ -259,6 +260,8 @@ class GetLoadsResponse(_message.Message):
     """Best-effort sequences promoted for their age."""
     be_share: _builtins.float
     """Share of worker time over the sliding window that went to best-effort work, in [0, 1]."""
+    num_riders: _builtins.int
+    """Best-effort sequences that rode in latency-sensitive iterations, counted once for each iteration."""
     @_builtins.property
     def latency_sensitive(self) -> Global___ClassLoad:
         """The latency-sensitive class."""
@@ -286,10 +289,11 @@ class GetLoadsResponse(_message.Message):
         num_offloads: _builtins.int = ...,
         num_promotions: _builtins.int = ...,
         be_share: _builtins.float = ...,
+        num_riders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_effort", b"best_effort", "latency_sensitive", b"latency_sensitive"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_share", b"be_share", "best_effort", b"best_effort", "busy_ns", b"busy_ns", "control_idle_ns", b"control_idle_ns", "free_blocks", b"free_blocks", "latency_sensitive", b"latency_sensitive", "num_commands", b"num_commands", "num_iterations", b"num_iterations", "num_joins", b"num_joins", "num_offloads", b"num_offloads", "num_preemptions_at_expert", b"num_preemptions_at_expert", "num_preemptions_at_layer", b"num_preemptions_at_layer", "num_promotions", b"num_promotions", "outstanding_ms", b"outstanding_ms", "total_blocks", b"total_blocks", "wait_bound_ms", b"wait_bound_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_share", b"be_share", "best_effort", b"best_effort", "busy_ns", b"busy_ns", "control_idle_ns", b"control_idle_ns", "free_blocks", b"free_blocks", "latency_sensitive", b"latency_sensitive", "num_commands", b"num_commands", "num_iterations", b"num_iterations", "num_joins", b"num_joins", "num_offloads", b"num_offloads", "num_preemptions_at_expert", b"num_preemptions_at_expert", "num_preemptions_at_layer", b"num_preemptions_at_layer", "num_promotions", b"num_promotions", "num_riders", b"num_riders", "outstanding_ms", b"outstanding_ms", "total_blocks", b"total_blocks", "wait_bound_ms", b"wait_bound_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,6 +313,12 @@ class ClassLoad(_message.Message):
     NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     BUSY_NS_FIELD_NUMBER: _builtins.int
+    NUM_FIRST_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_FIRST_TOKENS_IN_TIME_FIELD_NUMBER: _builtins.int
+    NUM_PACED_FIELD_NUMBER: _builtins.int
+    NUM_PACED_IN_TIME_FIELD_NUMBER: _builtins.int
+    NUM_JUDGED_FIELD_NUMBER: _builtins.int
+    NUM_ATTAINED_FIELD_NUMBER: _builtins.int
     queued_prefill: _builtins.int
     """Sequences waiting for prefill."""
     queued_decode: _builtins.int
@@ -325,6 +335,18 @@ class ClassLoad(_message.Message):
     """Prompt tokens computed."""
     busy_ns: _builtins.int
     """Nanoseconds of worker time."""
+    num_first_tokens: _builtins.int
+    """Requests that got their first token."""
+    num_first_tokens_in_time: _builtins.int
+    """Of num_first_tokens, those that got it within the time that was promised; 0 in a class without a promise."""
+    num_paced: _builtins.int
+    """Requests with more than one token that ended."""
+    num_paced_in_time: _builtins.int
+    """Of num_paced, those whose time per token was within what was promised; 0 in a class without a promise."""
+    num_judged: _builtins.int
+    """Requests that ended whole, not aborted and not failed."""
+    num_attained: _builtins.int
+    """Of num_judged, those that had both; 0 in a class without a promise."""
     def __init__(
         self,
         *,
@@ -336,10 +358,16 @@ class ClassLoad(_message.Message):
         num_generated_tokens: _builtins.int = ...,
         num_prompt_tokens: _builtins.int = ...,
         busy_ns: _builtins.int = ...,
+        num_first_tokens: _builtins.int = ...,
+        num_first_tokens_in_time: _builtins.int = ...,
+        num_paced: _builtins.int = ...,
+        num_paced_in_time: _builtins.int = ...,
+        num_judged: _builtins.int = ...,
+        num_attained: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_ns", b"busy_ns", "num_finished", b"num_finished", "num_generated_tokens", b"num_generated_tokens", "num_prompt_tokens", b"num_prompt_tokens", "offloaded", b"offloaded", "queued_decode", b"queued_decode", "queued_prefill", b"queued_prefill", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_ns", b"busy_ns", "num_attained", b"num_attained", "num_finished", b"num_finished", "num_first_tokens", b"num_first_tokens", "num_first_tokens_in_time", b"num_first_tokens_in_time", "num_generated_tokens", b"num_generated_tokens", "num_judged", b"num_judged", "num_paced", b"num_paced", "num_paced_in_time", b"num_paced_in_time", "num_prompt_tokens", b"num_prompt_tokens", "offloaded", b"offloaded", "queued_decode", b"queued_decode", "queued_prefill", b"queued_prefill", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,6 +176,12 @@ class FakeGenerator:
             num_generated_tokens=6,
             num_prompt_tokens=7,
             busy_ns=8,
+            num_first_tokens=20,
+            num_first_tokens_in_time=19,
+            num_paced=16,
+            num_paced_in_time=12,
+            num_judged=10,
+            num_attained=5,
         )
         return Loads(
             latency_sensitive=one,
@@ -191,6 +197,7 @@ class FakeGenerator:
             num_preemptions_at_layer=14,
             num_preemptions_at_expert=15,
             num_joins=16,
+            num_riders=19,
             num_offloads=17,
             num_promotions=18,
             be_share=0.25,

@@ -57,7 +57,8 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         )
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
-        return admin_pb2.GetLoadsResponse(num_preemptions_at_expert=7, busy_ns=2**53 + 1)
+        promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
+        return admin_pb2.GetLoadsResponse(latency_sensitive=promised, num_preemptions_at_expert=7, busy_ns=2**53 + 1)
 
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

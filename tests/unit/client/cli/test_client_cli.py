@@ -209,6 +209,13 @@ async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
     assert answer["server"]["model"]["num_layers"] == 3
 
 
+async def test_stats_say_to_how_many_requests_the_promise_was_kept(qllm_client: Call) -> None:
+    lines = (await qllm_client("stats")).out.splitlines()
+    rows = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 4}
+    assert rows["first token in time"] == "99.65 % of 2,000"
+    assert rows["both, of whole answers"] == "none yet"
+
+
 async def test_stats_watch_goes_on_until_interrupted(service: FakeService) -> None:
     process = await start("stats", "--json", "--watch", "0.1", QLLM_ADDRESS=service.address)
     for _ in range(3):

@@ -167,6 +167,7 @@ async def test_loads_are_the_generators() -> None:
     assert loads.best_effort.queued_prefill == 100
     assert (loads.total_blocks, loads.free_blocks, loads.be_share) == (64, 60, 0.25)
     assert (loads.num_preemptions_at_layer, loads.num_preemptions_at_expert, loads.num_promotions) == (14, 15, 18)
+    assert (loads.latency_sensitive.num_attained, loads.latency_sensitive.num_judged, loads.num_riders) == (5, 10, 19)
 
 
 async def reflect(service: Service, version: str, **question: str) -> reflection_pb2.ServerReflectionResponse:
