@@ -1,1 +1,1 @@
-"""What the process needs whatever it serves: descriptors, memory, panics of libraries, and a log that is no flood."""
+"""What the process needs whatever it serves: descriptors, connections, memory, panics, and a log that is no flood."""

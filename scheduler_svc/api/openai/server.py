@@ -15,12 +15,13 @@ from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.connections.connection import Connection
-from scheduler_svc.api.openai.connections.connection_room import ConnectionRoom
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
+from scheduler_svc.process.connection_room import ConnectionRoom
+from scheduler_svc.process.listening import listen
 
 _BACKLOG = 2048
 # asyncio accepts as many connections in one turn as its backlog is, before any of them is counted.
@@ -70,7 +71,7 @@ class OpenAiServer:
         self._limits = limits
         self._guard = RequestGuard(make_app(generator, texts, limits.comment_interval_s), limits.body_timeout_s)
         self._app = Envelope(self._guard, cors_origins)
-        self._room = ConnectionRoom(limits.max_connections)
+        self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -88,9 +89,7 @@ class OpenAiServer:
 
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
-        family, *_, address = socket.getaddrinfo(self._host, self._requested_port, type=socket.SOCK_STREAM)[0]
-        is_any = address[0] == "::" and socket.has_dualstack_ipv6()  # IPv4 too, as gRPC takes it
-        self._listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_any)
+        self._listener = listen(self._host, self._requested_port, _BACKLOG)
         self.port = self._listener.getsockname()[1]
         for level, name, value in _SOCKET_OPTIONS:  # connections inherit them
             if hasattr(socket, name):

@@ -17,7 +17,6 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from scheduler_svc.api.openai.connections.connection_room import ConnectionRoom
 from scheduler_svc.api.openai.connections.limits import HttpLimits
 from scheduler_svc.api.openai.wire.errors import (
     HeadersTooSlow,
@@ -26,6 +25,7 @@ from scheduler_svc.api.openai.wire.errors import (
     error_response,
 )
 from scheduler_svc.errors import ServiceError
+from scheduler_svc.process.connection_room import ConnectionRoom
 
 # A socket that is closed with something unread in it takes the answer back from a client that still sends.
 _LINGER_S = 1.0

@@ -28,10 +28,12 @@ class ConnectionRoom:
     silent connections then keep nobody out. Only where a request runs on every one is a new connection turned away.
 
     Args:
+        name: Whose room it is, for the log.
         size: The most connections at a time.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
         self._size = size
         self._guests: set[Guest] = set()
         self._waiting: dict[Guest, None] = {}  # in the order in which they began to wait
@@ -76,7 +78,7 @@ class ConnectionRoom:
         longest = next(iter(self._waiting), None)
         if self._rarely.is_due():
             what = "one without a request gives way" if longest else "new ones are refused"
-            _log.warning("connections_full limit=%d: %s (said once a minute)", self._size, what)
+            _log.warning("connections_full of=%s limit=%d: %s (said once a minute)", self._name, self._size, what)
         if longest is None:
             return False
         self.leave(longest)

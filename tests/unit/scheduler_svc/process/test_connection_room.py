@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scheduler_svc.api.openai.connections.connection_room import ConnectionRoom
+from scheduler_svc.process.connection_room import ConnectionRoom
 
 
 @dataclass(eq=False)
@@ -14,7 +14,7 @@ class Guest:
 
 
 def full_room(size: int = 3) -> tuple[ConnectionRoom, list[Guest]]:
-    room, guests = ConnectionRoom(size), [Guest() for _ in range(size)]
+    room, guests = ConnectionRoom("test", size), [Guest() for _ in range(size)]
     assert all(room.enter(guest) for guest in guests)
     return room, guests
 
