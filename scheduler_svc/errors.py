@@ -1,6 +1,7 @@
 """Errors that leave the service as a gRPC status.
 
-ServiceError                 carries `status`, a message for the caller, and `retry_after_s` where trying again helps
+ServiceError                 carries `status`, a message for the caller, `retry_after_s` where trying again helps, and
+│                            what a refusal with it is counted as
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
@@ -9,6 +10,7 @@ ServiceError                 carries `status`, a message for the caller, and `re
 """
 
 import random
+from enum import Enum
 from typing import ClassVar
 
 import grpc
@@ -23,6 +25,16 @@ def jittered(time_s: float) -> float:
     return time_s * random.uniform(1, _MOST_JITTER)
 
 
+class Refusal(Enum):
+    """Why a request was not taken in."""
+
+    OVERLOAD = "overload"
+    INVALID = "invalid"
+    DUPLICATE = "duplicate"
+    NO_WORKER = "no_worker"
+    OTHER = "other"
+
+
 class ServiceError(Exception):
     """Base of all errors that a caller sees.
 
@@ -31,6 +43,7 @@ class ServiceError(Exception):
     """
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    refusal: ClassVar[Refusal] = Refusal.OTHER
     retry_after_s: float | None = None
 
 
@@ -44,6 +57,7 @@ class InvalidRequest(ServiceError):
     """
 
     status = grpc.StatusCode.INVALID_ARGUMENT
+    refusal = Refusal.INVALID
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
         text = repr(given)
@@ -58,6 +72,7 @@ class DuplicateRequest(ServiceError):
     """The request id belongs to a live request."""
 
     status = grpc.StatusCode.ALREADY_EXISTS
+    refusal = Refusal.DUPLICATE
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"request_id: {request_id!r} belongs to a live request; choose another or leave it empty")
@@ -67,6 +82,7 @@ class Overloaded(ServiceError):
     """The class holds as many requests as it may."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    refusal = Refusal.OVERLOAD
 
     def __init__(self, class_name: str, limit: int, retry_after_s: float) -> None:
         super().__init__(
@@ -79,6 +95,7 @@ class WorkerUnavailable(ServiceError):
     """No worker can run the request."""
 
     status = grpc.StatusCode.UNAVAILABLE
+    refusal = Refusal.NO_WORKER
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -28,7 +28,7 @@ from starlette.responses import Response
 
 from scheduler_svc.api.openai.wire.schemas import KIND_MARK
 from scheduler_svc.api.validation import Amount
-from scheduler_svc.errors import RETRY_S, InvalidRequest, ServiceError, jittered
+from scheduler_svc.errors import RETRY_S, InvalidRequest, Refusal, ServiceError, jittered
 
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
@@ -110,6 +110,7 @@ class ModelNotFound(HttpError):
     """The model that is named is not the one that is served."""
 
     http_status = HTTPStatus.NOT_FOUND
+    refusal = Refusal.INVALID
     code = "model_not_found"
     param = "model"
 

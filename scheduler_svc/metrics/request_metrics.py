@@ -1,0 +1,95 @@
+"""Counts requests and times them, each at its first token and at its end: nothing is done for the tokens between.
+
+A request is what the engine calls one: each choice of an answer is a request.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
+from scheduler_svc.errors import Refusal
+from scheduler_svc.metrics.labels import CLASS, CLASSES, FINISH_REASONS, PREFIX
+
+_FIRST_TOKEN_S = (
+    *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+    *(1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+_QUEUE_S = (0.0005, 0.001, 0.002, 0.003, *_FIRST_TOKEN_S)
+_TOKEN_S = (
+    *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.055, 0.06, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5),
+    *(0.75, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+_END_TO_END_S = (
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
+    *(120.0, 300.0, 600.0, 1200.0, 3600.0),
+)
+
+
+class RequestMetrics:
+    """How the requests of a service fared.
+
+    Args:
+        registry: What reads them.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def times(name: str, help_: str, buckets_s: tuple[float, ...]) -> dict[RequestClass, Histogram]:
+            histogram = Histogram(f"{PREFIX}{name}_seconds", help_, [CLASS], buckets=buckets_s, registry=registry)
+            return {request_class: histogram.labels(word) for request_class, word in CLASSES.items()}
+
+        self._first_token = times(
+            "time_to_first_token", "Time from a request's arrival to its first token.", _FIRST_TOKEN_S
+        )
+        self._queue = times(
+            "request_queue_time",
+            "Time from a request's arrival until work on it began, of requests that got a first token.",
+            _QUEUE_S,
+        )
+        self._token = times(
+            "request_time_per_output_token",
+            "Mean time from one token of a request to its next, of whole answers of more than one token.",
+            _TOKEN_S,
+        )
+        self._end_to_end = times(
+            "e2e_request_latency", "Time from a request's arrival to its last token, of whole answers.", _END_TO_END_S
+        )
+        ended = Counter(
+            f"{PREFIX}request_success_total",
+            "Requests that ended, by reason: stop and length are whole answers, abort was the caller's wish, error was "
+            "the worker's failure or loss.",
+            [CLASS, "finished_reason"],
+            registry=registry,
+        )
+        self._ended = {
+            (request_class, reason): ended.labels(class_word, reason_word)
+            for request_class, class_word in CLASSES.items()
+            for reason, reason_word in FINISH_REASONS.items()
+        }
+        refused = Counter(
+            f"{PREFIX}requests_refused_total",
+            "Requests that were refused, by reason. One that does not say its class counts as ls.",
+            [CLASS, "reason"],
+            registry=registry,
+        )
+        self._refused = {
+            (request_class, refusal): refused.labels(word, refusal.value)
+            for request_class, word in CLASSES.items()
+            for refusal in Refusal
+        }
+
+    def first_token(self, request_class: RequestClass, usage: Usage) -> None:
+        """Takes in that a request has its first token."""
+        self._queue[request_class].observe(usage.queue_s)
+        self._first_token[request_class].observe(usage.queue_s + usage.prefill_s)
+
+    def ended(self, request_class: RequestClass, reason: FinishReason | None, usage: Usage) -> None:
+        """Takes in that a request ended; without a reason it failed."""
+        self._ended[request_class, reason].inc()
+        if reason not in (FinishReason.STOP, FinishReason.LENGTH):
+            return
+        self._end_to_end[request_class].observe(usage.queue_s + usage.prefill_s + usage.decode_s)
+        if usage.num_output_tokens > 1:
+            self._token[request_class].observe(usage.decode_s / (usage.num_output_tokens - 1))
+
+    def refused(self, request_class: RequestClass, refusal: Refusal) -> None:
+        """Takes in that a request was refused."""
+        self._refused[request_class, refusal].inc()
