@@ -11,6 +11,7 @@ from typing import Protocol
 
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions, Usage
+from scheduler_svc.errors import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class TokenEvent:
 
 
 class TokenStream(Protocol):
-    """The events of one request. Closing it early aborts the request; after the last event closing does nothing."""
+    """The events of one request. Closing it early ends the request; after the last event closing does nothing."""
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]:
         """Yields events until the one with a finish reason; raises ServiceError when the request cannot be finished."""
@@ -43,8 +44,8 @@ class TokenStream(Protocol):
     def usage(self) -> Usage:
         """Returns what the request has used so far."""
 
-    def close(self) -> None:
-        """Aborts the request if it is live."""
+    def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
+        """Ends the request if it is live, for that reason."""
 
 
 class WorkerState(Enum):
@@ -167,3 +168,9 @@ class Generator(Protocol):
 
     def loads(self) -> Loads:
         """Returns the loads now."""
+
+    def metrics(self) -> bytes:
+        """Returns the metrics as they stand, as the page that Prometheus reads."""
+
+    def note_refused(self, request_class: RequestClass, refusal: Refusal) -> None:
+        """Counts a request that was refused."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.prompt import prompt_token_ids
+from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
@@ -63,7 +64,8 @@ class TextGeneration:
         async for event in self._stream:
             delta = self._deltas.step(event)
             if delta.finish is not None:
-                self.close()  # a stop string ends work that would go on while the last delta is written
+                # A stop string ends work that would go on while the last delta is written.
+                self._stream.close(delta.finish.reason)
             yield delta
             if delta.finish is not None:
                 return
@@ -97,6 +99,10 @@ class TextGenerator:
 
     async def prepare(self, draft: Draft) -> PreparedGeneration:
         """Validates and tokenizes a draft, what is cheap to refuse first; raises ServiceError if it is refused."""
+        with counting_refusals(self._generator, draft.request_class):
+            return await self._prepare(draft)
+
+    async def _prepare(self, draft: Draft) -> PreparedGeneration:
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
@@ -116,9 +122,10 @@ class TextGenerator:
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
         """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
-        if self._generator.model != prepared.model:
-            raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
-        return TextGeneration(prepared, self._generator.submit(prepared.request))
+        with counting_refusals(self._generator, prepared.request.request_class):
+            if self._generator.model != prepared.model:
+                raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
+            return TextGeneration(prepared, self._generator.submit(prepared.request))
 
     def connected_model(self) -> ServedModel:
         """Returns the model that is served; raises WorkerUnavailable while there is none."""

@@ -23,10 +23,11 @@ from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import CommandId, SeqId
 from scheduler_svc.core.state.results import Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
-from scheduler_svc.errors import BatchFailed, DuplicateRequest, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Loads, ServedModel, TokenStream, WorkerState
-from scheduler_svc.serving.admission import ClassAdmission
+from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.fan_out import FanOut
+from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
 from scheduler_svc.serving.loads import NO_LOADS, read_loads
 from scheduler_svc.serving.token_stream import BufferedTokenStream
 from scheduler_svc.timeline import Timeline
@@ -67,15 +68,6 @@ class EngineSettings:
     ] = 16384
 
 
-@dataclass(slots=True)
-class _Live:
-    """A live request."""
-
-    request: GenerationRequest
-    sequence: Sequence
-    stream: BufferedTokenStream
-
-
 class Engine:
     """Implements `Generator` for front ends and `LinkListener` for the worker link.
 
@@ -105,12 +97,12 @@ class Engine:
         self._state = WorkerState.ABSENT
         self._epoch = 0
         self._seq_ids = count(1)
-        self._live: dict[SeqId, _Live] = {}
-        self._by_request_id: dict[str, SeqId] = {}
-        self._admission = {
-            RequestClass.LATENCY_SENSITIVE: ClassAdmission(RequestClass.LATENCY_SENSITIVE, settings.max_ls_requests),
-            RequestClass.BEST_EFFORT: ClassAdmission(RequestClass.BEST_EFFORT, settings.max_be_requests),
+        self._metrics = Metrics()
+        limits = {
+            RequestClass.LATENCY_SENSITIVE: settings.max_ls_requests,
+            RequestClass.BEST_EFFORT: settings.max_be_requests,
         }
+        self._live = LiveRequests(limits, self._loop.time, self._metrics, timeline)
         self._on_state_change: list[Callable[[], None]] = []
 
     # ---- Generator: what front ends call
@@ -133,9 +125,7 @@ class Engine:
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
         scheduler = self._ready_scheduler()
-        if request.request_id in self._by_request_id:
-            raise DuplicateRequest(request.request_id)
-        self._admission[request.request_class].enter()
+        self._live.admit(request)
         seq_id = SeqId(next(self._seq_ids))
         sequence = Sequence(
             seq_id, request.request_class, request.prompt_token_ids, request.sampling, request.stop, self._loop.time()
@@ -144,22 +134,19 @@ class Engine:
             request.request_class,
             self._fan_out,
             usage=lambda: sequence.usage(self._loop.time()),
-            on_close=lambda: self._abort_live(seq_id),
+            on_close=lambda reason: self._end_early(seq_id, reason),
         )
-        self._live[seq_id] = _Live(request, sequence, stream)
-        self._by_request_id[request.request_id] = seq_id
+        self._live.add(LiveRequest(request, sequence, stream))
         scheduler.add(sequence)
-        if self._timeline is not None:
-            self._timeline.request_arrived(sequence)
         self._pump()
         return stream
 
     def abort(self, request_id: str) -> bool:
         """Ends a live request, whose stream then ends with ABORTED; returns False if there is none."""
-        seq_id = self._by_request_id.get(request_id)
+        seq_id = self._live.find(request_id)
         if seq_id is None:
             return False
-        self._abort_live(seq_id)
+        self._end_early(seq_id, FinishReason.ABORTED)
         return True
 
     def on_state_change(self, tell: Callable[[], None]) -> None:
@@ -169,6 +156,14 @@ class Engine:
     def loads(self) -> Loads:
         """Returns the loads now."""
         return read_loads(self._scheduler, self._loop.time()) if self._scheduler else NO_LOADS
+
+    def metrics(self) -> bytes:
+        """Returns the metrics as they stand, as the page that Prometheus reads."""
+        return self._metrics.page(self.loads(), worker_is_ready=self._state is WorkerState.READY)
+
+    def note_refused(self, request_class: RequestClass, refusal: Refusal) -> None:
+        """Counts a request that was refused."""
+        self._metrics.requests.refused(request_class, refusal)
 
     def _ready_scheduler(self) -> Scheduler:
         if self._scheduler is None:
@@ -181,6 +176,7 @@ class Engine:
 
     def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
         """Starts a new scheduler core for a new life of the worker."""
+        self._retire_core()
         settings = self._settings
         scheduler = Scheduler(
             model.core,
@@ -211,7 +207,7 @@ class Engine:
 
     def worker_lost(self, reason: str) -> None:
         """Ends every live request: what the worker knew is gone."""
-        self._scheduler, self._model = None, None
+        self._retire_core()
         self._cancel_timer()
         self._change_state(WorkerState.ABSENT)
         self._fail_all(f"the worker is gone: {reason}")
@@ -219,7 +215,8 @@ class Engine:
     def worker_hung(self, reason: str) -> None:
         """Ends every live request; should the worker recover, it drops them."""
         self._change_state(WorkerState.HUNG)
-        for seq_id in tuple(self._live):
+        for live in self._live.all():
+            seq_id = live.sequence.seq_id
             self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
         self._pump()
         self._fail_all(f"the worker makes no progress: {reason}")
@@ -229,6 +226,12 @@ class Engine:
         self._change_state(WorkerState.READY)
 
     # ---- inside
+
+    def _retire_core(self) -> None:
+        """Parts with the core of a worker that is gone; what it counted goes on to be shown."""
+        if self._scheduler is not None:
+            self._metrics.worker_lost(self.loads())
+        self._scheduler, self._model = None, None
 
     def _pump(self) -> None:
         """Sends what the core wants sent now, and sets the timer for when it wants to be asked again."""
@@ -258,38 +261,33 @@ class Engine:
                 continue
             if isinstance(output, TokenOutput):
                 live.stream.push(output)
+                if not live.has_token:
+                    self._live.note_first_token(live)
                 if output.finish_reason is not None:
-                    self._forget(output.seq_id)
+                    self._live.leave(output.seq_id, output.finish_reason)
             else:
                 _log.error("request_failed request_id=%s error=%r", live.request.request_id, output.message)
-                self._end(output.seq_id, BatchFailed("the worker could not run this request"))
+                self._fail_one(live, BatchFailed("the worker could not run this request"))
 
-    def _abort_live(self, seq_id: SeqId) -> None:
+    def _end_early(self, seq_id: SeqId, reason: FinishReason) -> None:
         live = self._live.get(seq_id)
         if live is None:
             return
         self._guarded(lambda core: core.abort(seq_id, self._loop.time()))
-        self._forget(seq_id)
-        live.stream.finish(FinishReason.ABORTED, live.sequence.usage(self._loop.time()))
+        self._live.leave(seq_id, reason)
+        live.stream.finish(reason, live.sequence.usage(self._loop.time()))
         self._pump()
 
     def _fail_all(self, reason: str) -> None:
         """Ends every live request, each with an error and a time to come back of its own."""
         if self._live:
             _log.error("requests_ended num=%d error=%r", len(self._live), reason)
-        for seq_id in tuple(self._live):
-            self._end(seq_id, WorkerUnavailable(reason))
+        for live in self._live.all():
+            self._fail_one(live, WorkerUnavailable(reason))
 
-    def _end(self, seq_id: SeqId, error: ServiceError) -> None:
-        self._live[seq_id].stream.fail(error)
-        self._forget(seq_id)
-
-    def _forget(self, seq_id: SeqId) -> None:
-        live = self._live.pop(seq_id)
-        del self._by_request_id[live.request.request_id]
-        self._admission[live.request.request_class].leave(self._loop.time())
-        if self._timeline is not None:
-            self._timeline.request_ended(live.sequence, self._loop.time())
+    def _fail_one(self, live: LiveRequest, error: ServiceError) -> None:
+        live.stream.fail(error)
+        self._live.leave(live.sequence.seq_id, None)
 
     def _change_state(self, state: WorkerState) -> None:
         if state is not self._state:

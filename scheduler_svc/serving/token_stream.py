@@ -21,7 +21,7 @@ class BufferedTokenStream:
         request_class: Whose readers it is released with.
         fan_out: Says when the reader may go on.
         usage: Returns what the request has used so far.
-        on_close: Called once when the reader leaves before the end.
+        on_close: Called once when the reader leaves before the end, with why it does.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class BufferedTokenStream:
         request_class: RequestClass,
         fan_out: FanOut,
         usage: Callable[[], Usage],
-        on_close: Callable[[], None],
+        on_close: Callable[[FinishReason], None],
     ) -> None:
         self._request_class = request_class
         self._fan_out = fan_out
@@ -103,8 +103,8 @@ class BufferedTokenStream:
         """Returns what the request has used so far."""
         return self._final_usage or self._usage()
 
-    def close(self) -> None:
-        """Aborts the request if it is live."""
+    def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
+        """Ends the request if it is live."""
         if not self._is_over:
             self._is_over = True
-            self._on_close()
+            self._on_close(reason)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
 
-from scheduler_svc.api.grpc.requests import draft_of
+from scheduler_svc.api.grpc.requests import draft_of, likely_class
 from scheduler_svc.api.grpc.responses import response_message
+from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import require_request_id
 from scheduler_svc.caller import host_of_peer, set_caller
@@ -32,7 +33,9 @@ class InferenceServicer(pb_grpc.InferenceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: "Context") -> AsyncIterator[pb.GenerateResponse]:
         """Streams one generation; a client that cancels, or whose deadline passes, aborts it."""
         set_caller(host_of_peer(context.peer()))
-        generation = await self._texts.begin(draft_of(request))
+        with counting_refusals(self._generator, likely_class(request)):
+            draft = draft_of(request)
+        generation = await self._texts.begin(draft)
         try:
             sequence_number = 0
             async for delta in generation:

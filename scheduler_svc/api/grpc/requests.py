@@ -24,6 +24,11 @@ def draft_of(request: pb.GenerateRequest) -> Draft:
     )
 
 
+def likely_class(request: pb.GenerateRequest) -> RequestClass:
+    """Returns the class of a request that may turn out to be invalid; the default where it names none that exists."""
+    return _CLASSES.get(request.request_class, RequestClass.LATENCY_SENSITIVE)
+
+
 def valid_request_class(given: int) -> RequestClass:
     """Returns the class; unspecified is latency-sensitive."""
     for number, request_class in _CLASSES.items():

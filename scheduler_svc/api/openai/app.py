@@ -24,11 +24,15 @@ from scheduler_svc.api.openai.wire.errors import (
     plain_error_response,
 )
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
+from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.api.openai.wire.sse import EventStream
+from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import context_tokens
-from scheduler_svc.errors import ServiceError, WorkerUnavailable
+from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.errors import Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import Generator, WorkerState
+from scheduler_svc.metrics import CONTENT_TYPE
 
 _MAX_SHOWN_CHARS = 100
 
@@ -42,13 +46,13 @@ def make_app(generator: Generator, texts: TextGenerator, comment_interval_s: flo
         comment_interval_s: Seconds after which a silent stream sends a comment.
     """
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    _add_generation(app, texts, comment_interval_s)
+    _add_generation(app, generator, texts, comment_interval_s)
     _add_facts(app, generator, texts)
-    _add_errors(app)
+    _add_errors(app, generator)
     return app
 
 
-def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: float) -> None:
+def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, comment_interval_s: float) -> None:
     async def answer(request: Request, question: Question) -> Response:
         ids = (new_answer_id(question), request.state.request_id)
         headers = {REQUEST_ID: ids[0]}
@@ -64,14 +68,18 @@ def _add_generation(app: FastAPI, texts: TextGenerator, comment_interval_s: floa
     @app.post("/v1/completions", response_model=None)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continues prompts."""
-        _require_model(texts, body.model)
-        return await answer(request, completion_question(body))
+        with counting_refusals(generator, request_class_of(body.service_tier, body.priority)):
+            _require_model(texts, body.model)
+            question = completion_question(body)
+        return await answer(request, question)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Answers a conversation."""
-        _require_model(texts, body.model)
-        return await answer(request, chat_question(body))
+        with counting_refusals(generator, request_class_of(body.service_tier, body.priority)):
+            _require_model(texts, body.model)
+            question = chat_question(body)
+        return await answer(request, question)
 
 
 def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
@@ -105,14 +113,20 @@ def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
         """Tells the version of the service."""
         return {"version": __version__}
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Tells the metrics in Prometheus' text format."""
+        return Response(generator.metrics(), headers={"content-type": CONTENT_TYPE})
 
-def _add_errors(app: FastAPI) -> None:
+
+def _add_errors(app: FastAPI, generator: Generator) -> None:
     @app.exception_handler(ServiceError)
     async def refused(request: Request, error: ServiceError) -> Response:
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        generator.note_refused(RequestClass.LATENCY_SENSITIVE, Refusal.INVALID)
         return error_response(invalid_body(error, request.headers.get("content-type")))
 
     @app.exception_handler(HTTPException)

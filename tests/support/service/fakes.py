@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import FinishReason, Usage
-from scheduler_svc.errors import DuplicateRequest, ServiceError
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
+from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
 from scheduler_svc.generation import (
     ClassLoad,
     GenerationRequest,
@@ -100,9 +100,10 @@ class FakeStream:
     def end(self) -> None:
         self.generator.live.pop(self.request.request_id, None)
 
-    def close(self) -> None:
+    def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
         if not self.closed and self.request.request_id in self.generator.live:
             self.generator.closed_early.append(self.request.request_id)
+            self.generator.closing_reasons.append(reason)
         self.closed = True
         self.end()
 
@@ -119,7 +120,8 @@ class FakeGenerator:
         fail_after: That many tokens come first.
         live: Streams that are not over.
         submitted: Every request that was accepted.
-        closed_early: Ids of requests whose stream was closed while live.
+        closed_early: Ids of requests whose stream was closed while live, and the reasons.
+        refused: What front ends told of requests that they refused.
     """
 
     model: ServedModel | None = field(default_factory=served_model)
@@ -134,6 +136,8 @@ class FakeGenerator:
     live: dict[str, FakeStream] = field(default_factory=dict)
     submitted: list[GenerationRequest] = field(default_factory=list)
     closed_early: list[str] = field(default_factory=list)
+    closing_reasons: list[FinishReason] = field(default_factory=list)
+    refused: list[tuple[RequestClass, Refusal]] = field(default_factory=list)
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def change_state(self, state: WorkerState) -> None:
@@ -165,6 +169,12 @@ class FakeGenerator:
         if self.hold_after is not None and stream.num_out >= self.hold_after:
             await stream.aborted.wait()
         await asyncio.sleep(0)
+
+    def note_refused(self, request_class: RequestClass, refusal: Refusal) -> None:
+        self.refused.append((request_class, refusal))
+
+    def metrics(self) -> bytes:
+        return b"a_metric 1.0\n"
 
     def loads(self) -> Loads:
         one = ClassLoad(

@@ -18,10 +18,10 @@ def token(token_id: int, reason: FinishReason | None = None) -> TokenOutput:
     return TokenOutput(SeqId(1), token_id, -0.5, reason, USAGE if reason else None)
 
 
-def stream() -> tuple[BufferedTokenStream, list[str]]:
-    closed: list[str] = []
+def stream() -> tuple[BufferedTokenStream, list[FinishReason]]:
+    closed: list[FinishReason] = []
     fan_out = FanOut(asyncio.get_running_loop().call_soon)
-    return BufferedTokenStream(LS, fan_out, lambda: USAGE, lambda: closed.append("closed")), closed
+    return BufferedTokenStream(LS, fan_out, lambda: USAGE, closed.append), closed
 
 
 async def test_what_a_slow_reader_missed_comes_as_one_event() -> None:
@@ -65,11 +65,11 @@ async def test_a_waiting_reader_is_woken_by_the_next_token() -> None:
     assert (await reading).token_ids == (9,)
 
 
-async def test_closing_early_aborts_once_and_closing_after_the_end_does_nothing() -> None:
+async def test_closing_early_ends_the_request_once_and_closing_after_the_end_does_nothing() -> None:
     early, closed = stream()
     early.close()
-    early.close()
-    assert closed == ["closed"]
+    early.close(FinishReason.STOP)
+    assert closed == [FinishReason.ABORTED]
     ended, closed = stream()
     ended.push(token(1, FinishReason.STOP))
     ended.close()

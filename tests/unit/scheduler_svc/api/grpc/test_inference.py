@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import current_caller
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.errors import InvalidRequest, WorkerUnavailable
 from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer
@@ -121,6 +121,7 @@ async def test_stop_string_ends_the_work_and_only_what_was_consumed_counts(token
     assert "TOP" not in TOKENIZER.decode(ids[:-1])
     assert finish.usage.completion_tokens == len(ids)
     assert generator.closed_early == (["stops"] if tokens_per_event < 100 else [])
+    assert set(generator.closing_reasons) <= {FinishReason.STOP}
 
 
 async def test_start_of_a_stop_string_is_shown_when_the_text_ends_with_it() -> None:

@@ -41,6 +41,14 @@ async def test_version_is_that_of_the_package() -> None:
         assert (await service.http.get("/version")).json() == {"version": __version__}
 
 
+async def test_metrics_are_the_generators_in_prometheus_text_format() -> None:
+    generator = FakeGenerator()
+    async with http_app(generator) as service:
+        response = await service.http.get("/metrics")
+    assert (response.status_code, response.content) == (200, generator.metrics())
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
 async def test_served_model_is_listed_and_described() -> None:
     async with http_app(FakeGenerator(model=served_model(name="org/name"))) as service:
         listed = (await service.http.get("/v1/models")).json()

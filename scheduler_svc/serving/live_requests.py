@@ -1,0 +1,93 @@
+"""The requests that wait or run: by the core's id and by the caller's, and so many of each class at a time.
+
+Whoever watches requests come and go hears of it from here: the timeline and the metrics. Knows no worker.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
+from scheduler_svc.errors import DuplicateRequest
+from scheduler_svc.generation import GenerationRequest
+from scheduler_svc.metrics import Metrics
+from scheduler_svc.serving.admission import ClassAdmission
+from scheduler_svc.serving.token_stream import BufferedTokenStream
+from scheduler_svc.timeline import Timeline
+
+
+@dataclass(slots=True)
+class LiveRequest:
+    """A live request; `has_token` once it has its first token."""
+
+    request: GenerationRequest
+    sequence: Sequence
+    stream: BufferedTokenStream
+    has_token: bool = False
+
+
+class LiveRequests:
+    """The live requests of a service.
+
+    Args:
+        limits: The most of each class.
+        now_s: Gives the time.
+        metrics: Counts and times them.
+        timeline: Records them, if anything does.
+    """
+
+    def __init__(
+        self,
+        limits: dict[RequestClass, int],
+        now_s: Callable[[], float],
+        metrics: Metrics,
+        timeline: Timeline | None,
+    ) -> None:
+        self._admission = {one: ClassAdmission(one, limit) for one, limit in limits.items()}
+        self._now_s = now_s
+        self._metrics = metrics
+        self._timeline = timeline
+        self._live: dict[SeqId, LiveRequest] = {}
+        self._by_request_id: dict[str, SeqId] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def all(self) -> tuple[LiveRequest, ...]:
+        """Returns all, in the order in which they came."""
+        return tuple(self._live.values())
+
+    def get(self, seq_id: SeqId) -> LiveRequest | None:
+        """Returns a live request; None if there is none of that id."""
+        return self._live.get(seq_id)
+
+    def find(self, request_id: str) -> SeqId | None:
+        """Returns the core's id of the request that the caller calls so; None if there is none."""
+        return self._by_request_id.get(request_id)
+
+    def admit(self, request: GenerationRequest) -> None:
+        """Counts a request in, which must be added next; raises DuplicateRequest or Overloaded."""
+        if request.request_id in self._by_request_id:
+            raise DuplicateRequest(request.request_id)
+        self._admission[request.request_class].enter()
+
+    def add(self, live: LiveRequest) -> None:
+        """Adds a request that was admitted."""
+        self._live[live.sequence.seq_id] = live
+        self._by_request_id[live.request.request_id] = live.sequence.seq_id
+        if self._timeline is not None:
+            self._timeline.request_arrived(live.sequence)
+
+    def note_first_token(self, live: LiveRequest) -> None:
+        """Takes in that a request has its first token."""
+        live.has_token = True
+        self._metrics.requests.first_token(live.request.request_class, live.sequence.usage(self._now_s()))
+
+    def leave(self, seq_id: SeqId, reason: FinishReason | None) -> None:
+        """Counts a live request out, which ended; without a reason it failed."""
+        live, now_s = self._live.pop(seq_id), self._now_s()
+        del self._by_request_id[live.request.request_id]
+        self._admission[live.request.request_class].leave(now_s)
+        self._metrics.requests.ended(live.request.request_class, reason, live.sequence.usage(now_s))
+        if self._timeline is not None:
+            self._timeline.request_ended(live.sequence, now_s)

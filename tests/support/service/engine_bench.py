@@ -1,0 +1,56 @@
+"""An engine whose worker is the test: it answers steps one by one, each to its end, with a token where one is due."""
+
+from collections import abc
+
+from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.state.commands import Advance, Command, StartBatch
+from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.generation import GenerationRequest, TokenStream
+from scheduler_svc.serving.engine import Engine, EngineSettings
+from tests.support.service.fakes import served_model
+
+MOST_STREAMS = 40
+TIMING = WorkTiming(2, 80, 800, 100_000, 16, 160, 200_000, 1, MOST_STREAMS, 50_000)
+
+
+class EngineBench:
+    """An engine with a worker that has joined.
+
+    Attributes:
+        steps: The steps that were sent and not answered.
+    """
+
+    def __init__(self, **settings: int) -> None:
+        self.starts: dict[int, StartBatch] = {}
+        self.steps: list[Advance] = []
+        limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
+        self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
+        self.join()
+
+    def join(self) -> None:
+        """A worker joins."""
+        self.steps.clear()
+        self.engine.worker_joined(5, served_model(), [TIMING], 1)
+
+    def submit(
+        self, name: str, max_tokens: int, request_class: RequestClass = RequestClass.LATENCY_SENSITIVE
+    ) -> TokenStream:
+        """Submits a request with a prompt of four tokens."""
+        stop = StopConditions(max_tokens)
+        return self.engine.submit(GenerationRequest(name, request_class, (3, 4, 5, 6), SamplingParams(), stop))
+
+    def answer(self) -> None:
+        """The worker did the oldest step, to its end."""
+        step = self.steps.pop(0)
+        items = [item for batch_id in step.batch_ids for item in self.starts[batch_id].items]
+        is_end = step.until.layer == served_model().core.num_layers
+        tokens = tuple(SampledToken(item.seq_id, 50, -0.5) for item in items if is_end and item.samples)
+        self.engine.step_result(StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING))
+
+    def _send(self, commands: abc.Sequence[Command]) -> None:
+        self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
+        self.steps += [command for command in commands if isinstance(command, Advance)]
+
+    def _fail(self, error: BaseException) -> None:
+        raise error
