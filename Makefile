@@ -6,6 +6,7 @@ MODEL ?= demo/model
 DIR ?= bench-models/mini-mixtral
 PORT ?= 50051
 HTTP_PORT ?= 8000
+METRICS_PORT ?= 9464
 POLICY ?= qllm
 TRANSFORMERS ?= 5.17.0
 MINUTES ?= 9
@@ -71,8 +72,9 @@ gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; res
 demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
 	$(BIN)/python -m demo
 
-serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1:PORT, and HTTP on HTTP_PORT, until Ctrl-C
-	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --grpc-port $(PORT) --http-port $(HTTP_PORT) --policy $(POLICY)
+serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1: PORT, HTTP_PORT, METRICS_PORT, until Ctrl-C
+	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --policy $(POLICY) \
+		--grpc-port $(PORT) --http-port $(HTTP_PORT) --metrics-port $(METRICS_PORT)
 
 bench-model: $(STAMP) ## writes the random benchmark model "mini-mixtral" to DIR
 	$(BIN)/python -m demo.training.bench_model $(DIR)

@@ -18,6 +18,7 @@ from qllm.stop_signals import stop_signals
 from scheduler_svc import __version__
 from scheduler_svc.api.grpc.admin import ServiceSettings
 from scheduler_svc.api.grpc.server import ApiServer
+from scheduler_svc.api.metrics_server import MetricsServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.private_directory import private_endpoint
@@ -58,6 +59,7 @@ class Service:
         host = listening_host("--grpc-host", config.grpc_host)
         self._api = ApiServer(self._engine, self._texts, _facts(config), host, config.grpc_port, max_connections=most)
         self._http = _make_http(self._engine, self._texts, config, most)
+        self._metrics = _make_metrics_server(self._engine, config)
         with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,13 +84,15 @@ class Service:
                 stack.push_async_callback(self._supervisor.close)
                 stack.callback(self._link.send_shutdown)
             stack.callback(self._texts.close)
+            if self._metrics is not None:
+                stack.callback(self._metrics.stop)  # after the grace, in which there is something to see
+                await self._metrics.start()
             stack.push_async_callback(self._stop_serving)
             await self._api.start()
             spare_the_loop()
             if self._http is not None:
                 self._own(self._http.start())
-            http_address = self._http.address if self._http is not None else None
-            _log.info("serving grpc=%s http=%s policy=%s", self._api.address, http_address, self._config.engine.policy)
+            self._log_addresses()
             await self._over
             _log.info("stopping grace_s=%s", self._config.grace_s)
 
@@ -124,6 +128,11 @@ class Service:
         self._engine.worker_recovered()
 
     # ---- inside
+
+    def _log_addresses(self) -> None:
+        servers = {"grpc": self._api, "http": self._http, "metrics": self._metrics}
+        addresses = " ".join(f"{name}={server.address if server else None}" for name, server in servers.items())
+        _log.info("serving %s policy=%s", addresses, self._config.engine.policy)
 
     async def _stop_serving(self) -> None:
         """Stops both front ends at once: they share the grace, unless there is no time for one."""
@@ -212,6 +221,17 @@ def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connect
     with _refusing_address("--http-port", host, config.http_port):
         http.bind()
     return http
+
+
+def _make_metrics_server(engine: Engine, config: Config) -> MetricsServer | None:
+    """Returns the metrics' own server, on its address already; raises SettingRefused if it cannot be had."""
+    if config.metrics_port is None:
+        return None
+    host = listening_host("--metrics-host", config.metrics_host)
+    server = MetricsServer(engine.metrics, host, config.metrics_port)
+    with _refusing_address("--metrics-port", host, config.metrics_port):
+        server.bind()
+    return server
 
 
 @contextlib.contextmanager

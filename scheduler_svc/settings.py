@@ -74,6 +74,17 @@ class Config:
         "Lets web pages of this origin, such as https://example.org, use HTTP from a browser; * lets all of them. "
         "It may be given several times.",
     ] = ()
+    metrics_host: Annotated[
+        str,
+        Setting(panel=SERVING),
+        "Sets the address that metrics are served on: an IP address, or a name of this machine.",
+    ] = "127.0.0.1"
+    metrics_port: Annotated[
+        int | None,
+        Setting(0, 65535, panel=SERVING, unset="no port for them"),
+        "Serves metrics for Prometheus on this port, at /metrics; 9464 is the usual one. With 0 the system chooses a "
+        "free one. Left out, only the port of --http-port has /metrics.",
+    ] = None
     grace_s: Annotated[
         float,
         Setting(0, 3600, panel=SERVING),
@@ -158,6 +169,7 @@ class Config:
     def _check_addresses(self) -> None:
         listening_host("--grpc-host", self.grpc_host)
         listening_host("--http-host", self.http_host)
+        listening_host("--metrics-host", self.metrics_host)
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingRefused(

@@ -28,6 +28,8 @@ NOT_OFFERED = {
     "QLLM_GRPC_PORT": "fixed: what is published is the host's to say",
     "QLLM_HTTP_HOST": "fixed: what is published is the host's to say",
     "QLLM_HTTP_PORT": "fixed: what is published is the host's to say",
+    "QLLM_METRICS_HOST": "fixed: what is published is the host's to say",
+    "QLLM_METRICS_PORT": "fixed: what is published is the host's to say",
     "QLLM_MODEL": "the worker's, with a default of its own",
     "QLLM_SPAWN_WORKER": "the worker has a container of its own",
     "QLLM_DEVICE": "fixed: each worker's image is for one device",

@@ -18,10 +18,17 @@ def http_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def live_service(tmp_path_factory: pytest.TempPathFactory, http_port: int) -> Iterator[LiveService]:
+def metrics_port() -> int:
+    """Where `live_service` serves metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def live_service(tmp_path_factory: pytest.TempPathFactory, http_port: int, metrics_port: int) -> Iterator[LiveService]:
     """The demo model."""
     log = tmp_path_factory.mktemp("service") / "log"
-    with start_service(MODEL, log, "--http-port", str(http_port)) as service:
+    ports = ("--http-port", str(http_port), "--metrics-port", str(metrics_port))
+    with start_service(MODEL, log, *ports) as service:
         yield service
 
 

@@ -35,6 +35,7 @@ class Stack:
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
         self.http_port = free_port()
+        self.metrics_port = free_port()
         self.directory = directory
         self._services = read_compose(SETTINGS)["services"]
         self._here = {
@@ -43,6 +44,7 @@ class Stack:
             "scheduler:50051": f"127.0.0.1:{self.port}",
             "50051": str(self.port),
             "--http-port=8000": f"--http-port={self.http_port}",
+            "--metrics-port=9464": f"--metrics-port={self.metrics_port}",
         }
 
     def start(self, name: str) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -126,8 +127,8 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
 def test_a_scheduler_and_a_simulated_worker_serve_from_a_base_install_that_has_no_torch(installed: Installed) -> None:
     for name in HEAVY:
         assert "ModuleNotFoundError" in installed.run("python", "-c", f"import {name}").stderr
-    port, endpoint = free_port(), f"ipc://{installed.directory}/c"
-    serve = ("--control-endpoint", endpoint, "--grpc-port", str(port))
+    port, metrics_port, endpoint = free_port(), free_port(), f"ipc://{installed.directory}/c"
+    serve = ("--control-endpoint", endpoint, "--grpc-port", str(port), "--metrics-port", str(metrics_port))
     work = ("--control-endpoint", endpoint, "--model", ROOT / "demo/model", "--simulated", "a100-mixtral-8x7b")
     with installed.running("qllm-scheduler", *serve) as scheduler:
         wait_for("NOT_SERVING", installed, port, [scheduler])
@@ -135,6 +136,8 @@ def test_a_scheduler_and_a_simulated_worker_serve_from_a_base_install_that_has_n
             wait_for("SERVING", installed, port, [scheduler, worker])
             address = ("--address", f"127.0.0.1:{port}")
             assert installed.output_of("qllm-client", "generate", *address, "--max-tokens", "3", "def f").strip()
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=300) as page:
+                assert b'qllm:generation_tokens_total{class="ls"} 3.0' in page.read()
 
 
 @pytest.mark.slow

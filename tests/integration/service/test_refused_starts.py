@@ -1,5 +1,6 @@
 """What cannot be served is refused in one line and with exit code 2, before anything expensive is started."""
 
+import itertools
 import os
 import shutil
 import socket
@@ -29,10 +30,10 @@ def refusal(*options: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("option", ["--grpc-port", "--http-port"])
+@pytest.mark.parametrize("option", ["--grpc-port", "--http-port", "--metrics-port"])
 def test_a_port_that_is_taken_is_refused_before_the_worker_is_started(option: str, taken_port: int) -> None:
-    other = "--http-port" if option == "--grpc-port" else "--grpc-port"
-    said = refusal("--model", MODEL, "--spawn-worker", other, "0", option, str(taken_port))
+    ports = {"--grpc-port": "0", "--http-port": "0", "--metrics-port": "0", option: str(taken_port)}
+    said = refusal("--model", MODEL, "--spawn-worker", *itertools.chain(*ports.items()))
     reason = f"got 127.0.0.1:{taken_port}, which cannot be listened on: Address already in use"
     assert said == f"qllm-scheduler: {option}: {reason}\n"
 

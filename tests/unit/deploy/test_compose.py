@@ -71,15 +71,17 @@ def test_every_variable_has_a_default(compose: dict[str, Any]) -> None:
     assert "$" not in yaml.safe_dump(compose)
 
 
-def test_only_the_ports_of_grpc_and_http_are_published_and_on_loopback(compose: dict[str, Any]) -> None:
+def test_only_the_ports_of_grpc_http_and_metrics_are_published_and_on_loopback(compose: dict[str, Any]) -> None:
     published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
-    assert published == {"scheduler": ["127.0.0.1:50051:50051", "127.0.0.1:8000:8000"]}
+    ports = ["127.0.0.1:50051:50051", "127.0.0.1:8000:8000", "127.0.0.1:9464:9464"]
+    assert published == {"scheduler": ports}
     assert all(ip_address(port.split(":")[0]).is_loopback for port in published["scheduler"])
 
 
 def test_published_address_can_be_changed() -> None:
-    changes = {"QLLM_PUBLISH_HOST": "10.0.0.7", "QLLM_PUBLISH_PORT": "9000", "QLLM_PUBLISH_HTTP_PORT": "80"}
-    assert read_compose(changes)["services"]["scheduler"]["ports"] == ["10.0.0.7:9000:50051", "10.0.0.7:80:8000"]
+    ports = {"QLLM_PUBLISH_PORT": "9000", "QLLM_PUBLISH_HTTP_PORT": "80", "QLLM_PUBLISH_METRICS_PORT": "81"}
+    published = read_compose({"QLLM_PUBLISH_HOST": "10.0.0.7", **ports})["services"]["scheduler"]["ports"]
+    assert published == ["10.0.0.7:9000:50051", "10.0.0.7:80:8000", "10.0.0.7:81:9464"]
 
 
 @each(*SERVICES)

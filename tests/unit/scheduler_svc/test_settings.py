@@ -69,6 +69,7 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path)
         ),
         (("--curve-secret-key", "k"), "CURVE needs both --curve-secret-key and --curve-worker-keys"),
         (("--grpc-host", "no such host"), "--grpc-host: got 'no such host', allowed is an IP address"),
+        (("--metrics-host", "no such host"), "--metrics-host: got 'no such host', allowed is an IP address"),
         (("--trace", "/nowhere/t.json"), "--trace: got /nowhere/t.json, allowed is a file in a directory that exists"),
         (("--", "--dtype", "x"), "arguments after --: got --dtype x, allowed with --spawn-worker"),
     ],
