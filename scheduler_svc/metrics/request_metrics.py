@@ -3,12 +3,16 @@
 A request is what the engine calls one: each choice of an answer is a request.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import Refusal
 from scheduler_svc.metrics.labels import CLASS, CLASSES, FINISH_REASONS, PREFIX
 
+T = TypeVar("T")
 _FIRST_TOKEN_S = (
     *(0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
     *(1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
@@ -32,49 +36,36 @@ class RequestMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def times(name: str, help_: str, buckets_s: tuple[float, ...]) -> dict[RequestClass, Histogram]:
-            histogram = Histogram(f"{PREFIX}{name}_seconds", help_, [CLASS], buckets=buckets_s, registry=registry)
-            return {request_class: histogram.labels(word) for request_class, word in CLASSES.items()}
-
-        self._first_token = times(
+        self._registry = registry
+        self._first_token = self._times(
             "time_to_first_token", "Time from a request's arrival to its first token.", _FIRST_TOKEN_S
         )
-        self._queue = times(
+        self._queue = self._times(
             "request_queue_time",
             "Time from a request's arrival until work on it began, of requests that got a first token.",
             _QUEUE_S,
         )
-        self._token = times(
+        self._token = self._times(
             "request_time_per_output_token",
             "Mean time from one token of a request to its next, of whole answers of more than one token.",
             _TOKEN_S,
         )
-        self._end_to_end = times(
+        self._end_to_end = self._times(
             "e2e_request_latency", "Time from a request's arrival to its last token, of whole answers.", _END_TO_END_S
         )
-        ended = Counter(
-            f"{PREFIX}request_success_total",
+        self._ended = self._counts(
+            "request_success_total",
             "Requests that ended, by reason: stop and length are whole answers, abort was the caller's wish, error was "
             "the worker's failure or loss.",
-            [CLASS, "finished_reason"],
-            registry=registry,
+            "finished_reason",
+            FINISH_REASONS,
         )
-        self._ended = {
-            (request_class, reason): ended.labels(class_word, reason_word)
-            for request_class, class_word in CLASSES.items()
-            for reason, reason_word in FINISH_REASONS.items()
-        }
-        refused = Counter(
-            f"{PREFIX}requests_refused_total",
+        self._refused = self._counts(
+            "requests_refused_total",
             "Requests that were refused, by reason. One that does not say its class counts as ls.",
-            [CLASS, "reason"],
-            registry=registry,
+            "reason",
+            {refusal: refusal.value for refusal in Refusal},
         )
-        self._refused = {
-            (request_class, refusal): refused.labels(word, refusal.value)
-            for request_class, word in CLASSES.items()
-            for refusal in Refusal
-        }
 
     def first_token(self, request_class: RequestClass, usage: Usage) -> None:
         """Takes in that a request has its first token."""
@@ -93,3 +84,17 @@ class RequestMetrics:
     def refused(self, request_class: RequestClass, refusal: Refusal) -> None:
         """Takes in that a request was refused."""
         self._refused[request_class, refusal].inc()
+
+    def _times(self, name: str, help_: str, buckets_s: tuple[float, ...]) -> dict[RequestClass, Histogram]:
+        histogram = Histogram(f"{PREFIX}{name}_seconds", help_, [CLASS], buckets=buckets_s, registry=self._registry)
+        return {request_class: histogram.labels(word) for request_class, word in CLASSES.items()}
+
+    def _counts(
+        self, name: str, help_: str, label: str, words: Mapping[T, str]
+    ) -> dict[tuple[RequestClass, T], Counter]:
+        counter = Counter(PREFIX + name, help_, [CLASS, label], registry=self._registry)
+        return {
+            (request_class, one): counter.labels(class_word, word)
+            for request_class, class_word in CLASSES.items()
+            for one, word in words.items()
+        }
