@@ -338,15 +338,15 @@ class ClassLoad(_message.Message):
     num_first_tokens: _builtins.int
     """Requests that got their first token."""
     num_first_tokens_in_time: _builtins.int
-    """Of num_first_tokens, those that got it within the time that was promised; 0 in a class without a promise."""
+    """Of num_first_tokens, those that got it within the time promised; best-effort requests are promised nothing."""
     num_paced: _builtins.int
-    """Requests with more than one token that ended."""
+    """Requests that ended whole and had more than one token."""
     num_paced_in_time: _builtins.int
-    """Of num_paced, those whose time per token was within what was promised; 0 in a class without a promise."""
+    """Of num_paced, those whose time per token was within what was promised."""
     num_judged: _builtins.int
     """Requests that ended whole, not aborted and not failed."""
     num_attained: _builtins.int
-    """Of num_judged, those that had both; 0 in a class without a promise."""
+    """Of num_judged, those that had both in time."""
     def __init__(
         self,
         *,
