@@ -83,6 +83,11 @@ def times(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
 
 
+def share(value: float | None) -> str:
+    """Shows a share of a whole."""
+    return NOTHING if value is None else f"{value:.1%}"
+
+
 def _class_grid(result: Result) -> Grid:
     summary = result.summary
     ls, be = summary.ls, summary.be
@@ -96,7 +101,7 @@ def _class_grid(result: Result) -> Grid:
             f"{be.num_failed} / {be.num_unfinished}",
         ),
         *_spread_rows("TTFT", summary.idle_ttft, ls.ttft, be.ttft, summary.ttft_to_idle),
-        *_spread_rows("TPOT", None, ls.tpot, be.tpot, None),
+        *_spread_rows("TPOT", summary.idle_tpot, ls.tpot, be.tpot, None),
         *_spread_rows("gap between chunks", None, ls.gap, be.gap, None),
         *_spread_rows("turnaround", summary.idle_turnaround, ls.turnaround, be.turnaround, summary.turnaround_to_idle),
         *_spread_rows("queue time (server)", None, ls.queue, be.queue, None),
@@ -107,6 +112,8 @@ def _class_grid(result: Result) -> Grid:
     if ls.goodput or be.goodput:
         rows += [
             ("SLO attainment", "", _attainment(ls), "", _attainment(be)),
+            ("  TTFT alone", "", share(_part(ls, "ttft")), "", share(_part(be, "ttft"))),
+            ("  TPOT alone", "", share(_part(ls, "tpot")), "", share(_part(be, "tpot"))),
             ("goodput, requests/s", "", *_goodputs(ls, be, "requests_per_s")),
             ("goodput, tokens/s", "", *_goodputs(ls, be, "tokens_per_s")),
         ]
@@ -179,7 +186,12 @@ def _mean_ratio(ratios: Ratios | None) -> str:
 
 
 def _attainment(summary: ClassSummary) -> str:
-    return f"{summary.goodput.attainment:.1%}" if summary.goodput else NOTHING
+    return share(summary.goodput.attainment if summary.goodput else None)
+
+
+def _part(summary: ClassSummary, part: str) -> float | None:
+    attainment: float | None = getattr(summary.goodput, f"{part}_attainment", None)
+    return attainment
 
 
 def _goodputs(ls: ClassSummary, be: ClassSummary, key: str) -> tuple[str, str, str]:

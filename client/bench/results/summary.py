@@ -28,11 +28,60 @@ class Objective:
 
     def is_met(self, row: RequestRow) -> bool:
         """Whether the whole answer came, its first token and its mean time per token in time."""
-        if not row.is_done:
-            return False
+        return self.meets_ttft(row) and self.meets_tpot(row)
+
+    def meets_ttft(self, row: RequestRow) -> bool:
+        """Whether the first token came in time, of a request that did not fail."""
         in_time = self.ttft_ms is None or (row.ttft_ms is not None and row.ttft_ms <= self.ttft_ms)
-        fluent = self.tpot_ms is None or row.tpot_ms is None or row.tpot_ms <= self.tpot_ms
-        return in_time and fluent
+        return in_time and not row.is_failed
+
+    def meets_tpot(self, row: RequestRow) -> bool:
+        """Whether the whole answer came, its mean time per token in time."""
+        return row.is_done and (self.tpot_ms is None or row.tpot_ms is None or row.tpot_ms <= self.tpot_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What latency-sensitive requests are to keep while other work is done.
+
+    Attributes:
+        ttft_to_idle: Longest time to the first token, in times of the idle server's mean.
+        tpot_ms: Longest mean time per further token.
+    """
+
+    ttft_to_idle: float = 1.5
+    tpot_ms: float = 50.0
+
+    def objective(self, idle: Iterable[RequestRow]) -> Objective:
+        """Returns what that comes to where these requests met an idle server; without any, first tokens are free."""
+        spread = ttft_spread(idle)
+        return Objective(None if spread is None else self.ttft_to_idle * spread.mean_ms, self.tpot_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Attainment:
+    """How many of some requests kept an objective; failed and unfinished ones are among those that did not.
+
+    Attributes:
+        num_met: Those that kept all of it.
+        num_ttft_met: Those whose first token came in time.
+        num_tpot_met: Those whose whole answer came, at no more than the time per token.
+    """
+
+    num_requests: int
+    num_met: int
+    num_ttft_met: int
+    num_tpot_met: int
+
+    @classmethod
+    def of(cls, rows: Sequence[RequestRow], objective: Objective) -> "Attainment":
+        """Counts."""
+        return cls(
+            num_requests=len(rows),
+            num_met=sum(map(objective.is_met, rows)),
+            num_ttft_met=sum(map(objective.meets_ttft, rows)),
+            num_tpot_met=sum(map(objective.meets_tpot, rows)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +92,15 @@ class Goodput:
         attainment: Their share of all requests of the window, failed and unfinished ones included.
         requests_per_s: Their rate.
         tokens_per_s: The rate of their tokens.
+        ttft_attainment: The share of those that met its first part; None in older results.
+        tpot_attainment: Likewise for its second part.
     """
 
     attainment: float
     requests_per_s: float
     tokens_per_s: float
+    ttft_attainment: float | None = None
+    tpot_attainment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +176,7 @@ class Summary:
         lag_p99_ms: How late this process sent requests, 99th percentile. Above `MAX_LAG_MS` the
             load was not the one asked for.
         failures: Failed requests of the window, by kind.
+        idle_tpot: As `idle_ttft`, times per further token; None in older results too.
     """
 
     seconds: float
@@ -138,6 +192,7 @@ class Summary:
     requests_per_s: float
     lag_p99_ms: float | None
     failures: Mapping[str, int]
+    idle_tpot: Spread | None = None
 
 
 def summarize(measurement: Measurement, objectives: Mapping[RequestClass, Objective]) -> Summary:
@@ -160,6 +215,7 @@ def summarize(measurement: Measurement, objectives: Mapping[RequestClass, Object
         requests_per_s=_rate(sum(came.num_done.values()), seconds),
         lag_p99_ms=percentile(lags_ms, 99) if lags_ms else None,
         failures=dict(Counter(row.outcome for row in measurement.rows if row.is_failed)),
+        idle_tpot=tpot_spread(measurement.idle),
     )
 
 
@@ -173,6 +229,11 @@ def turnaround_spread(rows: Iterable[RequestRow]) -> Spread | None:
     return _with_lower_bounds(rows, lambda row: row.total_ms if row.is_done else None)
 
 
+def tpot_spread(rows: Iterable[RequestRow]) -> Spread | None:
+    """Summarizes mean times per further token of complete answers."""
+    return Spread.of([row.tpot_ms for row in rows if row.is_done and row.tpot_ms is not None])
+
+
 def _summarize_class(measurement: Measurement, request_class: RequestClass, objective: Objective) -> ClassSummary:
     rows = [row for row in measurement.rows if row.request_class is request_class]
     gaps_ms = measurement.gaps_ms[request_class]
@@ -183,7 +244,7 @@ def _summarize_class(measurement: Measurement, request_class: RequestClass, obje
         num_failed=sum(row.is_failed for row in rows),
         num_unfinished=sum(not row.is_done and not row.is_failed for row in rows),
         ttft=ttft_spread(rows),
-        tpot=Spread.of([row.tpot_ms for row in rows if row.is_done and row.tpot_ms is not None]),
+        tpot=tpot_spread(rows),
         gap=Spread.of(gaps_ms),
         turnaround=turnaround_spread(rows),
         queue=Spread.of([row.queue_ms for row in rows if row.queue_ms is not None]),
@@ -197,11 +258,13 @@ def _summarize_class(measurement: Measurement, request_class: RequestClass, obje
 def _goodput(rows: Sequence[RequestRow], objective: Objective, seconds: float) -> Goodput | None:
     if not objective.is_given or not rows:
         return None
-    good = [row for row in rows if objective.is_met(row)]
+    attained = Attainment.of(rows, objective)
     return Goodput(
-        attainment=round(len(good) / len(rows), 4),
-        requests_per_s=_rate(len(good), seconds),
-        tokens_per_s=_rate(sum(row.num_tokens for row in good), seconds),
+        attainment=round(attained.num_met / len(rows), 4),
+        requests_per_s=_rate(attained.num_met, seconds),
+        tokens_per_s=_rate(sum(row.num_tokens for row in rows if objective.is_met(row)), seconds),
+        ttft_attainment=round(attained.num_ttft_met / len(rows), 4),
+        tpot_attainment=round(attained.num_tpot_met / len(rows), 4),
     )
 
 

@@ -67,6 +67,7 @@ def test_the_table_shows_each_class_beside_the_idle_server() -> None:
     assert cells["requests done"] == ("3", "5", "", "5")
     assert cells["queue time (server)"] == ("-", "-", "-", "-")
     assert cells["SLO attainment"] == ("", "100.0%", "", "-")
+    assert cells["  TTFT alone"] == cells["  TPOT alone"] == ("", "100.0%", "", "-")
 
 
 def test_a_figure_of_lower_bounds_is_marked() -> None:

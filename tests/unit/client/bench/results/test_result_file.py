@@ -29,6 +29,11 @@ def test_an_ablations_file_holds_several_results(tmp_path: Path) -> None:
     assert [one.label for one in read_results(path)] == ["a", "b"]
 
 
+def test_files_of_older_results_are_still_read() -> None:
+    (file,) = (Path(__file__).parents[5] / "docs/measurements/raw").glob("ablation-2026-11-29-*.json")
+    assert [one.summary.idle_tpot for one in read_results(file)] == [None] * 5
+
+
 def test_ten_thousand_requests_stay_below_a_megabyte() -> None:
     row = replace(
         result().rows[0], at_ms=123456.78, lag_ms=12.34, total_ms=12345.67, ttft_ms=1234.56, last_token_ms=12345.67

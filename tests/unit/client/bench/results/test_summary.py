@@ -4,7 +4,15 @@ from client.bench.load.measurement import Measurement, Window, pool
 from client.bench.load.record import UNFINISHED
 from client.bench.load.workload import BE, LS
 from client.bench.results.spread import Spread, percentile
-from client.bench.results.summary import Objective, Ratios, summarize, ttft_spread, turnaround_spread
+from client.bench.results.summary import (
+    Attainment,
+    Objective,
+    Ratios,
+    Targets,
+    summarize,
+    ttft_spread,
+    turnaround_spread,
+)
 from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, row
 
 
@@ -117,6 +125,29 @@ def test_goodput_counts_what_met_the_objective_against_all_that_was_asked() -> N
     assert summarize(measured, NO_OBJECTIVES).ls.goodput is None
 
 
+def test_each_part_of_an_objective_is_counted_by_itself_too() -> None:
+    rows = [
+        row(ttft_ms=10.0, last_token_ms=40.0, num_tokens=4),
+        row(ttft_ms=90.0, last_token_ms=120.0, num_tokens=4),  # late
+        row(ttft_ms=10.0, last_token_ms=190.0, num_tokens=4),  # slow
+        row(ttft_ms=10.0, last_token_ms=20.0, num_tokens=2, outcome=UNFINISHED),
+        row(ttft_ms=10.0, last_token_ms=20.0, num_tokens=2, outcome="HTTP 500"),
+    ]
+    assert Attainment.of(rows, Objective(50.0, 50.0)) == Attainment(5, num_met=1, num_ttft_met=3, num_tpot_met=2)
+    measured = measurement(
+        record(LS, 0.0, (0.1, 1), (0.2, 3), end_s=0.2), record(LS, 1.0, (1.9, 1), (2.0, 3), end_s=2.0)
+    )
+    goodput = summarize(measured, {**NO_OBJECTIVES, LS: Objective(500.0, 50.0)}).ls.goodput
+    assert goodput is not None
+    assert (goodput.attainment, goodput.ttft_attainment, goodput.tpot_attainment) == (0.5, 0.5, 1.0)
+
+
+def test_targets_are_an_objective_where_the_idle_server_was_met() -> None:
+    idle = [row(ttft_ms=10.0), row(ttft_ms=30.0)]
+    assert Targets(1.5, 40.0).objective(idle) == Objective(30.0, 40.0)
+    assert Targets(1.5, 40.0).objective([]) == Objective(None, 40.0)
+
+
 def test_ratios_divide_like_by_like() -> None:
     loaded, idle = Spread(3, 20.0, 10.0, 30.0, 40.0, 40.0), Spread(3, 10.0, 10.0, 10.0, 10.0, 10.0)
     assert Ratios.of(loaded, idle) == Ratios(2.0, 1.0, 3.0, 4.0)
@@ -125,12 +156,14 @@ def test_ratios_divide_like_by_like() -> None:
 
 
 def test_the_idle_baseline_is_what_latencies_are_compared_with() -> None:
-    idle = (record(LS, 100.0, (100.1, 1), end_s=100.2),)
+    idle = (record(LS, 100.0, (100.1, 1), (100.2, 2), end_s=100.2),)
     summary = summarize(measurement(record(LS, 0.0, (0.3, 1), end_s=0.4), idle=idle), NO_OBJECTIVES)
     assert summary.ttft_to_idle is not None
     assert summary.ttft_to_idle.mean == pytest.approx(3.0)
     assert summary.turnaround_to_idle is not None
     assert summary.turnaround_to_idle.p99 == pytest.approx(2.0)
+    assert summary.idle_tpot is not None
+    assert summary.idle_tpot.mean_ms == pytest.approx(50.0)
 
 
 def test_gaps_and_queue_times_are_summarized_by_class() -> None:
