@@ -8,6 +8,8 @@ PORT ?= 50051
 HTTP_PORT ?= 8000
 METRICS_PORT ?= 9464
 POLICY ?= qllm
+# Options of the demo: --help lists them; what stands after -- goes to the scheduler.
+ARGS ?=
 TRANSFORMERS ?= 5.17.0
 MINUTES ?= 9
 PROOF_PYTHON ?= python3
@@ -69,8 +71,8 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it mus
 gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
 	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)
 
-demo: $(STAMP) ## the main job on the demo model: best-effort work, interrupted inside a layer, loses nothing
-	$(BIN)/python -m demo
+demo: $(STAMP) ## the main job on the demo model: what LS requests gain, what BE work pays; ARGS goes to it
+	$(BIN)/python -m demo $(ARGS)
 
 serve: $(STAMP) ## serves MODEL (default: the demo model) on 127.0.0.1: PORT, HTTP_PORT, METRICS_PORT, until Ctrl-C
 	$(BIN)/qllm-scheduler --model $(MODEL) --spawn-worker --policy $(POLICY) \

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.options import with_settings
 from rich.console import Console
 
 from client.bench.errors import BenchError
@@ -18,10 +19,14 @@ from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.load import Load
 from client.bench.load.run import Plan, run_plan
 from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
+from client.bench.options.target import ServiceArguments
+from client.bench.results.summary import Targets
 from client.bench.service.interrupts import Interrupted, run_until_interrupted
 from client.bench.service.service import ServiceOptions, running_service
+from demo.promise import promised
 from demo.prompts import DemoPrompts
 from demo.report import Outcome, compare, results_table
+from demo.sentence import sentence
 from demo.show import Show, make_show
 from demo.watched_target import Tokens, WatchedTarget
 
@@ -39,13 +44,25 @@ _WORKER_OPTIONS = ("--dtype", "float32")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user chose."""
+    """What the user chose.
+
+    Attributes:
+        scheduler: Further options of the scheduler, the same under both policies.
+        worker: Further options of its worker, likewise.
+    """
 
     model: str
     seconds: float
     num_be_clients: int
     ls_rate_per_s: float
     seed: int
+    scheduler: tuple[str, ...] = ()
+    worker: tuple[str, ...] = ()
+
+    def service(self, policy: str) -> ServiceOptions:
+        """Returns how the service is started under a policy, whatever the further options say of it."""
+        scheduler = (*self.scheduler, "--policy", policy)
+        return ServiceOptions(self.model, scheduler, (*_WORKER_OPTIONS, *self.worker))
 
     def plan(self, num_idle: int) -> Plan:
         """Returns the load, which is the same under both policies, after so many requests on the idle service."""
@@ -70,24 +87,26 @@ async def run_demo(settings: Settings, console: Console) -> bool:
     Raises:
         BenchError: A service did not come up, ended, or failed a request.
     """
+    targets = await promised(settings.service("qllm"))
     with make_show(console) as show:
         show.entitle("Starting the service: scheduler and worker, policy qllm")
-        async with _served(settings.model, "qllm", show) as target:
+        async with _served(settings.service("qllm"), show) as target:
             show.entitle("Nothing else to do: some best-effort prompts for reference")
             references = await _ask_references(WatchedTarget(target, show), settings)
-            show.entitle(f"{settings.num_be_clients} best-effort clients flood the service, LS requests come: qllm")
+            show.entitle(
+                f"{settings.num_be_clients} best-effort clients flood it, latency-sensitive requests come: qllm"
+            )
             qllm = await _run_load(target, settings.plan(_NUM_IDLE_QUESTIONS), show)
         show.entitle("Starting the service again, policy fcfs")
-        async with _served(settings.model, "fcfs", show) as target:
+        async with _served(settings.service("fcfs"), show) as target:
             show.entitle("The same requests at the same times, first come first served: fcfs")
             fcfs = await _run_load(target, settings.plan(0), show)
-    return _report(console, references, fcfs, qllm)
+    return _report(console, references, fcfs, qllm, targets)
 
 
 @asynccontextmanager
-async def _served(model: str, policy: str, show: Show) -> AsyncIterator[GrpcTarget]:
-    """Yields a service under the policy, asked for chat answers by latency-sensitive requests; shows its counters."""
-    options = ServiceOptions(model, scheduler=("--policy", policy), worker=_WORKER_OPTIONS)
+async def _served(options: ServiceOptions, show: Show) -> AsyncIterator[GrpcTarget]:
+    """Yields a service, asked for chat answers by latency-sensitive requests; shows its counters."""
     async with running_service(options) as address:
         target = GrpcTarget(address, ignore_eos=True, chat={LS})
         polling = asyncio.create_task(_poll(target, show))
@@ -120,19 +139,16 @@ async def _run_load(target: GrpcTarget, plan: Plan, show: Show) -> Outcome:
     return Outcome(run.measurement, watched.tokens(BE))
 
 
-def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome) -> bool:
+def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome, targets: Targets) -> bool:
+    times = "once" if qllm.num_stops == 1 else f"{qllm.num_stops} times"
+    interrupted = f"Best-effort tokens, stopped {times} inside the model (qllm),"
     comparisons = (
-        compare("Best-effort tokens, interrupted (qllm) against alone on an idle service", qllm.tokens, references),
-        compare("Best-effort tokens, interrupted (qllm) against never interrupted (fcfs)", qllm.tokens, fcfs.tokens),
+        compare(f"{interrupted} against alone on an idle service", qllm.tokens, references),
+        compare(f"{interrupted} against never stopped there (fcfs)", qllm.tokens, fcfs.tokens),
     )
     console.print()
-    console.print(results_table(fcfs, qllm))
-    console.print(
-        f"Under qllm, best-effort work was left standing inside the model "
-        f"{qllm.num_stops_at_experts + qllm.num_stops_at_layers} times, and went on from there each time.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(results_table(fcfs, qllm, targets))
+    console.print(sentence(fcfs.summary, qllm.summary), highlight=False, soft_wrap=True)
     for comparison in comparisons:
         console.print(
             str(comparison), style="green" if comparison.is_proof else "bold red", highlight=False, soft_wrap=True
@@ -140,11 +156,23 @@ def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome) 
     return all(comparison.is_proof for comparison in comparisons)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  make demo
+
+  make demo ARGS="--seconds 5 -- --ls-tpot-ms 20"
+
+  python -m demo --seconds 5 --scheduler-arg=--ls-tpot-ms=20 --worker-arg=--threads=1
+"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-@app.command()
+@app.command(epilog=EXAMPLES)
+@with_settings
 def demo(
+    service: ServiceArguments,
     model: Annotated[str, typer.Option(help="Directory or hub id of a Mixture-of-Experts model.")] = str(
         Path(__file__).parent / "model"
     ),
@@ -152,6 +180,10 @@ def demo(
     be_clients: Annotated[int, typer.Option(min=1, help="Best-effort clients, each always with one request.")] = 12,
     ls_rate: Annotated[float, typer.Option(min=0.01, help="Latency-sensitive requests a second, on average.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Fixes the prompts and the arrival times.")] = 0,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SCHEDULER_OPTIONS", help="Passes on to the scheduler what stands after --."),
+    ] = None,
 ) -> None:
     """Floods a small real model with best-effort work, asks questions meanwhile, and compares qllm with fcfs.
 
@@ -159,7 +191,8 @@ def demo(
     The exit code is 1 if any best-effort output differs from its uninterrupted reference, or on an error.
     """
     console, errors = Console(), Console(stderr=True)
-    settings = Settings(model, seconds, be_clients, ls_rate, seed)
+    scheduler = (*service.scheduler, *(options or ()))
+    settings = Settings(model, seconds, be_clients, ls_rate, seed, scheduler, service.worker)
 
     try:
         all_identical, _ = run_until_interrupted(lambda _: run_demo(settings, console))

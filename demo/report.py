@@ -1,14 +1,16 @@
 """The table at the end of the demo, and the verdict on the tokens. Pure but for the rich table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from client.bench.load.measurement import Measurement
+from client.bench.load.record import RequestRow
 from client.bench.load.workload import BE, LS
-from client.bench.report.tables import NOTHING, statistic
+from client.bench.report.tables import NOTHING, number, statistic
 from client.bench.results.spread import Spread
-from client.bench.results.summary import Objective, Ratios, Summary, summarize
+from client.bench.results.summary import Attainment, Objective, Ratios, Summary, Targets, summarize
 from demo.watched_target import Tokens
 
 
@@ -29,14 +31,15 @@ class Outcome:
         return summarize(self.measurement, {LS: Objective(), BE: Objective()})
 
     @property
-    def num_stops_at_experts(self) -> int:
-        """How often work was stopped between two experts of a layer, within the window."""
-        return self.measurement.counters.get("num_preemptions_at_expert", 0)
+    def latency_sensitive(self) -> list[RequestRow]:
+        """The latency-sensitive requests of the window."""
+        return [row for row in self.measurement.rows if row.request_class is LS]
 
     @property
-    def num_stops_at_layers(self) -> int:
-        """How often work was stopped between two layers, within the window."""
-        return self.measurement.counters.get("num_preemptions_at_layer", 0)
+    def num_stops(self) -> int:
+        """How often work was stopped inside the model, between layers or between the experts of one."""
+        counters = self.measurement.counters
+        return counters.get("num_preemptions_at_expert", 0) + counters.get("num_preemptions_at_layer", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +71,39 @@ def compare(name: str, ours: Tokens, theirs: Tokens) -> Comparison:
     return Comparison(name, len(common), different)
 
 
-def results_table(fcfs: Outcome, qllm: Outcome) -> Table:
+def results_table(fcfs: Outcome, qllm: Outcome, targets: Targets) -> Table:
     """Returns the figures of both policies under the load, beside those of the idle service, which qllm's run has."""
     table = Table("", "idle", "fcfs", "qllm", title="Same model, same requests, same arrival times")
     for column in table.columns[1:]:
         column.justify = "right"
     idle, loaded = qllm.summary, (fcfs.summary, qllm.summary)
     ttfts = (idle.idle_ttft, *(one.ls.ttft for one in loaded))
-    turnarounds = (idle.idle_turnaround, *(one.ls.turnaround for one in loaded))
-    table.add_row("LS time to first token, mean", *(_ms(one, "mean_ms") for one in ttfts))
-    table.add_row("  p99", *(_ms(one, "p99_ms") for one in ttfts))
-    table.add_row("  times idle", *(_to_idle(one, idle.idle_ttft) for one in ttfts))
-    table.add_row("LS turnaround, mean", *(_ms(one, "mean_ms") for one in turnarounds))
-    table.add_row("BE turnaround, mean", "", *(_ms(one.be.turnaround, "mean_ms") for one in loaded))
-    table.add_row("Output tokens per second", "", *(f"{one.tokens_per_s:.0f}" for one in loaded))
-    table.add_row("Stops between experts", "", *(str(one.num_stops_at_experts) for one in (fcfs, qllm)))
-    table.add_row("Stops between layers", "", *(str(one.num_stops_at_layers) for one in (fcfs, qllm)))
-    table.add_row(
-        "LS / BE requests answered",
-        str(len(qllm.measurement.idle)),
-        *(f"{one.ls.num_done} / {one.be.num_done}" for one in loaded),
-    )
+    tpots = (idle.idle_tpot, *(one.ls.tpot for one in loaded))
+    rows = (qllm.measurement.idle, fcfs.latency_sensitive, qllm.latency_sensitive)
+    objective = targets.objective(qllm.measurement.idle)
+    table.add_row("Latency-sensitive requests")
+    table.add_row("  first token, mean", *(_ms(one, "mean_ms") for one in ttfts))
+    table.add_row("    p99", *(_ms(one, "p99_ms") for one in ttfts))
+    table.add_row("    times idle", *(_to_idle(one, idle.idle_ttft) for one in ttfts))
+    table.add_row("  time per token, mean", *(_ms(one, "mean_ms") for one in tpots))
+    table.add_row("    p99", *(_ms(one, "p99_ms") for one in tpots))
+    table.add_row(f"  {_promise(targets)}", *(_attained(one, objective) for one in rows))
+    table.add_row("Best-effort work")
+    table.add_row("  tokens a second", "", *(number(one.be.tokens_per_s) for one in loaded))
+    table.add_row("  answers", "", *(str(one.be.num_done) for one in loaded))
+    table.add_row("Both: output tokens a second", "", *(number(one.tokens_per_s) for one in loaded))
     return table
+
+
+def _promise(targets: Targets) -> str:
+    return f"within {targets.ttft_to_idle:g}x idle, {targets.tpot_ms:g} ms a token"
+
+
+def _attained(rows: Sequence[RequestRow], objective: Objective) -> str:
+    attained = Attainment.of(rows, objective)
+    if not attained.num_requests:
+        return NOTHING
+    return f"{attained.num_met / attained.num_requests:.1%} of {attained.num_requests}"
 
 
 def _ms(spread: Spread | None, key: str) -> str:

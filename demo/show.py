@@ -132,7 +132,8 @@ class PlainShow(Show):
         row = self.row_of(ask)
         if ask.request_class is LS and row is not None and row.ttft_ms is not None:
             total_ms = (time.perf_counter() - row.sent_s) * 1e3
-            self._print(f"   LS {row.number:3}: first token {row.ttft_ms:7.1f} ms, complete {total_ms:7.1f} ms")
+            times = f"first token {row.ttft_ms:7.1f} ms, complete {total_ms:7.1f} ms"
+            self._print(f"   latency-sensitive request {row.number:3}: {times}")
 
     def counted(self, counters: Mapping[str, int]) -> None:
         """Writes the counters, not too often."""

@@ -2,7 +2,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
@@ -21,13 +20,24 @@ def test_both_policies_meet_the_same_load() -> None:
     assert set(loaded_only.workload) == {LS, BE}
 
 
-@pytest.mark.timeout(300)
-def test_a_model_that_is_not_there_is_said_with_the_end_of_the_log(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "demo", "--model", str(tmp_path / "nowhere")]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 1
-    said, *rest = finished.stderr.splitlines()
-    assert said.startswith("The demo failed: it never served; the service ended with exit code 2. Its log is ")
-    assert any("nowhere" in line for line in rest)
-    assert "Traceback" not in finished.stderr
-    Path(said.removesuffix(" and ends with:").rpartition(" ")[2]).unlink()
+def test_further_options_go_to_both_services_and_change_neither_policy_nor_type() -> None:
+    settings = replace(SETTINGS, scheduler=("--policy=paper", "--ls-tpot-ms", "20"), worker=("--threads=1",))
+    service = settings.service("fcfs")
+    assert service.scheduler == ("--policy=paper", "--ls-tpot-ms", "20", "--policy", "fcfs")
+    assert service.worker == ("--dtype", "float32", "--threads=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--model", "/nowhere"), "--model: got /nowhere, where there is nothing"),
+        (("--scheduler-arg=--ls-tpot-ms=-3",), "--ls-tpot-ms: got -3"),
+        (("--", "--ls-tpot-ms", "-3"), "--ls-tpot-ms: got -3"),
+    ],
+)
+def test_what_the_service_refuses_is_said_before_anything_is_started(options: tuple[str, ...], why: str) -> None:
+    command = [sys.executable, "-m", "demo", *options]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.startswith(f"The demo failed: qllm-scheduler: {why}")
+    assert len(finished.stderr.splitlines()) == 1

@@ -5,6 +5,7 @@ from rich.console import Console
 from client.bench.load.measurement import Measurement, Window
 from client.bench.load.record import RequestRecord
 from client.bench.load.workload import BE, LS
+from client.bench.results.summary import Targets
 from demo.report import Outcome, compare, results_table
 from tests.unit.client.bench.samples import record
 
@@ -13,11 +14,11 @@ def outcome(*records: RequestRecord, idle: tuple[RequestRecord, ...] = (), **cou
     return Outcome(Measurement.of(idle, list(records), Window(0.0, 10.0), counters, {}), {})
 
 
-def rows(fcfs: Outcome, qllm: Outcome) -> dict[str, list[str]]:
+def rows(fcfs: Outcome, qllm: Outcome) -> list[list[str]]:
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(results_table(fcfs, qllm))
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
-    return {name: values for name, *values in filter(None, cells)}
+    console.print(results_table(fcfs, qllm, Targets(1.5, 50.0)))
+    lines = [line.split("│")[1:-1] for line in console.export_text().splitlines()]
+    return [[cells[0][1:].rstrip(), *(cell.strip() for cell in cells[1:])] for cells in lines if cells]
 
 
 def test_comparison_names_the_prompts_whose_tokens_differ() -> None:
@@ -31,26 +32,33 @@ def test_comparing_nothing_proves_nothing() -> None:
     assert not compare("a against b", {0: (1,)}, {1: (1,)}).is_proof
 
 
-def test_the_table_sets_both_policies_beside_the_idle_service() -> None:
-    idle = (record(LS, 0.0, (0.02, 1), end_s=0.3),)
-    fcfs = outcome(record(LS, 1.0, (1.2, 1), end_s=3.0), record(BE, 1.0, (2.0, 9), end_s=4.0))
-    loaded = (record(LS, 1.0, (1.03, 1), end_s=1.5), record(BE, 1.0, (2.0, 19), end_s=7.0))
-    qllm = outcome(*loaded, idle=idle, num_preemptions_at_expert=3, num_preemptions_at_layer=2)
-    assert rows(fcfs, qllm) == {
-        "LS time to first token, mean": ["20.0 ms", "200.0 ms", "30.0 ms"],
-        "p99": ["20.0 ms", "200.0 ms", "30.0 ms"],
-        "times idle": ["1.0", "10.0", "1.5"],
-        "LS turnaround, mean": ["300.0 ms", "2,000 ms", "500.0 ms"],
-        "BE turnaround, mean": ["", "3,000 ms", "6,000 ms"],
-        "Output tokens per second": ["", "1", "2"],
-        "Stops between experts": ["", "0", "3"],
-        "Stops between layers": ["", "0", "2"],
-        "LS / BE requests answered": ["1", "1 / 1", "1 / 1"],
-    }
+def test_the_table_sets_both_policies_beside_the_idle_service_in_words_of_those_who_wait() -> None:
+    idle = (record(LS, 0.0, (0.02, 1), (0.3, 7), end_s=0.3),)
+    late = record(LS, 1.0, (1.2, 1), (1.5, 10), end_s=1.5)
+    fcfs = outcome(late, record(BE, 1.0, (2.0, 9), end_s=4.0))
+    prompt = record(LS, 1.0, (1.03, 1), (1.33, 10), end_s=1.5)
+    slow = record(LS, 2.0, (2.03, 1), (2.63, 10), end_s=2.7)
+    qllm = outcome(prompt, slow, record(BE, 1.0, (2.0, 19), end_s=7.0), idle=idle)
+    assert rows(fcfs, qllm) == [
+        ["Latency-sensitive requests", "", "", ""],
+        ["  first token, mean", "20.0 ms", "200.0 ms", "30.0 ms"],
+        ["    p99", "20.0 ms", "200.0 ms", "30.0 ms"],
+        ["    times idle", "1.0", "10.0", "1.5"],
+        ["  time per token, mean", "40.0 ms", "30.0 ms", "45.0 ms"],
+        ["    p99", "40.0 ms", "30.0 ms", "60.0 ms"],
+        ["  within 1.5x idle, 50 ms a token", "100.0% of 1", "0.0% of 1", "50.0% of 2"],
+        ["Best-effort work", "", "", ""],
+        ["  tokens a second", "", "0.9", "1.9"],
+        ["  answers", "", "1", "1"],
+        ["Both: output tokens a second", "", "2", "4.1"],
+    ]
+
+
+def test_stops_are_counted_wherever_in_the_model_they_were() -> None:
+    assert outcome(num_preemptions_at_expert=3, num_preemptions_at_layer=2).num_stops == 5
 
 
 def test_the_time_of_a_request_that_did_not_end_is_shown_as_a_lower_bound() -> None:
-    waiting = record(BE, 1.0)
+    waiting = record(LS, 1.0)
     waiting.give_up(9.0)
-    shown = rows(outcome(waiting), outcome())["BE turnaround, mean"]
-    assert shown == ["", "≥ 8,000 ms", "- ms"]
+    assert rows(outcome(waiting), outcome())[1][1:] == ["- ms", "≥ 8,000 ms", "- ms"]

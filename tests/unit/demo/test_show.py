@@ -45,7 +45,7 @@ def test_plain_lines_tell_parts_phases_latency_sensitive_answers_and_stops(conso
     show.counted(STOPPED)
     part, phase, ls, counters = said(console).splitlines()
     assert (part, phase) == ("== first part", " - measuring, 20 s")
-    assert ls.startswith("   LS   1: first token ")
+    assert ls.startswith("   latency-sensitive request   1: first token ")
     assert counters.strip() == (
         "best-effort work stopped 2 times between experts, 1 times between layers; 7 tokens of it"
     )
