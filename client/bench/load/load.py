@@ -14,7 +14,7 @@ from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.prompts import PromptSource
 from client.bench.load.record import RequestRecord
 from client.bench.load.target import Ask, Ending, Target
-from client.bench.load.workload import Arrival, ClosedLoop, Lengths, Source, Workload
+from client.bench.load.workload import Arrival, ClosedLoop, Crowd, Lengths, Source, Workload
 from client.messages import RequestClass
 
 TOO_MANY_IN_FLIGHT = "not sent: too many in flight"
@@ -86,13 +86,34 @@ class Load:
         return record
 
     async def _run_source(self, request_class: RequestClass, source: Source, start_s: float) -> None:
-        if not isinstance(source, ClosedLoop):
+        if isinstance(source, Crowd):
+            await self._crowd(request_class, source)
+        elif isinstance(source, ClosedLoop):
+            await self._closed_loop(request_class, source)
+        else:
             await self._open_loop(request_class, source.arrivals(), start_s)
-            return
+
+    async def _closed_loop(self, request_class: RequestClass, loop: ClosedLoop) -> None:
         indices = itertools.count()
         async with asyncio.TaskGroup() as group:
-            for _ in range(source.num_clients):
-                group.create_task(self._one_client(request_class, source, indices))
+            for _ in range(loop.num_clients):
+                group.create_task(self._one_client(request_class, loop.lengths, indices, loop.pause_s))
+
+    async def _crowd(self, request_class: RequestClass, crowd: Crowd) -> None:
+        """Keeps a task for each client that is to be there; the n-th one goes on while more than n are wanted."""
+        indices = itertools.count()
+        clients: dict[int, asyncio.Task[None]] = {}
+
+        def while_wanted(client: int) -> Iterator[int]:
+            return itertools.takewhile(lambda _: client < crowd.num_clients, indices)
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for client in range(crowd.num_clients):
+                    if client not in clients or clients[client].done():
+                        asking = self._one_client(request_class, crowd.lengths, while_wanted(client))
+                        clients[client] = group.create_task(asking)
+                await crowd.wait_for_another_size()
 
     async def _open_loop(self, request_class: RequestClass, arrivals: Iterator[Arrival], start_s: float) -> None:
         """Sends each request at its time. Its prompt is drawn before, so that drawing does not make it late."""
@@ -106,10 +127,12 @@ class Load:
                 else:
                     group.create_task(self.ask(request_class, index, arrival.lengths, intended_s, prompt))
 
-    async def _one_client(self, request_class: RequestClass, source: ClosedLoop, indices: Iterator[int]) -> None:
+    async def _one_client(
+        self, request_class: RequestClass, lengths: Lengths, indices: Iterator[int], pause_s: float = 0.0
+    ) -> None:
         for index in indices:
-            record = await self.ask(request_class, index, source.lengths, self.now_s())
-            await asyncio.sleep(max(source.pause_s, _PAUSE_AFTER_FAILURE_S if record.is_failed else 0.0))
+            record = await self.ask(request_class, index, lengths, self.now_s())
+            await asyncio.sleep(max(pause_s, _PAUSE_AFTER_FAILURE_S if record.is_failed else 0.0))
 
     async def _read(self, record: RequestRecord, ask: Ask) -> None:
         async with aclosing(self._target.stream(ask)) as stream:

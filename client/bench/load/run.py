@@ -1,8 +1,8 @@
 """The order of events of one benchmark run: warm up, idle baseline, load, drain. Owns the run's tasks."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -76,26 +76,34 @@ async def run_plan(target: Target, plan: Plan, display: Display, stop: asyncio.E
     Raises:
         TargetFailed: The server cannot be measured.
     """
-    ready = await unless(stop, _get_ready(target, plan, display))
+    ready = await unless(stop, get_ready(target, plan, display))
     if ready is None:
         return None
-    facts, prompts, idle = ready
-    load = Load(target, prompts, max_in_flight=plan.max_in_flight)
-    start_s = load.now_s()
-    loading = asyncio.create_task(load.run(plan.workload, start_s))
-    try:
-        measurement = await _measure(target, plan, _Watch(load, loading, display, stop), start_s, idle)
-    finally:
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
-    return None if measurement is None else Run(facts, measurement(), stop.is_set())
+    async with running_load(target, plan, ready.prompts, display, stop) as watch:
+        measurement = await _measure(target, plan, watch, ready.idle)
+    return None if measurement is None else Run(ready.facts, measurement(), stop.is_set())
 
 
-async def _get_ready(
-    target: Target, plan: Plan, display: Display
-) -> tuple[TargetFacts, PromptSource, list[RequestRecord]]:
-    """Warms the server up and measures it idle."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server that is warm.
+
+    Attributes:
+        prompts: What is asked, as it suits the server.
+        idle: Requests of the idle baseline.
+    """
+
+    facts: TargetFacts
+    prompts: PromptSource
+    idle: Sequence[RequestRecord]
+
+
+async def get_ready(target: Target, plan: Plan, display: Display) -> Ready:
+    """Warms the server up and measures it idle.
+
+    Raises:
+        TargetFailed: The server cannot be measured.
+    """
     display.begin("warming up")
     facts = await target.prepare()
     try:
@@ -109,7 +117,27 @@ async def _get_ready(
     if LS in plan.workload and plan.num_idle:
         display.begin("idle baseline")
         await _ask_each(load, LS, _typical(plan, LS, plan.num_idle), _FIRST_IDLE_INDEX, _IDLE_PAUSE_S)
-    return facts, prompts, load.records[num_warm_ups:]
+    return Ready(facts, prompts, load.records[num_warm_ups:])
+
+
+@asynccontextmanager
+async def running_load(
+    target: Target, plan: Plan, prompts: PromptSource, display: Display, stop: asyncio.Event
+) -> AsyncIterator["Watch"]:
+    """Runs the plan's workload until the block is left; what is in flight then is given up.
+
+    Raises:
+        TargetFailed: The target said of a request that the load is to end.
+    """
+    load = Load(target, prompts, max_in_flight=plan.max_in_flight)
+    start_s = load.now_s()
+    loading = asyncio.create_task(load.run(plan.workload, start_s))
+    try:
+        yield Watch(load, loading, start_s, display, stop)
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError):
+            await loading
 
 
 def _typical(plan: Plan, request_class: RequestClass, count: int) -> list[Lengths]:
@@ -128,7 +156,7 @@ async def _ask_each(
 
 
 async def _measure(
-    target: Target, plan: Plan, watch: "_Watch", start_s: float, idle: Sequence[RequestRecord]
+    target: Target, plan: Plan, watch: "Watch", idle: Sequence[RequestRecord]
 ) -> Callable[[], Measurement] | None:
     """Waits for the window and the drain to pass.
 
@@ -137,7 +165,7 @@ async def _measure(
     Returns:
         What makes the measurement, once the load has been stopped; None if it was stopped before the window.
     """
-    begin_s = start_s + plan.warm_up_s
+    begin_s = watch.start_s + plan.warm_up_s
     end_s = begin_s + plan.seconds
     if await watch.until("warm-up load", begin_s):
         return None
@@ -157,11 +185,16 @@ def _all_ended(records: Sequence[RequestRecord], window: Window) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Watch:
-    """A running load, watched in phases."""
+class Watch:
+    """A running load, watched in phases.
+
+    Attributes:
+        start_s: When it began, on its own clock.
+    """
 
     load: Load
     loading: "asyncio.Task[None]"
+    start_s: float
     display: Display
     stop: asyncio.Event
 

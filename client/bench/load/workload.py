@@ -1,9 +1,10 @@
 """What is asked of a server, and when: a source of requests for each class. Knows nothing of prompts and servers.
 
 An open-loop source fixes the times in advance, whatever the server does: Poisson arrivals, or a trace. A closed-loop
-source is a number of clients who each wait for an answer before they ask again.
+source is a number of clients who each wait for an answer before they ask again; in a crowd that number changes.
 """
 
+import asyncio
 import itertools
 import random
 from collections.abc import Iterator
@@ -94,7 +95,31 @@ class ClosedLoop:
     lengths: Lengths
 
 
-Source = OpenLoop | ClosedLoop
+class Crowd:
+    """Clients of a closed loop without pauses, whose number may change while they ask; nobody is there at first.
+
+    Attributes:
+        num_clients: How many there are to be. Those who are too many leave after the answer that they wait for.
+        lengths: What each of them asks for.
+    """
+
+    def __init__(self, lengths: Lengths) -> None:
+        self.num_clients = 0
+        self.lengths = lengths
+        self._resized = asyncio.Event()
+
+    def resize(self, num_clients: int) -> None:
+        """Lets so many clients ask from now on."""
+        self.num_clients = num_clients
+        self._resized.set()
+
+    async def wait_for_another_size(self) -> None:
+        """Returns once the number was set again."""
+        self._resized.clear()
+        await self._resized.wait()
+
+
+Source = OpenLoop | ClosedLoop | Crowd
 Workload = dict[RequestClass, Source]
 """The source of each class that takes part."""
 
@@ -113,7 +138,7 @@ def split(trace: Trace, ls_share: float, seed: int) -> dict[RequestClass, Trace]
 
 def sample_lengths(source: Source, count: int, seconds: float) -> list[Lengths]:
     """Returns `count` lengths that stand for those which the source asks for in its first seconds, short ones first."""
-    if isinstance(source, ClosedLoop):
+    if isinstance(source, (ClosedLoop, Crowd)):
         return [source.lengths] * count
     arrivals = source.arrivals()
     first = next(arrivals, None)
