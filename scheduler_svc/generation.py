@@ -77,6 +77,8 @@ class ServedModel:
         special_tokens: Texts such as {"bos_token": "<s>"} that the template may use.
         sampling: How tokens are chosen where a request does not say.
         other_names: What else requests may call it than `name`, which is what answers call it.
+        checkpoint_dtype: The checkpoint's type; empty if it is not known.
+        dtype_reason: Why it is computed in `dtype`, in a few words.
     """
 
     core: WorkerModel
@@ -92,6 +94,8 @@ class ServedModel:
     special_tokens: dict[str, str]
     sampling: SamplingDefaults = SamplingDefaults()
     other_names: tuple[str, ...] = ()
+    checkpoint_dtype: str = ""
+    dtype_reason: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

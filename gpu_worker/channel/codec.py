@@ -199,6 +199,8 @@ def _model(model: WorkerModel) -> control_pb2.WorkerModel:
         num_blocks=model.num_blocks,
         num_host_blocks=model.num_host_blocks,
         dtype=model.dtype,
+        checkpoint_dtype=model.checkpoint_dtype,
+        dtype_reason=model.dtype_reason,
         quantization=model.quantization,
         device=model.device,
         **tokenizer_fields(model.tokenizer_json),

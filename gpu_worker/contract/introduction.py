@@ -40,6 +40,8 @@ class WorkerModel:
         num_blocks: Blocks on the device, with ids 0 .. num_blocks - 1.
         num_host_blocks: Blocks' worth of host memory for offloaded sequences.
         dtype: Compute type, such as "float32".
+        checkpoint_dtype: The checkpoint's type; may be empty.
+        dtype_reason: Why `dtype` was chosen, in a few words; may be empty.
         quantization: Of the weights, or "none".
         device: Such as "cpu".
         tokenizer_json: Its tokenizer.json.
@@ -66,6 +68,8 @@ class WorkerModel:
     chat_template: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    checkpoint_dtype: str = ""
+    dtype_reason: str = ""
 
     @property
     def num_layers(self) -> int:

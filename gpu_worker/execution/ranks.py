@@ -27,6 +27,7 @@ from gpu_worker.errors import CommandRefused
 _log = logging.getLogger(__name__)
 
 _BATCH_IDS = "Q"  # whole numbers of 64 bits, as the wire format has them
+_READING = timedelta(hours=2)  # what ranks may be apart while the model is read; as transformers has it
 _FOREVER = timedelta(days=365)  # that is how long a rank may wait for the next command
 
 
@@ -39,9 +40,14 @@ class _Kind(IntEnum):
 
 
 class Ranks:
-    """This process among those that hold the model; all must make it, and call the same methods in the same order."""
+    """This process among those that hold the model; all must make it, and call the same methods in the same order.
+
+    On hosts they meet here, if they have not yet; on devices transformers has them meet, when it has read the model.
+    """
 
     def __init__(self) -> None:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=_READING)
         self.rank = dist.get_rank()
         self._group = dist.new_group(backend="gloo", timeout=_FOREVER)  # frames lie in host memory whatever the device
 

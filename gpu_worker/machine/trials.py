@@ -20,18 +20,22 @@ _LEAST_TURNS = 4
 _LONGEST_S = 1.0
 
 
-def least_times_s(ways: Sequence[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+def least_times_s(
+    ways: Sequence[Callable[[], object]],
+    clock: Callable[[], float] = time.perf_counter,
+    longest_s: float = _LONGEST_S,
+) -> list[float]:
     """Runs the ways in turns, and returns the shortest time of each in seconds.
 
-    There are 15 turns, or as many as fit into a second, but no fewer than 4; the one before them,
-    which warms caches, does not count.
+    There are 15 turns, or as many as fit into `longest_s`, but no fewer than 4; the one before
+    them, which warms caches, does not count.
     """
     for way in ways:
         way()
     times_s = [float("inf")] * len(ways)
     began_s = clock()
     for turn in range(_NUM_TURNS):
-        if turn >= _LEAST_TURNS and clock() - began_s > _LONGEST_S:
+        if turn >= _LEAST_TURNS and clock() - began_s > longest_s:
             break
         for number, way in enumerate(ways):
             start_s = clock()

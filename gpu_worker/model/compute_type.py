@@ -1,48 +1,108 @@
-"""Decides the type that `--dtype auto` computes in: the checkpoint's own, or on some CPUs float32.
+"""Decides the type that a model is computed in: what `--dtype` says, and for `auto` the checkpoint's or float32.
 
 A CPU without products in half precision takes several times as long with them as in float32, although it reads half of
-the bytes. Products of the model's own sizes are tried in both types, in the forms that their weights would be kept in:
+the bytes; one that has them is faster in them. So products of the model's own sizes are timed in both (`type_trials`):
 
-    rows                        1       8      64     geometric mean
-    bfloat16 / float32      0.47x    3.1x     17x     2.9x            (3584, 512) on an AMD EPYC with AVX2, one thread
+    float32    where every trial finds it 1.2 times as fast or more, and it fits into the memory that there is
+    own        everywhere else, without a trial on a device, of a quantized checkpoint, and where no type is known
 
-Float32 is chosen where it is clearly faster, twice (`trials`), and fits into the memory
-that there is. It knows no files.
+What was asked for is kept; where another would be 1.5 times as fast, a warning says so. It knows no files.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import cycle
-from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gpu_worker.experts.matrices import Matrix
-from gpu_worker.experts.queues import PROJECTIONS, is_experts
 from gpu_worker.machine.control_group import free_memory_bytes
-from gpu_worker.machine.trials import is_clearly_less, least_times_s, one_thread
-from gpu_worker.model.weights import WeightOptions, form_of_weights
+from gpu_worker.model.type_trials import Trial, shortest, time_types
+from gpu_worker.model.weights import WeightOptions
 
 logger = logging.getLogger(__name__)
 
-_ROWS = (1, 8, 64)  # a decode, several, a chunk of a prompt
-_MOST_WEIGHTS = 1 << 22  # of a matrix that is tried: kernels do with more what they do with so many
-_MOST_BYTES = 1 << 27  # of all that are tried: no cache holds them from one turn to the next
-_MOST_MEMORY = 0.8  # what weights may take of the memory that is free; caches and what is computed need the rest
+_WORTH = 1.2  # how many times as fast float32 must be to be taken instead of the checkpoint's type
+_WORTH_SAYING = 1.5  # how many times as fast another type must be for a warning that the one asked for is slow
+_MOST_MEMORY = 0.8  # what float32 weights may take of the memory that caches leave; what is computed needs the rest
+_HALF = (torch.bfloat16, torch.float16)
 _MEMORY = Path("/proc/meminfo")
 _GIB = 1 << 30
 
 
+class Ranks(Protocol):
+    """The processes that hold one model together."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this one."""
+        ...
+
+    def share_flag(self, flag: bool = False) -> bool:
+        """Hands a yes or no of rank 0 to all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is for weights, and what they would take.
+
+    Attributes:
+        float32_bytes: All weights in float32.
+        free_bytes: What this process may still take.
+        cache_bytes: What caches will take of it.
+    """
+
+    float32_bytes: int
+    free_bytes: int
+    cache_bytes: int = 0
+
+    @property
+    def suffices(self) -> bool:
+        """Whether weights in float32 fit."""
+        return self.float32_bytes <= _MOST_MEMORY * (self.free_bytes - self.cache_bytes)
+
+    def __str__(self) -> str:
+        weights, caches, free = (n / _GIB for n in (self.float32_bytes, self.cache_bytes, self.free_bytes))
+        return f"{weights:.1f} GiB of weights, {caches:.1f} GiB of caches, {free:.1f} GiB of free memory"
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeType:
+    """The type that was chosen.
+
+    Attributes:
+        options: How weights are to be kept, with it; "auto" is the checkpoint's own.
+        checkpoint: The checkpoint's type, such as "bfloat16"; empty if it is not known.
+        reason: Why it was chosen, in a few words.
+    """
+
+    options: WeightOptions
+    checkpoint: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether `auto` means float32, and why."""
+
+    takes_float32: bool
+    reason: str
+
+
 def choose_type(
-    skeleton: nn.Module, own: torch.dtype | None, options: WeightOptions, device: str, *, is_quantized: bool
-) -> WeightOptions:
-    """Returns the options with the type to compute in, and logs it; what was asked for is kept.
+    skeleton: nn.Module,
+    own: torch.dtype | None,
+    options: WeightOptions,
+    device: str,
+    *,
+    is_quantized: bool,
+    cache_bytes: int = 0,
+    ranks: Ranks | None = None,
+) -> ComputeType:
+    """Returns the type to compute in, and logs it in one line with what was measured.
 
     Args:
         skeleton: The model without contents.
@@ -50,27 +110,60 @@ def choose_type(
         options: How weights are to be kept.
         device: Where they are to lie.
         is_quantized: Whether the checkpoint is quantized already.
+        cache_bytes: What caches will take of the host's memory.
+        ranks: The processes that hold the model together, of which the first decides; None for this one alone.
     """
-    if options.dtype != "auto":
-        logger.info("dtype=%s from=--dtype checkpoint=%s", options.dtype, _name(own))
-        return options
-    is_half = own is torch.bfloat16 or own is torch.float16
-    if own is None or not is_half or device != "cpu" or is_quantized or options.is_sliced:  # ranks must do all alike
-        logger.info("dtype=%s from=checkpoint", _name(own))
-        return options
-    measured = _measure(skeleton, own, options)
-    if not measured.float32_is_faster:
-        logger.info("dtype=%s from=measurement %s", _name(own), measured.figures)
-        return options
-    num_bytes, free_bytes = _bytes_in_float32(skeleton, options), free_bytes_of_memory()
-    if num_bytes > _MOST_MEMORY * free_bytes:
-        sizes = f"{num_bytes / _GIB:.1f} GiB of weights, {free_bytes / _GIB:.1f} GiB of free memory"
-        logger.warning(
-            "dtype=%s from=memory: float32 is faster but does not fit: %s; %s", _name(own), sizes, measured.figures
-        )
-        return options
-    logger.info("dtype=float32 from=measurement %s", measured.figures)
-    return replace(options, dtype="float32")
+    is_asked = options.dtype != "auto"
+    half = torch.bfloat16 if options.dtype == "bfloat16" else own
+    if device != "cpu" or is_quantized or half is None or half not in _HALF:
+        return _report(ComputeType(options, _name(own), "--dtype" if is_asked else "checkpoint"))
+    is_first = ranks is None or ranks.rank == 0
+    trials = time_types(skeleton, half, options) if is_first else ()
+    room = Room(_bytes_in_float32(skeleton, options), free_bytes_of_memory(), cache_bytes)
+    if is_asked:
+        if warning := slowness(options.dtype, _name(half), trials, room):
+            logger.warning("%s", warning)
+        return _report(ComputeType(options, _name(own), "--dtype"), trials)
+    verdict = judge(_name(own), trials, room) if is_first else Verdict(takes_float32=False, reason="rank 0")
+    takes_float32 = verdict.takes_float32 if ranks is None else ranks.share_flag(verdict.takes_float32)
+    chosen = replace(options, dtype="float32") if takes_float32 else options
+    return _report(ComputeType(chosen, _name(own), verdict.reason), trials)
+
+
+def judge(own: str, trials: Sequence[Trial], room: Room) -> Verdict:
+    """Decides what `auto` means for a checkpoint in half precision.
+
+    Args:
+        own: The checkpoint's type.
+        trials: What products took in it and in float32.
+        room: Memory for float32.
+    """
+    figures = f"{own}/float32={shortest(trials).slowdown:.2f}"
+    if not all(trial.slowdown >= _WORTH for trial in trials):
+        return Verdict(takes_float32=False, reason=f"measurement: {figures}")
+    if not room.suffices:
+        return Verdict(takes_float32=False, reason=f"memory: {figures}, but float32 does not fit: {room}")
+    return Verdict(takes_float32=True, reason=f"measurement: {figures}")
+
+
+def slowness(asked: str, half: str, trials: Sequence[Trial], room: Room) -> str:
+    """What is to be said of a type that was asked for; empty unless another is clearly faster, and fits.
+
+    Args:
+        asked: What was asked for.
+        half: The type that was tried beside float32.
+        trials: What products took in both.
+        room: Memory for float32.
+    """
+    if not trials:
+        return ""
+    slowdown = shortest(trials).slowdown
+    slowdowns = [slowdown, *(trial.slowdown for trial in trials)]
+    if asked == "float32" and max(slowdowns) <= 1 / _WORTH_SAYING:
+        return f"--dtype float32: {half}, the checkpoint's type, would be {1 / slowdown:.1f} times as fast here"
+    if asked == half and min(slowdowns) >= _WORTH_SAYING and room.suffices:
+        return f"--dtype {half}: float32 would be {slowdown:.1f} times as fast here"
+    return ""
 
 
 def free_bytes_of_memory() -> int:
@@ -81,68 +174,11 @@ def free_bytes_of_memory() -> int:
     return min([*available, *([] if of_group is None else [of_group])], default=1 << 62)
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What trials said.
-
-    Attributes:
-        float32_is_faster: Whether it clearly is, in every trial.
-        figures: The times, for the log.
-    """
-
-    float32_is_faster: bool
-    figures: str
-
-
-def _measure(skeleton: nn.Module, own: torch.dtype, options: WeightOptions) -> _Measured:
-    trials = [_times_s(skeleton, own, options) for _ in range(2)]
-    is_faster = all(is_clearly_less(1.0, _mean_ratio(*times_s)) for times_s in trials)
-    own_s, wide_s = ([min(times_s) for times_s in zip(*of_type, strict=True)] for of_type in zip(*trials, strict=True))
-    times = zip(_ROWS, own_s, wide_s, strict=True)
-    in_us = " ".join(f"{rows}:{narrow * 1e6:.0f}/{wide * 1e6:.0f}" for rows, narrow, wide in times)
-    ratio = f"{_name(own)}/float32={_mean_ratio(own_s, wide_s):.2f}"
-    return _Measured(is_faster, f"checkpoint={_name(own)} {ratio} us_by_rows={in_us}")
-
-
-def _times_s(skeleton: nn.Module, own: torch.dtype, options: WeightOptions) -> tuple[list[float], list[float]]:
-    """Seconds of a product for each number of rows, in the checkpoint's type and in float32."""
-    shape, number = _commonest_shape(skeleton)
-    ways = [way for dtype in (own, torch.float32) for way in _ways(shape, number, dtype, options)]
-    with one_thread(), torch.inference_mode():
-        times_s = least_times_s(ways)
-    return times_s[: len(_ROWS)], times_s[len(_ROWS) :]
-
-
-def _ways(
-    shape: tuple[int, int], number: int, dtype: torch.dtype, options: WeightOptions
-) -> Iterator[Callable[[], Tensor]]:
-    """Products with each number of rows, every time by the next of several matrices."""
-    form = form_of_weights(dtype, torch.device("cpu"), options)
-    number = max(1, min(number, _MOST_BYTES // (prod(shape) * dtype.itemsize)))
-    turn = cycle([form(torch.randn(shape).to(dtype), None) for _ in range(number)])
-
-    def multiply(x: Tensor) -> Tensor:
-        matrix: Matrix = next(turn)
-        return matrix(x)
-
-    return (partial(multiply, torch.randn(rows, shape[1]).to(dtype)) for rows in _ROWS)
-
-
-def _commonest_shape(skeleton: nn.Module) -> tuple[tuple[int, int], int]:
-    """The shape (out, in) of the matrices with most of a model's weights, cut to what is tried, and their number."""
-    numbers: Counter[tuple[int, int]] = Counter()
-    for module in skeleton.modules():
-        if is_experts(module):
-            for name in PROJECTIONS:
-                if isinstance(fused := getattr(module, name, None), Tensor):  # (E, out, in), or (E, in, out)
-                    out_features, in_features = fused.shape[:0:-1] if module.is_transposed else fused.shape[1:]
-                    numbers[out_features, in_features] += len(fused)
-        elif isinstance(module, nn.Linear):
-            numbers[module.out_features, module.in_features] += 1
-    (out_features, in_features), number = max(
-        numbers.items(), key=lambda item: prod(item[0]) * item[1], default=((1, 1), 1)
-    )
-    return (max(1, min(out_features, _MOST_WEIGHTS // in_features)), in_features), number
+def _report(chosen: ComputeType, trials: Sequence[Trial] = ()) -> ComputeType:
+    name = chosen.checkpoint if chosen.options.dtype == "auto" else chosen.options.dtype
+    measured = f" us_by_rows={shortest(trials)}" if trials else ""
+    logger.info("dtype=%s checkpoint=%s from=%s%s", name, chosen.checkpoint, chosen.reason, measured)
+    return chosen
 
 
 def _bytes_in_float32(skeleton: nn.Module, options: WeightOptions) -> int:
@@ -151,10 +187,5 @@ def _bytes_in_float32(skeleton: nn.Module, options: WeightOptions) -> int:
     return num_weights * (4 if options.quantization == "none" else 1)
 
 
-def _mean_ratio(own_s: list[float], wide_s: list[float]) -> float:
-    """How many times as long as in float32 the checkpoint's type takes: the geometric mean over the numbers of rows."""
-    return float(prod(narrow / wide for narrow, wide in zip(own_s, wide_s, strict=True)) ** (1 / len(own_s)))
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype | None) -> str:
+    return "" if dtype is None else str(dtype).removeprefix("torch.")

@@ -6,7 +6,7 @@ Weights come from safetensors only, and no code of a repository is ever run. It 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from gpu_worker.errors import DeviceLost, ModelRefused, one_line
 from gpu_worker.experts.matrices import NONE_ARRIVED, Arrived
 from gpu_worker.experts.queues import ExpertWeights
 from gpu_worker.machine.devices import check_alive
-from gpu_worker.model.compute_type import choose_type
+from gpu_worker.model.compute_type import Ranks, choose_type
 from gpu_worker.model.inspection import (
     ErrorLimit,
     called_linears,
@@ -70,6 +70,8 @@ class ModelFacts:
         eos_token_ids: Tokens that end a text, rising.
         max_model_len: Longest prompt plus output in tokens.
         dtype: Compute type, such as "float32".
+        checkpoint_dtype: The checkpoint's type; empty if it is not known, as of a model that is in memory already.
+        dtype_reason: Why `dtype` was chosen, in a few words; empty as above.
         device: Device, such as "cpu".
         quantization: Of its matrices, such as "bnb-4bit"; "none" for none.
         tokenizer: Its tokenizer.
@@ -85,6 +87,8 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...]
     max_model_len: int
     dtype: str
+    checkpoint_dtype: str
+    dtype_reason: str
     device: str
     quantization: str
     tokenizer: TokenizerFacts
@@ -122,6 +126,8 @@ def load_model(
     max_model_len: int | None = None,
     uses_generation_config: bool = True,
     options: WeightOptions = AS_THEY_COME,
+    cache_bytes: int = 0,
+    ranks: Ranks | None = None,
 ) -> LoadedModel:
     """Loads a model from a local directory or from the hub.
 
@@ -132,6 +138,8 @@ def load_model(
         max_model_len: Limit on prompt plus output; None is what the model allows.
         uses_generation_config: Whether generation_config.json says how tokens are chosen.
         options: How its weights are kept.
+        cache_bytes: What caches will take of the host's memory.
+        ranks: The processes that hold the model together, where they are known before it is read.
 
     Raises:
         ModelRefused: It can't be served; the message says why.
@@ -146,14 +154,17 @@ def load_model(
     decoder_layers(skeleton)
     is_quantized = getattr(config, "quantization_config", None) is not None
     own_type = stored_type(source) if config.dtype is None else skeleton.dtype
-    options = choose_type(skeleton, own_type, options, device, is_quantized=is_quantized)
+    chosen = choose_type(
+        skeleton, own_type, options, device, is_quantized=is_quantized, cache_bytes=cache_bytes, ranks=ranks
+    )
+    options = chosen.options
     if options.source == "dummy":
         model, arrived = make_random_model(config, options, device)
     else:
         linears = frozenset() if options.quantization == "none" or is_quantized else called_linears(skeleton)
         model, arrived = read_model(source, options, device, is_quantized=is_quantized, linears=linears)
     name = name or served_names(source)[0]
-    return adopt_model(
+    loaded = adopt_model(
         model,
         name=name,
         tokenizer=tokenizer,
@@ -162,6 +173,8 @@ def load_model(
         options=options,
         arrived=arrived,
     )
+    facts = replace(loaded.facts, checkpoint_dtype=chosen.checkpoint, dtype_reason=chosen.reason)
+    return replace(loaded, facts=facts)
 
 
 def adopt_model(
@@ -226,6 +239,8 @@ def adopt_model(
         ),
         max_model_len=length,
         dtype=str(model.dtype).removeprefix("torch."),
+        checkpoint_dtype="",
+        dtype_reason="",
         device=str(model.device),
         quantization=_quantization(model, options),
         tokenizer=tokenizer,

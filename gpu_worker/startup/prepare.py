@@ -53,6 +53,8 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
     _log.info("loading model=%s dtype=%s device=%s", config.model, config.dtype, device)
     began_s = time.monotonic()
     names = served_names(config.model, config.served_model_names)
+    # On a device transformers binds each rank to one of its own, so that they do not meet before it has.
+    ranks = Ranks() if config.num_ranks > 1 and device == "cpu" else None
     loaded = load_model(
         config.model,
         name=names[0],
@@ -66,9 +68,13 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             config.load_format.value,
             is_sliced=config.num_ranks > 1,
         ),
+        cache_bytes=_bytes_of_caches(config, device),
+        ranks=ranks,
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
-    return make_ready(config, loaded, Ranks() if config.num_ranks > 1 else None)
+    if config.num_ranks > 1 and ranks is None:
+        ranks = Ranks()
+    return make_ready(config, loaded, ranks)
 
 
 def set_threads(config: WorkerConfig) -> None:
@@ -148,6 +154,13 @@ def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     return num_blocks, num_host_blocks
 
 
+def _bytes_of_caches(config: WorkerConfig, device: str) -> int:
+    """What caches of all ranks will take of a host's memory, as far as it is known before there is a model."""
+    offloaded = int(config.host_kv_gib * _GIB)
+    here = _cache_bytes(config, device) if device == "cpu" and not config.num_blocks else 0
+    return (offloaded + here) * config.num_ranks
+
+
 def _cache_bytes(config: WorkerConfig, device: str) -> int:
     if config.kv_cache_gib is not None:
         return int(config.kv_cache_gib * _GIB)
@@ -183,6 +196,8 @@ def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> 
         num_blocks=runner.cache.num_blocks,
         num_host_blocks=runner.cache.blocks.num_host_blocks,
         dtype=facts.dtype,
+        checkpoint_dtype=facts.checkpoint_dtype,
+        dtype_reason=facts.dtype_reason,
         quantization=facts.quantization,
         device=facts.device,
         tokenizer_json=tokenizer.tokenizer_json,

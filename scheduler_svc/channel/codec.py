@@ -208,6 +208,8 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
         special_tokens=dict(model.special_tokens),
         sampling=_sampling_defaults(model.default_sampling, model.vocab_size),
         other_names=tuple(name for name in model.other_names if name),
+        checkpoint_dtype=model.checkpoint_dtype,
+        dtype_reason=model.dtype_reason,
     )
 
 

@@ -141,6 +141,8 @@ class ModelFacts(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_DTYPE_FIELD_NUMBER: _builtins.int
+    DTYPE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     num_layers: _builtins.int
@@ -160,13 +162,19 @@ class ModelFacts(_message.Message):
     num_host_blocks: _builtins.int
     """Cache blocks of host memory that offloaded sequences may fill."""
     dtype: _builtins.str
-    """Compute type, such as "float32"."""
+    """Compute type, such as "float32"; `dtype_reason` says why this one."""
     quantization: _builtins.str
     """Weight quantization, or "none"."""
     family: _builtins.str
     """Transformers model type, such as "mixtral"."""
     device: _builtins.str
     """Device, such as "cpu" or "cuda:0"."""
+    checkpoint_dtype: _builtins.str
+    """The checkpoint's type, such as "bfloat16"; empty if it is not known."""
+    dtype_reason: _builtins.str
+    """Why `dtype` was chosen, for people to read: "--dtype", "checkpoint", or what was measured, such as
+    "measurement: bfloat16/float32=2.21", which says how many times as long the first type takes.
+    """
     def __init__(
         self,
         *,
@@ -183,10 +191,12 @@ class ModelFacts(_message.Message):
         quantization: _builtins.str = ...,
         family: _builtins.str = ...,
         device: _builtins.str = ...,
+        checkpoint_dtype: _builtins.str = ...,
+        dtype_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "device", b"device", "dtype", b"dtype", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts", b"num_experts", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "checkpoint_dtype", b"checkpoint_dtype", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts", b"num_experts", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -322,6 +322,8 @@ class WorkerModel(_message.Message):
     DEFAULT_SAMPLING_FIELD_NUMBER: _builtins.int
     OTHER_NAMES_FIELD_NUMBER: _builtins.int
     TOKENIZER_JSON_ZLIB_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_DTYPE_FIELD_NUMBER: _builtins.int
+    DTYPE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     family: _builtins.str
@@ -352,6 +354,10 @@ class WorkerModel(_message.Message):
     """The model's Jinja chat template; empty if it has none."""
     tokenizer_json_zlib: _builtins.bytes
     """tokenizer.json compressed by zlib, in the place of tokenizer_json; at most 256 MiB when unpacked."""
+    checkpoint_dtype: _builtins.str
+    """The checkpoint's type, such as "bfloat16"; empty if it is not known."""
+    dtype_reason: _builtins.str
+    """Why `dtype` was chosen in a few words, for people to read."""
     @_builtins.property
     def experts_by_layer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Experts of each decoder layer, 0 for a layer without a mixture."""
@@ -395,10 +401,12 @@ class WorkerModel(_message.Message):
         default_sampling: _inference_pb2.SamplingParams | None = ...,
         other_names: _abc.Iterable[_builtins.str] | None = ...,
         tokenizer_json_zlib: _builtins.bytes = ...,
+        checkpoint_dtype: _builtins.str = ...,
+        dtype_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "checkpoint_dtype", b"checkpoint_dtype", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,4 +76,6 @@ def model_facts(model: ServedModel) -> pb.ModelFacts:
         quantization=model.quantization,
         family=model.family,
         device=model.device,
+        checkpoint_dtype=model.checkpoint_dtype,
+        dtype_reason=model.dtype_reason,
     )

@@ -54,6 +54,8 @@ MODEL = WorkerModel(
     chat_template="{{ messages }}",
     special_tokens={"bos_token": "<s>"},
     sampling=SamplingDefaults(temperature=0.5, top_k=3),
+    checkpoint_dtype="bfloat16",
+    dtype_reason="measurement: bfloat16/float32=2.21",
 )
 TIMING = WorkTiming(*range(1, 11))
 
@@ -142,6 +144,7 @@ def test_the_scheduler_reads_who_introduces_itself() -> None:
         assert getattr(model.core, name) == getattr(MODEL, name)
     for name in ("name", "other_names", "family", "vocab_size", "eos_token_ids", "dtype", "quantization", "device"):
         assert getattr(model, name) == getattr(MODEL, name)
+    assert (model.checkpoint_dtype, model.dtype_reason) == (MODEL.checkpoint_dtype, MODEL.dtype_reason)
     assert (model.tokenizer_json, model.chat_template) == (MODEL.tokenizer_json, MODEL.chat_template)
     assert model.special_tokens == MODEL.special_tokens
     assert (model.sampling.temperature, model.sampling.top_k) == (0.5, 3)

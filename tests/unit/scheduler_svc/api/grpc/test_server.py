@@ -150,6 +150,8 @@ async def test_server_info_tells_settings_and_model() -> None:
         "quantization": "none",
         "family": "mixtral",
         "device": "cpu",
+        "checkpoint_dtype": "bfloat16",
+        "dtype_reason": "measurement: bfloat16/float32=2.21",
     }
 
 
