@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from gpu_worker.errors import ModelRefused, one_line
+from gpu_worker.experts import quantization
 from gpu_worker.experts.matrices import (
     NONE_ARRIVED,
     Arrived,
@@ -100,8 +101,6 @@ def read_model(
     if options.is_sliced:
         arguments["distributed_config"] = DistributedConfig(tp_plan="auto")
     if options.quantization != "none" and not is_quantized:
-        from gpu_worker.experts import quantization  # bitsandbytes takes seconds to import
-
         quantization.register()
         streaming = quantization.StreamingConfig(options.quantization, device, linears)
         arrived, damaged, arguments["quantization_config"] = streaming.arrived, streaming.damaged, streaming
@@ -170,8 +169,6 @@ def make_random_model(config: Any, options: WeightOptions, device: str) -> tuple
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     arrived: dict[tuple[nn.Module, str], Sequence[Matrix]] = {}
     if options.quantization != "none":
-        from gpu_worker.experts import quantization
-
         form = quantization.form_of(options.quantization)
         for module in filter(is_experts, model.modules()):
             for name in PROJECTIONS:
@@ -229,8 +226,6 @@ def take_weights(
 def form_of_weights(dtype: torch.dtype, device: torch.device, options: WeightOptions) -> MatrixForm:
     """What most of a model's weights are made into: quantized, or packed where possible and wished, or dense."""
     if options.quantization != "none":
-        from gpu_worker.experts import quantization
-
         return quantization.form_of(options.quantization)
     return Packing() if can_pack(dtype, device) and options.form != "dense" else DenseMatrix
 

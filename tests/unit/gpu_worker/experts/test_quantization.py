@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.core_model_loading import MergeModulelist
 
 from gpu_worker.experts import quantization
+from gpu_worker.experts.bnb import EightBitMatrix, FourBitMatrix
 from gpu_worker.experts.matrices import ANY_ROWS, MatrixLinear
-from gpu_worker.experts.quantization import EightBitMatrix, FourBitMatrix
 from gpu_worker.experts.queues import is_experts
 from gpu_worker.model.loader import LoadedModel, adopt_model, load_model
 from gpu_worker.model.weights import Quantization, WeightOptions
