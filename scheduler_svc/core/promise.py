@@ -19,6 +19,8 @@ from scheduler_svc.core.state.sequence import Sequence
 # How far a stream is kept ahead, in targets. With less, a prompt that cuts in shortly before the end of an answer makes
 # all of it late. Best-effort work pays it once for each answer (docs/measurements/simulation.md).
 RESERVE = 2.0
+# The part of a first token's target that is kept for what can't be stopped and for predictions that fail.
+_FIRST_RESERVE = 0.25
 _AS_ON_IDLE = 1.5  # a first token that is to come as soon as possible is in time up to so many times the idle time
 
 
@@ -32,8 +34,9 @@ class Awaited(NamedTuple):
     @classmethod
     def next_of(cls, sequence: Sequence) -> "Awaited":
         """Returns the next token of a sequence that is in no iteration."""
-        last_s = sequence.last_token_s
-        return cls(sequence.due_s, sequence.arrival_s if last_s is None else last_s, _pace_s(sequence))
+        if sequence.last_token_s is None:  # nothing is to delay it more than it may take
+            return cls(sequence.due_s - _FIRST_RESERVE * sequence.ttft_s, sequence.arrival_s, 0.0)
+        return cls(sequence.due_s, sequence.last_token_s, sequence.tpot_s)
 
     @classmethod
     def after_next_of(cls, sequence: Sequence, next_s: float) -> "Awaited":
@@ -107,8 +110,3 @@ def is_paced(sequence: Sequence) -> bool | None:
     if num_gaps < 1 or sequence.first_token_s is None or sequence.last_token_s is None:
         return None
     return not sequence.tpot_s or sequence.last_token_s - sequence.first_token_s <= num_gaps * sequence.tpot_s
-
-
-def _pace_s(sequence: Sequence) -> float:
-    """Returns the target that a token may miss where it has to: none for a first one, which nothing is to delay."""
-    return sequence.tpot_s if sequence.output_token_ids else 0.0

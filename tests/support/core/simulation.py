@@ -315,6 +315,7 @@ class Simulation:
         )
         self.sequences: dict[int, Sequence] = {}
         self.outputs: dict[int, list[Output]] = {}
+        self.token_times_s: dict[int, list[float]] = {}
         self.commands: list[Command] = []
         self.now_s = 0.0
         self._ids = count(1)
@@ -341,6 +342,7 @@ class Simulation:
         sequence = Sequence(seq_id, request_class, prompt, SamplingParams(0.0), stop, self.now_s)
         self.sequences[seq_id] = sequence
         self.outputs[seq_id] = []
+        self.token_times_s[seq_id] = []
         self.scheduler.add(sequence)
         return sequence
 
@@ -375,6 +377,8 @@ class Simulation:
         self.worker.start_next(self.now_s)
         for output in self.scheduler.update(result, self.now_s):
             self.outputs[output.seq_id].append(output)
+            if isinstance(output, TokenOutput):
+                self.token_times_s[output.seq_id].append(self.now_s)
 
     # ---- what to check
 
