@@ -6,7 +6,6 @@ command ─▶ RecordingExecutor ─▶ executor          one more executor in f
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -138,4 +137,4 @@ def _source(model: WorkerModel, costs: FittedCosts, num_steps: int) -> str:
 def _machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    return f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
