@@ -8,6 +8,8 @@ from qllm.options import with_settings
 
 from client.bench.commands.ablation import ablate
 from client.bench.commands.compare import compare
+from client.bench.commands.goodput import EXAMPLES as GOODPUT_EXAMPLES
+from client.bench.commands.goodput import goodput
 from client.bench.commands.measure import measure
 from client.bench.commands.paper import EXAMPLES as PAPER_EXAMPLES
 from client.bench.commands.paper import paper
@@ -88,7 +90,8 @@ def bench(
 @with_settings
 def compare_command(
     files: Annotated[
-        list[Path], typer.Argument(metavar="A.json B.json ...", help="Results of bench or of an ablation.")
+        list[Path],
+        typer.Argument(metavar="A.json B.json ...", help="Results of bench or of an ablation, or of goodput."),
     ],
     results: FigureOptions,
 ) -> None:
@@ -120,6 +123,7 @@ def ablation_command(
         ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)
 
 
+app.command(epilog=GOODPUT_EXAMPLES, no_args_is_help=True)(goodput)
 app.command(epilog=PAPER_EXAMPLES, no_args_is_help=True)(paper)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command(no_args_is_help=True)(timeline)

@@ -50,7 +50,7 @@ def measure(
     result = Result.of(
         run.measurement,
         summarize(run.measurement, load.objectives),
-        label=label or _label_of(run.facts),
+        label=label or label_of(run.facts),
         provenance=provenance,
         target=run.facts,
         is_interrupted=run.is_interrupted,
@@ -91,7 +91,7 @@ def provenance_of(options: Mapping[str, object]) -> Provenance:
 async def _run(
     target: TargetOptions, service: ServiceArguments, plan: Plan, bar: ProgressBar, interrupts: Interrupts
 ) -> Run | None:
-    async with _grpc_address(target, service, bar) as address:
+    async with grpc_address(target, service, bar) as address:
         server = target.target(address)
         try:
             with interrupts.keeping_results():
@@ -101,9 +101,7 @@ async def _run(
 
 
 @asynccontextmanager
-async def _grpc_address(
-    target: TargetOptions, service: ServiceArguments, bar: ProgressBar
-) -> AsyncIterator[str | None]:
+async def grpc_address(target: TargetOptions, service: ServiceArguments, bar: ProgressBar) -> AsyncIterator[str | None]:
     """Yields the address of the QLLM service, which is started if that is asked for; None where HTTP is spoken."""
     if target.serve is None:
         yield target.grpc
@@ -113,6 +111,7 @@ async def _grpc_address(
         yield address
 
 
-def _label_of(facts: TargetFacts) -> str:
+def label_of(facts: TargetFacts) -> str:
+    """Returns what a server is called that was given no name."""
     policy = facts.details.get("policy")
     return f"{policy} ({facts.details.get('preempt_at')})" if policy else f"{facts.model} at {facts.address}"

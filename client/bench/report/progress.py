@@ -50,6 +50,10 @@ class ProgressBar:
         if not self._console.is_terminal:
             self._console.print(f"{self._title}{phase}{f', {seconds:.0f} s' if seconds else ''}", highlight=False)
 
+    def note(self, line: str) -> None:
+        """Writes a line that stays above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def update(self, elapsed_s: float, load: Load) -> None:
         """Moves the bar and counts."""
         num_failed = sum(record.is_failed for record in load.records)

@@ -5,7 +5,8 @@ Requests are kept one a row, about 60 bytes each, so that ten thousand of them s
 
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
@@ -112,7 +113,7 @@ class Result:
         """
         tables: dict[str, Any] = {name: _from_columns(values[name]) for name in ("idle", "rows")}
         hints = {name: hint for name, hint in get_type_hints(cls).items() if name not in tables}
-        return cls(**tables, **{name: _build(hint, values[name]) for name, hint in hints.items()})
+        return cls(**tables, **{name: build(hint, values[name]) for name, hint in hints.items()})
 
 
 def read_results(path: Path) -> list[Result]:
@@ -121,15 +122,35 @@ def read_results(path: Path) -> list[Result]:
     Raises:
         BadFile: It is not there, or not a result file of a schema known here.
     """
+    values = read_values(path, (SCHEMA, ABLATION_SCHEMA))
+    with complete(path):
+        return [
+            Result.from_json(one) for one in (values["recordings"] if values["schema"] == ABLATION_SCHEMA else [values])
+        ]
+
+
+def read_values(path: Path, schemas: Collection[str]) -> dict[str, Any]:
+    """Reads what a result file holds, of one of these schemas.
+
+    Raises:
+        BadFile: It is not there, or none of theirs.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadFile(f"{path}: {error}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema not in (SCHEMA, ABLATION_SCHEMA):
-        raise BadFile(f"{path}: its schema is {schema!r}; allowed is {SCHEMA!r} or {ABLATION_SCHEMA!r}")
+    if schema not in schemas:
+        allowed = " or ".join(repr(one) for one in schemas)
+        raise BadFile(f"{path}: its schema is {schema!r}; allowed is {allowed}")
+    return dict(values)
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[None]:
+    """Raises BadFile where the block finds that something in the file is missing, or is not what it should be."""
     try:
-        return [Result.from_json(one) for one in (values["recordings"] if schema == ABLATION_SCHEMA else [values])]
+        yield
     except (LookupError, TypeError, ValueError) as error:
         raise BadFile(f"{path}: it is no complete result: {type(error).__name__}: {error}") from error
 
@@ -146,22 +167,22 @@ def _to_columns(rows: Sequence[RequestRow]) -> dict[str, Any]:
 
 def _from_columns(values: Mapping[str, Any]) -> tuple[RequestRow, ...]:
     named = (dict(zip(values["columns"], row, strict=True)) for row in values["rows"])
-    return tuple(_build(RequestRow, one) for one in named)
+    return tuple(build(RequestRow, one) for one in named)
 
 
-def _build(hint: Any, value: Any) -> Any:
+def build(hint: Any, value: Any) -> Any:
     """Makes a value of the annotated type out of what JSON gave; TypeError if that is of another type."""
     if get_origin(hint) in (Union, types.UnionType):
         (present,) = [one for one in get_args(hint) if one is not type(None)]
-        return None if value is None else _build(present, value)
+        return None if value is None else build(present, value)
     if is_dataclass(hint):
         hints = get_type_hints(hint)
-        return hint(**{name: _build(hints[name], one) for name, one in value.items()})  # type: ignore[operator]
+        return hint(**{name: build(hints[name], one) for name, one in value.items()})  # type: ignore[operator]
     if get_origin(hint) is Mapping:
         key_hint, value_hint = get_args(hint)
-        return {_build(key_hint, key): _build(value_hint, one) for key, one in value.items()}
+        return {build(key_hint, key): build(value_hint, one) for key, one in value.items()}
     if get_origin(hint) in (tuple, Sequence):
-        return tuple(_build(get_args(hint)[0], one) for one in value)
+        return tuple(build(get_args(hint)[0], one) for one in value)
     if hint is RequestClass:
         return RequestClass(value)
     if not isinstance(value, (int, float) if hint is float else hint):

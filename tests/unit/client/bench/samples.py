@@ -4,8 +4,11 @@ from client.bench.load.measurement import Measurement, Window
 from client.bench.load.record import DONE, RequestRecord, RequestRow
 from client.bench.load.target import Chunk, Ending, TargetFacts
 from client.bench.load.workload import BE, LS, Lengths
+from client.bench.results.goodput import Level, ServerGoodput
+from client.bench.results.goodput_search import Rule
 from client.bench.results.result_file import Provenance, Result
-from client.bench.results.summary import Objective, summarize
+from client.bench.results.spread import Spread
+from client.bench.results.summary import Objective, Targets, summarize
 from client.messages import RequestClass
 
 LENGTHS = Lengths(10, 4)
@@ -64,4 +67,42 @@ def result(label: str = "ours", *, ttft_s: float = 0.1, num_requests: int = 5) -
         provenance=Provenance(("qllm-client", "bench", label), "2026-01-02T03:04:05+00:00", {"seed": 0}, {"cpu": "x"}),
         target=TargetFacts("grpc", "127.0.0.1:1", "mini", 100, {"policy": "qllm"}),
         is_interrupted=False,
+    )
+
+
+def window(num_met: int, num_requests: int, num_be_tokens: int = 0, *, seconds: float = 10.0) -> Measurement:
+    """A window in which so many of the latency-sensitive requests had their first token after 100 ms, others 1 s."""
+    ls = [
+        record(LS, at_s, (at_s + ttft_s, 1), (at_s + ttft_s + 0.09, 3), end_s=at_s + 2)
+        for number in range(num_requests)
+        for at_s, ttft_s in [(number / num_requests * seconds, 0.1 if number < num_met else 1.0)]
+    ]
+    be = [record(BE, 0.0, (seconds / 2, num_be_tokens))] if num_be_tokens else []
+    return Measurement.of((), [*ls, *be], Window(0.0, seconds), {}, {})
+
+
+def server(label: str = "ours", *, boundary: int = 4, most: int = 8) -> ServerGoodput:
+    """A search that is over: up to `boundary` clients hold, each of whom makes 10 tokens a second."""
+    rule, objective = Rule(0.9, 2, 2), Objective(150.0, 50.0)
+    counts = [count for count in (0, 1, 2, 4, 8, 16) if count <= most]
+    levels = [
+        Level.of(
+            count, [window(20 if count <= boundary else 5, 20, 100 * count + end) for end in (0, 2)], objective, rule
+        )
+        for count in counts
+    ]
+    return ServerGoodput(
+        label=label,
+        provenance=Provenance(
+            ("qllm-client", "bench", "goodput", label), "2026-01-02T03:04:05+00:00", {}, {"cpu": "x"}
+        ),
+        target=TargetFacts("grpc", "127.0.0.1:1", "mini", 100, {"policy": "qllm"}),
+        is_interrupted=False,
+        goal=0.9,
+        targets=Targets(1.5, 50.0),
+        objective=objective,
+        idle_ttft=Spread.of([100.0]),
+        idle_tpot=Spread.of([30.0]),
+        levels=tuple(levels),
+        messages={"HTTP 500": "it broke"},
     )

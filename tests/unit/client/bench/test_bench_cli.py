@@ -3,37 +3,21 @@ import json
 import os
 import signal
 import sys
-from asyncio.subprocess import Process
 from pathlib import Path
 
 import pytest
 
 from client.bench.results.result_file import dump
+from tests.unit.client.bench.as_process import call, start
 from tests.unit.client.bench.fake_openai import FakeOpenAI
 from tests.unit.client.bench.samples import result
 from tests.unit.client.fake_service import FakeService
-from tests.unit.client.in_process import Finished, run_here
+from tests.unit.client.in_process import run_here
 
 QUICK = (
     "--seconds 0.4 --warm-up 0.1 --idle-requests 2 --drain 300 "
     "--ls-rate 20 --be-clients 2 --be-prompt-tokens 20 --be-max-tokens 4"
 )
-
-
-async def start(*arguments: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "client", "bench", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NO_COLOR": "1"},
-    )
-
-
-async def call(*arguments: str) -> Finished:
-    process = await start(*arguments)
-    out, err = await asyncio.wait_for(process.communicate(), timeout=300)
-    return Finished(process.returncode or 0, out.decode(), err.decode())
 
 
 async def test_a_grpc_service_is_measured(service: FakeService, tmp_path: Path) -> None:
@@ -106,6 +90,11 @@ async def test_control_c_before_the_window_measures_nothing(service: FakeService
         ("--grpc a:1 --json nowhere/a.json", "there is no folder nowhere"),
         ("--ls-rate 3 compare a.json", "options of 'compare' stand after its name"),
         ("ablation --model x --set-up vip", "vip"),
+        ("goodput --seconds 3", "name one server; given: none"),
+        ("goodput --grpc a:1 --windows 3 --max-windows 2", "got 2, allowed is 3 or more, as --windows says"),
+        ("goodput --grpc a:1 --set-up fcfs", "it says how the service of --serve is started"),
+        ("goodput --serve x --set-up fcfs --label y", "set-ups are called by their own names"),
+        ("goodput --http a --chat --prompt-form tokens", "a conversation has no token ids"),
     ],
 )
 async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None:
@@ -124,6 +113,7 @@ async def test_wrong_usage_is_said_and_exits_2(arguments: str, why: str) -> None
         ("--grpc a:1 --seconds inf", "--seconds: got inf, allowed is a finite number, 0.1 or more"),
         ("paper --geometry tiny --drain inf", "--drain: got inf, allowed is a finite number, 0 or more"),
         ("simulate --rate nan", "--rate: got nan, allowed is 0.001 to 10000"),
+        ("goodput --grpc a:1 --attainment 99", "--attainment: got 99, allowed is 0 to 1"),
         ("paper --geometry tiny --max-output-tokens 3", "--max-output-tokens: got 3, allowed is 4 to 8192"),
     ],
 )
@@ -175,7 +165,7 @@ async def test_results_are_compared_by_either_name(tmp_path: Path, form: tuple[s
     assert "theirs" in finished.out
 
 
-@pytest.mark.parametrize("arguments", [[], ["compare"], ["ablation"]])
+@pytest.mark.parametrize("arguments", [[], ["compare"], ["ablation"], ["goodput"]])
 async def test_help_teaches(arguments: list[str]) -> None:
     finished = await run_here("bench", *arguments, "--help")
     assert finished.code == 0
