@@ -8,6 +8,7 @@ The defaults are those of `qllm-client bench`. The same load meets every set-up 
 """
 
 import random
+from collections import abc
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -98,7 +99,13 @@ class MixedLoadResult:
 
 
 def simulate_mixed_load(
-    cost_table: object, load: MixedLoad, *, policy: str = "qllm", preempt_at: str = "expert", **settings: float
+    cost_table: object,
+    load: MixedLoad,
+    *,
+    policy: str = "qllm",
+    preempt_at: str = "expert",
+    extra_requests: abc.Sequence[list[object]] = (),
+    **settings: float,
 ) -> MixedLoadResult:
     """Runs the core that serves under this load, in virtual time; a minute takes about a second.
 
@@ -107,6 +114,7 @@ def simulate_mixed_load(
         load: Who asks.
         policy: As `--policy`.
         preempt_at: As `--preempt-at`.
+        extra_requests: More requests, as a job lists them.
         settings: Fields of the core's `Limits` and `StarvationLimits`.
 
     Raises:
@@ -118,7 +126,7 @@ def simulate_mixed_load(
         "policy": policy,
         "preempt_at": preempt_at,
         "settings": settings,
-        "requests": load.requests(),
+        "requests": [*load.requests(), *extra_requests],
         "closed_loop": load.closed_loop(),
     }
     simulation = Simulation(parse_job(job))
