@@ -91,6 +91,12 @@ class Scheduler:
         self._iterations.end_sequence(sequence)
         return sequence
 
+    def finish(self, seq_id: SeqId, now_s: float) -> Sequence | None:
+        """Ends a live sequence as `abort` does, but as one whose answer is whole, as its reader found: it is judged."""
+        if seq_id in self.work.sequences:
+            self._accounts.answer_ended(self.work.sequences[seq_id])
+        return self.abort(seq_id, now_s)
+
     @property
     def sequences(self) -> tuple[Sequence, ...]:
         """The live sequences."""

@@ -273,7 +273,8 @@ class Engine:
         live = self._live.get(seq_id)
         if live is None:
             return
-        self._guarded(lambda core: core.abort(seq_id, self._loop.time()))
+        end = Scheduler.abort if reason is FinishReason.ABORTED else Scheduler.finish
+        self._guarded(lambda core: end(core, seq_id, self._loop.time()))
         self._live.leave(seq_id, reason)
         live.stream.finish(reason, live.sequence.usage(self._loop.time()))
         self._pump()

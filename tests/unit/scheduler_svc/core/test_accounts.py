@@ -1,15 +1,22 @@
 """What a step did is written down once, and nobody is charged for what was not done."""
 
+from collections.abc import Callable
+from itertools import count
+
 import pytest
 
+from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.cursor import Cursor, Stage
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import StepResult
+from scheduler_svc.core.state.sequence import Sequence
 from scheduler_svc.core.window import InFlight
-from tests.support.core.simulation import BE, LS
+from tests.support.core.simulation import BE, LS, Simulation
 from tests.unit.scheduler_svc.core.parts import Parts
 
 MS = 1_000_000
+End = Callable[[Scheduler, SeqId, float], Sequence | None]
 
 
 def step_of(parts: Parts, batch: Batch, now_s: float = 0.0) -> InFlight:
@@ -88,3 +95,28 @@ def test_queue_time_ends_when_work_began_and_not_before_arrival() -> None:
     parts.accounts.note_first_run(batch, 0.4)
     parts.accounts.note_first_run(batch, 0.9)
     assert (early.first_run_s, late.first_run_s) == (0.4, 0.5)
+
+
+def judged_after(num_tokens: int, end: End) -> tuple[int, int, int, int]:
+    """Ends a sequence from outside once it has so many tokens; returns what was paced, in time, judged and attained."""
+    sim, until_ms = Simulation(), count()
+    sequence = sim.submit(LS, 20, 50)
+    while len(sequence.output_token_ids) < num_tokens:
+        sim.run(until_s=next(until_ms) * 1e-3)
+    assert end(sim.scheduler, sequence.seq_id, sim.now_s) is sequence
+    assert end(sim.scheduler, sequence.seq_id, sim.now_s) is None
+    sim.run()
+    sim.check_integrity()
+    counts = sim.scheduler.counters.classes[LS]
+    assert counts.num_finished == 1
+    return counts.num_paced, counts.num_paced_in_time, counts.num_judged, counts.num_attained
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "end", "expected"),
+    [(5, Scheduler.finish, (1, 1, 1, 1)), (1, Scheduler.finish, (0, 0, 1, 1)), (5, Scheduler.abort, (0, 0, 0, 0))],
+)
+def test_an_answer_that_its_reader_finds_whole_is_judged_and_an_aborted_one_is_not(
+    num_tokens: int, end: End, expected: tuple[int, int, int, int]
+) -> None:
+    assert judged_after(num_tokens, end) == expected

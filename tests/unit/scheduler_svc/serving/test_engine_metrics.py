@@ -65,6 +65,18 @@ async def test_an_answer_that_its_reader_finds_to_be_whole_is_no_abort() -> None
     assert ends(bench) == {("ls", "stop"): 1, ("ls", "abort"): 2}
 
 
+async def test_an_answer_that_a_stop_string_ends_is_judged_by_its_targets() -> None:
+    bench = EngineBench()
+    whole, left = bench.submit("whole", 9), bench.submit("left", 9)
+    while count(bench, "generation_tokens_total", "ls") < 6:
+        bench.answer()
+    left.close()
+    assert count(bench, "target_requests_total", "ls", "both") == 0
+    whole.close(FinishReason.STOP)
+    assert count(bench, "target_requests_total", "ls", "both") == 1
+    assert count(bench, "target_requests_total", "ls", "time_per_token") == 1
+
+
 async def test_requests_that_a_worker_takes_along_are_errors() -> None:
     bench = EngineBench()
     bench.submit("a", 9)
