@@ -5,24 +5,38 @@ text belongs to the front ends.
 """
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions, Usage
+from scheduler_svc.core.state.sequence import (
+    FinishReason,
+    RequestClass,
+    SamplingParams,
+    StopConditions,
+    Targets,
+    Usage,
+)
 from scheduler_svc.errors import Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A request that has passed validation; `prompt_token_ids` and the output together fit the model's length."""
+    """A request that has passed validation; `prompt_token_ids` and the output together fit the model's length.
+
+    Attributes:
+        targets: The times that it asks for itself; of a best-effort request none.
+        deadline_s: When the caller gives up, on the clock of the event loop; None: never.
+    """
 
     request_id: str
     request_class: RequestClass
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     stop: StopConditions
+    targets: Targets = field(default_factory=Targets)
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,11 +76,25 @@ class StopDraft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetsDraft:
+    """In which times the tokens shall come; None takes the service's."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One generation to run; an empty `request_id` asks for a new one."""
+    """One generation to run; an empty `request_id` asks for a new one.
+
+    Attributes:
+        deadline_s: When the caller gives up, on the clock of the event loop; None: never.
+    """
 
     request_class: RequestClass
     prompt: Prompt
     request_id: str = ""
     sampling: SamplingDraft = field(default_factory=SamplingDraft)
     stop: StopDraft = field(default_factory=StopDraft)
+    targets: TargetsDraft = field(default_factory=TargetsDraft)
+    deadline_s: float | None = None

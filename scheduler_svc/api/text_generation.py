@@ -18,6 +18,7 @@ from scheduler_svc.api.validation import (
     valid_sampling,
     valid_stop,
     valid_stop_strings,
+    valid_targets,
 )
 from scheduler_svc.errors import WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenStream
@@ -106,6 +107,7 @@ class TextGenerator:
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
+        targets = valid_targets(draft.targets, draft.request_class)
         sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
@@ -114,7 +116,9 @@ class TextGenerator:
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
         return PreparedGeneration(
             model=model,
-            request=GenerationRequest(request_id, draft.request_class, token_ids, sampling, stop),
+            request=GenerationRequest(
+                request_id, draft.request_class, token_ids, sampling, stop, targets, draft.deadline_s
+            ),
             tokenizer=text.tokenizer,
             assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
             stop_tokens=stop_tokens,

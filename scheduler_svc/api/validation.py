@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from scheduler_svc.api.draft import SamplingDraft, StopDraft
-from scheduler_svc.core.state.sequence import SamplingParams, StopConditions
+from qllm.settings import plain, settings_of
+
+from scheduler_svc.api.draft import SamplingDraft, StopDraft, TargetsDraft
+from scheduler_svc.core.policies import Limits
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
@@ -25,6 +28,9 @@ MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
 # Below this, dividing the logits overflows; the choice is the most probable token anyway.
 GREEDY_BELOW_TEMPERATURE = 1e-5
 NO_DEFAULTS = SamplingDefaults()
+# A request may ask for what an operator may promise.
+_PROMISES = {one.field: one.setting for one in settings_of(Limits)}
+MAX_TTFT_MS, MAX_TPOT_MS = _PROMISES["ls_ttft_s"].high, _PROMISES["ls_tpot_s"].high
 
 Number = TypeVar("Number", int, float)
 
@@ -97,6 +103,25 @@ def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefa
         min_p=min_p,
         seed=seed,
     )
+
+
+def valid_targets(given: TargetsDraft, request_class: RequestClass) -> Targets:
+    """Returns the times that a request asks for itself; a best-effort one may not ask: nothing would come of it."""
+    return Targets(
+        ttft_s=_valid_target("targets.ttft_ms", given.ttft_ms, MAX_TTFT_MS, request_class),
+        tpot_s=_valid_target("targets.tpot_ms", given.tpot_ms, MAX_TPOT_MS, request_class),
+    )
+
+
+def _valid_target(field: str, given_ms: float | None, most_ms: float, request_class: RequestClass) -> float | None:
+    """Returns the time in seconds."""
+    if given_ms is None:
+        return None
+    if request_class is RequestClass.BEST_EFFORT:
+        raise InvalidRequest(field, given_ms, "nothing: a best-effort request is promised no time")
+    if not 0 <= given_ms <= most_ms:
+        raise InvalidRequest(field, given_ms, f"a number in [0, {plain(most_ms)}], 0 for as soon as possible")
+    return given_ms * 1e-3
 
 
 def _first_of(given: Number | None, default: Number | None, otherwise: Number) -> Number:

@@ -128,7 +128,14 @@ class Engine:
         self._live.admit(request)
         seq_id = SeqId(next(self._seq_ids))
         sequence = Sequence(
-            seq_id, request.request_class, request.prompt_token_ids, request.sampling, request.stop, self._loop.time()
+            seq_id,
+            request.request_class,
+            request.prompt_token_ids,
+            request.sampling,
+            request.stop,
+            self._loop.time(),
+            targets=request.targets,
+            deadline_s=request.deadline_s,
         )
         stream = BufferedTokenStream(
             request.request_class,

@@ -39,7 +39,8 @@ class InferenceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-    honoured, and cancelling the call stops the work at the next boundary inside the model.
+    honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
+    passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]
     """Ends a running or queued request, from any connection."""
@@ -51,7 +52,8 @@ class InferenceAsyncStub(InferenceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-    honoured, and cancelling the call stops the work at the next boundary inside the model.
+    honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
+    passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends a running or queued request, from any connection."""
@@ -66,7 +68,8 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-        honoured, and cancelling the call stops the work at the next boundary inside the model.
+        honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
+        passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
         """
 
     @_abc_1.abstractmethod

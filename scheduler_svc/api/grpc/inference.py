@@ -3,6 +3,7 @@
 Errors leave as ServiceError and get their status from the interceptor. Knows nothing of scheduling.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         """Streams one generation; a client that cancels, or whose deadline passes, aborts it."""
         set_caller(host_of_peer(context.peer()))
         with counting_refusals(self._generator, likely_class(request)):
-            draft = draft_of(request)
+            draft = draft_of(request, _deadline_s(context))
         generation = await self._texts.begin(draft)
         try:
             sequence_number = 0
@@ -48,3 +49,9 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         """Ends a live request."""
         require_request_id(request.request_id)
         return pb.AbortResponse(aborted=self._generator.abort(request.request_id))
+
+
+def _deadline_s(context: "Context") -> float | None:
+    """Returns when the caller gives up, on the clock of the event loop, which is the engine's too; None: never."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else asyncio.get_running_loop().time() + remaining_s

@@ -2,7 +2,16 @@
 
 from qllm.v1 import inference_pb2 as pb
 
-from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt, SamplingDraft, StopDraft, TextPrompt, TokenPrompt
+from scheduler_svc.api.draft import (
+    ChatPrompt,
+    Draft,
+    Prompt,
+    SamplingDraft,
+    StopDraft,
+    TargetsDraft,
+    TextPrompt,
+    TokenPrompt,
+)
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 
@@ -13,14 +22,21 @@ _CLASSES = {
 }
 
 
-def draft_of(request: pb.GenerateRequest) -> Draft:
-    """Returns what the message asks for; raises InvalidRequest for an unknown class or a missing prompt."""
+def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Draft:
+    """Returns what the message asks for; raises InvalidRequest for an unknown class or a missing prompt.
+
+    Args:
+        request: The message.
+        deadline_s: That of the call that brought it, on the clock of the event loop; None: it has none.
+    """
     return Draft(
         request_id=request.request_id,
         request_class=valid_request_class(request.request_class),
         prompt=_prompt(request),
         sampling=_sampling(request.sampling),
         stop=_stop(request.stop),
+        targets=_targets(request.targets),
+        deadline_s=deadline_s,
     )
 
 
@@ -66,4 +82,11 @@ def _stop(given: pb.StopConditions) -> StopDraft:
         ignore_eos=given.ignore_eos,
         stop_token_ids=given.stop_token_ids,
         stop_strings=given.stop_strings,
+    )
+
+
+def _targets(given: pb.LatencyTargets) -> TargetsDraft:
+    return TargetsDraft(
+        ttft_ms=given.ttft_ms if given.HasField("ttft_ms") else None,
+        tpot_ms=given.tpot_ms if given.HasField("tpot_ms") else None,
     )

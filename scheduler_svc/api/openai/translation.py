@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, StopDraft
+from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, StopDraft, TargetsDraft
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
@@ -34,6 +34,7 @@ def drafts_of(
     max_tokens, max_tokens_field = _max_tokens(body)
     stop = _stop(body, max_tokens, default_max_tokens)
     sampling = _sampling(body)
+    targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     return [
         NamedDraft(
             Draft(
@@ -41,6 +42,7 @@ def drafts_of(
                 prompt=prompt,
                 sampling=_for_choice(sampling, index),
                 stop=stop,
+                targets=targets,
             ),
             FieldNames.of(prompt=field, max_tokens=max_tokens_field),
         )

@@ -97,6 +97,10 @@ def stop(**fields: object) -> Builder:
     return fixed(stop=pb.StopConditions(**fields))  # type: ignore[arg-type]
 
 
+def targets(**fields: float) -> Builder:
+    return fixed(targets=pb.LatencyTargets(**fields))
+
+
 def chat(*messages: tuple[str, str]) -> Builder:
     turns = [pb.ChatMessage(role=role, content=content) for role, content in messages]
     return fixed(chat=pb.ChatPrompt(messages=turns))
@@ -226,6 +230,27 @@ SAMPLING = (
     ),
 )
 
+TARGETS = (
+    *(
+        Case(f"ttft_ms {value}", targets(ttft_ms=value), ("targets.ttft_ms", str(value), "[0, 3600000]"))
+        for value in (-0.1, 3_600_000.1, NAN, INF, -INF)
+    ),
+    *(
+        Case(f"tpot_ms {value}", targets(tpot_ms=value), ("targets.tpot_ms", str(value), "[0, 60000]"))
+        for value in (-0.1, 60_000.1, NAN, INF, -INF)
+    ),
+    Case(
+        "ttft_ms of best-effort work",
+        fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets(ttft_ms=0)),
+        ("targets.ttft_ms", "got 0.0", "best-effort"),
+    ),
+    Case(
+        "tpot_ms of best-effort work",
+        fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets(tpot_ms=50)),
+        ("targets.tpot_ms", "got 50.0", "best-effort"),
+    ),
+)
+
 IDENTITIES = (
     *(
         Case(f"class {number}", fixed(request_class=number), ("request_class", str(number), "2 (BEST_EFFORT)"))
@@ -265,9 +290,12 @@ ALLOWED = (
     Case("unknown fields", raw(GOOD_TEXT + delimited(7, b"\x08\x01") + delimited(15, b"x" * 100)), status=OK),
     Case("temperature almost zero", sampling(temperature=5e-324), status=OK),
     Case("seed most negative", sampling(seed=-(2**63)), status=OK),
+    Case("targets of zero", targets(ttft_ms=0, tpot_ms=0), status=OK),
+    Case("the longest targets", targets(ttft_ms=3_600_000, tpot_ms=60_000), status=OK),
+    Case("targets without any", fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets()), status=OK),
     Case("same stop string twice", stop(stop_strings=["x", "x"]), status=OK),
     Case("abort of an unknown id", raw(delimited(1, b"nobody")), status=OK, method=ABORT),
 )
 
-BAD_INPUT_CASES = (*PROMPTS, *STOPS, *SAMPLING, *IDENTITIES, *WIRE)
+BAD_INPUT_CASES = (*PROMPTS, *STOPS, *SAMPLING, *TARGETS, *IDENTITIES, *WIRE)
 ALL_CASES = (*BAD_INPUT_CASES, *ALLOWED)

@@ -5,12 +5,13 @@ from collections import abc
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.commands import Advance, Command, StartBatch
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.generation import GenerationRequest, TokenStream
 from scheduler_svc.serving.engine import Engine, EngineSettings
 from tests.support.service.fakes import served_model
 
 MOST_STREAMS = 40
+NO_TARGETS = Targets()
 TIMING = WorkTiming(2, 80, 800, 100_000, 16, 160, 200_000, 1, MOST_STREAMS, 50_000)
 
 
@@ -34,11 +35,18 @@ class EngineBench:
         self.engine.worker_joined(5, served_model(), [TIMING], 1)
 
     def submit(
-        self, name: str, max_tokens: int, request_class: RequestClass = RequestClass.LATENCY_SENSITIVE
+        self,
+        name: str,
+        max_tokens: int,
+        request_class: RequestClass = RequestClass.LATENCY_SENSITIVE,
+        *,
+        targets: Targets = NO_TARGETS,
+        deadline_s: float | None = None,
     ) -> TokenStream:
         """Submits a request with a prompt of four tokens."""
-        stop = StopConditions(max_tokens)
-        return self.engine.submit(GenerationRequest(name, request_class, (3, 4, 5, 6), SamplingParams(), stop))
+        prompt, stop = (3, 4, 5, 6), StopConditions(max_tokens)
+        request = GenerationRequest(name, request_class, prompt, SamplingParams(), stop, targets, deadline_s)
+        return self.engine.submit(request)
 
     def answer(self) -> None:
         """The worker did the oldest step, to its end."""

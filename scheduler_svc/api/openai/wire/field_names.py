@@ -10,6 +10,7 @@ _SAME_IN_BOTH = {
     "stop.stop_strings": "stop",
     "stop.stop_token_ids": "stop_token_ids",
     "stop": "",
+    "targets": "",
 }
 
 

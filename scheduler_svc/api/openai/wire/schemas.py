@@ -144,6 +144,8 @@ class GenerationFields(_Strict):
     min_p: float | None = None
     seed: int | None = None
     return_token_ids: bool | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
 
 
 class CompletionRequest(GenerationFields):

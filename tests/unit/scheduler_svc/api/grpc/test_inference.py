@@ -25,7 +25,7 @@ from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, byte_l
 from tests.support.service.api_service import Service, collect, rest, running, text_request
 from tests.support.service.fakes import FakeGenerator, served_model
 
-CONTEXT = Mock(**{"peer.return_value": "ipv4:127.0.0.1:50051"})
+CONTEXT = Mock(**{"peer.return_value": "ipv4:127.0.0.1:50051", "time_remaining.return_value": None})
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 
 
@@ -307,9 +307,10 @@ async def test_all_connections_of_a_host_are_one_client(peer: str, host: str, mo
         raise WorkerUnavailable("enough")
 
     monkeypatch.setattr(TextThreads, "run", run)
+    context = Mock(**{"peer.return_value": peer, "time_remaining.return_value": None})
     servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator()))
     with pytest.raises(WorkerUnavailable):
-        await anext(servicer.Generate(text_request("hello"), Mock(**{"peer.return_value": peer})))
+        await anext(servicer.Generate(text_request("hello"), context))
     assert asked_by == [host]
 
 
