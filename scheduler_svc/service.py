@@ -194,6 +194,8 @@ def _facts(config: Config) -> ServiceSettings:
         be_min_share=engine.starvation.min_share,
         max_ls_requests=engine.max_ls_requests,
         max_be_requests=engine.max_be_requests,
+        ls_ttft_ms=engine.limits.ls_ttft_s * 1e3,
+        ls_tpot_ms=engine.limits.ls_tpot_s * 1e3,
     )
 
 

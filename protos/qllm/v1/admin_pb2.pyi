@@ -78,6 +78,8 @@ class GetServerInfoResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     WORKER_STATE_FIELD_NUMBER: _builtins.int
     WORKER_EPOCH_FIELD_NUMBER: _builtins.int
+    LS_TTFT_MS_FIELD_NUMBER: _builtins.int
+    LS_TPOT_MS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the scheduler service."""
     policy: _builtins.str
@@ -96,6 +98,12 @@ class GetServerInfoResponse(_message.Message):
     """Whether a worker is connected and makes progress."""
     worker_epoch: _builtins.int
     """Identifies this life of the worker; 0 if none ever connected."""
+    ls_ttft_ms: _builtins.float
+    """Milliseconds from arrival to the first token that are promised to latency-sensitive requests without a target of
+    their own; 0: as soon as possible, as on an idle service.
+    """
+    ls_tpot_ms: _builtins.float
+    """Milliseconds from each token to the next one that are promised to them; 0: as soon as possible."""
     @_builtins.property
     def model(self) -> Global___ModelFacts:
         """Present while a worker is connected."""
@@ -113,10 +121,12 @@ class GetServerInfoResponse(_message.Message):
         model: Global___ModelFacts | None = ...,
         worker_state: Global___WorkerState.ValueType = ...,
         worker_epoch: _builtins.int = ...,
+        ls_ttft_ms: _builtins.float = ...,
+        ls_tpot_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_min_share", b"be_min_share", "max_be_requests", b"max_be_requests", "max_ls_requests", b"max_ls_requests", "model", b"model", "policy", b"policy", "preempt_at", b"preempt_at", "preemption_quantum_ms", b"preemption_quantum_ms", "version", b"version", "worker_epoch", b"worker_epoch", "worker_state", b"worker_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_min_share", b"be_min_share", "ls_tpot_ms", b"ls_tpot_ms", "ls_ttft_ms", b"ls_ttft_ms", "max_be_requests", b"max_be_requests", "max_ls_requests", b"max_ls_requests", "model", b"model", "policy", b"policy", "preempt_at", b"preempt_at", "preemption_quantum_ms", b"preemption_quantum_ms", "version", b"version", "worker_epoch", b"worker_epoch", "worker_state", b"worker_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

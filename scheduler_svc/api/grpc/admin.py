@@ -31,6 +31,8 @@ class ServiceSettings:
     be_min_share: float
     max_ls_requests: int
     max_be_requests: int
+    ls_ttft_ms: float
+    ls_tpot_ms: float
 
 
 class AdminServicer(pb_grpc.AdminServicer):

@@ -21,6 +21,8 @@ SETTINGS = ServiceSettings(
     be_min_share=0.05,
     max_ls_requests=256,
     max_be_requests=4096,
+    ls_ttft_ms=250.0,
+    ls_tpot_ms=50.0,
 )
 
 

@@ -53,7 +53,12 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
     async def GetServerInfo(self, request: Any, context: Context) -> admin_pb2.GetServerInfoResponse:
         model = admin_pb2.ModelFacts(name="fake", num_layers=3)
         return admin_pb2.GetServerInfoResponse(
-            version="9.9", policy="qllm", model=model, worker_state=admin_pb2.WORKER_STATE_READY
+            version="9.9",
+            policy="qllm",
+            model=model,
+            worker_state=admin_pb2.WORKER_STATE_READY,
+            ls_ttft_ms=2500,
+            ls_tpot_ms=16.7,
         )
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:

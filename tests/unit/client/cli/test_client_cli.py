@@ -207,11 +207,13 @@ async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
     assert answer["loads"]["busy_ns"] == 2**53 + 1
     assert answer["server"]["worker_state"] == "WORKER_STATE_READY"
     assert answer["server"]["model"]["num_layers"] == 3
+    assert (answer["server"]["ls_ttft_ms"], answer["server"]["ls_tpot_ms"]) == (2500, 16.7)
 
 
-async def test_stats_say_to_how_many_requests_the_promise_was_kept(qllm_client: Call) -> None:
+async def test_stats_say_what_is_promised_and_to_how_many_requests_it_was_kept(qllm_client: Call) -> None:
     lines = (await qllm_client("stats")).out.splitlines()
     rows = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 4}
+    assert (rows["ls_ttft_ms"], rows["ls_tpot_ms"]) == ("2,500", "16.7")
     assert rows["first token in time"] == "99.65 % of 2,000"
     assert rows["both, of whole answers"] == "none yet"
 

@@ -135,6 +135,7 @@ async def test_server_info_tells_settings_and_model() -> None:
     assert info.version == "1.2.3"
     assert (info.policy, info.preempt_at, info.preemption_quantum_ms) == ("qllm", "expert", 5.0)
     assert (info.be_min_share, info.max_ls_requests, info.max_be_requests) == (0.05, 256, 4096)
+    assert (info.ls_ttft_ms, info.ls_tpot_ms) == (250.0, 50.0)
     assert (info.worker_state, info.worker_epoch) == (admin_pb2.WORKER_STATE_READY, 7)
     assert MessageToDict(info.model, preserving_proto_field_name=True) == {
         "name": "fake",
