@@ -32,6 +32,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             request_class=_CLASSES[request_class],
             sampling=_encode_sampling(options),
             stop=_encode_stop(options),
+            targets=_encode_targets(options),
         )
         _set_prompt(request, prompt)
     except (TypeError, ValueError) as error:
@@ -74,6 +75,10 @@ def _encode_stop(options: GenerateOptions) -> pb.StopConditions:
         stop_token_ids=options.get("stop_token_ids", ()),
         stop_strings=options.get("stop", ()),
     )
+
+
+def _encode_targets(options: GenerateOptions) -> pb.LatencyTargets:
+    return pb.LatencyTargets(ttft_ms=options.get("ttft_ms"), tpot_ms=options.get("tpot_ms"))
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:

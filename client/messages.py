@@ -52,7 +52,10 @@ class GenerateOptions(TypedDict, total=False):
         top_p: Keeps the smallest set of tokens whose probability reaches this.
         min_p: Keeps tokens at least this fraction as probable as the most probable one.
         seed: Makes sampling repeatable.
-        timeout_s: Seconds until the call ends with `DeadlineExceeded`, on the server too; None: no limit.
+        ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
+        tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
+        timeout_s: Seconds until the call ends with `DeadlineExceeded`, on the server too; None: no limit. With little
+            time left a latency-sensitive request goes ahead of others.
     """
 
     request_class: RequestClass
@@ -67,6 +70,8 @@ class GenerateOptions(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     seed: int | None
+    ttft_ms: float | None
+    tpot_ms: float | None
     timeout_s: float | None
 
 

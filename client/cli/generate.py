@@ -58,10 +58,21 @@ class GenerateSettings:
         Setting(panel=_REQUEST),
         "Ends the text at this token. It may be given several times.",
     ] = None
+    ttft_ms: Annotated[
+        float | None,
+        Setting(panel=_REQUEST, unset="what the service promises"),
+        "Asks for the first token within so many milliseconds, with 0 as soon as possible. It goes with --class ls.",
+    ] = None
+    tpot_ms: Annotated[
+        float | None,
+        Setting(panel=_REQUEST, unset="what the service promises"),
+        "Asks for a token every so many milliseconds after the first one, with 0 as soon as possible. It goes with "
+        "--class ls.",
+    ] = None
     timeout_s: Annotated[
         float | None,
         Setting(0, is_finite=True, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
-        "Gives up after so long.",
+        "Gives up after so long. With little time left a request of --class ls goes ahead of others.",
     ] = None
     as_json: Annotated[
         bool,
@@ -115,6 +126,8 @@ class GenerateSettings:
             seed=self.seed,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_id or (),
+            ttft_ms=self.ttft_ms,
+            tpot_ms=self.tpot_ms,
             timeout_s=self.timeout_s,
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from qllm.v1 import inference_pb2 as pb
 
 import client as client_package
 from client import (
@@ -83,6 +84,8 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
         top_p=0.5,
         min_p=0.25,
         seed=-9,
+        ttft_ms=2000,
+        tpot_ms=0,
     ).collect()
     (request,) = service.requests
     assert (request.request_id, request.request_class, request.text) == ("r", 2, "hi")
@@ -91,6 +94,8 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
     assert (list(stop.stop_strings), list(stop.stop_token_ids)) == (["a", "b"], [5, 6])
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0, 3, 0.5, 0.25)
     assert sampling.seed == -9
+    assert (request.targets.ttft_ms, request.targets.tpot_ms) == (2000, 0)
+    assert request.targets.HasField("tpot_ms")
 
 
 async def test_options_left_out_are_absent_on_the_wire(client: AsyncClient, service: FakeService) -> None:
@@ -99,6 +104,7 @@ async def test_options_left_out_are_absent_on_the_wire(client: AsyncClient, serv
     assert request.request_class == 1
     assert not request.sampling.HasField("temperature")
     assert not request.stop.HasField("min_tokens")
+    assert request.targets == pb.LatencyTargets()
 
 
 @pytest.mark.parametrize("prompt", [[3, 1, 4], (3, 1, 4), range(3, 5)])
