@@ -33,10 +33,11 @@ from scheduler_svc.core.state.commands import (
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions, Targets
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 VOCAB_SIZE = 1 << 16
+NO_TARGETS = Targets()
 
 
 @dataclass(frozen=True)
@@ -333,13 +334,25 @@ class Simulation:
         prompt: int | tuple[int, ...],
         max_tokens: int,
         stop_token_ids: tuple[int, ...] = (),
+        *,
+        targets: Targets = NO_TARGETS,
+        deadline_s: float | None = None,
     ) -> Sequence:
         """Queues a sequence now, with a prompt or the length of one."""
         seq_id = SeqId(next(self._ids))
         if isinstance(prompt, int):
             prompt = tuple((seq_id * 31 + i) % 89 for i in range(prompt))
         stop = StopConditions(max_tokens, 0, stop_token_ids)
-        sequence = Sequence(seq_id, request_class, prompt, SamplingParams(0.0), stop, self.now_s)
+        sequence = Sequence(
+            seq_id,
+            request_class,
+            prompt,
+            SamplingParams(0.0),
+            stop,
+            self.now_s,
+            targets=targets,
+            deadline_s=deadline_s,
+        )
         self.sequences[seq_id] = sequence
         self.outputs[seq_id] = []
         self.token_times_s[seq_id] = []
