@@ -8,23 +8,43 @@ from hypothesis import strategies as st
 
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.cursor import PreemptAt
-from scheduler_svc.core.state.sequence import SequenceState
+from scheduler_svc.core.state.sequence import RequestClass, SequenceState, Targets
 from scheduler_svc.timeline.step_lanes import StepLanes
 from tests.support.core.joining import Joining
-from tests.support.core.simulation import BE, LS, Simulation, small_model
+from tests.support.core.simulation import BE, LS, NO_TARGETS, Simulation, small_model
 from tests.support.core.trace_events import Events
 
+Arrival = tuple[float, RequestClass, int, int, float | None, Targets, float | None]
+OWN = (NO_TARGETS, Targets(ttft_s=0.0, tpot_s=0.0), Targets(ttft_s=0.3), Targets(tpot_s=0.02), Targets(0.1, 0.3))
 ARRIVAL = st.tuples(
-    st.floats(0, 0.5), st.sampled_from((LS, BE)), st.integers(1, 120), st.integers(1, 12), st.none() | st.floats(0, 1.5)
+    st.floats(0, 0.5),
+    st.sampled_from((LS, BE)),
+    st.integers(1, 120),
+    st.integers(1, 12),
+    st.none() | st.floats(0, 1.5),
+    st.sampled_from(OWN),
+    st.none() | st.floats(0, 20),
 )
 
 
-def play(sim: Simulation, arrivals: list[tuple[float, object, int, int, float | None]]) -> set[int]:
+def arrival(time_s: float, request_class: RequestClass, num_prompt: int, max_tokens: int) -> Arrival:
+    """One that stays to its end and asks for nothing."""
+    return time_s, request_class, num_prompt, max_tokens, None, NO_TARGETS, None
+
+
+def play(sim: Simulation, arrivals: list[Arrival]) -> set[int]:
     """Lets the sequences arrive, aborts some of them later, and checks the books at every event."""
     aborted: set[int] = set()
 
-    def arrive(request_class: object, num_prompt: int, max_tokens: int, abort_after_s: float | None) -> None:
-        sequence = sim.submit(request_class, num_prompt, max_tokens)  # type: ignore[arg-type]
+    def arrive(
+        request_class: RequestClass,
+        num_prompt: int,
+        max_tokens: int,
+        abort_after_s: float | None,
+        own: Targets,
+        deadline_s: float | None,
+    ) -> None:
+        sequence = sim.submit(request_class, num_prompt, max_tokens, targets=own, deadline_s=deadline_s)
         if abort_after_s is not None:
             sim.at(sim.now_s + abort_after_s, lambda: abort(sequence.seq_id))
 
@@ -70,7 +90,7 @@ def assert_all_served(sim: Simulation, aborted: set[int]) -> None:
     lead_s=st.sampled_from((0.0, 0.001, 0.02)),
 )
 def test_every_history_serves_all_and_leaks_nothing(
-    arrivals: list[tuple[float, object, int, int, float | None]],
+    arrivals: list[Arrival],
     policy: str,
     preempt_at: PreemptAt,
     num_blocks: int,
@@ -104,8 +124,8 @@ def test_every_history_serves_all_and_leaks_nothing(
 def test_scarce_memory_offloads_best_effort_work_and_loses_none_of_it(calibrated: bool) -> None:
     rng = random.Random(7)
     sim = Simulation(model=small_model(num_blocks=24), calibrated=calibrated)
-    arrivals = [(0.0, BE, 100, 60, None) for _ in range(6)]
-    arrivals += [(rng.uniform(0.05, 0.6), LS, rng.randint(50, 200), 20, None) for _ in range(12)]
+    arrivals = [arrival(0.0, BE, 100, 60) for _ in range(6)]
+    arrivals += [arrival(rng.uniform(0.05, 0.6), LS, rng.randint(50, 200), 20) for _ in range(12)]
     aborted = play(sim, arrivals)
     assert sim.scheduler.memory.num_offloads > 0
     assert_all_served(sim, aborted)
@@ -114,7 +134,7 @@ def test_scarce_memory_offloads_best_effort_work_and_loses_none_of_it(calibrated
 def test_joined_batches_finish_together_and_keep_their_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(POLICIES, "joining", Joining)
     sim = Simulation("joining")
-    arrivals = [(0.0, BE, 8, 30, None) for _ in range(4)] + [(0.01 * i, LS, 8, 5, None) for i in range(1, 8)]
+    arrivals = [arrival(0.0, BE, 8, 30) for _ in range(4)] + [arrival(0.01 * i, LS, 8, 5) for i in range(1, 8)]
     aborted = play(sim, arrivals)
     assert sim.scheduler.counters.num_joins > 0
     assert_all_served(sim, aborted)
