@@ -17,10 +17,12 @@ from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.promise import Awaited
 from scheduler_svc.core.state.batch import Batch, Member, Shape
-from scheduler_svc.core.state.queues import BE_DECODE, LS_DECODE, LS_PREFILL, QueueName, Queues
-from scheduler_svc.core.state.sequence import Phase, RequestClass
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, Queues
+from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 LS = RequestClass.LATENCY_SENSITIVE
+_A_PASS = Shape(0, 0, 0)
+_PARTS = 64
 
 
 class Moment(NamedTuple):
@@ -89,25 +91,34 @@ class Outlook:
             return math.inf
         return self._room_s(self._next) - self.iteration_s(self._next.shape + self._riding)
 
-    def rides(self, queue: QueueName) -> bool:
-        """Whether best-effort work of this queue gains by riding in the next latency-sensitive iteration."""
+    @cached_property
+    def rides(self) -> bool:
+        """Whether best-effort work gets on further by riding in latency-sensitive iterations than between them.
+
+        What is compared is how much of one round of it is done in the time of one latency-sensitive iteration. A round
+        is a token for each decode, and of prompts as much as keeps step with that.
+        """
         if self._next is None or not self._cost_model.is_ready:
             return False
-        if queue.phase is Phase.DECODE:
-            return self._riding.num_tokens > 0
-        prompt = self._queues[queue].peek()
-        if prompt is None:
+        led, best_effort = self._next.shape, self._round
+        if not best_effort.num_tokens:
             return False
-        # A short chunk costs more by the token than a long one, unless it goes along where experts are read anyway.
-        start, by_itself = prompt.num_computed_tokens, min(self._queues[queue].num_tokens_ahead, self._chunk_tokens)
+        room_s, by_itself_s = self._sustained_s, self.iteration_s(best_effort + _A_PASS)
+        part = _largest_part(lambda part: self.iteration_s(led + _part_of(best_effort, part)) <= room_s)
+        left_s = room_s - self.iteration_s(led + _part_of(best_effort, part)) if part == 1.0 else 0.0
+        return part > 0 and part + left_s / by_itself_s >= (room_s - self.iteration_s(led)) / by_itself_s
 
-        def chunk(num_tokens: int, num_passes: int) -> Shape:
-            return Shape(num_tokens, num_tokens * (start + num_tokens), 0, num_passes)
-
-        beside = self._next.shape + self._riding
-        num_tokens = self.num_beside(beside, self._sustained_s, start, by_itself)
-        extra_s = self.iteration_s(beside + chunk(num_tokens, 0)) - self.iteration_s(beside)
-        return num_tokens > 0 and extra_s / num_tokens <= self.iteration_s(chunk(by_itself, 1)) / by_itself
+    @cached_property
+    def _round(self) -> Shape:
+        """A token of each best-effort decode, and of prompts what keeps step with that, in no pass of its own."""
+        decodes, prompts = self._decodes, self._queues[BE_PREFILL]
+        shape = Shape.of_decodes(decodes, num_passes=0)
+        first = prompts.peek()
+        if first is None:
+            return shape
+        num_rounds = sum(sequence.num_tokens_ahead for sequence in decodes) / len(decodes) if decodes else 1.0
+        num_tokens = min(self._chunk_tokens, math.ceil(prompts.num_tokens_ahead / max(1.0, num_rounds)))
+        return shape + Shape(num_tokens, num_tokens * (first.num_computed_tokens + num_tokens), 0, 0)
 
     def num_beside(self, shape: Shape, room_s: float, start: int, most: int) -> int:
         """Counts the tokens of a sequence from a position on, up to `most`, that an iteration may take along.
@@ -160,21 +171,20 @@ class Outlook:
         return _Iteration(awaited, shape, starts_s) if awaited else None
 
     @cached_property
-    def _riding(self) -> Shape:
-        """The best-effort decodes that can ride in every iteration."""
+    def _decodes(self) -> list[Sequence]:
+        """The best-effort sequences that decode and are in no batch of their own."""
         riding = [m.sequence for b in self._led for m in b.members if m.sequence.rides and m.samples]
-        decodes = Shape.of_decodes([*self._queues[BE_DECODE], *riding], num_passes=0)
-        low, high = 0, decodes.num_tokens if self._next and self._cost_model.is_ready else 0
+        return [*self._queues[BE_DECODE], *riding]
 
-        def some(count: int) -> Shape:
-            return Shape(count, count * decodes.num_pairs // decodes.num_tokens if count else 0, count, 0)
-
-        while low < high:
-            middle = (low + high + 1) // 2
-            assert self._next is not None
-            fits = self.iteration_s(self._next.shape + some(middle)) <= self._sustained_s
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return some(low)
+    @cached_property
+    def _riding(self) -> Shape:
+        """The best-effort decodes that can ride in every iteration, where they do."""
+        led, decodes = self._next, Shape.of_decodes(self._decodes, num_passes=0)
+        if led is None or not self.rides:
+            return _part_of(decodes, 0.0)
+        return _part_of(
+            decodes, _largest_part(lambda p: self.iteration_s(led.shape + _part_of(decodes, p)) <= self._sustained_s)
+        )
 
     @cached_property
     def _sustained_s(self) -> float:
@@ -196,3 +206,18 @@ class Outlook:
         if not self._cost_model.is_ready:
             return -math.inf
         return promise.room_s(led.awaited, self.iteration_s(led.shape), led.starts_s)
+
+
+def _part_of(shape: Shape, part: float) -> Shape:
+    """Returns about a part of a shape's tokens, in as many passes."""
+    num_tokens, num_pairs, num_rows, num_passes = shape.num_tokens, shape.num_pairs, shape.num_rows, shape.num_passes
+    return Shape(round(part * num_tokens), round(part * num_pairs), round(part * num_rows), num_passes)
+
+
+def _largest_part(fits: abc.Callable[[float], bool]) -> float:
+    """Returns the largest part, in 1/64, that fits; 0 if none does."""
+    low, high = 0, _PARTS
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle / _PARTS) else (low, middle - 1)
+    return low / _PARTS

@@ -19,6 +19,9 @@ from scheduler_svc.core.state.sequence import Sequence
 # How far a stream is kept ahead, in targets. With less, a prompt that cuts in shortly before the end of an answer makes
 # all of it late. Best-effort work pays it once for each answer (docs/measurements/simulation.md).
 RESERVE = 2.0
+# By what part best-effort work may make an iteration longer however late its streams are: so little that one which just
+# keeps its target misses it by no more.
+STRETCH = 0.1
 # The part of a first token's target that is kept for what can't be stopped and for predictions that fail.
 _FIRST_RESERVE = 0.25
 _AS_ON_IDLE = 1.5  # a first token that is to come as soon as possible is in time up to so many times the idle time
@@ -50,17 +53,14 @@ class Awaited(NamedTuple):
             may take        alone            ──── in between ──▶ tpot    up to the reserve
 
         Where it takes longer than the target by itself, it can't keep that: best-effort work may then make it miss the
-        target by as much again, and no more.
+        target by as much again, and no more. It may always make an iteration longer by `STRETCH`.
         """
         if not self.tpot_s:
             return self.due_s
         reserve_s = RESERVE * self.tpot_s
-        if alone_s > self.tpot_s:
-            takes_s = 2 * alone_s - self.tpot_s
-        else:
-            ahead = min(1.0, max(0.0, (self.due_s - self.last_s - alone_s) / reserve_s))
-            takes_s = alone_s + (self.tpot_s - alone_s) * ahead
-        return max(self.due_s - reserve_s, self.last_s + takes_s)
+        ahead = min(1.0, max(0.0, (self.due_s - self.last_s - alone_s) / reserve_s)) if alone_s < self.tpot_s else 1.0
+        takes_s = alone_s + abs(self.tpot_s - alone_s) * ahead
+        return max(self.due_s - reserve_s, self.last_s + max(takes_s, alone_s * (1.0 + STRETCH)))
 
 
 def accept(sequence: Sequence, ttft_s: float, tpot_s: float) -> None:
@@ -92,8 +92,11 @@ def room_s(awaited: abc.Iterable[Awaited], alone_s: float, starts_s: float) -> f
 
 def sustained_s(awaited: abc.Iterable[Awaited], alone_s: float) -> float:
     """Returns how long every iteration may take, one after the other, where each takes `alone_s` seconds by itself."""
-    paces_s = [token.tpot_s for token in awaited]
-    return min((max(pace_s, 2 * alone_s - pace_s) if pace_s else 0.0 for pace_s in paces_s), default=0.0)
+    return min((_sustained_s(token.tpot_s, alone_s) for token in awaited), default=0.0)
+
+
+def _sustained_s(tpot_s: float, alone_s: float) -> float:
+    return max(tpot_s, 2 * alone_s - tpot_s, alone_s * (1.0 + STRETCH)) if tpot_s else 0.0
 
 
 def first_token_within_s(sequence: Sequence, idle_s: float) -> float:

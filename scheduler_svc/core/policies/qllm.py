@@ -56,14 +56,13 @@ class Qllm(Policy):
             yield under_way
             return
         # What does not gain by riding goes on by itself until latency-sensitive work has to.
-        filler = tuple(queue for queue in _BE_QUEUES if view.outlook.rides(queue))
+        filler = _BE_QUEUES if view.outlook.rides else ()
         standing = view.open_batch(BE)
         if standing is not None:
             if slack_s >= view.outlook.next_unit_s(standing):
                 yield standing
-        elif slack_s > 0 and not view.awaits_result(BE) and view.preempt_at is not PreemptAt.ITERATION:
-            plan = _best_effort_plan(view)
-            yield replace(plan, sources=tuple(queue for queue in plan.sources if queue not in filler))
+        elif not filler and slack_s > 0 and not view.awaits_result(BE) and view.preempt_at is not PreemptAt.ITERATION:
+            yield _best_effort_plan(view)
         if view.awaits_result(LS):
             # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
             # Nobody else from the queues: room might be made for them by taking blocks of who goes on.

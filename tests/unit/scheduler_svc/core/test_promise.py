@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_svc.core import promise
-from scheduler_svc.core.promise import RESERVE, Awaited
+from scheduler_svc.core.promise import RESERVE, STRETCH, Awaited
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions, Targets
 
@@ -67,8 +67,14 @@ def test_a_stream_with_all_of_its_reserve_gives_an_iteration_all_of_the_target()
     assert promise.room_s(awaited, 0.01, last_s) == pytest.approx(TPOT_S)
 
 
-def test_a_stream_without_reserve_goes_on_as_fast_as_it_can() -> None:
-    assert promise.room_s([Awaited(10.0, 10.0, TPOT_S)], 0.01, 10.0) == pytest.approx(0.01)
+def test_a_stream_without_reserve_goes_on_nearly_as_fast_as_it_can() -> None:
+    assert promise.room_s([Awaited(10.0, 10.0, TPOT_S)], 0.01, 10.0) == pytest.approx(0.01 * (1 + STRETCH))
+
+
+def test_work_that_just_keeps_its_target_bears_a_stretch_beside_it() -> None:
+    awaited = [Awaited(10.0, 10.0, TPOT_S)]
+    for alone_s in (0.99 * TPOT_S, TPOT_S, 1.01 * TPOT_S):
+        assert promise.sustained_s(awaited, alone_s) == pytest.approx(alone_s * (1 + STRETCH))
 
 
 def test_work_that_misses_its_target_by_itself_may_miss_it_by_as_much_again() -> None:
@@ -98,7 +104,7 @@ def test_whatever_came_before_an_iteration_has_room_for_itself_and_for_no_more_t
     takes_s = token.latest_end_s(alone_s) - last_s
     assert takes_s >= alone_s - 1e-9  # so that nobody is left out because others are late
     spends_s = max(0.0, ahead_s - RESERVE * tpot_s)
-    assert takes_s <= max(tpot_s, 2 * alone_s - tpot_s, spends_s) + 1e-9
+    assert takes_s <= max(tpot_s, 2 * alone_s - tpot_s, alone_s * (1 + STRETCH), spends_s) + 1e-9
     assert promise.room_s([token], alone_s, last_s + waited_s) == pytest.approx(takes_s - waited_s)
 
 

@@ -70,7 +70,7 @@ def test_a_longer_target_gives_best_effort_work_more() -> None:
     assert tokens[3] == pytest.approx(tokens[2], rel=0.05)  # by then all of them ride
 
 
-def test_a_prompt_that_was_left_standing_goes_on_between_iterations_and_its_next_chunks_ride() -> None:
+def test_a_prompt_that_was_left_standing_goes_on_between_iterations() -> None:
     sim = simulation()
     for _ in range(3):
         sim.submit(BE, 1500, 1)
@@ -79,7 +79,6 @@ def test_a_prompt_that_was_left_standing_goes_on_between_iterations_and_its_next
     sim.run()
     counts = sim.scheduler.counters
     assert counts.num_preemptions_at_expert + counts.num_preemptions_at_layer > 5
-    assert counts.num_riders > 20
     assert answer_s(sim, answer) <= 59 * TPOT_S
 
 
