@@ -79,7 +79,8 @@ def test_own_time_to_the_first_token_lets_best_effort_work_go_on_first(own_s: fl
     sim, served = beside_best_effort_work(NO_TARGETS)
     assert ttft_s(served) == pytest.approx(ttft_s(idle), abs=UNIT_S)
     sim, own = beside_best_effort_work(Targets(ttft_s=own_s))
-    assert ttft_s(own) == pytest.approx(own_s, abs=UNIT_S)
+    assert own_s / 2 < ttft_s(own) <= own_s
+    assert own.is_first_in_time
     assert own.first_run_s is not None
     assert num_steps_for(sim, BE, ARRIVAL_S, own.first_run_s) > 0
     assert sim.scheduler.counters.classes[BE].num_generated_tokens > 0
@@ -89,7 +90,7 @@ def test_own_time_of_zero_to_the_first_token_stops_best_effort_work_whatever_is_
     _, promised = beside_best_effort_work(NO_TARGETS, ls_ttft_s=1.0)
     _, own = beside_best_effort_work(Targets(ttft_s=0.0), ls_ttft_s=1.0)
     _, idle = beside_best_effort_work(NO_TARGETS, num_best_effort=0)
-    assert ttft_s(promised) > 0.9
+    assert ttft_s(promised) > 0.5
     assert ttft_s(own) == pytest.approx(ttft_s(idle), abs=UNIT_S)
 
 
