@@ -8,15 +8,10 @@ from client.bench.results.goodput import Level, ServerGoodput
 from client.bench.results.spread import Spread
 from client.bench.results.summary import MAX_LAG_MS
 
-_LEVEL_HEADER = (
-    *("clients", "windows", "LS", "TTFT", "TPOT", "both", "95 %", "holds"),
-    *("BE tokens/s", "LS TTFT, ms", "LS TPOT, ms"),
-)
-
 
 def goodput_grids(servers: Sequence[ServerGoodput]) -> list[Grid]:
-    """Returns a table of each server's levels, and the one that sets the servers side by side."""
-    return [*(_level_grid(server) for server in servers), _side_by_side(servers)]
+    """Returns two tables of each server's levels, and the one that sets the servers side by side."""
+    return [grid for server in servers for grid in (_kept_grid(server), _made_grid(server))] + [_side_by_side(servers)]
 
 
 def level_line(server: str, level: Level) -> str:
@@ -72,13 +67,12 @@ def _failures(server: ServerGoodput, level: Level) -> dict[str, str]:
     return {kind: server.messages.get(kind, "") for kind in level.failures}
 
 
-def _level_grid(server: ServerGoodput) -> Grid:
-    levels = sorted(server.levels, key=lambda level: level.num_be_clients)
-    title = f"{server.label}: LS requests with {promise(server)}, and both; times are mean / p99"
-    return Grid(title, _LEVEL_HEADER, tuple(map(_level_row, levels)))
+def _kept_grid(server: ServerGoodput) -> Grid:
+    header = ("clients", "windows", "LS", "TTFT", "TPOT", "both", "95 %", "holds")
+    return Grid(f"{server.label}: LS requests with {promise(server)}", header, tuple(map(_kept_row, _sorted(server))))
 
 
-def _level_row(level: Level) -> tuple[str, ...]:
+def _kept_row(level: Level) -> tuple[str, ...]:
     attained = level.attainment
     parts = (attained.num_ttft_met, attained.num_tpot_met, attained.num_met)
     return (
@@ -86,26 +80,34 @@ def _level_row(level: Level) -> tuple[str, ...]:
         str(level.num_windows),
         str(attained.num_requests),
         *(share(met / attained.num_requests if attained.num_requests else None) for met in parts),
-        f"{level.low * 100:.1f}-{level.high * 100:.1f}",
+        f"{_percent(level.low)}-{_percent(level.high)}",
         verdict(level),
-        _rate(level),
-        _mean_and_p99(level.ttft),
-        _mean_and_p99(level.tpot),
     )
+
+
+def _made_grid(server: ServerGoodput) -> Grid:
+    header = ("clients", "BE tokens/s", "all tokens/s", "LS TTFT, ms", "LS TPOT, ms")
+    idle = ("idle", NOTHING, NOTHING, _mean_and_p99(server.idle_ttft), _mean_and_p99(server.idle_tpot))
+    rows = (
+        (
+            str(level.num_be_clients),
+            _rate(level),
+            number(level.tokens_per_s),
+            _mean_and_p99(level.ttft),
+            _mean_and_p99(level.tpot),
+        )
+        for level in _sorted(server)
+    )
+    return Grid(f"{server.label}: what BE clients make, and LS times, mean / p99", header, (idle, *rows))
+
+
+def _sorted(server: ServerGoodput) -> list[Level]:
+    return sorted(server.levels, key=lambda level: level.num_be_clients)
 
 
 def _side_by_side(servers: Sequence[ServerGoodput]) -> Grid:
     first = servers[0]
-    header = (
-        "",
-        "BE tokens/s",
-        f"to {first.label}",
-        "BE clients",
-        "fails from",
-        "both kept by LS alone",
-        "TTFT idle, ms",
-        "TPOT idle, ms",
-    )
+    header = ("", "BE tokens/s", f"to {first.label}", "clients", "fails from", "LS alone")
     rows = tuple(
         (
             server.label,
@@ -114,8 +116,6 @@ def _side_by_side(servers: Sequence[ServerGoodput]) -> Grid:
             str(server.best.num_be_clients) if server.best else NOTHING,
             str(server.failed.num_be_clients) if server.failed else NOTHING,
             share(server.alone.share if server.alone else None),
-            statistic(server.idle_ttft, "mean_ms"),
-            statistic(server.idle_tpot, "mean_ms"),
         )
         for server in servers
     )
@@ -126,6 +126,10 @@ def _side_by_side(servers: Sequence[ServerGoodput]) -> Grid:
 def _rate(level: Level) -> str:
     error = level.be_tokens_per_s_error
     return number(level.be_tokens_per_s) + (f" ± {number(error)}" if error else "")
+
+
+def _percent(value: float) -> str:
+    return f"{value * 100:.1f}".removesuffix(".0")
 
 
 def _mean_and_p99(spread: Spread | None) -> str:
