@@ -20,10 +20,8 @@ from client.bench.load.load import Load
 from client.bench.load.run import Plan, run_plan
 from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
 from client.bench.options.target import ServiceArguments
-from client.bench.results.summary import Targets
 from client.bench.service.interrupts import Interrupted, run_until_interrupted
 from client.bench.service.service import ServiceOptions, running_service
-from demo.promise import promised
 from demo.prompts import DemoPrompts
 from demo.report import Outcome, compare, results_table
 from demo.sentence import sentence
@@ -87,7 +85,6 @@ async def run_demo(settings: Settings, console: Console) -> bool:
     Raises:
         BenchError: A service did not come up, ended, or failed a request.
     """
-    targets = await promised(settings.service("qllm"))
     with make_show(console) as show:
         show.entitle("Starting the service: scheduler and worker, policy qllm")
         async with _served(settings.service("qllm"), show) as target:
@@ -101,7 +98,7 @@ async def run_demo(settings: Settings, console: Console) -> bool:
         async with _served(settings.service("fcfs"), show) as target:
             show.entitle("The same requests at the same times, first come first served: fcfs")
             fcfs = await _run_load(target, settings.plan(0), show)
-    return _report(console, references, fcfs, qllm, targets)
+    return _report(console, references, fcfs, qllm)
 
 
 @asynccontextmanager
@@ -136,10 +133,10 @@ async def _run_load(target: GrpcTarget, plan: Plan, show: Show) -> Outcome:
     watched = WatchedTarget(target, show)
     run = await run_plan(watched, plan, show, asyncio.Event())
     assert run is not None, "nothing stops it early"
-    return Outcome(run.measurement, watched.tokens(BE))
+    return Outcome(run.facts, run.measurement, watched.tokens(BE))
 
 
-def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome, targets: Targets) -> bool:
+def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome) -> bool:
     times = "once" if qllm.num_stops == 1 else f"{qllm.num_stops} times"
     interrupted = f"Best-effort tokens, stopped {times} inside the model (qllm),"
     comparisons = (
@@ -147,7 +144,7 @@ def _report(console: Console, references: Tokens, fcfs: Outcome, qllm: Outcome, 
         compare(f"{interrupted} against never stopped there (fcfs)", qllm.tokens, fcfs.tokens),
     )
     console.print()
-    console.print(results_table(fcfs, qllm, targets))
+    console.print(results_table(fcfs, qllm))
     console.print(sentence(fcfs.summary, qllm.summary), highlight=False, soft_wrap=True)
     for comparison in comparisons:
         console.print(

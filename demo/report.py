@@ -7,6 +7,7 @@ from rich.table import Table
 
 from client.bench.load.measurement import Measurement
 from client.bench.load.record import RequestRow
+from client.bench.load.target import TargetFacts
 from client.bench.load.workload import BE, LS
 from client.bench.report.tables import NOTHING, number, statistic
 from client.bench.results.spread import Spread
@@ -19,9 +20,11 @@ class Outcome:
     """What the load came to under one policy.
 
     Attributes:
+        facts: The service.
         tokens: Whole best-effort answers, those that ended outside the measuring window too.
     """
 
+    facts: TargetFacts
     measurement: Measurement
     tokens: Tokens
 
@@ -34,6 +37,12 @@ class Outcome:
     def latency_sensitive(self) -> list[RequestRow]:
         """The latency-sensitive requests of the window."""
         return [row for row in self.measurement.rows if row.request_class is LS]
+
+    @property
+    def targets(self) -> Targets:
+        """What latency-sensitive requests are to keep; the time per token is what the service promises, if it does."""
+        tpot_ms = float(self.facts.details.get("ls_tpot_ms", 0))
+        return Targets(tpot_ms=tpot_ms) if tpot_ms else Targets()
 
     @property
     def num_stops(self) -> int:
@@ -71,7 +80,7 @@ def compare(name: str, ours: Tokens, theirs: Tokens) -> Comparison:
     return Comparison(name, len(common), different)
 
 
-def results_table(fcfs: Outcome, qllm: Outcome, targets: Targets) -> Table:
+def results_table(fcfs: Outcome, qllm: Outcome) -> Table:
     """Returns the figures of both policies under the load, beside those of the idle service, which qllm's run has."""
     table = Table("", "idle", "fcfs", "qllm", title="Same model, same requests, same arrival times")
     for column in table.columns[1:]:
@@ -80,14 +89,14 @@ def results_table(fcfs: Outcome, qllm: Outcome, targets: Targets) -> Table:
     ttfts = (idle.idle_ttft, *(one.ls.ttft for one in loaded))
     tpots = (idle.idle_tpot, *(one.ls.tpot for one in loaded))
     rows = (qllm.measurement.idle, fcfs.latency_sensitive, qllm.latency_sensitive)
-    objective = targets.objective(qllm.measurement.idle)
+    objective = qllm.targets.objective(qllm.measurement.idle)
     table.add_row("Latency-sensitive requests")
     table.add_row("  first token, mean", *(_ms(one, "mean_ms") for one in ttfts))
     table.add_row("    p99", *(_ms(one, "p99_ms") for one in ttfts))
     table.add_row("    times idle", *(_to_idle(one, idle.idle_ttft) for one in ttfts))
     table.add_row("  time per token, mean", *(_ms(one, "mean_ms") for one in tpots))
     table.add_row("    p99", *(_ms(one, "p99_ms") for one in tpots))
-    table.add_row(f"  {_promise(targets)}", *(_attained(one, objective) for one in rows))
+    table.add_row(f"  {_promise(qllm.targets)}", *(_attained(one, objective) for one in rows))
     table.add_row("Best-effort work")
     table.add_row("  tokens a second", "", *(number(one.be.tokens_per_s) for one in loaded))
     table.add_row("  answers", "", *(str(one.be.num_done) for one in loaded))

@@ -42,6 +42,8 @@ class GrpcTarget:
             "version": info.version,
             "policy": info.policy,
             "preempt_at": info.preempt_at,
+            "ls_ttft_ms": f"{info.ls_ttft_ms:g}",
+            "ls_tpot_ms": f"{info.ls_tpot_ms:g}",
             "family": info.model.family,
             "dtype": info.model.dtype,
             "quantization": info.model.quantization,

@@ -1,9 +1,11 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from client.bench.load.measurement import Measurement, Window
 from client.bench.load.record import RequestRecord
+from client.bench.load.target import TargetFacts
 from client.bench.load.workload import BE, LS
 from client.bench.results.summary import Targets
 from demo.report import Outcome, compare, results_table
@@ -11,12 +13,16 @@ from tests.unit.client.bench.samples import record
 
 
 def outcome(*records: RequestRecord, idle: tuple[RequestRecord, ...] = (), **counters: int) -> Outcome:
-    return Outcome(Measurement.of(idle, list(records), Window(0.0, 10.0), counters, {}), {})
+    return Outcome(facts(tpot_ms="50"), Measurement.of(idle, list(records), Window(0.0, 10.0), counters, {}), {})
+
+
+def facts(tpot_ms: str) -> TargetFacts:
+    return TargetFacts("grpc", "127.0.0.1:1", "mini", 100, {"ls_tpot_ms": tpot_ms})
 
 
 def rows(fcfs: Outcome, qllm: Outcome) -> list[list[str]]:
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(results_table(fcfs, qllm, Targets(1.5, 50.0)))
+    console.print(results_table(fcfs, qllm))
     lines = [line.split("│")[1:-1] for line in console.export_text().splitlines()]
     return [[cells[0][1:].rstrip(), *(cell.strip() for cell in cells[1:])] for cells in lines if cells]
 
@@ -52,6 +58,14 @@ def test_the_table_sets_both_policies_beside_the_idle_service_in_words_of_those_
         ["  answers", "", "1", "1"],
         ["Both: output tokens a second", "", "2", "4.1"],
     ]
+
+
+def test_the_time_per_token_is_the_one_that_the_service_promises() -> None:
+    made = replace(outcome(), facts=facts(tpot_ms="20"))
+    assert made.targets == Targets(ttft_to_idle=1.5, tpot_ms=20.0)
+    assert rows(outcome(), made)[6][0] == "  within 1.5x idle, 20 ms a token"
+    promises_nothing = replace(outcome(), facts=facts(tpot_ms="0"))
+    assert promises_nothing.targets.tpot_ms == 50.0
 
 
 def test_stops_are_counted_wherever_in_the_model_they_were() -> None:
