@@ -55,9 +55,10 @@ class GenerationConfig(StrEnum):
 
 
 class Quantization(StrEnum):
-    """What experts and linear layers are quantized to, by bitsandbytes; none keeps the checkpoint's own weights."""
+    """What experts and linear layers are quantized to, bnb by bitsandbytes; none keeps the checkpoint's own weights."""
 
     NONE = "none"
+    INT8 = "int8"
     BNB_4BIT = "bnb-4bit"
     BNB_4BIT_FP4 = "bnb-4bit-fp4"
     BNB_8BIT = "bnb-8bit"
@@ -114,8 +115,9 @@ class WorkerConfig:
         Quantization,
         Setting(panel=MODEL),
         "Quantizes experts and linear layers, all but the head, while they are read, so that the whole model is "
-        "never held at full precision: bnb-4bit to nf4 with double quantization, bnb-4bit-fp4 to fp4, bnb-8bit "
-        "to whole numbers.",
+        "never held at full precision: int8 to whole numbers with a scale for each row, which a CPU decodes faster "
+        "with, bnb-4bit to nf4 with double quantization, bnb-4bit-fp4 to fp4, bnb-8bit to whole numbers, inputs too. "
+        "int8 is for CPUs only.",
     ] = Quantization.NONE
     load_format: Annotated[
         LoadFormat,

@@ -19,7 +19,7 @@ from torch.nn.functional import linear, pad
 
 from gpu_worker.machine import onednn
 
-Scheme = Literal["bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
+Scheme = Literal["int8", "bnb-4bit", "bnb-4bit-fp4", "bnb-8bit"]
 """Ways to quantize a matrix; `quantization` has their forms."""
 
 ANY_ROWS = sys.maxsize

@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from gpu_worker.experts.int8 import Int8
 from gpu_worker.experts.matrices import MatrixForm, Scheme, is_finite
 from gpu_worker.experts.queues import PROJECTIONS, is_experts
 from gpu_worker.machine.process import release_freed_memory
@@ -30,9 +31,11 @@ _METHOD = "qllm_streaming"
 
 def form_of(scheme: Scheme) -> MatrixForm:
     """What makes matrices of a scheme."""
+    if scheme == "int8":
+        return Int8()
     from gpu_worker.experts import bnb  # takes seconds to import
 
-    forms: dict[Scheme, MatrixForm] = {
+    forms: dict[str, MatrixForm] = {
         "bnb-4bit": bnb.FourBitMatrix,
         "bnb-4bit-fp4": partial(bnb.FourBitMatrix, kind="fp4"),
         "bnb-8bit": bnb.EightBitMatrix,

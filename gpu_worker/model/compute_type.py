@@ -115,7 +115,8 @@ def choose_type(
     """
     is_asked = options.dtype != "auto"
     half = torch.bfloat16 if options.dtype == "bfloat16" else own
-    if device != "cpu" or is_quantized or half is None or half not in _HALF:
+    is_settled = is_asked and options.quantization != "none"  # most of it is then computed otherwise
+    if device != "cpu" or is_quantized or is_settled or half is None or half not in _HALF:
         return _report(ComputeType(options, _name(own), "--dtype" if is_asked else "checkpoint"))
     is_first = ranks is None or ranks.rank == 0
     trials = time_types(skeleton, half, options) if is_first else ()

@@ -144,6 +144,10 @@ def load_model(
     Raises:
         ModelRefused: It can't be served; the message says why.
     """
+    if options.quantization == "int8" and device != "cpu":
+        raise ModelRefused(
+            f"--quantization: got int8, which is for CPUs; allowed on {device} are none and those of bnb"
+        )
     check_checkpoint(source, needs_weights=options.source == "auto")
     config = _read_config(source)
     check_config(config)
@@ -282,7 +286,7 @@ def _check_equal(
 
 def _error_limit(model: Any, options: WeightOptions) -> ErrorLimit:
     """What rounding explains in the model's type."""
-    is_precise = model.dtype in (torch.float32, torch.float64) and options.quantization != "bnb-8bit"
+    is_precise = model.dtype in (torch.float32, torch.float64) and options.quantization not in ("int8", "bnb-8bit")
     if is_precise:
         return ErrorLimit(1e-2, is_median=False)
     # Random weights rate experts nearly alike, so that a last bit chooses others in many layers: 0.6 was measured with

@@ -10,7 +10,7 @@ are cut, so that a turn stays short (`trials`). It decides nothing, and knows no
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from math import inf, prod, sqrt
@@ -130,7 +130,8 @@ def _products(
     skeleton: nn.Module, shapes: Mapping[Shape, int], dtype: torch.dtype, options: WeightOptions
 ) -> _Products:
     form = _form(skeleton, dtype, options)
-    most_bytes = _MOST_BYTES if options.quantization == "none" else 0  # quantizing takes long, and reads little
+    is_slow_to_make = options.quantization not in ("none", "int8")  # and reads little
+    most_bytes = 0 if is_slow_to_make else _MOST_BYTES
     turns: dict[Shape, Iterator[Matrix]] = {}
     ways: list[Way] = []
     for rows in ROWS:
@@ -150,9 +151,14 @@ def _products(
 
 
 def _form(skeleton: nn.Module, dtype: torch.dtype, options: WeightOptions) -> MatrixForm:
-    """What most of the weights are made into; linear layers of which each rank holds a slice stay as they are."""
+    """What weights in a type are made into; linear layers of which each rank holds a slice stay as they are.
+
+    Products of 8 bits take the same time whatever the type: what is not quantized, such as the head, decides there.
+    """
     if options.is_sliced and not any(map(is_experts, skeleton.modules())):
         return DenseMatrix
+    if options.quantization == "int8":
+        options = replace(options, quantization="none")
     return form_of_weights(dtype, torch.device("cpu"), options)
 
 

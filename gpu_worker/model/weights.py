@@ -23,6 +23,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from gpu_worker.errors import ModelRefused, one_line
 from gpu_worker.experts import quantization
+from gpu_worker.experts.int8 import Int8Matrix, fit_int8
 from gpu_worker.experts.matrices import (
     NONE_ARRIVED,
     Arrived,
@@ -219,6 +220,9 @@ def take_weights(
     packed = [matrix for matrix in (*of_experts, *_matrices_of_linears(model)) if isinstance(matrix, PackedMatrix)]
     if counts := fit_row_counts(packed):
         logger.info("products of 0, 1, 2, ... rows run with %s", counts)
+    whole = [matrix for matrix in (*of_experts, *_matrices_of_linears(model)) if isinstance(matrix, Int8Matrix)]
+    if way := fit_int8(whole):
+        logger.info("int8 products of up to %d rows by whole numbers, of more in %s", way.most_direct, way.wide)
     _report_bits(model, experts)
     return experts
 

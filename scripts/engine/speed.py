@@ -2,12 +2,13 @@
 
     python -m scripts.engine.speed --model bench-models/mini-mixtral
     python -m scripts.engine.speed --model bench-models/mini-mixtral --weights dense --weights packed
+    python -m scripts.engine.speed --model DIR --dtype bfloat16 --quantization none --quantization int8
     python -m scripts.engine.speed --device cuda --geometry mixtral-8x7b --dtype bfloat16  # random weights, made there
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m scripts.engine.speed  # huge pages, if Linux gives them on request
 
-Drives a Runner in this process, without scheduler or sockets, over real blocks. Forms of weights that are compared take
-turns step by step, so that what else the machine does meets them alike; the fastest and the median step are printed. A
-"stopped" decode is suspended and resumed before every layer.
+Drives a Runner in this process, without scheduler or sockets, over real blocks. Types, quantizations and forms of
+weights that are compared take turns step by step, so that what else the machine does meets them alike; the fastest and
+the median step are printed. A "stopped" decode is suspended and resumed before every layer.
 """
 
 import json
@@ -17,6 +18,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -194,10 +196,12 @@ def engine_speed(
     model: Annotated[str, typer.Option(help="Model directory.")] = "bench-models/mini-mixtral",
     geometry: Annotated[Geometry | None, typer.Option(help="Random weights of a shape instead.")] = None,
     device: Annotated[str, typer.Option(help="Where it runs: cpu or cuda.")] = "cpu",
-    quantization: Annotated[Quantization, typer.Option(help="What weights are quantized to.")] = Quantization.NONE,
+    quantization: Annotated[
+        list[Quantization] | None, typer.Option(help="What weights are quantized to, to compare.  [default: none]")
+    ] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="On cuda, replay no decodes.")] = False,
     weights: Annotated[list[Weights] | None, typer.Option(help="Forms to compare.  [default: auto]")] = None,
-    dtype: Annotated[DType, typer.Option(help="Compute type.")] = DType.AUTO,
+    dtype: Annotated[list[DType] | None, typer.Option(help="Compute types to compare.  [default: auto]")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one tensor operation.")] = 1,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Decode batches.  [default: 1, 8, 16]")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens before the first decode step.")] = 1_000,
@@ -208,20 +212,21 @@ def engine_speed(
 ) -> None:
     """Prints decode step times, prefill time, and their share of the memory-bandwidth floor."""
     torch.set_num_threads(threads)
-    forms = weights or [Weights.AUTO]
+    ways = list(product(dtype or [DType.AUTO], quantization or [Quantization.NONE], weights or [Weights.AUTO]))
     batch_sizes = sorted(batch or [1, 8, 16])
     recorded = batch_sizes if device != "cpu" and not enforce_eager else ()
     with torch.inference_mode(), TemporaryDirectory() as directory:
         if geometry is not None:
             write_geometry(geometry, Path(directory))
         benches = {}
-        for form in forms:
+        for way in ways:
+            compute_type, scheme, form = way
             options = WeightOptions(
-                dtype.value, form.value, quantization.value, source="auto" if geometry is None else "dummy"
+                compute_type.value, form.value, scheme.value, source="auto" if geometry is None else "dummy"
             )
             loaded = load_model(model if geometry is None else directory, device=device, options=options)
             num_steps = 2 * rounds * len(batch_sizes)
-            benches[form] = Bench(loaded, max(batch_sizes), context, chunk, num_steps, prefill, recorded)
+            benches[" ".join(way)] = Bench(loaded, max(batch_sizes), context, chunk, num_steps, prefill, recorded)
         for number in range(rounds):
             for bench in benches.values():
                 for batch_size in batch_sizes:
@@ -230,16 +235,16 @@ def engine_speed(
                 if number % 4 == 0:
                     bench.time_prefill(prefill)
         bandwidth = read_bandwidth(device)
-    reports = {form.value: _report(bench, bandwidth) for form, bench in benches.items()}
+    reports = {name: _report(bench, bandwidth) for name, bench in benches.items()}
     if as_json:
         print(json.dumps({"read_bytes_per_s": bandwidth, "weights": reports}))
         return
     print(
         f"plain reads {bandwidth / 1e9:.1f} GB/s, {threads} thread(s), context {context}, prefill {prefill} by {chunk}"
     )
-    for name_of_form, report in reports.items():
+    for way_in_words, report in reports.items():
         for what, figures in report.items():
-            print(f"{name_of_form:7} {what:17}", "  ".join(f"{name} {value:8.2f}" for name, value in figures.items()))
+            print(f"{way_in_words:22} {what:17}", "  ".join(f"{name} {value:8.2f}" for name, value in figures.items()))
 
 
 def _report(bench: Bench, bandwidth: float) -> dict[str, dict[str, float]]:

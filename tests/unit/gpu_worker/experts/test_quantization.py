@@ -96,7 +96,9 @@ def test_logits_are_those_of_a_model_made_of_bitsandbytes_own_layers(monkeypatch
     assert samples[0] == samples[1]
 
 
-@pytest.mark.parametrize(("scheme", "bits"), [("bnb-4bit", 4.3), ("bnb-4bit-fp4", 4.3), ("bnb-8bit", 8.2)])
+@pytest.mark.parametrize(
+    ("scheme", "bits"), [("int8", 8.1), ("bnb-4bit", 4.3), ("bnb-4bit-fp4", 4.3), ("bnb-8bit", 8.2)]
+)
 def test_every_expert_takes_the_bits_that_it_should(tmp_path: Path, scheme: Quantization, bits: float) -> None:
     model = load_model(saved(tmp_path, "mixtral", **WIDE), options=WeightOptions(quantization=scheme))
     for layer in model.expert_weights:
@@ -108,7 +110,7 @@ def test_every_expert_takes_the_bits_that_it_should(tmp_path: Path, scheme: Quan
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "deepseek_v3", "qwen3_next", "nemotron_h"])
-@pytest.mark.parametrize("scheme", ["bnb-4bit", "bnb-8bit"])
+@pytest.mark.parametrize("scheme", ["int8", "bnb-4bit", "bnb-8bit"])
 def test_experts_quantized_while_read_are_those_quantized_in_memory(
     tmp_path: Path, family: str, scheme: Quantization
 ) -> None:
@@ -147,7 +149,7 @@ def test_experts_are_not_merged_at_full_precision_and_linear_layers_do_not_wait_
     assert all(isinstance(module.matrix, FourBitMatrix) for module in linears if module is not head)
 
 
-@pytest.mark.parametrize("scheme", ["bnb-4bit", "bnb-8bit"])
+@pytest.mark.parametrize("scheme", ["int8", "bnb-4bit", "bnb-8bit"])
 def test_stopping_everywhere_changes_no_token(scheme: Quantization) -> None:
     model = adopt_model(random_model("mixtral"), name="quantized", options=WeightOptions(quantization=scheme))
     expected = tokens_of(model)

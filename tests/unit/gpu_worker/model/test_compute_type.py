@@ -116,6 +116,7 @@ def test_a_type_that_was_asked_for_is_kept_and_the_log_warns(
     [
         (torch.float32, WeightOptions(), "cpu", False),
         (torch.float32, WeightOptions("float32"), "cpu", False),
+        (torch.bfloat16, WeightOptions("float32", quantization="int8"), "cpu", False),
         (None, WeightOptions(), "cpu", False),
         (torch.bfloat16, WeightOptions(), "cuda", False),
         (torch.bfloat16, WeightOptions("float32"), "cuda", False),
