@@ -66,7 +66,7 @@ def idle_ttft_s(table: str, load: MixedLoad) -> float:
 def test_the_defaults_keep_the_promise_and_most_of_the_throughput(case: Case) -> None:
     result = run(case.table, case.load)
     counts = result.simulation.scheduler.counters.classes[LS]
-    assert counts.num_paced_in_time >= 0.95 * counts.num_paced
+    assert counts.num_paced_in_time >= 0.9 * counts.num_paced
     slowest_s = result.ls_tpot_s[int(0.99 * len(result.ls_tpot_s))]
     assert slowest_s <= 1.1 * TPOT_S
     assert result.mean_ls_ttft_s <= case.most_ttft * idle_ttft_s(case.table, case.load)
