@@ -162,13 +162,20 @@ class Outlook:
         awaited = [Awaited.next_of(sequence) for sequence in waiting]
         awaited += [Awaited.after_next_of(sequence, starts_s) for sequence in going_on]
         shape = Shape.of_decodes([*waiting, *going_on])
-        # Nobody's prompt but the first one's counts: the others are due later, and may be many.
-        first = self._queues[LS_PREFILL].peek()
-        for sequence in [m.sequence for m in members if not m.samples] + ([] if first is None else [first]):
+        for sequence in [m.sequence for m in members if not m.samples] + self._prompts_that_count():
             num_tokens = sequence.num_pending_tokens
             shape += Shape(num_tokens, num_tokens * sequence.num_tokens, 1, 0)
             awaited.append(Awaited.next_of(sequence))
         return _Iteration(awaited, shape, starts_s) if awaited else None
+
+    def _prompts_that_count(self) -> list[Sequence]:
+        """The first prompt that waits, and the one that is due first; the others are due later, and may be many."""
+        queue = self._queues[LS_PREFILL]
+        first = queue.peek()
+        if first is None or first.due_s <= self.moment.now_s:  # it is begun now, whoever else waits
+            return [] if first is None else [first]
+        hastiest = min(queue, key=lambda sequence: sequence.due_s)
+        return [first] if hastiest is first else [first, hastiest]
 
     @cached_property
     def _decodes(self) -> list[Sequence]:

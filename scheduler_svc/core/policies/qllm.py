@@ -28,14 +28,14 @@ class Qllm(Policy):
     be_sequel_margin = 0.05
 
     def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
-        """Orders by arrival; a request whose deadline is near goes ahead of others, by a bounded time."""
-        start_s = sequence.arrival_s
-        if sequence.request_class is LS:
-            start_s += _MOST_AHEAD_S
-            if sequence.deadline_s is not None:
-                answer_s = sequence.ttft_s + sequence.tpot_s * sequence.stop.max_tokens
-                start_s = max(sequence.arrival_s, min(start_s, sequence.deadline_s - answer_s))
-        return (start_s, sequence.arrival_s, sequence.seq_id)
+        """Orders by when the first token is due; a near deadline brings a request forward, by a bounded time."""
+        if sequence.request_class is BE:
+            return super().queue_key(sequence)
+        due_s = sequence.arrival_s + sequence.ttft_s
+        place_s = due_s + _MOST_AHEAD_S
+        if sequence.deadline_s is not None:
+            place_s = max(due_s, min(place_s, sequence.deadline_s - sequence.tpot_s * sequence.stop.max_tokens))
+        return (place_s, sequence.arrival_s, sequence.seq_id)
 
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work and what it leaves time for."""

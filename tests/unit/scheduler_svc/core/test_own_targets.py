@@ -94,14 +94,35 @@ def test_own_time_of_zero_to_the_first_token_stops_best_effort_work_whatever_is_
     assert ttft_s(own) == pytest.approx(ttft_s(idle), abs=UNIT_S)
 
 
+@pytest.mark.parametrize("own_s", [5.0, 3600.0])
+@pytest.mark.parametrize("left_s", [None, 0.1])
+@pytest.mark.parametrize("after_s", [0.01, 1.0])
+def test_whoever_has_time_for_the_first_token_holds_up_nobody_behind(
+    own_s: float, left_s: float | None, after_s: float
+) -> None:
+    _, idle = beside_best_effort_work(NO_TARGETS, num_best_effort=0)
+    sim = Simulation(limits=Limits(control_lead_s=0.0), starvation=NO_GUARD)
+    for _ in range(6):
+        sim.submit(BE, 50, 500)
+    deadline_s = None if left_s is None else ARRIVAL_S + left_s
+    sim.at(ARRIVAL_S, lambda: sim.submit(LS, 20, 40, targets=Targets(ttft_s=own_s), deadline_s=deadline_s))
+    sim.submit_at(ARRIVAL_S + after_s, LS, 20, 40)
+    sim.run()
+    *_, has_time, behind = sim.sequences.values()
+    assert has_time.is_first_in_time
+    assert ttft_s(behind) < 2 * ttft_s(idle) + UNIT_S
+
+
 # ---- deadlines: one request is computed at a time, so that the others wait for it
 
 
-def order_of_waiting(gap_s: float, left_s: float | None, *, max_tokens: int = 2, own: Targets = NO_TARGETS) -> str:
+def order_of_waiting(
+    gap_s: float, left_s: float | None, *, max_tokens: int = 2, own: Targets = NO_TARGETS, first: Targets = NO_TARGETS
+) -> str:
     """Lets one request wait, and another one after a gap that has so much time left; returns who is computed first."""
     sim = Simulation(limits=Limits(max_num_seqs=1, control_lead_s=0.0), starvation=NO_GUARD)
     running = sim.submit(LS, 20, int((gap_s + 1) / DECODE_S))
-    sim.at(0.1, lambda: sim.submit(LS, 20, 2))
+    sim.at(0.1, lambda: sim.submit(LS, 20, 2, targets=first))
     now_s = 0.1 + gap_s
     deadline_s = None if left_s is None else now_s + left_s
     sim.at(now_s, lambda: sim.submit(LS, 20, max_tokens, targets=own, deadline_s=deadline_s))
@@ -137,7 +158,11 @@ def test_a_deadline_is_near_where_the_answer_is_long_or_slow_enough() -> None:
     assert order_of_waiting(0.01, 20.0, max_tokens=300) == "later"
     assert order_of_waiting(0.01, 26.0, max_tokens=300) == "earlier"
     assert order_of_waiting(0.01, 20.0, max_tokens=300, own=Targets(tpot_s=0.001)) == "earlier"
-    assert order_of_waiting(0.01, 20.0, own=Targets(ttft_s=15.0)) == "later"
+
+
+def test_whoever_has_time_for_the_first_token_is_passed_by_those_who_have_none() -> None:
+    assert order_of_waiting(0.01, None, first=Targets(ttft_s=5.0)) == "later"
+    assert order_of_waiting(0.5, None, first=Targets(ttft_s=0.4)) == "earlier"
 
 
 def test_a_deadline_of_best_effort_work_changes_nothing() -> None:
