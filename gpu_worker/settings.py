@@ -192,7 +192,8 @@ class WorkerConfig:
         Setting(metavar="TABLE", panel=ADVANCED),
         "Runs no model, but takes the time that a cost table says: the name of a JSON file, or of a table that comes "
         "with QLLM, which are zero (everything takes no time), a100-mixtral-8x7b, h200-mixtral-8x7b, "
-        "zen3-mini-mixtral and zen5-mini-mixtral. Settings that concern tensors have no effect then.",
+        "zen3-mini-mixtral, zen4-mini-mixtral and zen5-mini-mixtral. Settings that concern tensors have no effect "
+        "then.",
     ] = ""
     record_costs: Annotated[
         Path | None,

@@ -169,7 +169,8 @@ class ExperimentOptions:
         list[str] | None,
         Setting(metavar="NAME|FILE", panel=_SET_UPS, unset=A100),
         "Names the table that says how long the worker's work takes: a JSON file, or one that comes with QLLM, which "
-        "are a100-mixtral-8x7b, h200-mixtral-8x7b, zen3-mini-mixtral, zen5-mini-mixtral and zero (no time at all). "
+        "are a100-mixtral-8x7b, h200-mixtral-8x7b, zen3-mini-mixtral, zen4-mini-mixtral, zen5-mini-mixtral and zero "
+        "(no time at all). "
         "With --sweep ls-tpot it may be given several times, and the figure compares the machines.",
     ] = None
     slo_s: Annotated[

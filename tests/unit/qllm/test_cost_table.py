@@ -75,11 +75,13 @@ def test_a_decode_iteration_of_32_takes_what_the_paper_says_of_the_a100() -> Non
         ("h200-mixtral-8x7b", 32, 27),
         ("zen3-mini-mixtral", 1, 22),
         ("zen3-mini-mixtral", 8, 50),
+        ("zen4-mini-mixtral", 1, 20),
+        ("zen4-mini-mixtral", 8, 47),
         ("zen5-mini-mixtral", 1, 12),
         ("zen5-mini-mixtral", 8, 25),
     ],
 )
-def test_a_decode_iteration_at_1000_tokens_of_context_takes_what_the_source_says(
+def test_a_decode_iteration_at_1000_tokens_of_context_takes_what_the_page_of_simulations_says(
     name: str, num_sequences: int, milliseconds: float
 ) -> None:
     costs = parse_cost_table(shipped_tables()[name])

@@ -20,7 +20,8 @@ def test_file_that_holds_no_table_is_refused_by_its_name(content: str, reason: s
 
 def test_missing_file_is_refused_with_the_tables_there_are(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingRefused, match="a100-mixtral-8x7b, h200-mixtral-8x7b, zen3-mini-mixtral, zen5-mini-mixtral, zero"
+        SettingRefused,
+        match="a100-mixtral-8x7b, h200-mixtral-8x7b, zen3-mini-mixtral, zen4-mini-mixtral, zen5-mini-mixtral, zero",
     ):
         load_cost_table(str(tmp_path / "none.json"))
 

@@ -40,6 +40,8 @@ CASES = [
     Case("zen5-mini-mixtral", replace(CHAT, ls_rate_per_s=0.2), 0.96, 1.15),
     Case("zen5-mini-mixtral", CHAT, 0.90, 1.15),
     Case("zen5-mini-mixtral", replace(CHAT, ls_rate_per_s=1.5), 0.84, 1.2),
+    Case("zen4-mini-mixtral", replace(CHAT, ls_rate_per_s=0.2), 0.93, 1.15),
+    Case("zen4-mini-mixtral", CHAT, 0.81, 1.15),
     Case("zen3-mini-mixtral", replace(CHAT, ls_rate_per_s=0.2), 0.90, 1.15),
     Case("zen3-mini-mixtral", CHAT, 0.78, 1.2),
     Case("h200-mixtral-8x7b", replace(ON_GPU, ls_rate_per_s=0.5), 0.97, 1.15),
