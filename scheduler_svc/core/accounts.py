@@ -66,7 +66,10 @@ class Accounts:
         if len(sequence.output_token_ids) == 1:
             num_tokens = len(sequence.prompt_token_ids)
             idle_s = self._work.iteration_s(Shape(num_tokens, num_tokens * num_tokens, 1))
-            sequence.is_first_in_time = now_s - sequence.arrival_s <= promise.first_token_within_s(sequence, idle_s)
+            is_known = self._work.cost_model.is_ready  # before that there is nothing to judge by
+            sequence.is_first_in_time = not is_known or now_s - sequence.arrival_s <= promise.first_token_within_s(
+                sequence, idle_s
+            )
             counts.num_first_tokens += 1
             counts.num_first_tokens_in_time += sequence.is_first_in_time
 

@@ -50,13 +50,14 @@ class Composer:
             return []
         members = [self._follow(member, num_tokens) for member, num_tokens in own]
         starts_s = outlook.moment.done_s
-        room_s = outlook.room_s(members, starts_s)
+        room_s, shape = outlook.room_s(members, starts_s), Shape.of(members)
         for rider, most in following:
             if rider.sequence.effective_class is not batch.request_class:
                 sequence, start = rider.sequence, rider.first_position + rider.num_tokens
-                num_tokens = outlook.num_beside(Shape.of(members), room_s, start, most)
+                num_tokens = outlook.num_beside(shape, room_s, start, most)
                 if num_tokens and self._memory.fits(sequence, rider.num_tokens + num_tokens):
-                    members.append(self._follow(rider, num_tokens))
+                    members.append(member := self._follow(rider, num_tokens))
+                    shape += Shape(num_tokens, member.num_pairs, int(member.samples), 0)
         return self._fill_up(members, plan, outlook, starts_s)
 
     def make_resident(self, batch: Batch) -> bool:
@@ -95,6 +96,8 @@ class Composer:
 
     def _fill_up(self, members: list[Member], plan: BatchPlan, outlook: Outlook, starts_s: float) -> list[Member]:
         """Adds members from the plan's sources, and whom it takes along; returns all of them."""
+        if plan.needs is not None and not self._finds_room(self._queues[plan.needs], plan):
+            return []
         is_short = False
         for source in plan.sources:
             if is_short and source.phase is Phase.PREFILL:
@@ -102,6 +105,11 @@ class Composer:
             is_short = not self._fill(members, source, plan) or is_short
         self._take_along(members, plan, outlook, starts_s)
         return members
+
+    def _finds_room(self, queue: SequenceQueue, plan: BatchPlan) -> bool:
+        """Whether the first one of a queue has room, others' if need be."""
+        first = queue.peek()
+        return first is not None and self._has_room(first, int(min(_budget(plan), first.num_pending_tokens)))
 
     def _fill(self, members: list[Member], source: QueueName, plan: BatchPlan) -> bool:
         """Adds members from one queue; returns False if one of them found no room, or no place."""
@@ -132,14 +140,19 @@ class Composer:
         room_s = outlook.room_s(members, starts_s)
         shape, budget = Shape.of(members), _budget(plan)
         for queue in (self._queues[name] for name in plan.filler):
-            while len(members) < plan.max_sequences and (sequence := queue.peek()):
+            skipped: list[Sequence] = []
+            while len(members) < plan.max_sequences and (sequence := queue.pop()):
                 most = int(min(budget - shape.num_tokens, sequence.num_pending_tokens))
                 num_tokens = outlook.num_beside(shape, room_s, sequence.num_computed_tokens, most)
-                if not num_tokens or not self._is_free_to_run(sequence, num_tokens):
+                if num_tokens and self._is_free_to_run(sequence, num_tokens):
+                    shape += _shape_of(sequence, num_tokens)
+                    members.append(self._admit(sequence, num_tokens))
+                    continue
+                skipped.append(sequence)
+                if not (num_tokens and sequence.is_offloaded):
                     break
-                queue.pop()
-                shape += _shape_of(sequence, num_tokens)
-                members.append(self._admit(sequence, num_tokens))
+            for sequence in skipped:
+                queue.push(sequence)
 
     def _is_free_to_run(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether its next tokens need no cache to be moved."""

@@ -67,7 +67,7 @@ class Outlook:
     ) -> None:
         self.moment = moment
         self._queues = queues
-        self._led = [batch for batch in batches if batch.request_class is LS]
+        self._led, self._others = _parted(batches)
         self._cost_model = cost_model
         self._planner = planner
         self._chunk_tokens = chunk_tokens
@@ -82,14 +82,20 @@ class Outlook:
 
     @property
     def slack_s(self) -> float:
-        """For how long best-effort work may run before latency-sensitive work has to go on, to be in time.
+        """For how long best-effort work may begin units before latency-sensitive work has to go on, to be in time.
 
         Infinite where there is none; negative where it is late. Counted from now, or from the end of what latency-
         sensitive work was sent to the worker.
         """
         if self._next is None:
             return math.inf
-        return self._room_s(self._next) - self.iteration_s(self._next.shape + self._riding)
+        last_unit_s = max((self._longest_unit_s(batch) for batch in self._others), default=0.0)
+        return self._room_s(self._next) - self.iteration_s(self._next.shape + self._riding) - last_unit_s
+
+    @property
+    def has_riders(self) -> bool:
+        """Whether best-effort work rides in a latency-sensitive iteration under way."""
+        return any(batch.num_be_tokens for batch in self._led)
 
     @cached_property
     def rides(self) -> bool:
@@ -145,16 +151,12 @@ class Outlook:
         _, jointly_s = self._planner.rest(costs(batch.shape + companion.shape), meeting)
         return before_s + jointly_s <= self._room_s(led)
 
-    def next_unit_s(self, batch: Batch) -> float:
-        """Predicts the seconds of the next unit of a batch."""
-        return self._planner.one_unit(self._cost_model.unit_costs(batch.shape), batch.issued)[1]
-
     # ---- the next latency-sensitive iteration
 
     @cached_property
     def _next(self) -> _Iteration | None:
         """The iteration after those that were sent; None if there is nobody for it."""
-        under_way = [batch for batch in self._led if batch.is_issued]
+        under_way = [batch for batch in self._led if batch.is_issued and batch.sequel is None]
         members = [m for batch in under_way for m in batch.members if m.sequence.effective_class is LS]
         going_on = [m.sequence for m in members if m.samples and not m.sequence.ends_next]
         waiting = list(self._queues[LS_DECODE])
@@ -162,8 +164,9 @@ class Outlook:
         awaited = [Awaited.next_of(sequence) for sequence in waiting]
         awaited += [Awaited.after_next_of(sequence, starts_s) for sequence in going_on]
         shape = Shape.of_decodes([*waiting, *going_on])
-        for sequence in [m.sequence for m in members if not m.samples] + self._prompts_that_count():
-            num_tokens = sequence.num_pending_tokens
+        chunks = [(m.sequence, m.sequence.num_pending_tokens - m.num_tokens) for m in members if not m.samples]
+        chunks += [(sequence, sequence.num_pending_tokens) for sequence in self._prompts_that_count()]
+        for sequence, num_tokens in chunks:
             shape += Shape(num_tokens, num_tokens * sequence.num_tokens, 1, 0)
             awaited.append(Awaited.next_of(sequence))
         return _Iteration(awaited, shape, starts_s) if awaited else None
@@ -179,9 +182,10 @@ class Outlook:
 
     @cached_property
     def _decodes(self) -> list[Sequence]:
-        """The best-effort sequences that decode and are in no batch of their own."""
-        riding = [m.sequence for b in self._led for m in b.members if m.sequence.rides and m.samples]
-        return [*self._queues[BE_DECODE], *riding]
+        """The best-effort sequences that decode, are in no batch of their own, and have their cache on the device."""
+        led = [batch for batch in self._led if batch.sequel is None]
+        riding = [m.sequence for b in led for m in b.members if m.sequence.rides and m.samples]
+        return [*(one for one in self._queues[BE_DECODE] if not one.is_offloaded), *riding]
 
     @cached_property
     def _riding(self) -> Shape:
@@ -209,10 +213,22 @@ class Outlook:
         left = member.sequence.num_tokens - member.first_position - member.num_tokens
         return self.iteration_s(Shape(left, left * member.sequence.num_tokens, 1)) if left > 0 else 0.0
 
+    def _longest_unit_s(self, batch: Batch) -> float:
+        return self._planner.longest_unit_s(self._cost_model.unit_costs(batch.shape))
+
     def _room_s(self, led: _Iteration) -> float:
         if not self._cost_model.is_ready:
             return -math.inf
         return promise.room_s(led.awaited, self.iteration_s(led.shape), led.starts_s)
+
+
+def _parted(batches: abc.Iterable[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Returns the latency-sensitive batches, and the others."""
+    led: list[Batch] = []
+    others: list[Batch] = []
+    for batch in batches:
+        (led if batch.request_class is LS else others).append(batch)
+    return led, others
 
 
 def _part_of(shape: Shape, part: float) -> Shape:

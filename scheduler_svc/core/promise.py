@@ -57,10 +57,15 @@ class Awaited(NamedTuple):
         """
         if not self.tpot_s:
             return self.due_s
-        reserve_s = RESERVE * self.tpot_s
-        ahead = min(1.0, max(0.0, (self.due_s - self.last_s - alone_s) / reserve_s)) if alone_s < self.tpot_s else 1.0
-        takes_s = alone_s + abs(self.tpot_s - alone_s) * ahead
-        return max(self.due_s - reserve_s, self.last_s + max(takes_s, alone_s * (1.0 + STRETCH)))
+        reserve_s, most_s = RESERVE * self.tpot_s, self.sustained_s(alone_s)
+        gains = most_s == self.tpot_s  # else it is out of reach, or nearly, and no stream is ever ahead
+        ahead = min(1.0, max(0.0, (self.due_s - self.last_s - alone_s) / reserve_s)) if gains else 1.0
+        least_s = alone_s * (1.0 + STRETCH)
+        return max(self.due_s - reserve_s, self.last_s + max(least_s, alone_s + (most_s - alone_s) * ahead))
+
+    def sustained_s(self, alone_s: float) -> float:
+        """Returns how long every iteration may take, one after the other, that takes `alone_s` seconds by itself."""
+        return max(self.tpot_s, 2 * alone_s - self.tpot_s, alone_s * (1.0 + STRETCH)) if self.tpot_s else 0.0
 
 
 def accept(sequence: Sequence, ttft_s: float, tpot_s: float) -> None:
@@ -92,11 +97,7 @@ def room_s(awaited: abc.Iterable[Awaited], alone_s: float, starts_s: float) -> f
 
 def sustained_s(awaited: abc.Iterable[Awaited], alone_s: float) -> float:
     """Returns how long every iteration may take, one after the other, where each takes `alone_s` seconds by itself."""
-    return min((_sustained_s(token.tpot_s, alone_s) for token in awaited), default=0.0)
-
-
-def _sustained_s(tpot_s: float, alone_s: float) -> float:
-    return max(tpot_s, 2 * alone_s - tpot_s, alone_s * (1.0 + STRETCH)) if tpot_s else 0.0
+    return min((token.sustained_s(alone_s) for token in awaited), default=0.0)
 
 
 def first_token_within_s(sequence: Sequence, idle_s: float) -> float:

@@ -118,7 +118,7 @@ class Scheduler:
             if batch is None:
                 self._dispatcher.note_no_work()
                 break
-            if batch.request_class is LS:
+            if batch.request_class is LS and batch is self.work.of_class(LS)[-1]:  # one that was passed stops nobody
                 self._dispatcher.preempt(now_s)
             if not self._dispatcher.advance(batch, now_s):
                 break

@@ -82,7 +82,8 @@ class Workload:
 
     def open_batch(self, request_class: RequestClass) -> Batch | None:
         """Returns the class's batch that has part of its iteration still to be sent; None if there is none."""
-        return next((b for b in self.of_class(request_class) if not b.is_issued and not b.is_preempted), None)
+        # The newest, where one was cut into: that goes on once nothing goes ahead of it any more.
+        return next((b for b in reversed(self.of_class(request_class)) if not b.is_issued and not b.is_preempted), None)
 
     def awaits_result(self, request_class: RequestClass) -> bool:
         """Whether a batch of the class was sent to its end or cut short, so that the next step waits for a result."""
@@ -105,14 +106,14 @@ class Workload:
         return self.guard.credit_s > (_ROUNDING_S if is_between else self.limits.preemption_quantum_s)
 
     def may_cut_in(self) -> bool:
-        """Whether a latency-sensitive prompt may run ahead of the iterations under way.
-
-        It may where each of them carries best-effort work too, and was not passed too often.
-        """
+        """Whether a latency-sensitive prompt may run ahead of all iterations under way."""
         # One that has a sequel is near its end, and what is cut short then is the sequel.
-        standing = [batch for batch in self.of_class(LS) if batch.sequel is None]
-        can_stop = self.preempt_at is not PreemptAt.ITERATION
-        return can_stop and all(batch.num_be_tokens and batch.num_passed < MOST_PASSED for batch in standing)
+        return all(self.may_be_passed(batch) for batch in self.of_class(LS) if batch.sequel is None)
+
+    def may_be_passed(self, batch: Batch) -> bool:
+        """Whether a prompt may run ahead of an iteration: it carries best-effort work, and was not passed too often."""
+        is_stoppable = self.preempt_at is not PreemptAt.ITERATION and batch.num_be_tokens > 0
+        return is_stoppable and batch.num_passed < MOST_PASSED
 
     def look(self, moment: Moment) -> None:
         """Looks ahead from now on."""

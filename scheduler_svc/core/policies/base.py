@@ -29,12 +29,14 @@ class BatchPlan:
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
         filler: Queues to take along from, in order, while the predicted iteration is in time for whom it is for
             (`core.promise`); nobody gives up memory for them.
+        needs: Nobody runs unless there is room for the first one of this queue; None: whoever can.
     """
 
     sources: tuple[QueueName, ...]
     max_sequences: int
     max_tokens: int | None = None
     filler: tuple[QueueName, ...] = ()
+    needs: QueueName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,10 @@ class View(Protocol):
         """What is foreseen: of latency-sensitive work and its time, and of what can be done beside it."""
 
     def may_cut_in(self) -> bool:
-        """Whether a latency-sensitive prompt may run ahead of the iterations under way.
+        """Whether a latency-sensitive prompt may run ahead of all iterations under way."""
 
-        It may where each of them carries best-effort work too, and was not passed too often.
-        """
+    def may_be_passed(self, batch: Batch) -> bool:
+        """Whether a prompt may run ahead of an iteration: it carries best-effort work, and was not passed too often."""
 
 
 @dataclass(frozen=True, slots=True)

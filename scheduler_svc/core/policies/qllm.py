@@ -48,26 +48,25 @@ class Qllm(Policy):
 
     def _latency_sensitive(self, view: View) -> Iterator[Choice]:
         """A prompt that cuts in, what it cut into, best-effort work while that is in time, or the next iteration."""
-        under_way, waits = view.open_batch(LS), view.num_waiting(LS_PREFILL) + view.num_waiting(LS_DECODE)
-        slack_s = view.outlook.slack_s
-        if view.num_waiting(LS_PREFILL) and slack_s <= 0 and view.may_cut_in():
-            yield _latency_sensitive_plan(view, _BE_QUEUES)
+        under_way, slack_s = view.open_batch(LS), view.outlook.slack_s
+        has_prompt = view.num_waiting(LS_PREFILL) > 0 and slack_s <= 0
+        if has_prompt and view.may_cut_in():
+            yield replace(_latency_sensitive_plan(view, ()), needs=LS_PREFILL)
         if under_way:
-            yield under_way
+            # Where another prompt is to go ahead of it, it waits: it would run a unit first.
+            if not (has_prompt and view.awaits_result(LS) and view.may_be_passed(under_way)):
+                yield under_way
             return
         # What does not gain by riding goes on by itself until latency-sensitive work has to.
-        filler = _BE_QUEUES if view.outlook.rides else ()
-        standing = view.open_batch(BE)
-        if standing is not None:
-            if slack_s >= view.outlook.next_unit_s(standing):
+        has_units = view.preempt_at is not PreemptAt.ITERATION
+        filler = _BE_QUEUES if view.outlook.rides or not has_units else ()
+        if standing := view.open_batch(BE):
+            if slack_s > 0:
                 yield standing
-        elif not filler and slack_s > 0 and not view.awaits_result(BE) and view.preempt_at is not PreemptAt.ITERATION:
+        elif has_units and not filler and slack_s > 0 and not view.awaits_result(BE):
             yield _best_effort_plan(view)
         if view.awaits_result(LS):
-            # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
-            # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
-            if not waits and not view.awaits_result(BE):
-                yield Sequel(LS, partial(replace, _latency_sensitive_plan(view, filler), sources=()), _LS_SEQUEL_MARGIN)
+            yield from _latency_sensitive_sequel(view, filler)
             return
         if view.awaits_result(BE) and slack_s > 0:
             yield Pause(slack_s)
@@ -88,7 +87,7 @@ class Qllm(Policy):
         """As of every policy; but best-effort work is sent whole where it has slack, or rides: it can be cut short."""
         if view.preempt_at is PreemptAt.ITERATION:
             return super().window_s(view, batch)
-        has_slack = batch.num_be_tokens and (batch.request_class is LS or view.outlook.slack_s > 0)
+        has_slack = batch.num_be_tokens > 0 and (batch.request_class is LS or view.outlook.slack_s > 0)
         return None if has_slack else super().window_s(view, batch)
 
 
@@ -97,6 +96,16 @@ def _latency_sensitive_plan(view: View, filler: tuple[QueueName, ...]) -> BatchP
     # Who streams goes on in every iteration; a prompt is begun where there is a place for its decode as well.
     max_tokens = view.limits.ls_chunk_tokens + view.num_waiting(LS_DECODE)
     return BatchPlan((LS_DECODE, LS_PREFILL), view.limits.max_num_seqs, max_tokens, filler)
+
+
+def _latency_sensitive_sequel(view: View, filler: tuple[QueueName, ...]) -> Iterator[Sequel]:
+    """The iteration after the one under way, where nobody waits to take part in it."""
+    # Whoever waits takes part in the next iteration, which a sequel would put off by one more, and so on.
+    # Nobody else from the queues: room might be made for them by taking blocks of who goes on.
+    if not view.num_waiting(LS_PREFILL) and not view.num_waiting(LS_DECODE) and not view.awaits_result(BE):
+        # One that carries best-effort work can't be cut into any more once its sequel has begun.
+        margin = 0.0 if view.outlook.has_riders else _LS_SEQUEL_MARGIN
+        yield Sequel(LS, partial(replace, _latency_sensitive_plan(view, filler), sources=()), margin)
 
 
 def _best_effort_plan(view: View) -> BatchPlan:

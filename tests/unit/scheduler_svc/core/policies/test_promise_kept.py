@@ -123,7 +123,7 @@ def test_answers_of_many_requests_at_a_load_that_can_be_served_come_in_time(seed
     for _ in range(30):
         sim.submit_at(rng.uniform(0, 10), BE, rng.choice((5, 60, 700)), rng.randint(1, 120))
     for number in range(12):
-        sim.submit_at(0.3 + number + rng.uniform(0, 0.3), LS, rng.randint(1, 60), rng.randint(2, 20))
+        sim.submit_at(0.3 + number + rng.uniform(0, 0.3), LS, rng.randint(30, 60), rng.randint(2, 20))
     sim.run()
     counts = sim.scheduler.counters.classes[LS]
     assert counts.num_paced_in_time == counts.num_paced >= 12
