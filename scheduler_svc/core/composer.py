@@ -155,11 +155,11 @@ class Composer:
                 queue.push(sequence)
 
     def _is_free_to_run(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether its next tokens need no cache to be moved."""
-        is_new = not sequence.num_computed_tokens
-        reserve = len(self._residents) if is_new else 0
-        needed = self._memory.num_missing(sequence, sequence.num_pending_tokens if is_new else num_tokens)
-        return not sequence.is_offloaded and needed + reserve <= self._memory.pool.num_free
+        """Whether its next tokens, and its cache where that is on the host, need no other cache to be moved."""
+        is_new, is_away = not sequence.num_computed_tokens, sequence.is_offloaded
+        reserve = len(self._residents) if is_new or is_away else 0
+        needed = self._missing(sequence, sequence.num_pending_tokens if is_new else num_tokens)
+        return sequence.num_host_blocks + needed + reserve <= self._memory.pool.num_free
 
     def _admit(self, sequence: Sequence, num_tokens: int) -> Member:
         """Makes a member of a sequence whose blocks fit, restoring it first if it is offloaded."""

@@ -110,7 +110,7 @@ class Outlook:
         if not best_effort.num_tokens:
             return False
         room_s, by_itself_s = self._sustained_s, self.iteration_s(best_effort + _A_PASS)
-        part = _largest_part(lambda part: self.iteration_s(led + _part_of(best_effort, part)) <= room_s)
+        part = self._part_in_time(best_effort)
         left_s = room_s - self.iteration_s(led + _part_of(best_effort, part)) if part == 1.0 else 0.0
         return part > 0 and part + left_s / by_itself_s >= (room_s - self.iteration_s(led)) / by_itself_s
 
@@ -190,12 +190,14 @@ class Outlook:
     @cached_property
     def _riding(self) -> Shape:
         """The best-effort decodes that can ride in every iteration, where they do."""
-        led, decodes = self._next, Shape.of_decodes(self._decodes, num_passes=0)
-        if led is None or not self.rides:
-            return _part_of(decodes, 0.0)
-        return _part_of(
-            decodes, _largest_part(lambda p: self.iteration_s(led.shape + _part_of(decodes, p)) <= self._sustained_s)
-        )
+        decodes = Shape.of_decodes(self._decodes, num_passes=0)
+        return _part_of(decodes, self._part_in_time(decodes) if self.rides else 0.0)
+
+    def _part_in_time(self, best_effort: Shape) -> float:
+        """Returns how much of a shape can ride in every latency-sensitive iteration."""
+        assert self._next is not None
+        led, room_s = self._next.shape, self._sustained_s
+        return _largest_part(lambda part: self.iteration_s(led + _part_of(best_effort, part)) <= room_s)
 
     @cached_property
     def _sustained_s(self) -> float:

@@ -1,7 +1,7 @@
-"""The default policy: latency-sensitive work first, best-effort work stopped inside a layer, taken along where cheap.
+"""The default policy: latency-sensitive requests get what they were promised, best-effort work the rest of the time.
 
-Rules R1 to R7 of the design, as far as they are choices; the mechanisms behind them are the scheduler's. Source: arXiv
-2503.09304, section 3, gone beyond in chunked prefill, bounded stretch and the guard against starvation.
+The reasons are in docs/design/scheduling.md; the mechanisms are the scheduler's. Source: arXiv 2503.09304, section 3,
+gone beyond in chunked prefill, promised times and the guard against starvation.
 """
 
 from collections.abc import Iterator
@@ -75,12 +75,9 @@ class Qllm(Policy):
     def companions(self, view: View, batch: Batch) -> Iterator[Batch]:
         """A suspended best-effort batch at or ahead of the latency-sensitive one, where all of its rest is in time."""
         other = view.open_batch(BE)
-        if (
-            batch.request_class is LS
-            and other is not None
-            and other.is_suspended
-            and view.outlook.may_join(batch, other)
-        ):
+        if other is None or batch.request_class is BE or not other.is_suspended:
+            return
+        if view.outlook.may_join(batch, other):
             yield other
 
     def window_s(self, view: View, batch: Batch) -> float | None:

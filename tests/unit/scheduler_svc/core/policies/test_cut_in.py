@@ -7,9 +7,9 @@ import pytest
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
-from scheduler_svc.core.state.sequence import Sequence
+from scheduler_svc.core.state.sequence import Sequence, SequenceState
 from scheduler_svc.core.workload import MOST_PASSED
-from tests.support.core.simulation import BE, LS, SimBatch, Simulation
+from tests.support.core.simulation import BE, LS, SimBatch, Simulation, small_model
 
 NO_GUARD = StarvationLimits(min_share=0.0, threshold=0)
 
@@ -79,10 +79,53 @@ def test_one_iteration_is_passed_a_stated_number_of_times_at_most_however_many_a
 
 def test_what_stops_nowhere_is_not_cut_into() -> None:
     sim, _ = riding(PreemptAt.ITERATION)
-    sim.submit_at(1.505, LS, 40, 1)
-    sim.run(until_s=3.0)
-    counters = sim.scheduler.counters
-    assert counters.num_preemptions_at_expert + counters.num_preemptions_at_layer == 0
+    assert sim.worker.running is not None
+    sim.now_s, ends_s = sim.now_s + 0.001, sim.worker.running.ends_s
+    sim.submit(LS, 40, 1)
+    sim.run(until_s=ends_s - 1e-6)
+    assert len([batch for batch in sim.scheduler.batches if batch.request_class is LS]) == 1  # no second one is begun
+
+
+@pytest.mark.parametrize("after_s", [0.003 * step for step in range(8)])
+@pytest.mark.parametrize("ttft_s", [0.12, 0.14])
+def test_of_two_iterations_that_carry_best_effort_work_neither_stops_the_other_again_and_again(
+    ttft_s: float, after_s: float
+) -> None:
+    sim = Simulation(limits=Limits(control_lead_s=0.0, ls_ttft_s=ttft_s), starvation=NO_GUARD)
+    for _ in range(60):
+        sim.submit(BE, 8, 3000)
+    sim.run(until_s=0.5)
+    sim.submit(LS, 8, 400)
+    sim.run(until_s=3.0 + after_s)
+    sim.now_s, num_before = 3.0 + after_s, len(sim.worker.history)
+    arrival = sim.submit(LS, 60, 1)
+    sim.run(until_s=6.0)
+    ran = [number for number, entry in enumerate(sim.worker.history) if arrival.seq_id in entry[3][0].items]
+    assert ran[-1] - num_before <= 8  # steps until it had its token
+    assert arrival.is_first_in_time
+
+
+@pytest.mark.parametrize("num_spare_blocks", [0, 2, 4, 8])
+def test_who_rides_in_an_iteration_that_was_cut_into_keeps_its_blocks(num_spare_blocks: int) -> None:
+    model = small_model(num_blocks=70 + num_spare_blocks)
+    sim = Simulation(limits=Limits(control_lead_s=0.0), starvation=NO_GUARD, model=model)
+    for _ in range(4):
+        sim.submit(BE, 8, 200)
+    sim.run(until_s=0.3)
+    sim.submit(LS, 8, 200)
+    sim.run(until_s=1.0)
+    for number in range(20):
+        sim.submit_at(1.0 + 0.11 * number, LS, 900, 2)
+
+    def check() -> None:
+        for batch in (batch for batch in sim.scheduler.batches if batch.request_class is LS):
+            assert batch.is_resident, "a latency-sensitive iteration lost a member's cache while it stood"
+
+    for step in range(600):
+        sim.at(1.0 + 0.01 * step, check)
+    sim.run(until_s=60.0)
+    assert sim.scheduler.memory.num_offloads > 0
+    assert all(s.state is SequenceState.FINISHED for s in sim.sequences.values() if s.request_class is LS)
 
 
 @pytest.mark.parametrize("lead_s", [0.001, 0.01])

@@ -8,7 +8,7 @@ import pytest
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.sequence import Sequence
-from tests.support.core.simulation import BE, LS, Costs, Simulation
+from tests.support.core.simulation import BE, LS, Costs, Simulation, small_model
 
 NO_GUARD = StarvationLimits(min_share=0.0, threshold=0)
 TPOT_S = 0.05
@@ -169,3 +169,20 @@ def test_a_stream_that_lived_through_an_overload_paces_itself_as_before_within_t
     assert late[-1] + 12 < len(gaps) - 20
     for settled in gaps[late[-1] + 12 :]:
         assert settled == pytest.approx(gaps[-1], rel=0.1)
+
+
+def test_best_effort_sequences_whose_cache_is_on_the_host_keep_nobody_from_riding() -> None:
+    sim = Simulation(limits=Limits(control_lead_s=0.0), model=small_model(num_blocks=48))
+    for _ in range(3):
+        sim.submit(BE, 50, 150)
+    sim.run(until_s=0.6)
+    sim.submit(LS, 8, 300)
+    sim.run(until_s=0.7)
+    sim.submit(LS, 560, 2)  # needs the blocks of some of them
+    sim.run(until_s=2.0)
+    assert sim.scheduler.memory.num_offloads > 0
+    be_times_s = [t for s in sim.sequences.values() if s.request_class is BE for t in sim.token_times_s[s.seq_id]]
+    sim.run(until_s=4.0)
+    later_s = [t for s in sim.sequences.values() if s.request_class is BE for t in sim.token_times_s[s.seq_id]]
+    assert len(later_s) - len(be_times_s) > 60
+    assert sim.scheduler.memory.num_offloaded == 0  # they came back while latency-sensitive work went on
