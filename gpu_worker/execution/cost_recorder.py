@@ -50,14 +50,16 @@ class CostRecorder:
         if self._now_s() >= self._next_s:
             self.write()
 
-    def write(self) -> None:
-        """Writes the table; where that fails, the worker serves on without."""
-        table = cost_table(self._model, self._sample.fit(), self._sample.num_steps)
-        try:
-            write_whole(self._file, json.dumps(table, indent=2) + "\n")
-        except OSError as error:
-            _log.warning("costs_not_written file=%s error=%r", self._file, str(error))
+    def write(self) -> bool:
+        """Writes the table; where that fails, the worker serves on without, and False is returned."""
         self._next_s = self._now_s() + _EVERY_S
+        try:
+            table = cost_table(self._model, self._sample.fit(), self._sample.num_steps)
+            write_whole(self._file, json.dumps(table, indent=2) + "\n")
+        except (OSError, RuntimeError) as error:  # the disk; what cannot be fitted
+            _log.warning("costs_not_written file=%s error=%r", self._file, str(error))
+            return False
+        return True
 
 
 class RecordingExecutor:
@@ -97,8 +99,8 @@ def recording_costs(executor: Executor, hello: Hello, file: Path) -> Iterator[Ex
     try:
         yield RecordingExecutor(executor, recorder)
     finally:
-        recorder.write()
-        _log.info("costs_written file=%s", file)
+        if recorder.write():
+            _log.info("costs_written file=%s", file)
 
 
 def cost_table(model: WorkerModel, costs: FittedCosts, num_steps: int) -> dict[str, object]:
