@@ -1,6 +1,7 @@
 """One set of defaults on unlike machines, small CPUs and GPUs: what is kept of the promise and of the throughput.
 
-In virtual time by their cost tables. Floors of throughput are what is reached, a little below; docs/measurements/simulation.md says what limits it where.
+In virtual time by their cost tables. Floors of throughput are what is reached, a little below;
+docs/measurements/simulation.md says what limits it where.
 """
 
 from dataclasses import dataclass, replace
