@@ -10,6 +10,7 @@ level have ended, so that a level pays for nothing but itself. Does not know wha
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from client.bench.errors import TargetFailed
 from client.bench.load.measurement import Measurement, Window
 from client.bench.load.record import RequestRecord
 from client.bench.load.run import Plan, Watch
@@ -37,7 +38,7 @@ class Levels:
         Once the watch's `stop` is set, it returns those whose latency-sensitive requests had all ended.
 
         Raises:
-            TargetFailed: The target said of a request that the load is to end.
+            TargetFailed: The target said of a request that the load is to end, or the last level did not end in time.
         """
         if num_be_clients != self._level:
             await self._settle(num_be_clients)
@@ -61,7 +62,9 @@ class Levels:
         def has_settled() -> bool:
             return load.num_in_flight[BE] <= num_be_clients and _have_ended(load.records, before)
 
-        await until("settling", changed_s + self._plan.drain_s, has_settled)
+        is_stopped = await until("settling", changed_s + self._plan.drain_s, has_settled)
+        if not is_stopped and not has_settled():
+            raise TargetFailed(f"requests of the last level had no answer within --drain, {self._plan.drain_s:g} s")
         await until("warm-up load", load.now_s() + self._plan.warm_up_s)
 
     async def _windows(self, count: int) -> list[Window]:

@@ -149,3 +149,10 @@ async def test_a_target_that_ends_the_load_ends_the_measuring() -> None:
     with pytest.raises(TargetFailed, match="no more"):
         async with levels_on(EndingTarget()) as (levels, _):
             await levels.measure(1, 1)
+
+
+async def test_a_level_is_not_measured_while_the_last_one_is_not_over() -> None:
+    async with levels_on(FakeTarget(step_s=2.0), seconds=0.05, drain_s=0.1) as (levels, _):
+        await levels.measure(4, 1)
+        with pytest.raises(TargetFailed, match=r"requests of the last level had no answer within --drain, 0.1 s"):
+            await levels.measure(1, 1)
