@@ -29,6 +29,7 @@ NOT_OFFERED = {
     "QLLM_TRACE",
     "QLLM_TRACE_MAX_MIB",
     "QLLM_CONFIG",
+    "QLLM_RECORD_COSTS",
 }
 
 
