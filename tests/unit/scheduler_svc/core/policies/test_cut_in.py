@@ -40,7 +40,7 @@ def unit_s(sim: Simulation, batch: SimBatch) -> float:
     return 1e-3 * max(a[0] + a[1] * tokens + a[2] * pairs, e[0] + e[1] * tokens + h[0] + h[1] * len(batch.items))
 
 
-@pytest.mark.parametrize("after_s", [0.002 * step for step in range(12)])
+@pytest.mark.parametrize("after_s", [0.004 * step for step in range(6)])
 def test_an_arrival_during_a_joint_iteration_waits_for_one_unit_at_most(after_s: float) -> None:
     sim, _ = riding()
     sim.run(until_s=sim.now_s + after_s)
@@ -86,7 +86,7 @@ def test_what_stops_nowhere_is_not_cut_into() -> None:
     assert len([batch for batch in sim.scheduler.batches if batch.request_class is LS]) == 1  # no second one is begun
 
 
-@pytest.mark.parametrize("after_s", [0.003 * step for step in range(8)])
+@pytest.mark.parametrize("after_s", [0.006 * step for step in range(4)])
 @pytest.mark.parametrize("ttft_s", [0.12, 0.14])
 def test_of_two_iterations_that_carry_best_effort_work_neither_stops_the_other_again_and_again(
     ttft_s: float, after_s: float
