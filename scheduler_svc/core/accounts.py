@@ -65,7 +65,7 @@ class Accounts:
         counts.num_generated_tokens += 1
         if len(sequence.output_token_ids) == 1:
             num_tokens = len(sequence.prompt_token_ids)
-            idle_s = self._work.iteration_s(Shape(num_tokens, num_tokens * num_tokens, 1))
+            idle_s = self._work.iteration_s(Shape.of_chunk(num_tokens, num_tokens))
             is_known = self._work.cost_model.is_ready  # before that there is nothing to judge by
             sequence.is_first_in_time = not is_known or now_s - sequence.arrival_s <= promise.first_token_within_s(
                 sequence, idle_s

@@ -57,7 +57,7 @@ class Composer:
                 num_tokens = outlook.num_beside(shape, room_s, start, most)
                 if num_tokens and self._memory.fits(sequence, rider.num_tokens + num_tokens):
                     members.append(member := self._follow(rider, num_tokens))
-                    shape += Shape(num_tokens, member.num_pairs, int(member.samples), 0)
+                    shape += member.shape
         return self._fill_up(members, plan, outlook, starts_s)
 
     def make_resident(self, batch: Batch) -> bool:
@@ -145,8 +145,8 @@ class Composer:
                 most = int(min(budget - shape.num_tokens, sequence.num_pending_tokens))
                 num_tokens = outlook.num_beside(shape, room_s, sequence.num_computed_tokens, most)
                 if num_tokens and self._is_free_to_run(sequence, num_tokens):
-                    shape += _shape_of(sequence, num_tokens)
-                    members.append(self._admit(sequence, num_tokens))
+                    members.append(member := self._admit(sequence, num_tokens))
+                    shape += member.shape
                     continue
                 skipped.append(sequence)
                 if not (num_tokens and sequence.is_offloaded):
@@ -256,9 +256,3 @@ def _take_out_resting(queue: SequenceQueue, num_places: int) -> list[Sequence]:
 def _budget(plan: BatchPlan) -> float:
     """Most tokens of an iteration."""
     return math.inf if plan.max_tokens is None else plan.max_tokens
-
-
-def _shape_of(sequence: Sequence, num_tokens: int) -> Shape:
-    """What its next tokens add to a pass that runs anyway."""
-    samples = num_tokens == sequence.num_pending_tokens
-    return Shape(num_tokens, num_tokens * (sequence.num_computed_tokens + num_tokens), int(samples), 0)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from scheduler_svc.core import promise
-from scheduler_svc.core.chunk import most_that_fit
+from scheduler_svc.core.chunk import largest, most_that_fit
 from scheduler_svc.core.cost_model import CostModel
 from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.promise import Awaited
@@ -80,7 +80,7 @@ class Outlook:
         """Returns how long an iteration that starts then may take for its latency-sensitive members to be in time."""
         return self._room_s(self._made_of(members, starts_s))
 
-    @property
+    @cached_property
     def slack_s(self) -> float:
         """For how long best-effort work may begin units before latency-sensitive work has to go on, to be in time.
 
@@ -124,7 +124,7 @@ class Outlook:
             return shape
         num_rounds = sum(sequence.num_tokens_ahead for sequence in decodes) / len(decodes) if decodes else 1.0
         num_tokens = min(self._chunk_tokens, math.ceil(prompts.num_tokens_ahead / max(1.0, num_rounds)))
-        return shape + Shape(num_tokens, num_tokens * (first.num_computed_tokens + num_tokens), 0, 0)
+        return shape + Shape.of_chunk(num_tokens, first.num_computed_tokens + num_tokens, 0, 0)
 
     def num_beside(self, shape: Shape, room_s: float, start: int, most: int) -> int:
         """Counts the tokens of a sequence from a position on, up to `most`, that an iteration may take along.
@@ -137,7 +137,7 @@ class Outlook:
         """
 
         def whole(num_tokens: int) -> Shape:
-            return shape + Shape(num_tokens, num_tokens * (start + num_tokens), int(num_tokens == most), 0)
+            return shape + Shape.of_chunk(num_tokens, start + num_tokens, int(num_tokens == most), 0)
 
         return most_that_fit(most, lambda n: self.iteration_s(whole(n)) <= room_s)
 
@@ -167,7 +167,7 @@ class Outlook:
         chunks = [(m.sequence, m.sequence.num_pending_tokens - m.num_tokens) for m in members if not m.samples]
         chunks += [(sequence, sequence.num_pending_tokens) for sequence in self._prompts_that_count()]
         for sequence, num_tokens in chunks:
-            shape += Shape(num_tokens, num_tokens * sequence.num_tokens, 1, 0)
+            shape += Shape.of_chunk(num_tokens, sequence.num_tokens, 1, 0)
             awaited.append(Awaited.next_of(sequence))
         return _Iteration(awaited, shape, starts_s) if awaited else None
 
@@ -213,7 +213,7 @@ class Outlook:
 
     def _rest_of_prompt_s(self, member: Member) -> float:
         left = member.sequence.num_tokens - member.first_position - member.num_tokens
-        return self.iteration_s(Shape(left, left * member.sequence.num_tokens, 1)) if left > 0 else 0.0
+        return self.iteration_s(Shape.of_chunk(left, member.sequence.num_tokens)) if left > 0 else 0.0
 
     def _longest_unit_s(self, batch: Batch) -> float:
         return self._planner.longest_unit_s(self._cost_model.unit_costs(batch.shape))
@@ -241,8 +241,4 @@ def _part_of(shape: Shape, part: float) -> Shape:
 
 def _largest_part(fits: abc.Callable[[float], bool]) -> float:
     """Returns the largest part, in 1/64, that fits; 0 if none does."""
-    low, high = 0, _PARTS
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle / _PARTS) else (low, middle - 1)
-    return low / _PARTS
+    return largest(_PARTS, lambda number: fits(number / _PARTS)) / _PARTS

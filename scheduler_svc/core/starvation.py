@@ -1,10 +1,9 @@
 """Keeps best-effort work alive while latency-sensitive work saturates the worker.
 
-Has two guards. A share: while best-effort work waits,
-it is owed `min_share` of worker time, kept as a credit in seconds that is bounded by what the sliding window holds. An
-age: when best-effort work was passed over for `threshold` iterations, it is promoted for the next `promotion_quantum`
-of its steps. Source of the age rule: Fu et al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the
-class. Knows no sequence and no clock.
+Has two guards. A share: while best-effort work waits, it is owed `min_share` of worker time, kept as a credit in
+seconds that is bounded by what the sliding window holds. An age: when best-effort work was passed over for
+`threshold` iterations, it is promoted for the next `promotion_quantum` of its steps. Source of the age rule: Fu et
+al., arXiv 2408.15792, section 4.3 (threshold and quantum), applied to the class. Knows no sequence and no clock.
 """
 
 from collections import deque

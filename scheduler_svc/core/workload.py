@@ -63,7 +63,7 @@ class Workload:
 
     def iteration_s(self, shape: Shape) -> float:
         """Predicts a whole iteration in seconds."""
-        return self.cost_model.iteration_s(shape, self.planner.experts_by_layer)
+        return self.outlook.iteration_s(shape)
 
     def num_waiting(self, queue: QueueName) -> int:
         """Counts the sequences in a queue."""

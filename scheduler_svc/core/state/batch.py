@@ -27,6 +27,11 @@ class Member(NamedTuple):
         """Query-key pairs of its attention, counted as tokens times context."""
         return self.num_tokens * (self.first_position + self.num_tokens)
 
+    @property
+    def shape(self) -> "Shape":
+        """What it adds to a pass that runs anyway."""
+        return Shape(self.num_tokens, self.num_pairs, int(self.samples), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -46,6 +51,11 @@ class Shape:
             num_pairs += member.num_pairs
             num_rows += member.samples
         return cls(num_tokens, num_pairs, num_rows)
+
+    @classmethod
+    def of_chunk(cls, num_tokens: int, context: int, num_rows: int = 1, num_passes: int = 1) -> "Shape":
+        """Counts some tokens of one sequence, after the last of which it has `context` tokens."""
+        return cls(num_tokens, num_tokens * context, num_rows, num_passes)
 
     @classmethod
     def of_decodes(cls, sequences: Iterable[Sequence], num_passes: int = 1) -> "Shape":
