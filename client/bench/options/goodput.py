@@ -9,6 +9,7 @@ from qllm.settings import Setting
 from client.bench.load.prompts import PromptForm, Prompts
 from client.bench.load.run import Plan
 from client.bench.load.workload import BE, LS, Crowd, Lengths, Poisson
+from client.bench.options.prompt_form import chosen_form
 from client.bench.results.goodput_search import Rule
 from client.bench.results.summary import Targets
 
@@ -140,12 +141,11 @@ class GoodputOptions:
                 f"got {self.max_windows}, allowed is {self.windows} or more, as --windows says",
                 param_hint="--max-windows",
             )
-        if chat and self.prompt_form is PromptForm.TOKENS:
-            raise typer.BadParameter("a conversation has no token ids: give text", param_hint="--prompt-form")
+        chosen_form(self.prompt_form, chat=chat)
 
     def plan(self, crowd: Crowd, *, chat: bool) -> Plan:
         """Returns the load of one server, with these best-effort clients."""
-        form = self.prompt_form or (PromptForm.TEXT if chat else PromptForm.TOKENS)
+        form = chosen_form(self.prompt_form, chat=chat)
         ls = Poisson(self.ls_rate, Lengths(self.ls_prompt_tokens, self.ls_max_tokens), f"ls {self.seed}")
         return Plan(
             workload={LS: ls, BE: crowd},

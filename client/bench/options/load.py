@@ -12,6 +12,7 @@ from client.bench.load.prompts import PromptForm, Prompts
 from client.bench.load.run import Plan
 from client.bench.load.trace import Trace, read_trace
 from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Source, Workload, split
+from client.bench.options.prompt_form import chosen_form
 from client.bench.results.summary import Objective
 from client.messages import RequestClass
 
@@ -186,9 +187,7 @@ class LoadOptions:
             typer.BadParameter: Options contradict each other.
             BadTrace: A trace cannot be read.
         """
-        form = self.prompt_form or (PromptForm.TEXT if chat else PromptForm.TOKENS)
-        if chat and form is PromptForm.TOKENS:
-            raise typer.BadParameter("a conversation has no token ids: give text", param_hint="--prompt-form")
+        form = chosen_form(self.prompt_form, chat=chat)
         return Plan(
             workload=self._workload(),
             prompts=Prompts(form, vocab_size=0, seed=self.seed),
