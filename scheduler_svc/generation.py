@@ -14,6 +14,7 @@ from scheduler_svc.core.state.sequence import (
     FinishReason,
     RequestClass,
     SamplingParams,
+    SessionTurn,
     StopConditions,
     Targets,
     Usage,
@@ -28,6 +29,8 @@ class GenerationRequest:
     Attributes:
         targets: The times that it asks for itself; of a best-effort request none.
         deadline_s: When the caller gives up, on the clock of the event loop; None: never.
+        cache_salt: Keeps its cache apart from requests of another salt.
+        session: The turn of a program that it is, if it is one.
     """
 
     request_id: str
@@ -37,6 +40,8 @@ class GenerationRequest:
     stop: StopConditions
     targets: Targets = field(default_factory=Targets)
     deadline_s: float | None = None
+    cache_salt: bytes = b""
+    session: SessionTurn | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,19 +19,23 @@ from gpu_worker.contract.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     PreemptAt,
     RestoreSequence,
     Sampling,
     StartBatch,
+    Tier,
 )
 from gpu_worker.contract.introduction import Hello, WorkerModel
-from gpu_worker.contract.results import AdvanceOutcome, FinishReason, WorkTiming
+from gpu_worker.contract.results import AdvanceOutcome, FinishReason, IntegrityReport, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 
 _STAGES = {control_pb2.STAGE_ATTENTION: Stage.ATTENTION, control_pb2.STAGE_EXPERTS: Stage.EXPERTS}
 _STAGES_BACK = {stage: value for value, stage in _STAGES.items()}
+_TIERS = {control_pb2.TIER_HOST: Tier.HOST, control_pb2.TIER_DISK: Tier.DISK}
+_TIERS_BACK = {tier: value for value, tier in _TIERS.items()}
 _PREEMPT_AT = {control_pb2.PREEMPT_AT_LAYER: PreemptAt.LAYER, control_pb2.PREEMPT_AT_EXPERT: PreemptAt.EXPERT}
 _PREEMPT_AT_BACK = {None: control_pb2.PREEMPT_AT_UNSPECIFIED} | {place: value for value, place in _PREEMPT_AT.items()}
 _FINISH_REASONS = {
@@ -58,12 +62,18 @@ def _add_sequence(add: control_pb2.AddSequence) -> AddSequence:
     given = add.sampling
     sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p, given.seed)
     return AddSequence(
-        add.seq_id, sampling, tuple(add.stop_token_ids), add.max_tokens, add.min_tokens, add.num_output_tokens
+        add.seq_id,
+        sampling,
+        tuple(add.stop_token_ids),
+        add.max_tokens,
+        add.min_tokens,
+        add.num_output_tokens,
+        tuple(add.shared_block_ids),
     )
 
 
 def _restore_sequence(restore: control_pb2.RestoreSequence) -> RestoreSequence:
-    return RestoreSequence(restore.seq_id, tuple(restore.block_ids))
+    return RestoreSequence(restore.seq_id, tuple(restore.block_ids), restore.num_shared_blocks)
 
 
 def _start_batch(start: control_pb2.StartBatch) -> StartBatch:
@@ -93,7 +103,8 @@ def _advance(advance: control_pb2.Advance) -> Advance:
 _DECODERS: dict[str, Callable[[Any], Command | Advance]] = {
     "add_sequence": _add_sequence,
     "drop_sequence": lambda drop: DropSequence(drop.seq_id),
-    "offload_sequence": lambda offload: OffloadSequence(offload.seq_id),
+    "fork_sequence": lambda fork: ForkSequence(fork.seq_id, fork.parent_seq_id, tuple(fork.new_block_ids)),
+    "offload_sequence": lambda offload: OffloadSequence(offload.seq_id, _TIERS.get(offload.tier, Tier.HOST)),
     "restore_sequence": _restore_sequence,
     "start_batch": _start_batch,
     "drop_batch": lambda drop: DropBatch(drop.batch_id),
@@ -113,8 +124,11 @@ def encode_command(command: Command | Advance) -> bytes:
             step.add_sequence.MergeFrom(control_pb2.AddSequence(**{**_named(command), "sampling": sampling}))
         case DropSequence():
             step.drop_sequence.seq_id = command.seq_id
+        case ForkSequence():
+            step.fork_sequence.MergeFrom(control_pb2.ForkSequence(**_named(command)))
         case OffloadSequence():
             step.offload_sequence.seq_id = command.seq_id
+            step.offload_sequence.tier = _TIERS_BACK[command.tier]
         case RestoreSequence():
             step.restore_sequence.MergeFrom(control_pb2.RestoreSequence(**_named(command)))
         case StartBatch():
@@ -158,13 +172,18 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
     for failed in outcome.sequence_errors:
-        result.sequence_errors.add(seq_id=failed.seq_id, message=failed.message)
+        result.sequence_errors.add(seq_id=failed.seq_id, message=failed.message, cache_is_lost=failed.cache_is_lost)
     return report
 
 
 def encode_refusal(command_id: int, message: str) -> control_pb2.WorkerReport:
     """Returns the answer to a command that could not be carried out at all; the id is 0 for all but Advance."""
     return control_pb2.WorkerReport(command_error=control_pb2.CommandError(message=message, command_id=command_id))
+
+
+def encode_integrity_report(report: IntegrityReport) -> control_pb2.WorkerReport:
+    """Returns the answer to CheckIntegrity."""
+    return control_pb2.WorkerReport(integrity_report=control_pb2.IntegrityReport(**asdict(report)))
 
 
 def encode_hello(hello: Hello) -> control_pb2.Hello:
@@ -208,6 +227,12 @@ def _model(model: WorkerModel) -> control_pb2.WorkerModel:
         special_tokens=model.special_tokens,
         default_sampling=inference_pb2.SamplingParams(**asdict(model.sampling)),
         other_names=model.other_names,
+        block_bytes=model.block_bytes,
+        host_block_bytes=model.host_block_bytes,
+        state_bytes=model.state_bytes,
+        num_states=model.num_states,
+        num_disk_blocks=model.num_disk_blocks,
+        no_sharing_reason=model.no_sharing_reason,
     )
 
 

@@ -31,9 +31,16 @@ class Sampling:
     seed: int = 0
 
 
+class Tier(Enum):
+    """Where the cache of an offloaded sequence lies."""
+
+    HOST = auto()
+    DISK = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class AddSequence:
-    """Makes a sequence known, with no cache.
+    """Makes a sequence known, with no cache but what others computed of the same tokens.
 
     Attributes:
         seq_id: The scheduler's id, which is not known yet.
@@ -42,6 +49,7 @@ class AddSequence:
         max_tokens: Tokens that it generates in all.
         min_tokens: Tokens before which no stop token is chosen.
         num_output_tokens: Tokens that it generated before this worker knew it.
+        shared_block_ids: Full blocks that hold its first tokens already.
     """
 
     seq_id: int
@@ -50,6 +58,16 @@ class AddSequence:
     max_tokens: int
     min_tokens: int = 0
     num_output_tokens: int = 0
+    shared_block_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSequence:
+    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied."""
+
+    seq_id: int
+    parent_seq_id: int
+    new_block_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +79,19 @@ class DropSequence:
 
 @dataclass(frozen=True, slots=True)
 class OffloadSequence:
-    """Moves a sequence's cache to host memory; its device blocks may be used by the next command."""
+    """Moves a sequence's cache off the device; blocks that it held alone may be used by the next command."""
 
     seq_id: int
+    tier: Tier = Tier.HOST
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreSequence:
-    """Moves an offloaded sequence's cache back, into as many blocks as it had."""
+    """Moves an offloaded sequence's cache back, into as many blocks as it had; the first few hold it already."""
 
     seq_id: int
     block_ids: Sequence[int]
+    num_shared_blocks: int = 0
 
 
 class BatchItem(NamedTuple):
@@ -126,5 +146,12 @@ class Advance:
     preempt_at: PreemptAt | None = None
 
 
-Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch
+@dataclass(frozen=True, slots=True)
+class CheckIntegrity:
+    """Asks whether the books of memory agree with themselves, and what is held; answered by a report of its own."""
+
+    check_id: int
+
+
+Command = AddSequence | ForkSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch
 """Commands that take no time of the model; Advance is the one that does."""

@@ -48,6 +48,12 @@ class WorkerModel:
         chat_template: Jinja source; may be empty.
         special_tokens: Text by role, such as "bos_token".
         sampling: How tokens are chosen where a request does not say.
+        block_bytes: Bytes of one block on the device.
+        host_block_bytes: Bytes of one block in host memory or on disk.
+        state_bytes: Bytes that one sequence on the device keeps besides its blocks.
+        num_states: Most sequences on the device that keep such; 0: no limit.
+        num_disk_blocks: Blocks' worth of disk for offloaded sequences.
+        no_sharing_reason: Why blocks can't be shared by sequences that begin alike; empty where they can.
     """
 
     name: str
@@ -70,6 +76,12 @@ class WorkerModel:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     checkpoint_dtype: str = ""
     dtype_reason: str = ""
+    block_bytes: int = 0
+    host_block_bytes: int = 0
+    state_bytes: int = 0
+    num_states: int = 0
+    num_disk_blocks: int = 0
+    no_sharing_reason: str = ""
 
     @property
     def num_layers(self) -> int:

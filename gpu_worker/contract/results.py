@@ -42,10 +42,30 @@ class BatchError:
 
 @dataclass(frozen=True, slots=True)
 class SequenceError:
-    """A sequence that can't go on; the others of its batch do."""
+    """A sequence that can't go on; the others of its batch do.
+
+    Attributes:
+        cache_is_lost: Whether nothing is wrong but that its cache is lost, so that it can be computed again.
+    """
 
     seq_id: int
     message: str
+    cache_is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityReport:
+    """What is held, and what of it contradicts itself; fields as in control.proto."""
+
+    check_id: int
+    problem: str = ""
+    num_sequences: int = 0
+    num_held_blocks: int = 0
+    num_host_blocks: int = 0
+    num_disk_blocks: int = 0
+    device_bytes: int = 0
+    state_bytes: int = 0
+    suspended_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -62,6 +82,10 @@ class WorkTiming:
     num_heads: int = 0
     head_rows: int = 0
     head_ns: int = 0
+    num_offloaded_blocks: int = 0
+    offload_ns: int = 0
+    num_restored_blocks: int = 0
+    restore_ns: int = 0
 
     @property
     def layers_ns(self) -> int:

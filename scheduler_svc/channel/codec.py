@@ -17,6 +17,7 @@ from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.state.results import (
     BatchError,
+    IntegrityReport,
     SampledToken,
     SequenceError,
     StepResult,
@@ -30,6 +31,7 @@ _MAX_LAYERS = 10_000
 _MAX_EXPERTS = 100_000
 _MAX_VOCAB = 1 << 28
 _MAX_COUNT = 1 << 31
+_MAX_BYTES = 1 << 50
 _MAX_DURATION_NS = 30 * 24 * 3600 * 10**9
 _NO_REASON = inference_pb2.FINISH_REASON_UNSPECIFIED
 
@@ -45,6 +47,7 @@ _REQUEST_CLASSES = {
     RequestClass.LATENCY_SENSITIVE: inference_pb2.LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
 }
+_TIERS = {commands.Tier.HOST: control_pb2.TIER_HOST, commands.Tier.DISK: control_pb2.TIER_DISK}
 _STAGES = {Stage.ATTENTION: control_pb2.STAGE_ATTENTION, Stage.EXPERTS: control_pb2.STAGE_EXPERTS}
 _PREEMPT_AT = {
     None: control_pb2.PREEMPT_AT_UNSPECIFIED,
@@ -97,9 +100,15 @@ def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) 
     step.add_sequence.min_tokens = stop.min_tokens
     step.add_sequence.num_output_tokens = command.num_output_tokens
     step.add_sequence.stop_token_ids.extend(stop.stop_token_ids)
+    step.add_sequence.shared_block_ids.extend(command.shared_block_ids)
     target = step.add_sequence.sampling
     target.temperature, target.top_k, target.seed = sampling.temperature, sampling.top_k, sampling.seed
     target.top_p, target.min_p = sampling.top_p, sampling.min_p
+
+
+def _fork_sequence(step: control_pb2.StepCommand, command: commands.ForkSequence) -> None:
+    step.fork_sequence.seq_id, step.fork_sequence.parent_seq_id = command.seq_id, command.parent_seq_id
+    step.fork_sequence.new_block_ids.extend(command.new_block_ids)
 
 
 def _drop_sequence(step: control_pb2.StepCommand, command: commands.DropSequence) -> None:
@@ -108,11 +117,13 @@ def _drop_sequence(step: control_pb2.StepCommand, command: commands.DropSequence
 
 def _offload_sequence(step: control_pb2.StepCommand, command: commands.OffloadSequence) -> None:
     step.offload_sequence.seq_id = command.seq_id
+    step.offload_sequence.tier = _TIERS[command.tier]
 
 
 def _restore_sequence(step: control_pb2.StepCommand, command: commands.RestoreSequence) -> None:
     step.restore_sequence.seq_id = command.seq_id
     step.restore_sequence.block_ids.extend(command.block_ids)
+    step.restore_sequence.num_shared_blocks = command.num_shared_blocks
 
 
 def _start_batch(step: control_pb2.StepCommand, command: commands.StartBatch) -> None:
@@ -146,8 +157,13 @@ def _preempt(step: control_pb2.StepCommand, command: commands.Preempt) -> None:
     step.preempt.last_command_id = command.last_command_id
 
 
+def _check_integrity(step: control_pb2.StepCommand, command: commands.CheckIntegrity) -> None:
+    step.check_integrity.check_id = command.check_id
+
+
 _ENCODERS: dict[type, Callable[..., None]] = {
     commands.AddSequence: _add_sequence,
+    commands.ForkSequence: _fork_sequence,
     commands.DropSequence: _drop_sequence,
     commands.OffloadSequence: _offload_sequence,
     commands.RestoreSequence: _restore_sequence,
@@ -155,6 +171,7 @@ _ENCODERS: dict[type, Callable[..., None]] = {
     commands.DropBatch: _drop_batch,
     commands.Advance: _advance,
     commands.Preempt: _preempt,
+    commands.CheckIntegrity: _check_integrity,
 }
 
 
@@ -192,6 +209,10 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
     _check("model.block_size", model.block_size, 1, 1 << 16)
     _check("model.num_blocks", model.num_blocks, 1, _MAX_COUNT)
     _check("model.num_host_blocks", model.num_host_blocks, 0, _MAX_COUNT)
+    _check("model.num_disk_blocks", model.num_disk_blocks, 0, _MAX_COUNT)
+    _check("model.num_states", model.num_states, 0, _MAX_COUNT)
+    for field in ("block_bytes", "host_block_bytes", "state_bytes"):
+        _check(f"model.{field}", getattr(model, field), 0, _MAX_BYTES)
     if not model.name:
         raise ProtocolError("model.name: got an empty text")
     return ServedModel(
@@ -248,6 +269,12 @@ def _worker_model(model: control_pb2.WorkerModel) -> WorkerModel:
         num_host_blocks=model.num_host_blocks,
         max_model_len=model.max_model_len,
         computes_on_cpu=model.device == "cpu",
+        num_disk_blocks=model.num_disk_blocks,
+        block_bytes=model.block_bytes,
+        host_block_bytes=model.host_block_bytes,
+        state_bytes=model.state_bytes,
+        num_states=model.num_states,
+        no_sharing_reason=model.no_sharing_reason,
     )
 
 
@@ -273,8 +300,16 @@ def decode_step_result(result: control_pb2.StepResult, model: ServedModel) -> St
             for error in result.batch_errors
         ),
         timing=_timing(result.timing),
-        sequence_errors=tuple(SequenceError(SeqId(error.seq_id), error.message) for error in result.sequence_errors),
+        sequence_errors=tuple(
+            SequenceError(SeqId(error.seq_id), error.message, error.cache_is_lost) for error in result.sequence_errors
+        ),
+        suspended_bytes=min(result.suspended_bytes, _MAX_BYTES),
     )
+
+
+def decode_integrity_report(report: control_pb2.IntegrityReport) -> IntegrityReport:
+    """Returns what the worker found in its books of memory."""
+    return IntegrityReport(**{field: getattr(report, field) for field in IntegrityReport.__dataclass_fields__})
 
 
 def _cursor(cursor: control_pb2.Cursor, model: WorkerModel) -> Cursor:

@@ -9,7 +9,7 @@ what runs next.
 import math
 from heapq import nlargest
 
-from scheduler_svc.core.memory import Memory
+from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies.base import BatchPlan
 from scheduler_svc.core.state.batch import Batch, Member, Shape

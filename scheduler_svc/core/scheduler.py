@@ -14,10 +14,10 @@ from collections.abc import Iterable
 
 from scheduler_svc.core import promise
 from scheduler_svc.core.accounts import Accounts
+from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
-from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
 from scheduler_svc.core.starvation import StarvationLimits

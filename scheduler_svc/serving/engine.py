@@ -136,6 +136,8 @@ class Engine:
             self._loop.time(),
             targets=request.targets,
             deadline_s=request.deadline_s,
+            salt=request.cache_salt,
+            session=request.session,
         )
         stream = BufferedTokenStream(
             request.request_class,

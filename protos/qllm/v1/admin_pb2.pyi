@@ -3,8 +3,10 @@
 isort:skip_file
 What an operator asks a running service."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -218,12 +220,17 @@ class GetLoadsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHECK_FIELD_NUMBER: _builtins.int
+    check: _builtins.bool
+    """Whether to check the books of memory on both sides as well, which takes milliseconds of their time."""
     def __init__(
         self,
+        *,
+        check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,6 +259,8 @@ class GetLoadsResponse(_message.Message):
     NUM_PROMOTIONS_FIELD_NUMBER: _builtins.int
     BE_SHARE_FIELD_NUMBER: _builtins.int
     NUM_RIDERS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     total_blocks: _builtins.int
     """Cache blocks on the device."""
     free_blocks: _builtins.int
@@ -290,6 +299,14 @@ class GetLoadsResponse(_message.Message):
     def best_effort(self) -> Global___ClassLoad:
         """The best-effort class."""
 
+    @_builtins.property
+    def memory(self) -> Global___MemoryLoad:
+        """Who holds how much of the cache, and what was moved."""
+
+    @_builtins.property
+    def check(self) -> Global___IntegrityCheck:
+        """Present where a check was asked for."""
+
     def __init__(
         self,
         *,
@@ -310,14 +327,174 @@ class GetLoadsResponse(_message.Message):
         num_promotions: _builtins.int = ...,
         be_share: _builtins.float = ...,
         num_riders: _builtins.int = ...,
+        memory: Global___MemoryLoad | None = ...,
+        check: Global___IntegrityCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["best_effort", b"best_effort", "latency_sensitive", b"latency_sensitive"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best_effort", b"best_effort", "check", b"check", "latency_sensitive", b"latency_sensitive", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_share", b"be_share", "best_effort", b"best_effort", "busy_ns", b"busy_ns", "control_idle_ns", b"control_idle_ns", "free_blocks", b"free_blocks", "latency_sensitive", b"latency_sensitive", "num_commands", b"num_commands", "num_iterations", b"num_iterations", "num_joins", b"num_joins", "num_offloads", b"num_offloads", "num_preemptions_at_expert", b"num_preemptions_at_expert", "num_preemptions_at_layer", b"num_preemptions_at_layer", "num_promotions", b"num_promotions", "num_riders", b"num_riders", "outstanding_ms", b"outstanding_ms", "total_blocks", b"total_blocks", "wait_bound_ms", b"wait_bound_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_share", b"be_share", "best_effort", b"best_effort", "busy_ns", b"busy_ns", "check", b"check", "control_idle_ns", b"control_idle_ns", "free_blocks", b"free_blocks", "latency_sensitive", b"latency_sensitive", "memory", b"memory", "num_commands", b"num_commands", "num_iterations", b"num_iterations", "num_joins", b"num_joins", "num_offloads", b"num_offloads", "num_preemptions_at_expert", b"num_preemptions_at_expert", "num_preemptions_at_layer", b"num_preemptions_at_layer", "num_promotions", b"num_promotions", "num_riders", b"num_riders", "outstanding_ms", b"outstanding_ms", "total_blocks", b"total_blocks", "wait_bound_ms", b"wait_bound_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLoadsResponse: _TypeAlias = GetLoadsResponse  # noqa: Y015
+
+@_typing.final
+class MemoryLoad(_message.Message):
+    """Who holds how much of the cache now, and counters since the worker connected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    LATENCY_SENSITIVE_BYTES_FIELD_NUMBER: _builtins.int
+    BEST_EFFORT_BYTES_FIELD_NUMBER: _builtins.int
+    PREFIX_BYTES_FIELD_NUMBER: _builtins.int
+    SESSION_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    SUSPENDED_BYTES_FIELD_NUMBER: _builtins.int
+    SUSPENDED_TOKENS_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FRAGMENTATION_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_OFFLOADS_FIELD_NUMBER: _builtins.int
+    NUM_RESTORES_FIELD_NUMBER: _builtins.int
+    NUM_DROPS_FIELD_NUMBER: _builtins.int
+    NUM_RECOMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_OFFLOADED_BLOCKS_FIELD_NUMBER: _builtins.int
+    OFFLOAD_NS_FIELD_NUMBER: _builtins.int
+    NUM_RESTORED_BLOCKS_FIELD_NUMBER: _builtins.int
+    RESTORE_NS_FIELD_NUMBER: _builtins.int
+    NUM_SESSION_HITS_FIELD_NUMBER: _builtins.int
+    NUM_SESSION_MISSES_FIELD_NUMBER: _builtins.int
+    NUM_KEPT_SESSIONS_FIELD_NUMBER: _builtins.int
+    total_bytes: _builtins.int
+    """Bytes of all blocks on the device."""
+    free_bytes: _builtins.int
+    """Bytes of blocks that hold nothing."""
+    latency_sensitive_bytes: _builtins.int
+    """Bytes that latency-sensitive sequences hold; what several sequences share counts for the first class that holds it."""
+    best_effort_bytes: _builtins.int
+    """Bytes that best-effort sequences hold."""
+    prefix_bytes: _builtins.int
+    """Bytes that nobody holds, kept for requests that begin with the same tokens and given away when needed."""
+    session_bytes: _builtins.int
+    """Bytes kept on the device for the next turns of sessions."""
+    state_bytes: _builtins.int
+    """Bytes that sequences on the device keep besides blocks."""
+    suspended_bytes: _builtins.int
+    """Bytes that suspended iterations hold: hidden states, routing, partial expert outputs."""
+    suspended_tokens: _builtins.int
+    """Tokens in suspended iterations when `suspended_bytes` was counted."""
+    host_bytes: _builtins.int
+    """Bytes of host memory that offloaded caches fill."""
+    host_total_bytes: _builtins.int
+    """Bytes of host memory that they may fill."""
+    disk_bytes: _builtins.int
+    """Bytes of disk that they fill."""
+    disk_total_bytes: _builtins.int
+    """Bytes of disk that they may fill."""
+    fragmentation: _builtins.float
+    """Share of the free blocks outside of the longest run of them, in [0, 1]."""
+    num_prompt_tokens: _builtins.int
+    """Prompt tokens of requests that began."""
+    num_cached_tokens: _builtins.int
+    """Of those, tokens that were found in the cache."""
+    num_offloads: _builtins.int
+    """Caches moved off the device."""
+    num_restores: _builtins.int
+    """Caches moved back."""
+    num_drops: _builtins.int
+    """Caches given up, to be computed again."""
+    num_recomputed_tokens: _builtins.int
+    """Tokens that were computed once more because of that."""
+    num_offloaded_blocks: _builtins.int
+    """Blocks moved off the device."""
+    offload_ns: _builtins.int
+    """Nanoseconds that this kept the worker."""
+    num_restored_blocks: _builtins.int
+    """Blocks moved back."""
+    restore_ns: _builtins.int
+    """Nanoseconds that this kept the worker."""
+    num_session_hits: _builtins.int
+    """Turns of sessions that found their cache kept for them."""
+    num_session_misses: _builtins.int
+    """Turns of sessions, after the first of each, that did not."""
+    num_kept_sessions: _builtins.int
+    """Sessions that something is kept for now."""
+    def __init__(
+        self,
+        *,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        latency_sensitive_bytes: _builtins.int = ...,
+        best_effort_bytes: _builtins.int = ...,
+        prefix_bytes: _builtins.int = ...,
+        session_bytes: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
+        suspended_bytes: _builtins.int = ...,
+        suspended_tokens: _builtins.int = ...,
+        host_bytes: _builtins.int = ...,
+        host_total_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        disk_total_bytes: _builtins.int = ...,
+        fragmentation: _builtins.float = ...,
+        num_prompt_tokens: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
+        num_offloads: _builtins.int = ...,
+        num_restores: _builtins.int = ...,
+        num_drops: _builtins.int = ...,
+        num_recomputed_tokens: _builtins.int = ...,
+        num_offloaded_blocks: _builtins.int = ...,
+        offload_ns: _builtins.int = ...,
+        num_restored_blocks: _builtins.int = ...,
+        restore_ns: _builtins.int = ...,
+        num_session_hits: _builtins.int = ...,
+        num_session_misses: _builtins.int = ...,
+        num_kept_sessions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_effort_bytes", b"best_effort_bytes", "disk_bytes", b"disk_bytes", "disk_total_bytes", b"disk_total_bytes", "fragmentation", b"fragmentation", "free_bytes", b"free_bytes", "host_bytes", b"host_bytes", "host_total_bytes", b"host_total_bytes", "latency_sensitive_bytes", b"latency_sensitive_bytes", "num_cached_tokens", b"num_cached_tokens", "num_drops", b"num_drops", "num_kept_sessions", b"num_kept_sessions", "num_offloaded_blocks", b"num_offloaded_blocks", "num_offloads", b"num_offloads", "num_prompt_tokens", b"num_prompt_tokens", "num_recomputed_tokens", b"num_recomputed_tokens", "num_restored_blocks", b"num_restored_blocks", "num_restores", b"num_restores", "num_session_hits", b"num_session_hits", "num_session_misses", b"num_session_misses", "offload_ns", b"offload_ns", "prefix_bytes", b"prefix_bytes", "restore_ns", b"restore_ns", "session_bytes", b"session_bytes", "state_bytes", b"state_bytes", "suspended_bytes", b"suspended_bytes", "suspended_tokens", b"suspended_tokens", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryLoad: _TypeAlias = MemoryLoad  # noqa: Y015
+
+@_typing.final
+class IntegrityCheck(_message.Message):
+    """What a check of the books of memory found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    NUM_HELD_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    num_held_blocks: _builtins.int
+    """Blocks that the worker's sequences hold, each counted once."""
+    num_sequences: _builtins.int
+    """Sequences that the worker knows."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What contradicts what; empty if nothing does."""
+
+    def __init__(
+        self,
+        *,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        num_held_blocks: _builtins.int = ...,
+        num_sequences: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_held_blocks", b"num_held_blocks", "num_sequences", b"num_sequences", "problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntegrityCheck: _TypeAlias = IntegrityCheck  # noqa: Y015
 
 @_typing.final
 class ClassLoad(_message.Message):

@@ -24,6 +24,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Tier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_UNSPECIFIED: _Tier.ValueType  # 0
+    """Host memory."""
+    TIER_HOST: _Tier.ValueType  # 1
+    """Host memory."""
+    TIER_DISK: _Tier.ValueType  # 2
+    """A file."""
+
+class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
+    """Where the cache of an offloaded sequence lies."""
+
+TIER_UNSPECIFIED: Tier.ValueType  # 0
+"""Host memory."""
+TIER_HOST: Tier.ValueType  # 1
+"""Host memory."""
+TIER_DISK: Tier.ValueType  # 2
+"""A file."""
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
+
 class _Stage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -125,6 +149,8 @@ class StepCommand(_message.Message):
     SHUTDOWN_FIELD_NUMBER: _builtins.int
     PREEMPT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    FORK_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHECK_INTEGRITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -169,6 +195,14 @@ class StepCommand(_message.Message):
     def refused(self) -> Global___Refused:
         """Answers Hello where Welcome does not."""
 
+    @_builtins.property
+    def fork_sequence(self) -> Global___ForkSequence:
+        """Gives a sequence what another one has cached."""
+
+    @_builtins.property
+    def check_integrity(self) -> Global___CheckIntegrity:
+        """Asks whether the worker's books of memory agree with themselves."""
+
     def __init__(
         self,
         *,
@@ -183,12 +217,14 @@ class StepCommand(_message.Message):
         shutdown: Global___Shutdown | None = ...,
         preempt: Global___Preempt | None = ...,
         refused: Global___Refused | None = ...,
+        fork_sequence: Global___ForkSequence | None = ...,
+        check_integrity: Global___CheckIntegrity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "check_integrity", b"check_integrity", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "fork_sequence", b"fork_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_sequence", b"add_sequence", "advance", b"advance", "check_integrity", b"check_integrity", "command", b"command", "drop_batch", b"drop_batch", "drop_sequence", b"drop_sequence", "fork_sequence", b"fork_sequence", "offload_sequence", b"offload_sequence", "preempt", b"preempt", "refused", b"refused", "restore_sequence", b"restore_sequence", "shutdown", b"shutdown", "start_batch", b"start_batch", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown", "preempt", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "add_sequence", "drop_sequence", "offload_sequence", "restore_sequence", "start_batch", "drop_batch", "advance", "shutdown", "preempt", "refused", "fork_sequence", "check_integrity"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -204,6 +240,7 @@ class WorkerReport(_message.Message):
     STEP_RESULT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     COMMAND_ERROR_FIELD_NUMBER: _builtins.int
+    INTEGRITY_REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First frame of an epoch."""
@@ -220,6 +257,10 @@ class WorkerReport(_message.Message):
     def command_error(self) -> Global___CommandError:
         """A command that could not be carried out at all."""
 
+    @_builtins.property
+    def integrity_report(self) -> Global___IntegrityReport:
+        """Answers CheckIntegrity."""
+
     def __init__(
         self,
         *,
@@ -227,12 +268,13 @@ class WorkerReport(_message.Message):
         step_result: Global___StepResult | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         command_error: Global___CommandError | None = ...,
+        integrity_report: Global___IntegrityReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_error", b"command_error", "heartbeat", b"heartbeat", "hello", b"hello", "report", b"report", "step_result", b"step_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command_error", b"command_error", "heartbeat", b"heartbeat", "hello", b"hello", "integrity_report", b"integrity_report", "report", b"report", "step_result", b"step_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_error", b"command_error", "heartbeat", b"heartbeat", "hello", b"hello", "report", b"report", "step_result", b"step_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_error", b"command_error", "heartbeat", b"heartbeat", "hello", b"hello", "integrity_report", b"integrity_report", "report", b"report", "step_result", b"step_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "step_result", "heartbeat", "command_error"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["hello", "step_result", "heartbeat", "command_error", "integrity_report"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -324,6 +366,12 @@ class WorkerModel(_message.Message):
     TOKENIZER_JSON_ZLIB_FIELD_NUMBER: _builtins.int
     CHECKPOINT_DTYPE_FIELD_NUMBER: _builtins.int
     DTYPE_REASON_FIELD_NUMBER: _builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_BLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_STATES_FIELD_NUMBER: _builtins.int
+    NUM_DISK_BLOCKS_FIELD_NUMBER: _builtins.int
+    NO_SHARING_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     family: _builtins.str
@@ -358,6 +406,18 @@ class WorkerModel(_message.Message):
     """The checkpoint's type, such as "bfloat16"; empty if it is not known."""
     dtype_reason: _builtins.str
     """Why `dtype` was chosen in a few words, for people to read."""
+    block_bytes: _builtins.int
+    """Bytes of one block on the device, in all layers; what layers keep of each token outside of the blocks is counted in."""
+    host_block_bytes: _builtins.int
+    """Bytes of one block in host memory or on disk, which are fewer where what is moved is made smaller."""
+    state_bytes: _builtins.int
+    """Bytes that one sequence on the device keeps besides its blocks, such as states of a recurrence; 0 where there are none."""
+    num_states: _builtins.int
+    """Most sequences whose states the device has room for; 0 where there are none, and then no limit."""
+    num_disk_blocks: _builtins.int
+    """Cache blocks on disk, for offloaded sequences that host memory has no room for."""
+    no_sharing_reason: _builtins.str
+    """Why blocks can't be shared by sequences that begin alike; empty where they can."""
     @_builtins.property
     def experts_by_layer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Experts of each decoder layer, 0 for a layer without a mixture."""
@@ -403,10 +463,16 @@ class WorkerModel(_message.Message):
         tokenizer_json_zlib: _builtins.bytes = ...,
         checkpoint_dtype: _builtins.str = ...,
         dtype_reason: _builtins.str = ...,
+        block_bytes: _builtins.int = ...,
+        host_block_bytes: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
+        num_states: _builtins.int = ...,
+        num_disk_blocks: _builtins.int = ...,
+        no_sharing_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "chat_template", b"chat_template", "checkpoint_dtype", b"checkpoint_dtype", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "chat_template", b"chat_template", "checkpoint_dtype", b"checkpoint_dtype", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "host_block_bytes", b"host_block_bytes", "max_model_len", b"max_model_len", "name", b"name", "no_sharing_reason", b"no_sharing_reason", "num_blocks", b"num_blocks", "num_disk_blocks", b"num_disk_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "num_states", b"num_states", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "state_bytes", b"state_bytes", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,7 +549,7 @@ Global___Shutdown: _TypeAlias = Shutdown  # noqa: Y015
 
 @_typing.final
 class AddSequence(_message.Message):
-    """Makes a sequence known to the worker. It holds no cache yet."""
+    """Makes a sequence known to the worker. It holds no cache yet but what others computed of the same tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -493,6 +559,7 @@ class AddSequence(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SHARED_BLOCK_IDS_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The scheduler's id, never used again within an epoch."""
     max_tokens: _builtins.int
@@ -509,6 +576,12 @@ class AddSequence(_message.Message):
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that end the sequence, the model's own included unless ignored."""
 
+    @_builtins.property
+    def shared_block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Blocks that hold its first tokens already, in order, each full. Others may hold them too, and nobody writes to them: they
+        were computed by sequences that began with the same tokens, and not given to anybody as new ones since.
+        """
+
     def __init__(
         self,
         *,
@@ -518,14 +591,49 @@ class AddSequence(_message.Message):
         max_tokens: _builtins.int = ...,
         min_tokens: _builtins.int = ...,
         num_output_tokens: _builtins.int = ...,
+        shared_block_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "sampling", b"sampling", "seq_id", b"seq_id", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddSequence: _TypeAlias = AddSequence  # noqa: Y015
+
+@_typing.final
+class ForkSequence(_message.Message):
+    """Gives a sequence that holds no cache what another one has cached: its full blocks are shared, what is in a last one that is not
+    full is copied, states too. The other one must not be in a suspended batch, nor offloaded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_ID_FIELD_NUMBER: _builtins.int
+    PARENT_SEQ_ID_FIELD_NUMBER: _builtins.int
+    NEW_BLOCK_IDS_FIELD_NUMBER: _builtins.int
+    seq_id: _builtins.int
+    """The sequence, which is known and holds nothing."""
+    parent_seq_id: _builtins.int
+    """The one to take from."""
+    @_builtins.property
+    def new_block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The block to copy to; none where the last block is full."""
+
+    def __init__(
+        self,
+        *,
+        seq_id: _builtins.int = ...,
+        parent_seq_id: _builtins.int = ...,
+        new_block_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_block_ids", b"new_block_ids", "parent_seq_id", b"parent_seq_id", "seq_id", b"seq_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSequence: _TypeAlias = ForkSequence  # noqa: Y015
 
 @_typing.final
 class DropSequence(_message.Message):
@@ -553,21 +661,27 @@ Global___DropSequence: _TypeAlias = DropSequence  # noqa: Y015
 
 @_typing.final
 class OffloadSequence(_message.Message):
-    """Moves a sequence's cache to host memory. A suspended batch that holds it must not be advanced until it is restored."""
+    """Moves a sequence's cache off the device. A suspended batch that holds it must not be advanced until it is restored.
+    Blocks that it shares stay with those who share them; all of its rows are moved all the same.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQ_ID_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
-    """The sequence; its device blocks may be used by the next command."""
+    """The sequence; device blocks that it held alone may be used by the next command."""
+    tier: Global___Tier.ValueType
+    """Where to; unspecified: host memory."""
     def __init__(
         self,
         *,
         seq_id: _builtins.int = ...,
+        tier: Global___Tier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq_id", b"seq_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq_id", b"seq_id", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,31 +689,57 @@ Global___OffloadSequence: _TypeAlias = OffloadSequence  # noqa: Y015
 
 @_typing.final
 class RestoreSequence(_message.Message):
-    """Moves an offloaded sequence's cache back."""
+    """Moves an offloaded sequence's cache back. Where that fails its cache is lost, which a SequenceError says."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQ_ID_FIELD_NUMBER: _builtins.int
     BLOCK_IDS_FIELD_NUMBER: _builtins.int
+    NUM_SHARED_BLOCKS_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
+    num_shared_blocks: _builtins.int
+    """How many of them, from the first on, hold its rows already and are shared, as in AddSequence."""
     @_builtins.property
     def block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Its new blocks, in order; as many as it had."""
+        """Its blocks, in order; as many as it had."""
 
     def __init__(
         self,
         *,
         seq_id: _builtins.int = ...,
         block_ids: _abc.Iterable[_builtins.int] | None = ...,
+        num_shared_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "seq_id", b"seq_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "num_shared_blocks", b"num_shared_blocks", "seq_id", b"seq_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreSequence: _TypeAlias = RestoreSequence  # noqa: Y015
+
+@_typing.final
+class CheckIntegrity(_message.Message):
+    """Asks for an IntegrityReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_ID_FIELD_NUMBER: _builtins.int
+    check_id: _builtins.int
+    """Comes back in the answer."""
+    def __init__(
+        self,
+        *,
+        check_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_id", b"check_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckIntegrity: _TypeAlias = CheckIntegrity  # noqa: Y015
 
 @_typing.final
 class StartBatch(_message.Message):
@@ -941,19 +1081,23 @@ class SequenceError(_message.Message):
 
     SEQ_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    CACHE_IS_LOST_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     message: _builtins.str
     """What happened, for the log."""
+    cache_is_lost: _builtins.bool
+    """Whether nothing is wrong but that its cache is lost: dropped and added anew, it can be computed again."""
     def __init__(
         self,
         *,
         seq_id: _builtins.int = ...,
         message: _builtins.str = ...,
+        cache_is_lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "seq_id", b"seq_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_is_lost", b"cache_is_lost", "message", b"message", "seq_id", b"seq_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -975,6 +1119,10 @@ class WorkTiming(_message.Message):
     NUM_HEADS_FIELD_NUMBER: _builtins.int
     HEAD_ROWS_FIELD_NUMBER: _builtins.int
     HEAD_NS_FIELD_NUMBER: _builtins.int
+    NUM_OFFLOADED_BLOCKS_FIELD_NUMBER: _builtins.int
+    OFFLOAD_NS_FIELD_NUMBER: _builtins.int
+    NUM_RESTORED_BLOCKS_FIELD_NUMBER: _builtins.int
+    RESTORE_NS_FIELD_NUMBER: _builtins.int
     num_attention_stages: _builtins.int
     """Attention stages run, counted once for each batch and layer."""
     attention_tokens: _builtins.int
@@ -995,6 +1143,14 @@ class WorkTiming(_message.Message):
     """Rows of logits, summed over those."""
     head_ns: _builtins.int
     """Nanoseconds in those."""
+    num_offloaded_blocks: _builtins.int
+    """Blocks moved off the device, since the last StepResult."""
+    offload_ns: _builtins.int
+    """Nanoseconds that this kept the worker."""
+    num_restored_blocks: _builtins.int
+    """Blocks moved back."""
+    restore_ns: _builtins.int
+    """Nanoseconds that this kept the worker."""
     def __init__(
         self,
         *,
@@ -1008,14 +1164,72 @@ class WorkTiming(_message.Message):
         num_heads: _builtins.int = ...,
         head_rows: _builtins.int = ...,
         head_ns: _builtins.int = ...,
+        num_offloaded_blocks: _builtins.int = ...,
+        offload_ns: _builtins.int = ...,
+        num_restored_blocks: _builtins.int = ...,
+        restore_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention_ns", b"attention_ns", "attention_pairs", b"attention_pairs", "attention_tokens", b"attention_tokens", "expert_ns", b"expert_ns", "expert_tokens", b"expert_tokens", "head_ns", b"head_ns", "head_rows", b"head_rows", "num_attention_stages", b"num_attention_stages", "num_expert_runs", b"num_expert_runs", "num_heads", b"num_heads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention_ns", b"attention_ns", "attention_pairs", b"attention_pairs", "attention_tokens", b"attention_tokens", "expert_ns", b"expert_ns", "expert_tokens", b"expert_tokens", "head_ns", b"head_ns", "head_rows", b"head_rows", "num_attention_stages", b"num_attention_stages", "num_expert_runs", b"num_expert_runs", "num_heads", b"num_heads", "num_offloaded_blocks", b"num_offloaded_blocks", "num_restored_blocks", b"num_restored_blocks", "offload_ns", b"offload_ns", "restore_ns", b"restore_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkTiming: _TypeAlias = WorkTiming  # noqa: Y015
+
+@_typing.final
+class IntegrityReport(_message.Message):
+    """Answers CheckIntegrity: what the worker holds, once all commands before it are carried out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_ID_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    NUM_HELD_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_HOST_BLOCKS_FIELD_NUMBER: _builtins.int
+    NUM_DISK_BLOCKS_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    SUSPENDED_BYTES_FIELD_NUMBER: _builtins.int
+    check_id: _builtins.int
+    """As asked."""
+    problem: _builtins.str
+    """What contradicts itself; empty if nothing does."""
+    num_sequences: _builtins.int
+    """Sequences that are known."""
+    num_held_blocks: _builtins.int
+    """Device blocks that sequences hold, each counted once."""
+    num_host_blocks: _builtins.int
+    """Blocks' worth of host memory that offloaded sequences fill."""
+    num_disk_blocks: _builtins.int
+    """Blocks' worth of disk that they fill."""
+    device_bytes: _builtins.int
+    """Bytes of the device's blocks, all of them."""
+    state_bytes: _builtins.int
+    """Bytes of states besides, on the device."""
+    suspended_bytes: _builtins.int
+    """Bytes that suspended passes hold."""
+    def __init__(
+        self,
+        *,
+        check_id: _builtins.int = ...,
+        problem: _builtins.str = ...,
+        num_sequences: _builtins.int = ...,
+        num_held_blocks: _builtins.int = ...,
+        num_host_blocks: _builtins.int = ...,
+        num_disk_blocks: _builtins.int = ...,
+        device_bytes: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
+        suspended_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_id", b"check_id", "device_bytes", b"device_bytes", "num_disk_blocks", b"num_disk_blocks", "num_held_blocks", b"num_held_blocks", "num_host_blocks", b"num_host_blocks", "num_sequences", b"num_sequences", "problem", b"problem", "state_bytes", b"state_bytes", "suspended_bytes", b"suspended_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntegrityReport: _TypeAlias = IntegrityReport  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):

@@ -24,41 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\xb6\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargetsB\x08\n\x06prompt\"4\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb0\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seed\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\x93\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\x8b\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\xf1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargets\x12\x12\n\ncache_salt\x18\t \x01(\t\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.qllm.v1.SessionTurnB\x08\n\x06prompt\"O\n\x0bSessionTurn\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpects_tool_call\x18\x02 \x01(\t\x12\x11\n\tlast_turn\x18\x03 \x01(\x08\"4\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb0\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seed\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\x93\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\xa2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qllm.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTCLASS']._serialized_start=1367
-  _globals['_REQUESTCLASS']._serialized_end=1452
-  _globals['_FINISHREASON']._serialized_start=1454
-  _globals['_FINISHREASON']._serialized_end=1576
+  _globals['_REQUESTCLASS']._serialized_start=1530
+  _globals['_REQUESTCLASS']._serialized_end=1615
+  _globals['_FINISHREASON']._serialized_start=1617
+  _globals['_FINISHREASON']._serialized_end=1739
   _globals['_GENERATEREQUEST']._serialized_start=37
-  _globals['_GENERATEREQUEST']._serialized_end=347
-  _globals['_CHATPROMPT']._serialized_start=349
-  _globals['_CHATPROMPT']._serialized_end=401
-  _globals['_CHATMESSAGE']._serialized_start=403
-  _globals['_CHATMESSAGE']._serialized_end=447
-  _globals['_TOKENIDS']._serialized_start=449
-  _globals['_TOKENIDS']._serialized_end=472
-  _globals['_SAMPLINGPARAMS']._serialized_start=475
-  _globals['_SAMPLINGPARAMS']._serialized_end=651
-  _globals['_STOPCONDITIONS']._serialized_start=654
-  _globals['_STOPCONDITIONS']._serialized_end=816
-  _globals['_LATENCYTARGETS']._serialized_start=818
-  _globals['_LATENCYTARGETS']._serialized_end=902
-  _globals['_GENERATERESPONSE']._serialized_start=905
-  _globals['_GENERATERESPONSE']._serialized_end=1052
-  _globals['_FINISH']._serialized_start=1054
-  _globals['_FINISH']._serialized_end=1153
-  _globals['_USAGE']._serialized_start=1156
-  _globals['_USAGE']._serialized_end=1295
-  _globals['_ABORTREQUEST']._serialized_start=1297
-  _globals['_ABORTREQUEST']._serialized_end=1331
-  _globals['_ABORTRESPONSE']._serialized_start=1333
-  _globals['_ABORTRESPONSE']._serialized_end=1365
-  _globals['_INFERENCE']._serialized_start=1579
-  _globals['_INFERENCE']._serialized_end=1713
+  _globals['_GENERATEREQUEST']._serialized_end=406
+  _globals['_SESSIONTURN']._serialized_start=408
+  _globals['_SESSIONTURN']._serialized_end=487
+  _globals['_CHATPROMPT']._serialized_start=489
+  _globals['_CHATPROMPT']._serialized_end=541
+  _globals['_CHATMESSAGE']._serialized_start=543
+  _globals['_CHATMESSAGE']._serialized_end=587
+  _globals['_TOKENIDS']._serialized_start=589
+  _globals['_TOKENIDS']._serialized_end=612
+  _globals['_SAMPLINGPARAMS']._serialized_start=615
+  _globals['_SAMPLINGPARAMS']._serialized_end=791
+  _globals['_STOPCONDITIONS']._serialized_start=794
+  _globals['_STOPCONDITIONS']._serialized_end=956
+  _globals['_LATENCYTARGETS']._serialized_start=958
+  _globals['_LATENCYTARGETS']._serialized_end=1042
+  _globals['_GENERATERESPONSE']._serialized_start=1045
+  _globals['_GENERATERESPONSE']._serialized_end=1192
+  _globals['_FINISH']._serialized_start=1194
+  _globals['_FINISH']._serialized_end=1293
+  _globals['_USAGE']._serialized_start=1296
+  _globals['_USAGE']._serialized_end=1458
+  _globals['_ABORTREQUEST']._serialized_start=1460
+  _globals['_ABORTREQUEST']._serialized_end=1494
+  _globals['_ABORTRESPONSE']._serialized_start=1496
+  _globals['_ABORTRESPONSE']._serialized_end=1528
+  _globals['_INFERENCE']._serialized_start=1742
+  _globals['_INFERENCE']._serialized_end=1876
 # @@protoc_insertion_point(module_scope)

@@ -89,6 +89,8 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller to abort by, at most 128 printable ASCII characters, unique among live requests. Empty: the
     server makes one.
@@ -97,6 +99,10 @@ class GenerateRequest(_message.Message):
     """The class that the request is scheduled in."""
     text: _builtins.str
     """Plain text, tokenized by the server, special tokens added as the model's tokenizer does by default."""
+    cache_salt: _builtins.str
+    """Keeps what is cached of this request apart: other requests reuse it only if they have the same salt. Empty: shared by all
+    that have none. At most 128 bytes of UTF-8.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """A conversation, rendered with the model's own chat template."""
@@ -119,6 +125,10 @@ class GenerateRequest(_message.Message):
         with any time in it for a best-effort request, which is promised none.
         """
 
+    @_builtins.property
+    def session(self) -> Global___SessionTurn:
+        """The conversation, or agent's program, that this request is a turn of; absent: none."""
+
     def __init__(
         self,
         *,
@@ -130,16 +140,48 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         stop: Global___StopConditions | None = ...,
         targets: Global___LatencyTargets | None = ...,
+        cache_salt: _builtins.str = ...,
+        session: Global___SessionTurn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop", "targets", b"targets", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "session", b"session", "stop", b"stop", "targets", b"targets", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "targets", b"targets", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "chat", b"chat", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "session", b"session", "stop", b"stop", "targets", b"targets", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class SessionTurn(_message.Message):
+    """One turn of a program that will come again, after a tool has run. What is cached of it may be kept until then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTS_TOOL_CALL_FIELD_NUMBER: _builtins.int
+    LAST_TURN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Names the program: at most 128 printable ASCII characters."""
+    expects_tool_call: _builtins.str
+    """Name of the tool that the answer is expected to call, at most 128 printable ASCII characters. Empty: not known."""
+    last_turn: _builtins.bool
+    """Whether no turn follows, so that nothing is kept."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        expects_tool_call: _builtins.str = ...,
+        last_turn: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expects_tool_call", b"expects_tool_call", "last_turn", b"last_turn", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTurn: _TypeAlias = SessionTurn  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
@@ -456,6 +498,7 @@ class Usage(_message.Message):
     PREFILL_MS_FIELD_NUMBER: _builtins.int
     DECODE_MS_FIELD_NUMBER: _builtins.int
     NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
@@ -468,6 +511,8 @@ class Usage(_message.Message):
     """Milliseconds from the first token to the last."""
     num_preemptions: _builtins.int
     """Times that work of this request stood still inside an iteration while other work ran."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt whose K/V others, or earlier turns, had computed."""
     def __init__(
         self,
         *,
@@ -477,10 +522,11 @@ class Usage(_message.Message):
         prefill_ms: _builtins.float = ...,
         decode_ms: _builtins.float = ...,
         num_preemptions: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "decode_ms", b"decode_ms", "num_preemptions", b"num_preemptions", "prefill_ms", b"prefill_ms", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "decode_ms", b"decode_ms", "num_preemptions", b"num_preemptions", "prefill_ms", b"prefill_ms", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/co
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt
@@ -11,14 +12,36 @@ from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 
 
+class Tier(Enum):
+    """Where the cache of an offloaded sequence lies."""
+
+    HOST = 1
+    DISK = 2
+
+
 @dataclass(frozen=True, slots=True)
 class AddSequence:
-    """Makes a sequence known to the worker; `num_output_tokens` were generated before the worker knew it."""
+    """Makes a sequence known to the worker.
+
+    Attributes:
+        num_output_tokens: Tokens generated before the worker knew it.
+        shared_block_ids: Full blocks that hold its first tokens already.
+    """
 
     seq_id: SeqId
     sampling: SamplingParams
     stop: StopConditions
     num_output_tokens: int
+    shared_block_ids: tuple[BlockId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForkSequence:
+    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied."""
+
+    seq_id: SeqId
+    parent_seq_id: SeqId
+    new_block_ids: tuple[BlockId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +53,19 @@ class DropSequence:
 
 @dataclass(frozen=True, slots=True)
 class OffloadSequence:
-    """Moves a sequence's cache to host memory; its device blocks may be used by the next command."""
+    """Moves a sequence's cache off the device; blocks that it held alone may be used by the next command."""
 
     seq_id: SeqId
+    tier: Tier = Tier.HOST
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreSequence:
-    """Moves an offloaded sequence's cache back, into these blocks."""
+    """Moves an offloaded sequence's cache back, into these blocks; the first few are shared and hold it already."""
 
     seq_id: SeqId
     block_ids: tuple[BlockId, ...]
+    num_shared_blocks: int = 0
 
 
 class BatchItem(NamedTuple):
@@ -93,4 +118,22 @@ class Preempt:
         return range(self.first_command_id, self.last_command_id + 1)
 
 
-Command = AddSequence | DropSequence | OffloadSequence | RestoreSequence | StartBatch | DropBatch | Advance | Preempt
+@dataclass(frozen=True, slots=True)
+class CheckIntegrity:
+    """Asks whether the worker's books of memory agree with themselves, and what it holds."""
+
+    check_id: int
+
+
+Command = (
+    AddSequence
+    | ForkSequence
+    | DropSequence
+    | OffloadSequence
+    | RestoreSequence
+    | StartBatch
+    | DropBatch
+    | Advance
+    | Preempt
+    | CheckIntegrity
+)

@@ -25,6 +25,10 @@ class WorkTiming:
     num_heads: int = 0
     head_rows: int = 0
     head_ns: int = 0
+    num_offloaded_blocks: int = 0
+    offload_ns: int = 0
+    num_restored_blocks: int = 0
+    restore_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,12 @@ class WorkerModel:
         num_host_blocks: Host cache blocks for offloaded sequences.
         max_model_len: Longest prompt plus output in tokens.
         computes_on_cpu: Whether it computes on cores, from which scheduling then takes time.
+        num_disk_blocks: Cache blocks on disk for offloaded sequences.
+        block_bytes: Bytes of one block on the device; 0: not known.
+        host_block_bytes: Bytes of one block in host memory or on disk.
+        state_bytes: Bytes that one sequence on the device keeps besides its blocks.
+        num_states: Most sequences on the device that keep such; 0: no limit.
+        no_sharing_reason: Why blocks can't be shared by sequences that begin alike; empty where they can.
     """
 
     experts_by_layer: tuple[int, ...]
@@ -48,6 +58,12 @@ class WorkerModel:
     num_host_blocks: int
     max_model_len: int
     computes_on_cpu: bool = False
+    num_disk_blocks: int = 0
+    block_bytes: int = 0
+    host_block_bytes: int = 0
+    state_bytes: int = 0
+    num_states: int = 0
+    no_sharing_reason: str = ""
 
     @property
     def num_layers(self) -> int:
@@ -75,10 +91,15 @@ class BatchError:
 
 @dataclass(frozen=True, slots=True)
 class SequenceError:
-    """A sequence that the worker could not serve and left out; the others of its batches went on."""
+    """A sequence that the worker could not serve and left out; the others of its batches went on.
+
+    Attributes:
+        cache_is_lost: Whether nothing is wrong but that its cache is lost, so that it can be computed again.
+    """
 
     seq_id: SeqId
     message: str
+    cache_is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,22 @@ class StepResult:
     batch_errors: tuple[BatchError, ...] = ()
     timing: WorkTiming = field(default_factory=WorkTiming)
     sequence_errors: tuple[SequenceError, ...] = ()
+    suspended_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityReport:
+    """What the worker holds, and what of it contradicts itself; fields as in control.proto."""
+
+    check_id: int
+    problem: str
+    num_sequences: int
+    num_held_blocks: int
+    num_host_blocks: int
+    num_disk_blocks: int
+    device_bytes: int
+    state_bytes: int
+    suspended_bytes: int
 
 
 class TokenOutput(NamedTuple):

@@ -77,8 +77,21 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTurn:
+    """One turn of a program that comes again after a tool has run; the tool's name is empty if it is not known."""
+
+    session_id: str
+    expects_tool_call: str = ""
+    last_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """What one sequence used: tokens, seconds, and times that it stood still inside an iteration."""
+    """What one sequence used: tokens, seconds, and times that it stood still inside an iteration.
+
+    Attributes:
+        num_cached_tokens: Tokens of the prompt that others had computed already.
+    """
 
     num_prompt_tokens: int
     num_output_tokens: int
@@ -86,6 +99,7 @@ class Usage:
     prefill_s: float
     decode_s: float
     num_preemptions: int
+    num_cached_tokens: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +121,9 @@ class Sequence:
         due_s: When its next token is due.
         is_first_in_time: Whether its first token came in time.
         rides: Whether the iteration that it is in, or was in last, is of the other class's making.
+        salt: Keeps its cache apart from sequences of another salt.
+        session: The turn of a program that it is, if it is one.
+        num_cached_tokens: Tokens of the prompt that it found computed when it began.
     """
 
     seq_id: SeqId
@@ -126,6 +143,9 @@ class Sequence:
     due_s: float = 0.0
     is_first_in_time: bool = True
     rides: bool = False
+    salt: bytes = b""
+    session: SessionTurn | None = None
+    num_cached_tokens: int = 0
     state: SequenceState = SequenceState.QUEUED
     known_to_worker: bool = False
     effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
@@ -206,4 +226,5 @@ class Sequence:
             prefill_s=first_token_s - first_run_s,
             decode_s=last_token_s - first_token_s,
             num_preemptions=self.num_preemptions,
+            num_cached_tokens=self.num_cached_tokens,
         )

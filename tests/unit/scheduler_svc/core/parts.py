@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from itertools import count
 
 from scheduler_svc.core.accounts import Accounts
+from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
-from scheduler_svc.core.memory import Memory
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import BatchPlan, Limits, Policy, View
 from scheduler_svc.core.policies.base import Choice

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.core.block_pool import BlockPool, IntegrityError
+from scheduler_svc.core.cache.block_pool import BlockPool, IntegrityError
 from scheduler_svc.core.state.ids import BlockId
 
 

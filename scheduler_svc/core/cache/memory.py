@@ -6,7 +6,7 @@ Emits the commands that carry it out; the worker runs commands in order, so a bl
 
 from collections.abc import Callable
 
-from scheduler_svc.core.block_pool import BlockPool
+from scheduler_svc.core.cache.block_pool import BlockPool
 from scheduler_svc.core.state.commands import Command, DropSequence, OffloadSequence, RestoreSequence
 from scheduler_svc.core.state.ids import BlockId
 from scheduler_svc.core.state.results import WorkerModel
