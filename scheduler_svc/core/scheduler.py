@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from scheduler_svc.core import promise
 from scheduler_svc.core.accounts import Accounts
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
@@ -106,6 +107,14 @@ class Scheduler:
     def batches(self) -> tuple[Batch, ...]:
         """The batches under way."""
         return tuple(self.work.batches)
+
+    def memory_load(self) -> MemoryLoad:
+        """Returns who holds how much of the cache now."""
+        return MemoryLoad()
+
+    def check_integrity(self) -> None:
+        """Checks that the books of memory agree with each other; raises IntegrityError naming what does not."""
+        self.memory.pool.check_integrity(sequence.block_ids for sequence in self.work.sequences.values())
 
     # ---- what to run
 
