@@ -92,11 +92,56 @@ class Known(Generic[SequenceT, BatchT]):
         return self.batches[batch_id]
 
 
-def check_add(known: Known[SequenceT, BatchT], seq_id: int, stop_token_ids: Iterable[int]) -> None:
-    """Raises CommandRefused unless a sequence may be made known."""
+def check_add(
+    known: Known[SequenceT, BatchT],
+    seq_id: int,
+    stop_token_ids: Iterable[int],
+    shared_block_ids: Sequence[int] = (),
+) -> None:
+    """Raises CommandRefused unless a sequence may be made known, with these blocks for its first tokens."""
     if seq_id in known.sequences:
         raise CommandRefused(f"sequence {seq_id} is known already")
     _check_vocabulary(sorted(stop_token_ids), known.limits)
+    known.blocks.check_shared(shared_block_ids)
+    num_tokens, max_model_len = len(shared_block_ids) * known.blocks.block_size, known.limits.max_model_len
+    if num_tokens > max_model_len:
+        raise CommandRefused(f"sequence {seq_id} would share {num_tokens} tokens, at most {max_model_len} fit")
+
+
+def check_fork(
+    known: Known[SequenceT, BatchT], seq_id: int, parent_seq_id: int, new_block_ids: Sequence[int]
+) -> tuple[SequenceT, SequenceT]:
+    """Returns a sequence that may begin where another stands, and the other; raises CommandRefused if it may not."""
+    child, parent, blocks = known.sequence(seq_id), known.sequence(parent_seq_id), known.blocks
+    if parent.batch_id is not None:
+        raise CommandRefused(f"sequence {parent_seq_id} is in batch {parent.batch_id}, it can't be forked")
+    if parent_seq_id in blocks.offloaded_seq_ids:
+        raise CommandRefused(f"sequence {parent_seq_id} is offloaded, it can't be forked")
+    if child.batch_id is not None or blocks.held_by(seq_id) or seq_id in blocks.offloaded_seq_ids or child is parent:
+        raise CommandRefused(f"sequence {seq_id} has begun already, it can't take what sequence {parent_seq_id} has")
+    num_copied = int(parent.num_cached % blocks.block_size > 0)
+    if len(new_block_ids) != num_copied:
+        raise CommandRefused(
+            f"sequence {parent_seq_id} has {parent.num_cached} tokens cached: "
+            f"forking it takes {num_copied} new blocks, but {len(new_block_ids)} were given"
+        )
+    blocks.check_free(new_block_ids)
+    return child, parent
+
+
+def check_restore(
+    known: Known[SequenceT, BatchT], seq_id: int, block_ids: Sequence[int], num_shared_blocks: int = 0
+) -> SequenceT:
+    """Returns an offloaded sequence that may come back into blocks; raises CommandRefused if it may not."""
+    sequence, blocks = known.sequence(seq_id), known.blocks
+    blocks.check_restore(seq_id, block_ids, num_shared_blocks)
+    # Nobody writes to a shared block, so its rows are those of iterations that are over.
+    if num_shared_blocks * blocks.block_size > sequence.num_cached:
+        raise CommandRefused(
+            f"sequence {seq_id} would share {num_shared_blocks} blocks of {blocks.block_size} tokens, but has "
+            f"{sequence.num_cached} tokens cached"
+        )
+    return sequence
 
 
 def check_start(known: Known[SequenceT, BatchT], batch_id: int, items: Sequence[BatchItem]) -> list[SequenceT]:
@@ -165,9 +210,17 @@ def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: Know
     length = first_position + item.num_tokens
     if length > max_model_len:
         raise CommandRefused(f"sequence {seq_id} would have {length} tokens, at most {max_model_len} fit")
+    _check_writes(item, blocks)
     room = (len(blocks.held_by(seq_id)) + len(new_block_ids)) * blocks.block_size
     if length > room:
         raise CommandRefused(f"sequence {seq_id} would have {length} tokens, its blocks have room for {room}")
+
+
+def _check_writes(item: BatchItem, blocks: BlockLedger) -> None:
+    """Refuses to write where others read: only a sequence whose cache became void could want that."""
+    for block_id in blocks.held_by(item.seq_id)[item.first_position // blocks.block_size :]:
+        if blocks.num_holders(block_id) > 1:
+            raise CommandRefused(f"sequence {item.seq_id} would write to block {block_id}, which others hold too")
 
 
 def _check_tokens(item: BatchItem, sequence: KnownSequence, limits: ModelLimits) -> None:

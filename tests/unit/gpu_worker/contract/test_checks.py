@@ -1,10 +1,19 @@
 """Commands are checked against what a worker holds, whatever it holds it for: here for nothing at all."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start, tokens_of
+from gpu_worker.contract.checks import (
+    Known,
+    ModelLimits,
+    check_add,
+    check_advance,
+    check_fork,
+    check_restore,
+    check_start,
+    tokens_of,
+)
 from gpu_worker.contract.commands import BatchItem
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
@@ -100,3 +109,63 @@ def test_a_stop_token_outside_of_the_vocabulary_is_refused_and_a_known_id_too() 
         check_add(worker(), 9, [100, -1])
     with pytest.raises(CommandRefused, match="sequence 1 is known already"):
         check_add(worker(), 1, [])
+
+
+def test_a_sequence_shares_blocks_that_exist_and_no_more_than_a_text_has() -> None:
+    check_add(worker(), 9, [], [0, 7])
+    known = replace(worker(), limits=ModelLimits((0, 8), 100, 7))
+    for shared, reason in (
+        ([0, 0], "name a block twice"),
+        ([8], "block 8 does not exist"),
+        ([0, 1], "sequence 9 would share 8 tokens, at most 7 fit"),
+    ):
+        with pytest.raises(CommandRefused, match=reason):
+            check_add(known, 9, [], shared)
+
+
+@pytest.mark.parametrize(
+    ("seq_id", "parent_seq_id", "new_block_ids", "reason"),
+    [
+        (9, 2, [3], "sequence 9 is not known"),
+        (1, 9, [3], "sequence 9 is not known"),
+        (1, 3, [], "sequence 3 is in batch 30, it can't be forked"),
+        (1, 4, [], "sequence 4 is offloaded, it can't be forked"),
+        (4, 2, [3], "sequence 4 has begun already"),
+        (2, 2, [3], "sequence 2 has begun already"),
+        (3, 2, [3], "sequence 3 has begun already"),
+        (1, 2, [], "has 5 tokens cached: forking it takes 1 new blocks, but 0 were given"),
+        (1, 2, [3, 4], "takes 1 new blocks, but 2 were given"),
+        (1, 2, [2], "block 2 is held by sequence 3"),
+    ],
+)
+def test_a_fork_needs_a_parent_at_rest_a_child_that_holds_nothing_and_room_for_the_last_block(
+    seq_id: int, parent_seq_id: int, new_block_ids: list[int], reason: str
+) -> None:
+    known = replace(worker(), sequences={**worker().sequences, 4: Held()})
+    known.blocks.offload(4)
+    with pytest.raises(CommandRefused, match=reason):
+        check_fork(known, seq_id, parent_seq_id, new_block_ids)
+    assert check_fork(known, 1, 2, [3]) == (known.sequences[1], known.sequences[2])
+
+
+def test_a_sequence_comes_back_to_shared_blocks_as_far_as_its_full_ones_go_and_to_free_ones_behind() -> None:
+    known = worker()
+    known.blocks.offload(2)
+    for block_ids, num_shared, reason in (
+        ([0, 3], 3, "would share 3 blocks, allowed are 0 to 2"),
+        ([0, 3], 2, "would share 2 blocks of 4 tokens, but has 5 tokens cached"),
+        ([2, 3], 0, "block 2 is held by sequence 3"),
+        ([0, 2], 1, "block 2 is held by sequence 3"),
+        ([2, 2], 1, "name a block twice"),
+    ):
+        with pytest.raises(CommandRefused, match=reason):
+            check_restore(known, 2, block_ids, num_shared)
+    assert check_restore(known, 2, [2, 3], 1) == known.sequences[2]
+
+
+def test_nobody_writes_to_a_block_that_others_hold_too() -> None:
+    known = worker()
+    known.blocks.share(1, [0])
+    check_start(known, 31, [BatchItem(2, 1, (), 5)])
+    with pytest.raises(SequenceRefused, match="sequence 1 would write to block 0, which others hold too"):
+        check_start(known, 31, [BatchItem(1, 1, (5,), 0)])
