@@ -24,7 +24,7 @@ from scheduler_svc.core.state.results import (
     WorkerModel,
     WorkTiming,
 )
-from scheduler_svc.core.state.sequence import FinishReason, RequestClass
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Tier
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 
 _MAX_LAYERS = 10_000
@@ -47,7 +47,7 @@ _REQUEST_CLASSES = {
     RequestClass.LATENCY_SENSITIVE: inference_pb2.LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
 }
-_TIERS = {commands.Tier.HOST: control_pb2.TIER_HOST, commands.Tier.DISK: control_pb2.TIER_DISK}
+_TIERS = {Tier.HOST: control_pb2.TIER_HOST, Tier.DISK: control_pb2.TIER_DISK}
 _STAGES = {Stage.ATTENTION: control_pb2.STAGE_ATTENTION, Stage.EXPERTS: control_pb2.STAGE_EXPERTS}
 _PREEMPT_AT = {
     None: control_pb2.PREEMPT_AT_UNSPECIFIED,

@@ -100,7 +100,7 @@ class UnitCosts:
 
 
 class CostModel:
-    """Predicted times of the units that a batch, or several that run jointly, goes through."""
+    """Predicted times of moving caches, and of the units that a batch, or several that run jointly, goes through."""
 
     def __init__(self, model: WorkerModel) -> None:
         self._experts_per_token = model.num_experts_per_token
@@ -108,6 +108,8 @@ class CostModel:
         self._attention = OnlineFit((1.0, 64.0, 65536.0))
         self._expert = OnlineFit((1.0, 64.0))
         self._head = OnlineFit((1.0, 8.0))
+        self._offload = OnlineFit((16.0,))
+        self._restore = OnlineFit((16.0,))
         self._slowdown = Slowdown()
 
     @property
@@ -132,6 +134,18 @@ class CostModel:
             self._slowdown.observe(predicted_ms, sum(time_ms for _, _, time_ms in ran))
         for fit, counts, time_ms in ran:
             fit.observe(counts, time_ms)
+        if timing.num_offloaded_blocks:
+            self._offload.observe((timing.num_offloaded_blocks,), timing.offload_ns * 1e-6)
+        if timing.num_restored_blocks:
+            self._restore.observe((timing.num_restored_blocks,), timing.restore_ns * 1e-6)
+
+    def restore_s(self, num_blocks: int) -> float:
+        """Predicts how long the worker is kept by bringing a cache back; 0 until that was seen."""
+        return self._restore.predict_ms((num_blocks,)) * 1e-3
+
+    def move_s(self, num_blocks: int) -> float:
+        """Predicts how long the worker is kept by moving a cache off the device and back."""
+        return self._offload.predict_ms((num_blocks,)) * 1e-3 + self.restore_s(num_blocks)
 
     def unit_costs(self, shape: Shape) -> UnitCosts:
         """Predicts the units of batches whose shapes sum to `shape` and that run jointly.

@@ -6,12 +6,13 @@ Owns the batches under way. Knows no time: when an iteration is begun, and how i
 from itertools import count
 
 from scheduler_svc.core.accounts import Accounts
+from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.policies import BatchPlan
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
-from scheduler_svc.core.state.results import FailureOutput, Output, SampledToken, TokenOutput
+from scheduler_svc.core.state.results import FailureOutput, Output, SampledToken, SequenceError, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.workload import Workload
 
@@ -23,13 +24,17 @@ class Iterations:
 
     Args:
         work: The queues, the live sequences and the batches under way, which change here.
+        memory: Is told of what iterations compute.
         composer: Chooses members, and finds memory for them.
         accounts: Counts what comes of it.
         outbox: Where commands to the worker go, in order.
     """
 
-    def __init__(self, work: Workload, composer: Composer, accounts: Accounts, outbox: list[Command]) -> None:
+    def __init__(
+        self, work: Workload, memory: Memory, composer: Composer, accounts: Accounts, outbox: list[Command]
+    ) -> None:
         self._work = work
+        self._memory = memory
         self._composer = composer
         self._accounts = accounts
         self._counts = accounts.counters.classes
@@ -73,7 +78,10 @@ class Iterations:
         for sequence in (member.sequence for member in batch.members):
             if not sequence.known_to_worker:
                 num_outputs = len(sequence.output_token_ids)
-                self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs))
+                # It begins with full blocks, if with any: what it has besides is new.
+                num_shared = sequence.num_computed_tokens // self._work.block_size
+                shared = tuple(sequence.block_ids[:num_shared])
+                self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs, shared))
                 sequence.known_to_worker = True
         items = tuple(map(_item, batch.members))
         self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
@@ -88,6 +96,7 @@ class Iterations:
         for member in batch.members:
             sequence = member.sequence
             sequence.num_computed_tokens += member.num_tokens
+            self._memory.computed(sequence)
             if not sequence.output_token_ids:
                 self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
             token = tokens.get(sequence.seq_id) if member.samples else None
@@ -121,35 +130,39 @@ class Iterations:
         self._work.batches.remove(failed)
         self._outbox.append(DropBatch(batch_id))
         for member in failed.members:
+            self._memory.distrust(member.sequence)
             self.end_sequence(member.sequence)
         return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
 
     # ---- sequences and batches leave
 
-    def fail_sequence(self, seq_id: SeqId, message: str) -> list[Output]:
-        """Ends a sequence that the worker left out; its batches go on without it. An unknown one changes nothing."""
-        sequence = self._work.sequences.get(seq_id)
+    def fail_sequence(self, error: SequenceError) -> list[Output]:
+        """Takes in that the worker left a sequence out; its batches go on without it. An unknown one changes nothing.
+
+        It ends, or is computed again where nothing but its cache is lost.
+        """
+        sequence = self._work.sequences.get(error.seq_id)
         if sequence is None:
             return []
+        if error.cache_is_lost:
+            self._composer.start_over(sequence)
+            return []
+        self._memory.distrust(sequence)
         self.end_sequence(sequence)
-        return [FailureOutput(seq_id, message)]
+        return [FailureOutput(error.seq_id, error.message)]
 
     def end_sequence(self, sequence: Sequence) -> None:
         """Takes a live sequence out of wherever it is, and gives up its memory."""
-        if sequence.state is SequenceState.QUEUED:
-            self._work.queues.of(sequence).remove(sequence)
+        emptied = self._work.take_out(sequence)
         sequence.state = SequenceState.FINISHED
         self._composer.forget(sequence)
+        self._outbox += [DropBatch(batch.batch_id) for batch in emptied]
         del self._work.sequences[sequence.seq_id]
         self._counts[sequence.request_class].num_finished += 1
-        for batch in [b for b in self._work.batches if b.holds(sequence)]:  # its iteration, and the sequel of that
-            batch.remove(sequence)
-            self.drop_if_empty(batch)
 
     def drop_if_empty(self, batch: Batch) -> None:
         """Drops a batch that nobody is left in, unless its end has been sent: then that is all there is to wait for."""
-        if not batch.members and not batch.is_issued and batch in self._work.batches:
-            self._work.batches.remove(batch)
+        if self._work.discard_if_empty(batch):
             self._outbox.append(DropBatch(batch.batch_id))
 
 

@@ -76,6 +76,14 @@ class Outlook:
         """Predicts a whole iteration in seconds."""
         return self._cost_model.iteration_s(shape, self._planner.experts_by_layer)
 
+    def move_s(self, num_blocks: int) -> float:
+        """Predicts moving a cache off the device and back, in seconds."""
+        return self._cost_model.move_s(num_blocks)
+
+    def recompute_s(self, num_tokens: int) -> float:
+        """Predicts computing the first tokens of a sequence again, beside what runs anyway, in seconds."""
+        return self.iteration_s(Shape.of_chunk(num_tokens, num_tokens, num_rows=0, num_passes=0))
+
     def room_s(self, members: abc.Iterable[Member], starts_s: float) -> float:
         """Returns how long an iteration that starts then may take for its latency-sensitive members to be in time."""
         return self._room_s(self._made_of(members, starts_s))

@@ -66,9 +66,9 @@ class Scheduler:
         self._outbox: list[Command] = []
         self._policy = policy
         self.memory = Memory(model, self._outbox.append)
-        self._composer = Composer(self.work.queues, self.memory)
+        self._composer = Composer(self.work, self.memory, policy.queue_key, self._outbox.append)
         self._accounts = Accounts(self.work, observer)
-        self._iterations = Iterations(self.work, self._composer, self._accounts, self._outbox)
+        self._iterations = Iterations(self.work, self.memory, self._composer, self._accounts, self._outbox)
         self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
         self.window = self._dispatcher.window
@@ -182,7 +182,7 @@ class Scheduler:
         for failed in result.batch_errors:
             outputs += self._iterations.fail(failed.batch_id, failed.message)
         for left_out in result.sequence_errors:
-            outputs += self._iterations.fail_sequence(left_out.seq_id, left_out.message)
+            outputs += self._iterations.fail_sequence(left_out)
         tokens = {token.seq_id: token for token in result.tokens}
         for batch in step.batches:
             # Only a batch that was cut short stands elsewhere than where it was sent to.

@@ -14,7 +14,7 @@ from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import RequestClass, Sequence
+from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceState
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _ROUNDING_S = 1e-6
@@ -29,6 +29,7 @@ class Workload:
         limits: The configured limits.
         preempt_at: Where work may be left.
         computes_on_cpu: Whether the model is computed on cores, from which decisions take time.
+        block_size: Tokens in one cache block.
         sequences: The live ones.
         queues: Those that wait.
         batches: Batches under way.
@@ -44,6 +45,7 @@ class Workload:
         self.limits = limits
         self.preempt_at = preempt_at
         self.computes_on_cpu = model.computes_on_cpu
+        self.block_size = model.block_size
         self.sequences: dict[SeqId, Sequence] = {}
         self.queues = Queues(key)
         self.batches: list[Batch] = []
@@ -60,6 +62,26 @@ class Workload:
     def of_class(self, request_class: RequestClass) -> list[Batch]:
         """Returns the class's batches under way."""
         return [batch for batch in self.batches if batch.request_class is request_class]
+
+    def take_out(self, sequence: Sequence) -> list[Batch]:
+        """Takes a live sequence out of its queue, and out of its iteration and the sequel of that.
+
+        Returns the batches that are to be dropped, since nobody is left in them. One whose end has been sent is not
+        among them: that end is all there is to wait for.
+        """
+        if sequence.state is SequenceState.QUEUED:
+            self.queues.of(sequence).remove(sequence)
+        held = [batch for batch in self.batches if batch.holds(sequence)]
+        for batch in held:
+            batch.remove(sequence)
+        return [batch for batch in held if self.discard_if_empty(batch)]
+
+    def discard_if_empty(self, batch: Batch) -> bool:
+        """Takes a batch out that nobody is left in and whose end was not sent; whether it did."""
+        if batch.members or batch.is_issued or batch not in self.batches:
+            return False
+        self.batches.remove(batch)
+        return True
 
     def iteration_s(self, shape: Shape) -> float:
         """Predicts a whole iteration in seconds."""

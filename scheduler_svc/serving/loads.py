@@ -30,7 +30,7 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
         num_preemptions_at_expert=counters.num_preemptions_at_expert,
         num_joins=counters.num_joins,
         num_riders=counters.num_riders,
-        num_offloads=scheduler.memory.num_offloads,
+        num_offloads=scheduler.memory.counters.num_offloads,
         num_promotions=scheduler.work.guard.num_promotions,
         be_share=scheduler.work.guard.share(now_s),
     )

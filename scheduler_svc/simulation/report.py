@@ -30,7 +30,7 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
             "num_preemptions_at_layer": counters.num_preemptions_at_layer,
             "num_preemptions_at_expert": counters.num_preemptions_at_expert,
             "num_joins": counters.num_joins,
-            "num_offloads": simulation.scheduler.memory.num_offloads,
+            "num_offloads": simulation.scheduler.memory.counters.num_offloads,
             "num_promotions": simulation.scheduler.work.guard.num_promotions,
         },
     }

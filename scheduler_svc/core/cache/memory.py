@@ -1,37 +1,154 @@
-"""Admission by memory: gives sequences the blocks that their next tokens need; moves caches to host memory and back.
+"""Admission by memory: gives sequences the blocks that their next tokens need; moves caches off the device and back.
 
-Owns the device's block ids and counts the host's blocks. Decides nothing about whom to move: callers name the victim.
+Owns the device's block ids, counts the blocks of the other tiers, and knows which blocks hold what tokens, so that a
+sequence begins with what others computed of its prompt. Decides nothing about whom to move: callers name the victim.
 Emits the commands that carry it out; the worker runs commands in order, so a block may be used again at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import takewhile
 
 from scheduler_svc.core.cache.block_pool import BlockPool
-from scheduler_svc.core.state.commands import Command, DropSequence, OffloadSequence, RestoreSequence
-from scheduler_svc.core.state.ids import BlockId
+from scheduler_svc.core.cache.prefix_index import PrefixIndex, extend_digests
+from scheduler_svc.core.state.commands import Command, DropSequence, ForkSequence, OffloadSequence, RestoreSequence
+from scheduler_svc.core.state.ids import BlockId, SeqId
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import Sequence
+from scheduler_svc.core.state.sequence import Sequence, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a sequence without blocks on the device needs there to run its next tokens.
+
+    Attributes:
+        found: Blocks that hold its first tokens already, computed by others, or by itself before it was moved.
+        num_found_tokens: Tokens that it need not compute for that reason.
+        num_coming_tokens: Tokens behind those that an iteration under way computes for another sequence.
+        coming_from: That sequence, or one of them; None if there are no such tokens.
+        num_blocks: Free blocks that it takes, found ones that nobody holds among them.
+    """
+
+    found: tuple[BlockId, ...]
+    num_found_tokens: int
+    num_coming_tokens: int
+    coming_from: Sequence | None
+    num_blocks: int
+
+
+@dataclass(slots=True)
+class MoveCounters:
+    """What was moved, given up and found again since the worker joined; the fields of `MemoryLoad` of these names."""
+
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_offloads: int = 0
+    num_restores: int = 0
+    num_drops: int = 0
+    num_recomputed_tokens: int = 0
+
+
+class _Coming:
+    """The blocks that iterations under way fill, by digest, and for which sequence."""
+
+    def __init__(self) -> None:
+        self._owner_of: dict[bytes, Sequence] = {}
+        self._digests_of: dict[SeqId, list[bytes]] = {}
+
+    def add(self, sequence: Sequence, digests: list[bytes]) -> None:
+        """Adds blocks; those that another sequence computes already stay that one's."""
+        added = [digest for digest in digests if digest not in self._owner_of]
+        self._owner_of.update(dict.fromkeys(added, sequence))
+        self._digests_of.setdefault(sequence.seq_id, []).extend(added)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Takes out what one sequence computed, or does not compute any more."""
+        for digest in self._digests_of.pop(sequence.seq_id, ()):
+            del self._owner_of[digest]
+
+    def find(self, digests: Iterable[bytes]) -> list[Sequence]:
+        """Returns who computes the first few blocks, as far as somebody does."""
+        return list(takewhile(bool, map(self._owner_of.get, digests)))  # type: ignore[arg-type]
 
 
 class Memory:
-    """Device blocks and host blocks of one worker."""
+    """Device blocks, and blocks of the other tiers, of one worker.
 
-    def __init__(self, model: WorkerModel, emit: Callable[[Command], None]) -> None:
-        self.pool = BlockPool(model.num_blocks)
-        self.num_free_host_blocks = model.num_host_blocks
-        self.num_offloads = 0
-        self.num_offloaded = 0  # sequences whose cache is in host memory now
+    Args:
+        model: How many there are.
+        emit: Takes commands to the worker, in order.
+        shares: Whether sequences that begin alike share blocks.
+    """
+
+    def __init__(self, model: WorkerModel, emit: Callable[[Command], None], *, shares: bool = True) -> None:
+        self._index = PrefixIndex()
+        self.pool = BlockPool(model.num_blocks, self._index.drop)
+        self.num_free_by_tier = {Tier.HOST: model.num_host_blocks, Tier.DISK: model.num_disk_blocks}
+        self.num_offloaded = 0  # sequences whose cache is off the device now
+        self.num_states = 0  # sequences that keep a state on the device now
+        self.counters = MoveCounters()
+        self._most_states = model.num_states
+        self._shares = shares and not model.no_sharing_reason
+        self._coming = _Coming()
         self._block_size = model.block_size
         self._emit = emit
 
+    # ---- what there is
+
+    @property
+    def num_free_host_blocks(self) -> int:
+        """Blocks' worth of host memory that is free."""
+        return self.num_free_by_tier[Tier.HOST]
+
+    @property
+    def num_free_states(self) -> int:
+        """Sequences that may begin to keep a state on the device; many where there are none to keep."""
+        return self._most_states - self.num_states if self._most_states else self.pool.num_blocks
+
     def num_missing(self, sequence: Sequence, num_tokens: int) -> int:
-        """Counts the blocks that the sequence lacks for its next `num_tokens` tokens."""
+        """Counts the blocks that a sequence on the device lacks for its next `num_tokens` tokens."""
         missing = -(-(sequence.num_computed_tokens + num_tokens) // self._block_size) - len(sequence.block_ids)
         return missing if missing > 0 else 0
 
     def fits(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether the blocks for its next `num_tokens` tokens are free."""
         return self.num_missing(sequence, num_tokens) <= self.pool.num_free
+
+    def claim(self, sequence: Sequence, num_tokens: int) -> Claim:
+        """Returns what a sequence that is new or offloaded needs, to run its next `num_tokens` tokens at most.
+
+        Of a new one those are counted from its first token on: what is found of them need not be run.
+        """
+        num_computed, is_new = sequence.num_computed_tokens, not sequence.num_computed_tokens
+        # At least one token is left to compute: what follows a prompt is sampled from its last token's logits.
+        most_found = (sequence.num_tokens - 1 if is_new else num_computed) // self._block_size
+        digests = extend_digests(sequence, self._block_size, most_found)[:most_found] if self._shares else []
+        found = self._index.find(digests)
+        coming = self._coming.find(digests[len(found) :]) if is_new else []
+        num_found_tokens = len(found) * self._block_size if is_new else 0
+        length = max(num_computed + min(num_tokens, sequence.num_pending_tokens), num_found_tokens + 1)
+        num_wanted = max(sequence.num_host_blocks, -(-length // self._block_size))
+        num_blocks = num_wanted - len(found) + self.pool.num_unheld(found)
+        num_coming_tokens = len(coming) * self._block_size
+        return Claim(found, num_found_tokens, num_coming_tokens, coming[-1] if coming else None, num_blocks)
+
+    # ---- sequences take
+
+    def begin(self, sequence: Sequence, found: tuple[BlockId, ...]) -> None:
+        """Lets a sequence begin with blocks that hold its first tokens."""
+        num_found_tokens = len(found) * self._block_size
+        self.pool.share(found)
+        sequence.block_ids = list(found)
+        sequence.num_computed_tokens = num_found_tokens
+        sequence.num_known_blocks = len(found)
+        self.num_states += 1
+        if sequence.num_lost_tokens:
+            self.counters.num_recomputed_tokens += max(0, sequence.num_lost_tokens - num_found_tokens)
+            sequence.num_lost_tokens = 0
+        elif not sequence.output_token_ids:
+            sequence.num_cached_tokens = num_found_tokens
+            self.counters.num_prompt_tokens += len(sequence.prompt_token_ids)
+            self.counters.num_cached_tokens += num_found_tokens
 
     def grow(self, sequence: Sequence, num_tokens: int) -> tuple[BlockId, ...]:
         """Gives it the blocks for its next `num_tokens` tokens, which must fit; returns the new ones."""
@@ -43,24 +160,82 @@ class Memory:
         sequence.block_ids += added
         return tuple(added)
 
-    def can_offload(self, sequence: Sequence) -> bool:
-        """Whether it holds blocks and the host has room for them."""
-        return 0 < len(sequence.block_ids) <= self.num_free_host_blocks
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Gives a sequence that was made known and holds nothing what another has computed, outside of an iteration.
 
-    def offload(self, sequence: Sequence) -> None:
-        """Moves its cache to host memory and frees its blocks; `can_offload` must hold."""
-        sequence.num_host_blocks = len(sequence.block_ids)
-        self.num_free_host_blocks -= sequence.num_host_blocks
-        self.num_offloads += 1
-        self.num_offloaded += 1
-        self._emit(OffloadSequence(sequence.seq_id))  # first: whoever gets the blocks writes to them by a later command
-        self._free_blocks(sequence)
+        One block must be free: the parent's last one is copied if it is not full.
+        """
+        num_full = parent.num_computed_tokens // self._block_size
+        shared = parent.block_ids[:num_full]
+        copied = self.pool.allocate(int(parent.num_computed_tokens % self._block_size > 0))
+        self.pool.share(shared)
+        child.block_ids = [*shared, *copied]
+        child.num_computed_tokens = parent.num_computed_tokens
+        child.num_known_blocks = min(num_full, parent.num_known_blocks)
+        self.num_states += 1
+        self._emit(ForkSequence(child.seq_id, parent.seq_id, tuple(copied)))
+
+    # ---- what is found again
+
+    def computes(self, sequence: Sequence, first_position: int, num_tokens: int) -> None:
+        """Notes which blocks an iteration that begins will fill for a sequence, so that others may wait for them."""
+        first, stop = first_position // self._block_size, (first_position + num_tokens) // self._block_size
+        if self._shares and stop > first:
+            digests = extend_digests(sequence, self._block_size, stop)[first:stop]
+            self._coming.add(sequence, [digest for digest in digests if digest not in self._index])
+
+    def computed(self, sequence: Sequence) -> None:
+        """Lets others find the blocks that a sequence has filled, after an iteration that ended."""
+        num_full = sequence.num_computed_tokens // self._block_size
+        if not self._shares or num_full == sequence.num_known_blocks:
+            return
+        self._coming.forget(sequence)
+        digests = extend_digests(sequence, self._block_size, num_full)
+        if not sequence.is_offloaded:  # else its rows are elsewhere: what it restores to is known by then
+            for block, digest in zip(
+                sequence.block_ids[sequence.num_known_blocks : num_full],
+                digests[sequence.num_known_blocks : num_full],
+                strict=True,
+            ):
+                if self._index.add(digest, block):
+                    self.pool.remember(block)
+            sequence.num_known_blocks = num_full
+
+    def distrust(self, sequence: Sequence) -> None:
+        """Has nobody find what a sequence computed: it failed, and its rows may be the reason."""
+        for block in sequence.block_ids:
+            self._index.drop(block)
+            self.pool.disremember(block)
+
+    # ---- caches move
+
+    def offload(self, sequence: Sequence, tier: Tier = Tier.HOST) -> None:
+        """Moves its cache off the device and gives up its blocks, or from host memory on to disk; the tier has room."""
+        self._emit(
+            OffloadSequence(sequence.seq_id, tier)
+        )  # first: who gets the blocks writes to them by later commands
+        if sequence.is_offloaded:
+            self.num_free_by_tier[sequence.tier] += sequence.num_host_blocks
+        else:
+            sequence.num_host_blocks = len(sequence.block_ids)
+            self.num_offloaded += 1
+            self._leave_device(sequence)
+        sequence.tier = tier
+        self.num_free_by_tier[tier] -= sequence.num_host_blocks
+        self.counters.num_offloads += 1
 
     def restore(self, sequence: Sequence) -> None:
-        """Moves an offloaded sequence's cache back; `num_host_blocks` of the device's must be free."""
-        sequence.block_ids = self.pool.allocate(sequence.num_host_blocks)
-        self._emit(RestoreSequence(sequence.seq_id, tuple(sequence.block_ids)))
-        self._free_host_blocks(sequence)
+        """Moves an offloaded sequence's cache back; what its `claim` says must be free."""
+        found = self.claim(sequence, 0).found
+        self.pool.share(found)
+        after = found[-1] if found else None
+        sequence.block_ids = [*found, *self.pool.allocate(sequence.num_host_blocks - len(found), after)]
+        sequence.num_known_blocks = len(found)
+        self._emit(RestoreSequence(sequence.seq_id, tuple(sequence.block_ids), len(found)))
+        self.num_states += 1
+        self.counters.num_restores += 1
+        self._leave_tier(sequence)
+        self.computed(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Gives up all that is kept of it, here and in the worker: it ended, or is to be computed again."""
@@ -68,16 +243,21 @@ class Memory:
         # next owner begins behind it.
         if sequence.known_to_worker:
             self._emit(DropSequence(sequence.seq_id))
+        self._coming.forget(sequence)
         sequence.known_to_worker = False
         sequence.num_computed_tokens = 0
-        self._free_host_blocks(sequence)
-        self._free_blocks(sequence)
+        sequence.num_known_blocks = 0
+        if sequence.is_offloaded:
+            self._leave_tier(sequence)
+        elif sequence.block_ids:
+            self._leave_device(sequence)
 
-    def _free_host_blocks(self, sequence: Sequence) -> None:
-        self.num_free_host_blocks += sequence.num_host_blocks
-        self.num_offloaded -= sequence.is_offloaded
+    def _leave_tier(self, sequence: Sequence) -> None:
+        self.num_free_by_tier[sequence.tier] += sequence.num_host_blocks
+        self.num_offloaded -= 1
         sequence.num_host_blocks = 0
 
-    def _free_blocks(self, sequence: Sequence) -> None:
-        self.pool.free(sequence.block_ids)
+    def _leave_device(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_ids)
+        self.num_states -= 1
         sequence.block_ids = []

@@ -4,19 +4,11 @@ How they travel is the link's business. Mirrors StepCommand in protos/qllm/v1/co
 """
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt
 from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
-
-
-class Tier(Enum):
-    """Where the cache of an offloaded sequence lies."""
-
-    HOST = 1
-    DISK = 2
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Tier
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,22 @@ class Phase(Enum):
 class SequenceState(Enum):
     """Where a sequence is; it is in exactly one of these.
 
-    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. A queued sequence may be offloaded: its cache is in host memory,
-    and it is restored when it is picked for a batch.
+    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. Whatever it is, its cache may be offloaded; it is restored when it
+    is picked for a batch, or its batch goes on.
     """
 
     QUEUED = 1
     IN_BATCH = 2
     FINISHED = 3
+
+
+class Tier(Enum):
+    """Where the cache of an offloaded sequence lies."""
+
+    __hash__ = object.__hash__  # as RequestClass
+
+    HOST = 1
+    DISK = 2
 
 
 class FinishReason(Enum):
@@ -113,7 +122,7 @@ class Sequence:
         block_ids: Device blocks that hold them, in order; empty while offloaded.
         known_to_worker: Whether AddSequence was sent.
         effective_class: The class whose queue it stands in, which is the policy's choice.
-        num_host_blocks: Host blocks that hold its cache while it is offloaded; else 0.
+        num_host_blocks: Blocks of `tier` that hold its cache while it is offloaded; else 0.
         targets: The times that the request itself asks for.
         deadline_s: When the caller gives up; None: never.
         ttft_s: How long after its arrival its first token is promised; 0: as soon as possible.
@@ -124,6 +133,10 @@ class Sequence:
         salt: Keeps its cache apart from sequences of another salt.
         session: The turn of a program that it is, if it is one.
         num_cached_tokens: Tokens of the prompt that it found computed when it began.
+        num_lost_tokens: Tokens that it had computed when its cache was given up; they are to be computed again.
+        tier: Where its cache is while it is offloaded.
+        block_digests: What its first full blocks are found by; see `cache.prefix_index`.
+        num_known_blocks: So many of its blocks were computed and may be found.
     """
 
     seq_id: SeqId
@@ -146,6 +159,10 @@ class Sequence:
     salt: bytes = b""
     session: SessionTurn | None = None
     num_cached_tokens: int = 0
+    num_lost_tokens: int = 0
+    tier: Tier = Tier.HOST
+    block_digests: list[bytes] = field(default_factory=list)
+    num_known_blocks: int = 0
     state: SequenceState = SequenceState.QUEUED
     known_to_worker: bool = False
     effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
@@ -159,7 +176,7 @@ class Sequence:
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether its cache is in host memory."""
+        """Whether its cache is off the device."""
         return self.num_host_blocks > 0
 
     @property

@@ -5,12 +5,13 @@ pass, but the core never does.
 """
 
 import heapq
-from collections import deque
+from collections import abc, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
 from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start
+from gpu_worker.contract.commands import Tier as WorkerTier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor as WorkerCursor
 from gpu_worker.cursor import Stage as WorkerStage
@@ -33,7 +34,14 @@ from scheduler_svc.core.state.commands import (
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions, Targets
+from scheduler_svc.core.state.sequence import (
+    RequestClass,
+    SamplingParams,
+    Sequence,
+    SessionTurn,
+    StopConditions,
+    Targets,
+)
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 VOCAB_SIZE = 1 << 16
@@ -51,7 +59,12 @@ class Costs:
 
 @dataclass
 class SimSequence:
+    """Attributes:
+    rows: What its cached rows must be.
+    """
+
     num_cached: int = 0
+    rows: list[int] = field(default_factory=list)
     last_token: int | None = None
     batch_id: int | None = None
 
@@ -96,12 +109,31 @@ class Running:
         return self.command.preempt_at is PreemptAt.EXPERT or cursor.stage is Stage.ATTENTION
 
 
+class SimRows:
+    """What each block holds; nobody clears a block, as nobody does on a device."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._rows: dict[tuple[int, int], int] = {}
+
+    def read(self, block_ids: Iterable[int], num_rows: int) -> list[int]:
+        """Returns the first rows of a table."""
+        places = [(block, offset) for block in block_ids for offset in range(self._block_size)]
+        return [self._rows[place] for place in places[:num_rows]]
+
+    def write(self, block_ids: abc.Sequence[int], first: int, rows: Iterable[int]) -> None:
+        """Writes rows of a table, from the first-th on."""
+        for position, row in enumerate(rows, first):
+            self._rows[block_ids[position // self._block_size], position % self._block_size] = row
+
+
 class SimWorker:
     """Carries commands out in order, in virtual time, and refuses what breaks the contract."""
 
     def __init__(self, model: WorkerModel, costs: Costs) -> None:
         self.model, self.costs = model, costs
-        self.blocks = BlockLedger(model.num_blocks, model.block_size, model.num_host_blocks)
+        self.blocks = BlockLedger(model.num_blocks, model.block_size, model.num_host_blocks, model.num_disk_blocks)
+        self.rows = SimRows(model.block_size)
         self.sequences: dict[int, SimSequence] = {}
         self.batches: dict[int, SimBatch] = {}
         limits = ModelLimits(model.experts_by_layer, VOCAB_SIZE, model.max_model_len)
@@ -195,19 +227,26 @@ class SimWorker:
     def apply(self, command: Command) -> None:
         """Carries out a command that takes no time."""
         match command:
-            case AddSequence(seq_id, _, stop):
+            case AddSequence(seq_id, _, stop, _, shared_block_ids):
                 check_add(self.known, seq_id, stop.stop_token_ids)
-                self.sequences[seq_id] = SimSequence()
+                self.sequences[seq_id] = sequence = SimSequence()
+                self.blocks.share(seq_id, shared_block_ids)
+                sequence.num_cached = len(shared_block_ids) * self.model.block_size
+                sequence.rows = self.rows.read(shared_block_ids, sequence.num_cached)
             case DropSequence(seq_id):
                 if (batch_id := self.known.sequence(seq_id).batch_id) is not None:
                     self.batches[batch_id].dropped.add(seq_id)
                 self.blocks.forget(seq_id)
                 del self.sequences[seq_id]
-            case OffloadSequence(seq_id):
-                assert self.blocks.held_by(seq_id), "nothing to offload"
-                self.blocks.offload(seq_id)
-            case RestoreSequence(seq_id, block_ids):
-                self.blocks.restore(seq_id, block_ids)
+            case OffloadSequence(seq_id, tier):
+                assert self.blocks.held_by(seq_id) or seq_id in self.blocks.offloaded_seq_ids, "nothing to offload"
+                self.check_rows(seq_id)
+                self.blocks.offload(seq_id, WorkerTier[tier.name])
+            case RestoreSequence(seq_id, block_ids, num_shared):
+                self.blocks.restore(seq_id, block_ids, num_shared)
+                first = num_shared * self.model.block_size
+                self.rows.write(block_ids, first, self.sequences[seq_id].rows[first:])
+                self.check_rows(seq_id)
             case StartBatch(batch_id, request_class, items):
                 for sequence, item in zip(check_start(self.known, batch_id, items), items, strict=True):
                     self._begin(batch_id, sequence, item)
@@ -223,6 +262,13 @@ class SimWorker:
         needed = -(-(item.first_position + item.num_tokens) // self.model.block_size)
         assert len(self.blocks.held_by(item.seq_id)) == needed, "a sequence gets more blocks than it needs"
         sequence.batch_id = batch_id
+        self.check_rows(item.seq_id)
+
+    def check_rows(self, seq_id: int) -> None:
+        """Checks that a sequence's blocks still hold what it computed, or was given."""
+        rows = self.sequences[seq_id].rows
+        if seq_id not in self.blocks.offloaded_seq_ids:
+            assert self.rows.read(self.blocks.held_by(seq_id), len(rows)) == rows, "a sequence's rows were overwritten"
 
     def _is_preempted(self, command: Advance) -> bool:
         return command.preempt_at is not None and command.command_id in self.preempted_ids
@@ -259,11 +305,21 @@ class SimWorker:
                 continue
             sequence = self.sequences[seq_id]
             sequence.batch_id = None
+            self._write(sequence, item)
             sequence.num_cached += item.num_tokens
             if item.samples:
                 sequence.last_token = sequence.num_cached % 97
                 tokens.append(SampledToken(SeqId(seq_id), sequence.last_token, -0.5))
         return tokens
+
+    def _write(self, sequence: SimSequence, item: BatchItem) -> None:
+        """Writes rows as a model would: each depends on all tokens up to its own."""
+        first = item.first_position
+        row = sequence.rows[-1] if sequence.rows else 0
+        for token in item.token_ids or (sequence.last_token,):
+            row = hash((row, token))
+            sequence.rows.append(row)
+        self.rows.write(self.blocks.held_by(item.seq_id), first, sequence.rows[first:])
 
     def _walk(self, batches: tuple[SimBatch, ...], start: Cursor, until: Cursor) -> WorkTiming:
         items = [i for batch in batches for i in batch.items.values() if i.seq_id not in batch.dropped]
@@ -337,11 +393,14 @@ class Simulation:
         *,
         targets: Targets = NO_TARGETS,
         deadline_s: float | None = None,
+        alike: int | None = None,
+        session: SessionTurn | None = None,
     ) -> Sequence:
-        """Queues a sequence now, with a prompt or the length of one."""
+        """Queues a sequence now, with a prompt or the length of one; those that are alike by a number begin alike."""
         seq_id = SeqId(next(self._ids))
         if isinstance(prompt, int):
-            prompt = tuple((seq_id * 31 + i) % 89 for i in range(prompt))
+            kind = seq_id * 31 if alike is None else -alike
+            prompt = tuple((kind * 97 + i * 7) % 9973 for i in range(prompt))
         stop = StopConditions(max_tokens, 0, stop_token_ids)
         sequence = Sequence(
             seq_id,
@@ -352,6 +411,7 @@ class Simulation:
             self.now_s,
             targets=targets,
             deadline_s=deadline_s,
+            session=session,
         )
         self.sequences[seq_id] = sequence
         self.outputs[seq_id] = []
@@ -405,7 +465,9 @@ class Simulation:
     def check_integrity(self) -> None:
         """Checks that the pool agrees with every live sequence's table, and with the worker's."""
         live = self.scheduler.sequences
-        self.scheduler.memory.pool.check_integrity(s.block_ids for s in live)
+        self.scheduler.check_integrity()
+        if self.worker.is_idle:
+            self.worker.blocks.check_integrity()
         if self.worker.is_idle:
             tables = {s.seq_id: s.block_ids for s in live if s.known_to_worker}
             assert self.worker.tables == tables

@@ -54,8 +54,8 @@ class Parts:
         )
         self.memory = Memory(self.model, self.outbox.append)
         self.accounts = Accounts(self.work, observer)
-        composer = Composer(self.work.queues, self.memory)
-        self.iterations = Iterations(self.work, composer, self.accounts, self.outbox)
+        composer = Composer(self.work, self.memory, policy.queue_key, self.outbox.append)
+        self.iterations = Iterations(self.work, self.memory, composer, self.accounts, self.outbox)
         self.dispatcher = Dispatcher(self.work, policy, self.accounts, self.outbox)
         self._seq_ids = count(1)
         for timing in SimWorker(self.model, Costs()).calibration() if calibrated else ():
@@ -63,10 +63,11 @@ class Parts:
 
     def queue(self, request_class: RequestClass, num_prompt: int = 20, max_tokens: int = 3) -> Sequence:
         """Adds a sequence that waits."""
+        seq_id = SeqId(next(self._seq_ids))
         sequence = Sequence(
-            SeqId(next(self._seq_ids)),
+            seq_id,
             request_class,
-            (1,) * num_prompt,
+            (int(seq_id),) * num_prompt,
             SamplingParams(),
             StopConditions(max_tokens),
             0.0,

@@ -14,7 +14,7 @@ from tests.support.core.joining import Joining
 from tests.support.core.simulation import BE, LS, NO_TARGETS, Simulation, small_model
 from tests.support.core.trace_events import Events
 
-Arrival = tuple[float, RequestClass, int, int, float | None, Targets, float | None]
+Arrival = tuple[float, RequestClass, int, int, float | None, Targets, float | None, int | None]
 OWN = (NO_TARGETS, Targets(ttft_s=0.0, tpot_s=0.0), Targets(ttft_s=0.3), Targets(tpot_s=0.02), Targets(0.1, 0.3))
 ARRIVAL = st.tuples(
     st.floats(0, 0.5),
@@ -24,12 +24,13 @@ ARRIVAL = st.tuples(
     st.none() | st.floats(0, 1.5),
     st.sampled_from(OWN),
     st.none() | st.floats(0, 20),
+    st.none() | st.integers(0, 1),
 )
 
 
 def arrival(time_s: float, request_class: RequestClass, num_prompt: int, max_tokens: int) -> Arrival:
     """One that stays to its end and asks for nothing."""
-    return time_s, request_class, num_prompt, max_tokens, None, NO_TARGETS, None
+    return time_s, request_class, num_prompt, max_tokens, None, NO_TARGETS, None, None
 
 
 def play(sim: Simulation, arrivals: list[Arrival]) -> set[int]:
@@ -43,8 +44,9 @@ def play(sim: Simulation, arrivals: list[Arrival]) -> set[int]:
         abort_after_s: float | None,
         own: Targets,
         deadline_s: float | None,
+        alike: int | None,
     ) -> None:
-        sequence = sim.submit(request_class, num_prompt, max_tokens, targets=own, deadline_s=deadline_s)
+        sequence = sim.submit(request_class, num_prompt, max_tokens, targets=own, deadline_s=deadline_s, alike=alike)
         if abort_after_s is not None:
             sim.at(sim.now_s + abort_after_s, lambda: abort(sequence.seq_id))
 
@@ -127,7 +129,7 @@ def test_scarce_memory_offloads_best_effort_work_and_loses_none_of_it(calibrated
     arrivals = [arrival(0.0, BE, 100, 60) for _ in range(6)]
     arrivals += [arrival(rng.uniform(0.05, 0.6), LS, rng.randint(50, 200), 20) for _ in range(12)]
     aborted = play(sim, arrivals)
-    assert sim.scheduler.memory.num_offloads > 0
+    assert sim.scheduler.memory.counters.num_offloads > 0
     assert_all_served(sim, aborted)
 
 

@@ -4,7 +4,7 @@ from scheduler_svc.core.policies import BatchPlan
 from scheduler_svc.core.state.commands import AddSequence, DropBatch, DropSequence, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_PREFILL
-from scheduler_svc.core.state.results import SampledToken, TokenOutput
+from scheduler_svc.core.state.results import SampledToken, SequenceError, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, SequenceState, StopConditions
 from tests.support.core.simulation import BE, LS
 from tests.unit.scheduler_svc.core.parts import Parts
@@ -84,6 +84,6 @@ def test_what_is_not_known_fails_without_a_trace() -> None:
     parts.batch(BE)
     parts.sent()
     assert parts.iterations.fail(BatchId(77), "unlucky") == []
-    assert parts.iterations.fail_sequence(SeqId(77), "unlucky") == []
+    assert parts.iterations.fail_sequence(SequenceError(SeqId(77), "unlucky")) == []
     assert parts.sent() == []
     assert len(parts.work.sequences) == 1

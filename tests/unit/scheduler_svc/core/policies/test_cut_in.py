@@ -124,7 +124,7 @@ def test_who_rides_in_an_iteration_that_was_cut_into_keeps_its_blocks(num_spare_
     for step in range(600):
         sim.at(1.0 + 0.01 * step, check)
     sim.run(until_s=60.0)
-    assert sim.scheduler.memory.num_offloads > 0
+    assert sim.scheduler.memory.counters.num_offloads > 0
     assert all(s.state is SequenceState.FINISHED for s in sim.sequences.values() if s.request_class is LS)
 
 

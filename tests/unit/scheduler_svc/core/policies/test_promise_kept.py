@@ -180,7 +180,7 @@ def test_best_effort_sequences_whose_cache_is_on_the_host_keep_nobody_from_ridin
     sim.run(until_s=0.7)
     sim.submit(LS, 560, 2)  # needs the blocks of some of them
     sim.run(until_s=2.0)
-    assert sim.scheduler.memory.num_offloads > 0
+    assert sim.scheduler.memory.counters.num_offloads > 0
     be_times_s = [t for s in sim.sequences.values() if s.request_class is BE for t in sim.token_times_s[s.seq_id]]
     sim.run(until_s=4.0)
     later_s = [t for s in sim.sequences.values() if s.request_class is BE for t in sim.token_times_s[s.seq_id]]
