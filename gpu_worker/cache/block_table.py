@@ -52,6 +52,15 @@ class BlockTable:
         self._block_size = block_size
         self.place([])
 
+    def find(self, num_rows: int) -> None:
+        """Says that the blocks held so many rows of the sequence already when it was given them."""
+        self.num_cached = self.num_reserved = num_rows
+
+    def follow(self, parent: "BlockTable") -> None:
+        """Begins where another sequence stands, of which the blocks hold the rows."""
+        self.find(parent.num_cached)
+        self.state = parent.state.copy()
+
     def begin(self, first_position: int, num_tokens: int) -> None:
         """Begins an iteration that adds rows."""
         self.num_reserved = first_position + num_tokens

@@ -125,6 +125,12 @@ class RecurrentState:
         self._finished = {layer: state.to(device) for layer, state in self._finished.items()}
         self._under_way = {layer: state.to(device) for layer, state in self._under_way.items()}
 
+    def copy(self) -> "RecurrentState":
+        """What the last finished iteration left, once more."""
+        twin = RecurrentState(self._device)
+        twin._finished = {layer: state.to(self._device) for layer, state in self._finished.items()}
+        return twin
+
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""

@@ -13,6 +13,7 @@ Source: arXiv 2503.09304, section 4 (Unified Dynamic Cache).
 from collections.abc import Sequence
 from enum import Enum, auto
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -79,8 +80,33 @@ class UnifiedDynamicCache:
             self.blocks.extend(table.seq_id, block_ids)
             self._settle(table, block_ids)
 
+    def share(self, table: BlockTable, block_ids: Sequence[int]) -> None:
+        """Has the table of a sequence that holds nothing begin with blocks that are full of its rows already."""
+        if block_ids:
+            self.blocks.share(table.seq_id, block_ids)
+            self._settle(table, block_ids)
+            table.find(len(block_ids) * self.block_size)
+
+    def fork(self, table: BlockTable, parent: BlockTable, new_block_ids: Sequence[int]) -> None:
+        """Has the table of a sequence that holds nothing begin where another stands.
+
+        Args:
+            table: The sequence's.
+            parent: The other's, which is on the device with no iteration under way. Its full blocks are shared.
+            new_block_ids: The free block that rows of its last one are copied to, if that is not full.
+        """
+        num_full = parent.num_cached // self.block_size
+        self.share(table, parent.block_ids[:num_full])
+        self.extend(table, new_block_ids)
+        table.follow(parent)
+        if new_block_ids:
+            copied = num_full * self.block_size, parent.num_cached
+            source, target = (to_device(one.slots(*copied), self.device) for one in (parent, table))
+            for store in chain.from_iterable(self._stores.values()):
+                store.index_copy_(1, target, store.index_select(1, source))
+
     def forget(self, table: BlockTable) -> None:
-        """Frees all that a sequence holds, on the device and on the host."""
+        """Gives up all that a sequence holds, on the device and off it."""
         self.blocks.forget(table.seq_id)
         table.place([])
         table.host = None
@@ -108,7 +134,7 @@ class UnifiedDynamicCache:
         return sum(table.state.nbytes for table in self._tables.values() if table.host is None)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless each table lists the blocks its sequence holds, and each block has one owner."""
+        """Raises AssertionError unless each table lists the blocks that its sequence holds, and the ledger is right."""
         self.blocks.check_integrity()
         for table in self._tables.values():
             if table.block_ids != list(held := self.blocks.held_by(table.seq_id)):
@@ -133,18 +159,22 @@ class UnifiedDynamicCache:
         table.host = held
         table.place([])
 
-    def restore(self, table: BlockTable, block_ids: Sequence[int]) -> None:
-        """Copies an offloaded sequence's rows into new blocks.
+    def restore(self, table: BlockTable, block_ids: Sequence[int], num_shared_blocks: int = 0) -> None:
+        """Copies an offloaded sequence's rows into new blocks, but for those that the first few hold already.
 
         Raises:
             CommandRefused: It is not offloaded, the blocks are not free, or there are not as many as it had.
         """
-        self.blocks.restore(table.seq_id, block_ids)
+        self.blocks.restore(table.seq_id, block_ids, num_shared_blocks)
         self._settle(table, block_ids)
         host, table.host = table.host or {}, None
+        first = num_shared_blocks * self.block_size
+        slots = to_device(table.slots(first, table.num_reserved), self.device)
         for (layer, kind), rows in host.items():
-            slots = to_device(table.slots(0, rows[0].shape[1]), self.device)
-            self.write(layer, slots, *map(self._carrier.bring_back, rows), kind=kind)
+            # All of it comes back, the rows that are here already too: part of page-locked memory is not one piece,
+            # and the host would wait for its copy.
+            back = (self._carrier.bring_back(one).narrow(1, first, len(slots)) for one in rows)
+            self.write(layer, slots, *back, kind=kind)
         table.state.move(self.device)
 
     # ---- rows

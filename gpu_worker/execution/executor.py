@@ -8,6 +8,7 @@ from gpu_worker.contract.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     PreemptAt,
     RestoreSequence,
@@ -33,14 +34,18 @@ class RunnerExecutor:
         match command:
             case StartBatch(batch_id, items):
                 self._runner.start_batch(batch_id, items)
-            case AddSequence(seq_id, sampling, stop_token_ids, max_tokens, min_tokens, num_output_tokens):
-                self._runner.add_sequence(seq_id, sampling, stop_token_ids, max_tokens, min_tokens, num_output_tokens)
+            case AddSequence(seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, shared):
+                self._runner.add_sequence(
+                    seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, shared_block_ids=shared
+                )
+            case ForkSequence(seq_id, parent_seq_id, new_block_ids):
+                self._runner.fork_sequence(seq_id, parent_seq_id, new_block_ids)
             case DropSequence(seq_id):
                 self._runner.drop_sequence(seq_id)
             case OffloadSequence(seq_id):
                 self._runner.offload_sequence(seq_id)
-            case RestoreSequence(seq_id, block_ids):
-                self._runner.restore_sequence(seq_id, block_ids)
+            case RestoreSequence(seq_id, block_ids, num_shared_blocks):
+                self._runner.restore_sequence(seq_id, block_ids, num_shared_blocks)
             case DropBatch(batch_id):
                 self._runner.drop_batch(batch_id)
 

@@ -19,6 +19,7 @@ from gpu_worker.contract.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     RestoreSequence,
     StartBatch,
@@ -54,7 +55,7 @@ class ForgivingExecutor:
                 self._left_out.remove(seq_id)
             case DropBatch(batch_id) if batch_id in self._empty_batch_ids:
                 self._empty_batch_ids.remove(batch_id)
-            case AddSequence() | OffloadSequence() | RestoreSequence():
+            case AddSequence() | ForkSequence() | OffloadSequence() | RestoreSequence():
                 self._concern_one(command)
             case _:
                 self._executor.apply(command)
@@ -81,7 +82,7 @@ class ForgivingExecutor:
         self._empty_batch_ids.clear()
         self._unreported.clear()
 
-    def _concern_one(self, command: AddSequence | OffloadSequence | RestoreSequence) -> None:
+    def _concern_one(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> None:
         """Carries out what concerns one sequence; if that is refused, it is the sequence's end."""
         if command.seq_id not in self._left_out:
             try:

@@ -13,7 +13,16 @@ import torch
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
-from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start, tokens_of
+from gpu_worker.contract.checks import (
+    Known,
+    ModelLimits,
+    check_add,
+    check_advance,
+    check_fork,
+    check_restore,
+    check_start,
+    tokens_of,
+)
 from gpu_worker.contract.commands import BatchItem, Sampling
 from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.ledger import BlockLedger
@@ -97,8 +106,9 @@ class Runner:
         max_tokens: int,
         min_tokens: int = 0,
         num_output_tokens: int = 0,
+        shared_block_ids: abc.Sequence[int] = (),
     ) -> None:
-        """Makes a sequence known, with no cache.
+        """Makes a sequence known, with no cache but the rows of blocks that it shares.
 
         Args:
             seq_id: An id that is not known.
@@ -107,11 +117,25 @@ class Runner:
             max_tokens: Tokens that it generates in all.
             min_tokens: Tokens before which no stop token is chosen.
             num_output_tokens: Tokens that it generated before this worker knew it.
+            shared_block_ids: Blocks that are full of its first tokens' rows already.
         """
         stop_ids = frozenset(stop_token_ids)
-        check_add(self._known, seq_id, stop_ids)
+        check_add(self._known, seq_id, stop_ids, shared_block_ids)
         table = self.cache.new_table(seq_id)
+        self.cache.share(table, shared_block_ids)
         self._sequences[seq_id] = Sequence(seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table)
+
+    def fork_sequence(self, seq_id: int, parent_seq_id: int, new_block_ids: abc.Sequence[int]) -> None:
+        """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.
+
+        Args:
+            seq_id: The sequence; how it samples on is its own.
+            parent_seq_id: The other, which is in no suspended batch, and not offloaded.
+            new_block_ids: A free block for the rows in the other's last one, if that is not full; else none.
+        """
+        child, parent = check_fork(self._known, seq_id, parent_seq_id, new_block_ids)
+        self.cache.fork(child.table, parent.table, new_block_ids)
+        child.follow(parent)
 
     def drop_sequence(self, seq_id: int) -> None:
         """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
@@ -127,9 +151,10 @@ class Runner:
         """Moves a sequence's cache to host memory and frees its blocks; a suspended batch with it waits for restore."""
         self.cache.offload(self._known.sequence(seq_id).table)
 
-    def restore_sequence(self, seq_id: int, block_ids: abc.Sequence[int]) -> None:
-        """Moves an offloaded sequence's cache into new blocks, as many as it had."""
-        self.cache.restore(self._known.sequence(seq_id).table, block_ids)
+    def restore_sequence(self, seq_id: int, block_ids: abc.Sequence[int], num_shared_blocks: int = 0) -> None:
+        """Moves an offloaded sequence's cache into as many blocks as it had, of which the first few hold it already."""
+        sequence = check_restore(self._known, seq_id, block_ids, num_shared_blocks)
+        self.cache.restore(sequence.table, block_ids, num_shared_blocks)
 
     # ---- batches
 

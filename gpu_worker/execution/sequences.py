@@ -47,6 +47,12 @@ class Sequence:
         """Tokens of finished iterations that are cached."""
         return self.table.num_cached
 
+    def follow(self, parent: "Sequence") -> None:
+        """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
+        self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
+        if (last := self.last_token) is not None:
+            self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
+
     def next_draw(self) -> Draw:
         """How its next token is to be chosen."""
         early = self.num_output_tokens < self.min_tokens

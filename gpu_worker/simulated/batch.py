@@ -1,7 +1,8 @@
 """A sequence and a batch of a model that is not there: what they hold between commands, and what tokens come out.
 
-Tokens are a function of what a language model's are: of all tokens before them, and of the seed unless they are chosen
-greedily. So a sequence that is computed again, or by another worker, goes on as it would have.
+Tokens are a function of what a language model's are: of all tokens before them, which a checksum stands for, and of the
+seed unless they are chosen greedily. So a sequence that is computed again, or by another worker, or from what others
+computed, goes on as it would have.
 """
 
 from array import array
@@ -13,6 +14,7 @@ from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor, Stage
 
 _GOLDEN = 0x9E3779B1  # spreads consecutive positions over 32 bits
+_SEEDS = 0x85EBCA77  # spreads consecutive seeds
 _MASK_32 = 2**32 - 1
 _START = Cursor(0)
 
@@ -23,41 +25,59 @@ class SimulatedSequence:
 
     Attributes:
         seq_id: The scheduler's id.
-        first_context: What stands for an empty context: the seed, or 0 for a greedy choice.
+        seed: Of its choices, 0 for a greedy one.
         stop_ids: Tokens that end it.
         max_tokens: Tokens that it generates in all.
         min_tokens: Tokens that must be generated before a stop token may be chosen.
         num_output_tokens: Tokens generated so far, by other workers too.
         context: Checksum of the tokens that are cached.
-        num_cached: How many those are.
+        block_contexts: What it was at the end of each full block.
+        num_cached: How many tokens are cached.
         last_token: The token sampled last, which the next iteration may begin with.
         finish_reason: Why it ended, None while it goes on.
         batch_id: The suspended batch that it is in, if any.
     """
 
     seq_id: int
-    first_context: int
+    seed: int
     stop_ids: frozenset[int]
     max_tokens: int
     min_tokens: int
     num_output_tokens: int
     context: int = 0
+    block_contexts: list[int] = field(default_factory=list)
     num_cached: int = 0
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
 
-    def __post_init__(self) -> None:
-        self.context = self.first_context
+    def find(self, block_contexts: Sequence[int], block_size: int) -> None:
+        """Begins with full blocks that others computed."""
+        self.block_contexts = list(block_contexts)
+        self.context = self.block_contexts[-1] if block_contexts else 0
+        self.num_cached = len(block_contexts) * block_size
 
-    def compute(self, token_ids: Sequence[int]) -> None:
+    def follow(self, parent: "SimulatedSequence") -> None:
+        """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
+        self.context, self.block_contexts, self.num_cached = parent.context, [*parent.block_contexts], parent.num_cached
+        self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
+        if (last := self.last_token) is not None:
+            self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
+
+    def compute(self, token_ids: Sequence[int], block_size: int) -> None:
         """Takes tokens into the cache."""
-        self.context = crc32(array("i", token_ids).tobytes(), self.context)
-        self.num_cached += len(token_ids)
+        tokens, begin = array("i", token_ids), 0
+        while begin < len(tokens):
+            end = begin + block_size - self.num_cached % block_size  # of the block
+            self.context = crc32(tokens[begin:end].tobytes(), self.context)
+            self.num_cached += len(tokens[begin:end])
+            if not self.num_cached % block_size:
+                self.block_contexts.append(self.context)
+            begin = end
 
     def void(self) -> None:
         """Forgets what is cached."""
-        self.context, self.num_cached = self.first_context, 0
+        self.find((), 1)
 
     def sample(self, vocabulary: Sequence[int], logprob: float) -> SampledToken:
         """Chooses the next token, each of the vocabulary as probable, and notes whether the sequence ends with it."""
@@ -68,7 +88,7 @@ class SimulatedSequence:
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
     def _choose(self, vocabulary: Sequence[int]) -> int:
-        first = (self.context ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
+        first = (self.context ^ self.seed * _SEEDS ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
         if self.num_output_tokens >= self.min_tokens or vocabulary[first] not in self.stop_ids:
             return vocabulary[first]
         rotated = (vocabulary[(first + shift) % len(vocabulary)] for shift in range(1, len(vocabulary)))

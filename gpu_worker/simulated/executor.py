@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 from qllm.cost_table import CostTable
 
-from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start, tokens_of
+from gpu_worker.contract.checks import (
+    Known,
+    ModelLimits,
+    check_add,
+    check_advance,
+    check_fork,
+    check_restore,
+    check_start,
+    tokens_of,
+)
 from gpu_worker.contract.commands import (
     AddSequence,
     Advance,
@@ -17,6 +26,7 @@ from gpu_worker.contract.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     RestoreSequence,
     StartBatch,
@@ -38,6 +48,7 @@ class SimulatedExecutor:
         max_model_len: Longest prompt plus output in tokens.
         vocab_size: Token ids are below this.
         vocabulary: Tokens that are sampled, all alike; never empty.
+        num_disk_blocks: Blocks' worth of disk.
         pacer: Takes the time.
     """
 
@@ -50,6 +61,7 @@ class SimulatedExecutor:
         max_model_len: int,
         vocab_size: int,
         vocabulary: Sequence[int],
+        num_disk_blocks: int = 0,
         pacer: Pacer | None = None,
     ) -> None:
         self._costs = costs
@@ -59,7 +71,8 @@ class SimulatedExecutor:
         self._routing = Routing(costs.num_layers, costs.num_experts, costs.num_experts_per_token)
         self._sequences: dict[int, SimulatedSequence] = {}
         self._batches: dict[int, SimulatedBatch] = {}
-        self.blocks = BlockLedger(num_blocks, block_size, costs.num_host_blocks)
+        self._block_contexts: dict[int, int] = {}  # what each block that was filled stands for, whoever holds it
+        self.blocks = BlockLedger(num_blocks, block_size, costs.num_host_blocks, num_disk_blocks)
         limits = ModelLimits((costs.num_experts,) * costs.num_layers, vocab_size, max_model_len)
         self._known = Known(limits, self.blocks, self._sequences, self._batches)
 
@@ -72,10 +85,12 @@ class SimulatedExecutor:
                 self._add_sequence(command)
             case DropSequence(seq_id):
                 self._drop_sequence(self._known.sequence(seq_id))
-            case OffloadSequence(seq_id):
-                self.blocks.offload(self._known.sequence(seq_id).seq_id)
-            case RestoreSequence(seq_id, block_ids):
-                self.blocks.restore(self._known.sequence(seq_id).seq_id, block_ids)
+            case ForkSequence():
+                self._fork_sequence(command)
+            case OffloadSequence(seq_id, tier):
+                self.blocks.offload(self._known.sequence(seq_id).seq_id, tier)
+            case RestoreSequence():
+                self._restore_sequence(command)
             case DropBatch(batch_id):
                 self._forget_batch(self._known.batch(batch_id))
 
@@ -99,19 +114,45 @@ class SimulatedExecutor:
             self.blocks.forget(seq_id)
         self._sequences.clear()
         self._batches.clear()
+        self._block_contexts.clear()
 
     # ---- sequences
 
     def _add_sequence(self, add: AddSequence) -> None:
-        check_add(self._known, add.seq_id, add.stop_token_ids)
-        self._sequences[add.seq_id] = SimulatedSequence(
+        check_add(self._known, add.seq_id, add.stop_token_ids, add.shared_block_ids)
+        sequence = self._sequences[add.seq_id] = SimulatedSequence(
             seq_id=add.seq_id,
-            first_context=add.sampling.seed & 0xFFFFFFFF if add.sampling.temperature else 0,
+            seed=add.sampling.seed & 0xFFFFFFFF if add.sampling.temperature else 0,
             stop_ids=frozenset(add.stop_token_ids),
             max_tokens=add.max_tokens,
             min_tokens=add.min_tokens,
             num_output_tokens=add.num_output_tokens,
         )
+        if add.shared_block_ids:
+            self.blocks.share(add.seq_id, add.shared_block_ids)
+            # What no sequence computed here is as good as any other context.
+            contexts = [self._block_contexts.get(block_id, 0) for block_id in add.shared_block_ids]
+            sequence.find(contexts, self.blocks.block_size)
+
+    def _fork_sequence(self, fork: ForkSequence) -> None:
+        child, parent = check_fork(self._known, fork.seq_id, fork.parent_seq_id, fork.new_block_ids)
+        num_full = parent.num_cached // self.blocks.block_size
+        self.blocks.share(child.seq_id, self.blocks.held_by(parent.seq_id)[:num_full])
+        self.blocks.extend(child.seq_id, fork.new_block_ids)
+        child.follow(parent)
+
+    def _restore_sequence(self, restore: RestoreSequence) -> None:
+        given = restore.seq_id, restore.block_ids, restore.num_shared_blocks
+        sequence = check_restore(self._known, *given)
+        self.blocks.restore(*given)
+        self._note_contexts(sequence)
+
+    def _note_contexts(self, sequence: SimulatedSequence, num_known: int = 0) -> None:
+        """Notes what the full blocks of a sequence stand for, all but so many that are noted already."""
+        contexts = sequence.block_contexts
+        if num_known < len(contexts):
+            block_ids = self.blocks.held_by(sequence.seq_id)[num_known : len(contexts)]
+            self._block_contexts.update(zip(block_ids, contexts[num_known:], strict=True))
 
     def _drop_sequence(self, sequence: SimulatedSequence) -> None:
         """Forgets a sequence; a batch that holds it goes on without it."""
@@ -145,7 +186,9 @@ class SimulatedExecutor:
         """Takes what an iteration computed into the caches, and samples."""
         self._forget_batch(batch)
         for part in batch.parts:
-            part.sequence.compute(part.token_ids)
+            num_known = len(part.sequence.block_contexts)
+            part.sequence.compute(part.token_ids, self.blocks.block_size)
+            self._note_contexts(part.sequence, num_known)
         return [part.sequence.sample(self._vocabulary, self._logprob) for part in batch.parts if part.samples]
 
     def _void(self, batch_id: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """A scheduler of a few lines that owns block ids and drives a Runner, for tests of the worker."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,7 +60,12 @@ class Story:
 
 
 class Driver:
-    """Drives a runner; with `rng` blocks are handed out in random order, so that sequences lie scattered."""
+    """Drives a runner; with `rng` blocks are handed out in random order, so that sequences lie scattered.
+
+    Attributes:
+        free: Blocks that nobody holds.
+        holders: How many stories hold each of the others.
+    """
 
     def __init__(
         self,
@@ -75,6 +81,7 @@ class Driver:
         self.stories: dict[int, Story] = {}
         self.batches: dict[int, list[tuple[Story, BatchItem]]] = {}
         self.free = list(range(num_blocks))
+        self.holders: Counter[int] = Counter()
         self._experts = model.facts.experts_by_layer
         self._block_size = block_size
         self._rng = rng
@@ -82,12 +89,32 @@ class Driver:
         if rng:
             rng.shuffle(self.free)
 
-    def add(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling = GREEDY, **settings: Any) -> Story:
-        story = Story(self._new_id(), tuple(prompt), max_tokens)
+    def add(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        shared: Sequence[int] = (),
+        **settings: Any,
+    ) -> Story:
+        """Adds a story, whose first tokens `shared` blocks hold already."""
+        story = Story(self._new_id(), tuple(prompt), max_tokens, len(shared) * self._block_size)
         stop_ids = settings.pop("stop_token_ids", ())
-        self.runner.add_sequence(story.seq_id, sampling, stop_ids, max_tokens, **settings)
+        self.runner.add_sequence(story.seq_id, sampling, stop_ids, max_tokens, shared_block_ids=shared, **settings)
+        story.block_ids = self._hold(shared)
         self.stories[story.seq_id] = story
         return story
+
+    def fork(self, parent: Story, max_tokens: int, sampling: Sampling = GREEDY) -> Story:
+        """Adds a story that goes on where another stands."""
+        child = self.add(parent.prompt, max_tokens, sampling)
+        num_full, num_more = divmod(parent.num_cached, self._block_size)
+        copied = self._take_blocks(min(1, num_more))
+        self.runner.fork_sequence(child.seq_id, parent.seq_id, copied)
+        child.block_ids = [*self._hold(parent.block_ids[:num_full]), *copied]
+        child.num_cached, child.outputs = parent.num_cached, list(parent.outputs)
+        return child
 
     def start(self, *stories: Story, chunk: int = 10_000) -> int:
         """Starts an iteration of the stories: the next chunk of each prompt, or a decode."""
@@ -128,8 +155,7 @@ class Driver:
 
     def drop(self, story: Story) -> None:
         self.runner.drop_sequence(story.seq_id)
-        self.free += story.block_ids
-        story.block_ids = []
+        self._give_up(story)
         del self.stories[story.seq_id]
         for members in self.batches.values():
             members[:] = [member for member in members if member[0] is not story]
@@ -141,13 +167,13 @@ class Driver:
 
     def offload(self, story: Story) -> None:
         self.runner.offload_sequence(story.seq_id)
-        story.is_offloaded = True
-        self.free += story.block_ids
-        story.num_blocks_away, story.block_ids = len(story.block_ids), []
+        story.is_offloaded, story.num_blocks_away = True, len(story.block_ids)
+        self._give_up(story)
 
-    def restore(self, story: Story) -> None:
-        story.block_ids = self._take_blocks(story.num_blocks_away)
-        self.runner.restore_sequence(story.seq_id, story.block_ids)
+    def restore(self, story: Story, shared: Sequence[int] = ()) -> None:
+        """Brings a story back; `shared` blocks hold its first rows already."""
+        story.block_ids = [*self._hold(shared), *self._take_blocks(story.num_blocks_away - len(shared))]
+        self.runner.restore_sequence(story.seq_id, story.block_ids, len(shared))
         story.is_offloaded = False
 
     def check_nothing_left(self) -> None:
@@ -182,9 +208,19 @@ class Driver:
     def _take_blocks(self, count: int) -> list[int]:
         if self._rng:
             self._rng.shuffle(self.free)
-        taken, self.free = self.free[:count], self.free[count:]
+        taken = self.free[:count]
         assert len(taken) == count, "the test's own pool is too small"
-        return taken
+        return self._hold(taken)
+
+    def _hold(self, block_ids: Sequence[int]) -> list[int]:
+        self.holders.update(block_ids)
+        self.free = [block_id for block_id in self.free if not self.holders[block_id]]
+        return list(block_ids)
+
+    def _give_up(self, story: Story) -> None:
+        self.holders.subtract(story.block_ids)
+        self.free += [block_id for block_id in story.block_ids if not self.holders[block_id]]
+        story.block_ids = []
 
     def _new_id(self) -> int:
         self._next_id += 1

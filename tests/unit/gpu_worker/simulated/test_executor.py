@@ -13,10 +13,12 @@ from gpu_worker.contract.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     RestoreSequence,
     Sampling,
     StartBatch,
+    Tier,
 )
 from gpu_worker.contract.executor import Executor
 from gpu_worker.contract.results import FinishReason, SampledToken
@@ -44,7 +46,7 @@ GREEDY = Sampling()
 LENGTH = FinishReason.LENGTH
 
 
-def simulated(vocabulary: range = range(3, 512)) -> SimulatedExecutor:
+def simulated(vocabulary: range = range(3, 512), num_disk_blocks: int = 0) -> SimulatedExecutor:
     return SimulatedExecutor(
         COSTS,
         block_size=BLOCK_SIZE,
@@ -52,6 +54,7 @@ def simulated(vocabulary: range = range(3, 512)) -> SimulatedExecutor:
         max_model_len=FACTS.max_model_len,
         vocab_size=FACTS.vocab_size,
         vocabulary=vocabulary,
+        num_disk_blocks=num_disk_blocks,
     )
 
 
@@ -71,12 +74,16 @@ def drop_batch(batch_id: int) -> DropBatch:
     return DropBatch(batch_id)
 
 
-def offload(seq_id: int) -> OffloadSequence:
-    return OffloadSequence(seq_id)
+def offload(seq_id: int, tier: Tier = Tier.HOST) -> OffloadSequence:
+    return OffloadSequence(seq_id, tier)
 
 
-def restore(seq_id: int, *block_ids: int) -> RestoreSequence:
-    return RestoreSequence(seq_id, block_ids)
+def restore(seq_id: int, *block_ids: int, num_shared: int = 0) -> RestoreSequence:
+    return RestoreSequence(seq_id, block_ids, num_shared)
+
+
+def fork(seq_id: int, parent_seq_id: int, *new_block_ids: int) -> ForkSequence:
+    return ForkSequence(seq_id, parent_seq_id, new_block_ids)
 
 
 def start(batch_id: int, *items: BatchItem) -> StartBatch:
@@ -126,7 +133,7 @@ def generate(executor: SimulatedExecutor, seq_id: int, prompt: tuple[int, ...], 
     return [token.token_id for token in tokens]
 
 
-SETTING = (
+SETTING: tuple[Command | Advance, ...] = (
     *(add(seq_id) for seq_id in (1, 2, 3, 4)),
     start(20, item(2, 5, (5, 6, 7, 8, 9), 0, (10, 11)), item(4, 3, (5, 6, 7), 0, (13,))),
     advance(20),
@@ -142,6 +149,17 @@ FIRST = item(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))
     [
         add(1),
         add(5, stop_token_ids=[600]),
+        add(5, shared_block_ids=[16]),
+        add(5, shared_block_ids=[10, 10]),
+        fork(99, 2, 0),
+        fork(1, 99, 0),
+        fork(1, 2),
+        fork(1, 2, 11),
+        fork(1, 3, 0),
+        fork(1, 4, 0),
+        fork(4, 2, 0),
+        fork(3, 2, 0),
+        fork(2, 2, 0),
         drop(99),
         drop_batch(99),
         offload(2),
@@ -152,6 +170,8 @@ FIRST = item(1, 5, (5, 6, 7, 8, 9), 0, (0, 1))
         restore(4),
         restore(4, 10),
         restore(4, 16),
+        restore(4, 10, num_shared=1),
+        restore(4, 0, num_shared=2),
         start(40),
         start(40, FIRST, FIRST),
         start(30, FIRST),
@@ -192,7 +212,8 @@ def test_what_the_real_worker_refuses_is_refused_in_its_words_and_changes_nothin
     ours, theirs = (carry_out(executor, order) for executor in executors)
     assert ours == theirs
     assert ours != "done"
-    for later in (start(40, FIRST), advance(40, 30), restore(4, 0) if "restore" in ours else restore(4, 15)):
+    after: list[Command | Advance] = [start(40, FIRST), advance(40, 30), restore(4, 15), add(6, shared_block_ids=[10])]
+    for later in [*after, fork(5, 2, 14)]:
         ours, theirs = (carry_out(executor, later) for executor in executors)
         assert ours == theirs
 
@@ -216,7 +237,7 @@ def _random_order(rng: Random, number: int, positions: dict[int, int]) -> Comman
     """A command that may well be refused: ids are few, and positions only guessed."""
     seq_id, batch_id = rng.randrange(4), rng.randrange(3)
     free = tuple(rng.sample(range(NUM_BLOCKS), rng.randrange(3)))
-    kind = rng.randrange(10)
+    kind = rng.randrange(12)
     if kind < 3:
         layer = rng.randrange(FACTS.num_layers)
         inside = Cursor(layer, Stage.EXPERTS, rng.randrange(3))
@@ -229,8 +250,21 @@ def _random_order(rng: Random, number: int, positions: dict[int, int]) -> Comman
     if kind == 6:
         positions.pop(seq_id, None)
         return drop(seq_id)
-    added = add(seq_id, max_tokens=rng.randint(1, 4))
-    return rng.choice([added, added, offload(seq_id), restore(seq_id, *free), drop_batch(batch_id)])
+    if kind > 9:
+        return _random_sharing(rng, seq_id, free, positions)
+    others: list[Command] = [offload(seq_id), restore(seq_id, *free), drop_batch(batch_id)]
+    return rng.choice([*[add(seq_id, max_tokens=rng.randint(1, 4))] * 2, *others])
+
+
+def _random_sharing(rng: Random, seq_id: int, blocks: tuple[int, ...], positions: dict[int, int]) -> Command:
+    """A command that has a sequence begin with what another has, or come back to it."""
+    if rng.random() < 0.3:
+        return restore(seq_id, *blocks, num_shared=1)
+    if rng.random() < 0.5:
+        positions[seq_id] = len(blocks) * BLOCK_SIZE
+        return add(seq_id, max_tokens=rng.randint(1, 4), shared_block_ids=blocks)
+    positions[seq_id] = positions.get(3 - seq_id, 0)
+    return fork(seq_id, 3 - seq_id, *blocks[:1])
 
 
 def test_a_sequence_that_ended_is_passed_over_in_the_iteration_begun_ahead_of_its_end() -> None:
@@ -266,6 +300,31 @@ def test_same_prompt_gives_the_same_tokens_whoever_computes_them_and_in_whatever
     assert generate(executor, 2, (5, 6, 7, *whole[:3]), 5) == whole[3:]
     executor.apply(add(3, max_tokens=8))
     assert generate(executor, 3, (5, 6, 8), 8) != whole
+
+
+def test_whoever_shares_blocks_of_a_beginning_goes_on_as_whoever_computed_all_of_it() -> None:
+    prompt = tuple(range(5, 16))
+    for sampling in (GREEDY, Sampling(temperature=1.0, seed=3)):
+        executor = simulated(num_disk_blocks=3)
+        executor.apply(add(1, max_tokens=8, sampling=Sampling(temperature=1.0, seed=9)))
+        executor.apply(start(1, item(1, 11, prompt, 0, (11, 9, 12))))
+        executor.advance(advance(1), always)
+        executor.apply(add(2, max_tokens=8, sampling=sampling))
+        expected = generate(executor, 2, prompt, 8)
+        executor.apply(add(3, max_tokens=8, sampling=sampling, shared_block_ids=(11, 9)))
+        executor.apply(start(3, item(3, 2, prompt[8:10], 8, (0,))))  # a token short of the prompt
+        executor.advance(advance(3), always)
+        for seq_id, blocks in ((4, (1,)), (5, (3,))):
+            executor.apply(add(seq_id, max_tokens=8, sampling=sampling, num_output_tokens=0))
+            executor.apply(fork(seq_id, 3, *blocks))
+        executor.apply(offload(4, Tier.DISK))
+        executor.apply(drop(1))
+        executor.apply(restore(4, 11, 9, 6, num_shared=2))
+        for seq_id in (4, 5):
+            executor.apply(start(10 + seq_id, item(seq_id, 1, prompt[10:], 10)))
+            (token,) = executor.advance(advance(10 + seq_id), always).tokens
+            assert token.token_id == expected[0]
+        executor.blocks.check_integrity()
 
 
 def test_seed_counts_unless_the_choice_is_greedy() -> None:
