@@ -7,6 +7,7 @@
         ├── DeviceLost       a device that this process can use no more, whatever it does; the next process may
         ├── CommandRefused   a command that names something unknown or contradicts what the worker holds; no effect
         │   └── SequenceRefused   it is one sequence that makes it so, and the command would do without
+        ├── CacheLost        a sequence's cache that could not be moved; the worker has forgotten the sequence
         └── PassFailed       one batch's forward pass can't go on, for example because its logits are not numbers
 
 They carry no wire format: the process side turns a CommandRefused into a CommandError and a
@@ -38,6 +39,14 @@ class CommandRefused(WorkerError):
 
 class SequenceRefused(CommandRefused):
     """One sequence of a command is in the way; without it the command may be given again."""
+
+    def __init__(self, seq_id: int, message: str) -> None:
+        super().__init__(message)
+        self.seq_id = seq_id
+
+
+class CacheLost(WorkerError):
+    """A sequence's cache could not be moved, and is forgotten with the sequence; it can be computed again."""
 
     def __init__(self, seq_id: int, message: str) -> None:
         super().__init__(message)

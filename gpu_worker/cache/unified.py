@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gpu_worker.cache.block_table import BlockTable, StoreKey
 from gpu_worker.cache.carrier import carrier_of
+from gpu_worker.contract.commands import Tier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.machine.devices import is_host, to_device
 
@@ -144,18 +145,18 @@ class UnifiedDynamicCache:
 
     # ---- moving
 
-    def offload(self, table: BlockTable) -> None:
+    def offload(self, table: BlockTable, tier: Tier = Tier.HOST) -> None:
         """Copies a sequence's rows to host memory, those of an iteration under way included, and frees its blocks.
 
         Raises:
             CommandRefused: It is offloaded already, or host memory has no room for it.
         """
-        self.blocks.check_offload(table.seq_id)
+        self.blocks.check_offload(table.seq_id, tier)
         # Copied before its blocks are free: if the host has no memory after all, nothing has changed.
         reads = [partial(self.read, layer, table, 0, table.num_reserved, kind) for layer, kind in self._stores]
         held = dict(zip(self._stores, self._carrier.take_out(reads, table.block_ids), strict=True))
         table.state.move(torch.device("cpu"))
-        self.blocks.offload(table.seq_id)
+        self.blocks.offload(table.seq_id, tier)
         table.host = held
         table.place([])
 

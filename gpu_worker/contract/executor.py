@@ -15,7 +15,12 @@ class Executor(Protocol):
     """Carries commands out on a model; one thread calls it."""
 
     def apply(self, command: Command) -> None:
-        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+        """Carries out a command other than Advance.
+
+        Raises:
+            CommandRefused: It makes no sense; nothing has changed.
+            CacheLost: A cache could not be moved; its sequence is forgotten.
+        """
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""

@@ -73,6 +73,11 @@ class BlockLedger:
         tier, _ = self._away.get(seq_id, (None, 0))
         return tier
 
+    def num_blocks_of(self, seq_id: int) -> int:
+        """How many blocks a sequence fills, wherever they lie."""
+        _, num_blocks = self._away.get(seq_id, (None, len(self.held_by(seq_id))))
+        return num_blocks
+
     def held_by(self, seq_id: int) -> Sequence[int]:
         """A sequence's blocks on the device, in order; none while it is offloaded."""
         return self._tables.get(seq_id, ())

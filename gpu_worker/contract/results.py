@@ -1,7 +1,7 @@
 """What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult of control.proto."""
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -86,6 +86,11 @@ class WorkTiming:
     offload_ns: int = 0
     num_restored_blocks: int = 0
     restore_ns: int = 0
+
+    def add(self, other: "WorkTiming") -> None:
+        """Adds other work to it."""
+        for each in fields(other):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
     def layers_ns(self) -> int:

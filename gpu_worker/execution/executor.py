@@ -30,7 +30,12 @@ class RunnerExecutor:
         self._runner = runner
 
     def apply(self, command: Command) -> None:
-        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+        """Carries out a command other than Advance.
+
+        Raises:
+            CommandRefused: It makes no sense; nothing has changed.
+            CacheLost: A cache could not be moved; its sequence is forgotten.
+        """
         match command:
             case StartBatch(batch_id, items):
                 self._runner.start_batch(batch_id, items)
@@ -42,8 +47,8 @@ class RunnerExecutor:
                 self._runner.fork_sequence(seq_id, parent_seq_id, new_block_ids)
             case DropSequence(seq_id):
                 self._runner.drop_sequence(seq_id)
-            case OffloadSequence(seq_id):
-                self._runner.offload_sequence(seq_id)
+            case OffloadSequence(seq_id, tier):
+                self._runner.offload_sequence(seq_id, tier)
             case RestoreSequence(seq_id, block_ids, num_shared_blocks):
                 self._runner.restore_sequence(seq_id, block_ids, num_shared_blocks)
             case DropBatch(batch_id):

@@ -2,7 +2,10 @@
 
     command ─▶ ForgivingExecutor ─▶ executor     a SequenceRefused comes back: the sequence is forgotten, the command
                      ╰─ outcome.sequence_errors   given again without it; whatever names it passes it over, until it
-                                                  is dropped
+                                                  is dropped. A CacheLost: likewise, and it can be computed again
+
+Blocks that a lost cache was to come back to do not hold what the scheduler may take them for, so whoever is to share
+them has lost its cache too, until they are given away as new ones.
 
 One more executor in front of another; it knows neither a tensor nor a socket. What contradicts the worker's state as a
 whole (a batch that nobody knows) is refused as before.
@@ -26,7 +29,7 @@ from gpu_worker.contract.commands import (
 )
 from gpu_worker.contract.executor import Executor, GoesOn
 from gpu_worker.contract.results import AdvanceOutcome, BatchError, SequenceError
-from gpu_worker.errors import CommandRefused, SequenceRefused
+from gpu_worker.errors import CacheLost, CommandRefused, SequenceRefused
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class ForgivingExecutor:
         self._num_layers = num_layers
         self._left_out: set[int] = set()  # sequences that the scheduler has not dropped yet
         self._empty_batch_ids: set[int] = set()  # batches of which nobody is left
+        self._ruined_block_ids: set[int] = set()  # to be filled by what was lost
         self._unreported: list[SequenceError] = []
 
     def apply(self, command: Command) -> None:
@@ -80,15 +84,33 @@ class ForgivingExecutor:
         self._executor.forget_all()
         self._left_out.clear()
         self._empty_batch_ids.clear()
+        self._ruined_block_ids.clear()
         self._unreported.clear()
 
     def _concern_one(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> None:
         """Carries out what concerns one sequence; if that is refused, it is the sequence's end."""
-        if command.seq_id not in self._left_out:
-            try:
-                self._executor.apply(command)
-            except CommandRefused as refusal:
-                self._refuse(command.seq_id, str(refusal))
+        if command.seq_id in self._left_out:
+            return
+        if reason := self._why_lost(command):
+            self._refuse(command.seq_id, reason, cache_is_lost=True)
+            return
+        try:
+            self._executor.apply(command)
+        except CommandRefused as refusal:
+            self._refuse(command.seq_id, str(refusal))
+        except CacheLost as lost:
+            self._refuse(command.seq_id, str(lost), cache_is_lost=True)
+            self._ruined_block_ids.update(_new_block_ids(command))
+        else:
+            self._ruined_block_ids.difference_update(_new_block_ids(command))
+
+    def _why_lost(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> str:
+        """Says why nothing is there that a sequence could begin with; "" if it may be."""
+        if isinstance(command, ForkSequence) and command.parent_seq_id in self._left_out:
+            return f"sequence {command.parent_seq_id}, which it was to go on from, is gone"
+        if not self._ruined_block_ids.isdisjoint(_shared_block_ids(command)):
+            return "blocks that it was to share were never filled"
+        return ""
 
     def _start_batch(self, start: StartBatch) -> None:
         """Begins an iteration of those members that can take part."""
@@ -100,6 +122,8 @@ class ForgivingExecutor:
                 self._refuse(refusal.seq_id, str(refusal))
                 start = self._without_left_out(start)
             else:
+                if self._ruined_block_ids:
+                    self._ruined_block_ids.difference_update(*(item.new_block_ids for item in start.items))
                 return
         self._empty_batch_ids.add(start.batch_id)
 
@@ -120,9 +144,9 @@ class ForgivingExecutor:
                 self._refuse(refusal.seq_id, str(refusal))
         return AdvanceOutcome(advance.until)
 
-    def _refuse(self, seq_id: int, message: str) -> None:
-        _log.error("sequence_refused seq_id=%d error=%r", seq_id, message)
-        self._unreported.append(SequenceError(seq_id, message))
+    def _refuse(self, seq_id: int, message: str, *, cache_is_lost: bool = False) -> None:
+        _log.error("sequence_refused seq_id=%d cache_is_lost=%s error=%r", seq_id, cache_is_lost, message)
+        self._unreported.append(SequenceError(seq_id, message, cache_is_lost))
         self._leave_out(seq_id)
 
     def _leave_out(self, seq_id: int) -> None:
@@ -130,3 +154,23 @@ class ForgivingExecutor:
         self._left_out.add(seq_id)
         with contextlib.suppress(CommandRefused):
             self._executor.apply(DropSequence(seq_id))
+
+
+def _new_block_ids(command: Command) -> Sequence[int]:
+    """Blocks that a sequence is given to be filled."""
+    match command:
+        case ForkSequence():
+            return command.new_block_ids
+        case RestoreSequence():
+            return command.block_ids[command.num_shared_blocks :]
+    return ()
+
+
+def _shared_block_ids(command: Command) -> Sequence[int]:
+    """Blocks that a sequence is given because they are filled."""
+    match command:
+        case AddSequence():
+            return command.shared_block_ids
+        case RestoreSequence():
+            return command.block_ids[: command.num_shared_blocks]
+    return ()

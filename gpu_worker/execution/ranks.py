@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from gpu_worker.channel.codec import decode_frame, encode_command
-from gpu_worker.contract.commands import Advance, Command
+from gpu_worker.contract.commands import Advance, Command, DropSequence, OffloadSequence, RestoreSequence
 from gpu_worker.contract.executor import Executor, GoesOn
 from gpu_worker.contract.results import AdvanceOutcome, BatchError
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CacheLost, CommandRefused
 
 _log = logging.getLogger(__name__)
 
@@ -90,9 +90,9 @@ class LeadingExecutor:
         self._ranks = ranks
 
     def apply(self, command: Command) -> None:
-        """Carries out a command other than Advance; raises CommandRefused, and then nothing has changed."""
+        """Carries out a command other than Advance; raises as the executor does, a CacheLost of any rank too."""
         self._ranks.share(_Kind.APPLY, encode_command(command))
-        self._executor.apply(command)
+        _apply(self._executor, command, self._ranks)
 
     def advance(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Runs batches on, asking `goes_on` before each unit; raises CommandRefused, and then nothing has run."""
@@ -125,14 +125,32 @@ def follow(executor: Executor, ranks: Ranks) -> None:
                     if isinstance(command, Advance):
                         executor.advance(command, lambda _: ranks.share_flag())
                     else:
-                        executor.apply(command)
+                        _apply(executor, command, ranks)
                 case _Kind.ABANDON:
                     executor.abandon(array(_BATCH_IDS, frame), "")
                 case _Kind.FORGET_ALL:
                     executor.forget_all()
                 case _Kind.STOP:
                     return
-        except CommandRefused as refusal:
+        except (CommandRefused, CacheLost) as refusal:
             _log.warning("rank=%d refused error=%s", ranks.rank, refusal)
         except Exception:  # rank 0 met the same, and says what is to be done
             _log.exception("rank=%d failed", ranks.rank)
+
+
+def _apply(executor: Executor, command: Command, ranks: Ranks) -> None:
+    """Carries out a command here as all ranks do; a cache of which one rank's slice is lost is lost to all of them."""
+    if not isinstance(command, OffloadSequence | RestoreSequence):
+        executor.apply(command)
+        return
+    lost = None
+    try:
+        executor.apply(command)
+    except CacheLost as error:
+        lost = error
+    if ranks.least(int(lost is None)):
+        return
+    if lost is None:
+        executor.apply(DropSequence(command.seq_id))
+        lost = CacheLost(command.seq_id, f"the cache of sequence {command.seq_id} is lost to another rank")
+    raise lost

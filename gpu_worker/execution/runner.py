@@ -6,6 +6,7 @@ one thread under one torch.inference_mode().
 
 import logging
 from collections import abc
+from contextlib import contextmanager
 from math import inf
 
 import torch
@@ -23,11 +24,13 @@ from gpu_worker.contract.checks import (
     check_start,
     tokens_of,
 )
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import BatchItem, Sampling, Tier
 from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.contract.results import AdvanceOutcome, BatchError
 from gpu_worker.cursor import Cursor
+from gpu_worker.errors import CacheLost
+from gpu_worker.execution.moves import Moves
 from gpu_worker.execution.sequences import Batch, Member, Sequence
 from gpu_worker.execution.stepper import Step
 from gpu_worker.machine.clock import clock_of
@@ -81,6 +84,7 @@ class Runner:
         limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
         self.cache = UnifiedDynamicCache(blocks, self._device, layout)
+        self._moves = Moves(self.cache)
 
     def record_decodes(self, recordings: abc.Sequence[Recording], expert_share: float) -> None:
         """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
@@ -147,14 +151,25 @@ class Runner:
         self.cache.forget(sequence.table)
         del self._sequences[seq_id]
 
-    def offload_sequence(self, seq_id: int) -> None:
-        """Moves a sequence's cache to host memory and frees its blocks; a suspended batch with it waits for restore."""
-        self.cache.offload(self._known.sequence(seq_id).table)
+    def offload_sequence(self, seq_id: int, tier: Tier = Tier.HOST) -> None:
+        """Moves a sequence's cache off the device, or on to disk; a suspended batch with it waits for restore.
+
+        Raises:
+            CacheLost: That went wrong. The sequence is forgotten as when it is dropped.
+        """
+        table = self._known.sequence(seq_id).table
+        with self._forgets_what_is_lost():
+            self._moves.offload(table, tier)
 
     def restore_sequence(self, seq_id: int, block_ids: abc.Sequence[int], num_shared_blocks: int = 0) -> None:
-        """Moves an offloaded sequence's cache into as many blocks as it had, of which the first few hold it already."""
-        sequence = check_restore(self._known, seq_id, block_ids, num_shared_blocks)
-        self.cache.restore(sequence.table, block_ids, num_shared_blocks)
+        """Moves an offloaded sequence's cache into as many blocks as it had, of which the first few hold it already.
+
+        Raises:
+            CacheLost: That went wrong. The sequence is forgotten as when it is dropped.
+        """
+        table = check_restore(self._known, seq_id, block_ids, num_shared_blocks).table
+        with self._forgets_what_is_lost():
+            self._moves.restore(table, block_ids, num_shared_blocks)
 
     # ---- batches
 
@@ -212,6 +227,7 @@ class Runner:
             for member in batch.live_members:
                 member.sequence.table.commit()
             self._forget_batch(batch)  # gives up rows that are not committed
+        self._moves.tell(step.timing)
         errors = [self._fail(batch, error) for batch, error in step.failures]
         suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
         return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
@@ -233,6 +249,14 @@ class Runner:
         self._failed_batch_ids.clear()
 
     # ---- changes
+
+    @contextmanager
+    def _forgets_what_is_lost(self) -> abc.Iterator[None]:
+        try:
+            yield
+        except CacheLost as lost:
+            self.drop_sequence(lost.seq_id)
+            raise
 
     def _new_pass(self, members: abc.Sequence[Member], tokens: abc.Sequence[int]) -> Pass:
         spans = [member.span for member in members]

@@ -33,7 +33,7 @@ from gpu_worker.contract.commands import (
 )
 from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.ledger import BlockLedger
-from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken, WorkTiming
 from gpu_worker.cursor import Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
 from gpu_worker.simulated.step import Pacer, SimulatedStep
@@ -71,6 +71,7 @@ class SimulatedExecutor:
         self._routing = Routing(costs.num_layers, costs.num_experts, costs.num_experts_per_token)
         self._sequences: dict[int, SimulatedSequence] = {}
         self._batches: dict[int, SimulatedBatch] = {}
+        self._untold = WorkTiming()  # of what was moved, which takes no time, since the last advance
         self._block_contexts: dict[int, int] = {}  # what each block that was filled stands for, whoever holds it
         self.blocks = BlockLedger(num_blocks, block_size, costs.num_host_blocks, num_disk_blocks)
         limits = ModelLimits((costs.num_experts,) * costs.num_layers, vocab_size, max_model_len)
@@ -89,6 +90,7 @@ class SimulatedExecutor:
                 self._fork_sequence(command)
             case OffloadSequence(seq_id, tier):
                 self.blocks.offload(self._known.sequence(seq_id).seq_id, tier)
+                self._untold.num_offloaded_blocks += self.blocks.num_blocks_of(seq_id)
             case RestoreSequence():
                 self._restore_sequence(command)
             case DropBatch(batch_id):
@@ -99,6 +101,8 @@ class SimulatedExecutor:
         batches = check_advance(self._known, advance.batch_ids, advance.until)
         step = SimulatedStep(self._costs, self._routing, batches, advance.until, goes_on, self._pacer)
         reached = step.run()
+        step.timing.add(self._untold)
+        self._untold = WorkTiming()
         tokens: list[SampledToken] = []
         for batch in step.finished:
             tokens += self._finish(batch)
@@ -145,6 +149,7 @@ class SimulatedExecutor:
         given = restore.seq_id, restore.block_ids, restore.num_shared_blocks
         sequence = check_restore(self._known, *given)
         self.blocks.restore(*given)
+        self._untold.num_restored_blocks += len(restore.block_ids) - restore.num_shared_blocks
         self._note_contexts(sequence)
 
     def _note_contexts(self, sequence: SimulatedSequence, num_known: int = 0) -> None:

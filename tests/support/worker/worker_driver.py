@@ -155,6 +155,10 @@ class Driver:
 
     def drop(self, story: Story) -> None:
         self.runner.drop_sequence(story.seq_id)
+        self.forget(story)
+
+    def forget(self, story: Story) -> None:
+        """Notes that the runner has forgotten a story."""
         self._give_up(story)
         del self.stories[story.seq_id]
         for members in self.batches.values():

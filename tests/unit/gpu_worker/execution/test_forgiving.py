@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from gpu_worker.contract.commands import BatchItem, Command
+from gpu_worker.contract.commands import BatchItem, Command, OffloadSequence, RestoreSequence
 from gpu_worker.cursor import Cursor
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CacheLost, CommandRefused
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from tests.unit.gpu_worker.simulated.test_executor import (
     BLOCK_SIZE,
@@ -19,6 +19,7 @@ from tests.unit.gpu_worker.simulated.test_executor import (
     always,
     drop,
     drop_batch,
+    fork,
     item,
     offload,
     real,
@@ -179,3 +180,60 @@ def test_a_sequence_whose_output_is_no_number_is_left_out_of_what_is_begun_alrea
     monkeypatch.undo()
     executor.apply(start(2, item(1, 1, (), 3), item(2, 1, (), 3)))
     assert run(executor, 2) == ([1], {})
+
+
+class Leaky:
+    """A real executor of which some moves fail, as a full disk makes them: what is lost is forgotten."""
+
+    def __init__(self, *lost: Command) -> None:
+        self.real = real()
+        self._lost = lost
+        self.advance, self.abandon, self.forget_all = self.real.advance, self.real.abandon, self.real.forget_all
+
+    def apply(self, command: Command) -> None:
+        self.real.apply(command)
+        if isinstance(command, OffloadSequence | RestoreSequence) and command in self._lost:
+            self.real.apply(drop(command.seq_id))
+            raise CacheLost(command.seq_id, "no space left")
+
+
+def test_a_lost_cache_is_told_as_one_and_the_sequence_passed_over_until_it_is_dropped_and_added_anew() -> None:
+    executor = ForgivingExecutor(Leaky(offload(2)), FACTS.num_layers)
+    for seq_id in (1, 2):
+        executor.apply(add(seq_id))
+    executor.apply(start(1, prompt(1), prompt(2)))
+    executor.advance(advance(1, until=INSIDE), always)
+    executor.apply(offload(2))
+    executor.apply(restore(2, 5))
+    outcome = executor.advance(advance(1), always)
+    assert [token.seq_id for token in outcome.tokens] == [1]
+    assert [(error.seq_id, error.cache_is_lost) for error in outcome.sequence_errors] == [(2, True)]
+    executor.apply(start(2, item(2, 1, (), 3)))
+    assert run(executor, 2) == ([], {})
+    executor.apply(drop(2))
+    executor.apply(add(2))
+    executor.apply(start(3, prompt(2)))
+    assert run(executor, 3) == ([2], {})
+
+
+def test_whoever_was_to_share_blocks_that_a_lost_cache_never_filled_is_lost_too_until_they_are_new_again() -> None:
+    executor = ForgivingExecutor(Leaky(restore(1, 8)), FACTS.num_layers)
+    executor.apply(add(1))
+    executor.apply(start(1, item(1, 4, (5, 6, 7, 8), blocks=(1,))))
+    executor.advance(advance(1), always)
+    executor.apply(offload(1))
+    executor.apply(restore(1, 8))
+    executor.apply(add(2, shared_block_ids=(8,)))
+    executor.apply(add(3))
+    executor.apply(fork(3, 1, 9))
+    executor.apply(add(4))
+    executor.apply(start(2, item(4, 4, (5, 6, 7, 8), blocks=(8,))))
+    outcome = executor.advance(advance(2), always)
+    assert [(error.seq_id, error.cache_is_lost) for error in outcome.sequence_errors] == [
+        (1, True),
+        (2, True),
+        (3, True),
+    ]
+    executor.apply(add(5, shared_block_ids=(8,)))
+    executor.apply(start(3, item(5, 1, (9,), 4, (10,))))
+    assert run(executor, 3) == ([5], {})

@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from gpu_worker.contract.commands import Command, DropSequence, OffloadSequence
+from gpu_worker.errors import CacheLost
+from gpu_worker.execution.ranks import LeadingExecutor, Ranks
 from tests.support.channel.control_channel import python_path
 from tests.support.models.families import random_model
 
@@ -43,3 +47,35 @@ def test_all_ranks_compute_in_the_type_that_the_first_has_measured(tmp_path: Pat
     taken = first.removeprefix("rank 0: ").removesuffix(", measurement")
     assert taken in ("float32", "bfloat16")
     assert second == f"rank 1: {taken}, rank 0"
+
+
+class OtherRanks(Ranks):
+    """Ranks of which another one has lost a cache, or none has."""
+
+    def __init__(self, *, have_lost: bool) -> None:
+        self._have_lost = have_lost
+
+    def share(self, kind: int = 0, frame: bytes = b"") -> tuple[int, bytes]:
+        return kind, frame
+
+    def least(self, number: int) -> int:
+        return min(number, int(not self._have_lost))
+
+
+class Noting:
+    """Notes the commands that it is given."""
+
+    def __init__(self) -> None:
+        self.applied: list[Command] = []
+
+    def apply(self, command: Command) -> None:
+        self.applied.append(command)
+
+
+def test_a_cache_of_which_another_rank_has_lost_its_slice_is_lost_here_too() -> None:
+    offload = OffloadSequence(7)
+    fine, lost = Noting(), Noting()
+    LeadingExecutor(fine, OtherRanks(have_lost=False)).apply(offload)  # type: ignore[arg-type]
+    with pytest.raises(CacheLost, match="sequence 7 is lost to another rank"):
+        LeadingExecutor(lost, OtherRanks(have_lost=True)).apply(offload)  # type: ignore[arg-type]
+    assert (fine.applied, lost.applied) == ([offload], [offload, DropSequence(7)])
