@@ -54,6 +54,7 @@ def decode_usage(usage: pb.Usage) -> Usage:
         prefill_ms=usage.prefill_ms,
         decode_ms=usage.decode_ms,
         num_preemptions=usage.num_preemptions,
+        cached_tokens=usage.cached_tokens,
     )
 
 

@@ -86,7 +86,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the service says that a generation used; its fields are those of `qllm.v1.Usage`."""
+    """What the service says that a generation used; its fields are those of `qllm.v1.Usage`.
+
+    Attributes:
+        cached_tokens: Tokens of the prompt that were not computed, since their K/V was there already.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -94,6 +98,7 @@ class Usage:
     prefill_ms: float
     decode_ms: float
     num_preemptions: int
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,12 +130,17 @@ def _shown(value: object) -> str:
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
-    """Returns all fields by name, with numbers as numbers (protobuf's own JSON makes strings of 64-bit ones)."""
+    """Returns all fields by name, with numbers as numbers (protobuf's own JSON makes strings of 64-bit ones).
+
+    A message that is absent is None.
+    """
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        if field.message_type is not None:
-            fields[field.name] = _as_dict(value)
+        if field.is_repeated:
+            fields[field.name] = list(value)
+        elif field.message_type is not None:
+            fields[field.name] = _as_dict(value) if message.HasField(field.name) else None
         elif field.enum_type is not None:
             fields[field.name] = field.enum_type.values_by_number[value].name
         else:

@@ -60,6 +60,11 @@ class TextGeneration:
         self._stream = stream
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens of the prompt that others had computed; 0 until work on it begins."""
+        return self._stream.usage().num_cached_tokens
+
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Yields deltas until the one with a finish; raises ServiceError when the generation cannot be finished."""
         async for event in self._stream:

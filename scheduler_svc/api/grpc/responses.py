@@ -44,4 +44,5 @@ def usage_message(usage: Usage) -> pb.Usage:
         prefill_ms=usage.prefill_s * 1e3,
         decode_ms=usage.decode_s * 1e3,
         num_preemptions=usage.num_preemptions,
+        cached_tokens=usage.num_cached_tokens,
     )

@@ -170,7 +170,9 @@ class _RunningUsage:
     """Counts what an answer has used; a prompt counts once, however many choices it has."""
 
     def __init__(self, generations: list[TextGeneration], num_choices_per_prompt: int) -> None:
-        self._num_prompt_tokens = sum(len(one.prompt_token_ids) for one in generations[::num_choices_per_prompt])
+        starts = range(0, len(generations), num_choices_per_prompt)
+        self._prompts = [generations[start : start + num_choices_per_prompt] for start in starts]
+        self._num_prompt_tokens = sum(len(choices[0].prompt_token_ids) for choices in self._prompts)
         self._num_output_tokens = 0
 
     def add(self, delta: Delta) -> None:
@@ -183,4 +185,9 @@ class _RunningUsage:
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_output_tokens,
             "total_tokens": self._num_prompt_tokens + self._num_output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._num_cached_tokens()},
         }
+
+    def _num_cached_tokens(self) -> int:
+        """Counts what no choice had to compute: further choices find what the first one computed for this answer."""
+        return sum(min(choice.num_cached_tokens for choice in choices) for choices in self._prompts)

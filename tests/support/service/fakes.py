@@ -53,6 +53,11 @@ def echo(request: GenerationRequest) -> list[int]:
     return [prompt[index % len(prompt)] for index in range(request.stop.max_tokens)]
 
 
+def nothing_cached(request: GenerationRequest) -> int:
+    """No token."""
+    return 0
+
+
 @dataclass
 class FakeStream:
     """One request's events. Tokens come one an event, or `tokens_per_event`, until a stop token or the script's end."""
@@ -60,6 +65,7 @@ class FakeStream:
     generator: "FakeGenerator"
     request: GenerationRequest
     script: list[int]
+    num_cached_tokens: int = 0
     num_out: int = 0
     closed: bool = False
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,7 +103,7 @@ class FakeStream:
         return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage)
 
     def usage(self) -> Usage:
-        return Usage(len(self.request.prompt_token_ids), self.num_out, 0.001, 0.002, 0.003, 4)
+        return Usage(len(self.request.prompt_token_ids), self.num_out, 0.001, 0.002, 0.003, 4, self.num_cached_tokens)
 
     def end(self) -> None:
         self.generator.live.pop(self.request.request_id, None)
@@ -116,6 +122,7 @@ class FakeGenerator:
 
     Attributes:
         script: Tokens that a request generates.
+        cached: How many tokens of its prompt are found.
         hold_after: A stream waits once it has given this many tokens, until it is aborted; None: never.
         refuse_with: Raised by submit.
         fail_with: Raised by streams.
@@ -130,6 +137,7 @@ class FakeGenerator:
     worker_state: WorkerState = WorkerState.READY
     worker_epoch: int = 7
     script: Callable[[GenerationRequest], list[int]] = echo
+    cached: Callable[[GenerationRequest], int] = nothing_cached
     tokens_per_event: int = 1
     hold_after: int | None = None
     refuse_with: ServiceError | None = None
@@ -155,7 +163,7 @@ class FakeGenerator:
             raise self.refuse_with
         if request.request_id in self.live:
             raise DuplicateRequest(request.request_id)
-        stream = FakeStream(self, request, self.script(request))
+        stream = FakeStream(self, request, self.script(request), self.cached(request))
         self.live[request.request_id] = stream
         self.submitted.append(request)
         return stream

@@ -82,6 +82,7 @@ def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.Ge
         response.finish.reason = inference_pb2.FINISH_REASON_LENGTH
         response.finish.usage.completion_tokens = step + 1
         response.finish.usage.num_preemptions = 4
+        response.finish.usage.cached_tokens = 3
     return response
 
 

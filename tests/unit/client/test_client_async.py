@@ -52,6 +52,7 @@ async def test_stream_yields_every_delta_and_then_has_the_whole(client: AsyncCli
     assert result.stop_string is None
     assert result.usage.completion_tokens == 4
     assert result.usage.num_preemptions == 4
+    assert result.usage.cached_tokens == 3
     assert 0 < result.ttft_s < result.e2e_s
 
 

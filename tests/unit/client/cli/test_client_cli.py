@@ -64,7 +64,7 @@ async def test_json_is_exactly_one_line_with_the_named_keys(qllm_client: Call) -
     assert list(answer) == ["request_id", "text", "token_ids", "finish_reason", "ttft_ms", "e2e_ms", "usage"]
     assert (answer["text"], answer["token_ids"], answer["finish_reason"]) == ("0 1 2 ", [0, 1, 2], "length")
     assert 0 < answer["ttft_ms"] <= answer["e2e_ms"]
-    assert answer["usage"]["completion_tokens"] == 3
+    assert (answer["usage"]["completion_tokens"], answer["usage"]["cached_tokens"]) == (3, 3)
 
 
 async def test_every_option_reaches_the_service(qllm_client: Call, service: FakeService) -> None:

@@ -37,6 +37,7 @@ async def test_answer_has_the_form_of_openais() -> None:
             "prompt_tokens": num_prompt,
             "completion_tokens": num_output,
             "total_tokens": num_prompt + num_output,
+            "prompt_tokens_details": {"cached_tokens": 0},
         },
         "service_tier": None,
     }
@@ -59,7 +60,8 @@ async def test_usage_comes_in_a_last_chunk_without_choices_if_asked_for() -> Non
         *chunks, last = await service.chunks(COMPLETIONS, prompt=[5, 6], max_tokens=3, stream_options=options)
     assert [chunk["usage"] for chunk in chunks] == [None] * 3
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    counts = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert last["usage"] == {**counts, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
 async def test_usage_comes_with_every_chunk_if_asked_for() -> None:
