@@ -33,6 +33,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             sampling=_encode_sampling(options),
             stop=_encode_stop(options),
             targets=_encode_targets(options),
+            cache_salt=options.get("cache_salt") or "",
         )
         _set_prompt(request, prompt)
     except (TypeError, ValueError) as error:

@@ -54,6 +54,7 @@ class GenerateOptions(TypedDict, total=False):
         seed: Makes sampling repeatable.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
+        cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
         timeout_s: Seconds until the call ends with `DeadlineExceeded`, on the server too; None: no limit. With little
             time left a latency-sensitive request goes ahead of others.
     """
@@ -72,6 +73,7 @@ class GenerateOptions(TypedDict, total=False):
     seed: int | None
     ttft_ms: float | None
     tpot_ms: float | None
+    cache_salt: str | None
     timeout_s: float | None
 
 

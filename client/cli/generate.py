@@ -69,6 +69,11 @@ class GenerateSettings:
         "Asks for a token every so many milliseconds after the first one, with 0 as soon as possible. It goes with "
         "--class ls.",
     ] = None
+    cache_salt: Annotated[
+        str | None,
+        Setting(metavar="TEXT", panel=_REQUEST, unset="none, which all requests without one share"),
+        "Keeps what is cached of the prompt apart, so that only requests with the same salt reuse it.",
+    ] = None
     timeout_s: Annotated[
         float | None,
         Setting(0, is_finite=True, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
@@ -128,6 +133,7 @@ class GenerateSettings:
             stop_token_ids=self.stop_token_id or (),
             ttft_ms=self.ttft_ms,
             tpot_ms=self.tpot_ms,
+            cache_salt=self.cache_salt,
             timeout_s=self.timeout_s,
         )
 

@@ -89,6 +89,7 @@ class Draft:
 
     Attributes:
         deadline_s: When the caller gives up, on the clock of the event loop; None: never.
+        cache_salt: Keeps its cache apart from requests of another salt; empty: shared by all without one.
     """
 
     request_class: RequestClass
@@ -98,3 +99,4 @@ class Draft:
     stop: StopDraft = field(default_factory=StopDraft)
     targets: TargetsDraft = field(default_factory=TargetsDraft)
     deadline_s: float | None = None
+    cache_salt: str = ""

@@ -11,6 +11,7 @@ from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
+from scheduler_svc.api.reuse import valid_cache_salt
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
@@ -113,6 +114,7 @@ class TextGenerator:
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
         targets = valid_targets(draft.targets, draft.request_class)
+        cache_salt = valid_cache_salt(draft.cache_salt)
         sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
@@ -122,7 +124,14 @@ class TextGenerator:
         return PreparedGeneration(
             model=model,
             request=GenerationRequest(
-                request_id, draft.request_class, token_ids, sampling, stop, targets, draft.deadline_s
+                request_id,
+                draft.request_class,
+                token_ids,
+                sampling,
+                stop,
+                targets,
+                draft.deadline_s,
+                cache_salt,
             ),
             tokenizer=text.tokenizer,
             assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),

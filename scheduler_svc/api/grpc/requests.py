@@ -37,6 +37,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         stop=_stop(request.stop),
         targets=_targets(request.targets),
         deadline_s=deadline_s,
+        cache_salt=request.cache_salt,
     )
 
 

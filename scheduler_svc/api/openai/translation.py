@@ -43,6 +43,7 @@ def drafts_of(
                 sampling=_for_choice(sampling, index),
                 stop=stop,
                 targets=targets,
+                cache_salt=body.cache_salt or "",
             ),
             FieldNames.of(prompt=field, max_tokens=max_tokens_field),
         )

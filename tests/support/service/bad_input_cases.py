@@ -251,6 +251,11 @@ TARGETS = (
     ),
 )
 
+CACHE = (
+    Case("cache salt too long", fixed(cache_salt="é" * 65), ("cache_salt", "130 bytes", "at most 128 bytes")),
+    Case("cache salt is not UTF-8", raw(GOOD_TEXT + delimited(9, b"\xff")), ("cache_salt", "UTF-8")),
+)
+
 IDENTITIES = (
     *(
         Case(f"class {number}", fixed(request_class=number), ("request_class", str(number), "2 (BEST_EFFORT)"))
@@ -293,9 +298,10 @@ ALLOWED = (
     Case("targets of zero", targets(ttft_ms=0, tpot_ms=0), status=OK),
     Case("the longest targets", targets(ttft_ms=3_600_000, tpot_ms=60_000), status=OK),
     Case("targets without any", fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets()), status=OK),
+    Case("the longest cache salt", fixed(cache_salt="é" * 64), status=OK),
     Case("same stop string twice", stop(stop_strings=["x", "x"]), status=OK),
     Case("abort of an unknown id", raw(delimited(1, b"nobody")), status=OK, method=ABORT),
 )
 
-BAD_INPUT_CASES = (*PROMPTS, *STOPS, *SAMPLING, *TARGETS, *IDENTITIES, *WIRE)
+BAD_INPUT_CASES = (*PROMPTS, *STOPS, *SAMPLING, *TARGETS, *CACHE, *IDENTITIES, *WIRE)
 ALL_CASES = (*BAD_INPUT_CASES, *ALLOWED)

@@ -87,6 +87,7 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
         seed=-9,
         ttft_ms=2000,
         tpot_ms=0,
+        cache_salt="tenant-5",
     ).collect()
     (request,) = service.requests
     assert (request.request_id, request.request_class, request.text) == ("r", 2, "hi")
@@ -97,6 +98,7 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
     assert sampling.seed == -9
     assert (request.targets.ttft_ms, request.targets.tpot_ms) == (2000, 0)
     assert request.targets.HasField("tpot_ms")
+    assert request.cache_salt == "tenant-5"
 
 
 async def test_options_left_out_are_absent_on_the_wire(client: AsyncClient, service: FakeService) -> None:

@@ -146,6 +146,7 @@ class GenerationFields(_Strict):
     return_token_ids: bool | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    cache_salt: Text | None = None
 
 
 class CompletionRequest(GenerationFields):

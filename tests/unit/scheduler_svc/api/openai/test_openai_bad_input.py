@@ -91,6 +91,10 @@ CASES = (
     Case("tpot_ms", float("inf"), ("inf", "[0, 60000]")),
     Case("tpot_ms", [50], ("[50]", "number")),
     Case("targets", {"ttft_ms": 5}, ("no such field",)),
+    # reuse of the cache
+    Case("cache_salt", "é" * 65, ("130 bytes", "at most 128 bytes")),
+    Case("cache_salt", 5, ("got 5", "string")),
+    Case("cache_salt", "\ud83d", ("surrogate",)),
     # stops
     Case("stop", 5, ("got 5", "text or a list of texts")),
     Case("stop", [""], ("''", "256 bytes"), "stop[0]"),
