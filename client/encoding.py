@@ -34,6 +34,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             stop=_encode_stop(options),
             targets=_encode_targets(options),
             cache_salt=options.get("cache_salt") or "",
+            session=_encode_session(options),
         )
         _set_prompt(request, prompt)
     except (TypeError, ValueError) as error:
@@ -81,6 +82,15 @@ def _encode_stop(options: GenerateOptions) -> pb.StopConditions:
 
 def _encode_targets(options: GenerateOptions) -> pb.LatencyTargets:
     return pb.LatencyTargets(ttft_ms=options.get("ttft_ms"), tpot_ms=options.get("tpot_ms"))
+
+
+def _encode_session(options: GenerateOptions) -> pb.SessionTurn | None:
+    """Returns the turn; None where nothing is said of one."""
+    session_id, tool = options.get("session_id"), options.get("expects_tool_call") or ""
+    is_last = options.get("last_turn", False)
+    if session_id is None and not tool and not is_last:
+        return None
+    return pb.SessionTurn(session_id=session_id or "", expects_tool_call=tool, last_turn=is_last)
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:

@@ -55,6 +55,10 @@ class GenerateOptions(TypedDict, total=False):
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
+        session_id: Names the conversation, or agent's program, that this is a turn of; what is cached of it may then be
+            kept for the next turn.
+        expects_tool_call: Name of the tool that the answer is expected to call, after which the next turn comes.
+        last_turn: Whether no turn follows, so that nothing is kept.
         timeout_s: Seconds until the call ends with `DeadlineExceeded`, on the server too; None: no limit. With little
             time left a latency-sensitive request goes ahead of others.
     """
@@ -74,6 +78,9 @@ class GenerateOptions(TypedDict, total=False):
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
+    session_id: str | None
+    expects_tool_call: str | None
+    last_turn: bool
     timeout_s: float | None
 
 

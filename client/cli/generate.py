@@ -74,6 +74,23 @@ class GenerateSettings:
         Setting(metavar="TEXT", panel=_REQUEST, unset="none, which all requests without one share"),
         "Keeps what is cached of the prompt apart, so that only requests with the same salt reuse it.",
     ] = None
+    session_id: Annotated[
+        str | None,
+        Setting(metavar="NAME", panel=_REQUEST),
+        "Names the conversation, or agent's program, that the request is a turn of. What is cached of it may then be "
+        "kept for the next turn.",
+    ] = None
+    expects_tool_call: Annotated[
+        str | None,
+        Setting(metavar="TOOL", panel=_REQUEST),
+        "Names the tool that the answer is expected to call, after which the next turn comes. It goes with "
+        "--session-id.",
+    ] = None
+    last_turn: Annotated[
+        bool,
+        Setting(panel=_REQUEST),
+        "Says that no turn follows, so that nothing is kept for one. It goes with --session-id.",
+    ] = False
     timeout_s: Annotated[
         float | None,
         Setting(0, is_finite=True, option="timeout", metavar="SECONDS", panel=_REQUEST, unset="no limit"),
@@ -134,6 +151,9 @@ class GenerateSettings:
             ttft_ms=self.ttft_ms,
             tpot_ms=self.tpot_ms,
             cache_salt=self.cache_salt,
+            session_id=self.session_id,
+            expects_tool_call=self.expects_tool_call,
+            last_turn=self.last_turn,
             timeout_s=self.timeout_s,
         )
 

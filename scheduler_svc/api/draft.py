@@ -84,12 +84,22 @@ class TargetsDraft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDraft:
+    """Which turn of which program it is; an empty tool is not known, an empty `session_id` was not given."""
+
+    session_id: str = ""
+    expects_tool_call: str = ""
+    last_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """One generation to run; an empty `request_id` asks for a new one.
 
     Attributes:
         deadline_s: When the caller gives up, on the clock of the event loop; None: never.
         cache_salt: Keeps its cache apart from requests of another salt; empty: shared by all without one.
+        session: The turn of a program that it is; None: it is none.
     """
 
     request_class: RequestClass
@@ -100,3 +110,4 @@ class Draft:
     targets: TargetsDraft = field(default_factory=TargetsDraft)
     deadline_s: float | None = None
     cache_salt: str = ""
+    session: SessionDraft | None = None

@@ -4,10 +4,14 @@ Each refusal is an InvalidRequest that names the field as GenerateRequest does, 
 Knows nothing of blocks: what is reused, and by whom, is the core's.
 """
 
+from scheduler_svc.api.draft import SessionDraft
 from scheduler_svc.api.validation import Amount
+from scheduler_svc.core.state.sequence import SessionTurn
 from scheduler_svc.errors import InvalidRequest
 
 MAX_CACHE_SALT_BYTES = 128
+MAX_SESSION_ID_CHARS = 128
+MAX_TOOL_NAME_CHARS = 128
 
 
 def valid_cache_salt(given: str) -> bytes:
@@ -16,3 +20,24 @@ def valid_cache_salt(given: str) -> bytes:
     if len(salt) > MAX_CACHE_SALT_BYTES:
         raise InvalidRequest("cache_salt", Amount(len(salt), "bytes"), f"at most {MAX_CACHE_SALT_BYTES} bytes of UTF-8")
     return salt
+
+
+def valid_session(given: SessionDraft | None) -> SessionTurn | None:
+    """Returns the turn of a program that the request is; None if it is none."""
+    if given is None:
+        return None
+    if not given.session_id:
+        for field in ("expects_tool_call", "last_turn"):
+            if value := getattr(given, field):
+                raise InvalidRequest(f"session.{field}", value, "nothing without session_id, which names the program")
+    _require_name("session.session_id", given.session_id, 1, MAX_SESSION_ID_CHARS)
+    _require_name("session.expects_tool_call", given.expects_tool_call, 0, MAX_TOOL_NAME_CHARS)
+    if given.last_turn and given.expects_tool_call:
+        allowed = f"false where another turn follows, as expects_tool_call says, which is {given.expects_tool_call!r}"
+        raise InvalidRequest("session.last_turn", True, allowed)
+    return SessionTurn(given.session_id, given.expects_tool_call, given.last_turn)
+
+
+def _require_name(field: str, given: str, fewest: int, most: int) -> None:
+    if not fewest <= len(given) <= most or not (given.isascii() and given.isprintable()):
+        raise InvalidRequest(field, given, f"{fewest} to {most} printable ASCII characters")

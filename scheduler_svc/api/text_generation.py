@@ -11,7 +11,7 @@ from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
-from scheduler_svc.api.reuse import valid_cache_salt
+from scheduler_svc.api.reuse import valid_cache_salt, valid_session
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
@@ -115,6 +115,7 @@ class TextGenerator:
         request_id = valid_request_id(draft.request_id)
         targets = valid_targets(draft.targets, draft.request_class)
         cache_salt = valid_cache_salt(draft.cache_salt)
+        session = valid_session(draft.session)
         sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
@@ -132,6 +133,7 @@ class TextGenerator:
                 targets,
                 draft.deadline_s,
                 cache_salt,
+                session,
             ),
             tokenizer=text.tokenizer,
             assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),

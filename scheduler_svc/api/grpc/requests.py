@@ -7,6 +7,7 @@ from scheduler_svc.api.draft import (
     Draft,
     Prompt,
     SamplingDraft,
+    SessionDraft,
     StopDraft,
     TargetsDraft,
     TextPrompt,
@@ -38,6 +39,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         targets=_targets(request.targets),
         deadline_s=deadline_s,
         cache_salt=request.cache_salt,
+        session=_session(request.session) if request.HasField("session") else None,
     )
 
 
@@ -90,4 +92,10 @@ def _targets(given: pb.LatencyTargets) -> TargetsDraft:
     return TargetsDraft(
         ttft_ms=given.ttft_ms if given.HasField("ttft_ms") else None,
         tpot_ms=given.tpot_ms if given.HasField("tpot_ms") else None,
+    )
+
+
+def _session(given: pb.SessionTurn) -> SessionDraft:
+    return SessionDraft(
+        session_id=given.session_id, expects_tool_call=given.expects_tool_call, last_turn=given.last_turn
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, StopDraft, TargetsDraft
+from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, SessionDraft, StopDraft, TargetsDraft
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
@@ -35,6 +35,7 @@ def drafts_of(
     stop = _stop(body, max_tokens, default_max_tokens)
     sampling = _sampling(body)
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
+    session = _session(body, len(prompts) * num_per_prompt)
     return [
         NamedDraft(
             Draft(
@@ -44,6 +45,7 @@ def drafts_of(
                 stop=stop,
                 targets=targets,
                 cache_salt=body.cache_salt or "",
+                session=session,
             ),
             FieldNames.of(prompt=field, max_tokens=max_tokens_field),
         )
@@ -106,3 +108,19 @@ def _sampling(body: GenerationFields) -> SamplingDraft:
 def _for_choice(sampling: SamplingDraft, index: int) -> SamplingDraft:
     """Choices of one prompt and one seed must differ, and do so in the same way each time."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed ^ index)
+
+
+def _session(body: GenerationFields, num_choices: int) -> SessionDraft | None:
+    """Returns the turn that the request is; None if it names no program and says nothing of one."""
+    if body.session_id is None and not body.expects_tool_call and not body.last_turn:
+        return None
+    if body.session_id is not None and num_choices > 1:
+        allowed = (
+            "nothing where there is more than one choice: it is not known which of them the next turn goes on from"
+        )
+        raise InvalidRequest("session_id", body.session_id, allowed)
+    return SessionDraft(
+        session_id=body.session_id or "",
+        expects_tool_call=body.expects_tool_call or "",
+        last_turn=bool(body.last_turn),
+    )

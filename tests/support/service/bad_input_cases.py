@@ -101,6 +101,10 @@ def targets(**fields: float) -> Builder:
     return fixed(targets=pb.LatencyTargets(**fields))
 
 
+def session(**fields: object) -> Builder:
+    return fixed(session=pb.SessionTurn(**fields))  # type: ignore[arg-type]
+
+
 def chat(*messages: tuple[str, str]) -> Builder:
     turns = [pb.ChatMessage(role=role, content=content) for role, content in messages]
     return fixed(chat=pb.ChatPrompt(messages=turns))
@@ -253,6 +257,28 @@ TARGETS = (
 
 CACHE = (
     Case("cache salt too long", fixed(cache_salt="é" * 65), ("cache_salt", "130 bytes", "at most 128 bytes")),
+    Case("session without id", session(), ("session.session_id", "got ''", "1 to 128 printable ASCII")),
+    Case("session id too long", session(session_id="x" * 129), ("session.session_id", "1 to 128")),
+    Case("session id outside ASCII", session(session_id="größe"), ("session.session_id", "ASCII")),
+    Case(
+        "tool with a line break",
+        session(session_id="s", expects_tool_call="a\nb"),
+        ("session.expects_tool_call", r"'a\nb'", "0 to 128 printable"),
+    ),
+    Case(
+        "tool too long", session(session_id="s", expects_tool_call="x" * 129), ("session.expects_tool_call", "0 to 128")
+    ),
+    Case(
+        "tool without session",
+        session(expects_tool_call="search"),
+        ("session.expects_tool_call", "'search'", "nothing without session_id"),
+    ),
+    Case("last turn of no session", session(last_turn=True), ("session.last_turn", "nothing without session_id")),
+    Case(
+        "last turn that expects a tool",
+        session(session_id="s", expects_tool_call="search", last_turn=True),
+        ("session.last_turn", "got True", "another turn follows", "'search'"),
+    ),
     Case("cache salt is not UTF-8", raw(GOOD_TEXT + delimited(9, b"\xff")), ("cache_salt", "UTF-8")),
 )
 
@@ -298,6 +324,12 @@ ALLOWED = (
     Case("targets of zero", targets(ttft_ms=0, tpot_ms=0), status=OK),
     Case("the longest targets", targets(ttft_ms=3_600_000, tpot_ms=60_000), status=OK),
     Case("targets without any", fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets()), status=OK),
+    Case(
+        "the longest session id and tool",
+        session(session_id="x" * 128, expects_tool_call="read a file, " + "x" * 115),
+        status=OK,
+    ),
+    Case("session whose tool is not known", session(session_id="s"), status=OK),
     Case("the longest cache salt", fixed(cache_salt="é" * 64), status=OK),
     Case("same stop string twice", stop(stop_strings=["x", "x"]), status=OK),
     Case("abort of an unknown id", raw(delimited(1, b"nobody")), status=OK, method=ABORT),

@@ -88,6 +88,9 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
         ttft_ms=2000,
         tpot_ms=0,
         cache_salt="tenant-5",
+        session_id="s",
+        expects_tool_call="search",
+        last_turn=True,
     ).collect()
     (request,) = service.requests
     assert (request.request_id, request.request_class, request.text) == ("r", 2, "hi")
@@ -99,6 +102,7 @@ async def test_every_option_reaches_the_service(client: AsyncClient, service: Fa
     assert (request.targets.ttft_ms, request.targets.tpot_ms) == (2000, 0)
     assert request.targets.HasField("tpot_ms")
     assert request.cache_salt == "tenant-5"
+    assert request.session == pb.SessionTurn(session_id="s", expects_tool_call="search", last_turn=True)
 
 
 async def test_options_left_out_are_absent_on_the_wire(client: AsyncClient, service: FakeService) -> None:
@@ -108,6 +112,7 @@ async def test_options_left_out_are_absent_on_the_wire(client: AsyncClient, serv
     assert not request.sampling.HasField("temperature")
     assert not request.stop.HasField("min_tokens")
     assert request.targets == pb.LatencyTargets()
+    assert not request.HasField("session")
 
 
 @pytest.mark.parametrize("prompt", [[3, 1, 4], (3, 1, 4), range(3, 5)])

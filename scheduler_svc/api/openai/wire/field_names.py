@@ -11,6 +11,7 @@ _SAME_IN_BOTH = {
     "stop.stop_token_ids": "stop_token_ids",
     "stop": "",
     "targets": "",
+    "session": "",
 }
 
 

@@ -147,6 +147,9 @@ class GenerationFields(_Strict):
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     cache_salt: Text | None = None
+    session_id: str | None = None
+    expects_tool_call: str | None = None
+    last_turn: bool | None = None
 
 
 class CompletionRequest(GenerationFields):

@@ -70,7 +70,7 @@ async def test_json_is_exactly_one_line_with_the_named_keys(qllm_client: Call) -
 async def test_every_option_reaches_the_service(qllm_client: Call, service: FakeService) -> None:
     options = "--max-tokens 2 --min-tokens 1 --ignore-eos --top-k 4 --top-p 0.5 --min-p 0.25 --seed 7"
     stops = "--stop x --stop y --stop-token-id 8 --stop-token-id 9"
-    targets = "--ttft-ms 2000 --tpot-ms 0 --cache-salt tenant-5"
+    targets = "--ttft-ms 2000 --tpot-ms 0 --cache-salt tenant-5 --session-id s --expects-tool-call search"
     await qllm_client("generate", *options.split(), *stops.split(), *targets.split(), "hello")
     stop, sampling = service.requests[0].stop, service.requests[0].sampling
     assert (stop.max_tokens, stop.min_tokens, stop.ignore_eos) == (2, 1, True)
@@ -78,6 +78,12 @@ async def test_every_option_reaches_the_service(qllm_client: Call, service: Fake
     assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed) == (4, 0.5, 0.25, 7)
     assert service.requests[0].targets == pb.LatencyTargets(ttft_ms=2000, tpot_ms=0)
     assert service.requests[0].cache_salt == "tenant-5"
+    assert service.requests[0].session == pb.SessionTurn(session_id="s", expects_tool_call="search")
+
+
+async def test_the_last_turn_of_a_session_says_so(qllm_client: Call, service: FakeService) -> None:
+    await qllm_client("generate", "--max-tokens", "1", "--session-id", "s", "--last-turn", "hello")
+    assert service.requests[0].session == pb.SessionTurn(session_id="s", last_turn=True)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
