@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import (
     FinishReason,
@@ -163,6 +164,7 @@ class Loads:
     num_offloads: int
     num_promotions: int
     be_share: float
+    memory: MemoryLoad
 
 
 class Generator(Protocol):

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 
 from client.async_client import AsyncClient, Loads, ServerInfo
+from client.cli.memory_tables import moves_table, owners_table
+from client.cli.numbers import share_of, shown
 from client.cli.session import Address, address_default, run
 
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
@@ -30,7 +32,7 @@ _CLASS_ROWS = (
 
 
 def stats(as_json: Json = False, watch: Watch = None, address: Address = address_default) -> None:
-    """Shows the model, the policy, the queues and the counters.
+    """Shows the model, the policy, the queues, who holds the cache, and the counters.
 
     Names are those of protos/qllm/v1/admin.proto, which explains each; the tables show its nanoseconds as seconds.
     Counters count from when the worker connected.
@@ -75,7 +77,14 @@ async def _refresh(client: AsyncClient, console: Console, watch_s: float) -> Non
 
 
 def _tables(info: ServerInfo, loads: Loads) -> Group:
-    return Group(_server_table(info), _class_table(loads), _promise_table(loads), _counter_table(loads))
+    return Group(
+        _server_table(info),
+        _class_table(loads),
+        _promise_table(loads),
+        owners_table(loads.memory),
+        moves_table(loads, info.model.block_size),
+        _counter_table(loads),
+    )
 
 
 def _server_table(info: ServerInfo) -> Table:
@@ -84,17 +93,17 @@ def _server_table(info: ServerInfo) -> Table:
         if name == "worker_epoch":
             table.add_row(name, f"{value:x}")
         elif name != "model":
-            table.add_row(name, _shown(value))
+            table.add_row(name, shown(value))
     if info.HasField("model"):
         for name, value in _as_dict(info.model).items():
-            table.add_row(f"model {name}", _shown(value))
+            table.add_row(f"model {name}", shown(value))
     return table
 
 
 def _class_table(loads: Loads) -> Table:
     table = Table("", "latency-sensitive", "best-effort", title="Classes")
     for name in _CLASS_ROWS:
-        table.add_row(name, _shown(getattr(loads.latency_sensitive, name)), _shown(getattr(loads.best_effort, name)))
+        table.add_row(name, shown(getattr(loads.latency_sensitive, name)), shown(getattr(loads.best_effort, name)))
     table.add_row("busy_s", f"{loads.latency_sensitive.busy_ns / 1e9:.1f}", f"{loads.best_effort.busy_ns / 1e9:.1f}")
     return table
 
@@ -103,14 +112,10 @@ def _promise_table(loads: Loads) -> Table:
     """Says to how many requests what was promised was kept."""
     load = loads.latency_sensitive
     table = Table(title="Promise to latency-sensitive requests", show_header=False)
-    table.add_row("first token in time", _part(load.num_first_tokens_in_time, load.num_first_tokens))
-    table.add_row("time per token kept", _part(load.num_paced_in_time, load.num_paced))
-    table.add_row("both, of whole answers", _part(load.num_attained, load.num_judged))
+    table.add_row("first token in time", share_of(load.num_first_tokens_in_time, load.num_first_tokens))
+    table.add_row("time per token kept", share_of(load.num_paced_in_time, load.num_paced))
+    table.add_row("both, of whole answers", share_of(load.num_attained, load.num_judged))
     return table
-
-
-def _part(num_kept: int, num_all: int) -> str:
-    return f"{100 * num_kept / num_all:.2f} % of {num_all:,}" if num_all else "none yet"
 
 
 def _counter_table(loads: Loads) -> Table:
@@ -118,15 +123,9 @@ def _counter_table(loads: Loads) -> Table:
     for name, value in _as_dict(loads).items():
         if name.endswith("_ns"):
             table.add_row(f"{name.removesuffix('_ns')}_s", f"{value / 1e9:.3f}")
-        elif not isinstance(value, dict):
-            table.add_row(name, _shown(value))
+        elif isinstance(value, int | float):
+            table.add_row(name, shown(value))
     return table
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

@@ -1,92 +1,66 @@
 """Makes metrics of loads. Counters go on where the last worker's ended, so that a new worker is no step backwards."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.generation import ClassLoad, Loads
-from scheduler_svc.metrics.labels import CLASS, CLASSES, PREFIX
-
-_Samples = Mapping[tuple[str, ...], float]
-_LS, _BE = CLASSES[RequestClass.LATENCY_SENSITIVE], CLASSES[RequestClass.BEST_EFFORT]
-
-
-class _LoadMetric(NamedTuple):
-    """A metric: its labels' names, and how its samples, by their labels' values, are read from loads."""
-
-    name: str
-    help: str
-    label_names: tuple[str, ...]
-    read: Callable[[Loads], _Samples]
+from scheduler_svc.metrics.labels import CLASS, PREFIX
+from scheduler_svc.metrics.load_metric import LS, LoadMetric, Samples, by_class, by_label, one
+from scheduler_svc.metrics.memory_metrics import MEMORY_COUNTERS, MEMORY_GAUGES
 
 
-def _one(name: str, help_: str, read: Callable[[Loads], float]) -> _LoadMetric:
-    return _LoadMetric(name, help_, (), lambda loads: {(): read(loads)})
-
-
-def _by_class(name: str, help_: str, read: Callable[[ClassLoad], float]) -> _LoadMetric:
-    def samples(loads: Loads) -> _Samples:
-        return {(_LS,): read(loads.latency_sensitive), (_BE,): read(loads.best_effort)}
-
-    return _LoadMetric(name, help_, (CLASS,), samples)
-
-
-def _by_target(name: str, help_: str, read: Callable[[ClassLoad], tuple[int, int, int]]) -> _LoadMetric:
-    def samples(loads: Loads) -> _Samples:
+def _by_target(name: str, help_: str, read: Callable[[ClassLoad], tuple[int, int, int]]) -> LoadMetric:
+    def samples(loads: Loads) -> Samples:
         first_token, time_per_token, both = read(loads.latency_sensitive)
         return {
-            (_LS, "first_token"): first_token,
-            (_LS, "time_per_token"): time_per_token,
-            (_LS, "both"): both,
+            (LS, "first_token"): first_token,
+            (LS, "time_per_token"): time_per_token,
+            (LS, "both"): both,
         }
 
-    return _LoadMetric(name, help_, (CLASS, "target"), samples)
-
-
-def _stops(loads: Loads) -> _Samples:
-    return {("layer",): loads.num_preemptions_at_layer, ("expert",): loads.num_preemptions_at_expert}
+    return LoadMetric(name, help_, (CLASS, "target"), samples)
 
 
 _GAUGES = (
-    _by_class(
+    by_class(
         "num_requests_running",
         "Requests in a batch, or between two of their tokens.",
         lambda load: load.running + load.queued_decode,
     ),
-    _by_class(
+    by_class(
         "num_requests_waiting", "Requests that wait for their prompt to be computed.", lambda load: load.queued_prefill
     ),
-    _by_class("num_requests_offloaded", "Requests whose cache is in host memory.", lambda load: load.offloaded),
-    _one(
+    by_class("num_requests_offloaded", "Requests whose cache was moved off the device.", lambda load: load.offloaded),
+    one(
         "kv_cache_usage_perc",
         "Used part of the K/V cache; 1 is all of it.",
         lambda loads: 1 - loads.free_blocks / loads.total_blocks if loads.total_blocks else 0.0,
     ),
-    _one(
+    one(
         "be_share",
         "Part of the worker's time that best-effort work had in the last --be-window-s; 1 is all of it.",
         lambda loads: loads.be_share,
     ),
-    _one(
+    one(
         "wait_bound_seconds",
         "Bound on how long a latency-sensitive arrival waits for best-effort work that runs.",
         lambda loads: loads.wait_bound_ms / 1e3,
     ),
-    _one(
+    one(
         "outstanding_work_seconds",
         "Estimated time of the work that was sent to the worker and is not done.",
         lambda loads: loads.outstanding_ms / 1e3,
     ),
+    *MEMORY_GAUGES,
 )
 _COUNTERS = (
-    _by_class("prompt_tokens_total", "Prompt tokens computed.", lambda load: load.num_prompt_tokens),
-    _by_class("generation_tokens_total", "Tokens generated.", lambda load: load.num_generated_tokens),
-    _by_class("worker_busy_seconds_total", "Worker time.", lambda load: load.busy_ns / 1e9),
-    _one(
+    by_class("prompt_tokens_total", "Prompt tokens computed.", lambda load: load.num_prompt_tokens),
+    by_class("generation_tokens_total", "Tokens generated.", lambda load: load.num_generated_tokens),
+    by_class("worker_busy_seconds_total", "Worker time.", lambda load: load.busy_ns / 1e9),
+    one(
         "worker_idle_while_work_waited_seconds_total",
         "Time that the worker stood idle between steps while work waited.",
         lambda loads: loads.control_idle_ns / 1e9,
@@ -101,24 +75,25 @@ _COUNTERS = (
         "Requests that met the target.",
         lambda load: (load.num_first_tokens_in_time, load.num_paced_in_time, load.num_attained),
     ),
-    _LoadMetric(
+    by_label(
         "stops_total",
         "Times a running batch was left standing: before a layer, or between two experts of a layer.",
-        ("place",),
-        _stops,
+        "place",
+        lambda loads: {"layer": loads.num_preemptions_at_layer, "expert": loads.num_preemptions_at_expert},
     ),
-    _one("joins_total", "Times batches were advanced jointly.", lambda loads: loads.num_joins),
-    _one(
+    one("joins_total", "Times batches were advanced jointly.", lambda loads: loads.num_joins),
+    one(
         "riders_total",
         "Best-effort requests that rode in latency-sensitive iterations, counted once for each iteration.",
         lambda loads: loads.num_riders,
     ),
-    _one("iterations_total", "Batches that went through all layers.", lambda loads: loads.num_iterations),
-    _one("commands_total", "Steps that the worker answered.", lambda loads: loads.num_commands),
-    _one("offloads_total", "Times a request's cache was moved to host memory.", lambda loads: loads.num_offloads),
-    _one(
+    one("iterations_total", "Batches that went through all layers.", lambda loads: loads.num_iterations),
+    one("commands_total", "Steps that the worker answered.", lambda loads: loads.num_commands),
+    one("offloads_total", "Times a request's cache was moved off the device.", lambda loads: loads.num_offloads),
+    one(
         "promotions_total", "Times best-effort work went first because of its age.", lambda loads: loads.num_promotions
     ),
+    *MEMORY_COUNTERS,
 )
 
 

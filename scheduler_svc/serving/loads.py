@@ -3,12 +3,13 @@
 from collections import Counter
 from dataclasses import fields
 
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence, SequenceState
 from scheduler_svc.generation import ClassLoad, Loads
 
 NO_LOAD = ClassLoad(**{field.name: 0 for field in fields(ClassLoad)})
-NO_LOADS = Loads(NO_LOAD, NO_LOAD, **{field.name: 0 for field in fields(Loads)[2:]})
+NO_LOADS = Loads(NO_LOAD, NO_LOAD, **{field.name: 0 for field in fields(Loads)[2:-1]}, memory=MemoryLoad())
 
 
 def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
@@ -33,6 +34,7 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
         num_offloads=scheduler.memory.counters.num_offloads,
         num_promotions=scheduler.work.guard.num_promotions,
         be_share=scheduler.work.guard.share(now_s),
+        memory=scheduler.memory_load(),
     )
 
 

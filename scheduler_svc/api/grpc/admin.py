@@ -58,6 +58,7 @@ class AdminServicer(pb_grpc.AdminServicer):
         return pb.GetLoadsResponse(
             latency_sensitive=pb.ClassLoad(**loads.pop("latency_sensitive")),
             best_effort=pb.ClassLoad(**loads.pop("best_effort")),
+            memory=pb.MemoryLoad(**loads.pop("memory")),
             **loads,
         )
 

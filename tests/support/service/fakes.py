@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
@@ -16,6 +17,9 @@ from scheduler_svc.generation import (
     WorkerState,
 )
 from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, EOS_ID, SPECIAL_TOKENS, byte_level_tokenizer
+
+MEMORY = MemoryLoad(**{field.name: number for number, field in enumerate(fields(MemoryLoad), start=30)})
+"""Another number in each field."""
 
 
 def served_model(**changes: object) -> ServedModel:
@@ -221,4 +225,5 @@ class FakeGenerator:
             num_offloads=17,
             num_promotions=18,
             be_share=0.25,
+            memory=MEMORY,
         )

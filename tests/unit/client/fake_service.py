@@ -12,6 +12,32 @@ from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext
 
+MIB = 1 << 20
+MEMORY = admin_pb2.MemoryLoad(
+    total_bytes=64 * MIB,
+    free_bytes=8 * MIB,
+    latency_sensitive_bytes=4 * MIB,
+    best_effort_bytes=36 * MIB,
+    prefix_bytes=12 * MIB,
+    session_bytes=4 * MIB,
+    state_bytes=MIB // 2,
+    suspended_bytes=1 << 21,
+    suspended_tokens=64,
+    host_bytes=3 * MIB,
+    host_total_bytes=32 * MIB,
+    fragmentation=0.25,
+    num_prompt_tokens=2000,
+    num_cached_tokens=1500,
+    num_offloads=3,
+    num_offloaded_blocks=21,
+    offload_ns=4_500_000,
+    num_drops=2,
+    num_recomputed_tokens=1100,
+    num_session_hits=3,
+    num_session_misses=1,
+    num_kept_sessions=5,
+)
+
 
 class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServicer):
     """Streams `max_tokens` tokens, one every `step_s`, counting from the sum of the prompt's ids; the text may ask
@@ -51,7 +77,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         return inference_pb2.AbortResponse(aborted=request.request_id == "live")
 
     async def GetServerInfo(self, request: Any, context: Context) -> admin_pb2.GetServerInfoResponse:
-        model = admin_pb2.ModelFacts(name="fake", num_layers=3)
+        model = admin_pb2.ModelFacts(name="fake", num_layers=3, block_size=16)
         return admin_pb2.GetServerInfoResponse(
             version="9.9",
             policy="qllm",
@@ -63,7 +89,13 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
         promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
-        return admin_pb2.GetLoadsResponse(latency_sensitive=promised, num_preemptions_at_expert=7, busy_ns=2**53 + 1)
+        return admin_pb2.GetLoadsResponse(
+            latency_sensitive=promised,
+            num_preemptions_at_expert=7,
+            busy_ns=2**53 + 1,
+            total_blocks=64,
+            memory=MEMORY,
+        )
 
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

@@ -220,9 +220,43 @@ async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
     assert (answer["server"]["ls_ttft_ms"], answer["server"]["ls_tpot_ms"]) == (2500, 16.7)
 
 
+def rows_of(out: str) -> dict[str, tuple[str, ...]]:
+    """Returns the rows of tables, by what stands in front."""
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if "│" in line]
+    return {name: tuple(values) for name, *values in cells}
+
+
+async def test_stats_say_who_holds_how_much_of_the_cache(qllm_client: Call) -> None:
+    rows = rows_of((await qllm_client("stats")).out)
+    assert rows["latency-sensitive requests"] == ("4.0", "6.2 %")
+    assert rows["best-effort requests"] == ("36.0", "56.2 %")
+    assert rows["prefixes that nobody holds"] == ("12.0", "18.8 %")
+    assert rows["sessions between two turns"] == ("4.0", "6.2 %")
+    assert rows["free"] == ("8.0", "12.5 %")
+    assert rows["cache on the device"] == ("64.0", "100.0 %")
+    assert rows["beside it: suspended iterations"] == ("2.0", "3.1 %")
+    assert rows["offloaded to host memory"] == ("3.0", "9.4 %")
+    assert rows["offloaded to disk"] == ("0.0", "")
+
+
+async def test_stats_say_what_the_cache_saved_and_what_moving_and_suspending_cost(qllm_client: Call) -> None:
+    rows = rows_of((await qllm_client("stats")).out)
+    assert rows["prompt tokens found"] == ("75.00 % of 2,000",)
+    assert rows["offloaded"] == ("3 caches, 21 blocks, 4.5 ms",)
+    assert rows["given up"] == ("2 caches, 1,100 tokens computed again",)
+    assert rows["fragmentation"] == ("25.0 % of what is free",)
+    assert rows["suspended, per token"] == ("32,768 bytes, 0.50 of the 65,536 of its K/V",)
+    assert rows["sessions' turns found"] == ("75.00 % of 4",)
+
+
+async def test_stats_as_json_have_the_memory_and_null_for_a_check_that_was_not_asked_for(qllm_client: Call) -> None:
+    loads = json.loads((await qllm_client("stats", "--json")).out)["loads"]
+    assert (loads["memory"]["prefix_bytes"], loads["memory"]["fragmentation"]) == (12 << 20, 0.25)
+    assert loads["check"] is None
+
+
 async def test_stats_say_what_is_promised_and_to_how_many_requests_it_was_kept(qllm_client: Call) -> None:
-    lines = (await qllm_client("stats")).out.splitlines()
-    rows = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 4}
+    rows = {name: values[0] for name, values in rows_of((await qllm_client("stats")).out).items() if values}
     assert (rows["ls_ttft_ms"], rows["ls_tpot_ms"]) == ("2,500", "16.7")
     assert rows["first token in time"] == "99.65 % of 2,000"
     assert rows["both, of whole answers"] == "none yet"

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import Refusal
 from scheduler_svc.generation import Loads
 from scheduler_svc.metrics import CONTENT_TYPE, Metrics
 from scheduler_svc.serving.loads import NO_LOADS
-from tests.support.service.fakes import FakeGenerator
+from tests.support.service.fakes import MEMORY, FakeGenerator
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 LOADS = FakeGenerator().loads()
@@ -98,6 +99,8 @@ def test_loads_are_shown_by_class_in_seconds_and_as_parts_of_one() -> None:
     assert page["worker_idle_while_work_waited_seconds_total",] == 11e-9
     assert (page["stops_total", "layer"], page["stops_total", "expert"]) == (14, 15)
     assert (page["joins_total",], page["riders_total",]) == (16, 19)
+    assert page["prefix_cache_hits_total",] == MEMORY.num_cached_tokens
+    assert page["offload_seconds_total",] == MEMORY.offload_ns / 1e9
     assert (page["prompt_tokens_total", "ls"], page["generation_tokens_total", "ls"]) == (7, 6)
 
 
@@ -109,6 +112,25 @@ def test_attainment_of_each_target_is_met_of_all_and_of_latency_sensitive_reques
     }
     assert attainment == {"first_token": (19, 20), "time_per_token": (12, 16), "both": (5, 10)}
     assert not any(key[0].startswith("qllm:target") and "be" in key for key in page.samples)
+
+
+def test_the_owners_of_the_cache_add_up_to_all_of_it() -> None:
+    owners = {"ls": 4, "be": 30, "prefixes": 12, "sessions": 8, "free": 10}
+    fields = ("latency_sensitive_bytes", "best_effort_bytes", "prefix_bytes", "session_bytes", "free_bytes")
+    memory = MemoryLoad(total_bytes=64, host_bytes=3, **dict(zip(fields, owners.values(), strict=True)))
+    page = Page(Metrics(), replace(LOADS, memory=memory))
+    assert {owner: page["kv_cache_bytes", owner] for owner in owners} == owners
+    assert sum(value for key, value in page.samples.items() if key[0] == "qllm:kv_cache_bytes") == 64
+    assert (page["offloaded_bytes", "host"], page["offloaded_bytes", "disk"]) == (3, 0)
+
+
+def test_what_was_found_and_moved_goes_on_over_workers_and_what_is_held_does_not() -> None:
+    metrics = Metrics()
+    metrics.worker_lost(LOADS)
+    page = Page(metrics, LOADS)
+    assert page["prefix_cache_hits_total",] == 2 * MEMORY.num_cached_tokens
+    assert page["recomputed_tokens_total",] == 2 * MEMORY.num_recomputed_tokens
+    assert page["kv_cache_bytes", "be"] == MEMORY.best_effort_bytes
 
 
 def test_counters_go_on_over_workers_and_gauges_do_not() -> None:
@@ -127,6 +149,6 @@ def test_a_page_has_each_metric_once_with_help_under_our_prefix_and_labels_of_fe
     page = Page(Metrics(), LOADS)
     assert len(page.names) == len(set(page.names)) > 20
     assert all(name.startswith("qllm:") for name in page.names)
-    assert page.label_names == {"class", "finished_reason", "reason", "le", "place", "target"}
-    assert len(page.samples) < 350
+    assert page.label_names == {"class", "finished_reason", "reason", "le", "place", "target", "owner", "tier"}
+    assert len(page.samples) < 375
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")

@@ -1,11 +1,14 @@
 """What operators read of a core counts every live sequence once, in its class and where it is."""
 
+import pytest
+
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, SequenceState, StopConditions
 from scheduler_svc.serving.loads import NO_LOADS, read_loads
-from tests.support.service.fakes import served_model
+from tests.support.service.fakes import MEMORY, served_model
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 
@@ -45,3 +48,9 @@ def test_what_was_promised_and_kept_and_who_rode_is_told() -> None:
 
 def test_without_a_worker_all_loads_are_zero() -> None:
     assert NO_LOADS.best_effort.running == NO_LOADS.total_blocks == NO_LOADS.be_share == 0
+    assert NO_LOADS.memory == MemoryLoad()
+
+
+def test_memory_is_what_the_core_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "memory_load", lambda _: MEMORY)
+    assert read_loads(scheduler_with(), 0.0).memory == MEMORY

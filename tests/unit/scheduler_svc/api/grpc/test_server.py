@@ -1,6 +1,7 @@
 """Admin, health, reflection, and how the server starts and stops."""
 
 import asyncio
+from dataclasses import asdict
 
 import grpc
 import pytest
@@ -14,9 +15,10 @@ from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.generation import WorkerState
 from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
-from tests.support.service.fakes import FakeGenerator
+from tests.support.service.fakes import MEMORY, FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -170,6 +172,8 @@ async def test_loads_are_the_generators() -> None:
     assert loads.best_effort.queued_prefill == 100
     assert (loads.total_blocks, loads.free_blocks, loads.be_share) == (64, 60, 0.25)
     assert (loads.num_preemptions_at_layer, loads.num_preemptions_at_expert, loads.num_promotions) == (14, 15, 18)
+    assert {field: getattr(loads.memory, field) for field in MemoryLoad.__dataclass_fields__} == asdict(MEMORY)
+    assert not loads.HasField("check")
     assert (loads.latency_sensitive.num_attained, loads.latency_sensitive.num_judged, loads.num_riders) == (5, 10, 19)
 
 

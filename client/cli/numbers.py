@@ -1,0 +1,18 @@
+"""How numbers are written in tables."""
+
+
+def shown(value: object) -> str:
+    """Returns a value with as many digits as one reads."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def share(part: int, whole: int, without: str = "") -> str:
+    """Returns how much of the whole the part is; `without` where there is no whole."""
+    return f"{100 * part / whole:.1f} %" if whole else without
+
+
+def share_of(part: int, whole: int) -> str:
+    """Returns how much of how many the part is."""
+    return f"{100 * part / whole:.2f} % of {whole:,}" if whole else "none yet"
