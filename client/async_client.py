@@ -114,10 +114,15 @@ class AsyncClient:
         with self._endpoint.translated_errors():
             return await self._admin.GetServerInfo(admin_pb2.GetServerInfoRequest(), timeout=self._timeout_s)
 
-    async def loads(self) -> Loads:
-        """Returns what is queued and running now, and the counters since the worker connected."""
+    async def loads(self, *, check: bool = False) -> Loads:
+        """Returns what is queued and running now, and the counters since the worker connected.
+
+        Args:
+            check: Also checks whether scheduler and worker agree on who holds the cache, which takes up to five seconds
+                if the worker has much to do.
+        """
         with self._endpoint.translated_errors():
-            return await self._admin.GetLoads(admin_pb2.GetLoadsRequest(), timeout=self._timeout_s)
+            return await self._admin.GetLoads(admin_pb2.GetLoadsRequest(check=check), timeout=self._timeout_s)
 
     async def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""

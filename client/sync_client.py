@@ -67,9 +67,9 @@ class Client:
         """Returns what is served, how, and within which limits."""
         return self._loop.run(self._client.server_info())
 
-    def loads(self) -> Loads:
-        """Returns what is queued and running now, and the counters since the worker connected."""
-        return self._loop.run(self._client.loads())
+    def loads(self, *, check: bool = False) -> Loads:
+        """Returns what is queued and running now, and the counters since the worker connected; see `AsyncClient`."""
+        return self._loop.run(self._client.loads(check=check))
 
     def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""

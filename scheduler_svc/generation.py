@@ -167,6 +167,15 @@ class Loads:
     memory: MemoryLoad
 
 
+@dataclass(frozen=True, slots=True)
+class IntegrityCheck:
+    """What a check of the books of memory found; fields as in admin.proto."""
+
+    problems: tuple[str, ...]
+    num_held_blocks: int = 0
+    num_sequences: int = 0
+
+
 class Generator(Protocol):
     """What front ends need of the engine."""
 
@@ -193,6 +202,9 @@ class Generator(Protocol):
 
     def loads(self) -> Loads:
         """Returns the loads now."""
+
+    async def check_integrity(self) -> IntegrityCheck:
+        """Checks the books of memory on both sides, which takes seconds if the worker has much to do."""
 
     def metrics(self) -> bytes:
         """Returns the metrics as they stand, as the page that Prometheus reads."""

@@ -24,7 +24,7 @@ from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.private_directory import private_endpoint
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId
-from scheduler_svc.core.state.results import StepResult, WorkTiming
+from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
@@ -108,6 +108,10 @@ class Service:
     def step_result(self, result: StepResult) -> None:
         """The worker carried out a step."""
         self._engine.step_result(result)
+
+    def integrity_reported(self, report: IntegrityReport) -> None:
+        """The worker checked its books."""
+        self._engine.integrity_reported(report)
 
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         """The worker could not carry out a command."""

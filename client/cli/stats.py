@@ -13,11 +13,19 @@ from rich.table import Table
 from client.async_client import AsyncClient, Loads, ServerInfo
 from client.cli.memory_tables import moves_table, owners_table
 from client.cli.numbers import share_of, shown
-from client.cli.session import Address, address_default, run
+from client.cli.session import EXIT_FAILED, Address, address_default, run
 
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
 Watch = Annotated[
     float | None, typer.Option(min=0.1, metavar="SECONDS", help="Prints again after so many seconds, until Ctrl-C.")
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Checks whether the scheduler and the worker agree on who holds the cache, and shows that alone. "
+        "The exit code is 1 if they do not.",
+    ),
 ]
 
 _CLASS_ROWS = (
@@ -31,7 +39,7 @@ _CLASS_ROWS = (
 )
 
 
-def stats(as_json: Json = False, watch: Watch = None, address: Address = address_default) -> None:
+def stats(as_json: Json = False, watch: Watch = None, check: Check = False, address: Address = address_default) -> None:
     """Shows the model, the policy, the queues, who holds the cache, and the counters.
 
     Names are those of protos/qllm/v1/admin.proto, which explains each; the tables show its nanoseconds as seconds.
@@ -41,9 +49,27 @@ def stats(as_json: Json = False, watch: Watch = None, address: Address = address
 
       qllm-client stats --watch 1
 
+      qllm-client stats --check
+
       qllm-client stats --json | jq .loads.num_preemptions_at_expert
     """
-    run(_stats(address, watch, as_json=as_json))
+    if check and watch is not None:
+        raise typer.BadParameter("it is done once: leave --watch out", param_hint="--check")
+    run(_check(address, as_json=as_json) if check else _stats(address, watch, as_json=as_json))
+
+
+async def _check(address: str, *, as_json: bool) -> None:
+    """Prints whether the books of memory agree, and ends with exit code 1 if they do not."""
+    async with AsyncClient(address) as client:
+        loads = await client.loads(check=True)
+        if as_json:
+            typer.echo(json.dumps({"server": _as_dict(await client.server_info()), "loads": _as_dict(loads)}))
+    check = loads.check
+    if not as_json:
+        agreed = f"books agree: {check.num_held_blocks:,} blocks held by {check.num_sequences:,} sequences"
+        typer.echo("\n".join(check.problems) or agreed)
+    if check.problems:
+        raise typer.Exit(EXIT_FAILED)
 
 
 async def _stats(address: str, watch_s: float | None, *, as_json: bool) -> None:

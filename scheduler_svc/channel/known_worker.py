@@ -6,7 +6,7 @@ Pure state and judgement; time is an argument, and it knows no socket.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scheduler_svc.core.state.commands import Advance, Command
+from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command
 from scheduler_svc.generation import ServedModel
 
 
@@ -32,16 +32,28 @@ class KnownWorker:
     last_heard_s: float
     hung_reason: str | None = None
     _unanswered: set[int] = field(default_factory=set)
+    _unanswered_checks: set[int] = field(default_factory=set)
 
     def expect_answers(self, commands: Sequence[Command]) -> None:
-        """Notes that each Advance among the commands will be answered once."""
-        self._unanswered.update(command.command_id for command in commands if isinstance(command, Advance))
+        """Notes that each Advance and each check among the commands will be answered once."""
+        for command in commands:
+            if isinstance(command, Advance):
+                self._unanswered.add(command.command_id)
+            elif isinstance(command, CheckIntegrity):
+                self._unanswered_checks.add(command.check_id)
 
     def take_answer(self, command_id: int) -> bool:
         """Returns whether an answer to this command was waited for; it no longer is."""
         if command_id not in self._unanswered:
             return False
         self._unanswered.remove(command_id)
+        return True
+
+    def take_check(self, check_id: int) -> bool:
+        """Returns whether an answer to this check was waited for; it no longer is."""
+        if check_id not in self._unanswered_checks:
+            return False
+        self._unanswered_checks.remove(check_id)
         return True
 
     def judge_progress(self, stuck_s: float) -> bool:

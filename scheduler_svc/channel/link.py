@@ -196,6 +196,8 @@ class WorkerLink:
                 self._tell_verdict(worker)
         elif kind == "command_error":
             self._on_command_error(worker, report.command_error)
+        elif kind == "integrity_report":
+            self._on_integrity_report(worker, report.integrity_report)
 
     def _on_step_result(self, worker: KnownWorker, result: control_pb2.StepResult) -> None:
         if not self._is_answer(worker, result.command_id):
@@ -208,6 +210,12 @@ class WorkerLink:
             self._listener.command_refused(f"invalid answer: {error}", CommandId(result.command_id))
             return
         self._listener.step_result(decoded)
+
+    def _on_integrity_report(self, worker: KnownWorker, report: control_pb2.IntegrityReport) -> None:
+        if worker.take_check(report.check_id):
+            self._listener.integrity_reported(codec.decode_integrity_report(report))
+        else:
+            self._dropped.add("unasked", f"answer to check {report.check_id}, which was not asked for")
 
     def _on_command_error(self, worker: KnownWorker, error: control_pb2.CommandError) -> None:
         if error.command_id and not self._is_answer(worker, error.command_id):

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from scheduler_svc.core.state.ids import CommandId
-from scheduler_svc.core.state.results import StepResult, WorkTiming
+from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 
 
@@ -15,6 +15,9 @@ class LinkListener(Protocol):
 
     def step_result(self, result: StepResult) -> None:
         """The worker carried out an Advance."""
+
+    def integrity_reported(self, report: IntegrityReport) -> None:
+        """The worker answered CheckIntegrity."""
 
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         """The worker could not carry out a command, or its answer made no sense; the id is that of an Advance."""

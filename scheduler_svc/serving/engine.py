@@ -21,12 +21,13 @@ from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import CommandId, SeqId
-from scheduler_svc.core.state.results import Output, StepResult, TokenOutput, WorkTiming
+from scheduler_svc.core.state.results import IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnavailable
-from scheduler_svc.generation import GenerationRequest, Loads, ServedModel, TokenStream, WorkerState
+from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.fan_out import FanOut
+from scheduler_svc.serving.integrity import Books, IntegrityChecks, read_books
 from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
 from scheduler_svc.serving.loads import NO_LOADS, read_loads
 from scheduler_svc.serving.token_stream import BufferedTokenStream
@@ -103,6 +104,7 @@ class Engine:
             RequestClass.BEST_EFFORT: settings.max_be_requests,
         }
         self._live = LiveRequests(limits, self._loop.time, self._metrics, timeline)
+        self._checks = IntegrityChecks(send)
         self._on_state_change: list[Callable[[], None]] = []
 
     # ---- Generator: what front ends call
@@ -166,6 +168,10 @@ class Engine:
         """Returns the loads now."""
         return read_loads(self._scheduler, self._loop.time()) if self._scheduler else NO_LOADS
 
+    async def check_integrity(self) -> IntegrityCheck:
+        """Checks the books of memory on both sides."""
+        return await self._checks.run(self._read_books)
+
     def metrics(self) -> bytes:
         """Returns the metrics as they stand, as the page that Prometheus reads."""
         return self._metrics.page(self.loads(), worker_is_ready=self._state is WorkerState.READY)
@@ -207,6 +213,10 @@ class Engine:
             self._pump()  # first: the worker may be about to run dry, and handing tokens out takes longer
             self._deliver(outputs or [])
 
+    def integrity_reported(self, report: IntegrityReport) -> None:
+        """Takes in what the worker holds."""
+        self._checks.reported(report)
+
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         """Ends the requests whose step the worker refused."""
         if self._scheduler is not None and command_id is not None:
@@ -240,7 +250,13 @@ class Engine:
         """Parts with the core of a worker that is gone; what it counted goes on to be shown."""
         if self._scheduler is not None:
             self._metrics.worker_lost(self.loads())
+            self._checks.worker_lost()
         self._scheduler, self._model = None, None
+
+    def _read_books(self) -> Books | None:
+        """Returns the core's books once all that it has decided is on its way; None if no worker is connected."""
+        self._pump()
+        return read_books(self._scheduler) if self._scheduler is not None else None
 
     def _pump(self) -> None:
         """Sends what the core wants sent now, and sets the timer for when it wants to be asked again."""

@@ -53,12 +53,14 @@ class AdminServicer(pb_grpc.AdminServicer):
         )
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: "Context") -> pb.GetLoadsResponse:
-        """Returns loads and counters."""
+        """Returns loads and counters, and what a check of memory found if one is asked for."""
+        check = await self._generator.check_integrity() if request.check else None
         loads = asdict(self._generator.loads())
         return pb.GetLoadsResponse(
             latency_sensitive=pb.ClassLoad(**loads.pop("latency_sensitive")),
             best_effort=pb.ClassLoad(**loads.pop("best_effort")),
             memory=pb.MemoryLoad(**loads.pop("memory")),
+            check=None if check is None else pb.IntegrityCheck(**asdict(check)),
             **loads,
         )
 

@@ -19,7 +19,7 @@ from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.core.state.commands import Advance
 from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, CommandId
-from scheduler_svc.core.state.results import StepResult, WorkTiming
+from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
 from scheduler_svc.generation import ServedModel
 from tests.support.channel.fake_worker import hello
 
@@ -50,6 +50,9 @@ class RecordingListener:
     def step_result(self, result: StepResult) -> None:
         self.results.append(result)
         self._note("result", result.command_id)
+
+    def integrity_reported(self, report: IntegrityReport) -> None:
+        self._note("integrity", report)
 
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         self._note("refused", command_id, message)

@@ -3,7 +3,7 @@
 from collections import abc
 
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.state.commands import Advance, Command, StartBatch
+from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command, StartBatch
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.generation import GenerationRequest, TokenStream
@@ -20,11 +20,13 @@ class EngineBench:
 
     Attributes:
         steps: The steps that were sent and not answered.
+        checks: The checks of memory that were sent.
     """
 
     def __init__(self, **settings: int) -> None:
         self.starts: dict[int, StartBatch] = {}
         self.steps: list[Advance] = []
+        self.checks: list[CheckIntegrity] = []
         limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
         self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
         self.join()
@@ -58,6 +60,7 @@ class EngineBench:
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
+        self.checks += [command for command in commands if isinstance(command, CheckIntegrity)]
         self.steps += [command for command in commands if isinstance(command, Advance)]
 
     def _fail(self, error: BaseException) -> None:

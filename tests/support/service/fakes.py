@@ -11,6 +11,7 @@ from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
 from scheduler_svc.generation import (
     ClassLoad,
     GenerationRequest,
+    IntegrityCheck,
     Loads,
     ServedModel,
     TokenEvent,
@@ -135,6 +136,7 @@ class FakeGenerator:
         submitted: Every request that was accepted.
         closed_early: Ids of requests whose stream was closed while live, and the reasons.
         refused: What front ends told of requests that they refused.
+        check: What a check of memory finds.
     """
 
     model: ServedModel | None = field(default_factory=served_model)
@@ -153,6 +155,7 @@ class FakeGenerator:
     closing_reasons: list[FinishReason] = field(default_factory=list)
     refused: list[tuple[RequestClass, Refusal]] = field(default_factory=list)
     listeners: list[Callable[[], None]] = field(default_factory=list)
+    check: IntegrityCheck = field(default_factory=lambda: IntegrityCheck(()))
 
     def change_state(self, state: WorkerState) -> None:
         self.worker_state = state
@@ -186,6 +189,9 @@ class FakeGenerator:
 
     def note_refused(self, request_class: RequestClass, refusal: Refusal) -> None:
         self.refused.append((request_class, refusal))
+
+    async def check_integrity(self) -> IntegrityCheck:
+        return self.check
 
     def metrics(self) -> bytes:
         return b"a_metric 1.0\n"

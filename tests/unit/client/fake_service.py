@@ -52,6 +52,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.cancelled = asyncio.Semaphore(0)
         self.step_s = 0.001
         self.aborted_ids: list[str] = []
+        self.problems: list[str] = []
         self.health = health.aio.HealthServicer()
         self.address = ""
 
@@ -88,6 +89,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         )
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
+        found = admin_pb2.IntegrityCheck(problems=self.problems, num_held_blocks=1234, num_sequences=7)
         promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
         return admin_pb2.GetLoadsResponse(
             latency_sensitive=promised,
@@ -95,6 +97,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             busy_ns=2**53 + 1,
             total_blocks=64,
             memory=MEMORY,
+            check=found if request.check else None,
         )
 
     async def set_serving(self, is_serving: bool) -> None:

@@ -255,6 +255,27 @@ async def test_stats_as_json_have_the_memory_and_null_for_a_check_that_was_not_a
     assert loads["check"] is None
 
 
+async def test_a_check_says_that_the_books_agree(qllm_client: Call) -> None:
+    finished = await qllm_client("stats", "--check")
+    assert (finished.code, finished.out) == (0, "books agree: 1,234 blocks held by 7 sequences\n")
+
+
+async def test_a_check_that_finds_problems_says_each_of_them_and_exits_1(
+    qllm_client: Call, service: FakeService
+) -> None:
+    service.problems = ["block 5 is held twice", "the worker's books: 3 blocks leaked"]
+    finished = await qllm_client("stats", "--check")
+    assert (finished.code, finished.out) == (1, "block 5 is held twice\nthe worker's books: 3 blocks leaked\n")
+    finished = await qllm_client("stats", "--check", "--json")
+    assert finished.code == 1
+    assert json.loads(finished.out)["loads"]["check"]["problems"] == service.problems
+
+
+async def test_a_check_is_done_once(qllm_client: Call) -> None:
+    finished = await qllm_client("stats", "--check", "--watch", "1")
+    assert (finished.code, finished.out) == (2, "")
+
+
 async def test_stats_say_what_is_promised_and_to_how_many_requests_it_was_kept(qllm_client: Call) -> None:
     rows = {name: values[0] for name, values in rows_of((await qllm_client("stats")).out).items() if values}
     assert (rows["ls_ttft_ms"], rows["ls_tpot_ms"]) == ("2,500", "16.7")

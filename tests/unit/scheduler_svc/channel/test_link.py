@@ -10,6 +10,8 @@ from qllm.v1 import control_pb2
 
 from scheduler_svc.channel import router
 from scheduler_svc.channel.link import WorkerLink
+from scheduler_svc.core.state.commands import CheckIntegrity
+from scheduler_svc.core.state.results import IntegrityReport
 from scheduler_svc.generation import WorkerState
 from tests.support.channel.control_channel import (
     RawPeer,
@@ -63,6 +65,21 @@ async def test_repeated_hello_is_one_join(peer: RawPeer, channel: Channel) -> No
     peer.report(7, step_result=STEP)
     await channel[1].wait_for("result")
     assert [event[0] for event in channel[1].events] == ["joined", "result"]
+
+
+async def test_a_check_is_answered_once_and_what_was_not_asked_for_is_dropped(peer: RawPeer, channel: Channel) -> None:
+    link, listener = channel
+    await join(peer, channel)
+    link.send([CheckIntegrity(3)])
+    assert (await peer.receive("check_integrity")).command.check_integrity.check_id == 3
+    report = control_pb2.IntegrityReport(check_id=3, problem="a leak", num_held_blocks=5, num_sequences=2)
+    for check_id in (2, 3, 3):
+        report.check_id = check_id
+        peer.report(7, integrity_report=report)
+    await eventually(lambda: link.dropped_frames.get("unasked") == 2)
+    [(_, found)] = listener.of("integrity")
+    assert isinstance(found, IntegrityReport)
+    assert (found.check_id, found.problem, found.num_held_blocks, found.num_sequences) == (3, "a leak", 5, 2)
 
 
 async def test_frames_of_another_epoch_are_dropped(peer: RawPeer, channel: Channel) -> None:

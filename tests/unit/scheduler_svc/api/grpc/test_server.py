@@ -16,7 +16,7 @@ from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.cache.load import MemoryLoad
-from scheduler_svc.generation import WorkerState
+from scheduler_svc.generation import IntegrityCheck, WorkerState
 from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
 from tests.support.service.fakes import MEMORY, FakeGenerator
 
@@ -175,6 +175,13 @@ async def test_loads_are_the_generators() -> None:
     assert {field: getattr(loads.memory, field) for field in MemoryLoad.__dataclass_fields__} == asdict(MEMORY)
     assert not loads.HasField("check")
     assert (loads.latency_sensitive.num_attained, loads.latency_sensitive.num_judged, loads.num_riders) == (5, 10, 19)
+
+
+async def test_a_check_is_made_if_it_is_asked_for() -> None:
+    generator = FakeGenerator(check=IntegrityCheck(("block 5 leaked",), 9, 3))
+    async with running(generator) as service:
+        loads = await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(check=True))
+    assert loads.check == admin_pb2.IntegrityCheck(problems=["block 5 leaked"], num_held_blocks=9, num_sequences=3)
 
 
 async def reflect(service: Service, version: str, **question: str) -> reflection_pb2.ServerReflectionResponse:

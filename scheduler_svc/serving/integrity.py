@@ -1,0 +1,123 @@
+"""Checks the books of memory on demand: the core's by themselves, the worker's by its own word, and one with the other.
+
+    core's books ──┐ read when CheckIntegrity is sent, behind all that the core decided before
+                   ├──▶ problems
+    worker's ──────┘ reported once the worker has carried out what came before
+
+Changes nothing, and never raises: what can't be checked is a problem too.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from scheduler_svc.core.cache.block_pool import IntegrityError
+from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.state.commands import CheckIntegrity, Command
+from scheduler_svc.core.state.results import IntegrityReport
+from scheduler_svc.generation import IntegrityCheck
+
+TIMEOUT_S = 5.0
+MAX_PROBLEM_CHARS = 500
+_TRIES = 3
+
+NO_WORKER = IntegrityCheck(("no worker is connected, so there is nothing to check",))
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the core says of memory at one moment."""
+
+    problems: tuple[str, ...]
+    num_held_blocks: int
+
+
+def read_books(scheduler: Scheduler) -> Books:
+    """Returns the core's books, and what contradicts itself in them."""
+    try:
+        scheduler.check_integrity()
+        problems: tuple[str, ...] = ()
+    except IntegrityError as error:
+        problems = (f"the scheduler's books: {error}",)
+    return Books(problems, scheduler.memory.pool.num_held)
+
+
+def compare(books: Books, report: IntegrityReport) -> IntegrityCheck:
+    """Returns what contradicts what."""
+    problems = [*books.problems]
+    if report.problem:
+        problems.append(f"the worker's books: {report.problem[:MAX_PROBLEM_CHARS]}")
+    if report.num_held_blocks != books.num_held_blocks:
+        problems.append(
+            f"the scheduler's books say that {books.num_held_blocks} blocks are held, "
+            f"the worker's that {report.num_held_blocks} are"
+        )
+    return IntegrityCheck(tuple(problems), report.num_held_blocks, report.num_sequences)
+
+
+class IntegrityChecks:
+    """The checks under way.
+
+    Args:
+        send: Hands commands to the worker, in order, without waiting.
+        timeout_s: Seconds that a check waits for the worker.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Command]], object], timeout_s: float = TIMEOUT_S) -> None:
+        self._send = send
+        self._timeout_s = timeout_s
+        self._check_ids = count(1)
+        self._waiting: dict[int, asyncio.Future[IntegrityReport | None]] = {}
+
+    async def run(self, read: Callable[[], Books | None]) -> IntegrityCheck:
+        """Checks the books of both sides.
+
+        A sequence that ended in the worker may hold a block here that it was never given there, until its end is
+        known. It is known when the report is here, so books that differ are compared anew.
+
+        Args:
+            read: Sends what the core has decided and returns its books; None if there is no worker.
+        """
+        until_s = asyncio.get_running_loop().time() + self._timeout_s
+        for _ in range(_TRIES):
+            check = await self._check(read, until_s)
+            if not check.problems:
+                break
+        return check
+
+    def reported(self, report: IntegrityReport) -> None:
+        """Takes in what the worker found; nothing happens if nobody waits for it any more."""
+        waiting = self._waiting.get(report.check_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(report)
+
+    def worker_lost(self) -> None:
+        """Ends the checks that wait for a worker that is gone."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def _check(self, read: Callable[[], Books | None], until_s: float) -> IntegrityCheck:
+        books = read()
+        if books is None:
+            return NO_WORKER
+        try:
+            async with asyncio.timeout_at(until_s):
+                report = await self._ask()
+        except TimeoutError:
+            return IntegrityCheck((*books.problems, f"the worker did not answer within {self._timeout_s:g} s"))
+        if report is None:
+            return IntegrityCheck((*books.problems, "the worker was lost before it answered"))
+        return compare(books, report)
+
+    async def _ask(self) -> IntegrityReport | None:
+        """Returns what the worker holds; None if it went away."""
+        check_id = next(self._check_ids)
+        waiting: asyncio.Future[IntegrityReport | None] = asyncio.get_running_loop().create_future()
+        self._waiting[check_id] = waiting
+        try:
+            self._send([CheckIntegrity(check_id)])
+            return await waiting
+        finally:
+            del self._waiting[check_id]
