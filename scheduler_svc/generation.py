@@ -191,6 +191,10 @@ class Generator(Protocol):
     def worker_epoch(self) -> int:
         """The connected or last worker's epoch; 0 if none ever connected."""
 
+    @property
+    def no_sharing_reason(self) -> str:
+        """Why prompts that begin alike do not share what is cached of them; empty where they do."""
+
     def on_state_change(self, tell: Callable[[], None]) -> None:
         """Calls `tell` after each change of `worker_state`, from now on; it must not raise."""
 

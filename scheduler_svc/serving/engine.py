@@ -67,6 +67,13 @@ class EngineSettings:
         Setting(1, 1 << 20, panel=MEMORY),
         "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once.",
     ] = 16384
+    prefix_caching: Annotated[
+        bool,
+        Setting(panel=MEMORY),
+        "Lets requests whose prompts begin with the same tokens share what is cached of them, so that only the rest of "
+        "each prompt is computed. Requests whose cache_salt differs never share. Where a model can't share, the log "
+        "says why.",
+    ] = True
 
 
 class Engine:
@@ -123,6 +130,13 @@ class Engine:
     def worker_epoch(self) -> int:
         """The connected or last worker's epoch; 0 if none ever connected."""
         return self._epoch
+
+    @property
+    def no_sharing_reason(self) -> str:
+        """Why prompts that begin alike do not share what is cached of them; empty where they do."""
+        if not self._settings.prefix_caching:
+            return "--no-prefix-caching"
+        return "no worker is connected" if self._model is None else self._model.core.no_sharing_reason
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
@@ -204,6 +218,8 @@ class Engine:
         )
         self._scheduler, self._model, self._epoch = scheduler, model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
+        if self.no_sharing_reason:
+            _log.info("prefixes_not_shared epoch=%016x reason=%r", epoch, self.no_sharing_reason)
         self._change_state(WorkerState.READY)
 
     def step_result(self, result: StepResult) -> None:

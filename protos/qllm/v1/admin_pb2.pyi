@@ -82,6 +82,8 @@ class GetServerInfoResponse(_message.Message):
     WORKER_EPOCH_FIELD_NUMBER: _builtins.int
     LS_TTFT_MS_FIELD_NUMBER: _builtins.int
     LS_TPOT_MS_FIELD_NUMBER: _builtins.int
+    SHARES_PREFIXES_FIELD_NUMBER: _builtins.int
+    NO_SHARING_REASON_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the scheduler service."""
     policy: _builtins.str
@@ -106,6 +108,10 @@ class GetServerInfoResponse(_message.Message):
     """
     ls_tpot_ms: _builtins.float
     """Milliseconds from each token to the next one that are promised to them; 0: as soon as possible."""
+    shares_prefixes: _builtins.bool
+    """Whether requests whose prompts begin with the same tokens share what is cached of them."""
+    no_sharing_reason: _builtins.str
+    """Why they do not; empty where they do."""
     @_builtins.property
     def model(self) -> Global___ModelFacts:
         """Present while a worker is connected."""
@@ -125,10 +131,12 @@ class GetServerInfoResponse(_message.Message):
         worker_epoch: _builtins.int = ...,
         ls_ttft_ms: _builtins.float = ...,
         ls_tpot_ms: _builtins.float = ...,
+        shares_prefixes: _builtins.bool = ...,
+        no_sharing_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_min_share", b"be_min_share", "ls_tpot_ms", b"ls_tpot_ms", "ls_ttft_ms", b"ls_ttft_ms", "max_be_requests", b"max_be_requests", "max_ls_requests", b"max_ls_requests", "model", b"model", "policy", b"policy", "preempt_at", b"preempt_at", "preemption_quantum_ms", b"preemption_quantum_ms", "version", b"version", "worker_epoch", b"worker_epoch", "worker_state", b"worker_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["be_min_share", b"be_min_share", "ls_tpot_ms", b"ls_tpot_ms", "ls_ttft_ms", b"ls_ttft_ms", "max_be_requests", b"max_be_requests", "max_ls_requests", b"max_ls_requests", "model", b"model", "no_sharing_reason", b"no_sharing_reason", "policy", b"policy", "preempt_at", b"preempt_at", "preemption_quantum_ms", b"preemption_quantum_ms", "shares_prefixes", b"shares_prefixes", "version", b"version", "worker_epoch", b"worker_epoch", "worker_state", b"worker_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +163,7 @@ class ModelFacts(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_DTYPE_FIELD_NUMBER: _builtins.int
     DTYPE_REASON_FIELD_NUMBER: _builtins.int
+    NUM_DISK_BLOCKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     num_layers: _builtins.int
@@ -187,6 +196,8 @@ class ModelFacts(_message.Message):
     """Why `dtype` was chosen, for people to read: "--dtype", "checkpoint", or what was measured, such as
     "measurement: bfloat16/float32=2.21", which says how many times as long the first type takes.
     """
+    num_disk_blocks: _builtins.int
+    """Cache blocks on disk that offloaded sequences may fill where host memory has no room."""
     def __init__(
         self,
         *,
@@ -205,10 +216,11 @@ class ModelFacts(_message.Message):
         device: _builtins.str = ...,
         checkpoint_dtype: _builtins.str = ...,
         dtype_reason: _builtins.str = ...,
+        num_disk_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "checkpoint_dtype", b"checkpoint_dtype", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_experts", b"num_experts", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "checkpoint_dtype", b"checkpoint_dtype", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "family", b"family", "max_model_len", b"max_model_len", "name", b"name", "num_blocks", b"num_blocks", "num_disk_blocks", b"num_disk_blocks", "num_experts", b"num_experts", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,8 @@ class AdminServicer(pb_grpc.AdminServicer):
             model=None if model is None else model_facts(model),
             worker_state=_WORKER_STATES[self._generator.worker_state],
             worker_epoch=self._generator.worker_epoch,
+            shares_prefixes=not self._generator.no_sharing_reason,
+            no_sharing_reason=self._generator.no_sharing_reason,
             **asdict(self._settings),
         )
 
@@ -77,6 +79,7 @@ def model_facts(model: ServedModel) -> pb.ModelFacts:
         block_size=model.core.block_size,
         num_blocks=model.core.num_blocks,
         num_host_blocks=model.core.num_host_blocks,
+        num_disk_blocks=model.core.num_disk_blocks,
         dtype=model.dtype,
         quantization=model.quantization,
         family=model.family,

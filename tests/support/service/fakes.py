@@ -33,6 +33,7 @@ def served_model(**changes: object) -> ServedModel:
         num_blocks=64,
         num_host_blocks=64,
         max_model_len=512,
+        num_disk_blocks=32,
     )
     model = ServedModel(
         core=core,
@@ -142,6 +143,7 @@ class FakeGenerator:
     model: ServedModel | None = field(default_factory=served_model)
     worker_state: WorkerState = WorkerState.READY
     worker_epoch: int = 7
+    no_sharing_reason: str = ""
     script: Callable[[GenerationRequest], list[int]] = echo
     cached: Callable[[GenerationRequest], int] = nothing_cached
     tokens_per_event: int = 1

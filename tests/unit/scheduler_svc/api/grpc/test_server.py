@@ -139,6 +139,7 @@ async def test_server_info_tells_settings_and_model() -> None:
     assert (info.be_min_share, info.max_ls_requests, info.max_be_requests) == (0.05, 256, 4096)
     assert (info.ls_ttft_ms, info.ls_tpot_ms) == (250.0, 50.0)
     assert (info.worker_state, info.worker_epoch) == (admin_pb2.WORKER_STATE_READY, 7)
+    assert (info.shares_prefixes, info.no_sharing_reason) == (True, "")
     assert MessageToDict(info.model, preserving_proto_field_name=True) == {
         "name": "fake",
         "num_layers": 2,
@@ -149,6 +150,7 @@ async def test_server_info_tells_settings_and_model() -> None:
         "block_size": 16,
         "num_blocks": 64,
         "num_host_blocks": 64,
+        "num_disk_blocks": 32,
         "dtype": "float32",
         "quantization": "none",
         "family": "mixtral",
@@ -163,6 +165,12 @@ async def test_server_info_without_worker_has_no_model() -> None:
         info = await admin_pb2_grpc.AdminStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
     assert not info.HasField("model")
     assert (info.worker_state, info.worker_epoch) == (admin_pb2.WORKER_STATE_ABSENT, 0)
+
+
+async def test_server_info_says_why_prefixes_are_not_shared() -> None:
+    async with running(FakeGenerator(no_sharing_reason="layers keep a state")) as service:
+        info = await admin_pb2_grpc.AdminStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
+    assert (info.shares_prefixes, info.no_sharing_reason) == (False, "layers keep a state")
 
 
 async def test_loads_are_the_generators() -> None:
