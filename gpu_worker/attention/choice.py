@@ -67,7 +67,8 @@ def _products_win(
 
     def by_products() -> None:
         if is_single:
-            attend_one_by_one(q.transpose(0, 1).expand(num_together, H, -1), next(turn), H_kv, 1.0)
+            histories = [[rows] for rows in next(turn)]
+            attend_one_by_one(q.transpose(0, 1).expand(num_together, H, -1), histories, H_kv, 1.0)
         else:
             attend_in_tiles(q, *next(turn)[0], scale=1.0, mask=None)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gpu_worker.attention.choice import products_pay
-from gpu_worker.attention.cpu import attend_fused, attend_in_tiles, attend_one_by_one
+from gpu_worker.attention.cpu import Runs, attend_fused, attend_fused_over, attend_in_tiles, attend_one_by_one, flash
 from gpu_worker.attention.scores import attend_by_scores
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
@@ -25,21 +25,26 @@ _PART_WORK = 1 << 28  # multiplications of a part: a few milliseconds of two cor
 _LEAST_QUERIES = 16  # with fewer a part takes longer to read K and V than to use them
 _TILE = 64  # queries that kernels take at once
 
-Reader = Callable[[Span, int], tuple[Tensor, Tensor]]
+Reader = Callable[[Span, int], Runs]
 
 
 def reader(cache: RaggedCache, layer: int, key: Tensor, value: Tensor) -> Reader:
-    """What reads K and V (H_kv, rows, width) of a span's sequence, from some row to its last row of this pass."""
+    """What reads a span's sequence from some row to its last row of this pass: a chunk's rows end to end in one piece.
+
+    A single query's rows stay where they are if they lie in a few pieces: copying them takes longer than its attention.
+    """
     if not cache.is_latent(layer):
-        return lambda span, start: cache.read(layer, span, start)
+        return lambda span, start: (
+            cache.read_runs(layer, span, start) if span.num_tokens == 1 else [cache.read(layer, span, start)]
+        )
     live = [span for span in cache.spans if not span.dropped]
     firsts = accumulate((span.length for span in live), initial=0)
     first_rows = {span.table: first for span, first in zip(live, firsts, strict=False)}
 
-    def read(span: Span, start: int) -> tuple[Tensor, Tensor]:
+    def read(span: Span, start: int) -> Runs:
         first = first_rows[span.table]
         rows = slice(first + start, first + span.length)
-        return key[0, :, rows], value[0, :, rows]
+        return [(key[0, :, rows], value[0, :, rows])]
 
     return read
 
@@ -68,6 +73,11 @@ class Rules:
     def are_plain(self) -> bool:
         """Whether they are a scale and a window and nothing else."""
         return all(rule is None for rule in (self.sinks, self.chosen, self.bias, self.softcap))
+
+    @property
+    def are_of_scores_alone(self) -> bool:
+        """Whether they are the same for every row that is seen, whatever its place: plain, or with sinks."""
+        return all(rule is None for rule in (self.chosen, self.bias, self.softcap))
 
     @property
     def are_for_all_rows(self) -> bool:
@@ -165,7 +175,7 @@ class AttentionStage:
     def _attend(self, part: Span) -> None:
         start = self._first_visible(part)
         q = self.query[:, part.start : part.stop]  # (H, n, width)
-        attended = _attend(self.forward_pass.cache, part, start, q, *self.read(part, start), self.rules.of(part))
+        attended = _attend(self.forward_pass.cache, part, start, q, self.read(part, start), self.rules.of(part))
         self.output[part.start : part.stop] = attended.transpose(0, 1)  # (n, H, width of V)
 
     def _attend_singles(self, singles: Sequence[Span]) -> None:
@@ -177,8 +187,18 @@ class AttentionStage:
         self.output[rows] = attend_one_by_one(query, histories, self.num_kv_heads, self.rules.scale)
 
 
-def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: Rules) -> Tensor:
-    """One sequence: q (H, n, width) over k, v (H_kv, rows, width), rows from `start` to q's last. (H, n, width)."""
+def _attend(cache: RaggedCache, span: Span, start: int, q: Tensor, runs: Runs, rules: Rules) -> Tensor:
+    """One sequence: q (H, n, width) over its rows from `start` to q's last. (H, n, width)."""
+    if len(runs) > 1 and rules.are_of_scores_alone and runs[0][0].shape == runs[0][1].shape:
+        return attend_fused_over(q, runs, rules.scale, rules.sinks)
+    k, v = (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*runs, strict=True))
+    return _attend_at_once(cache, span, start, q, k, v, rules)
+
+
+def _attend_at_once(
+    cache: RaggedCache, span: Span, start: int, q: Tensor, k: Tensor, v: Tensor, rules: Rules
+) -> Tensor:
+    """As _attend, over k, v (H_kv, rows, width)."""
     num_queries, num_rows = q.shape[1], k.shape[1]
     window = None if rules.window is None or num_rows <= rules.window else rules.window
     chosen = None if rules.chosen is None or rules.chosen.shape[-1] >= num_rows else rules.chosen
@@ -219,11 +239,10 @@ def _attend_with_sinks(
     With lse the log of the summed exponentials of the scores, that share is exp(lse) / (exp(lse) + exp(sink)).
     """
     width = max(q.shape[-1], v.shape[-1])  # the kernel wants one width; zeros change no score
-    wide_q, wide_k, wide_v = (pad(rows, (0, width - rows.shape[-1])) for rows in (q, k, v))
-    # (1, H, n, width), (1, H, n)
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        wide_q[None], wide_k[None], wide_v[None], 0.0, causal, attn_mask=mask, scale=scale
+    wide_q, wide_k, wide_v = (
+        rows if rows.shape[-1] == width else pad(rows, (0, width - rows.shape[-1])) for rows in (q, k, v)
     )
+    out, lse = flash(wide_q[None], wide_k[None], wide_v[None], scale, mask, causal=causal)
     share = torch.sigmoid(lse[0] - sinks)  # (H, n)
     attended: Tensor = out[0, ..., : v.shape[-1]] * share[..., None].to(out.dtype)  # (H, n, width of V)
     return attended

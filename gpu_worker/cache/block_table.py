@@ -6,6 +6,9 @@
 It checks nothing: ids come from the scheduler, and the ledger knows who holds which.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -26,14 +29,13 @@ class BlockTable:
         host: What each store held of it, (H, rows, width) each, while it is offloaded; else None.
         state: What its layers keep besides rows; it is on the host while the rows are.
         generation: Rises whenever rows change their place.
-        first_slot: Slot of its first row if its blocks are consecutive, so that all rows are; else None.
     """
 
     __slots__ = (
         "_block_size",
+        "_runs",
         "_slots",
         "block_ids",
-        "first_slot",
         "generation",
         "host",
         "num_cached",
@@ -85,8 +87,20 @@ class BlockTable:
         self.block_ids = block_ids
         self.generation += 1
         self._slots: Tensor | None = None
-        consecutive = bool(block_ids) and block_ids == list(range(block_ids[0], block_ids[0] + len(block_ids)))
-        self.first_slot = block_ids[0] * self._block_size if consecutive else None
+        self._runs: list[range] | None = None
+
+    def runs(self, start: int, stop: int) -> list[range]:
+        """Slots of the rows [start, stop), one range for each run of consecutive ones."""
+        if self._runs is None:
+            self._runs = _runs(self.block_ids, self._block_size)
+        found, row = [], 0
+        for run in self._runs:
+            if row >= stop:
+                break
+            if part := run[max(0, start - row) : stop - row]:
+                found.append(part)
+            row += len(run)
+        return found
 
     def slots(self, start: int, stop: int) -> Tensor:
         """Slots of the rows [start, stop), on the host (stop - start,)."""
@@ -99,3 +113,17 @@ class BlockTable:
     def blocks_of(self, num_rows: int) -> list[int]:
         """The blocks that hold the first rows."""
         return self.block_ids[: -(-num_rows // self._block_size)]
+
+
+def _runs(block_ids: Sequence[int], block_size: int) -> list[range]:
+    """The slots of blocks, one range for each run of consecutive ones."""
+    bounds = [
+        0,
+        *(place for place, (one, other) in enumerate(pairwise(block_ids), 1) if other != one + 1),
+        len(block_ids),
+    ]
+    return [
+        range(block_ids[first] * block_size, (block_ids[end - 1] + 1) * block_size)
+        for first, end in pairwise(bounds)
+        if first < end
+    ]

@@ -82,8 +82,10 @@ class RaggedCache(Cache):
         self._store.write(layer_idx, placement.slots, k, v)
         if layer_idx not in self._latent_layers:
             return key_states, value_states
-        rows = [self._store.read(layer_idx, s.table, 0, s.length) for s in self.spans if not s.dropped]
-        all_k, all_v = (torch.cat(parts, dim=1)[None] for parts in zip(*rows, strict=True))
+        runs = [
+            run for s in self.spans if not s.dropped for run in self._store.read_runs(layer_idx, s.table, 0, s.length)
+        ]
+        all_k, all_v = (torch.cat(parts, dim=1)[None] for parts in zip(*runs, strict=True))
         return all_k, all_v
 
     def alone(self, span: Span) -> "RaggedCache":
@@ -218,6 +220,10 @@ class RaggedCache(Cache):
         """K and V of a span's sequence from row `start` to its last row of this pass, (H, rows, width) each."""
         k, v = self._store.read(layer, span.table, start, span.length)
         return k, v
+
+    def read_runs(self, layer: int, span: Span, start: int) -> list[tuple[Tensor, Tensor]]:
+        """The same in pieces that lie end to end in the sequence, without a copy if they are few."""
+        return [(k, v) for k, v in self._store.read_runs(layer, span.table, start, span.length)]
 
     def read_only(self, layer: int) -> tuple[Tensor, Tensor]:
         """K and V of all rows of the only sequence, (H, rows, width) each."""

@@ -5,7 +5,7 @@ first rows written to it), no batches and no forward passes.
 
     block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
     rows of the sequence      0 1 2 3|4 5 6 7|8 9
-    slots in each layer      28 ......... 35|8 9    consecutive blocks are read as a view, others gathered
+    slots in each layer      28 ......... 35|8 9    two runs of slots: a few are read as views, more gathered
 
 Source: arXiv 2503.09304, section 4 (Unified Dynamic Cache).
 """
@@ -26,6 +26,9 @@ from gpu_worker.machine.devices import is_host, to_device
 
 KV = "kv"
 INDEXER = "indexer"
+_MOST_VIEWS = (
+    4  # runs: a shared prefix, what a fork shares, and a sequence's own; of many short ones calls take the time
+)
 
 
 class Layout(Enum):
@@ -196,13 +199,21 @@ class UnifiedDynamicCache:
             store.index_copy_(1, slots, new)
 
     def read(self, layer: int, table: BlockTable, start: int, stop: int, kind: str = KV) -> tuple[Tensor, ...]:
-        """Rows [start, stop) of a sequence (H, rows, width), K and V or what was stored; views of a run of blocks."""
-        stores = self._stores[layer, kind]
-        if table.first_slot is not None:
-            first, count = table.first_slot + start, stop - start
-            return tuple(store.narrow(1, first, count) for store in stores)
+        """K and V, or what was stored, of rows [start, stop) (H, rows, width): views of one run, else copies."""
+        if len(runs := table.runs(start, stop)) == 1:
+            return self._view(layer, kind, runs[0])
         slots = to_device(table.slots(start, stop), self.device)
-        return tuple(store.index_select(1, slots) for store in stores)
+        return tuple(store.index_select(1, slots) for store in self._stores[layer, kind])
+
+    def read_runs(self, layer: int, table: BlockTable, start: int, stop: int) -> list[tuple[Tensor, ...]]:
+        """K and V as `read` gives them, in pieces end to end: views where there are few runs, else one copy."""
+        runs = table.runs(start, stop)
+        if len(runs) > _MOST_VIEWS:
+            return [self.read(layer, table, start, stop)]
+        return [self._view(layer, KV, run) for run in runs]
+
+    def _view(self, layer: int, kind: str, run: range) -> tuple[Tensor, ...]:
+        return tuple(store.narrow(1, run.start, len(run)) for store in self._stores[layer, kind])
 
     def slots_first(self, layer: int) -> tuple[Tensor, ...]:
         """K and V of all slots (num_slots, H, width), as views."""

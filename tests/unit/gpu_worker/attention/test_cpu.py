@@ -65,7 +65,7 @@ def test_tiles_take_a_mask_for_what_is_not_causal_alone() -> None:
 def test_single_queries_see_all_rows_of_their_own_sequences(heads: tuple[int, int], dtype: torch.dtype) -> None:
     sequences = [_sequence(1, rows, heads, (24, 16), dtype) for rows in (1, 7, 1000)]
     queries = torch.cat([q.transpose(0, 1) for q, _, _ in sequences])
-    attended = attend_one_by_one(queries, ((k, v) for _, k, v in sequences), heads[1], SCALE)
+    attended = attend_one_by_one(queries, ([(k, v)] for _, k, v in sequences), heads[1], SCALE)
     assert attended.dtype is dtype
     for ours, (q, k, v) in zip(attended, sequences, strict=True):
         expected = _plain(q, k, v, torch.ones(1, k.shape[1], dtype=torch.bool))[:, 0]
@@ -122,11 +122,11 @@ def test_either_way_is_measured_with_the_real_operations() -> None:
 def test_single_queries_are_measured_on_more_rows_than_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[tuple[Tensor, Tensor]]] = []
 
-    def note(_: Tensor, histories: list[tuple[Tensor, Tensor]], *__: object) -> None:
-        calls.append(histories)
+    def note(_: Tensor, histories: list[list[tuple[Tensor, Tensor]]], *__: object) -> None:
+        calls.append([run for runs in histories for run in runs])
 
     monkeypatch.setattr(attention_choice, "attend_one_by_one", note)
-    monkeypatch.setattr(attention_choice, "attend_fused", lambda q, k, v, *_: note(q, [(k, v)]))
+    monkeypatch.setattr(attention_choice, "attend_fused", lambda q, k, v, *_: note(q, [[(k, v)]]))
     products_pay(torch.ones(8, 300, 64), 1, 1000, 4, 64)
     addresses = [k.data_ptr() for histories in calls for k, _ in histories]
     again = next(number for number, address in enumerate(addresses) if address in addresses[:number])

@@ -1,7 +1,11 @@
 """Rows are found again where they were put, moved without loss, and blocks belong to one sequence each."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.unified import UnifiedDynamicCache
@@ -58,6 +62,35 @@ def test_consecutive_blocks_are_read_without_a_copy_and_others_gathered() -> Non
     first, second = cache.read(0, together, 0, 10)[0], cache.read(0, together, 1, 10)[0]
     assert second.data_ptr() == first[:, 1:].data_ptr()
     assert cache.read(0, apart, 0, 6)[0].data_ptr() != cache.read(0, apart, 0, 6)[0].data_ptr()
+
+
+@pytest.mark.parametrize("block_ids", [[2, 3, 4], [7, 0, 3], [4, 5, 1]])
+@pytest.mark.parametrize("start", [0, 3, 4, 9])
+def test_a_few_runs_of_blocks_are_read_as_views_that_lie_end_to_end(block_ids: list[int], start: int) -> None:
+    cache = _cache()
+    table = _filled(cache, 1, block_ids, 10)
+    runs = cache.read_runs(0, table, start, 10)
+    for ours, expected in zip(zip(*runs, strict=True), _rows(1, 0, 10), strict=True):
+        assert torch.equal(torch.cat(ours, dim=1), expected[:, start:])
+    storage = {store.untyped_storage().data_ptr() for store in cache.read(0, _filled(cache, 2, [6], 4), 0, 4)}
+    assert {piece.untyped_storage().data_ptr() for run in runs for piece in run} <= storage
+
+
+def test_rows_in_many_runs_are_gathered_into_one() -> None:
+    cache = _cache()
+    table = _filled(cache, 1, [7, 5, 3, 1, 0], 20)
+    assert [k.shape[1] for k, _ in cache.read_runs(0, table, 0, 20)] == [20]
+    assert [k.shape[1] for k, _ in cache.read_runs(0, table, 6, 20)] == [2, 4, 4, 4]  # what is not read is no run
+
+
+@given(st.permutations(range(9)), st.integers(0, 36), st.integers(0, 36))
+def test_runs_are_the_slots_of_the_rows_and_never_follow_each_other(block_ids: list[int], one: int, other: int) -> None:
+    start, stop = sorted((one, other))
+    table = BlockTable(1, 4, torch.device("cpu"))
+    table.place(block_ids)
+    runs = table.runs(start, stop)
+    assert [slot for run in runs for slot in run] == table.slots(start, stop).tolist()
+    assert all(run.stop != following.start for run, following in pairwise(runs))
 
 
 def test_a_layer_takes_memory_at_its_first_rows_only() -> None:
