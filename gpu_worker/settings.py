@@ -13,6 +13,8 @@ from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
 from qllm.settings import ADVANCED, MEMORY, MODEL, SCHEDULING, SERVING, Setting, SettingRefused, check
 
+from gpu_worker.memory_size import MemorySize, parse_memory_size
+
 _MOST_RANKS = 64
 
 
@@ -159,15 +161,18 @@ class WorkerConfig:
         Setting(1, 1024, panel=MEMORY),
         "Sets how many tokens one block of the cache holds.",
     ] = 16
-    kv_cache_gib: Annotated[
-        float | None,
-        Setting(0.001, 1 << 16, panel=MEMORY, unset="1, on cuda 80 % of what is free"),
-        "Sets how many GiB of the device's memory the KV cache takes.",
+    kv_memory: Annotated[
+        str | None,
+        Setting(metavar="SIZE", panel=MEMORY, unset="80% on cuda, 25% on a CPU"),
+        "Sets how much of the device's memory, or on a CPU of the host's, the KV cache takes: a size such as 2GiB or "
+        "512MiB, or a share such as 25% of what is free once the model is loaded. Where nothing is set, a CPU's cache "
+        "is no larger than 256 texts of the greatest length fill. A CPU's is filled with zeros at the start, at about "
+        "1 GiB a second.",
     ] = None
     num_blocks: Annotated[
         int | None,
-        Setting(1, 1 << 24, panel=MEMORY, unset="as many as --kv-cache-gib holds"),
-        "Sets how many blocks the KV cache has, instead of --kv-cache-gib.",
+        Setting(1, 1 << 24, panel=MEMORY, unset="as many as --kv-memory holds"),
+        "Sets how many blocks the KV cache has, instead of as many as --kv-memory holds.",
     ] = None
     host_kv_gib: Annotated[
         float,
@@ -233,6 +238,7 @@ class WorkerConfig:
         if (self.curve_secret_key is None) != (self.curve_server_key is None):
             raise SettingRefused("CURVE needs both --curve-secret-key and --curve-server-key")
         self._check_endpoint()
+        self._check_kv_memory()
         if self.simulated and self.record_costs is not None:
             raise SettingRefused(
                 f"--record-costs: got {self.record_costs}, allowed with --simulated is nothing: it takes a table's time"
@@ -260,6 +266,17 @@ class WorkerConfig:
         if self.curve_secret_key is None or self.curve_server_key is None:
             return None
         return CurveFiles(self.curve_secret_key, self.curve_server_key)
+
+    @property
+    def kv_memory_size(self) -> MemorySize | None:
+        """What the KV cache takes; None where nothing is set."""
+        return None if self.kv_memory is None else parse_memory_size(self.kv_memory)
+
+    def _check_kv_memory(self) -> None:
+        try:
+            _ = self.kv_memory_size
+        except ValueError as refusal:
+            raise SettingRefused(f"--kv-memory: {refusal}") from refusal
 
     def _check_endpoint(self) -> None:
         if not self.control_endpoint.startswith(("ipc://", "tcp://")):

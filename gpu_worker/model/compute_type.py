@@ -12,13 +12,12 @@ What was asked for is kept; where another would be 1.5 times as fast, a warning 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from gpu_worker.machine.control_group import free_memory_bytes
+from gpu_worker.machine.free_memory import free_bytes_of_host
 from gpu_worker.model.type_trials import Trial, shortest, time_types
 from gpu_worker.model.weights import WeightOptions
 
@@ -28,7 +27,6 @@ _WORTH = 1.2  # how many times as fast float32 must be to be taken instead of th
 _WORTH_SAYING = 1.5  # how many times as fast another type must be for a warning that the one asked for is slow
 _MOST_MEMORY = 0.8  # what float32 weights may take of the memory that caches leave; what is computed needs the rest
 _HALF = (torch.bfloat16, torch.float16)
-_MEMORY = Path("/proc/meminfo")
 _GIB = 1 << 30
 
 
@@ -120,7 +118,7 @@ def choose_type(
         return _report(ComputeType(options, _name(own), "--dtype" if is_asked else "checkpoint"))
     is_first = ranks is None or ranks.rank == 0
     trials = time_types(skeleton, half, options) if is_first else ()
-    room = Room(_bytes_in_float32(skeleton, options), free_bytes_of_memory(), cache_bytes)
+    room = Room(_bytes_in_float32(skeleton, options), free_bytes_of_host(), cache_bytes)
     if is_asked:
         if warning := slowness(options.dtype, _name(half), trials, room):
             logger.warning("%s", warning)
@@ -165,14 +163,6 @@ def slowness(asked: str, half: str, trials: Sequence[Trial], room: Room) -> str:
     if asked == half and min(slowdowns) >= _WORTH_SAYING and room.suffices:
         return f"--dtype {half}: float32 would be {slowdown:.1f} times as fast here"
     return ""
-
-
-def free_bytes_of_memory() -> int:
-    """Returns the bytes that this process may still take, by the machine's memory and its control group's limit."""
-    lines = _MEMORY.read_text().splitlines() if _MEMORY.is_file() else []
-    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    of_group = free_memory_bytes()
-    return min([*available, *([] if of_group is None else [of_group])], default=1 << 62)
 
 
 def _report(chosen: ComputeType, trials: Sequence[Trial] = ()) -> ComputeType:

@@ -18,21 +18,22 @@ from gpu_worker.contract.results import WorkTiming
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.ranks import Ranks
 from gpu_worker.execution.runner import Runner
+from gpu_worker.machine.devices import is_host
+from gpu_worker.machine.free_memory import free_bytes_of
 from gpu_worker.machine.threads import thread_count
-from gpu_worker.model.loader import LoadedModel, load_model
+from gpu_worker.model.loader import LoadedModel, ModelFacts, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
 from gpu_worker.settings import Device, GenerationConfig, WorkerConfig
+from gpu_worker.startup.sizing import MOST_SEQUENCES, Room, blocks_of, fit_blocks
 from gpu_worker.startup.warmup import state_bytes, touch_memory, warm_up
 
 _log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
-_CUDA_CACHE_SHARE = 0.8
 _WARM_UP_TOKENS = 300
 _PROBE_TOKENS = 16
-_MAX_BLOCKS = 1 << 24
 _MOST_RECORDED = 64
 
 
@@ -137,37 +138,42 @@ def _choose_device(device: Device) -> str:
 def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
     """Returns the numbers of device and host blocks."""
     block_bytes, bytes_of_states = _measure_bytes(loaded, config.block_size)
-    cache_bytes = _cache_bytes(config, loaded.facts.device)
-    num_blocks = config.num_blocks or min(cache_bytes // block_bytes, _MAX_BLOCKS)
-    if num_blocks < 1:
-        raise SettingRefused(f"--kv-cache-gib: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+    num_blocks = config.num_blocks or _fit_blocks(config, loaded.facts, block_bytes)
     if num_blocks * config.block_size < loaded.facts.max_model_len:
         _log.warning(
-            "texts of at most %d tokens, not %d: the cache holds no more (--kv-cache-gib, --num-blocks)",
+            "texts of at most %d tokens, not %d: the cache holds no more (--kv-memory, --num-blocks)",
             num_blocks * config.block_size,
             loaded.facts.max_model_len,
         )
-    num_host_blocks = min(int(config.host_kv_gib * _GIB) // block_bytes, _MAX_BLOCKS)
+    num_host_blocks = fit_blocks(int(config.host_kv_gib * _GIB), block_bytes)
     _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
     if bytes_of_states:  # on top of the blocks, for each sequence that has begun and not ended
         _log.info("states bytes_per_sequence=%d", bytes_of_states)
     return num_blocks, num_host_blocks
 
 
+def _fit_blocks(config: WorkerConfig, facts: ModelFacts, block_bytes: int) -> int:
+    """Returns how many blocks the memory for the cache holds; raises SettingRefused if that is none."""
+    most_bytes = MOST_SEQUENCES * blocks_of(facts.max_model_len, config.block_size) * block_bytes
+    cache_bytes = _room(config, facts.device).cache_bytes(config.kv_memory_size, most_bytes)
+    if num_blocks := fit_blocks(cache_bytes, block_bytes):
+        return num_blocks
+    raise SettingRefused(f"--kv-memory: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+
+
 def _bytes_of_caches(config: WorkerConfig, device: str) -> int:
     """What caches of all ranks will take of a host's memory, as far as it is known before there is a model."""
     offloaded = int(config.host_kv_gib * _GIB)
-    here = _cache_bytes(config, device) if device == "cpu" and not config.num_blocks else 0
+    room = _room(config, device)
+    here = room.cache_bytes(config.kv_memory_size, room.free_bytes) if room.is_host and not config.num_blocks else 0
     return (offloaded + here) * config.num_ranks
 
 
-def _cache_bytes(config: WorkerConfig, device: str) -> int:
-    if config.kv_cache_gib is not None:
-        return int(config.kv_cache_gib * _GIB)
-    if device.startswith("cuda"):
-        free_bytes, _ = torch.cuda.mem_get_info()
-        return int(_CUDA_CACHE_SHARE * free_bytes)
-    return _GIB
+def _room(config: WorkerConfig, device: str) -> Room:
+    """What is free for caches; the ranks of one host share it, and each has a device of its own."""
+    where = torch.device(device)
+    free_bytes = free_bytes_of(where)
+    return Room(free_bytes // config.num_ranks, is_host=True) if is_host(where) else Room(free_bytes, is_host=False)
 
 
 def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def _config(model: LargeModel, endpoint: str, device: str) -> WorkerConfig:
         control_endpoint=endpoint,
         load_format=LoadFormat.DUMMY,
         device=Device(device),
-        kv_cache_gib=_CPU_CACHE_GIB if device == "cpu" else None,
+        kv_memory=f"{_CPU_CACHE_GIB}GiB" if device == "cpu" else None,
         host_kv_gib=_CPU_CACHE_GIB if device == "cpu" else 4.0,
         served_model_names=(str(model.geometry),),
     )

@@ -92,7 +92,7 @@ class _Check:
 
     async def run(self) -> None:
         """Serves and reports; raises StepFailed for what does not hold."""
-        worker = ("--device", self.device, "--dtype", self.dtype, "--kv-cache-gib", "0.25", "--host-kv-gib", "0.05")
+        worker = ("--device", self.device, "--dtype", self.dtype, "--kv-memory", "256MiB", "--host-kv-gib", "0.05")
         options = ServiceOptions(str(self.folder), worker=worker)
         async with running_service(options, echo=True) as address, AsyncClient(address) as client:
             expected = await asyncio.wrap_future(self.expected)

@@ -87,7 +87,7 @@ def start_service(
         "--grpc-port",
         str(port),
     ]
-    command += [*options, "--", "--dtype", "float32", "--threads", "1", "--kv-cache-gib", "0.05", *worker_options]
+    command += [*options, "--", "--dtype", "float32", "--threads", "1", "--kv-memory", "50MiB", *worker_options]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stderr=sink, start_new_session=True)
     service = LiveService(process, f"127.0.0.1:{port}", log)

@@ -35,8 +35,8 @@ def worker(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
         ("num_threads", 0, "--threads"),
         ("block_size", 0, "--block-size"),
         ("num_blocks", 0, "--num-blocks"),
-        ("kv_cache_gib", -1.0, "--kv-cache-gib"),
-        ("kv_cache_gib", float("nan"), "--kv-cache-gib"),
+        ("kv_memory", "-1GiB", "--kv-memory: got '-1GiB', allowed is a size such as 2GiB or 512MiB, or a share"),
+        ("kv_memory", "120%", "--kv-memory"),
         ("host_kv_gib", -0.1, "--host-kv-gib"),
         ("max_model_len", 1, "--max-model-len"),
     ],
@@ -102,7 +102,7 @@ def test_check_config_says_what_is_in_force_where_it_comes_from_and_starts_nothi
     assert rows["--threads"] == f"3 file {file}"
     assert rows["--log-level"] == f"debug file {file}"
     assert rows["--dtype"] == "float32 environment QLLM_DTYPE"
-    assert rows["--num-blocks"] == "as many as --kv-cache-gib holds default"
+    assert rows["--num-blocks"] == "as many as --kv-memory holds default"
     assert "--parent-pid" not in rows
 
 

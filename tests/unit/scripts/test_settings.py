@@ -59,7 +59,7 @@ def test_what_is_generated_does_not_depend_on_where() -> None:
 
 
 @pytest.mark.parametrize("name", [settings.PAGE, settings.COMPOSE])
-@pytest.mark.parametrize("setting", ["QLLM_LS_TTFT_MS", "QLLM_KV_CACHE_GIB"])
+@pytest.mark.parametrize("setting", ["QLLM_LS_TTFT_MS", "QLLM_KV_MEMORY"])
 def test_a_setting_that_is_missing_or_unknown_is_noticed(tree: Path, name: Path, setting: str) -> None:
     text = (tree / name).read_text()
     for wrong in (re.sub(rf".*{setting}.*\n", "", text), text.replace(setting, "QLLM_SPEED")):

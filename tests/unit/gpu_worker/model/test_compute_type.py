@@ -163,7 +163,7 @@ def test_the_memory_that_there_is_decides(monkeypatch: pytest.MonkeyPatch, measu
     num_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     for free_bytes, taken in ((num_bytes * 2, "float32"), (num_bytes, "auto")):
         measured += [3.0, 3.0]
-        monkeypatch.setattr(compute_type, "free_bytes_of_memory", lambda free_bytes=free_bytes: free_bytes)
+        monkeypatch.setattr(compute_type, "free_bytes_of_host", lambda free_bytes=free_bytes: free_bytes)
         assert choose_type(model, torch.bfloat16, WeightOptions(), "cpu", is_quantized=False).options.dtype == taken
 
 
@@ -243,11 +243,3 @@ def test_a_cpu_whose_products_in_bfloat16_cannot_be_created_computes_in_float32_
     assert first == "float32 bfloat16 measurement"
     assert warning.startswith("--dtype bfloat16: float32 would be ")
     assert last == "bfloat16 bfloat16 --dtype"
-
-
-def test_free_memory_is_what_machine_and_group_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    4 kB\n")
-    monkeypatch.setattr(compute_type, "_MEMORY", tmp_path / "meminfo")
-    for of_group, free in ((None, 4096), (9999, 4096), (100, 100)):
-        monkeypatch.setattr(compute_type, "free_memory_bytes", lambda of_group=of_group: of_group)
-        assert compute_type.free_bytes_of_memory() == free

@@ -1,0 +1,41 @@
+"""A loaded model is made ready with as much cache as its settings and its layers say."""
+
+from typing import Any
+
+import pytest
+from qllm.settings import SettingRefused
+
+from gpu_worker.settings import WorkerConfig
+from gpu_worker.startup import prepare
+from gpu_worker.startup.prepare import ReadyWorker, make_ready
+from tests.support.worker.worker_driver import loaded
+
+
+@pytest.fixture(autouse=True)
+def untouched_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the heap as small as it is."""
+    monkeypatch.setattr(prepare, "touch_memory", lambda: None)
+
+
+def _ready(family: str = "mixtral", **settings: Any) -> ReadyWorker:
+    return make_ready(WorkerConfig(model="tiny", control_endpoint="ipc:///tmp/x", **settings), loaded(family))
+
+
+def test_a_size_is_filled_with_blocks_and_one_that_stands_for_nobody() -> None:
+    worker = _ready(kv_memory="1MiB")
+    cache = worker.executor._runner.cache
+    assert worker.hello.model.num_blocks == cache.num_blocks == (1 << 20) // cache.block_bytes
+    assert cache.device_bytes == (cache.num_blocks + 1) * cache.block_bytes
+
+
+def test_by_default_a_tiny_model_takes_what_two_hundred_and_fifty_six_long_texts_fill() -> None:
+    assert _ready(block_size=64).hello.model.num_blocks == 256 * 512 // 64
+
+
+def test_a_number_of_blocks_goes_over_any_size() -> None:
+    assert _ready(num_blocks=7, kv_memory="4096TiB").hello.model.num_blocks == 7
+
+
+def test_memory_for_less_than_a_block_is_refused() -> None:
+    with pytest.raises(SettingRefused, match="--kv-memory: 524288 bytes are less than one block of 786432 bytes"):
+        _ready(kv_memory="0.5MiB", block_size=1024)
