@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from qllm.settings import SettingRefused
@@ -26,14 +26,14 @@ from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
 from gpu_worker.settings import Device, GenerationConfig, WorkerConfig
-from gpu_worker.startup.sizing import MOST_SEQUENCES, Room, blocks_of, fit_blocks
-from gpu_worker.startup.warmup import state_bytes, touch_memory, warm_up
+from gpu_worker.startup.measuring import measure_kept
+from gpu_worker.startup.sizing import MOST_SEQUENCES, Kept, Limits, Room, blocks_in, blocks_of, fit, fit_states
+from gpu_worker.startup.warmup import touch_memory, warm_up
 
 _log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 _WARM_UP_TOKENS = 300
-_PROBE_TOKENS = 16
 _MOST_RECORDED = 64
 
 
@@ -89,9 +89,12 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     """Sizes the cache, warms a loaded model, records its decodes and writes the Hello; raises as `prepare` does."""
     device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
     with torch.inference_mode():
-        num_blocks, num_host_blocks = _size_cache(config, loaded)
+        kept = measure_kept(loaded, config.block_size)
+        num_blocks, num_states = astuple(_size_cache(config, loaded.facts, kept))
+        num_host_blocks = blocks_in(int(config.host_kv_gib * _GIB), kept.block_bytes)
         if ranks is not None:
-            num_blocks, num_host_blocks = ranks.least(num_blocks), ranks.least(num_host_blocks)
+            num_blocks, num_states, num_host_blocks = map(ranks.least, (num_blocks, num_states, num_host_blocks))
+        _report_sizes(kept, num_blocks, num_states, num_host_blocks)
         runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks, run_ahead_ms=config.run_ahead_ms)
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
         timings = warm_up(runner, block_ids)
@@ -101,7 +104,13 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
             timings = warm_up(runner, block_ids)
         if device == "cpu":
             touch_memory()  # last: what warming up left in the heap must not lie in it
-    hello = Hello(_worker_model(loaded, runner, names), timings, os.getpid())
+    model = replace(
+        _worker_model(loaded, runner, names),
+        block_bytes=kept.block_bytes,
+        state_bytes=kept.state_bytes,
+        num_states=num_states,
+    )
+    hello = Hello(model, timings, os.getpid())
     return ReadyWorker(RunnerExecutor(runner), hello, ranks)
 
 
@@ -135,30 +144,34 @@ def _choose_device(device: Device) -> str:
     return device.value
 
 
-def _size_cache(config: WorkerConfig, loaded: LoadedModel) -> tuple[int, int]:
-    """Returns the numbers of device and host blocks."""
-    block_bytes, bytes_of_states = _measure_bytes(loaded, config.block_size)
-    num_blocks = config.num_blocks or _fit_blocks(config, loaded.facts, block_bytes)
-    if num_blocks * config.block_size < loaded.facts.max_model_len:
+def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
+    """Returns how many blocks and states the device has room for; raises SettingRefused if that is none."""
+    room, asked = _room(config, facts.device), config.kv_memory_size
+    if config.num_blocks:
+        left_bytes = room.left_bytes(asked, config.num_blocks * kept.most_block_bytes)
+        limits = fit_states(config.num_blocks, left_bytes, kept)
+    else:
+        longest = blocks_of(facts.max_model_len, config.block_size)
+        cache_bytes = room.cache_bytes(asked, MOST_SEQUENCES * kept.most_sequence_bytes(longest))
+        limits = fit(cache_bytes, kept, facts.max_model_len, config.block_size)
+    if limits.num_blocks * config.block_size < facts.max_model_len:
         _log.warning(
             "texts of at most %d tokens, not %d: the cache holds no more (--kv-memory, --num-blocks)",
-            num_blocks * config.block_size,
-            loaded.facts.max_model_len,
+            limits.num_blocks * config.block_size,
+            facts.max_model_len,
         )
-    num_host_blocks = fit_blocks(int(config.host_kv_gib * _GIB), block_bytes)
-    _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, block_bytes)
-    if bytes_of_states:  # on top of the blocks, for each sequence that has begun and not ended
-        _log.info("states bytes_per_sequence=%d", bytes_of_states)
-    return num_blocks, num_host_blocks
+    return limits
 
 
-def _fit_blocks(config: WorkerConfig, facts: ModelFacts, block_bytes: int) -> int:
-    """Returns how many blocks the memory for the cache holds; raises SettingRefused if that is none."""
-    most_bytes = MOST_SEQUENCES * blocks_of(facts.max_model_len, config.block_size) * block_bytes
-    cache_bytes = _room(config, facts.device).cache_bytes(config.kv_memory_size, most_bytes)
-    if num_blocks := fit_blocks(cache_bytes, block_bytes):
-        return num_blocks
-    raise SettingRefused(f"--kv-memory: {cache_bytes} bytes are less than one block of {block_bytes} bytes")
+def _report_sizes(kept: Kept, num_blocks: int, num_states: int, num_host_blocks: int) -> None:
+    _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, kept.block_bytes)
+    if kept.has_states:
+        _log.info(
+            "states most_sequences=%d bytes_each=%d of_block_bytes_outside_of_blocks=%d",
+            num_states,
+            kept.state_bytes,
+            kept.grown_bytes,
+        )
 
 
 def _bytes_of_caches(config: WorkerConfig, device: str) -> int:
@@ -174,17 +187,6 @@ def _room(config: WorkerConfig, device: str) -> Room:
     where = torch.device(device)
     free_bytes = free_bytes_of(where)
     return Room(free_bytes // config.num_ranks, is_host=True) if is_host(where) else Room(free_bytes, is_host=False)
-
-
-def _measure_bytes(loaded: LoadedModel, block_size: int) -> tuple[int, int]:
-    """Runs a few tokens through a cache that just fits, and looks how large it is: families differ in what they keep.
-
-    Returns the bytes of a block, and those of the states that a sequence keeps besides.
-    """
-    num_blocks = -(-_PROBE_TOKENS // block_size)
-    runner = Runner(loaded, num_blocks, block_size, 0)
-    warm_up(runner, range(num_blocks))
-    return max(1, runner.cache.block_bytes), state_bytes(runner, range(num_blocks))
 
 
 def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> WorkerModel:

@@ -54,12 +54,19 @@ def touch_memory() -> None:
     del pieces
 
 
-def state_bytes(runner: Runner, block_ids: Sequence[int]) -> int:
-    """Returns the bytes that one sequence keeps besides its rows in blocks: the states of its layers."""
+def state_bytes(runner: Runner, block_ids: Sequence[int], num_tokens: int = 1) -> int:
+    """Returns the bytes that one sequence of so many tokens keeps besides its rows in blocks: its layers' states.
+
+    Raises:
+        PassFailed: The model can't run.
+    """
+    prompt = [position % runner.facts.vocab_size for position in range(num_tokens)]
     runner.add_sequence(_FIRST_ID, Sampling(), (), max_tokens=1)
     try:
-        runner.start_batch(_FIRST_ID, [BatchItem(_FIRST_ID, 1, (0,), 0, block_ids)])
-        runner.advance([_FIRST_ID], Cursor(runner.facts.num_layers))
+        runner.start_batch(_FIRST_ID, [BatchItem(_FIRST_ID, num_tokens, prompt, 0, block_ids)])
+        outcome = runner.advance([_FIRST_ID], Cursor(runner.facts.num_layers))
+        if outcome.batch_errors:
+            raise PassFailed(f"measuring states of {num_tokens} tokens failed: {outcome.batch_errors[0].message}")
         return runner.cache.state_bytes
     finally:
         runner.drop_sequence(_FIRST_ID)

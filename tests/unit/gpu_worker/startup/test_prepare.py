@@ -39,3 +39,21 @@ def test_a_number_of_blocks_goes_over_any_size() -> None:
 def test_memory_for_less_than_a_block_is_refused() -> None:
     with pytest.raises(SettingRefused, match="--kv-memory: 524288 bytes are less than one block of 786432 bytes"):
         _ready(kv_memory="0.5MiB", block_size=1024)
+
+
+def test_a_model_without_states_says_how_large_a_block_is_and_limits_no_sequences() -> None:
+    worker = _ready(num_blocks=7)
+    model = worker.hello.model
+    assert model.block_bytes == worker.executor._runner.cache.block_bytes == 16 * 3 * 2 * 2 * 16 * 4
+    assert (model.state_bytes, model.num_states) == (0, 0)
+
+
+def test_states_and_blocks_go_into_the_memory_together() -> None:
+    model = _ready("qwen3_next", kv_memory="1MiB").hello.model
+    each = 2 * model.state_bytes + 512 // 16 * model.block_bytes
+    assert model.num_states == (1 << 20) // each > 1
+    assert model.num_blocks == ((1 << 20) - model.num_states * 2 * model.state_bytes) // model.block_bytes
+
+
+def test_beside_a_number_of_blocks_as_many_states_are_allowed_as_these_can_have() -> None:
+    assert _ready("qwen3_next", num_blocks=7).hello.model.num_states == 7
