@@ -132,6 +132,8 @@ class Sequence:
         rides: Whether the iteration that it is in, or was in last, is of the other class's making.
         salt: Keeps its cache apart from sequences of another salt.
         session: The turn of a program that it is, if it is one.
+        order_s: When the program arrived that it is a turn of, which gives it its place; None: its own arrival does.
+        goes_ahead: Whether its program's cache was kept, within its time, when it arrived.
         num_cached_tokens: Tokens of the prompt that it found computed when it began.
         num_lost_tokens: Tokens that it had computed when its cache was given up; they are to be computed again.
         tier: Where its cache is while it is offloaded.
@@ -158,6 +160,8 @@ class Sequence:
     rides: bool = False
     salt: bytes = b""
     session: SessionTurn | None = None
+    order_s: float | None = None
+    goes_ahead: bool = False
     num_cached_tokens: int = 0
     num_lost_tokens: int = 0
     tier: Tier = Tier.HOST
