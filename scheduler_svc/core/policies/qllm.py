@@ -17,7 +17,8 @@ from scheduler_svc.core.state.sequence import RequestClass, Sequence
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _BE_QUEUES = (BE_DECODE, BE_PREFILL)
 _LS_SEQUEL_MARGIN = 0.2
-_MOST_AHEAD_S = 10.0  # by which a near deadline brings a request forward, so that nobody waits for ever
+# By which a near deadline or an early program brings a request forward, and again a kept cache: nobody waits for ever.
+_MOST_AHEAD_S = 10.0
 _PROMPT_SHARE = 0.25  # of the iterations that decodes still need; who waits for a first token does not decode meanwhile
 
 
@@ -28,14 +29,20 @@ class Qllm(Policy):
     be_sequel_margin = 0.05
 
     def queue_key(self, sequence: Sequence) -> tuple[float, ...]:
-        """Orders by when the first token is due; a near deadline brings a request forward, by a bounded time."""
+        """Orders by when the first token is due; some come forward, each by a bounded time.
+
+        So do a near deadline, a turn of a program that came earlier, as if it had come then, and one whose program's
+        cache is kept.
+        """
         if sequence.request_class is BE:
             return super().queue_key(sequence)
         due_s = sequence.arrival_s + sequence.ttft_s
-        place_s = due_s + _MOST_AHEAD_S
+        came_s = sequence.arrival_s if sequence.order_s is None else sequence.order_s
+        place_s = came_s + sequence.ttft_s + _MOST_AHEAD_S
         if sequence.deadline_s is not None:
-            place_s = max(due_s, min(place_s, sequence.deadline_s - sequence.tpot_s * sequence.stop.max_tokens))
-        return (place_s, sequence.arrival_s, sequence.seq_id)
+            place_s = min(place_s, sequence.deadline_s - sequence.tpot_s * sequence.stop.max_tokens)
+        place_s = max(due_s, place_s)
+        return (place_s - _MOST_AHEAD_S if sequence.goes_ahead else place_s, sequence.arrival_s, sequence.seq_id)
 
     def preferences(self, view: View) -> Iterator[Choice]:
         """Best-effort work where it is owed, then latency-sensitive work and what it leaves time for."""

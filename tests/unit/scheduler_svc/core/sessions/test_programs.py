@@ -63,6 +63,18 @@ def test_nothing_expires_while_a_request_of_its_program_waits() -> None:
     assert programs.next_expiry_s == float("inf")
 
 
+def test_what_a_turn_was_waiting_for_expires_once_that_has_ended_and_is_not_kept_itself() -> None:
+    times = ToolTimes()
+    for _ in range(100):
+        times.record("search", 4.0)
+    programs, first, second = Programs(tool_times=times), turn("a", tool="search"), turn("a", 2.0, tool="search")
+    served(programs, first, end_s=1.0, reload_s=100.0)
+    programs.arrives(second, 2.0)
+    assert programs.expired(50.0) == []
+    assert not programs.ends(second, 50.0, reload_s=0.0)
+    assert [kept.sequence for kept in programs.expired(50.0)] == [first]
+
+
 def test_a_last_turn_ends_its_program_and_what_is_kept_of_it() -> None:
     programs, first, last = fixed(), turn("a"), turn("a", 2.0, last=True)
     served(programs, first, end_s=1.0)
@@ -198,6 +210,16 @@ def test_of_too_many_idle_programs_the_one_that_was_so_longest_is_forgotten_and_
     programs.arrives(remembered, 2.0)
     assert (forgotten.order_s, remembered.order_s) == (2.0, 1.0)
     assert programs.experience.tool_times.num_recorded == 1
+
+
+def test_a_program_that_waits_is_not_forgotten_however_many_others_are_idle() -> None:
+    programs, second, third = fixed(0.0), turn("a", 1.0), turn("a", 2.0)
+    served(programs, turn("a"), end_s=0.5)
+    programs.arrives(second, 1.0)
+    for number in range(MAX_IDLE_PROGRAMS + 1):
+        served(programs, turn(str(number), 1.0), end_s=1.0)
+    programs.arrives(third, 2.0)
+    assert third.order_s == 0.0
 
 
 def test_a_program_that_never_ends_comes_forward_by_a_bounded_time() -> None:

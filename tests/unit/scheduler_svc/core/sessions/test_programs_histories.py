@@ -4,11 +4,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler_svc.core.sessions import Kept, Programs, SessionLimits
+from scheduler_svc.core.sessions import Kept, Programs, SessionLimits, ToolTimes
+from scheduler_svc.core.sessions.experience import Experience
+from scheduler_svc.core.sessions.programs import MAX_AHEAD_S, MAX_IDLE_S
 from scheduler_svc.core.state.sequence import Sequence
 from tests.unit.scheduler_svc.core.sessions.turns import turn
 
-TTL_S = 5.0
+
+class AsTold(Experience):
+    """Has caches kept for as long as they cost to have again."""
+
+    def lifetime_s(self, tool: str, reload_s: float) -> float:
+        return reload_s
 
 
 class ProgramsMachine(RuleBasedStateMachine):
@@ -16,11 +23,13 @@ class ProgramsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.programs = Programs(SessionLimits(session_ttl_s=TTL_S))
+        self.programs = Programs()
+        self.programs.experience = AsTold(SessionLimits(), ToolTimes())
         self.now_s = 0.0
         self.waiting: dict[Sequence, str] = {}
         self.arrival_s: dict[str, float] = {}  # of the programs that are remembered
         self.num_turns: dict[str, int] = {}
+        self.ended_s: dict[str, float] = {}  # when the last turn that ended did so
         self.newest: dict[str, Sequence] = {}  # kept, by its program
         self.until_s: dict[Sequence, float] = {}  # of all that is kept; what is over for good: 0
         self.num_found = self.num_came_again = 0
@@ -29,8 +38,13 @@ class ProgramsMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
 
+    @rule()
+    def hours_pass(self) -> None:
+        self.now_s += 2 * MAX_IDLE_S
+
     @rule(name=st.sampled_from("abc"), last=st.booleans())
     def arrives(self, name: str, last: bool) -> None:
+        self._forget_idle()
         sequence = turn(name, self.now_s, last=last)
         newest = self.newest.get(name)
         comes_again = self.num_turns.get(name, 0) > 0
@@ -38,23 +52,26 @@ class ProgramsMachine(RuleBasedStateMachine):
         self.num_found += comes_again and newest is not None
         self.programs.arrives(sequence, self.now_s)
         assert self.programs.kept_for(sequence) is newest
-        assert sequence.order_s == self.arrival_s.setdefault(name, self.now_s)
+        assert sequence.order_s == max(self.arrival_s.setdefault(name, self.now_s), self.now_s - MAX_AHEAD_S)
         assert sequence.goes_ahead == (newest is not None and self.now_s <= self.until_s[newest])
         self.waiting[sequence] = name
 
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def ends(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), lifetime_s=st.sampled_from([0.0, 2.0, 5.0]))
+    def ends(self, data: st.DataObject, lifetime_s: float) -> None:
         sequence, name = self._take(data)
-        is_kept = self.programs.ends(sequence, self.now_s, 1.0)
+        is_kept = self.programs.ends(sequence, self.now_s, lifetime_s)
         assert sequence.session is not None
-        assert is_kept == (not sequence.session.last_turn)
+        assert is_kept == (lifetime_s > 0 and not sequence.session.last_turn)
         if is_kept:
             self._end_keeping(name)
-            self.num_turns[name] = self.num_turns.get(name, 0) + 1
-            self.newest[name], self.until_s[sequence] = sequence, self.now_s + TTL_S
-        else:
+            self.newest[name], self.until_s[sequence] = sequence, self.now_s + lifetime_s
+        if sequence.session.last_turn:
             self._end(name)
+            return
+        self.num_turns[name] = self.num_turns.get(name, 0) + 1
+        self.ended_s[name] = self.now_s
+        self._forget_idle()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -100,6 +117,7 @@ class ProgramsMachine(RuleBasedStateMachine):
         for name in set(self.waiting.values()):
             self.arrival_s.pop(name)
             self.num_turns.pop(name, None)
+            self.ended_s.pop(name, None)
         for held in (self.waiting, self.newest, self.until_s):
             held.clear()
 
@@ -140,11 +158,19 @@ class ProgramsMachine(RuleBasedStateMachine):
         if name in self.newest:
             self.until_s[self.newest.pop(name)] = 0.0
 
+    def _forget_idle(self) -> None:
+        for name in [each for each in self.arrival_s if each not in self.newest]:
+            is_over = self.now_s - self.ended_s.get(name, self.now_s) >= MAX_IDLE_S
+            if is_over and name not in self.waiting.values():
+                del self.arrival_s[name], self.ended_s[name]
+                self.num_turns[name] = 0
+
     def _end(self, name: str) -> None:
         self._end_keeping(name)
         self.num_turns[name] = 0
         if name not in self.waiting.values():
             del self.arrival_s[name]
+            self.ended_s.pop(name, None)
 
 
 TestProgramsHistories = ProgramsMachine.TestCase
