@@ -1,8 +1,8 @@
 """What a simulated model is: its size, and the time that each kind of work takes. Read from JSON, checked in full.
 
 Times are linear in the counts that the scheduler's cost model knows too: attention stages, tokens and query-key
-pairs; runs of an expert and tokens; heads and rows. Tables that are shipped lie in `cost_tables`; each says where its
-numbers are from.
+pairs; runs of an expert and tokens; heads and rows. What moving caches takes may be left out, and then it takes no
+time. Tables that are shipped lie in `cost_tables`; each says where its numbers are from.
 """
 
 import json
@@ -26,11 +26,30 @@ _TIMES_US = {
 }
 _TEXTS = ("name", "source")
 _NAMES = (*_TEXTS, *_COUNTS, *_TIMES_US)
-_MOST_US = 1e9
+_MOVING = "moving"  # the one field that may be left out
+_SPEEDS = ("offload_gib_per_s", "restore_gib_per_s")
+_MOVING_NAMES = ("block_bytes", *_SPEEDS)
+_MOST_US, _MOST_BLOCK_BYTES, _LEAST_GIB_PER_S, _MOST_GIB_PER_S = 1e9, 1 << 40, 1e-3, 1e6
+_GIB = 1 << 30
 
 
 class CostTableRefused(ValueError):
     """A table that holds something that is not allowed; the message names it, what was given and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """What moving caches between the device and host memory takes.
+
+    Attributes:
+        block_bytes: Bytes of one cache block, in all layers.
+        offload_gib_per_s: Speed off the device.
+        restore_gib_per_s: Speed back to it.
+    """
+
+    block_bytes: int
+    offload_gib_per_s: float
+    restore_gib_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +68,7 @@ class CostTable:
         attention_us: Microseconds of an attention stage: of itself, of each token, of each query-key pair.
         expert_us: Microseconds of an expert's run: of itself, of each token.
         head_us: Microseconds of an iteration's end: of itself, of each row of logits.
+        moving: What moving caches takes; None: no time, and blocks are of no known size.
     """
 
     name: str
@@ -62,6 +82,7 @@ class CostTable:
     attention_us: tuple[float, float, float]
     expert_us: tuple[float, float]
     head_us: tuple[float, float]
+    moving: Moving | None = None
 
     @property
     def is_free(self) -> bool:
@@ -83,6 +104,18 @@ class CostTable:
         fixed, per_row = self.head_us
         return round(1e3 * (fixed + per_row * num_rows))
 
+    def offload_ns(self, num_blocks: int) -> int:
+        """Nanoseconds of moving so many blocks off the device."""
+        return _moving_ns(self.moving.block_bytes * num_blocks, self.moving.offload_gib_per_s) if self.moving else 0
+
+    def restore_ns(self, num_blocks: int) -> int:
+        """Nanoseconds of moving so many blocks back."""
+        return _moving_ns(self.moving.block_bytes * num_blocks, self.moving.restore_gib_per_s) if self.moving else 0
+
+
+def _moving_ns(num_bytes: int, gib_per_s: float) -> int:
+    return round(1e9 * num_bytes / (gib_per_s * _GIB))
+
 
 def shipped_tables() -> dict[str, object]:
     """Returns the tables that are shipped by their names, in the order of these, as parsed JSON."""
@@ -94,7 +127,7 @@ def parse_cost_table(content: object, place: str = "") -> CostTable:
     """Returns the table that parsed JSON describes.
 
     Args:
-        content: An object with all of the table's fields and no others.
+        content: An object with all of the table's fields, of which only `moving` may be left out, and no others.
         place: Where it stands in something larger, for messages.
 
     Raises:
@@ -102,8 +135,9 @@ def parse_cost_table(content: object, place: str = "") -> CostTable:
     """
     if not isinstance(content, Mapping):
         raise _refusal(place, f"got {type(content).__name__}, allowed is an object")
-    if wrong := sorted(set(_NAMES) ^ set(map(str, content))):
-        raise _refusal(place, f"missing or not known: {', '.join(wrong)}; needed are {', '.join(_NAMES)}")
+    if wrong := sorted(set(_NAMES) ^ (set(map(str, content)) - {_MOVING})):
+        needed = f"needed are {', '.join(_NAMES)}; {_MOVING} may be left out"
+        raise _refusal(place, f"missing or not known: {', '.join(wrong)}; {needed}")
     inside = f"{place}." if place else ""
     counts = {name: _count(inside + name, content[name], *limits) for name, limits in _COUNTS.items()}
     _check(f"{inside}num_experts_per_token", counts["num_experts_per_token"], 1, counts["num_experts"])
@@ -115,6 +149,7 @@ def parse_cost_table(content: object, place: str = "") -> CostTable:
         attention_us=(attention["fixed"], attention["per_token"], attention["per_pair"]),
         expert_us=(expert["fixed"], expert["per_token"]),
         head_us=(head["fixed"], head["per_row"]),
+        moving=_moving(inside + _MOVING, content[_MOVING]) if _MOVING in content else None,
     )
 
 
@@ -134,6 +169,18 @@ def _times(name: str, value: object, parts: tuple[str, ...]) -> dict[str, float]
             raise _refusal(f"{name}.{part}", f"got {value[part]!r}, allowed is a number of microseconds")
         _check(f"{name}.{part}", value[part], 0, _MOST_US)
     return {part: float(value[part]) for part in parts}
+
+
+def _moving(name: str, value: object) -> Moving:
+    if not isinstance(value, Mapping) or set(value) != set(_MOVING_NAMES):
+        given = ", ".join(sorted(map(str, value))) if isinstance(value, Mapping) else repr(value)
+        raise _refusal(name, f"got {given}, allowed is an object of {', '.join(_MOVING_NAMES)}")
+    for speed in _SPEEDS:
+        if not isinstance(value[speed], (int, float)) or isinstance(value[speed], bool):
+            raise _refusal(f"{name}.{speed}", f"got {value[speed]!r}, allowed is a number of GiB a second")
+        _check(f"{name}.{speed}", value[speed], _LEAST_GIB_PER_S, _MOST_GIB_PER_S)
+    block_bytes = _count(f"{name}.block_bytes", value["block_bytes"], 1, _MOST_BLOCK_BYTES)
+    return Moving(block_bytes, *(float(value[speed]) for speed in _SPEEDS))
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

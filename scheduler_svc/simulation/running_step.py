@@ -73,7 +73,10 @@ class RunningStep:
         return self.costs.timing(self.shape, stages, experts, int(self._has_head(self.until)))
 
     def cut_short(self, now_s: float) -> None:
-        """Leaves it at the first place from now on where it may stop."""
+        """Leaves it at the first place from now on where it may stop; where it starts, if it has not begun yet."""
+        if now_s < self.begin_s:
+            self.until = self.start
+            return
         stride = 1 if self.preempt_at is PreemptAt.EXPERT else 1 + self.numbering.num_experts
         low, high = -(-(self.start + 1) // stride), -(-self.until // stride)
         while low < high:

@@ -48,7 +48,10 @@ class StepCosts:
             num_blocks=table.num_blocks,
             num_host_blocks=table.num_host_blocks,
             max_model_len=table.max_model_len,
+            block_bytes=table.moving.block_bytes if table.moving else 0,
+            host_block_bytes=table.moving.block_bytes if table.moving else 0,
         )
+        self._table = table
         self._attention_s = tuple(each * 1e-6 for each in table.attention_us)
         self._expert_s = tuple(each * 1e-6 for each in table.expert_us)
         self._head_s = tuple(each * 1e-6 for each in table.head_us)
@@ -78,6 +81,14 @@ class StepCosts:
             head_rows=num_heads * shape.num_rows,
             head_ns=round(1e9 * num_heads * times.head_s),
         )
+
+    def offload_s(self, num_blocks: int) -> float:
+        """Returns how long so many blocks take on their way off the device."""
+        return self._table.offload_ns(num_blocks) * 1e-9
+
+    def restore_s(self, num_blocks: int) -> float:
+        """Returns how long so many blocks take on their way back."""
+        return self._table.restore_ns(num_blocks) * 1e-9
 
     def calibration(self) -> list[WorkTiming]:
         """Returns what a worker's warm-up reports: whole layers of different sizes."""

@@ -1,16 +1,29 @@
 """A worker without a model: carries commands out in order and answers, in virtual time. Time is an argument.
 
-Cache and host memory are the core's own accounts; moving a cache takes no time here. Every
-output is as long as it may be.
+Cache and host memory are the core's own accounts; of a sequence's cache the worker knows only how many blocks it has,
+for moving it keeps the worker as long as the cost table says. Every output is as long as it may be.
 """
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler_svc.core.state.batch import Shape
-from scheduler_svc.core.state.commands import Advance, BatchItem, Command, DropBatch, DropSequence, Preempt, StartBatch
-from scheduler_svc.core.state.results import SampledToken, StepResult
+from scheduler_svc.core.state.commands import (
+    AddSequence,
+    Advance,
+    BatchItem,
+    Command,
+    DropBatch,
+    DropSequence,
+    ForkSequence,
+    OffloadSequence,
+    Preempt,
+    RestoreSequence,
+    StartBatch,
+)
+from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
+from scheduler_svc.simulation.moving import Moves
 from scheduler_svc.simulation.running_step import RunningStep, UnitNumbering
 from scheduler_svc.simulation.step_costs import StepCosts
 
@@ -45,9 +58,11 @@ class VirtualWorker:
     _running: _Running | None = None
     _preempted_ids: range = range(0)
     _free_since_s: float = 0.0
+    _moves: Moves = field(init=False)
 
     def __post_init__(self) -> None:
         self._numbering = UnitNumbering(self.costs.num_layers, self.costs.num_experts)
+        self._moves = Moves(self.costs)
 
     @property
     def ends_s(self) -> float | None:
@@ -70,29 +85,41 @@ class VirtualWorker:
             if isinstance(command, Advance):
                 self._start(command, now_s)
             else:
-                self._apply(command)
+                self._apply(command, now_s)
 
     def complete(self) -> StepResult:
-        """Ends the step that runs."""
+        """Ends the step that runs; its timing tells what was moved since the last one too."""
         assert self._running is not None
         command, step = self._running.command, self._running.step
         self._running = None
-        timing = step.timing
-        idle_ns = round(1e9 * (step.begin_s - self._free_since_s))
+        moved = self._moves.take_timing()
+        timing = _with_moves(step.timing, moved)
+        idle_ns = round(1e9 * (step.begin_s - self._free_since_s)) - moved.offload_ns - moved.restore_ns
         self._free_since_s = step.ends_s
         duration_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
         reached, tokens = self._numbering.cursor(step.until), self._move(command, step.until)
-        return StepResult(command.command_id, reached, duration_ns, idle_ns, tokens, (), timing)
+        return StepResult(command.command_id, reached, duration_ns, max(0, idle_ns), tokens, (), timing)
 
-    def _apply(self, command: Command) -> None:
+    def _apply(self, command: Command, now_s: float) -> None:
         match command:
             case StartBatch(batch_id, _, items):
                 self._batches[batch_id] = _VirtualBatch({item.seq_id: item for item in items})
+                for item in items:
+                    self._moves.grow(item.seq_id, len(item.new_block_ids))
             case DropBatch(batch_id):
                 self._batches.pop(batch_id, None)
+            case AddSequence():
+                self._moves.grow(command.seq_id, len(command.shared_block_ids))
+            case ForkSequence(seq_id, parent_seq_id):
+                self._moves.fork(seq_id, parent_seq_id)
             case DropSequence(seq_id):
+                self._moves.forget(seq_id)
                 for batch in self._batches.values():
                     batch.items.pop(seq_id, None)
+            case OffloadSequence(seq_id):
+                self._moves.offload(seq_id, now_s)
+            case RestoreSequence(seq_id, block_ids, num_shared_blocks):
+                self._moves.restore(seq_id, len(block_ids), num_shared_blocks, now_s)
 
     def _start(self, command: Advance, now_s: float) -> None:
         batches = [self._batches[batch_id] for batch_id in command.batch_ids]
@@ -106,7 +133,8 @@ class VirtualWorker:
         start = batches[0].place
         until = start if self._is_preempted(command) else self._numbering.place(command.until)
         times = self.costs.unit_times(shape)
-        step = RunningStep(self.costs, self._numbering, shape, times, now_s, start, until, command.preempt_at)
+        begin_s = max(now_s, self._moves.end_s)
+        step = RunningStep(self.costs, self._numbering, shape, times, begin_s, start, until, command.preempt_at)
         self._running = _Running(command, step)
 
     def _preempt(self, preempt: Preempt, now_s: float) -> None:
@@ -128,3 +156,13 @@ class VirtualWorker:
                 tokens += [SampledToken(item.seq_id, 0, 0.0) for item in batch.items.values() if item.samples]
                 del self._batches[batch_id]
         return tuple(tokens)
+
+
+def _with_moves(timing: WorkTiming, moved: WorkTiming) -> WorkTiming:
+    return replace(
+        timing,
+        num_offloaded_blocks=moved.num_offloaded_blocks,
+        offload_ns=moved.offload_ns,
+        num_restored_blocks=moved.num_restored_blocks,
+        restore_ns=moved.restore_ns,
+    )

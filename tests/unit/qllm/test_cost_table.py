@@ -16,6 +16,7 @@ TABLE: dict[str, object] = {
     "expert_us": {"fixed": 50, "per_token": 5},
     "head_us": {"fixed": 30, "per_row": 3},
 }
+MOVING = {"block_bytes": 1 << 20, "offload_gib_per_s": 2, "restore_gib_per_s": 4}
 
 
 def table(**changes: object) -> CostTable:
@@ -28,6 +29,13 @@ def test_costs_are_linear_in_what_is_counted() -> None:
     assert costs.expert_ns(4) == 70_000
     assert costs.head_ns(5) == 45_000
     assert not costs.is_free
+
+
+def test_moving_takes_time_by_its_bytes_and_speed_and_none_where_the_table_does_not_say() -> None:
+    costs = table(moving=MOVING)
+    assert costs.offload_ns(1024) == 500_000_000
+    assert costs.restore_ns(1024) == 250_000_000
+    assert (table().offload_ns(1024), table().restore_ns(1024)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,11 @@ def test_costs_are_linear_in_what_is_counted() -> None:
         ({"expert_us": {"fixed": 1, "per_token": 1, "row": 0}}, "expert_us: got row, allowed is an object of fixed"),
         ({"expert_us": 7}, "expert_us: got 7, allowed is an object of fixed"),
         ({"speed": 1}, "not known: speed"),
+        ({"moving": {"block_bytes": 1}}, "moving: got block_bytes, allowed is an object of block_bytes, offload_gib"),
+        ({"moving": 3}, "moving: got 3, allowed is an object"),
+        ({"moving": {**MOVING, "block_bytes": 0}}, r"moving\.block_bytes: got 0, allowed is 1 to"),
+        ({"moving": {**MOVING, "restore_gib_per_s": 0}}, r"moving\.restore_gib_per_s: got 0, allowed is 0\.001 to"),
+        ({"moving": {**MOVING, "offload_gib_per_s": "1"}}, r"moving\.offload_gib_per_s: got '1', allowed is a number"),
     ],
 )
 def test_table_with_a_wrong_value_is_refused_by_its_name(changes: dict[str, object], reason: str) -> None:
