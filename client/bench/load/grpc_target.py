@@ -5,9 +5,10 @@ from contextlib import aclosing
 
 from client.async_client import AsyncClient, Loads
 from client.bench.errors import RequestFailed, TargetFailed
+from client.bench.load.memory.books import Books
 from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 from client.errors import QllmError, Unreachable
-from client.messages import ChatMessage, Prompt, RequestClass
+from client.messages import ChatMessage, GenerateOptions, Prompt, RequestClass
 
 _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_prompt_tokens")
 
@@ -49,18 +50,15 @@ class GrpcTarget:
             "quantization": info.model.quantization,
             "device": info.model.device,
         }
-        return TargetFacts("grpc", self._address, info.model.name, info.model.vocab_size, details)
+        model = info.model
+        return TargetFacts(
+            "grpc", self._address, model.name, model.vocab_size, details, model.block_size, model.num_blocks
+        )
 
     async def stream(self, ask: Ask) -> Stream:
         """Streams one generation."""
         try:
-            stream = self._client.generate(
-                self._prompt(ask),
-                request_class=ask.request_class,
-                max_tokens=ask.max_tokens,
-                temperature=0.0,
-                ignore_eos=self._ignore_eos,
-            )
+            stream = self._client.generate(self._prompt(ask), **self._options(ask))
             async with stream, aclosing(aiter(stream)) as deltas:
                 async for delta in deltas:
                     if delta.token_ids:
@@ -68,7 +66,7 @@ class GrpcTarget:
         except QllmError as error:
             raise RequestFailed(error.status.name, str(error)) from error
         usage = stream.result.usage
-        yield Ending(usage.completion_tokens, usage.prompt_tokens, usage.queue_ms)
+        yield Ending(usage.completion_tokens, usage.prompt_tokens, usage.queue_ms, usage.cached_tokens)
 
     async def counters(self) -> Mapping[str, int]:
         """Reads the service's counters."""
@@ -78,9 +76,35 @@ class GrpcTarget:
             return {}
         return _flat(loads)
 
+    async def books(self, *, check: bool = False) -> Books:
+        """Returns who holds the service's memory and what was moved; with `check` also what its check finds.
+
+        Raises:
+            TargetFailed: The service does not say.
+        """
+        try:
+            loads = await self._client.loads(check=check)
+        except QllmError as error:
+            raise TargetFailed(f"the service at {self._address} does not tell its loads: {error}") from error
+        return Books.of(loads)
+
     async def close(self) -> None:
         """Closes the channel."""
         await self._client.close()
+
+    def _options(self, ask: Ask) -> GenerateOptions:
+        options: GenerateOptions = {
+            "request_class": ask.request_class,
+            "max_tokens": ask.max_tokens,
+            "temperature": 0.0,
+            "ignore_eos": self._ignore_eos,
+            "cache_salt": ask.cache_salt,
+        }
+        if ask.turn is not None:
+            options["session_id"] = ask.turn.session_id
+            options["expects_tool_call"] = ask.turn.expects_tool_call
+            options["last_turn"] = ask.turn.is_last
+        return options
 
     def _prompt(self, ask: Ask) -> Prompt:
         if isinstance(ask.prompt, str) and ask.request_class in self._chat:

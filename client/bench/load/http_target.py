@@ -136,7 +136,7 @@ class HttpTarget:
             body["ignore_eos"] = True
         if self._dialect.priority_field is not PriorityField.NONE:
             body[self._dialect.priority_field] = _PRIORITIES[self._dialect.priority_field][ask.request_class]
-        return body | dict(self._dialect.extra)
+        return body | _cache_fields(ask) | dict(self._dialect.extra)
 
     async def _first_model(self) -> str:
         import httpx2
@@ -166,6 +166,18 @@ class HttpTarget:
         if self._dialect.priority_field is not PriorityField.NONE:
             options.append("--priority-field none")
         return f" (a field that it does not know? see {', '.join(options)})" if options else ""
+
+
+def _cache_fields(ask: Ask) -> dict[str, object]:
+    """Returns what a request says about its cache, and no field without a value: not every server knows them."""
+    fields: dict[str, object] = {"cache_salt": ask.cache_salt} if ask.cache_salt else {}
+    if ask.turn is not None:
+        fields["session_id"] = ask.turn.session_id
+        if ask.turn.expects_tool_call:
+            fields["expects_tool_call"] = ask.turn.expects_tool_call
+        if ask.turn.is_last:
+            fields["last_turn"] = True
+    return fields
 
 
 def _make_client() -> "httpx2.AsyncClient":

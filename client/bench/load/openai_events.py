@@ -24,6 +24,7 @@ class OpenAIStream:
     _num_tokens: int | None = None
     _num_prompt_tokens: int | None = None
     _queue_ms: float | None = None
+    _num_cached_tokens: int | None = None
 
     def feed(self, event: str) -> Chunk | None:
         """Takes the text of one event; returns the tokens that it brings, if any.
@@ -53,13 +54,13 @@ class OpenAIStream:
         """
         if not self._has_finished:
             raise RequestFailed("stream cut", "the stream ended without a finish_reason or [DONE]")
-        return Ending(self._num_tokens, self._num_prompt_tokens, self._queue_ms)
+        return Ending(self._num_tokens, self._num_prompt_tokens, self._queue_ms, self._num_cached_tokens)
 
     def _take_choice(self, choice: dict[str, object]) -> Chunk | None:
         self._has_finished = self._has_finished or choice.get("finish_reason") is not None
         token_ids = choice.get("token_ids")
         if isinstance(token_ids, list):
-            return Chunk(len(token_ids)) if token_ids else None
+            return Chunk(len(token_ids), token_ids=_ids(token_ids)) if token_ids else None
         delta = choice.get("delta")
         texts = (
             [choice.get("text"), *(delta.get(key) for key in _TEXT_KEYS)]
@@ -73,6 +74,9 @@ class OpenAIStream:
         if isinstance(usage, dict):
             self._num_tokens = _whole(usage.get("completion_tokens"), self._num_tokens)
             self._num_prompt_tokens = _whole(usage.get("prompt_tokens"), self._num_prompt_tokens)
+            details = usage.get("prompt_tokens_details")
+            if isinstance(details, dict):
+                self._num_cached_tokens = _whole(details.get("cached_tokens"), self._num_cached_tokens)
         if isinstance(metrics, dict) and isinstance(metrics.get("queue_time_ms"), int | float):
             self._queue_ms = float(metrics["queue_time_ms"])
 
@@ -89,6 +93,12 @@ def _parse(event: str) -> dict[str, object]:
 
 def _whole(value: object, otherwise: int | None) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+def _ids(values: list[object]) -> tuple[int, ...]:
+    """Returns token ids; none if one of them is something else."""
+    ids = tuple(value for value in values if isinstance(value, int) and not isinstance(value, bool))
+    return ids if len(ids) == len(values) else ()
 
 
 def _shown(value: object) -> str:

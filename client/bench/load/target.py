@@ -11,17 +11,36 @@ from client.messages import RequestClass
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What a request of a session says about itself.
+
+    Attributes:
+        session_id: Names the session.
+        expects_tool_call: The tool that the answer is expected to call; empty: not known.
+        is_last: Whether no turn follows.
+    """
+
+    session_id: str
+    expects_tool_call: str = ""
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request: a prompt as text or as token ids.
 
     Attributes:
         index: The request's number in its class; the same number always has the same prompt.
+        cache_salt: What is cached of it may be reused by requests of the same salt only; empty: by all without one.
+        turn: What it says about its session; None: it belongs to none.
     """
 
     request_class: RequestClass
     prompt: str | list[int]
     max_tokens: int
     index: int = 0
+    cache_salt: str = ""
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +68,13 @@ class Ending:
         num_tokens: Tokens that it generated, by its own count.
         num_prompt_tokens: Tokens of the prompt, by its own count.
         queue_ms: Milliseconds that the request waited before any work was done on it.
+        num_cached_tokens: Tokens of the prompt that it found in its cache.
     """
 
     num_tokens: int | None = None
     num_prompt_tokens: int | None = None
     queue_ms: float | None = None
+    num_cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +87,8 @@ class TargetFacts:
         model: The model's name.
         vocab_size: Size of its vocabulary; None if the server does not tell.
         details: Further facts for the reader, such as the policy.
+        block_size: Tokens of one block of its cache; None if it does not tell.
+        num_blocks: Blocks of its cache, likewise.
     """
 
     kind: str
@@ -73,6 +96,8 @@ class TargetFacts:
     model: str
     vocab_size: int | None
     details: Mapping[str, str]
+    block_size: int | None = None
+    num_blocks: int | None = None
 
 
 Stream = AsyncGenerator[Chunk | Ending, None]

@@ -78,7 +78,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         return inference_pb2.AbortResponse(aborted=request.request_id == "live")
 
     async def GetServerInfo(self, request: Any, context: Context) -> admin_pb2.GetServerInfoResponse:
-        model = admin_pb2.ModelFacts(name="fake", num_layers=3, block_size=16)
+        model = admin_pb2.ModelFacts(name="fake", num_layers=3, block_size=16, num_blocks=64)
         return admin_pb2.GetServerInfoResponse(
             version="9.9",
             policy="qllm",
@@ -91,12 +91,17 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
         found = admin_pb2.IntegrityCheck(problems=self.problems, num_held_blocks=1234, num_sequences=7)
         promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
+        memory = admin_pb2.MemoryLoad()
+        memory.CopyFrom(MEMORY)
+        memory.num_offloads += len(self.requests)
         return admin_pb2.GetLoadsResponse(
             latency_sensitive=promised,
+            best_effort=admin_pb2.ClassLoad(running=self.num_live),
             num_preemptions_at_expert=7,
             busy_ns=2**53 + 1,
             total_blocks=64,
-            memory=MEMORY,
+            free_blocks=64 - self.num_live,
+            memory=memory,
             check=found if request.check else None,
         )
 

@@ -4,7 +4,7 @@ import pytest
 
 from client.bench.errors import RequestFailed
 from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.target import Ask, Chunk, Ending
+from client.bench.load.target import Ask, Chunk, Ending, Turn
 from client.bench.load.workload import BE, LS
 from tests.unit.client.fake_service import FakeService
 
@@ -21,7 +21,7 @@ async def test_chunks_tell_their_tokens_and_their_text(target: GrpcTarget) -> No
     assert items == [
         Chunk(1, token_ids=(7,), text="0 "),
         Chunk(1, token_ids=(8,), text="1 "),
-        Ending(2, 0, 0.0),
+        Ending(2, 0, 0.0, 3),
     ]
 
 
@@ -41,3 +41,30 @@ async def test_a_refusal_is_told_by_its_status(target: GrpcTarget) -> None:
         async for _ in target.stream(Ask(BE, "fail INTERNAL", 1)):
             pass
     assert refused.value.kind == "INTERNAL"
+
+
+async def test_salts_and_turns_of_sessions_are_told(target: GrpcTarget, service: FakeService) -> None:
+    for ask in (Ask(BE, [5], 1, cache_salt="mine", turn=Turn("program 1", "search", is_last=True)), Ask(BE, [5], 1)):
+        async for _ in target.stream(ask):
+            pass
+    told, silent = service.requests
+    assert told.cache_salt == "mine"
+    session = told.session
+    assert (session.session_id, session.expects_tool_call, session.last_turn) == ("program 1", "search", True)
+    assert silent.cache_salt == ""
+    assert not silent.HasField("session")
+
+
+async def test_the_books_of_memory_are_told_and_checked_where_that_is_asked_for(
+    target: GrpcTarget, service: FakeService
+) -> None:
+    async for _ in target.stream(Ask(BE, [5], 1)):
+        pass
+    books = await target.books()
+    assert (books.num_blocks, books.num_free_blocks, books.problems) == (10, 10, None)
+    assert books.memory["num_offloads"] == 1
+    assert books.is_at_rest
+    service.problems, service.num_live = ["a block is held twice"], 2
+    checked = await target.books(check=True)
+    assert checked.problems == ("a block is held twice",)
+    assert (checked.is_idle, checked.num_held_blocks) == (False, 2)

@@ -5,7 +5,7 @@ import pytest
 
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
-from client.bench.load.target import Ask, Chunk, Ending
+from client.bench.load.target import Ask, Chunk, Ending, Turn
 from client.bench.load.workload import BE, LS
 from tests.unit.client.bench.fake_openai import FakeOpenAI, completion
 
@@ -26,7 +26,7 @@ async def read(target: HttpTarget, ask: Ask) -> Items:
 async def test_tokens_and_usage_come_as_they_were_sent(openai: FakeOpenAI) -> None:
     async with target_of(openai) as target:
         items = await read(target, Ask(LS, [1, 2, 3], 4))
-    assert items == [Chunk(1)] * 4 + [Ending(4, 11, None)]
+    assert items == [Chunk(1, token_ids=(number,)) for number in range(4)] + [Ending(4, 11, None)]
     (body,) = openai.bodies
     assert (body["prompt"], body["max_tokens"], body["temperature"], body["stream"]) == ([1, 2, 3], 4, 0.0, True)
     assert (body["ignore_eos"], body["stream_options"], body["return_token_ids"]) == (
@@ -52,6 +52,18 @@ async def test_the_class_is_told_in_the_field_that_was_asked_for(
             await read(target, Ask(request_class, [1], 1))
     told = [{name: body[name] for name in ("service_tier", "priority") if name in body} for body in openai.bodies]
     assert told == [ls, be]
+
+
+async def test_salts_and_sessions_are_fields_that_only_requests_with_a_value_have(openai: FakeOpenAI) -> None:
+    async with target_of(openai) as target:
+        for turn in (Turn("a", "search"), Turn("a", is_last=True), None):
+            await read(target, Ask(LS, [1], 1, cache_salt="mine" if turn is None else "", turn=turn))
+    names = ("session_id", "expects_tool_call", "last_turn", "cache_salt")
+    assert [{name: body[name] for name in names if name in body} for body in openai.bodies] == [
+        {"session_id": "a", "expects_tool_call": "search"},
+        {"session_id": "a", "last_turn": True},
+        {"cache_salt": "mine"},
+    ]
 
 
 async def test_chat_sends_one_message(openai: FakeOpenAI) -> None:
@@ -101,7 +113,8 @@ async def test_events_may_be_cut_anywhere_and_joined(openai: FakeOpenAI) -> None
         cut = await read(target, Ask(LS, [1], 5))
         openai.script = lambda body: [whole]
         joined = await read(target, Ask(LS, [1], 5))
-    assert cut == joined == [Chunk(1)] * 5 + [Ending(5, 11, None)]
+    tokens = [Chunk(1, token_ids=(number,)) for number in range(5)]
+    assert cut == joined == [*tokens, Ending(5, 11, None)]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "HTTP 429"), (503, "HTTP 503")])

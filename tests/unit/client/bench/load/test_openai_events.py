@@ -18,14 +18,14 @@ def event(**choice: object) -> str:
     [
         ({"text": "hello"}, Chunk(1, is_exact=False)),
         ({"text": ""}, None),
-        ({"text": "", "token_ids": [5]}, Chunk(1)),
-        ({"text": "several", "token_ids": [5, 6, 7]}, Chunk(3)),
+        ({"text": "", "token_ids": [5]}, Chunk(1, token_ids=(5,))),
+        ({"text": "several", "token_ids": [5, 6, 7]}, Chunk(3, token_ids=(5, 6, 7))),
         ({"text": "held back", "token_ids": []}, None),
         ({"text": "x", "token_ids": None}, Chunk(1, is_exact=False)),
         ({"delta": {"role": "assistant", "content": ""}}, None),
         ({"delta": {"content": "hi"}}, Chunk(1, is_exact=False)),
         ({"delta": {"reasoning_content": "hm"}}, Chunk(1, is_exact=False)),
-        ({"delta": {"content": "hi"}, "token_ids": [1, 2]}, Chunk(2)),
+        ({"delta": {"content": "hi"}, "token_ids": [1, 2]}, Chunk(2, token_ids=(1, 2))),
         ({"delta": None, "text": None}, None),
     ],
 )
@@ -40,6 +40,15 @@ def test_the_ending_holds_what_the_server_said() -> None:
     assert stream.feed(json.dumps({"choices": [], "usage": usage, "metrics": {"queue_time_ms": 1.5}})) is None
     assert stream.feed("[DONE]") is None
     assert stream.end() == Ending(3, 7, 1.5)
+
+
+def test_tokens_found_in_a_cache_are_told_where_the_server_says_them() -> None:
+    stream = OpenAIStream()
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
+    stream.feed(json.dumps({"choices": [], "usage": usage}))
+    stream.feed(json.dumps({"choices": [], "usage": usage | {"prompt_tokens_details": None}}))
+    stream.feed("[DONE]")
+    assert stream.end() == Ending(3, 7, None, 4)
 
 
 def test_usage_that_grows_along_the_way_is_taken_from_its_last_event() -> None:
