@@ -47,3 +47,29 @@ SET_UPS: Mapping[SetUpName, SetUp] = {
     SetUpName.LAYER: SetUp(SetUpName.LAYER, "qllm", "layer"),
     SetUpName.EXPERT: SetUp(SetUpName.EXPERT, "qllm", "expert"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A way to start a service, by options of its scheduler and of its worker.
+
+    Attributes:
+        label: What it is called in tables.
+    """
+
+    label: str
+    scheduler: tuple[str, ...] = ()
+    worker: tuple[str, ...] = ()
+
+
+class VictimSetUp(StrEnum):
+    """What becomes of the caches of sequences that give way to others."""
+
+    OFFLOAD = "offload"
+    RECOMPUTE = "recompute"
+
+
+VICTIM_SET_UPS: Mapping[VictimSetUp, Variant] = {
+    VictimSetUp.OFFLOAD: Variant(VictimSetUp.OFFLOAD),
+    VictimSetUp.RECOMPUTE: Variant(VictimSetUp.RECOMPUTE, worker=("--host-kv-gib", "0")),
+}

@@ -87,6 +87,18 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """The requests of another source in its first seconds."""
+
+    source: OpenLoop
+    seconds: float
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """Yields them."""
+        return itertools.takewhile(lambda arrival: arrival.at_s < self.seconds, self.source.arrivals())
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedLoop:
     """Clients who ask one by one, each `pause_s` after its last answer."""
 

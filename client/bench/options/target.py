@@ -129,6 +129,25 @@ class ServiceArguments:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonOptions:
+    """Where results go that have no picture."""
+
+    json_file: Annotated[
+        Path | None,
+        Setting(option="json", metavar="FILE", panel=_RESULTS),
+        "Writes all results as JSON.",
+    ] = None
+
+    def check(self) -> None:
+        """Checks that the file can be written, before anything is measured.
+
+        Raises:
+            typer.BadParameter: Its folder is not there.
+        """
+        _check_folders({"--json": self.json_file})
+
+
+@dataclass(frozen=True, slots=True)
 class FigureOptions:
     """Where pictures go."""
 

@@ -49,15 +49,7 @@ class Report:
         Raises:
             BenchError: A file cannot be written.
         """
-        console = Console()
-        if not console.is_terminal:
-            console.width = _FILE_WIDTH
-        for grid in self.grids:
-            console.print(grid.to_table())
-        for warning in self.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        if json_file is not None and self.json is not None:
-            _write(json_file, self.json.encode())
+        show_tables(self.grids, self.warnings, json_file, self.json)
         if results.wants_figures:
             self._write_figures(results)
 
@@ -71,6 +63,25 @@ class Report:
             svg = figures.to_svg(figure, salt=self.title)
             page = Page(self.title, self.lead, self.warnings, [svg], self.grids, self.provenances)
             _write(results.html, page.render().encode())
+
+
+def show_tables(
+    grids: Sequence[Grid], warnings: Sequence[str], json_file: Path | None = None, json: str | None = None
+) -> None:
+    """Prints tables and warnings, and writes the JSON file if there is one to write.
+
+    Raises:
+        BenchError: The file cannot be written.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    for grid in grids:
+        console.print(grid.to_table())
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if json_file is not None and json is not None:
+        _write(json_file, json.encode())
 
 
 def check_figures_can_be_drawn(results: FigureOptions) -> None:

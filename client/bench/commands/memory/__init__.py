@@ -1,0 +1,1 @@
+"""The bench commands about memory: pressure, prefixes and sessions."""
