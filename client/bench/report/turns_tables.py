@@ -25,5 +25,7 @@ def ratios_grid(title: str, turns: Turns, figures: Sequence[Figure], base: str) 
     for figure in figures:
         if figure.is_compared:
             ratios = [turns.ratio(label, base, figure.name) for label in others]
+            if not any(ratios):
+                continue
             rows.append((figure.title, *("-" if ratio is None else f"{ratio.text(3)}x" for ratio in ratios)))
     return Grid(title, (f"over {base}", *others), tuple(rows))
