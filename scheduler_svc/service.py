@@ -22,6 +22,7 @@ from scheduler_svc.api.metrics_server import MetricsServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.channel.private_directory import private_endpoint
+from scheduler_svc.core.sessions import ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId
 from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
@@ -29,6 +30,7 @@ from scheduler_svc.generation import ServedModel
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
 from scheduler_svc.serving.engine import Engine
+from scheduler_svc.serving.tool_times_file import StateDirectoryRefused, ToolTimesFile
 from scheduler_svc.settings import Config, listening_host
 from scheduler_svc.supervisor import WorkerSupervisor
 from scheduler_svc.timeline import Timeline, TraceFile
@@ -53,7 +55,9 @@ class Service:
         self._hurry = asyncio.Event()
         self._trace = _open_trace(config)
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
-        self._engine = Engine(config.engine, self._send, self._fail, timeline)
+        tool_times = ToolTimes()
+        self._tool_times_file = _open_tool_times(config, tool_times)
+        self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         host = listening_host("--grpc-host", config.grpc_host)
@@ -73,6 +77,9 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             if self._trace is not None:
                 stack.enter_context(self._trace)
+            if self._tool_times_file is not None:
+                await stack.enter_async_context(self._tool_times_file)
+                self._own(self._tool_times_file.task)
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
             self._supervisor = self._make_supervisor(endpoint)
             self._link = WorkerLink(
@@ -257,3 +264,12 @@ def _open_trace(config: Config) -> TraceFile | None:
         return TraceFile(config.trace, config.trace_max_mib << 20)
     except OSError as error:
         raise SettingRefused(f"--trace: got {config.trace}, which cannot be written: {error.strerror}") from None
+
+
+def _open_tool_times(config: Config, tool_times: ToolTimes) -> ToolTimesFile | None:
+    if config.state_dir is None:
+        return None
+    try:
+        return ToolTimesFile(config.state_dir, tool_times)
+    except StateDirectoryRefused as refusal:
+        raise SettingRefused(f"--state-dir: {refusal}") from None

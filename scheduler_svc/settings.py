@@ -91,6 +91,12 @@ class Config:
         "Sets how many seconds running requests get to end when the service is stopped.",
     ] = 2.0
     engine: EngineSettings = field(default_factory=EngineSettings)
+    state_dir: Annotated[
+        Path | None,
+        Setting(panel=ADVANCED, unset="forgotten when the service stops"),
+        "Keeps in this directory how long tools took, by which --session-ttl-s is chosen, so that a restarted service "
+        "goes on with what it knew. It is made if it does not exist.",
+    ] = None
     control_endpoint: Annotated[
         str | None,
         Setting(panel=ADVANCED, unset="a private socket"),
@@ -135,6 +141,8 @@ class Config:
             raise SettingRefused("CURVE needs both --curve-secret-key and --curve-worker-keys")
         if self.trace is not None and not self.trace.absolute().parent.is_dir():
             raise SettingRefused(f"--trace: got {self.trace}, allowed is a file in a directory that exists")
+        if self.state_dir is not None and not self.state_dir.absolute().parent.is_dir():
+            raise SettingRefused(f"--state-dir: got {self.state_dir}, allowed is one in a directory that exists")
 
     @property
     def curve(self) -> CurveServer | None:

@@ -35,6 +35,7 @@ NOT_OFFERED = {
     "QLLM_DEVICE": "fixed: each worker's image is for one device",
     "QLLM_SIMULATED": "for measuring QLLM itself",
     "QLLM_RECORD_COSTS": "the file system is read-only",
+    "QLLM_STATE_DIR": "the file system is read-only",
     "QLLM_TRACE": "the file system is read-only",
     "QLLM_TRACE_MAX_MIB": "the file system is read-only",
     "QLLM_CONFIG": "a file would have to be mounted first",

@@ -21,6 +21,7 @@ from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
+from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.commands import Command
@@ -45,6 +46,7 @@ class Scheduler:
         observer: Hears of each step.
         calibration: Timed work that the worker ran before it connected; without any, steps are
             short until each kind was seen.
+        sessions: The programs that requests are turns of; it outlives the worker. None: none is known yet.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Scheduler:
         starvation: StarvationLimits | None = None,
         observer: StepObserver | None = None,
         calibration: Iterable[WorkTiming] = (),
+        sessions: Programs | None = None,
     ) -> None:
         self.model = model
+        self.sessions = Programs() if sessions is None else sessions
         self.limits = limits or Limits()
         preempt_at = policy.preempt_at or preempt_at
         self.work = Workload(model, self.limits, preempt_at, starvation or StarvationLimits(), policy.queue_key)

@@ -17,6 +17,7 @@ from qllm.settings import MEMORY, SCHEDULING, Setting
 
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.cursor import PreemptAt
@@ -57,6 +58,7 @@ class EngineSettings:
     ] = PreemptAt.EXPERT
     limits: Limits = field(default_factory=Limits)
     starvation: StarvationLimits = field(default_factory=StarvationLimits)
+    sessions: SessionLimits = field(default_factory=SessionLimits)
     max_ls_requests: Annotated[
         int,
         Setting(1, 1 << 20, panel=MEMORY),
@@ -84,6 +86,7 @@ class Engine:
         send: Hands commands to the worker, in order, without waiting.
         on_fatal: Called with an error that should end the process: the core contradicted itself.
         timeline: Records what happens, if anything does.
+        tool_times: What is known and learned of how long tools take, if anybody keeps it.
     """
 
     def __init__(
@@ -92,11 +95,13 @@ class Engine:
         send: Callable[[abc.Sequence[Command]], object],
         on_fatal: Callable[[BaseException], None],
         timeline: Timeline | None = None,
+        tool_times: ToolTimes | None = None,
     ) -> None:
         self._settings = settings
         self._send = send
         self._on_fatal = on_fatal
         self._timeline = timeline
+        self._sessions = Programs(settings.sessions, tool_times)
         self._loop = asyncio.get_running_loop()
         self._fan_out = FanOut(self._loop.call_soon)
         self._timer: asyncio.TimerHandle | None = None
@@ -215,6 +220,7 @@ class Engine:
             settings.starvation,
             self._timeline.worker_joined(model.core) if self._timeline is not None else None,
             calibration,
+            self._sessions,
         )
         self._scheduler, self._model, self._epoch = scheduler, model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
@@ -267,6 +273,7 @@ class Engine:
         if self._scheduler is not None:
             self._metrics.worker_lost(self.loads())
             self._checks.worker_lost()
+            self._sessions.worker_lost()
         self._scheduler, self._model = None, None
 
     def _read_books(self) -> Books | None:

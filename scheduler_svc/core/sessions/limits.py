@@ -20,7 +20,7 @@ class SessionLimits:
         float | None,
         Setting(0, MAX_DURATION_S, panel=MEMORY, unset="as long as is worth it"),
         "Keeps what was computed of a session for so many seconds after each of its turns, on the device or moved off "
-        "it. A session is a program whose requests carry the same session_id, and which comes again when a tool has "
+        "it. A session is a program whose requests carry one session_id, and which comes again when a tool has "
         "run. Left out, the time follows from how long the tool took before, and from what its return would cost; with "
         "0 nothing is kept.",
     ] = None

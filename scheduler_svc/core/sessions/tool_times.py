@@ -36,6 +36,11 @@ class ToolTimes:
         self._by_tool: OrderedDict[str, Durations] = OrderedDict()
         self.num_recorded = 0
 
+    @property
+    def num_tools(self) -> int:
+        """Tools of which anything is known."""
+        return len(self._by_tool)
+
     def record(self, tool: str, duration_s: float) -> None:
         """Notes how long a tool took; one that took longer than an hour counts as an hour."""
         duration_s = min(max(0.0, duration_s), MAX_DURATION_S)
