@@ -95,6 +95,12 @@ class Accounts:
     def _count(self, step: InFlight, result: StepResult) -> None:
         counters = self.counters
         counters.num_commands += 1
+        counters.num_offloaded_blocks += result.timing.num_offloaded_blocks
+        counters.offload_ns += result.timing.offload_ns
+        counters.num_restored_blocks += result.timing.num_restored_blocks
+        counters.restore_ns += result.timing.restore_ns
+        counters.suspended_bytes = result.suspended_bytes
+        counters.suspended_tokens = sum(batch.shape.num_tokens for batch in self._work.batches if batch.is_begun)
         counters.busy_ns += result.duration_ns
         be_ns = round(result.duration_ns * step.be_fraction)
         counters.classes[BE].busy_ns += be_ns

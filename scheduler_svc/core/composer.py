@@ -14,6 +14,7 @@ from scheduler_svc.core.cache.memory import Claim, Memory
 from scheduler_svc.core.cache.victims import Move, Need, choose
 from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.sessions import Kept, Programs
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.commands import Command, DropBatch
 from scheduler_svc.core.state.queues import QueueKey, QueueName, SequenceQueue
@@ -41,14 +42,18 @@ class Composer:
     Args:
         work: The queues and the batches under way.
         memory: Device blocks and those of other tiers.
+        sessions: Whose caches are kept for a next turn.
         key: The order in which sequences of a class are served.
         emit: Takes commands to the worker, in order.
     """
 
-    def __init__(self, work: Workload, memory: Memory, key: QueueKey, emit: Callable[[Command], None]) -> None:
+    def __init__(
+        self, work: Workload, memory: Memory, sessions: Programs, key: QueueKey, emit: Callable[[Command], None]
+    ) -> None:
         self._work = work
         self._queues = work.queues
         self._memory = memory
+        self._sessions = sessions
         self._key = key
         self._emit = emit
         self._residents: dict[int, Sequence] = {}
@@ -94,7 +99,9 @@ class Composer:
         if not need.is_met:
             waiting = [s for s in self._residents.values() if s.state is SequenceState.QUEUED and s.block_ids]
             peers = [sequence for sequence in waiting if sequence.effective_class is batch.request_class]
-            moves = choose(sorted(peers, key=self._key, reverse=True), need, self._memory, self._is_worth_moving)
+            kept = [each.sequence for each in self._sessions.victims() if each.sequence.block_ids]
+            candidates = [*kept, *sorted(peers, key=self._key, reverse=True)]
+            moves = choose(candidates, need, self._memory, self._is_worth_moving)
             if moves is None:
                 return False
             self._carry_out(moves)
@@ -106,6 +113,20 @@ class Composer:
         """Gives up a sequence's memory."""
         self._memory.forget(sequence)
         self._residents.pop(sequence.seq_id, None)
+
+    def keep(self, sequence: Sequence) -> bool:
+        """Keeps the cache of a sequence that ended for its program's next turn; False if there is nothing to keep."""
+        self._residents.pop(sequence.seq_id, None)
+        return self._memory.keep(sequence)
+
+    def release_expired(self, now_s: float) -> None:
+        """Gives up what was kept for turns that did not come in time; until it is evicted it may still be found."""
+        for kept in self._sessions.expired(now_s):
+            self._release(kept)
+
+    def _release(self, kept: Kept) -> None:
+        self._sessions.release(kept)
+        self._memory.forget(kept.sequence)
 
     def start_over(self, sequence: Sequence) -> None:
         """Gives up a live sequence's cache, wherever it is, and queues it to be computed again."""
@@ -212,8 +233,19 @@ class Composer:
         num_computed, num_pending = sequence.num_computed_tokens, sequence.num_pending_tokens
         if sequence.block_ids:
             return _Seeker(sequence, num_computed, num_pending, None)
+        if not num_computed and sequence.session is not None:
+            self._bring_back_kept(sequence)
         claim = self._memory.claim(sequence, int(min(most, num_pending)) if num_computed else num_pending)
         return _Seeker(sequence, num_computed + claim.num_found_tokens, num_pending - claim.num_found_tokens, claim)
+
+    def _bring_back_kept(self, sequence: Sequence) -> None:
+        """Brings back what was kept of a program's last turn and moved off the device, if there is room for it."""
+        kept = self._sessions.kept_for(sequence)
+        if kept is not None and kept.is_offloaded:
+            claim = self._memory.claim(kept, 0)
+            need = self._need(claim.num_blocks, 1, claim)
+            if need.is_met or (sequence.effective_class is LS and self._make_room(need, sequence)):
+                self._memory.restore(kept)
 
     def _is_free_to_run(self, seeker: _Seeker, num_tokens: int) -> bool:
         """Whether it can run without that any other cache is moved."""
@@ -228,17 +260,25 @@ class Composer:
             self._memory.restore(sequence)
         elif seeker.claim is not None:
             self._memory.begin(sequence, seeker.claim.found)
+            self._take_over(sequence)
         sequence.state = SequenceState.IN_BATCH
         self._residents[sequence.seq_id] = sequence
         new_block_ids = self._memory.grow(sequence, num_tokens)
         self._memory.computes(sequence, seeker.start, num_tokens)
         return Member(sequence, num_tokens, seeker.start, samples, new_block_ids)
 
+    def _take_over(self, sequence: Sequence) -> None:
+        """Gives up what was kept for a turn that begins: what it can use of it, it holds now itself."""
+        self._sessions.began(sequence, self._work.outlook.moment.now_s - sequence.arrival_s)
+        kept = self._sessions.kept_for(sequence)
+        if kept is not None:
+            self._release(Kept(kept, 0.0))
+
     def _has_room(self, seeker: _Seeker, num_tokens: int) -> bool:
         """Whether its blocks fit, after others gave way if need be.
 
-        A new sequence must leave room for the next block of everybody whose blocks it can't take. Only a
-        latency-sensitive one takes blocks at its beginning.
+        A new sequence must leave room for the next block of everybody whose blocks it can't take. At its beginning
+        only a latency-sensitive one takes blocks, but for those that are kept for a next turn.
         """
         sequence, claim = seeker.sequence, seeker.claim
         if claim is None:
@@ -247,7 +287,9 @@ class Composer:
         if sequence.num_computed_tokens:
             return self._make_room(self._need(claim.num_blocks, 1, claim), sequence)
         if sequence.effective_class is BE:
-            return self._need(claim.num_blocks + len(self._residents), 1).is_met
+            return self._make_room(
+                self._need(claim.num_blocks + len(self._residents), 1, claim), sequence, kept_only=True
+            )
         num_peers = sum(other.effective_class is LS for other in self._residents.values())
         return self._make_room(self._need(claim.num_blocks + num_peers, 1, claim), sequence)
 
@@ -256,11 +298,14 @@ class Composer:
         wanted = {block for claim in claims for block in claim.found}
         return Need(num_blocks - self._memory.pool.num_free, num_states - self._memory.num_free_states, wanted)
 
-    def _make_room(self, need: Need, seeker: Sequence) -> bool:
+    def _make_room(self, need: Need, seeker: Sequence, *, kept_only: bool = False) -> bool:
         """Has others give way until nothing is lacking: names all of them first, then moves them; all or nothing."""
         if need.is_met:
             return True
-        candidates = self._candidates(seeker)
+        own = self._sessions.kept_for(seeker)
+        kept = [each.sequence for each in self._sessions.victims() if each.sequence.block_ids]
+        candidates = [sequence for sequence in kept if sequence is not own]
+        candidates += [] if kept_only else self._candidates(seeker)
         moves = choose(candidates, need, self._memory, self._is_worth_moving)
         if moves is None and seeker.effective_class is LS:
             moves = choose(candidates, need, self._memory, self._is_worth_moving, may_break_iterations=True)
@@ -289,10 +334,12 @@ class Composer:
 
     def _carry_out(self, moves: list[Move]) -> None:
         for sequence, tier in moves:
-            if tier is None:
-                self.start_over(sequence)
-            else:
+            if tier is not None:
                 self._memory.offload(sequence, tier)
+            elif sequence.state is SequenceState.FINISHED:
+                self._release(Kept(sequence, 0.0))
+            else:
+                self.start_over(sequence)
 
 
 def _gains_by_waiting(seeker: _Seeker, outlook: Outlook) -> bool:

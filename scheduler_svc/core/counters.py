@@ -37,6 +37,9 @@ class Counters:
     Attributes:
         control_idle_ns: Worker time lost between steps while work waited.
         num_riders: Best-effort sequences that rode in latency-sensitive iterations, each counted in each of these.
+        num_offloaded_blocks: Blocks that were moved off the device, and what that kept the worker.
+        num_restored_blocks: Blocks that were moved back, likewise.
+        suspended_bytes: What suspended passes held at the last answer, and their tokens.
     """
 
     busy_ns: int = 0
@@ -47,6 +50,12 @@ class Counters:
     num_preemptions_at_expert: int = 0
     num_joins: int = 0
     num_riders: int = 0
+    num_offloaded_blocks: int = 0
+    offload_ns: int = 0
+    num_restored_blocks: int = 0
+    restore_ns: int = 0
+    suspended_bytes: int = 0
+    suspended_tokens: int = 0
     classes: dict[RequestClass, ClassCounters] = field(
         default_factory=lambda: {c: ClassCounters() for c in RequestClass}
     )

@@ -9,6 +9,7 @@ from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.sessions import Kept, Programs
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
@@ -25,16 +26,24 @@ class Iterations:
     Args:
         work: The queues, the live sequences and the batches under way, which change here.
         memory: Is told of what iterations compute.
+        sessions: Says whether what an ended turn leaves is kept.
         composer: Chooses members, and finds memory for them.
         accounts: Counts what comes of it.
         outbox: Where commands to the worker go, in order.
     """
 
     def __init__(
-        self, work: Workload, memory: Memory, composer: Composer, accounts: Accounts, outbox: list[Command]
+        self,
+        work: Workload,
+        memory: Memory,
+        sessions: Programs,
+        composer: Composer,
+        accounts: Accounts,
+        outbox: list[Command],
     ) -> None:
         self._work = work
         self._memory = memory
+        self._sessions = sessions
         self._composer = composer
         self._accounts = accounts
         self._counts = accounts.counters.classes
@@ -119,7 +128,7 @@ class Iterations:
         if reason is None:
             return TokenOutput(sequence.seq_id, token.token_id, token.logprob)
         self._accounts.answer_ended(sequence)
-        self.end_sequence(sequence)
+        self.end_sequence(sequence, now_s)
         return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
 
     def fail(self, batch_id: BatchId, message: str) -> list[Output]:
@@ -151,14 +160,35 @@ class Iterations:
         self.end_sequence(sequence)
         return [FailureOutput(error.seq_id, error.message)]
 
-    def end_sequence(self, sequence: Sequence) -> None:
-        """Takes a live sequence out of wherever it is, and gives up its memory."""
+    def end_sequence(self, sequence: Sequence, whole_at_s: float | None = None) -> None:
+        """Takes a live sequence out of wherever it is, and gives up its memory, unless that is kept for a next turn.
+
+        Args:
+            sequence: It.
+            whole_at_s: When its answer was whole; None: it is not.
+        """
         emptied = self._work.take_out(sequence)
         sequence.state = SequenceState.FINISHED
-        self._composer.forget(sequence)
+        if not self._keeps(sequence, whole_at_s):
+            self._composer.forget(sequence)
         self._outbox += [DropBatch(batch.batch_id) for batch in emptied]
         del self._work.sequences[sequence.seq_id]
         self._counts[sequence.request_class].num_finished += 1
+
+    def _keeps(self, sequence: Sequence, whole_at_s: float | None) -> bool:
+        """Whether the cache of a sequence that ended is kept for its program's next turn."""
+        if sequence.session is None:
+            return False
+        if whole_at_s is None:
+            self._sessions.fails(sequence)
+            return False
+        reload_s = self._work.outlook.recompute_s(sequence.num_computed_tokens)
+        if not self._sessions.ends(sequence, whole_at_s, reload_s):
+            return False
+        if not self._composer.keep(sequence):
+            self._sessions.release(Kept(sequence, whole_at_s))
+            return False
+        return True
 
     def drop_if_empty(self, batch: Batch) -> None:
         """Drops a batch that nobody is left in, unless its end has been sent: then that is all there is to wait for."""

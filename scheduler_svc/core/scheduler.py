@@ -11,10 +11,11 @@ I/O and no clock. Source: arXiv 2503.09304, sections 3 and 4.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from scheduler_svc.core import promise
 from scheduler_svc.core.accounts import Accounts
-from scheduler_svc.core.cache.load import MemoryLoad
+from scheduler_svc.core.cache.load import MemoryLoad, read_load
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
@@ -47,6 +48,7 @@ class Scheduler:
         calibration: Timed work that the worker ran before it connected; without any, steps are
             short until each kind was seen.
         sessions: The programs that requests are turns of; it outlives the worker. None: none is known yet.
+        shares: Whether sequences that begin alike share what is cached.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Scheduler:
         observer: StepObserver | None = None,
         calibration: Iterable[WorkTiming] = (),
         sessions: Programs | None = None,
+        *,
+        shares: bool = True,
     ) -> None:
         self.model = model
         self.sessions = Programs() if sessions is None else sessions
@@ -69,10 +73,12 @@ class Scheduler:
             self.work.cost_model.observe(timing)
         self._outbox: list[Command] = []
         self._policy = policy
-        self.memory = Memory(model, self._outbox.append)
-        self._composer = Composer(self.work, self.memory, policy.queue_key, self._outbox.append)
+        self.memory = Memory(model, self._outbox.append, shares=shares)
+        self._composer = Composer(self.work, self.memory, self.sessions, policy.queue_key, self._outbox.append)
         self._accounts = Accounts(self.work, observer)
-        self._iterations = Iterations(self.work, self.memory, self._composer, self._accounts, self._outbox)
+        self._iterations = Iterations(
+            self.work, self.memory, self.sessions, self._composer, self._accounts, self._outbox
+        )
         self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
         self.window = self._dispatcher.window
@@ -82,6 +88,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence, whose prompt and output together fit the device's blocks."""
         sequence.effective_class = self._policy.queue_class(sequence)
+        self.sessions.arrives(sequence, sequence.arrival_s)
         promise.accept(sequence, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
         self.work.sequences[sequence.seq_id] = sequence
         self.work.queues.of(sequence).push(sequence)
@@ -89,18 +96,21 @@ class Scheduler:
     def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
         sequence = self.work.sequences.get(seq_id)
-        if sequence is None:
-            return None
-        if sequence.state is SequenceState.IN_BATCH:
-            self._dispatcher.preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
-        self._iterations.end_sequence(sequence)
-        return sequence
+        return self._end(sequence, now_s) if sequence is not None else None
 
     def finish(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence as `abort` does, but as one whose answer is whole, as its reader found: it is judged."""
-        if seq_id in self.work.sequences:
-            self._accounts.answer_ended(self.work.sequences[seq_id])
-        return self.abort(seq_id, now_s)
+        sequence = self.work.sequences.get(seq_id)
+        if sequence is None:
+            return None
+        self._accounts.answer_ended(sequence)
+        return self._end(sequence, now_s, now_s)
+
+    def _end(self, sequence: Sequence, now_s: float, whole_at_s: float | None = None) -> Sequence:
+        if sequence.state is SequenceState.IN_BATCH:
+            self._dispatcher.preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
+        self._iterations.end_sequence(sequence, whole_at_s)
+        return sequence
 
     @property
     def sequences(self) -> tuple[Sequence, ...]:
@@ -114,17 +124,21 @@ class Scheduler:
 
     def memory_load(self) -> MemoryLoad:
         """Returns who holds how much of the cache now."""
-        return MemoryLoad()
+        kept = [each.sequence for each in self.sessions.victims()]
+        load = read_load(self.model, self.memory, self.sequences, kept, self.counters)
+        return replace(load, num_session_hits=self.sessions.num_hits, num_session_misses=self.sessions.num_misses)
 
     def check_integrity(self) -> None:
         """Checks that the books of memory agree with each other; raises IntegrityError naming what does not."""
-        self.memory.pool.check_integrity(sequence.block_ids for sequence in self.work.sequences.values())
+        kept = [each.sequence for each in self.sessions.victims()]
+        self.memory.check_integrity([*self.work.sequences.values(), *kept])
 
     # ---- what to run
 
     def schedule(self, now_s: float) -> list[Command]:
         """Returns the commands to send now, in order; empty when the worker has enough to do or nothing waits."""
         self._dispatcher.wakeup_s = None
+        self._composer.release_expired(now_s)
         while self._dispatcher.has_place:
             self.work.look(self._dispatcher.moment(now_s))
             batch = self._choose(now_s)

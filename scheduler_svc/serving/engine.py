@@ -221,6 +221,7 @@ class Engine:
             self._timeline.worker_joined(model.core) if self._timeline is not None else None,
             calibration,
             self._sessions,
+            shares=settings.prefix_caching,
         )
         self._scheduler, self._model, self._epoch = scheduler, model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)

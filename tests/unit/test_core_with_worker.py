@@ -55,14 +55,14 @@ class ModelWorker(SimWorker):
         super().apply(command)
         runner = self.runner
         match command:
-            case AddSequence(seq_id, _, stop, num_outputs):
-                runner.add_sequence(seq_id, Sampling(), stop.stop_token_ids, stop.max_tokens, 0, num_outputs)
+            case AddSequence(seq_id, _, stop, num_outputs, shared):
+                runner.add_sequence(seq_id, Sampling(), stop.stop_token_ids, stop.max_tokens, 0, num_outputs, shared)
             case DropSequence(seq_id):
                 runner.drop_sequence(seq_id)
             case OffloadSequence(seq_id):
                 runner.offload_sequence(seq_id)
-            case RestoreSequence(seq_id, block_ids):
-                runner.restore_sequence(seq_id, block_ids)
+            case RestoreSequence(seq_id, block_ids, num_shared):
+                runner.restore_sequence(seq_id, block_ids, num_shared)
             case StartBatch(batch_id, _, items):
                 runner.start_batch(batch_id, [WorkerItem(**item._asdict()) for item in items])
             case DropBatch(batch_id):

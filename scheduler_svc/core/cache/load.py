@@ -1,6 +1,12 @@
 """Who holds how much of the cache, and what was moved, in numbers that an operator reads."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from scheduler_svc.core.cache.memory import Memory
+from scheduler_svc.core.counters import Counters
+from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.sequence import RequestClass, Sequence, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +40,43 @@ class MemoryLoad:
     num_session_hits: int = 0
     num_session_misses: int = 0
     num_kept_sessions: int = 0
+
+
+def read_load(
+    model: WorkerModel, memory: Memory, live: Iterable[Sequence], kept: Iterable[Sequence], counters: Counters
+) -> MemoryLoad:
+    """Reads who holds how much, but for the counters of sessions. Takes a time that grows with the blocks held.
+
+    What several hold counts for the first of these: latency-sensitive work, best-effort work, sessions.
+    """
+    live, kept = list(live), list(kept)
+    classes = {each: [s for s in live if s.effective_class is each] for each in RequestClass}
+    held: set[int] = set()
+    num_blocks = []
+    for owners in (classes[RequestClass.LATENCY_SENSITIVE], classes[RequestClass.BEST_EFFORT], kept):
+        of_owners = {block for sequence in owners for block in sequence.block_ids} - held
+        num_blocks.append(len(of_owners))
+        held |= of_owners
+    in_tier = {tier: sum(s.num_host_blocks for s in (*live, *kept) if s.tier is tier) for tier in Tier}
+    return MemoryLoad(
+        total_bytes=model.num_blocks * model.block_bytes,
+        free_bytes=(memory.pool.num_free - memory.pool.num_kept) * model.block_bytes,
+        latency_sensitive_bytes=num_blocks[0] * model.block_bytes,
+        best_effort_bytes=num_blocks[1] * model.block_bytes,
+        session_bytes=num_blocks[2] * model.block_bytes,
+        prefix_bytes=memory.pool.num_kept * model.block_bytes,
+        state_bytes=memory.num_states * model.state_bytes,
+        suspended_bytes=counters.suspended_bytes,
+        suspended_tokens=counters.suspended_tokens,
+        host_bytes=in_tier[Tier.HOST] * model.host_block_bytes,
+        host_total_bytes=model.num_host_blocks * model.host_block_bytes,
+        disk_bytes=in_tier[Tier.DISK] * model.host_block_bytes,
+        disk_total_bytes=model.num_disk_blocks * model.host_block_bytes,
+        fragmentation=memory.pool.fragmentation,
+        num_offloaded_blocks=counters.num_offloaded_blocks,
+        offload_ns=counters.offload_ns,
+        num_restored_blocks=counters.num_restored_blocks,
+        restore_ns=counters.restore_ns,
+        num_kept_sessions=len(kept),
+        **asdict(memory.counters),
+    )

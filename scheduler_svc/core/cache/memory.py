@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-from scheduler_svc.core.cache.block_pool import BlockPool
+from scheduler_svc.core.cache.block_pool import BlockPool, IntegrityError
 from scheduler_svc.core.cache.prefix_index import PrefixIndex, extend_digests
-from scheduler_svc.core.state.commands import Command, DropSequence, ForkSequence, OffloadSequence, RestoreSequence
+from scheduler_svc.core.state.commands import (
+    AddSequence,
+    Command,
+    DropSequence,
+    ForkSequence,
+    OffloadSequence,
+    RestoreSequence,
+)
 from scheduler_svc.core.state.ids import BlockId, SeqId
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import Sequence, Tier
@@ -83,7 +90,8 @@ class Memory:
     def __init__(self, model: WorkerModel, emit: Callable[[Command], None], *, shares: bool = True) -> None:
         self._index = PrefixIndex()
         self.pool = BlockPool(model.num_blocks, self._index.drop)
-        self.num_free_by_tier = {Tier.HOST: model.num_host_blocks, Tier.DISK: model.num_disk_blocks}
+        self._num_by_tier = {Tier.HOST: model.num_host_blocks, Tier.DISK: model.num_disk_blocks}
+        self.num_free_by_tier = dict(self._num_by_tier)
         self.num_offloaded = 0  # sequences whose cache is off the device now
         self.num_states = 0  # sequences that keep a state on the device now
         self.counters = MoveCounters()
@@ -131,6 +139,18 @@ class Memory:
         num_blocks = num_wanted - len(found) + self.pool.num_unheld(found)
         num_coming_tokens = len(coming) * self._block_size
         return Claim(found, num_found_tokens, num_coming_tokens, coming[-1] if coming else None, num_blocks)
+
+    def check_integrity(self, sequences: Iterable[Sequence]) -> None:
+        """Checks that the books agree with what all sequences hold; raises IntegrityError naming what does not."""
+        sequences = list(sequences)
+        self.pool.check_integrity(sequence.block_ids for sequence in sequences)
+        for tier, num_free in self.num_free_by_tier.items():
+            num_filled = sum(each.num_host_blocks for each in sequences if each.tier is tier)
+            if num_free + num_filled != self._num_by_tier[tier]:
+                raise IntegrityError(f"{num_filled} blocks of {tier.name} are filled, {num_free} counted as free")
+        num_states = sum(bool(sequence.block_ids) for sequence in sequences)
+        if num_states != self.num_states:
+            raise IntegrityError(f"{num_states} sequences are on the device, {self.num_states} are counted")
 
     # ---- sequences take
 
@@ -236,6 +256,20 @@ class Memory:
         self.counters.num_restores += 1
         self._leave_tier(sequence)
         self.computed(sequence)
+
+    def keep(self, sequence: Sequence) -> bool:
+        """Keeps the full blocks of a sequence that ended, as one that is in no iteration; False if there are none."""
+        num_full = sequence.num_computed_tokens // self._block_size
+        if not self._shares or not num_full or sequence.is_offloaded:
+            return False
+        # Dropped and made known anew: an iteration under way may still hold it, and writes to the blocks behind these.
+        self._emit(DropSequence(sequence.seq_id))
+        kept, rest = sequence.block_ids[:num_full], sequence.block_ids[num_full:]
+        self.pool.release(rest)
+        sequence.block_ids = kept
+        num_outputs = len(sequence.output_token_ids)
+        self._emit(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs, tuple(kept)))
+        return True
 
     def forget(self, sequence: Sequence) -> None:
         """Gives up all that is kept of it, here and in the worker: it ended, or is to be computed again."""

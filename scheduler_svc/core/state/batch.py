@@ -119,6 +119,11 @@ class Batch:
         return all(not member.sequence.is_offloaded for member in self.members)
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the worker has answered that it stands inside the iteration."""
+        return START < self.reached < self.end
+
+    @property
     def is_suspended(self) -> bool:
         """Whether it stands inside the iteration: begun and not issued to the end."""
         return START < self.issued < self.end

@@ -375,6 +375,7 @@ class Simulation:
         self.token_times_s: dict[int, list[float]] = {}
         self.commands: list[Command] = []
         self.now_s = 0.0
+        self.on_end: dict[int, Callable[[], object]] = {}
         self._ids = count(1)
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._ties = count()
@@ -452,6 +453,8 @@ class Simulation:
             self.outputs[output.seq_id].append(output)
             if isinstance(output, TokenOutput):
                 self.token_times_s[output.seq_id].append(self.now_s)
+                if output.finish_reason is not None and output.seq_id in self.on_end:
+                    self.on_end.pop(output.seq_id)()
 
     # ---- what to check
 
@@ -469,7 +472,8 @@ class Simulation:
         if self.worker.is_idle:
             self.worker.blocks.check_integrity()
         if self.worker.is_idle:
-            tables = {s.seq_id: s.block_ids for s in live if s.known_to_worker}
+            kept = [each.sequence for each in self.scheduler.sessions.victims()]
+            tables = {s.seq_id: s.block_ids for s in (*live, *kept) if s.known_to_worker}
             assert self.worker.tables == tables
 
     def be_wait_s(self, sequence: Sequence) -> float:
