@@ -29,6 +29,7 @@ from gpu_worker.contract.introduction import Hello
 from gpu_worker.errors import DeviceLost, WorkerError
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from gpu_worker.machine.cores import Cores
+from gpu_worker.machine.disk_room import why_no_room
 from gpu_worker.machine.process import (
     become_several,
     die_with,
@@ -109,6 +110,13 @@ def _model(config: WorkerConfig, cores: Cores) -> Iterator[tuple[Executor, Hello
 
     if config.record_costs is not None and (reason := why_not_writable(config.record_costs)):
         raise SettingRefused(f"--record-costs: {config.record_costs} can't be written ({reason}); allowed is a file")
+    if config.offload_dir is not None:
+        num_bytes = config.num_ranks * int(config.offload_disk_gib * (1 << 30))
+        if reason := why_no_room(config.offload_dir, num_bytes):
+            raise SettingRefused(
+                f"--offload-dir: {config.offload_dir} can't be used ({reason}); allowed is a directory with room for "
+                f"--offload-disk-gib, {config.offload_disk_gib:g} GiB"
+            )
     check_checkpoint(config.model, needs_weights=config.load_format is LoadFormat.AUTO)
     wait_briefly()
     cores.bind_threads(config)

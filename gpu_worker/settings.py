@@ -179,6 +179,18 @@ class WorkerConfig:
         Setting(0, 1 << 16, panel=MEMORY),
         "Sets how many GiB of the host's memory hold the caches of sequences that gave way to others.",
     ] = 1.0
+    offload_dir: Annotated[
+        Path | None,
+        Setting(metavar="DIR", panel=MEMORY, unset="no disk is used"),
+        "Names a directory for a file with the caches of sequences that host memory has no room for. It goes with "
+        "--offload-disk-gib. The file has no name and is gone when the worker ends, however it ends.",
+    ] = None
+    offload_disk_gib: Annotated[
+        float,
+        Setting(0, 1 << 20, panel=MEMORY),
+        "Sets how many GiB the file in --offload-dir takes, all of them from the start; 0 uses no disk. Each process "
+        "of --tensor-parallel-size has a file of this size.",
+    ] = 0.0
     max_model_len: Annotated[
         int | None,
         Setting(2, 1 << 24, panel=MEMORY, unset="the model's own"),
@@ -239,6 +251,11 @@ class WorkerConfig:
             raise SettingRefused("CURVE needs both --curve-secret-key and --curve-server-key")
         self._check_endpoint()
         self._check_kv_memory()
+        if (self.offload_dir is None) != (self.offload_disk_gib == 0):
+            raise SettingRefused(
+                f"--offload-dir and --offload-disk-gib: got {self.offload_dir or 'nothing'} and "
+                f"{self.offload_disk_gib:g}, allowed are both, or neither"
+            )
         if self.simulated and self.record_costs is not None:
             raise SettingRefused(
                 f"--record-costs: got {self.record_costs}, allowed with --simulated is nothing: it takes a table's time"

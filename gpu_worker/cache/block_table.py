@@ -1,4 +1,4 @@
-"""Where one sequence's rows lie, on the device or on the host, and what its layers keep besides.
+"""Where one sequence's rows lie, on the device or off it, and what its layers keep besides.
 
     block ids of a sequence   [7, 8, 2]             block_size 4, 10 rows cached
     slots in each layer       28 ......... 35|8 9
@@ -6,8 +6,9 @@
 It checks nothing: ids come from the scheduler, and the ledger knows who holds which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,16 @@ StoreKey = tuple[int, str]
 """A layer, and which of the things that it stores a row of for every token."""
 
 
+class Away(Protocol):
+    """The rows of one sequence off the device, as they were taken out."""
+
+    def rows(self) -> Mapping[StoreKey, tuple[Tensor, ...]]:
+        """What each store held of it, in host memory; raises OSError where it can't be read."""
+
+    def discard(self) -> None:
+        """Lets go of them."""
+
+
 class BlockTable:
     """Where one sequence's rows lie. Suspended passes refer to it, so moving the sequence is seen by them.
 
@@ -26,8 +37,8 @@ class BlockTable:
         block_ids: Its blocks on the device, in order; empty while offloaded.
         num_cached: Rows that hold the cache of finished iterations.
         num_reserved: Rows that the iteration under way writes up to; num_cached when there is none.
-        host: What each store held of it, (H, rows, width) each, while it is offloaded; else None.
-        state: What its layers keep besides rows; it is on the host while the rows are.
+        away: Its rows while it is offloaded; else None.
+        state: What its layers keep besides rows; it is in host memory while the rows are off the device.
         generation: Rises whenever rows change their place.
     """
 
@@ -35,9 +46,9 @@ class BlockTable:
         "_block_size",
         "_runs",
         "_slots",
+        "away",
         "block_ids",
         "generation",
-        "host",
         "num_cached",
         "num_reserved",
         "seq_id",
@@ -48,7 +59,7 @@ class BlockTable:
         self.seq_id = seq_id
         self.num_cached = 0
         self.num_reserved = 0
-        self.host: dict[StoreKey, tuple[Tensor, ...]] | None = None
+        self.away: Away | None = None
         self.state = RecurrentState(device)
         self.generation = 0
         self._block_size = block_size

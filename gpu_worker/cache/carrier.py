@@ -31,6 +31,9 @@ class Carrier(Protocol):
     def claim(self, block_ids: Sequence[int]) -> None:
         """Makes sure that whatever is done from now on finds the blocks free to be written to."""
 
+    def wait(self) -> None:
+        """Returns once all that was taken out is in host memory."""
+
 
 class HostCarrier:
     """The carrier of a CPU, whose copies are done when they return."""
@@ -45,6 +48,9 @@ class HostCarrier:
 
     def claim(self, block_ids: Sequence[int]) -> None:
         """Nothing: no copy is under way."""
+
+    def wait(self) -> None:
+        """Nothing, likewise."""
 
 
 class SideStreamCarrier:
@@ -80,6 +86,10 @@ class SideStreamCarrier:
         for block_id in block_ids:
             if (done := self._leaving.pop(block_id, None)) is not None:
                 torch.cuda.current_stream(self._device).wait_event(done)
+
+    def wait(self) -> None:
+        """Waits for the side stream, and for what that waits for: the device's work so far."""
+        self._stream.synchronize()
 
 
 def carrier_of(device: torch.device) -> Carrier:

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from gpu_worker.cache.block_table import BlockTable, StoreKey
-from gpu_worker.cache.carrier import carrier_of
+from gpu_worker.cache.carrier import Read
+from gpu_worker.cache.disk_store import DiskStore
+from gpu_worker.cache.offloaded import Mover
 from gpu_worker.contract.commands import Tier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.machine.devices import is_host, to_device
@@ -59,15 +61,22 @@ class UnifiedDynamicCache:
         blocks: Who holds which blocks.
         device: Where the blocks lie.
         layout: How; None is what suits the device.
+        disk: Where sequences may be offloaded to besides the host; None: nowhere.
     """
 
-    def __init__(self, blocks: BlockLedger, device: torch.device, layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        blocks: BlockLedger,
+        device: torch.device,
+        layout: Layout | None = None,
+        disk: DiskStore | None = None,
+    ) -> None:
         self.blocks = blocks
         self.num_blocks = blocks.num_blocks
         self.block_size = blocks.block_size
         self.device = device
         self.layout = layout or Layout.of(device)
-        self._carrier = carrier_of(device)
+        self._mover = Mover(device, disk)
         self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
         self._tables: dict[int, BlockTable] = {}
 
@@ -113,7 +122,9 @@ class UnifiedDynamicCache:
         """Gives up all that a sequence holds, on the device and off it."""
         self.blocks.forget(table.seq_id)
         table.place([])
-        table.host = None
+        if table.away is not None:
+            table.away.discard()
+            table.away = None
         table.void()
         del self._tables[table.seq_id]
 
@@ -135,7 +146,7 @@ class UnifiedDynamicCache:
     @property
     def state_bytes(self) -> int:
         """Bytes of what sequences on the device keep besides rows; they come on top of the blocks."""
-        return sum(table.state.nbytes for table in self._tables.values() if table.host is None)
+        return sum(table.state.nbytes for table in self._tables.values() if table.away is None)
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless each table lists the blocks that its sequence holds, and the ledger is right."""
@@ -149,18 +160,24 @@ class UnifiedDynamicCache:
     # ---- moving
 
     def offload(self, table: BlockTable, tier: Tier = Tier.HOST) -> None:
-        """Copies a sequence's rows to host memory, those of an iteration under way included, and frees its blocks.
+        """Copies a sequence's rows off the device, those of an iteration under way included, and frees its blocks.
+
+        What its layers keep besides goes to host memory, whatever the tier: it is small. A
+        sequence that is on the host moves on to disk.
 
         Raises:
-            CommandRefused: It is offloaded already, or host memory has no room for it.
+            CommandRefused: It is there already, or there is no room for it.
         """
         self.blocks.check_offload(table.seq_id, tier)
-        # Copied before its blocks are free: if the host has no memory after all, nothing has changed.
-        reads = [partial(self.read, layer, table, 0, table.num_reserved, kind) for layer, kind in self._stores]
-        held = dict(zip(self._stores, self._carrier.take_out(reads, table.block_ids), strict=True))
+        # Copied before its blocks are free: if there is no room after all, nothing has changed.
+        if table.away is None:
+            reads = {key: self._reads(table, *key) for key in self._stores}
+            away = self._mover.take_out(reads, table.block_ids, tier)
+        else:
+            away = self._mover.move_on(table.away)
         table.state.move(torch.device("cpu"))
         self.blocks.offload(table.seq_id, tier)
-        table.host = held
+        table.away = away
         table.place([])
 
     def restore(self, table: BlockTable, block_ids: Sequence[int], num_shared_blocks: int = 0) -> None:
@@ -171,14 +188,15 @@ class UnifiedDynamicCache:
         """
         self.blocks.restore(table.seq_id, block_ids, num_shared_blocks)
         self._settle(table, block_ids)
-        host, table.host = table.host or {}, None
         first = num_shared_blocks * self.block_size
         slots = to_device(table.slots(first, table.num_reserved), self.device)
-        for (layer, kind), rows in host.items():
-            # All of it comes back, the rows that are here already too: part of page-locked memory is not one piece,
-            # and the host would wait for its copy.
-            back = (self._carrier.bring_back(one).narrow(1, first, len(slots)) for one in rows)
-            self.write(layer, slots, *back, kind=kind)
+        if table.away is not None:
+            # All rows come back, those that are here already too: part of page-locked memory is not one piece, and
+            # the host would wait for its copy.
+            for (layer, kind), rows in self._mover.bring_back(table.away):
+                self.write(layer, slots, *(one.narrow(1, first, len(slots)) for one in rows), kind=kind)
+            table.away.discard()
+            table.away = None
         table.state.move(self.device)
 
     # ---- rows
@@ -219,6 +237,9 @@ class UnifiedDynamicCache:
         """K and V of all slots (num_slots, H, width), as views."""
         return tuple(store.transpose(0, 1) for store in self._stores[layer, KV])
 
+    def _reads(self, table: BlockTable, layer: int, kind: str) -> Read:
+        return partial(self.read, layer, table, 0, table.num_reserved, kind)
+
     def _allocate(self, rows: Tensor) -> Tensor:
         """Storage (H, num_slots, width) for rows like these (H, T, width)."""
         H, _, width = rows.shape
@@ -232,5 +253,5 @@ class UnifiedDynamicCache:
 
     def _settle(self, table: BlockTable, block_ids: Sequence[int]) -> None:
         """Lets a table see the blocks that its sequence was just given, once rows that left them are out of the way."""
-        self._carrier.claim(block_ids)
+        self._mover.claim(block_ids)
         table.place(list(self.blocks.held_by(table.seq_id)))

@@ -11,6 +11,7 @@ from math import inf
 
 import torch
 
+from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
@@ -58,6 +59,7 @@ class Runner:
         layout: How the cache's rows lie; None is what suits the device. In pages batches may
             take whole layers as one unit.
         run_ahead_ms: Longest work that a device may have before it that can't be stopped any more; nothing to a CPU.
+        disk: Where sequences may be offloaded to besides the host, a block in each slot; None: nowhere.
 
     All commands raise CommandRefused, with nothing changed, when they name something unknown
     or contradict what is held here.
@@ -72,6 +74,7 @@ class Runner:
         *,
         layout: Layout | None = None,
         run_ahead_ms: float = 1.0,
+        disk: DiskStore | None = None,
     ) -> None:
         self._loaded = loaded
         self._device = torch.device(loaded.facts.device)
@@ -80,10 +83,10 @@ class Runner:
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(self._device, run_ahead_ms)
         self._recordings = Recordings((), 0.0, self._clock.mark)
-        blocks = BlockLedger(num_blocks, block_size, num_host_blocks)
+        blocks = BlockLedger(num_blocks, block_size, num_host_blocks, disk.num_slots if disk else 0)
         limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
-        self.cache = UnifiedDynamicCache(blocks, self._device, layout)
+        self.cache = UnifiedDynamicCache(blocks, self._device, layout, disk)
         self._moves = Moves(self.cache)
 
     def record_decodes(self, recordings: abc.Sequence[Recording], expert_share: float) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from qllm.settings import SettingRefused
@@ -26,6 +26,7 @@ from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
 from gpu_worker.settings import Device, GenerationConfig, WorkerConfig
+from gpu_worker.startup.disk import open_disk
 from gpu_worker.startup.measuring import measure_kept
 from gpu_worker.startup.sizing import MOST_SEQUENCES, Kept, Limits, Room, blocks_in, blocks_of, fit, fit_states
 from gpu_worker.startup.warmup import touch_memory, warm_up
@@ -90,12 +91,19 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
     with torch.inference_mode():
         kept = measure_kept(loaded, config.block_size)
-        num_blocks, num_states = astuple(_size_cache(config, loaded.facts, kept))
-        num_host_blocks = blocks_in(int(config.host_kv_gib * _GIB), kept.block_bytes)
+        sizes = _size_cache(config, loaded.facts, kept)
         if ranks is not None:
-            num_blocks, num_states, num_host_blocks = map(ranks.least, (num_blocks, num_states, num_host_blocks))
-        _report_sizes(kept, num_blocks, num_states, num_host_blocks)
-        runner = Runner(loaded, num_blocks, config.block_size, num_host_blocks, run_ahead_ms=config.run_ahead_ms)
+            sizes = sizes.least(ranks)
+        _report_sizes(kept, sizes)
+        num_blocks = sizes.num_blocks
+        runner = Runner(
+            loaded,
+            num_blocks,
+            config.block_size,
+            sizes.num_host_blocks,
+            run_ahead_ms=config.run_ahead_ms,
+            disk=open_disk(config.offload_dir, sizes.num_disk_blocks, sizes.host_block_bytes),
+        )
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
         timings = warm_up(runner, block_ids)
         _log.info("warmed_up iterations=%d", len(timings))
@@ -107,8 +115,9 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     model = replace(
         _worker_model(loaded, runner, names),
         block_bytes=kept.block_bytes,
+        host_block_bytes=sizes.host_block_bytes,
         state_bytes=kept.state_bytes,
-        num_states=num_states,
+        num_states=sizes.num_states,
     )
     hello = Hello(model, timings, os.getpid())
     return ReadyWorker(RunnerExecutor(runner), hello, ranks)
@@ -144,7 +153,36 @@ def _choose_device(device: Device) -> str:
     return device.value
 
 
-def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """How many blocks and states there is room for, on the device and off it, and the bytes of a block off it."""
+
+    num_blocks: int
+    num_states: int
+    num_host_blocks: int
+    num_disk_blocks: int
+    host_block_bytes: int
+
+    def least(self, ranks: Ranks) -> "_Sizes":
+        """As many as all ranks have room for; a block of this one's slice is as large as it is."""
+        return replace(
+            self,
+            num_blocks=ranks.least(self.num_blocks),
+            num_states=ranks.least(self.num_states),
+            num_host_blocks=ranks.least(self.num_host_blocks),
+            num_disk_blocks=ranks.least(self.num_disk_blocks),
+        )
+
+
+def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> _Sizes:
+    """Returns how much there is room for; raises SettingRefused if the device has none."""
+    limits = _limits(config, facts, kept)
+    off_device = (config.host_kv_gib, config.offload_disk_gib)
+    num_host_blocks, num_disk_blocks = (blocks_in(int(gib * _GIB), kept.block_bytes) for gib in off_device)
+    return _Sizes(limits.num_blocks, limits.num_states, num_host_blocks, num_disk_blocks, kept.block_bytes)
+
+
+def _limits(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
     """Returns how many blocks and states the device has room for; raises SettingRefused if that is none."""
     room, asked = _room(config, facts.device), config.kv_memory_size
     if config.num_blocks:
@@ -163,12 +201,18 @@ def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
     return limits
 
 
-def _report_sizes(kept: Kept, num_blocks: int, num_states: int, num_host_blocks: int) -> None:
-    _log.info("cache blocks=%d host_blocks=%d block_bytes=%d", num_blocks, num_host_blocks, kept.block_bytes)
+def _report_sizes(kept: Kept, sizes: _Sizes) -> None:
+    _log.info(
+        "cache blocks=%d host_blocks=%d disk_blocks=%d block_bytes=%d",
+        sizes.num_blocks,
+        sizes.num_host_blocks,
+        sizes.num_disk_blocks,
+        kept.block_bytes,
+    )
     if kept.has_states:
         _log.info(
             "states most_sequences=%d bytes_each=%d of_block_bytes_outside_of_blocks=%d",
-            num_states,
+            sizes.num_states,
             kept.state_bytes,
             kept.grown_bytes,
         )
@@ -203,6 +247,7 @@ def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> 
         block_size=runner.cache.block_size,
         num_blocks=runner.cache.num_blocks,
         num_host_blocks=runner.cache.blocks.num_host_blocks,
+        num_disk_blocks=runner.cache.blocks.num_disk_blocks,
         dtype=facts.dtype,
         checkpoint_dtype=facts.checkpoint_dtype,
         dtype_reason=facts.dtype_reason,

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.unified import Layout
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import BatchItem, Sampling, Tier
 from gpu_worker.contract.results import AdvanceOutcome, SampledToken
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.runner import Runner
@@ -75,8 +76,11 @@ class Driver:
         block_size: int = 4,
         rng: Random | None = None,
         layout: Layout | None = None,
+        num_host_blocks: int | None = None,
+        disk: DiskStore | None = None,
     ) -> None:
-        self.runner = Runner(model, num_blocks, block_size, num_host_blocks=num_blocks, layout=layout)
+        num_host_blocks = num_blocks if num_host_blocks is None else num_host_blocks
+        self.runner = Runner(model, num_blocks, block_size, num_host_blocks, layout=layout, disk=disk)
         self.end = Cursor(model.facts.num_layers)
         self.stories: dict[int, Story] = {}
         self.batches: dict[int, list[tuple[Story, BatchItem]]] = {}
@@ -169,10 +173,11 @@ class Driver:
         for story, _ in self.batches.pop(batch_id):
             story.in_batch = None
 
-    def offload(self, story: Story) -> None:
-        self.runner.offload_sequence(story.seq_id)
-        story.is_offloaded, story.num_blocks_away = True, len(story.block_ids)
-        self._give_up(story)
+    def offload(self, story: Story, tier: Tier = Tier.HOST) -> None:
+        self.runner.offload_sequence(story.seq_id, tier)
+        if not story.is_offloaded:
+            story.is_offloaded, story.num_blocks_away = True, len(story.block_ids)
+            self._give_up(story)
 
     def restore(self, story: Story, shared: Sequence[int] = ()) -> None:
         """Brings a story back; `shared` blocks hold its first rows already."""
@@ -187,6 +192,7 @@ class Driver:
             self.drop(story)
         blocks = self.runner.cache.blocks
         assert (blocks.num_free_blocks, blocks.num_free_host_blocks) == (blocks.num_blocks, blocks.num_host_blocks)
+        assert blocks.num_free_disk_blocks == blocks.num_disk_blocks
         assert sorted(self.free) == list(range(blocks.num_blocks))
 
     def _take(self, outcome: AdvanceOutcome, batch_ids: Sequence[int], until: Cursor) -> None:

@@ -1,0 +1,74 @@
+"""Takes the rows of a sequence off the device, to the host or to disk, and brings them back.
+
+    device ──carrier──▶ host ──▶ disk        from the host they may move on to disk, and never back to the host alone
+       ▲                 │        │
+       ╰─────carrier─────┴────────╯
+
+It knows neither who holds which blocks, nor what the rows are.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_worker.cache.block_table import Away, StoreKey
+from gpu_worker.cache.carrier import Read, carrier_of
+from gpu_worker.cache.disk_store import DiskStore, Rows
+from gpu_worker.contract.commands import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """The rows of one sequence in host memory."""
+
+    held: Rows
+
+    def rows(self) -> Rows:
+        """They."""
+        return self.held
+
+    def discard(self) -> None:
+        """Nothing: they go with this."""
+
+
+class Mover:
+    """Moves rows.
+
+    Args:
+        device: Where blocks lie.
+        disk: Where rows go that are asked to be on disk; None: nowhere.
+    """
+
+    def __init__(self, device: torch.device, disk: DiskStore | None) -> None:
+        self._carrier = carrier_of(device)
+        self._disk = disk
+
+    def take_out(self, reads: Mapping[StoreKey, Read], block_ids: Sequence[int], tier: Tier) -> Away:
+        """Copies what the reads give, which lies in the blocks; the blocks may be reused at once.
+
+        Raises:
+            OSError: The disk has no room, or there is none.
+        """
+        rows = HostCopy(dict(zip(reads, self._carrier.take_out(list(reads.values()), block_ids), strict=True)))
+        return rows if tier is Tier.HOST else self.move_on(rows)
+
+    def move_on(self, away: Away) -> Away:
+        """Copies rows from the host to disk; raises as `take_out` does."""
+        if self._disk is None:
+            raise OSError("there is no disk to offload to")
+        rows = away.rows()
+        self._carrier.wait()
+        moved = self._disk.write(rows)
+        away.discard()
+        return moved
+
+    def bring_back(self, away: Away) -> Iterator[tuple[StoreKey, tuple[Tensor, ...]]]:
+        """The rows, on the device, store by store; raises OSError where they can't be read."""
+        for key, held in away.rows().items():
+            yield key, tuple(map(self._carrier.bring_back, held))
+
+    def claim(self, block_ids: Sequence[int]) -> None:
+        """Makes sure that whatever is done from now on finds the blocks free to be written to."""
+        self._carrier.claim(block_ids)
