@@ -53,6 +53,7 @@ from gpu_worker.passes import forward
 logger = logging.getLogger(__name__)
 
 _TRIAL_PROMPTS = ((1, 2, 3, 4, 5), (7, 6, 5, 4, 3, 2, 1, 0))
+_MOST_NAMED = 8  # layers in a sentence
 _MORE_TRIAL_PROMPTS = ((9, 8, 7), (2, 7, 1, 8, 2, 8), (3, 1, 4, 1, 5, 9, 2, 6, 5))
 
 
@@ -105,6 +106,7 @@ class LoadedModel:
         expert_weights: Experts of each layer, None for a layer without a mixture.
         latent_layers: Layers that expand the rows which the cache returns.
         own_layers: Layers with a memory of their own, if there are any.
+        state_layers: Layers that keep anything of a sequence besides a row for each token, rising.
         runs_modules_alone: Whether some modules run once for each sequence of a batch.
         reads_rows_back: Whether all rows of the last layer are read.
     """
@@ -114,8 +116,27 @@ class LoadedModel:
     expert_weights: tuple[ExpertWeights | None, ...]
     latent_layers: frozenset[int]
     own_layers: OwnLayers | None
+    state_layers: tuple[int, ...]
     runs_modules_alone: bool
     reads_rows_back: bool
+
+    @property
+    def no_sharing_reason(self) -> str:
+        """Why a sequence can't begin with blocks that another one filled; empty if it can.
+
+        A row in a block says all that a layer knows of its token, which depends on the tokens before and nothing else.
+        A state is that of the last token only: there is none of the place where a shared beginning ends.
+        """
+        named, others = self.state_layers[:_MOST_NAMED], len(self.state_layers[_MOST_NAMED:])
+        if not named:
+            return ""
+        layers = ", ".join(map(str, named)) + (f" and {others} others" if others else "")
+        is_one = len(self.state_layers) == 1
+        return (
+            f"layer {layers} keeps a state that is not K/V"
+            if is_one
+            else f"layers {layers} keep a state that is not K/V"
+        )
 
 
 def load_model(
@@ -257,6 +278,7 @@ def adopt_model(
         experts,
         structure.latent_layers,
         structure.own_layers,
+        structure.state_layers,
         bool(single),
         structure.reads_rows_back,
     )

@@ -52,6 +52,7 @@ class Structure:
         num_experts_per_token: Experts chosen for each token.
         latent_layers: Layers that expand the rows which the cache returns.
         own_layers: Layers with a memory of their own, if there are any.
+        state_layers: Layers that keep anything of a sequence besides a row for each token, rising.
         single_modules: Modules that must be run for one sequence at a time.
         reads_rows_back: Whether something behind the last layer's attention goes through the
             text, and so reads all of its rows.
@@ -63,6 +64,7 @@ class Structure:
     num_experts_per_token: int
     latent_layers: frozenset[int]
     own_layers: OwnLayers | None
+    state_layers: tuple[int, ...]
     single_modules: tuple[nn.Module, ...]
     reads_rows_back: bool
     called_linears: frozenset[nn.Module]
@@ -232,6 +234,7 @@ def probe(model: Any, layers: nn.ModuleList) -> Structure:
         found.num_experts_per_token,
         latent,
         own_layers if own_layers.numbers else None,
+        tuple(layer for layer, notes in enumerate(found.notes) if notes.stateful or layer in own_layers.numbers),
         single,
         found.notes[-1].reads_rows_back,
         frozenset(found.called_linears),

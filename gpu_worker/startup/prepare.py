@@ -95,6 +95,7 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
         if ranks is not None:
             sizes = sizes.least(ranks)
         _report_sizes(kept, sizes)
+        _report_sharing(loaded.no_sharing_reason)
         num_blocks = sizes.num_blocks
         runner = Runner(
             loaded,
@@ -118,6 +119,7 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
         host_block_bytes=sizes.host_block_bytes,
         state_bytes=kept.state_bytes,
         num_states=sizes.num_states,
+        no_sharing_reason=loaded.no_sharing_reason,
     )
     hello = Hello(model, timings, os.getpid())
     return ReadyWorker(RunnerExecutor(runner), hello, ranks)
@@ -216,6 +218,13 @@ def _report_sizes(kept: Kept, sizes: _Sizes) -> None:
             kept.state_bytes,
             kept.grown_bytes,
         )
+
+
+def _report_sharing(no_sharing_reason: str) -> None:
+    if no_sharing_reason:
+        _log.info("sequences that begin alike share no blocks reason=%r", no_sharing_reason)
+    else:
+        _log.info("sequences that begin alike share blocks")
 
 
 def _bytes_of_caches(config: WorkerConfig, device: str) -> int:

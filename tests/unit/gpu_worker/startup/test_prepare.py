@@ -45,11 +45,12 @@ def test_a_model_without_states_says_how_large_a_block_is_and_limits_no_sequence
     worker = _ready(num_blocks=7)
     model = worker.hello.model
     assert model.block_bytes == worker.executor._runner.cache.block_bytes == 16 * 3 * 2 * 2 * 16 * 4
-    assert (model.state_bytes, model.num_states) == (0, 0)
+    assert (model.state_bytes, model.num_states, model.no_sharing_reason) == (0, 0, "")
 
 
 def test_states_and_blocks_go_into_the_memory_together() -> None:
     model = _ready("qwen3_next", kv_memory="1MiB").hello.model
+    assert model.no_sharing_reason == "layers 0, 1, 2 keep a state that is not K/V"
     each = 2 * model.state_bytes + 512 // 16 * model.block_bytes
     assert model.num_states == (1 << 20) // each > 1
     assert model.num_blocks == ((1 << 20) - model.num_states * 2 * model.state_bytes) // model.block_bytes
