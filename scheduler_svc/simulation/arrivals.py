@@ -9,7 +9,7 @@ from collections import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass, SessionTurn
 
 _NEVER_S = float("inf")
 
@@ -51,11 +51,19 @@ class ClosedLoop:
         return round(self.num_prompt_tokens * (1 + self.prompt_spread))
 
 
+class Turn(NamedTuple):
+    """A turn of a program, by that one's number."""
+
+    program: int
+    session: SessionTurn
+
+
 class Arrival(NamedTuple):
-    """A request, and which client of the closed loop asks it; None: a request whose time was known beforehand."""
+    """A request, and which client of the closed loop or program asks it; None: its time was known beforehand."""
 
     request: Request
     client: int | None = None
+    turn: Turn | None = None
 
 
 class Arrivals:

@@ -7,18 +7,31 @@ from qllm.cost_table import CostTable, CostTableRefused, parse_cost_table, shipp
 from qllm.settings import SettingRefused, check
 
 from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.sessions import SessionLimits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.simulation.agent_fields import CLASSES, parse_agents
+from scheduler_svc.simulation.agents import AgentLoad
 from scheduler_svc.simulation.arrivals import ClosedLoop, Request
 from scheduler_svc.simulation.errors import JobRefused
 from scheduler_svc.simulation.fields import Fields
 
 MAX_REQUESTS = 1_000_000
 _MOST = 1e9
-_CLASSES = {"ls": RequestClass.LATENCY_SENSITIVE, "be": RequestClass.BEST_EFFORT}
 _MOST_CLIENTS = 4096
-_NAMES = ("cost_table", "policy", "preempt_at", "settings", "requests", "closed_loop")
+_MOST_BLOCKS = 1 << 24
+_NAMES = (
+    "cost_table",
+    "policy",
+    "preempt_at",
+    "settings",
+    "requests",
+    "closed_loop",
+    "agents",
+    "num_blocks",
+    "num_host_blocks",
+)
 _LOOP_NAMES = (
     "num_clients",
     "num_prompt_tokens",
@@ -30,7 +43,7 @@ _LOOP_NAMES = (
     "seed",
 )
 
-Settings = TypeVar("Settings", Limits, StarvationLimits)
+Settings = TypeVar("Settings", Limits, StarvationLimits, SessionLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +57,48 @@ class Job:
     cost_table: CostTable
     requests: tuple[Request, ...]
     closed_loop: ClosedLoop | None = None
+    agents: AgentLoad | None = None
     policy: str = "qllm"
     preempt_at: PreemptAt = PreemptAt.EXPERT
     limits: Limits = field(default_factory=lambda: Limits(control_lead_s=0.0))
     starvation: StarvationLimits = field(default_factory=StarvationLimits)
+    sessions: SessionLimits = field(default_factory=SessionLimits)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        return _longest(self.cost_table)
 
 
 def parse_job(content: object) -> Job:
     """Returns the job that a parsed JSON object describes; raises JobRefused naming what is wrong with it.
 
-        {"cost_table": {...}, "policy": "qllm", "preempt_at": "expert",
+        {"cost_table": {...}, "num_blocks": 2000, "num_host_blocks": 0, "policy": "qllm", "preempt_at": "expert",
          "settings": {"max_num_seqs": 32, "min_share": 0.1},
          "requests": [[arrival_s, "ls" or "be", num_prompt_tokens, num_output_tokens], ...],
          "closed_loop": {"num_clients": 8, "num_prompt_tokens": 1100, "num_output_tokens": 64, "class": "be",
-                         "from_s": 5, "until_s": 65, "prompt_spread": 0.2, "seed": 0}}
+                         "from_s": 5, "until_s": 65, "prompt_spread": 0.2, "seed": 0},
+         "agents": {"num_programs": 100, "rate_per_s": 0.5, ...}}
 
-    Everything but cost_table and requests has a default; that of closed_loop is none, those in it are as `ClosedLoop`
-    has them. Settings are the fields of `Limits` and `StarvationLimits`.
+    Everything but cost_table and requests has a default: the numbers of blocks are the table's; there is no closed loop
+    and are no agents, and those in them are as `ClosedLoop` and `AgentLoad` have them. Settings are the fields of
+    `Limits`, `StarvationLimits` and `SessionLimits`.
     """
     read = Fields(content, "job", _NAMES)
-    table = _cost_table(read.get("cost_table"))
+    table = _with_blocks(_cost_table(read.get("cost_table")), read)
     policy = read.choice("policy", tuple(POLICIES)) if "policy" in read else "qllm"
     places = tuple(place.value for place in PreemptAt)
-    limits, starvation = _settings(read)
+    limits, starvation, sessions = _settings(read)
     return Job(
         cost_table=table,
         requests=_requests(read.get("requests"), table),
         closed_loop=_closed_loop(read.get("closed_loop"), table) if "closed_loop" in read else None,
+        agents=parse_agents(read.get("agents"), _longest(table)) if "agents" in read else None,
         policy=policy,
         preempt_at=PreemptAt(read.choice("preempt_at", places)) if "preempt_at" in read else PreemptAt.EXPERT,
         limits=limits,
         starvation=starvation,
+        sessions=sessions,
     )
 
 
@@ -89,14 +113,23 @@ def _cost_table(content: object) -> CostTable:
         raise JobRefused(str(error)) from None
 
 
-def _settings(read: Fields) -> tuple[Limits, StarvationLimits]:
-    """Returns the defaults, with those values replaced that the job names; each name belongs to one of the two."""
-    limits, starvation = Limits(control_lead_s=0.0), StarvationLimits()
+def _with_blocks(table: CostTable, read: Fields) -> CostTable:
+    """Returns the table with the numbers of blocks that the job names."""
+    num_blocks = read.count("num_blocks", 1, _MOST_BLOCKS) if "num_blocks" in read else table.num_blocks
+    num_host_blocks = (
+        read.count("num_host_blocks", 0, _MOST_BLOCKS) if "num_host_blocks" in read else table.num_host_blocks
+    )
+    return replace(table, num_blocks=num_blocks, num_host_blocks=num_host_blocks)
+
+
+def _settings(read: Fields) -> tuple[Limits, StarvationLimits, SessionLimits]:
+    """Returns the defaults, with those values replaced that the job names; each name belongs to one of them."""
+    limits, starvation, sessions = Limits(control_lead_s=0.0), StarvationLimits(), SessionLimits()
     if "settings" not in read:
-        return limits, starvation
+        return limits, starvation, sessions
     path = "job.settings"
-    given = Fields(read.get("settings"), path, (*_names(limits), *_names(starvation)))
-    return _replaced(limits, given, path), _replaced(starvation, given, path)
+    given = Fields(read.get("settings"), path, (*_names(limits), *_names(starvation), *_names(sessions)))
+    return _replaced(limits, given, path), _replaced(starvation, given, path), _replaced(sessions, given, path)
 
 
 def _replaced(default: Settings, given: Fields, path: str) -> Settings:
@@ -115,7 +148,7 @@ def _replaced(default: Settings, given: Fields, path: str) -> Settings:
     return settings
 
 
-def _names(settings: Limits | StarvationLimits) -> tuple[str, ...]:
+def _names(settings: Limits | StarvationLimits | SessionLimits) -> tuple[str, ...]:
     return tuple(one.name for one in fields(settings))
 
 
@@ -138,7 +171,7 @@ def _request(path: str, row: object, longest: int) -> Request:
     num_prompt_tokens = read.count("num_prompt_tokens", 1, longest - 1)
     return Request(
         arrival_s=read.number("arrival_s", 0.0, _MOST),
-        request_class=_CLASSES[read.choice("class", tuple(_CLASSES))],
+        request_class=CLASSES[read.choice("class", tuple(CLASSES))],
         num_prompt_tokens=num_prompt_tokens,
         num_output_tokens=read.count("num_output_tokens", 1, longest - num_prompt_tokens),
     )
@@ -154,7 +187,7 @@ def _closed_loop(content: object, table: CostTable) -> ClosedLoop:
         num_output_tokens=read.count("num_output_tokens", 1, longest - 1),
         until_s=until_s,
         from_s=read.number("from_s", 0.0, until_s) if "from_s" in read else 0.0,
-        request_class=_CLASSES[read.choice("class", tuple(_CLASSES))] if "class" in read else RequestClass.BEST_EFFORT,
+        request_class=CLASSES[read.choice("class", tuple(CLASSES))] if "class" in read else RequestClass.BEST_EFFORT,
         prompt_spread=read.number("prompt_spread", 0.0, 1.0) if "prompt_spread" in read else 0.2,
         seed=read.count("seed", 0, int(_MOST)) if "seed" in read else 0,
     )

@@ -1,6 +1,8 @@
 """What a simulation hands out: each request's outcome, by columns, and the core's counters. Plain JSON."""
 
+import math
 from dataclasses import fields
+from statistics import fmean
 
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.simulation.simulation import Outcome, Simulation
@@ -23,6 +25,7 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
         "num_tokens": simulation.worker.num_tokens,
         "window": _window(simulation),
         "outcomes": _columns(simulation.outcomes),
+        "agents": _agents(simulation),
         "counters": {
             "busy_s": round(counters.busy_ns * 1e-9, 6),
             "num_commands": counters.num_commands,
@@ -40,6 +43,28 @@ def _window(simulation: Simulation) -> dict[str, object]:
     window = simulation.window
     counts = {name: window.num_tokens[request_class] for request_class, name in _CLASS_NAMES.items()}
     return {"seconds": round(window.seconds(simulation.now_s), 6), "num_output_tokens": counts}
+
+
+def _agents(simulation: Simulation) -> dict[str, object] | None:
+    """Returns what programs met, and how often what was kept of them was found; None where there were none."""
+    times, sessions = simulation.agent_times, simulation.scheduler.sessions
+    if times is None:
+        return None
+    return {
+        "num_programs": len(times.completions_s),
+        "num_turns": len(times.turn_delays_s),
+        "num_hits": sessions.num_hits,
+        "num_misses": sessions.num_misses,
+        "turn_delay_s": _spread(times.turn_delays_s),
+        "completion_s": _spread(times.completions_s),
+    }
+
+
+def _spread(times_s: list[float]) -> dict[str, float]:
+    """Returns the mean and two percentiles, each of which is one of the times."""
+    ordered = sorted(times_s)
+    ranks = {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in (("p50", 0.5), ("p99", 0.99))}
+    return {name: round(value, 6) for name, value in ({"mean": fmean(ordered)} | ranks).items()}
 
 
 def _columns(outcomes: list[Outcome]) -> dict[str, list[object]]:

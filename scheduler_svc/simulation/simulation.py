@@ -6,9 +6,11 @@ from itertools import count
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import Output, TokenOutput
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
+from scheduler_svc.simulation.agents import Agents, AgentTimes
 from scheduler_svc.simulation.arrivals import Arrival, Arrivals
 from scheduler_svc.simulation.errors import Stalled
 from scheduler_svc.simulation.job import Job
@@ -64,10 +66,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Live:
-    """A request under way, with its client, the time of its last token and the longest time between two."""
+    """A request under way, with its client or program, the time of its last token and the longest time between two."""
 
     sequence: Sequence
     client: int | None
+    program: int | None
     last_token_s: float | None = None
     longest_gap_s: float = 0.0
 
@@ -101,10 +104,12 @@ class Simulation:
             job.starvation,
             observer,
             costs.calibration(),
+            Programs(job.sessions),
         )
         loop = job.closed_loop
         self.window = Window(loop.from_s, loop.until_s) if loop else Window()
         self._arrivals = Arrivals(job.requests, loop)
+        self._agents = Agents(job.agents, job.longest) if job.agents else None
         self._num_unanswered = len(job.requests)  # those of closed-loop clients do not count
         self._has_clients = loop is not None
         self._seq_ids = count(1)
@@ -126,9 +131,15 @@ class Simulation:
             raise Stalled(f"{len(self._live)} requests are left at {self.now_s:.3f} s, and nothing happens any more")
 
     @property
+    def agent_times(self) -> AgentTimes | None:
+        """What programs met; None where there are none."""
+        return self._agents.times if self._agents else None
+
+    @property
     def _is_cut(self) -> bool:
         """Whether the clients that would go on for ever are of no use any more."""
-        return self._has_clients and self.now_s >= self.window.until_s and not self._num_unanswered
+        others_are_done = not self._num_unanswered and (self._agents is None or self._agents.is_done)
+        return self._has_clients and self.now_s >= self.window.until_s and others_are_done
 
     def _next_event_s(self) -> float:
         """Returns when the next thing happens: an arrival, the end of a step, or a wake-up that the core asked for."""
@@ -136,6 +147,7 @@ class Simulation:
         wakeup_s = self.scheduler.wakeup_s
         return min(
             self._arrivals.next_s,
+            self._agents.next_s if self._agents else _NEVER_S,
             _NEVER_S if ends_s is None else ends_s,
             _NEVER_S if wakeup_s is None else wakeup_s,
         )
@@ -143,9 +155,13 @@ class Simulation:
     def _admit_arrivals(self) -> None:
         for arrival in self._arrivals.take_due(self.now_s):
             self._admit(arrival)
+        for arrival in self._agents.take_due(self.now_s) if self._agents else ():
+            self._admit(arrival)
 
     def _admit(self, arrival: Arrival) -> None:
-        request, seq_id = arrival.request, SeqId(next(self._seq_ids))
+        request, turn, seq_id = arrival.request, arrival.turn, SeqId(next(self._seq_ids))
+        # All prompts begin alike here: a salt keeps apart what is not said in one program.
+        salt = f"request {seq_id}" if turn is None else turn.session.session_id
         sequence = Sequence(
             seq_id,
             request.request_class,
@@ -153,8 +169,10 @@ class Simulation:
             _GREEDY,
             StopConditions(request.num_output_tokens),
             request.arrival_s,
+            salt=salt.encode(),
+            session=turn.session if turn else None,
         )
-        self._live[seq_id] = _Live(sequence, arrival.client)
+        self._live[seq_id] = _Live(sequence, arrival.client, turn.program if turn else None)
         self.scheduler.add(sequence)
 
     def _take_result(self) -> None:
@@ -175,11 +193,14 @@ class Simulation:
                 self._end(self._live.pop(output.seq_id))
 
     def _end(self, live: _Live) -> None:
-        self.outcomes.append(Outcome.of(live.sequence, live.longest_gap_s))
-        if live.client is None:
-            self._num_unanswered -= 1
-        else:
+        outcome = Outcome.of(live.sequence, live.longest_gap_s)
+        self.outcomes.append(outcome)
+        if live.client is not None:
             self._arrivals.ask_again(live.client, self.now_s)
+        elif self._agents and live.program is not None:
+            self._agents.turn_ended(live.program, outcome.ttft_s, self.now_s)
+        else:
+            self._num_unanswered -= 1
 
     def _pump(self) -> None:
         self.num_events += 1
