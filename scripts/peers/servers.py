@@ -73,7 +73,9 @@ def qllm(
     return Server(label, command, ["--priority-field", "service_tier"], environment)
 
 
-def vllm(venv: Path, model: str, dtype: str, token_budget: int, cores: str | None) -> Server:
+def vllm(
+    venv: Path, model: str, dtype: str, token_budget: int, cores: str | None, *, shares_prefixes: bool = False
+) -> Server:
     """Serves with vLLM on CPU and its priority scheduler.
 
     Args:
@@ -82,10 +84,12 @@ def vllm(venv: Path, model: str, dtype: str, token_budget: int, cores: str | Non
         dtype: Type to compute in.
         token_budget: Most tokens of an iteration; its default is 2048.
         cores: Cores that compute, such as "0-1"; None is its default, which leaves one to the rest of it.
+        shares_prefixes: Ask for its prefix cache, and for how much of each prompt it finds there.
     """
     command = [str(venv / "bin/vllm"), "serve", model, "--host", "127.0.0.1", "--port", str(_PORT)]
     command += ["--scheduling-policy", "priority", "--dtype", dtype, "--max-model-len", "4096"]
     command += ["--max-num-batched-tokens", str(token_budget)]
+    command += ["--enable-prefix-caching", "--enable-prompt-tokens-details"] if shares_prefixes else []
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "HF_HUB_OFFLINE": "1",

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from scripts.peers.goodput import servers_of
-from scripts.peers.servers import Server, ServerFailed, qllm, running
+from scripts.peers.servers import Server, ServerFailed, qllm, running, vllm
 
 VENV = Path("/venv")
 
@@ -46,3 +46,9 @@ def test_a_server_that_ends_by_itself_is_said_with_its_log(tmp_path: Path) -> No
     with pytest.raises(ServerFailed, match=f"ended with exit code 3; its log is {log}"), running(server, log):
         pass
     assert log.read_text() == "no\n"
+
+
+def test_prefixes_are_shared_by_the_peer_where_that_is_asked_for() -> None:
+    wanted = {"--enable-prefix-caching", "--enable-prompt-tokens-details"}
+    assert wanted <= set(vllm(VENV, "model", "float32", 2048, None, shares_prefixes=True).command)
+    assert not wanted & set(vllm(VENV, "model", "float32", 2048, None).command)
