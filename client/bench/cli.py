@@ -11,6 +11,8 @@ from client.bench.commands.compare import compare
 from client.bench.commands.goodput import EXAMPLES as GOODPUT_EXAMPLES
 from client.bench.commands.goodput import goodput
 from client.bench.commands.measure import measure
+from client.bench.commands.memory.agents import EXAMPLES as AGENT_EXAMPLES
+from client.bench.commands.memory.agents import agents
 from client.bench.commands.memory.prefix import EXAMPLES as PREFIX_EXAMPLES
 from client.bench.commands.memory.prefix import prefix
 from client.bench.commands.memory.pressure import EXAMPLES as PRESSURE_EXAMPLES
@@ -130,6 +132,7 @@ def ablation_command(
 app.command(epilog=GOODPUT_EXAMPLES, no_args_is_help=True)(goodput)
 app.command(epilog=PRESSURE_EXAMPLES, no_args_is_help=True)(pressure)
 app.command(epilog=PREFIX_EXAMPLES, no_args_is_help=True)(prefix)
+app.command(epilog=AGENT_EXAMPLES, no_args_is_help=True)(agents)
 app.command(epilog=PAPER_EXAMPLES, no_args_is_help=True)(paper)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command(no_args_is_help=True)(timeline)

@@ -73,3 +73,21 @@ VICTIM_SET_UPS: Mapping[VictimSetUp, Variant] = {
     VictimSetUp.OFFLOAD: Variant(VictimSetUp.OFFLOAD),
     VictimSetUp.RECOMPUTE: Variant(VictimSetUp.RECOMPUTE, worker=("--host-kv-gib", "0")),
 }
+
+
+class SessionSetUp(StrEnum):
+    """For how long the caches of sessions are kept while a tool runs."""
+
+    WITHOUT = "without"
+    FIXED = "fixed"
+    RULE = "rule"
+
+
+def session_variant(set_up: SessionSetUp, fixed_ttl_s: float) -> Variant:
+    """Returns how a service with this set-up is started; `fixed_ttl_s` is the time of the fixed one."""
+    options = {
+        SessionSetUp.WITHOUT: ("--session-ttl-s", "0"),
+        SessionSetUp.FIXED: ("--session-ttl-s", f"{fixed_ttl_s:g}"),
+        SessionSetUp.RULE: (),
+    }
+    return Variant(set_up, scheduler=options[set_up])

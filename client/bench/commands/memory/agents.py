@@ -1,0 +1,142 @@
+"""`qllm-client bench agents`: programs of agents whose caches are kept while tools run, or are not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Annotated
+
+import typer
+from qllm.options import with_settings
+
+from client.bench.commands.measure import provenance_of
+from client.bench.commands.memory.in_turns import InTurns
+from client.bench.console import complaining
+from client.bench.errors import TargetFailed
+from client.bench.load.grpc_target import GrpcTarget
+from client.bench.load.memory.agent_load import AgentLoad
+from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
+from client.bench.load.run import unless
+from client.bench.load.target import TargetFacts
+from client.bench.options.agents import AgentOptions
+from client.bench.options.qllm import QllmOptions
+from client.bench.options.target import JsonOptions, ServiceArguments
+from client.bench.report.progress import ProgressBar
+from client.bench.report.show import show_tables
+from client.bench.report.turns_tables import ratios_grid, turns_grid
+from client.bench.results.agents import FIGURES, figures_of
+from client.bench.results.result_file import dump
+from client.bench.results.turns import Figures, Turns
+from client.bench.set_ups import SessionSetUp, session_variant
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  qllm-client bench agents --serve bench-models/mini-mixtral --worker-arg=--num-blocks=512 --json agents.json
+
+  qllm-client bench agents --serve DIR --set-up without --set-up rule --rounds 5 --tool search=2:1 --request-class be
+
+  qllm-client bench agents --serve demo/model --worker-arg=--num-blocks=64 --programs 8 --learn 2 --rounds 1 \\
+    --first-tokens 60 --tool-tokens 20 --output-tokens 8 --tool t=0.3:0.5 --be-prompt-tokens 100 --be-max-tokens 16
+"""
+SCHEMA = "qllm-bench-agents/1"
+_ALL = list(SessionSetUp)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRun:
+    """What one service came to."""
+
+    facts: TargetFacts
+    figures: Figures
+    failures: tuple[str, ...]
+
+
+@with_settings
+def agents(
+    server: QllmOptions,
+    service: ServiceArguments,
+    options: AgentOptions,
+    results: JsonOptions,
+    set_up: Annotated[
+        list[SessionSetUp],
+        typer.Option(
+            rich_help_panel="Starting a service",
+            help="Chooses for how long the cache of a program is kept while a tool runs. without: not at all. fixed: "
+            "as long as --fixed-ttl-s says. rule: as long as is worth it by what is known of the tool. Given several "
+            "times, they are measured in turns; with --grpc one is only the name of what runs there.",
+        ),
+    ] = _ALL,
+    fixed_ttl_s: Annotated[
+        float, typer.Option(min=0, rich_help_panel="Starting a service", help="Sets the seconds of the set-up fixed.")
+    ] = 5.0,
+) -> None:
+    """Runs programs of agents, and tells how long their turns wait and when they are complete.
+
+    A program is a session: its turns repeat all that was said before, and between two of them a tool runs for a random
+    time. A turn's delay is the time to its first token; a job is complete with its last token, tools included.
+    Best-effort clients beside it keep the memory full. All set-ups of a round run the same programs. Standard errors
+    are over --rounds. A run takes about --programs over --rate seconds, and as long as the last programs take.
+    """
+    variants = [session_variant(name, fixed_ttl_s) for name in dict.fromkeys(set_up)]
+    server.check(len(variants))
+    results.check()
+    options.check()
+    with complaining():
+        provenance = provenance_of(asdict(server) | asdict(service) | asdict(options) | {"fixed_ttl_s": fixed_ttl_s})
+        numbers = count()
+
+        async def measure(target: GrpcTarget, bar: ProgressBar, stop: asyncio.Event) -> AgentRun | None:
+            bar.begin(f"{options.programs} programs")
+            return await unless(stop, _run(target, options, next(numbers) // len(variants)))
+
+        runs, exit_code = InTurns(server, service, variants, options.rounds).run(measure)
+        turns = Turns()
+        for label, run in runs:
+            turns.add(label, run.figures)
+        ratios = ratios_grid("Ratios, by round", turns, FIGURES, SessionSetUp.WITHOUT)
+        grids = [turns_grid("Programs of agents", turns, FIGURES), *([ratios] if ratios is not None else [])]
+        warnings = [f"{label}: {failure}" for label, run in runs for failure in run.failures]
+        content = {"schema": SCHEMA, "provenance": asdict(provenance), "target": asdict(runs[0][1].facts)}
+        json = dump(content | turns.to_json(FIGURES, SessionSetUp.WITHOUT))
+        show_tables(grids, warnings, results.json_file, json)
+        raise typer.Exit(exit_code)
+
+
+async def _run(target: GrpcTarget, options: AgentOptions, round_number: int) -> AgentRun:
+    facts = await target.prepare()
+    programs = options.agents(facts, round_number)
+    load = AgentLoad(
+        target, options.request_class, facts.vocab_size or DEFAULT_VOCAB_SIZE, programs.seed, f"round-{round_number}"
+    )
+    before, began_s = await target.books(), asyncio.get_running_loop().time()
+    async with _background(load, options):
+        await load.run(programs.programs(options.programs))
+    seconds = asyncio.get_running_loop().time() - began_s
+    after = await target.books()
+    capacity = (facts.num_blocks or 0) * (facts.block_size or 0)
+    figures = {
+        **figures_of(load.records[options.learn :], after.since(before)),
+        "be_tokens_per_s": load.num_background_tokens / seconds if options.be_clients else None,
+        "demand_x": load.most_tokens / capacity if capacity else None,
+    }
+    failures = {record.failure: None for record in load.records if record.failure is not None}
+    return AgentRun(facts, figures, tuple(failures))
+
+
+@asynccontextmanager
+async def _background(load: AgentLoad, options: AgentOptions) -> AsyncIterator[None]:
+    """Lets best-effort clients ask until the block is left.
+
+    Raises:
+        TargetFailed: The server failed one of their requests.
+    """
+    asking = asyncio.create_task(load.run_background(options.be_clients, options.background))
+    try:
+        yield
+    finally:
+        asking.cancel()
+        (failure,) = await asyncio.gather(asking, return_exceptions=True)
+    if isinstance(failure, ExceptionGroup):
+        raise TargetFailed(f"the server fails a best-effort request: {failure.exceptions[0]}")
