@@ -56,6 +56,13 @@ class GenerationConfig(StrEnum):
     NONE = "none"
 
 
+class OffloadDType(StrEnum):
+    """Types that cached rows have off the device; auto is the type that they were computed in."""
+
+    AUTO = "auto"
+    INT8 = "int8"
+
+
 class Quantization(StrEnum):
     """What experts and linear layers are quantized to, bnb by bitsandbytes; none keeps the checkpoint's own weights."""
 
@@ -191,6 +198,14 @@ class WorkerConfig:
         "Sets how many GiB the file in --offload-dir takes, all of them from the start; 0 uses no disk. Each process "
         "of --tensor-parallel-size has a file of this size.",
     ] = 0.0
+    offload_dtype: Annotated[
+        OffloadDType,
+        Setting(panel=MEMORY),
+        "Chooses how cached rows are kept in host memory and on disk: auto keeps them as they were computed, so that "
+        "moving changes no token. int8 takes a quarter of float32's room and half of bfloat16's, with a scale for "
+        "each head and block; what comes back differs by up to half a scale, so that tokens may differ. Keys that "
+        "choose what is attended to (of an indexer) are kept as computed.",
+    ] = OffloadDType.AUTO
     max_model_len: Annotated[
         int | None,
         Setting(2, 1 << 24, panel=MEMORY, unset="the model's own"),

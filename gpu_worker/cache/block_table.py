@@ -17,6 +17,8 @@ from gpu_worker.cache.state import RecurrentState
 
 StoreKey = tuple[int, str]
 """A layer, and which of the things that it stores a row of for every token."""
+KV = "kv"
+INDEXER = "indexer"
 
 
 class Away(Protocol):

@@ -21,7 +21,7 @@ from torch import Tensor
 from gpu_worker.cache.block_table import StoreKey
 
 Rows = Mapping[StoreKey, tuple[Tensor, ...]]
-"""What each store holds of a sequence, in host memory."""
+"""What each store holds of a sequence, as it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,19 @@
        ▲                 │        │
        ╰─────carrier─────┴────────╯
 
-It knows neither who holds which blocks, nor what the rows are.
+It knows neither who holds which blocks, nor what the rows mean.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gpu_worker.cache.block_table import Away, StoreKey
 from gpu_worker.cache.carrier import Read, carrier_of
+from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore, Rows
 from gpu_worker.contract.commands import Tier
 
@@ -39,11 +41,13 @@ class Mover:
     Args:
         device: Where blocks lie.
         disk: Where rows go that are asked to be on disk; None: nowhere.
+        form: How they lie off the device.
     """
 
-    def __init__(self, device: torch.device, disk: DiskStore | None) -> None:
+    def __init__(self, device: torch.device, disk: DiskStore | None, form: Form) -> None:
         self._carrier = carrier_of(device)
         self._disk = disk
+        self._form = form
 
     def take_out(self, reads: Mapping[StoreKey, Read], block_ids: Sequence[int], tier: Tier) -> Away:
         """Copies what the reads give, which lies in the blocks; the blocks may be reused at once.
@@ -51,7 +55,8 @@ class Mover:
         Raises:
             OSError: The disk has no room, or there is none.
         """
-        rows = HostCopy(dict(zip(reads, self._carrier.take_out(list(reads.values()), block_ids), strict=True)))
+        packed = [partial(self._pack, key, read) for key, read in reads.items()]  # on the device, which is faster at it
+        rows = HostCopy(dict(zip(reads, self._carrier.take_out(packed, block_ids), strict=True)))
         return rows if tier is Tier.HOST else self.move_on(rows)
 
     def move_on(self, away: Away) -> Away:
@@ -64,11 +69,14 @@ class Mover:
         away.discard()
         return moved
 
-    def bring_back(self, away: Away) -> Iterator[tuple[StoreKey, tuple[Tensor, ...]]]:
-        """The rows, on the device, store by store; raises OSError where they can't be read."""
+    def bring_back(self, away: Away, stores: Rows) -> Iterator[tuple[StoreKey, tuple[Tensor, ...]]]:
+        """The rows, on the device, for each of the stores; raises OSError where they can't be read."""
         for key, held in away.rows().items():
-            yield key, tuple(map(self._carrier.bring_back, held))
+            yield key, self._form.unpack(key, tuple(map(self._carrier.bring_back, held)), stores[key])
 
     def claim(self, block_ids: Sequence[int]) -> None:
         """Makes sure that whatever is done from now on finds the blocks free to be written to."""
         self._carrier.claim(block_ids)
+
+    def _pack(self, key: StoreKey, read: Read) -> tuple[Tensor, ...]:
+        return self._form.pack(key, read())

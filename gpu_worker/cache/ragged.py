@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gpu_worker.cache.block_table import INDEXER
 from gpu_worker.cache.layer_views import Layers, LayerView, PositionHistory
 from gpu_worker.cache.own_layer import OwnLayer, OwnLayers
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.state import LayerState
-from gpu_worker.cache.unified import INDEXER, Layout, UnifiedDynamicCache
+from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
 from gpu_worker.errors import PassFailed
 
 

@@ -18,19 +18,17 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from gpu_worker.cache.block_table import BlockTable, StoreKey
+from gpu_worker.cache.block_table import KV, BlockTable, StoreKey
 from gpu_worker.cache.carrier import Read
+from gpu_worker.cache.compressed import AsComputed, Form
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.offloaded import Mover
 from gpu_worker.contract.commands import Tier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.machine.devices import is_host, to_device
 
-KV = "kv"
-INDEXER = "indexer"
-_MOST_VIEWS = (
-    4  # runs: a shared prefix, what a fork shares, and a sequence's own; of many short ones calls take the time
-)
+# A shared prefix, what a fork shares, and a sequence's own blocks; of many short runs calls take the time.
+_MOST_VIEWS = 4
 
 
 class Layout(Enum):
@@ -62,6 +60,7 @@ class UnifiedDynamicCache:
         device: Where the blocks lie.
         layout: How; None is what suits the device.
         disk: Where sequences may be offloaded to besides the host; None: nowhere.
+        form: How rows lie off the device; None is as they were computed.
     """
 
     def __init__(
@@ -70,13 +69,15 @@ class UnifiedDynamicCache:
         device: torch.device,
         layout: Layout | None = None,
         disk: DiskStore | None = None,
+        form: Form | None = None,
     ) -> None:
         self.blocks = blocks
         self.num_blocks = blocks.num_blocks
         self.block_size = blocks.block_size
         self.device = device
         self.layout = layout or Layout.of(device)
-        self._mover = Mover(device, disk)
+        self._form = form or AsComputed(blocks.block_size)
+        self._mover = Mover(device, disk, self._form)
         self._stores: dict[StoreKey, tuple[Tensor, ...]] = {}
         self._tables: dict[int, BlockTable] = {}
 
@@ -144,6 +145,11 @@ class UnifiedDynamicCache:
         return self.device_bytes // (self.num_blocks + 1)
 
     @property
+    def host_block_bytes(self) -> int:
+        """Bytes of one block of all layers off the device."""
+        return sum(self._form.block_bytes(key, store) for key, store in self._stores.items())
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of what sequences on the device keep besides rows; they come on top of the blocks."""
         return sum(table.state.nbytes for table in self._tables.values() if table.away is None)
@@ -193,7 +199,7 @@ class UnifiedDynamicCache:
         if table.away is not None:
             # All rows come back, those that are here already too: part of page-locked memory is not one piece, and
             # the host would wait for its copy.
-            for (layer, kind), rows in self._mover.bring_back(table.away):
+            for (layer, kind), rows in self._mover.bring_back(table.away, self._stores):
                 self.write(layer, slots, *(one.narrow(1, first, len(slots)) for one in rows), kind=kind)
             table.away.discard()
             table.away = None

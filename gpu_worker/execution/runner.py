@@ -11,6 +11,7 @@ from math import inf
 
 import torch
 
+from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
@@ -60,6 +61,7 @@ class Runner:
             take whole layers as one unit.
         run_ahead_ms: Longest work that a device may have before it that can't be stopped any more; nothing to a CPU.
         disk: Where sequences may be offloaded to besides the host, a block in each slot; None: nowhere.
+        form: How rows lie off the device; None is as they were computed.
 
     All commands raise CommandRefused, with nothing changed, when they name something unknown
     or contradict what is held here.
@@ -75,6 +77,7 @@ class Runner:
         layout: Layout | None = None,
         run_ahead_ms: float = 1.0,
         disk: DiskStore | None = None,
+        form: Form | None = None,
     ) -> None:
         self._loaded = loaded
         self._device = torch.device(loaded.facts.device)
@@ -86,7 +89,7 @@ class Runner:
         blocks = BlockLedger(num_blocks, block_size, num_host_blocks, disk.num_slots if disk else 0)
         limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
-        self.cache = UnifiedDynamicCache(blocks, self._device, layout, disk)
+        self.cache = UnifiedDynamicCache(blocks, self._device, layout, disk, form)
         self._moves = Moves(self.cache)
 
     def record_decodes(self, recordings: abc.Sequence[Recording], expert_share: float) -> None:

@@ -6,6 +6,9 @@
 Both lengths leave what such memories gather before they compress it as full as it gets.
 """
 
+from dataclasses import replace
+
+from gpu_worker.cache.compressed import Form
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.startup.sizing import Kept, blocks_of
@@ -15,26 +18,28 @@ _TOKENS = 16
 _GROWING_TOKENS = 511  # and half of it: beyond the windows of own memories in use, which are 128 wide
 
 
-def measure_kept(loaded: LoadedModel, block_size: int) -> Kept:
-    """Measures what a model keeps, in caches that just fit and are gone afterwards; raises PassFailed if it can't run.
+def measure_kept(loaded: LoadedModel, block_size: int, form: Form | None = None) -> Kept:
+    """Measures what a model keeps, and in which form off the device; raises PassFailed if it can't run.
+
+    The caches that it does that with just fit, and are gone afterwards.
 
     A recurrence's state has one size however long the text. Only memories of a layer's own grow.
     """
     num_blocks = blocks_of(_TOKENS, block_size)
-    runner = Runner(loaded, num_blocks, block_size, 0)
+    runner = Runner(loaded, num_blocks, block_size, 0, form=form)
     warm_up(runner, range(num_blocks))
-    row_bytes = max(1, runner.cache.block_bytes)
+    rows = Kept(max(1, runner.cache.block_bytes), max(1, runner.cache.host_block_bytes))
     if loaded.own_layers is not None:
-        return _measure_growing(loaded, block_size, row_bytes)
+        return _measure_growing(loaded, block_size, rows)
     fixed_bytes = state_bytes(runner, range(num_blocks), min(_TOKENS, loaded.facts.max_model_len))
-    return Kept(row_bytes, state_bytes=fixed_bytes)
+    return replace(rows, state_bytes=fixed_bytes)
 
 
-def _measure_growing(loaded: LoadedModel, block_size: int, row_bytes: int) -> Kept:
+def _measure_growing(loaded: LoadedModel, block_size: int, rows: Kept) -> Kept:
     long = min(_GROWING_TOKENS, loaded.facts.max_model_len)
     short = long // 2
     num_blocks = blocks_of(long, block_size)
     runner = Runner(loaded, num_blocks, block_size, 0)
     short_bytes, long_bytes = (state_bytes(runner, range(num_blocks), num_tokens) for num_tokens in (short, long))
     token_bytes = -((short_bytes - long_bytes) // (long - short))  # rounded up
-    return Kept(row_bytes, block_size * token_bytes, max(0, long_bytes - long * token_bytes))
+    return replace(rows, grown_bytes=block_size * token_bytes, state_bytes=max(0, long_bytes - long * token_bytes))

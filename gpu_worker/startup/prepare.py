@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from qllm.settings import SettingRefused
 
+from gpu_worker.cache.compressed import Form, Int8
 from gpu_worker.checkpoint.names import served_names
 from gpu_worker.contract.introduction import Hello, WorkerModel
 from gpu_worker.contract.results import WorkTiming
@@ -25,7 +26,7 @@ from gpu_worker.model.loader import LoadedModel, ModelFacts, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
-from gpu_worker.settings import Device, GenerationConfig, WorkerConfig
+from gpu_worker.settings import Device, GenerationConfig, OffloadDType, WorkerConfig
 from gpu_worker.startup.disk import open_disk
 from gpu_worker.startup.measuring import measure_kept
 from gpu_worker.startup.sizing import MOST_SEQUENCES, Kept, Limits, Room, blocks_in, blocks_of, fit, fit_states
@@ -90,7 +91,7 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     """Sizes the cache, warms a loaded model, records its decodes and writes the Hello; raises as `prepare` does."""
     device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
     with torch.inference_mode():
-        kept = measure_kept(loaded, config.block_size)
+        kept = measure_kept(loaded, config.block_size, _form(config))
         sizes = _size_cache(config, loaded.facts, kept)
         if ranks is not None:
             sizes = sizes.least(ranks)
@@ -104,6 +105,7 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
             sizes.num_host_blocks,
             run_ahead_ms=config.run_ahead_ms,
             disk=open_disk(config.offload_dir, sizes.num_disk_blocks, sizes.host_block_bytes),
+            form=_form(config),
         )
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
         timings = warm_up(runner, block_ids)
@@ -180,8 +182,8 @@ def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> _Sizes:
     """Returns how much there is room for; raises SettingRefused if the device has none."""
     limits = _limits(config, facts, kept)
     off_device = (config.host_kv_gib, config.offload_disk_gib)
-    num_host_blocks, num_disk_blocks = (blocks_in(int(gib * _GIB), kept.block_bytes) for gib in off_device)
-    return _Sizes(limits.num_blocks, limits.num_states, num_host_blocks, num_disk_blocks, kept.block_bytes)
+    num_host_blocks, num_disk_blocks = (blocks_in(int(gib * _GIB), kept.away_block_bytes) for gib in off_device)
+    return _Sizes(limits.num_blocks, limits.num_states, num_host_blocks, num_disk_blocks, kept.away_block_bytes)
 
 
 def _limits(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
@@ -205,11 +207,12 @@ def _limits(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
 
 def _report_sizes(kept: Kept, sizes: _Sizes) -> None:
     _log.info(
-        "cache blocks=%d host_blocks=%d disk_blocks=%d block_bytes=%d",
+        "cache blocks=%d host_blocks=%d disk_blocks=%d block_bytes=%d host_block_bytes=%d",
         sizes.num_blocks,
         sizes.num_host_blocks,
         sizes.num_disk_blocks,
         kept.block_bytes,
+        sizes.host_block_bytes,
     )
     if kept.has_states:
         _log.info(
@@ -240,6 +243,10 @@ def _room(config: WorkerConfig, device: str) -> Room:
     where = torch.device(device)
     free_bytes = free_bytes_of(where)
     return Room(free_bytes // config.num_ranks, is_host=True) if is_host(where) else Room(free_bytes, is_host=False)
+
+
+def _form(config: WorkerConfig) -> Form | None:
+    return Int8(config.block_size) if config.offload_dtype is OffloadDType.INT8 else None
 
 
 def _worker_model(loaded: LoadedModel, runner: Runner, names: Sequence[str]) -> WorkerModel:

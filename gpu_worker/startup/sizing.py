@@ -26,11 +26,13 @@ class Kept:
 
     Attributes:
         row_bytes: Of one block in all layers' storage.
+        away_row_bytes: The same off the device.
         grown_bytes: What layers keep outside of the blocks, for each block's worth of tokens.
         state_bytes: What a sequence keeps besides, however long it is.
     """
 
     row_bytes: int
+    away_row_bytes: int
     grown_bytes: int = 0
     state_bytes: int = 0
 
@@ -38,6 +40,11 @@ class Kept:
     def block_bytes(self) -> int:
         """Bytes of one block, and of what layers keep besides for as many tokens."""
         return self.row_bytes + self.grown_bytes
+
+    @property
+    def away_block_bytes(self) -> int:
+        """Bytes of one block off the device, likewise."""
+        return self.away_row_bytes + self.grown_bytes
 
     @property
     def has_states(self) -> bool:

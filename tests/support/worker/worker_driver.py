@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.unified import Layout
 from gpu_worker.contract.commands import BatchItem, Sampling, Tier
@@ -78,9 +79,10 @@ class Driver:
         layout: Layout | None = None,
         num_host_blocks: int | None = None,
         disk: DiskStore | None = None,
+        form: Form | None = None,
     ) -> None:
         num_host_blocks = num_blocks if num_host_blocks is None else num_host_blocks
-        self.runner = Runner(model, num_blocks, block_size, num_host_blocks, layout=layout, disk=disk)
+        self.runner = Runner(model, num_blocks, block_size, num_host_blocks, layout=layout, disk=disk, form=form)
         self.end = Cursor(model.facts.num_layers)
         self.stories: dict[int, Story] = {}
         self.batches: dict[int, list[tuple[Story, BatchItem]]] = {}

@@ -5,7 +5,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
+from gpu_worker.cache.compressed import Int8
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.contract.commands import Tier
 from gpu_worker.cursor import Cursor, Stage
@@ -149,4 +151,28 @@ def test_a_sequence_that_is_dropped_or_lost_on_disk_leaves_its_slots_free(
         driver.offload(stories[2], Tier.DISK)
     driver.forget(stories[2])
     assert disk.num_free_slots == disk.num_slots
+    driver.check_nothing_left()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_were_offloaded_in_int8_come_back_near_what_they_were_from_either_tier(
+    family: str, tmp_path: Path
+) -> None:
+    model = loaded(family)
+    probe = Driver(model, form=Int8(4))
+    probe.finish(probe.add(PROMPTS[0], 1))
+    num_bytes = probe.runner.cache.host_block_bytes
+    driver = Driver(model, disk=DiskStore(tmp_path, 3, max(1, num_bytes)), form=Int8(4))
+    story = driver.add(PROMPTS[0], 4)
+    driver.advance(driver.start(story))
+    cache, table = driver.runner.cache, driver.runner._sequences[story.seq_id].table
+    for tier in (Tier.HOST, Tier.DISK):
+        before = {key: [one.clone() for one in cache.read(key[0], table, 0, 9, key[1])] for key in cache._stores}
+        driver.offload(story, tier)
+        driver.restore(story)
+        for (layer, kind), rows in before.items():
+            for one, other in zip(cache.read(layer, table, 0, 9, kind), rows, strict=True):
+                assert one.numel() == 0 or (one - other).abs().max() <= other.abs().max() / 253
+                assert kind == "kv" or torch.equal(one, other)
+    assert num_bytes <= cache.block_bytes * 0.6
     driver.check_nothing_left()

@@ -8,6 +8,8 @@ from gpu_worker.startup.sizing import Kept
 from gpu_worker.startup.warmup import state_bytes
 from tests.support.worker.worker_driver import loaded
 
+BLOCK_BYTES = 16 * 3 * 2 * 2 * 16 * 4  # of 16 tokens: 3 layers, K and V, 2 heads of 16
+
 
 def _states(family: str, *lengths: int) -> list[int]:
     runner = Runner(loaded(family), 32, 16, 0)
@@ -15,7 +17,7 @@ def _states(family: str, *lengths: int) -> list[int]:
 
 
 def test_where_layers_keep_rows_alone_there_is_nothing_besides() -> None:
-    assert measure_kept(loaded("mixtral"), 16) == Kept(16 * 3 * 2 * 2 * 16 * 4)  # 3 layers, K and V, 2 heads of 16
+    assert measure_kept(loaded("mixtral"), 16) == Kept(BLOCK_BYTES, BLOCK_BYTES)
 
 
 @pytest.mark.parametrize("family", ["jamba", "qwen3_next", "lfm2_moe", "granitemoehybrid", "minimax", "zaya"])

@@ -44,11 +44,13 @@ def test_what_is_given_away_already_is_not_left() -> None:
 
 
 def test_without_states_all_is_for_blocks_and_no_sequence_is_one_too_many() -> None:
-    assert fit(1000, Kept(30), 4096, 16) == Limits(num_blocks=33, num_states=0)
+    assert fit(1000, Kept(30, 30), 4096, 16) == Limits(num_blocks=33, num_states=0)
 
 
 def test_a_state_and_what_grows_count_twice_and_each_sequence_with_a_state_finds_blocks_for_its_text() -> None:
-    kept = Kept(row_bytes=10, grown_bytes=5, state_bytes=100)  # texts of 32 tokens: 2 blocks of 20, 240 bytes each
+    kept = Kept(
+        row_bytes=10, away_row_bytes=10, grown_bytes=5, state_bytes=100
+    )  # texts of 32 tokens: 2 blocks of 20, 240 bytes each
     assert fit(1000, kept, 32, 16) == Limits(num_blocks=(1000 - 4 * 200) // 20, num_states=4)
 
 
@@ -69,7 +71,7 @@ def test_blocks_and_states_go_into_the_cache_and_no_more_blocks_would(size: int,
 
 
 def test_beside_a_given_number_of_blocks_states_take_what_is_left_and_one_is_always_allowed() -> None:
-    kept = Kept(10, state_bytes=100)
+    kept = Kept(10, 10, state_bytes=100)
     assert [fit_states(8, left, kept).num_states for left in (0, 199, 400, 1 << 30)] == [1, 1, 2, 8]
     assert fit_states(1000, 1 << 30, kept) == Limits(1000, MOST_SEQUENCES)
-    assert fit_states(8, 0, Kept(10)) == Limits(8, 0)
+    assert fit_states(8, 0, Kept(10, 10)) == Limits(8, 0)
