@@ -78,5 +78,12 @@ class Mover:
         """Makes sure that whatever is done from now on finds the blocks free to be written to."""
         self._carrier.claim(block_ids)
 
+    def check_integrity(self, num_free_blocks: int) -> None:
+        """Raises AssertionError unless there is room on disk for as many blocks as are free there."""
+        if self._disk is not None and self._disk.num_free_slots < num_free_blocks:
+            raise AssertionError(
+                f"{num_free_blocks} blocks of the disk are free, {self._disk.num_free_slots} of its slots"
+            )
+
     def _pack(self, key: StoreKey, read: Read) -> tuple[Tensor, ...]:
         return self._form.pack(key, read())

@@ -157,6 +157,7 @@ class UnifiedDynamicCache:
     def check_integrity(self) -> None:
         """Raises AssertionError unless each table lists the blocks that its sequence holds, and the ledger is right."""
         self.blocks.check_integrity()
+        self._mover.check_integrity(self.blocks.num_free_disk_blocks)
         for table in self._tables.values():
             if table.block_ids != list(held := self.blocks.held_by(table.seq_id)):
                 raise AssertionError(

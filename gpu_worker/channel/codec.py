@@ -16,6 +16,7 @@ from gpu_worker.contract.commands import (
     AddSequence,
     Advance,
     BatchItem,
+    CheckIntegrity,
     Command,
     DropBatch,
     DropSequence,
@@ -49,13 +50,12 @@ _TIMING_FIELDS = tuple(field.name for field in fields(WorkTiming))
 # ---- commands, from the scheduler
 
 
-def decode_command(step: control_pb2.StepCommand) -> Command | Advance:
+def decode_command(step: control_pb2.StepCommand) -> Command | Advance | CheckIntegrity:
     """Returns a command; raises CommandRefused if the worker knows no such kind, or it names no place in a model."""
     kind = step.WhichOneof("command")
     if kind is None or kind not in _DECODERS:
         raise CommandRefused(f"command {kind} is not known to this worker")
-    command: Command | Advance = _DECODERS[kind](getattr(step, kind))
-    return command
+    return _DECODERS[kind](getattr(step, kind))
 
 
 def _add_sequence(add: control_pb2.AddSequence) -> AddSequence:
@@ -100,7 +100,7 @@ def _advance(advance: control_pb2.Advance) -> Advance:
     return Advance(advance.command_id, tuple(advance.batch_ids), cursor, _PREEMPT_AT.get(advance.preempt_at))
 
 
-_DECODERS: dict[str, Callable[[Any], Command | Advance]] = {
+_DECODERS: dict[str, Callable[[Any], Command | Advance | CheckIntegrity]] = {
     "add_sequence": _add_sequence,
     "drop_sequence": lambda drop: DropSequence(drop.seq_id),
     "fork_sequence": lambda fork: ForkSequence(fork.seq_id, fork.parent_seq_id, tuple(fork.new_block_ids)),
@@ -109,6 +109,7 @@ _DECODERS: dict[str, Callable[[Any], Command | Advance]] = {
     "start_batch": _start_batch,
     "drop_batch": lambda drop: DropBatch(drop.batch_id),
     "advance": _advance,
+    "check_integrity": lambda check: CheckIntegrity(check.check_id),
 }
 
 
@@ -146,8 +147,11 @@ def encode_command(command: Command | Advance) -> bytes:
 
 
 def decode_frame(frame: bytes) -> Command | Advance:
-    """Returns the command of a frame."""
-    return decode_command(control_pb2.StepCommand.FromString(frame))
+    """Returns the command that `encode_command` wrote."""
+    command = decode_command(control_pb2.StepCommand.FromString(frame))
+    if isinstance(command, CheckIntegrity):
+        raise CommandRefused("ranks do not check one another")
+    return command
 
 
 def _named(message: Any) -> dict[str, Any]:

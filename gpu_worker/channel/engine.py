@@ -11,9 +11,9 @@ from typing import Protocol
 
 from qllm.v1 import control_pb2
 
-from gpu_worker.channel.codec import decode_command, encode_outcome, encode_refusal
+from gpu_worker.channel.codec import decode_command, encode_integrity_report, encode_outcome, encode_refusal
 from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Shutdown, Stop
-from gpu_worker.contract.commands import Advance, PreemptAt
+from gpu_worker.contract.commands import Advance, CheckIntegrity, PreemptAt
 from gpu_worker.contract.executor import Executor
 from gpu_worker.contract.results import AdvanceOutcome
 from gpu_worker.cursor import Cursor, Stage
@@ -46,8 +46,8 @@ class Engine:
     Args:
         mailbox: Where commands come from.
         executor: Carries them out.
-        reporter: Gets one StepResult or CommandError for each Advance, and a CommandError
-            for any other that is refused.
+        reporter: Gets one StepResult or CommandError for each Advance, an IntegrityReport for each
+            CheckIntegrity, and a CommandError for any other that is refused.
         progress: Kept up to date for heartbeats.
     """
 
@@ -108,6 +108,8 @@ class Engine:
         self._idle_ns += began_ns - self._free_since_ns
         try:
             command = decode_command(step)  # here, for the link's thread must be free to hear Preempt
+            if isinstance(command, CheckIntegrity):
+                return encode_integrity_report(self._executor.check(command.check_id))
             if not isinstance(command, Advance):
                 self._executor.apply(command)
                 return None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gpu_worker.contract.commands import Advance, Command
-from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.cursor import Cursor
 
 GoesOn = Callable[[Cursor], bool]
@@ -27,6 +27,9 @@ class Executor(Protocol):
 
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed, with what its sequences are told."""
+
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself; the id comes back in the answer."""
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""

@@ -17,7 +17,7 @@ import torch
 from gpu_worker.contract.commands import Advance, Command
 from gpu_worker.contract.executor import Executor, GoesOn
 from gpu_worker.contract.introduction import Hello, WorkerModel
-from gpu_worker.contract.results import AdvanceOutcome, BatchError, WorkTiming
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport, WorkTiming
 from gpu_worker.execution.cost_fit import FittedCosts, StepSample
 from gpu_worker.machine.processor import processor_name
 from gpu_worker.machine.whole_file import write_whole
@@ -83,6 +83,10 @@ class RecordingExecutor:
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed."""
         return self._executor.abandon(batch_ids, message)
+
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself."""
+        return self._executor.check(check_id)
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""

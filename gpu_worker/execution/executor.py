@@ -15,7 +15,7 @@ from gpu_worker.contract.commands import (
     StartBatch,
 )
 from gpu_worker.contract.executor import GoesOn
-from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.execution.runner import Runner
 
 
@@ -62,6 +62,10 @@ class RunnerExecutor:
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed."""
         return self._runner.abandon(batch_ids, message)
+
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself."""
+        return self._runner.integrity(check_id)
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""

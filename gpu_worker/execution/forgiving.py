@@ -28,7 +28,7 @@ from gpu_worker.contract.commands import (
     StartBatch,
 )
 from gpu_worker.contract.executor import Executor, GoesOn
-from gpu_worker.contract.results import AdvanceOutcome, BatchError, SequenceError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport, SequenceError
 from gpu_worker.errors import CacheLost, CommandRefused, SequenceRefused
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,10 @@ class ForgivingExecutor:
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed."""
         return self._executor.abandon(batch_ids, message)
+
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself."""
+        return self._executor.check(check_id)
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from gpu_worker.channel.codec import decode_frame, encode_command
 from gpu_worker.contract.commands import Advance, Command, DropSequence, OffloadSequence, RestoreSequence
 from gpu_worker.contract.executor import Executor, GoesOn
-from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.errors import CacheLost, CommandRefused
 
 _log = logging.getLogger(__name__)
@@ -103,6 +103,10 @@ class LeadingExecutor:
         """Forgets the batches of an advance that raised; returns each as failed."""
         self._ranks.share(_Kind.ABANDON, array(_BATCH_IDS, batch_ids).tobytes())
         return self._executor.abandon(batch_ids, message)
+
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held here, which is as much as on every other rank, and what of it contradicts itself."""
+        return self._executor.check(check_id)
 
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""

@@ -7,6 +7,7 @@ one thread under one torch.inference_mode().
 import logging
 from collections import abc
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -28,8 +29,9 @@ from gpu_worker.contract.checks import (
 )
 from gpu_worker.contract.commands import BatchItem, Sampling, Tier
 from gpu_worker.contract.executor import GoesOn
+from gpu_worker.contract.integrity import check_members, integrity_report
 from gpu_worker.contract.ledger import BlockLedger
-from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CacheLost
 from gpu_worker.execution.moves import Moves
@@ -235,8 +237,7 @@ class Runner:
             self._forget_batch(batch)  # gives up rows that are not committed
         self._moves.tell(step.timing)
         errors = [self._fail(batch, error) for batch, error in step.failures]
-        suspended_bytes = sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
-        return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, suspended_bytes)
+        return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, self._suspended_bytes)
 
     def abandon(self, batch_ids: abc.Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised, with what their sequences cached; returns each as failed."""
@@ -246,6 +247,15 @@ class Runner:
             for batch_id in batch_ids
         ]
 
+    def integrity(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself; the id comes back in the answer."""
+        return replace(
+            integrity_report(check_id, self._check_integrity, self.cache.blocks, self._sequences),
+            device_bytes=self.cache.device_bytes,
+            state_bytes=self.cache.state_bytes,
+            suspended_bytes=self._suspended_bytes,
+        )
+
     def forget_all(self) -> None:
         """Forgets every sequence and batch: another epoch may give the same ids again."""
         for batch in list(self._batches.values()):
@@ -253,6 +263,16 @@ class Runner:
         for seq_id in list(self._sequences):
             self.drop_sequence(seq_id)
         self._failed_batch_ids.clear()
+
+    # ---- books
+
+    def _check_integrity(self) -> None:
+        self.cache.check_integrity()
+        check_members(self._sequences, self._batches)
+
+    @property
+    def _suspended_bytes(self) -> int:
+        return sum(batch.forward_pass.suspended_bytes for batch in self._batches.values())
 
     # ---- changes
 

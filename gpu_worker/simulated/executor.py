@@ -32,8 +32,9 @@ from gpu_worker.contract.commands import (
     StartBatch,
 )
 from gpu_worker.contract.executor import GoesOn
+from gpu_worker.contract.integrity import check_members, integrity_report
 from gpu_worker.contract.ledger import BlockLedger
-from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken, WorkTiming
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport, SampledToken, WorkTiming
 from gpu_worker.cursor import Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
 from gpu_worker.simulated.step import Pacer, SimulatedStep
@@ -112,6 +113,10 @@ class SimulatedExecutor:
         """Forgets the batches of an advance that raised; returns each as failed."""
         return [BatchError(batch_id, self._void(batch_id), message) for batch_id in batch_ids]
 
+    def check(self, check_id: int) -> IntegrityReport:
+        """Says what is held, and what of it contradicts itself; there are no bytes."""
+        return integrity_report(check_id, self._check_integrity, self.blocks, self._sequences)
+
     def forget_all(self) -> None:
         """Forgets every sequence and batch."""
         for seq_id in self._sequences:
@@ -119,6 +124,10 @@ class SimulatedExecutor:
         self._sequences.clear()
         self._batches.clear()
         self._block_contexts.clear()
+
+    def _check_integrity(self) -> None:
+        self.blocks.check_integrity()
+        check_members(self._sequences, self._batches)
 
     # ---- sequences
 

@@ -81,6 +81,10 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
             ),
         ),
         (theirs.DropBatch(BatchId(6)), ours.DropBatch(6)),
+        (theirs.CheckIntegrity(5), ours.CheckIntegrity(5)),
+        (theirs.OffloadSequence(SeqId(1), theirs.Tier.DISK), ours.OffloadSequence(1, ours.Tier.DISK)),
+        (theirs.RestoreSequence(SeqId(1), (BlockId(4),), 1), ours.RestoreSequence(1, (4,), 1)),
+        (theirs.ForkSequence(SeqId(2), SeqId(1), (BlockId(4),)), ours.ForkSequence(2, 1, (4,))),
         *(
             (
                 theirs.Advance(CommandId(3), (BatchId(6), BatchId(7)), UNTIL, sent_at),
@@ -97,7 +101,7 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
     ids=str,
 )
 def test_every_command_is_read_as_the_scheduler_sent_it(
-    sent: theirs.Command, read: ours.Command | ours.Advance
+    sent: theirs.Command, read: ours.Command | ours.Advance | ours.CheckIntegrity
 ) -> None:
     assert decode_command(step(sent)) == read
 

@@ -10,7 +10,7 @@ from gpu_worker.channel.engine import Engine, FatalEngineError
 from gpu_worker.channel.mailbox import Forget, Mailbox, Order, Progress, Refusal, Shutdown, Stop
 from gpu_worker.contract.commands import Advance, Command, DropSequence
 from gpu_worker.contract.executor import GoesOn
-from gpu_worker.contract.results import AdvanceOutcome, BatchError
+from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, WorkerRefused
 
@@ -45,6 +45,10 @@ class FakeExecutor:
 
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         return [BatchError(batch_ids[0], (3,), message)]
+
+    def check(self, check_id: int) -> IntegrityReport:
+        self.calls.append(f"check {check_id}")
+        return IntegrityReport(check_id, "two hold block 3", num_sequences=4, device_bytes=1 << 40)
 
     def forget_all(self) -> None:
         self.calls.append("forget_all")
@@ -95,6 +99,16 @@ def test_commands_run_in_order_and_each_advance_has_one_result() -> None:
     assert bench.executor.calls == ["advance 1", str(DropSequence(1)), "advance 2"]
     assert [report.step_result.command_id for report in reports] == [1, 2]
     assert [epoch for epoch, _ in bench.reporter.reports] == [EPOCH, EPOCH]
+
+
+def test_a_check_is_answered_when_its_turn_comes() -> None:
+    bench = Bench()
+    check = Order(EPOCH, control_pb2.StepCommand(check_integrity=control_pb2.CheckIntegrity(check_id=9)))
+    _, report, _ = bench.run(advance(1), check, advance(2))
+    assert bench.executor.calls == ["advance 1", "check 9", "advance 2"]
+    answer = report.integrity_report
+    assert (answer.check_id, answer.problem, answer.num_sequences) == (9, "two hold block 3", 4)
+    assert answer.device_bytes == 1 << 40
 
 
 class Clock:

@@ -133,3 +133,22 @@ def test_abandoned_batches_are_reported_with_their_sequences_and_forgotten(execu
     assert [(error.batch_id, list(error.seq_ids)) for error in errors] == [(1, [1])]
     with pytest.raises(CommandRefused):
         executor.advance(advance(1), always)
+
+
+def test_a_check_counts_what_is_held_and_tells_a_table_that_the_ledger_does_not_know(
+    executor: RunnerExecutor, runner: Runner
+) -> None:
+    for seq_id in (1, 2):
+        executor.apply(add(seq_id))
+    executor.apply(start(1, prompt(1, 0), prompt(2, 1)))
+    executor.advance(advance(1), always)
+    executor.apply(OffloadSequence(2))
+    executor.apply(start(2, BatchItem(1, 1, first_position=3)))
+    executor.advance(advance(2, until=Cursor(1)), always)
+    report = executor.check(6)
+    assert (report.check_id, report.problem, report.num_sequences) == (6, "", 2)
+    assert (report.num_held_blocks, report.num_host_blocks, report.num_disk_blocks) == (1, 1, 0)
+    assert report.device_bytes == runner.cache.device_bytes
+    assert report.suspended_bytes > 0
+    runner._sequences[1].table.block_ids.append(3)
+    assert "the table of sequence 1 lists [0, 3]" in executor.check(7).problem
