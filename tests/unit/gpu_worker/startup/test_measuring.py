@@ -3,9 +3,11 @@
 import pytest
 
 from gpu_worker.execution.runner import Runner
+from gpu_worker.model.loader import adopt_model
 from gpu_worker.startup.measuring import measure_kept
 from gpu_worker.startup.sizing import Kept
 from gpu_worker.startup.warmup import state_bytes
+from tests.support.models.families import random_model
 from tests.support.worker.worker_driver import loaded
 
 BLOCK_BYTES = 16 * 3 * 2 * 2 * 16 * 4  # of 16 tokens: 3 layers, K and V, 2 heads of 16
@@ -18,6 +20,14 @@ def _states(family: str, *lengths: int) -> list[int]:
 
 def test_where_layers_keep_rows_alone_there_is_nothing_besides() -> None:
     assert measure_kept(loaded("mixtral"), 16) == Kept(BLOCK_BYTES, BLOCK_BYTES)
+
+
+def test_a_row_is_as_wide_as_what_is_kept_of_a_token() -> None:
+    of_two_widths = adopt_model(random_model("mimo_v2_flash", v_head_dim=8), name="of two widths")
+    heads = 2 + 4 + 4  # of K and V, in its three layers
+    assert measure_kept(of_two_widths, 1).row_bytes == heads * (16 + 8) * 4
+    assert measure_kept(loaded("deepseek_v3"), 1).row_bytes == 3 * (32 + 8) * 4  # latents, and what is rotated
+    assert measure_kept(loaded("glm_moe_dsa"), 1).row_bytes == 3 * (32 + 8 + 16) * 4  # and an indexer's key
 
 
 @pytest.mark.parametrize("family", ["jamba", "qwen3_next", "lfm2_moe", "granitemoehybrid", "minimax", "zaya"])
