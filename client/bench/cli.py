@@ -22,6 +22,8 @@ from client.bench.commands.paper import paper
 from client.bench.commands.predictions import predictions
 from client.bench.commands.simulate import EXAMPLES as SIMULATE_EXAMPLES
 from client.bench.commands.simulate import simulate
+from client.bench.commands.simulate_agents import EXAMPLES as SIMULATE_AGENTS_EXAMPLES
+from client.bench.commands.simulate_agents import simulate_agents
 from client.bench.commands.timeline import timeline
 from client.bench.console import complaining
 from client.bench.options.load import LoadOptions
@@ -135,6 +137,7 @@ app.command(epilog=PREFIX_EXAMPLES, no_args_is_help=True)(prefix)
 app.command(epilog=AGENT_EXAMPLES, no_args_is_help=True)(agents)
 app.command(epilog=PAPER_EXAMPLES, no_args_is_help=True)(paper)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)
+app.command(epilog=SIMULATE_AGENTS_EXAMPLES)(simulate_agents)
 app.command(no_args_is_help=True)(timeline)
 app.command(no_args_is_help=True)(predictions)
 

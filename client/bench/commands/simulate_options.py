@@ -220,13 +220,14 @@ class ExperimentOptions:
         names = self.cost_table or [A100]
         if len(names) > 1 and self.sweep is not Axis.LS_TPOT:
             raise BenchError(f"--cost-table: got {len(names)}, allowed is one, and several with --sweep ls-tpot")
-        tables = {Path(name).stem: _read_cost_table(name) for name in names}
+        tables = {Path(name).stem: read_cost_table(name) for name in names}
         if len(tables) < len(names):
             raise BenchError(f"--cost-table: got {', '.join(names)}, allowed are tables of different names")
         return tables
 
 
-def _read_cost_table(name: str) -> object:
+def read_cost_table(name: str) -> object:
+    """Returns a file's content, or the name, which the simulator knows or refuses; raises BenchError for a bad file."""
     path = Path(name)
     if not path.is_file():
         return name

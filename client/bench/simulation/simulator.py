@@ -120,20 +120,28 @@ def asked_of(traffic: Traffic) -> dict[str, object]:
 async def simulate_all(
     planned: Sequence[Planned], *, num_processes: int, on_done: Callable[[], None]
 ) -> list[SimulatedResult]:
-    """Runs simulations and returns their results in the same order; the first failure ends them all.
+    """Runs simulations and returns their results in the same order; as `run_jobs`."""
+    reports = await run_jobs([one.job for one in planned], num_processes=num_processes, on_done=on_done)
+    return [_read(report, one.objective) for report, one in zip(reports, planned, strict=True)]
+
+
+async def run_jobs(
+    jobs: Sequence[Mapping[str, object]], *, num_processes: int, on_done: Callable[[], None]
+) -> list[Mapping[str, Any]]:
+    """Runs simulations and returns what each reports, in the same order; the first failure ends them all.
 
     Raises:
         SimulationFailed: The simulator refused a job, or is not installed.
     """
     places = asyncio.Semaphore(num_processes)
 
-    async def run(one: Planned) -> SimulatedResult:
+    async def run(job: Mapping[str, object]) -> Mapping[str, Any]:
         async with places:
-            result = _read(await _run_process(json.dumps(one.job).encode()), one.objective)
+            report = await _run_process(json.dumps(job).encode())
         on_done()
-        return result
+        return report
 
-    tasks = [asyncio.create_task(run(one)) for one in planned]
+    tasks = [asyncio.create_task(run(job)) for job in jobs]
     try:
         return await asyncio.gather(*tasks)
     finally:

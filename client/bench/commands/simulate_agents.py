@@ -1,0 +1,177 @@
+"""`qllm-client bench simulate-agents`: what programs with tools gain if caches are kept between turns, simulated."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from qllm.options import with_settings
+from qllm.settings import Setting
+from rich.console import Console
+
+from client.bench.commands.measure import provenance_of
+from client.bench.commands.simulate_options import A100, read_cost_table
+from client.bench.console import complaining
+from client.bench.errors import BenchError
+from client.bench.report.agent_tables import agents_grid
+from client.bench.results.result_file import dump
+from client.bench.service.interrupts import Interrupts, run_interruptibly
+from client.bench.simulation.agents import AgentResult, AgentTraffic, Tool, lifetimes
+from client.bench.simulation.simulator import run_jobs
+from client.bench.simulation.sweep import parse_values
+
+SCHEMA = "qllm-bench-simulated-agents/1"
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  qllm-client bench simulate-agents --rate 0.08 --seconds 3600 --num-blocks 1500
+
+  qllm-client bench simulate-agents --tool read=0.5 --tool test=20,1.5 --turn-spread geometric --ttl 0,5,60
+"""
+_DEFAULT_TOOLS = ("read=0.5,0.5", "search=2", "test=15")
+_AGENTS, _COMPARED = "Agents", "What is compared"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """Who asks."""
+
+    rate: Annotated[
+        float, Setting(1e-4, 1000, panel=_AGENTS), "Sets how many programs come in a second, at random times (Poisson)."
+    ] = 0.05
+    seconds: Annotated[
+        float, Setting(1, 1e6, panel=_AGENTS), "Sets for how many seconds programs come. All are served to the end."
+    ] = 3600.0
+    turns: Annotated[
+        int, Setting(1, 1000, panel=_AGENTS), "Sets how many turns a program has, or their mean with --turn-spread."
+    ] = 8
+    turn_spread: Annotated[
+        str,
+        Setting(choices=("fixed", "geometric"), panel=_AGENTS),
+        "Chooses whether all programs have --turns turns, or each ends after any turn by one chance.",
+    ] = "fixed"
+    prompt_tokens: Annotated[
+        int, Setting(1, 1 << 20, panel=_AGENTS), "Sets how many tokens the prompt of a program's first turn has."
+    ] = 2000
+    tool_tokens: Annotated[
+        int, Setting(1, 1 << 20, panel=_AGENTS), "Sets how many tokens each tool's result adds to the next prompt."
+    ] = 300
+    output_tokens: Annotated[
+        int, Setting(1, 1 << 20, panel=_AGENTS), "Sets how many tokens each turn's answer has."
+    ] = 100
+    tool: Annotated[
+        list[str] | None,
+        Setting(metavar="NAME=SECONDS[,SIGMA]", panel=_AGENTS, unset=" ".join(_DEFAULT_TOOLS)),
+        "Adds a tool that takes so many seconds on average. Its durations are log-normal, and SIGMA (1) is the "
+        "standard deviation of their logarithm. One of the tools runs after each turn but the last. It may be given "
+        "several times.",
+    ] = None
+    latency_sensitive: Annotated[
+        bool, Setting(panel=_AGENTS), "Makes the requests latency-sensitive instead of best-effort."
+    ] = False
+    seed: Annotated[int, Setting(0, 1e9, panel=_AGENTS), "Fixes the random times, tools and numbers of turns."] = 0
+
+    def traffic(self) -> AgentTraffic:
+        """Returns the traffic; raises BenchError for a tool that cannot be read."""
+        return AgentTraffic(
+            rate_per_s=self.rate,
+            seconds=self.seconds,
+            num_turns=self.turns,
+            turn_spread=self.turn_spread,
+            num_prompt_tokens=self.prompt_tokens,
+            num_tool_tokens=self.tool_tokens,
+            num_output_tokens=self.output_tokens,
+            tools=tuple(map(Tool.parse, self.tool or _DEFAULT_TOOLS)),
+            is_latency_sensitive=self.latency_sensitive,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LifetimeOptions:
+    """What is compared, on what."""
+
+    ttl: Annotated[
+        str,
+        Setting(metavar="A,B,...", panel=_COMPARED),
+        "Lists fixed values of the scheduler's --session-ttl-s, in seconds, that the rule is compared with. With 0, "
+        "which is always among them, nothing is kept.",
+    ] = "0,2,20"
+    policy: Annotated[str, Setting(panel=_COMPARED), "Chooses the scheduler's policy."] = "qllm"
+    cost_table: Annotated[
+        str,
+        Setting(metavar="NAME|FILE", panel=_COMPARED),
+        "Names the table that says how long the worker's work takes: a JSON file, or one that comes with QLLM.",
+    ] = A100
+    num_blocks: Annotated[
+        int | None,
+        Setting(1, 1 << 24, panel=_COMPARED, unset="as many as the table says"),
+        "Sets how many cache blocks of 16 tokens the device has: what programs keep presses on memory then.",
+    ] = None
+    num_host_blocks: Annotated[
+        int,
+        Setting(0, 1 << 24, panel=_COMPARED),
+        "Sets how many cache blocks there are in host memory, to and from which caches move in no time here.",
+    ] = 0
+    processes: Annotated[int, Setting(1, 256, panel=_COMPARED), "Runs so many simulations at a time."] = (
+        os.cpu_count() or 1
+    )
+    json_file: Annotated[
+        Path | None, Setting(option="json", metavar="FILE", panel=_COMPARED), "Writes all results as JSON."
+    ] = None
+
+    def jobs(self, traffic: AgentTraffic) -> dict[str, dict[str, object]]:
+        """Returns the simulator's jobs by what each is called; raises BenchError for what cannot be read."""
+        fixed = parse_values(self.ttl, "--ttl")
+        common: dict[str, object] = {
+            "cost_table": read_cost_table(self.cost_table),
+            "policy": self.policy,
+            "requests": [],
+            "agents": traffic.job(),
+            "num_host_blocks": self.num_host_blocks,
+            **({} if self.num_blocks is None else {"num_blocks": self.num_blocks}),
+        }
+        settings = lifetimes((0.0, *(each for each in fixed if each)))
+        return {label: {**common, "settings": each} for label, each in settings.items()}
+
+
+@with_settings
+def simulate_agents(agents: AgentOptions, compared: LifetimeOptions) -> None:
+    """Simulates programs that ask, let a tool run, and ask again with all that was said before.
+
+    Each time to live meets the same programs: fixed times for which a program's cache is kept after a turn, and the
+    time that the rule of arXiv 2511.02230 chooses by how long each tool took before. Printed are how long turns waited
+    for their first token, and how long programs took in all. Moving caches takes no time here.
+    """
+    with complaining():
+        traffic = agents.traffic()
+        jobs = compared.jobs(traffic)
+
+        async def command(_: Interrupts) -> dict[str, AgentResult]:
+            found = await run_jobs(list(jobs.values()), num_processes=compared.processes, on_done=lambda: None)
+            return dict(zip(jobs, map(AgentResult.read, found), strict=True))
+
+        results, _ = run_interruptibly(command)
+        typer.echo(f"SIMULATED on {Path(compared.cost_table).stem}: {traffic.describe()}")
+        console = Console()
+        if not console.is_terminal:
+            console.width = 130
+        console.print(agents_grid(results).to_table())
+        if compared.json_file is not None:
+            _write(compared.json_file, agents, compared, results)
+
+
+def _write(path: Path, agents: AgentOptions, compared: LifetimeOptions, results: Mapping[str, AgentResult]) -> None:
+    provenance = provenance_of(asdict(agents) | asdict(compared))
+    content = {
+        "schema": SCHEMA,
+        "is_simulated": True,
+        "provenance": asdict(provenance),
+        "results": {label: asdict(result) for label, result in results.items()},
+    }
+    try:
+        path.write_text(dump(content))
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written: {error.strerror}") from None

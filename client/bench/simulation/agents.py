@@ -1,0 +1,113 @@
+"""Simulated programs that ask, let a tool run and ask again; and what they met under each time to live. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qllm.settings import plain
+
+from client.bench.errors import BenchError
+
+BY_RULE = "by the rule"
+_TOOL = re.compile(r"([^=]+)=([0-9.]+)(?:,([0-9.]+))?")
+_SIGMA = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool whose durations are log-normal: their mean in seconds, and the standard deviation of their logarithm."""
+
+    name: str
+    mean_s: float
+    sigma: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Tool":
+        """Reads NAME=MEAN_S or NAME=MEAN_S,SIGMA."""
+        if (match := _TOOL.fullmatch(text)) is None:
+            raise BenchError(f"--tool: got {text!r}, allowed is NAME=SECONDS or NAME=SECONDS,SIGMA")
+        name, mean_s, sigma = match.groups()
+        return cls(name, float(mean_s), _SIGMA if sigma is None else float(sigma))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTraffic:
+    """Programs that come at random times for a while.
+
+    Attributes:
+        rate_per_s: How many come in a second (Poisson).
+        seconds: For how long they come; they are served to the end.
+        num_turns: Turns of each, or their mean where they are spread.
+    """
+
+    rate_per_s: float
+    seconds: float
+    num_turns: int
+    turn_spread: str
+    num_prompt_tokens: int
+    num_tool_tokens: int
+    num_output_tokens: int
+    tools: tuple[Tool, ...]
+    is_latency_sensitive: bool
+    seed: int
+
+    def job(self) -> dict[str, object]:
+        """Returns the programs as the simulator's job describes them."""
+        return {
+            "num_programs": max(1, round(self.rate_per_s * self.seconds)),
+            "rate_per_s": self.rate_per_s,
+            "num_turns": self.num_turns,
+            "turn_spread": self.turn_spread,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "num_tool_tokens": self.num_tool_tokens,
+            "num_output_tokens": self.num_output_tokens,
+            "tools": [[tool.name, tool.mean_s, tool.sigma] for tool in self.tools],
+            "class": "ls" if self.is_latency_sensitive else "be",
+            "seed": self.seed,
+        }
+
+    def describe(self) -> str:
+        """Returns one line."""
+        tools = ", ".join(f"{tool.name} {tool.mean_s:g} s" for tool in self.tools)
+        return (
+            f"{self.rate_per_s:g} programs/s for {self.seconds:g} s of {self.num_turns} turns ({self.turn_spread}), "
+            f"prompts of {self.num_prompt_tokens} tokens and {self.num_tool_tokens} more from each tool, answers of "
+            f"{self.num_output_tokens}; tools: {tools}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResult:
+    """What the programs met under one time to live, in virtual time; spreads have mean, p50 and p99 in seconds.
+
+    Attributes:
+        turn_delay_s: From each turn's arrival to its first token.
+        completion_s: From each program's first arrival to the end of its last turn.
+        num_hits: Turns after a program's first whose cache was kept when they came; the others are misses.
+    """
+
+    num_programs: int
+    num_turns: int
+    num_hits: int
+    num_misses: int
+    turn_delay_s: Mapping[str, float]
+    completion_s: Mapping[str, float]
+    virtual_s: float
+    cpu_s: float
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "AgentResult":
+        """Reads what the simulator reports."""
+        return cls(**content["agents"], virtual_s=content["virtual_s"], cpu_s=content["cpu_s"])
+
+    @property
+    def hit_share(self) -> float | None:
+        """Share of the turns after each first one that found their cache kept; None if there were none."""
+        num_turns = self.num_hits + self.num_misses
+        return self.num_hits / num_turns if num_turns else None
+
+
+def lifetimes(seconds: Sequence[float]) -> dict[str, dict[str, float]]:
+    """Returns what is compared, by its label: fixed times, and the rule, with the settings of the core for each."""
+    return {f"{plain(each)} s": {"session_ttl_s": each} for each in seconds} | {BY_RULE: {}}

@@ -1,0 +1,38 @@
+import pytest
+
+from client.bench.commands.simulate_agents import AgentOptions, LifetimeOptions
+from client.bench.errors import BenchError
+from client.bench.report.agent_tables import agents_grid
+from client.bench.simulation.agents import BY_RULE, AgentResult, Tool
+
+
+def result(mean_s: float, num_hits: int) -> AgentResult:
+    spread = {"mean": mean_s, "p50": mean_s, "p99": 2 * mean_s}
+    return AgentResult(5, 40, num_hits, 35 - num_hits, spread, spread, virtual_s=3600.0, cpu_s=1.0)
+
+
+def test_a_tool_has_a_name_a_mean_and_a_spread() -> None:
+    assert Tool.parse("search=2") == Tool("search", 2.0, 1.0)
+    assert Tool.parse("a test=15,0.5") == Tool("a test", 15.0, 0.5)
+
+
+@pytest.mark.parametrize("text", ["search", "=2", "search=", "search=2,", "search=2,1,1", "search=fast"])
+def test_what_is_no_tool_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="--tool: got"):
+        Tool.parse(text)
+
+
+def test_all_times_to_live_meet_the_same_programs_and_one_keeps_nothing() -> None:
+    jobs = LifetimeOptions(ttl="5").jobs(AgentOptions(rate=0.5, seconds=100).traffic())
+    assert [job["settings"] for job in jobs.values()] == [{"session_ttl_s": 0.0}, {"session_ttl_s": 5.0}, {}]
+    assert list(jobs) == ["0 s", "5 s", BY_RULE]
+    agents = [job["agents"] for job in jobs.values()]
+    assert agents[0] == agents[1] == agents[2]
+
+
+def test_ratios_are_to_keeping_nothing_and_stand_above_what_the_paper_says() -> None:
+    grid = agents_grid({"0 s": result(6.0, 0), "2 s": result(4.0, 7), BY_RULE: result(2.0, 35)})
+    rows = {name: cells for name, *cells in grid.rows}
+    assert rows["turn's first token, times sooner, mean"] == ["1.00x", "1.50x", "3.00x"]
+    assert rows["turns that found their cache kept"] == ["0.0%", "20.0%", "100.0%"]
+    assert all(len(row) == len(grid.header) for row in grid.rows)
