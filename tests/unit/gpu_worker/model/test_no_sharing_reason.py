@@ -19,14 +19,7 @@ SHARED = 24  # tokens
 
 def _add_sharing(driver: Driver, first: Story) -> Story:
     """Adds a sequence that is given the first blocks of another, and has computed no row itself."""
-    story = driver.add(PROMPT, NUM_TOKENS)
-    block_ids = first.block_ids[: SHARED // BLOCK_SIZE]
-    cache, table = driver.runner.cache, driver.runner._sequences[story.seq_id].table
-    cache.blocks.share(story.seq_id, block_ids)
-    table.place(list(block_ids))
-    table.num_cached = table.num_reserved = SHARED
-    story.block_ids, story.num_cached = list(block_ids), SHARED
-    return story
+    return driver.add(PROMPT, NUM_TOKENS, shared=first.block_ids[: SHARED // BLOCK_SIZE])
 
 
 @pytest.mark.parametrize("chunk", [10_000, 5])
@@ -43,7 +36,7 @@ def test_a_sequence_that_begins_in_the_middle_of_a_shared_text_gets_the_tokens_o
     driver.finish(first, *stories, chunk=chunk)
     assert first.token_ids == generated(family, (PROMPT[: SHARED + 2],), NUM_TOKENS)[0]
     assert [story.token_ids for story in stories] == [*generated(family, (PROMPT,), NUM_TOKENS)] * 2
-    driver.runner.cache.check_integrity()
+    driver.check_nothing_left()
 
 
 def test_rows_of_another_width_in_k_than_in_v_are_shared_too() -> None:
