@@ -19,22 +19,19 @@ from gpu_worker.contract.results import WorkTiming
 from gpu_worker.execution.executor import RunnerExecutor
 from gpu_worker.execution.ranks import Ranks
 from gpu_worker.execution.runner import Runner
-from gpu_worker.machine.devices import is_host
-from gpu_worker.machine.free_memory import free_bytes_of
 from gpu_worker.machine.threads import thread_count
-from gpu_worker.model.loader import LoadedModel, ModelFacts, load_model
+from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions
 from gpu_worker.replay.recording import record_decodes
 from gpu_worker.replay.segments import batch_sizes, plan_segments
 from gpu_worker.settings import Device, GenerationConfig, OffloadDType, WorkerConfig
+from gpu_worker.startup.capacity import bytes_of_caches, capacity_of, report
 from gpu_worker.startup.disk import open_disk
 from gpu_worker.startup.measuring import measure_kept
-from gpu_worker.startup.sizing import MOST_SEQUENCES, Kept, Limits, Room, blocks_in, blocks_of, fit, fit_states
 from gpu_worker.startup.warmup import touch_memory, warm_up
 
 _log = logging.getLogger(__name__)
 
-_GIB = 1 << 30
 _WARM_UP_TOKENS = 300
 _MOST_RECORDED = 64
 
@@ -71,7 +68,7 @@ def prepare(config: WorkerConfig) -> ReadyWorker:
             config.load_format.value,
             is_sliced=config.num_ranks > 1,
         ),
-        cache_bytes=_bytes_of_caches(config, device),
+        cache_bytes=bytes_of_caches(config, device),
         ranks=ranks,
     )
     _log.info("loaded model=%s seconds=%.1f", loaded.facts.name, time.monotonic() - began_s)
@@ -92,19 +89,19 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     device, names = loaded.facts.device, served_names(config.model, config.served_model_names)
     with torch.inference_mode():
         kept = measure_kept(loaded, config.block_size, _form(config))
-        sizes = _size_cache(config, loaded.facts, kept)
+        capacity = capacity_of(config, loaded.facts, kept)
         if ranks is not None:
-            sizes = sizes.least(ranks)
-        _report_sizes(kept, sizes)
+            capacity = capacity.least(ranks)
+        report(kept, capacity)
         _report_sharing(loaded.no_sharing_reason)
-        num_blocks = sizes.num_blocks
+        num_blocks = capacity.num_blocks
         runner = Runner(
             loaded,
             num_blocks,
             config.block_size,
-            sizes.num_host_blocks,
+            capacity.num_host_blocks,
             run_ahead_ms=config.run_ahead_ms,
-            disk=open_disk(config.offload_dir, sizes.num_disk_blocks, sizes.host_block_bytes),
+            disk=open_disk(config.offload_dir, capacity.num_disk_blocks, capacity.host_block_bytes),
             form=_form(config),
         )
         block_ids = range(min(num_blocks, -(-_WARM_UP_TOKENS // config.block_size)))
@@ -118,9 +115,9 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
     model = replace(
         _worker_model(loaded, runner, names),
         block_bytes=kept.block_bytes,
-        host_block_bytes=sizes.host_block_bytes,
+        host_block_bytes=capacity.host_block_bytes,
         state_bytes=kept.state_bytes,
-        num_states=sizes.num_states,
+        num_states=capacity.num_states,
         no_sharing_reason=loaded.no_sharing_reason,
     )
     hello = Hello(model, timings, os.getpid())
@@ -157,92 +154,11 @@ def _choose_device(device: Device) -> str:
     return device.value
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """How many blocks and states there is room for, on the device and off it, and the bytes of a block off it."""
-
-    num_blocks: int
-    num_states: int
-    num_host_blocks: int
-    num_disk_blocks: int
-    host_block_bytes: int
-
-    def least(self, ranks: Ranks) -> "_Sizes":
-        """As many as all ranks have room for; a block of this one's slice is as large as it is."""
-        return replace(
-            self,
-            num_blocks=ranks.least(self.num_blocks),
-            num_states=ranks.least(self.num_states),
-            num_host_blocks=ranks.least(self.num_host_blocks),
-            num_disk_blocks=ranks.least(self.num_disk_blocks),
-        )
-
-
-def _size_cache(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> _Sizes:
-    """Returns how much there is room for; raises SettingRefused if the device has none."""
-    limits = _limits(config, facts, kept)
-    off_device = (config.host_kv_gib, config.offload_disk_gib)
-    num_host_blocks, num_disk_blocks = (blocks_in(int(gib * _GIB), kept.away_block_bytes) for gib in off_device)
-    return _Sizes(limits.num_blocks, limits.num_states, num_host_blocks, num_disk_blocks, kept.away_block_bytes)
-
-
-def _limits(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
-    """Returns how many blocks and states the device has room for; raises SettingRefused if that is none."""
-    room, asked = _room(config, facts.device), config.kv_memory_size
-    if config.num_blocks:
-        left_bytes = room.left_bytes(asked, config.num_blocks * kept.most_block_bytes)
-        limits = fit_states(config.num_blocks, left_bytes, kept)
-    else:
-        longest = blocks_of(facts.max_model_len, config.block_size)
-        cache_bytes = room.cache_bytes(asked, MOST_SEQUENCES * kept.most_sequence_bytes(longest))
-        limits = fit(cache_bytes, kept, facts.max_model_len, config.block_size)
-    if limits.num_blocks * config.block_size < facts.max_model_len:
-        _log.warning(
-            "texts of at most %d tokens, not %d: the cache holds no more (--kv-memory, --num-blocks)",
-            limits.num_blocks * config.block_size,
-            facts.max_model_len,
-        )
-    return limits
-
-
-def _report_sizes(kept: Kept, sizes: _Sizes) -> None:
-    _log.info(
-        "cache blocks=%d host_blocks=%d disk_blocks=%d block_bytes=%d host_block_bytes=%d",
-        sizes.num_blocks,
-        sizes.num_host_blocks,
-        sizes.num_disk_blocks,
-        kept.block_bytes,
-        sizes.host_block_bytes,
-    )
-    if kept.has_states:
-        _log.info(
-            "states most_sequences=%d bytes_each=%d of_block_bytes_outside_of_blocks=%d",
-            sizes.num_states,
-            kept.state_bytes,
-            kept.grown_bytes,
-        )
-
-
 def _report_sharing(no_sharing_reason: str) -> None:
     if no_sharing_reason:
         _log.info("sequences that begin alike share no blocks reason=%r", no_sharing_reason)
     else:
         _log.info("sequences that begin alike share blocks")
-
-
-def _bytes_of_caches(config: WorkerConfig, device: str) -> int:
-    """What caches of all ranks will take of a host's memory, as far as it is known before there is a model."""
-    offloaded = int(config.host_kv_gib * _GIB)
-    room = _room(config, device)
-    here = room.cache_bytes(config.kv_memory_size, room.free_bytes) if room.is_host and not config.num_blocks else 0
-    return (offloaded + here) * config.num_ranks
-
-
-def _room(config: WorkerConfig, device: str) -> Room:
-    """What is free for caches; the ranks of one host share it, and each has a device of its own."""
-    where = torch.device(device)
-    free_bytes = free_bytes_of(where)
-    return Room(free_bytes // config.num_ranks, is_host=True) if is_host(where) else Room(free_bytes, is_host=False)
 
 
 def _form(config: WorkerConfig) -> Form | None:
