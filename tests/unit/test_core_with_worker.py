@@ -7,27 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpu_worker.contract.commands import BatchItem as WorkerItem
-from gpu_worker.contract.commands import Sampling
-from gpu_worker.cursor import Cursor as WorkerCursor
-from gpu_worker.cursor import Stage as WorkerStage
-from gpu_worker.execution.runner import Runner
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.core.state.commands import (
-    AddSequence,
-    Advance,
-    Command,
-    DropBatch,
-    DropSequence,
-    OffloadSequence,
-    RestoreSequence,
-    StartBatch,
-)
-from scheduler_svc.core.state.cursor import Cursor, PreemptAt
-from scheduler_svc.core.state.ids import SeqId
-from scheduler_svc.core.state.results import SampledToken, WorkerModel
-from scheduler_svc.core.state.sequence import FinishReason, RequestClass
-from tests.support.core.simulation import BE, LS, Costs, Simulation, SimWorker
+from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.sequence import RequestClass
+from tests.support.core.model_worker import ModelWorker, model_of
+from tests.support.core.simulation import BE, LS, Simulation
 from tests.support.models.families import generated
 from tests.support.worker.worker_driver import loaded, random_prompts
 
@@ -44,53 +28,15 @@ def _engine_thread() -> Iterator[None]:
         yield
 
 
-class ModelWorker(SimWorker):
-    """Checks commands as the simulated worker does, takes its virtual times, and runs the real model."""
-
-    def __init__(self, model: WorkerModel, costs: Costs) -> None:
-        super().__init__(model, costs)
-        self.runner = Runner(loaded(FAMILY), model.num_blocks, model.block_size, model.num_host_blocks)
-
-    def apply(self, command: Command) -> None:
-        super().apply(command)
-        runner = self.runner
-        match command:
-            case AddSequence(seq_id, _, stop, num_outputs, shared):
-                runner.add_sequence(seq_id, Sampling(), stop.stop_token_ids, stop.max_tokens, 0, num_outputs, shared)
-            case DropSequence(seq_id):
-                runner.drop_sequence(seq_id)
-            case OffloadSequence(seq_id):
-                runner.offload_sequence(seq_id)
-            case RestoreSequence(seq_id, block_ids, num_shared):
-                runner.restore_sequence(seq_id, block_ids, num_shared)
-            case StartBatch(batch_id, _, items):
-                runner.start_batch(batch_id, [WorkerItem(**item._asdict()) for item in items])
-            case DropBatch(batch_id):
-                runner.drop_batch(batch_id)
-
-    def finish_advance(self, command: Advance, reached: Cursor) -> tuple[SampledToken, ...]:
-        super().finish_advance(command, reached)
-        layer, stage, expert = reached
-        outcome = self.runner.advance(command.batch_ids, WorkerCursor(layer, WorkerStage(stage), expert))
-        assert not outcome.batch_errors
-        return tuple(
-            SampledToken(
-                SeqId(t.seq_id), t.token_id, t.logprob, t.finish_reason and FinishReason(t.finish_reason.value)
-            )
-            for t in outcome.tokens
-        )
-
-
 def simulation(
     policy: str, preempt_at: PreemptAt, num_blocks: int, num_host_blocks: int, tpot_s: float, lead_s: float
 ) -> Simulation:
-    facts = loaded(FAMILY).facts
-    model = WorkerModel(facts.experts_by_layer, facts.num_experts_per_token, 4, num_blocks, num_host_blocks, 512)
+    model = model_of(loaded(FAMILY), num_blocks, num_host_blocks)
     limits = Limits(
         be_chunk_tokens=16, ls_chunk_tokens=24, ls_tpot_s=tpot_s, preemption_quantum_s=0.001, control_lead_s=lead_s
     )
     sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at)
-    sim.worker = ModelWorker(model, sim.worker.costs)
+    sim.worker = ModelWorker(model, sim.worker.costs, loaded(FAMILY))
     return sim
 
 

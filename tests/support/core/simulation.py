@@ -396,6 +396,7 @@ class Simulation:
         deadline_s: float | None = None,
         alike: int | None = None,
         session: SessionTurn | None = None,
+        salt: bytes = b"",
     ) -> Sequence:
         """Queues a sequence now, with a prompt or the length of one; those that are alike by a number begin alike."""
         seq_id = SeqId(next(self._ids))
@@ -413,6 +414,7 @@ class Simulation:
             targets=targets,
             deadline_s=deadline_s,
             session=session,
+            salt=salt,
         )
         self.sequences[seq_id] = sequence
         self.outputs[seq_id] = []

@@ -48,9 +48,8 @@ def test_without_states_all_is_for_blocks_and_no_sequence_is_one_too_many() -> N
 
 
 def test_a_state_and_what_grows_count_twice_and_each_sequence_with_a_state_finds_blocks_for_its_text() -> None:
-    kept = Kept(
-        row_bytes=10, away_row_bytes=10, grown_bytes=5, state_bytes=100
-    )  # texts of 32 tokens: 2 blocks of 20, 240 bytes each
+    # Texts of 32 tokens: 2 blocks of 20, 240 bytes each.
+    kept = Kept(row_bytes=10, away_row_bytes=10, grown_bytes=5, state_bytes=100)
     assert fit(1000, kept, 32, 16) == Limits(num_blocks=(1000 - 4 * 200) // 20, num_states=4)
 
 
