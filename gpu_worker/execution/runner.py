@@ -14,7 +14,6 @@ import torch
 
 from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore
-from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import Layout, UnifiedDynamicCache
 from gpu_worker.contract.checks import (
@@ -35,14 +34,11 @@ from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityRep
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CacheLost
 from gpu_worker.execution.moves import Moves
+from gpu_worker.execution.pass_maker import PassMaker
 from gpu_worker.execution.sequences import Batch, Member, Sequence
 from gpu_worker.execution.stepper import Step
 from gpu_worker.machine.clock import clock_of
-from gpu_worker.machine.devices import to_device
 from gpu_worker.model.loader import LoadedModel, ModelFacts
-from gpu_worker.passes.forward import ForwardPass
-from gpu_worker.passes.interface import Pass
-from gpu_worker.replay.recorded_pass import Recordings
 from gpu_worker.replay.recording import Recording
 
 logger = logging.getLogger(__name__)
@@ -82,17 +78,17 @@ class Runner:
         form: Form | None = None,
     ) -> None:
         self._loaded = loaded
-        self._device = torch.device(loaded.facts.device)
+        device = torch.device(loaded.facts.device)
         self._sequences: dict[int, Sequence] = {}
         self._batches: dict[int, Batch] = {}
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
-        self._clock = clock_of(self._device, run_ahead_ms)
-        self._recordings = Recordings((), 0.0, self._clock.mark)
+        self._clock = clock_of(device, run_ahead_ms)
         blocks = BlockLedger(num_blocks, block_size, num_host_blocks, disk.num_slots if disk else 0)
         limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
-        self.cache = UnifiedDynamicCache(blocks, self._device, layout, disk, form)
+        self.cache = UnifiedDynamicCache(blocks, device, layout, disk, form)
         self._moves = Moves(self.cache)
+        self._passes = PassMaker(loaded, self.cache, self._clock)
 
     def record_decodes(self, recordings: abc.Sequence[Recording], expert_share: float) -> None:
         """Has decodes replayed from now on where one of the recordings, which rise in rows, is free.
@@ -101,7 +97,7 @@ class Runner:
             recordings: Recordings over this runner's cache.
             expert_share: Share of a layer's time that experts take.
         """
-        self._recordings = Recordings(recordings, expert_share, self._clock.mark)
+        self._passes.replay(recordings, expert_share)
 
     @property
     def facts(self) -> ModelFacts:
@@ -194,7 +190,7 @@ class Runner:
             members.append(Member(sequence, span, item.samples))
             tokens += tokens_of(item, sequence)
             start += item.num_tokens
-        batch = self._batches[batch_id] = Batch(batch_id, members, self._new_pass(members, tokens))
+        batch = self._batches[batch_id] = Batch(batch_id, members, self._passes.make(members, tokens))
         for member in members:
             if member.sequence.finish_reason is not None:  # it ended before the scheduler could know
                 batch.forward_pass.drop(member.span)
@@ -283,24 +279,6 @@ class Runner:
         except CacheLost as lost:
             self.drop_sequence(lost.seq_id)
             raise
-
-    def _new_pass(self, members: abc.Sequence[Member], tokens: abc.Sequence[int]) -> Pass:
-        spans = [member.span for member in members]
-        if all(member.samples for member in members) and (recorded := self._recordings.take(spans, tokens)):
-            return recorded
-        sampling_rows = [member.span.stop - 1 for member in members if member.samples]
-        positions = [torch.arange(span.first_position, span.length) for span in spans]
-        return ForwardPass(
-            self._loaded.model,
-            self._loaded.facts.experts_by_layer,
-            RaggedCache(self.cache, spans, self._loaded.latent_layers, self._loaded.own_layers),
-            to_device(torch.tensor(tokens), self._device),  # (T,)
-            to_device(torch.cat(positions), self._device),  # (T,)
-            # The head runs for one row even if nobody samples: that is the model's own smallest output.
-            to_device(torch.tensor(sampling_rows or [len(tokens) - 1]), self._device),  # (rows,)
-            self._clock,
-            reads_rows_back=self._loaded.reads_rows_back,
-        )
 
     def _forget_batch(self, batch: Batch) -> None:
         batch.forward_pass.close()
