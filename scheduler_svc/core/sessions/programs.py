@@ -165,9 +165,8 @@ class Programs:
         """
         return sorted(self._kept.values(), key=self._rank)
 
-    def release(self, kept: Kept) -> None:
+    def release(self, sequence: Sequence) -> None:
         """Takes in that a sequence is kept no more: the next turn has its blocks, or they were given up."""
-        sequence = kept.sequence
         self._kept.pop(sequence.seq_id, None)
         program = self._find(sequence)
         if program is not None and program.kept is not None and program.kept.sequence is sequence:

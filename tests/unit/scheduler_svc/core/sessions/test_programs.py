@@ -22,7 +22,7 @@ def test_a_turn_that_ends_is_kept_until_its_time_is_over() -> None:
     assert programs.expired(10.9) == []
     (kept,) = programs.expired(11.0)
     assert kept.sequence is first
-    programs.release(kept)
+    programs.release(kept.sequence)
     assert programs.num_kept == 0
     assert programs.expired(20.0) == []
 
@@ -40,7 +40,7 @@ def test_a_turn_that_comes_too_late_keeps_its_programs_place_and_goes_ahead_of_n
     programs, first, second = fixed(), turn("a", 5.0), turn("a", 80.0)
     served(programs, first, end_s=6.0)
     for kept in programs.expired(70.0):
-        programs.release(kept)
+        programs.release(kept.sequence)
     programs.arrives(second, 80.0)
     assert programs.kept_for(second) is None
     assert (second.order_s, second.goes_ahead) == (5.0, False)

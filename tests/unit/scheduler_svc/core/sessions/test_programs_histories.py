@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler_svc.core.sessions import Kept, Programs, SessionLimits, ToolTimes
+from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
 from scheduler_svc.core.sessions.experience import Experience
 from scheduler_svc.core.sessions.programs import MAX_AHEAD_S, MAX_IDLE_S
 from scheduler_svc.core.state.sequence import Sequence
@@ -87,7 +87,7 @@ class ProgramsMachine(RuleBasedStateMachine):
         due = {each for each, until_s in self.until_s.items() if until_s <= self.now_s and not self._is_awaited(each)}
         assert {kept.sequence for kept in expired} == due
         for kept in expired[:num_released]:
-            self._release(kept)
+            self._release(kept.sequence)
 
     @precondition(lambda self: self.until_s)
     @rule()
@@ -99,9 +99,9 @@ class ProgramsMachine(RuleBasedStateMachine):
         )
         idle = [kept for kept in rest if not self._is_awaited(kept.sequence)]
         assert victims == over + idle + [kept for kept in rest if kept not in idle]
-        arrivals = [self.arrival_s[name] for name in map(self._name, idle)]
+        arrivals = [self.arrival_s[name] for name in (self._name(kept.sequence) for kept in idle)]
         assert arrivals == sorted(arrivals, reverse=True)
-        self._release(victims[0])
+        self._release(victims[0].sequence)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -109,7 +109,7 @@ class ProgramsMachine(RuleBasedStateMachine):
         sequence = data.draw(st.sampled_from(list(self.waiting)))
         found = self.programs.kept_for(sequence)
         if found is not None:
-            self._release(next(kept for kept in self.programs.victims() if kept.sequence is found))
+            self._release(found)
 
     @rule()
     def the_worker_is_lost(self) -> None:
@@ -143,16 +143,15 @@ class ProgramsMachine(RuleBasedStateMachine):
     def _is_awaited(self, kept: Sequence) -> bool:
         return bool(self.until_s[kept]) and self._name(kept) in self.waiting.values()
 
-    def _name(self, kept: Kept | Sequence) -> str:
-        sequence = kept.sequence if isinstance(kept, Kept) else kept
+    def _name(self, sequence: Sequence) -> str:
         assert sequence.session is not None
         return sequence.session.session_id
 
-    def _release(self, kept: Kept) -> None:
-        self.programs.release(kept)
-        del self.until_s[kept.sequence]
-        if self.newest.get(self._name(kept)) is kept.sequence:
-            del self.newest[self._name(kept)]
+    def _release(self, sequence: Sequence) -> None:
+        self.programs.release(sequence)
+        del self.until_s[sequence]
+        if self.newest.get(self._name(sequence)) is sequence:
+            del self.newest[self._name(sequence)]
 
     def _end_keeping(self, name: str) -> None:
         if name in self.newest:
