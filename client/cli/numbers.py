@@ -2,7 +2,9 @@
 
 
 def shown(value: object) -> str:
-    """Returns a value with as many digits as one reads."""
+    """Returns a value with as many digits as one reads, and a truth as a word."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

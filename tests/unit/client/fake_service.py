@@ -86,6 +86,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             worker_state=admin_pb2.WORKER_STATE_READY,
             ls_ttft_ms=2500,
             ls_tpot_ms=16.7,
+            no_sharing_reason="--no-prefix-caching",
         )
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:

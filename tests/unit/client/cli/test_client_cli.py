@@ -255,6 +255,11 @@ async def test_stats_as_json_have_the_memory_and_null_for_a_check_that_was_not_a
     assert loads["check"] is None
 
 
+async def test_stats_say_whether_prompts_that_begin_alike_share_and_why_not(qllm_client: Call) -> None:
+    rows = rows_of((await qllm_client("stats")).out)
+    assert (rows["shares_prefixes"], rows["no_sharing_reason"]) == (("false",), ("--no-prefix-caching",))
+
+
 async def test_a_check_says_that_the_books_agree(qllm_client: Call) -> None:
     finished = await qllm_client("stats", "--check")
     assert (finished.code, finished.out) == (0, "books agree: 1,234 blocks held by 7 sequences\n")
