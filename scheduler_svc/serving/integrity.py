@@ -8,7 +8,7 @@ Changes nothing, and never raises: what can't be checked is a problem too.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -16,31 +16,51 @@ from scheduler_svc.core.cache.block_pool import IntegrityError
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.commands import CheckIntegrity, Command
 from scheduler_svc.core.state.results import IntegrityReport
+from scheduler_svc.core.state.sequence import Tier
 from scheduler_svc.generation import IntegrityCheck
 
 TIMEOUT_S = 5.0
 MAX_PROBLEM_CHARS = 500
-_TRIES = 3
+_TRIES, _RETRY_S = 3, 0.1
+_NAMES = {
+    "num_sequences": "sequences that the worker knows",
+    "num_held_blocks": "blocks held on the device",
+    "num_host_blocks": "blocks in host memory",
+    "num_disk_blocks": "blocks on disk",
+}
 
 NO_WORKER = IntegrityCheck(("no worker is connected, so there is nothing to check",))
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What the core says of memory at one moment."""
+    """What the core says of memory at one moment.
+
+    Attributes:
+        problems: What contradicts itself in it.
+        counts: What the worker has to count as well, by the fields of its report.
+    """
 
     problems: tuple[str, ...]
-    num_held_blocks: int
+    counts: Mapping[str, int]
 
 
 def read_books(scheduler: Scheduler) -> Books:
-    """Returns the core's books, and what contradicts itself in them."""
+    """Returns the core's books."""
     try:
         scheduler.check_integrity()
         problems: tuple[str, ...] = ()
     except IntegrityError as error:
         problems = (f"the scheduler's books: {error}",)
-    return Books(problems, scheduler.memory.pool.num_held)
+    sequences = [*scheduler.sequences, *(kept.sequence for kept in scheduler.sessions.victims())]
+    moved = {tier: sum(one.num_host_blocks for one in sequences if one.tier is tier) for tier in Tier}
+    counts = {
+        "num_sequences": sum(sequence.known_to_worker for sequence in sequences),
+        "num_held_blocks": scheduler.memory.pool.num_held,
+        "num_host_blocks": moved[Tier.HOST],
+        "num_disk_blocks": moved[Tier.DISK],
+    }
+    return Books(problems, counts)
 
 
 def compare(books: Books, report: IntegrityReport) -> IntegrityCheck:
@@ -48,11 +68,10 @@ def compare(books: Books, report: IntegrityReport) -> IntegrityCheck:
     problems = [*books.problems]
     if report.problem:
         problems.append(f"the worker's books: {report.problem[:MAX_PROBLEM_CHARS]}")
-    if report.num_held_blocks != books.num_held_blocks:
-        problems.append(
-            f"the scheduler's books say that {books.num_held_blocks} blocks are held, "
-            f"the worker's that {report.num_held_blocks} are"
-        )
+    for field, counted in books.counts.items():
+        reported = getattr(report, field)
+        if reported != counted:
+            problems.append(f"{_NAMES[field]}: {counted} by the scheduler's books, {reported} by the worker's")
     return IntegrityCheck(tuple(problems), report.num_held_blocks, report.num_sequences)
 
 
@@ -74,16 +93,19 @@ class IntegrityChecks:
         """Checks the books of both sides.
 
         A sequence that ended in the worker may hold a block here that it was never given there, until its end is
-        known. It is known when the report is here, so books that differ are compared anew.
+        known; and a cache that could not be moved is lost there before that is known here. So books that differ are
+        compared anew, a little later.
 
         Args:
             read: Sends what the core has decided and returns its books; None if there is no worker.
         """
         until_s = asyncio.get_running_loop().time() + self._timeout_s
-        for _ in range(_TRIES):
-            check = await self._check(read, until_s)
+        check = await self._check(read, until_s)
+        for _ in range(_TRIES - 1):
             if not check.problems:
                 break
+            await asyncio.sleep(_RETRY_S)
+            check = await self._check(read, until_s)
         return check
 
     def reported(self, report: IntegrityReport) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 
+import pytest
+
 from scheduler_svc.core.state.results import IntegrityReport
 from scheduler_svc.generation import IntegrityCheck
 from scheduler_svc.serving.integrity import MAX_PROBLEM_CHARS, Books, IntegrityChecks, compare
 from tests.support.service.engine_bench import EngineBench
 
+NOTHING = {"num_sequences": 0, "num_held_blocks": 0, "num_host_blocks": 0, "num_disk_blocks": 0}
 
-def report(check_id: int = 1, *, num_held_blocks: int = 0, problem: str = "") -> IntegrityReport:
-    return IntegrityReport(check_id, problem, 3, num_held_blocks, 0, 0, 0, 0, 0)
+
+def report(check_id: int = 1, problem: str = "", **counts: int) -> IntegrityReport:
+    return IntegrityReport(check_id, problem, **{**NOTHING, **counts}, device_bytes=0, state_bytes=0, suspended_bytes=0)
 
 
 async def checking(bench: EngineBench) -> asyncio.Task[IntegrityCheck]:
@@ -19,13 +23,19 @@ async def checking(bench: EngineBench) -> asyncio.Task[IntegrityCheck]:
     return check
 
 
+async def answer(bench: EngineBench, number: int, **counts: int) -> None:
+    """Waits until the worker is asked for the so-and-so-many-th time, and answers."""
+    while len(bench.checks) <= number:  # noqa: ASYNC110  (the bench has no event for it)
+        await asyncio.sleep(0.001)
+    bench.engine.integrity_reported(report(bench.checks[number].check_id, **counts))
+
+
 async def test_books_that_agree_are_told_with_what_the_worker_holds() -> None:
     bench = EngineBench()
     bench.submit("a", 3)
     check = await checking(bench)
-    [asked] = bench.checks
-    bench.engine.integrity_reported(report(asked.check_id, num_held_blocks=1))
-    assert await check == IntegrityCheck((), 1, 3)
+    await answer(bench, 0, num_sequences=1, num_held_blocks=1)
+    assert await check == IntegrityCheck((), num_held_blocks=1, num_sequences=1)
 
 
 async def test_what_was_decided_before_is_on_its_way_before_the_books_are_read() -> None:
@@ -34,7 +44,7 @@ async def test_what_was_decided_before_is_on_its_way_before_the_books_are_read()
     bench.answer()
     stream.close()
     check = await checking(bench)
-    bench.engine.integrity_reported(report(bench.checks[0].check_id, num_held_blocks=0))
+    await answer(bench, 0)
     assert (await check).problems == ()
 
 
@@ -43,19 +53,23 @@ async def test_books_that_differ_are_compared_anew_and_then_are_a_problem() -> N
     check = await checking(bench)
     for number in range(3):
         assert not check.done()
-        bench.engine.integrity_reported(report(bench.checks[number].check_id, num_held_blocks=7))
-        await asyncio.sleep(0.001)
-    [problem] = (await check).problems
-    assert problem == "the scheduler's books say that 0 blocks are held, the worker's that 7 are"
+        await answer(bench, number, num_held_blocks=7)
+    assert (await check).problems == ("blocks held on the device: 0 by the scheduler's books, 7 by the worker's",)
 
 
 async def test_books_that_differed_while_an_end_was_on_its_way_agree() -> None:
     bench = EngineBench()
     check = await checking(bench)
-    bench.engine.integrity_reported(report(bench.checks[0].check_id, num_held_blocks=7))
-    await asyncio.sleep(0.001)
-    bench.engine.integrity_reported(report(bench.checks[1].check_id))
+    await answer(bench, 0, num_held_blocks=7)
+    await answer(bench, 1)
     assert (await check).problems == ()
+
+
+@pytest.mark.parametrize("field", NOTHING)
+def test_each_count_is_compared(field: str) -> None:
+    [problem] = compare(Books((), {**NOTHING, field: 3}), report()).problems
+    assert problem.endswith(": 3 by the scheduler's books, 0 by the worker's")
+    assert compare(Books((), {**NOTHING, field: 3}), report(**{field: 3})).problems == ()
 
 
 async def test_a_core_that_contradicts_itself_is_a_problem_and_goes_on() -> None:
@@ -63,11 +77,10 @@ async def test_a_core_that_contradicts_itself_is_a_problem_and_goes_on() -> None
     assert bench.engine._scheduler is not None
     bench.engine._scheduler.memory.pool.allocate(2)  # for nobody
     check = await checking(bench)
-    while not check.done():
-        bench.engine.integrity_reported(report(bench.checks[-1].check_id, num_held_blocks=2))
-        await asyncio.sleep(0)
+    for number in range(3):
+        await answer(bench, number, num_held_blocks=2)
     [problem] = (await check).problems
-    assert problem.startswith("the scheduler's books: the tables do not hold exactly the blocks")
+    assert problem.startswith("the scheduler's books: ")
     assert bench.engine.worker_epoch == 5
 
 
@@ -86,11 +99,11 @@ async def test_a_worker_that_goes_away_ends_the_check() -> None:
 
 async def test_a_worker_that_does_not_answer_is_a_problem() -> None:
     checks = IntegrityChecks(lambda _: None, timeout_s=0.01)
-    check = await checks.run(lambda: Books(("a leak",), 5))
+    check = await checks.run(lambda: Books(("a leak",), NOTHING))
     assert check.problems == ("a leak", "the worker did not answer within 0.01 s")
     checks.reported(report(1))  # too late, which changes nothing
 
 
 def test_the_workers_own_problem_is_told_in_short() -> None:
-    check = compare(Books((), 2), report(num_held_blocks=2, problem="x" * 10_000))
+    check = compare(Books((), NOTHING), report(problem="x" * 10_000))
     assert check.problems == (f"the worker's books: {'x' * MAX_PROBLEM_CHARS}",)
