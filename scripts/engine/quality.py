@@ -19,6 +19,7 @@ import typer
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.ragged import RaggedCache
 from gpu_worker.cache.span import Span
 from gpu_worker.cache.unified import UnifiedDynamicCache
@@ -30,7 +31,7 @@ from gpu_worker.model.weights import WeightOptions
 from gpu_worker.passes.forward import ForwardPass
 from gpu_worker.settings import DType, Quantization
 
-_BLOCK_SIZE = 16
+BLOCK_SIZE = 16
 _WAYS = ("float32/none", "bfloat16/none", "float32/int8", "bfloat16/int8", "float32/bnb-8bit", "float32/bnb-4bit")
 
 
@@ -53,25 +54,40 @@ class Reader:
     Args:
         loaded: The model.
         windows: Token ids (windows, tokens).
+        form: How cached rows lie while they are moved off the device; None is as they were computed.
     """
 
-    def __init__(self, loaded: LoadedModel, windows: Tensor) -> None:
+    def __init__(self, loaded: LoadedModel, windows: Tensor, form: Form | None = None) -> None:
         self._loaded = loaded
         self._windows = windows
         num_windows, length = windows.shape
-        blocks_each = -(-length // _BLOCK_SIZE)
-        ledger = BlockLedger(blocks_each * num_windows, _BLOCK_SIZE, num_host_blocks=0)
-        self._store = UnifiedDynamicCache(ledger, torch.device("cpu"))
+        blocks_each = -(-length // BLOCK_SIZE)
+        num_blocks = blocks_each * num_windows
+        ledger = BlockLedger(num_blocks, BLOCK_SIZE, num_host_blocks=num_blocks)
+        self._store = UnifiedDynamicCache(ledger, torch.device("cpu"), form=form)
         self._tables = [self._store.new_table(number) for number in range(num_windows)]
-        for number, table in enumerate(self._tables):
-            self._store.extend(table, range(number * blocks_each, (number + 1) * blocks_each))
+        self._block_ids = [range(first, first + blocks_each) for first in range(0, num_blocks, blocks_each)]
+        for table, block_ids in zip(self._tables, self._block_ids, strict=True):
+            self._store.extend(table, block_ids)
 
     def logits(self, step: int) -> Tensor:
         """Logits (windows, tokens, V) of all tokens, so many of each window at a time."""
         length = self._windows.shape[1]
-        return torch.cat([self._run(start, min(length, start + step)) for start in range(0, length, step)], 1)
+        return torch.cat([self.run(start, min(length, start + step)) for start in range(0, length, step)], 1)
 
-    def _run(self, start: int, stop: int) -> Tensor:
+    def move(self) -> None:
+        """Moves what is cached of all windows off the device and back."""
+        for table in self._tables:
+            self._store.offload(table)
+        for table, block_ids in zip(self._tables, self._block_ids, strict=True):
+            self._store.restore(table, block_ids)
+
+    @property
+    def block_bytes(self) -> tuple[int, int]:
+        """Bytes of a block on the device, and off it; known once something is cached."""
+        return self._store.block_bytes, self._store.host_block_bytes
+
+    def run(self, start: int, stop: int) -> Tensor:
         """Logits (windows, stop - start, V) of some tokens of all windows."""
         count = stop - start
         spans = []
