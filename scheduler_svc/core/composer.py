@@ -14,7 +14,7 @@ from scheduler_svc.core.cache.memory import Claim, Memory
 from scheduler_svc.core.cache.victims import Move, Need, choose
 from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies import BatchPlan
-from scheduler_svc.core.sessions import Kept, Programs
+from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.commands import Command, DropBatch
 from scheduler_svc.core.state.queues import QueueKey, QueueName, SequenceQueue
@@ -122,11 +122,11 @@ class Composer:
     def release_expired(self, now_s: float) -> None:
         """Gives up what was kept for turns that did not come in time; until it is evicted it may still be found."""
         for kept in self._sessions.expired(now_s):
-            self._release(kept)
+            self._release(kept.sequence)
 
-    def _release(self, kept: Kept) -> None:
+    def _release(self, kept: Sequence) -> None:
         self._sessions.release(kept)
-        self._memory.forget(kept.sequence)
+        self._memory.forget(kept)
 
     def start_over(self, sequence: Sequence) -> None:
         """Gives up a live sequence's cache, wherever it is, and queues it to be computed again."""
@@ -272,7 +272,7 @@ class Composer:
         self._sessions.began(sequence, self._work.outlook.moment.now_s - sequence.arrival_s)
         kept = self._sessions.kept_for(sequence)
         if kept is not None:
-            self._release(Kept(kept, 0.0))
+            self._release(kept)
 
     def _has_room(self, seeker: _Seeker, num_tokens: int) -> bool:
         """Whether its blocks fit, after others gave way if need be.
@@ -337,7 +337,7 @@ class Composer:
             if tier is not None:
                 self._memory.offload(sequence, tier)
             elif sequence.state is SequenceState.FINISHED:
-                self._release(Kept(sequence, 0.0))
+                self._release(sequence)
             else:
                 self.start_over(sequence)
 

@@ -9,7 +9,7 @@ from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.policies import BatchPlan
-from scheduler_svc.core.sessions import Kept, Programs
+from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
@@ -186,7 +186,7 @@ class Iterations:
         if not self._sessions.ends(sequence, whole_at_s, reload_s):
             return False
         if not self._composer.keep(sequence):
-            self._sessions.release(Kept(sequence, whole_at_s))
+            self._sessions.release(sequence)
             return False
         return True
 
