@@ -93,6 +93,11 @@ class WorkTiming:
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
+    def has_moves(self) -> bool:
+        """Whether blocks were moved."""
+        return bool(self.num_offloaded_blocks or self.num_restored_blocks)
+
+    @property
     def layers_ns(self) -> int:
         """The time of attention and experts."""
         return self.attention_ns + self.expert_ns

@@ -54,8 +54,9 @@ class Moves:
 
     def tell(self, timing: WorkTiming) -> None:
         """Adds what was moved since it was told last."""
-        timing.add(self._untold)
-        self._untold = WorkTiming()
+        if self._untold.has_moves:
+            timing.add(self._untold)
+            self._untold = WorkTiming()
 
 
 @contextmanager

@@ -102,8 +102,9 @@ class SimulatedExecutor:
         batches = check_advance(self._known, advance.batch_ids, advance.until)
         step = SimulatedStep(self._costs, self._routing, batches, advance.until, goes_on, self._pacer)
         reached = step.run()
-        step.timing.add(self._untold)
-        self._untold = WorkTiming()
+        if self._untold.has_moves:
+            step.timing.add(self._untold)
+            self._untold = WorkTiming()
         tokens: list[SampledToken] = []
         for batch in step.finished:
             tokens += self._finish(batch)

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 import torch
 
+from gpu_worker.cache.unified import Layout
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
@@ -87,6 +88,19 @@ def test_forked_sequences_go_on_as_their_parent_does_wherever_it_stands(family: 
     driver.finish(child)
     driver.finish(parent, grandchild)
     assert [story.token_ids for story in (parent, child, grandchild)] == [expected] * 3
+    driver.check_nothing_left()
+
+
+def test_forks_in_pages_and_their_return_to_blocks_that_others_kept_change_no_token() -> None:
+    driver = Driver(loaded(), rng=Random(6), layout=Layout.PAGES)
+    parent = driver.add(PROMPTS[0], NUM_TOKENS)
+    driver.advance(driver.start(parent))
+    child = driver.fork(parent, NUM_TOKENS)
+    driver.offload(child)
+    driver.finish(driver.add(PROMPTS[1], 1))
+    driver.restore(child, parent.block_ids[:2])
+    driver.finish(parent, child)
+    assert parent.token_ids == child.token_ids == generated("mixtral", (PROMPTS[0],), NUM_TOKENS)[0]
     driver.check_nothing_left()
 
 

@@ -370,3 +370,12 @@ def test_nothing_of_an_epoch_is_left_after_it(make: Callable[[], Executor]) -> N
             carry_out(executor, order)
         executor.forget_all()
     assert carry_out(executor, drop(1)) == "sequence 1 is not known"
+
+
+def test_moved_blocks_are_counted_in_the_next_result_and_in_no_other() -> None:
+    executor = simulated()
+    for order in SETTING:
+        carry_out(executor, order)
+    executor.apply(restore(4, 15))
+    timings = [executor.advance(advance(30, until=Cursor(layer)), always).timing for layer in (1, 2)]
+    assert [(timing.num_offloaded_blocks, timing.num_restored_blocks) for timing in timings] == [(1, 1), (0, 0)]
