@@ -11,6 +11,10 @@ from tests.support.service.fakes import served_model
 from tests.unit.scheduler_svc.core.sessions.turns import turn
 
 
+def _fail(error: BaseException) -> None:
+    raise error
+
+
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
     """The cores that engines make, in their order."""
@@ -27,7 +31,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
 
 async def test_every_core_has_the_same_programs_and_what_was_known_of_tools(cores: list[Scheduler]) -> None:
     tool_times = ToolTimes()
-    engine = Engine(EngineSettings(), lambda _: None, pytest.fail, tool_times=tool_times)
+    engine = Engine(EngineSettings(), lambda _: None, _fail, tool_times=tool_times)
     for epoch in (1, 2):
         engine.worker_joined(epoch, served_model(), [TIMING], 1)
     assert cores[0].sessions is cores[1].sessions
@@ -36,7 +40,7 @@ async def test_every_core_has_the_same_programs_and_what_was_known_of_tools(core
 
 async def test_nothing_is_kept_of_a_worker_that_is_gone_and_programs_keep_their_place(cores: list[Scheduler]) -> None:
     settings = EngineSettings(sessions=SessionLimits(session_ttl_s=60.0))
-    engine = Engine(settings, lambda _: None, pytest.fail)
+    engine = Engine(settings, lambda _: None, _fail)
     engine.worker_joined(1, served_model(), [TIMING], 1)
     programs: Programs = cores[0].sessions
     first, second = turn("a", 1.0), turn("a", 5.0)

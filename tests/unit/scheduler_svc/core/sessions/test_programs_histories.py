@@ -173,4 +173,4 @@ class ProgramsMachine(RuleBasedStateMachine):
 
 
 TestProgramsHistories = ProgramsMachine.TestCase
-TestProgramsHistories.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestProgramsHistories.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
