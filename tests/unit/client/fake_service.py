@@ -37,6 +37,9 @@ MEMORY = admin_pb2.MemoryLoad(
     num_session_misses=1,
     num_kept_sessions=5,
 )
+AT_REST = admin_pb2.MemoryLoad(
+    total_bytes=64 * MIB, free_bytes=48 * MIB, prefix_bytes=12 * MIB, session_bytes=4 * MIB, num_offloads=3
+)
 
 
 class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServicer):
@@ -53,6 +56,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.step_s = 0.001
         self.aborted_ids: list[str] = []
         self.problems: list[str] = []
+        self.memory = MEMORY
         self.health = health.aio.HealthServicer()
         self.address = ""
 
@@ -93,7 +97,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         found = admin_pb2.IntegrityCheck(problems=self.problems, num_held_blocks=1234, num_sequences=7)
         promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
         memory = admin_pb2.MemoryLoad()
-        memory.CopyFrom(MEMORY)
+        memory.CopyFrom(self.memory)
         memory.num_offloads += len(self.requests)
         return admin_pb2.GetLoadsResponse(
             latency_sensitive=promised,

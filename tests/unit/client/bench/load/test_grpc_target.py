@@ -6,7 +6,7 @@ from client.bench.errors import RequestFailed
 from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.target import Ask, Chunk, Ending, Turn
 from client.bench.load.workload import BE, LS
-from tests.unit.client.fake_service import FakeService
+from tests.unit.client.fake_service import AT_REST, MEMORY, FakeService
 
 
 @pytest.fixture
@@ -58,13 +58,14 @@ async def test_salts_and_turns_of_sessions_are_told(target: GrpcTarget, service:
 async def test_the_books_of_memory_are_told_and_checked_where_that_is_asked_for(
     target: GrpcTarget, service: FakeService
 ) -> None:
+    service.memory = AT_REST
     async for _ in target.stream(Ask(BE, [5], 1)):
         pass
     books = await target.books()
-    assert (books.num_blocks, books.num_free_blocks, books.problems) == (10, 10, None)
-    assert books.memory["num_offloads"] == 1
+    assert (books.num_blocks, books.num_free_blocks, books.problems) == (64, 64, None)
+    assert books.memory["num_offloads"] == AT_REST.num_offloads + 1
     assert books.is_at_rest
-    service.problems, service.num_live = ["a block is held twice"], 2
+    service.problems, service.num_live, service.memory = ["a block is held twice"], 2, MEMORY
     checked = await target.books(check=True)
     assert checked.problems == ("a block is held twice",)
-    assert (checked.is_idle, checked.num_held_blocks) == (False, 2)
+    assert (checked.is_idle, checked.num_held_blocks) == (False, 40)
