@@ -30,7 +30,7 @@ class AgentOptions:
         float,
         Setting(0.001, 100_000, metavar="PER_SECOND", panel=_LOAD),
         "Lets so many programs a second arrive, at random times (Poisson).",
-    ] = 0.5
+    ] = 0.2
     least_turns: Annotated[
         int,
         Setting(1, 4096, panel=_LOAD),

@@ -33,7 +33,7 @@ from client.bench.set_ups import SessionSetUp, session_variant
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  qllm-client bench agents --serve bench-models/mini-mixtral --worker-arg=--num-blocks=512 --json agents.json
+  qllm-client bench agents --serve bench-models/mini-mixtral --worker-arg=--num-blocks=256 --json agents.json
 
   qllm-client bench agents --serve DIR --set-up without --set-up rule --rounds 5 --tool search=2:1 --request-class be
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 import typer
 from rich.console import Console
 
-from client.bench.console import complain
+from client.bench.console import EXIT_FAILED, complain
+from client.bench.errors import BenchError
 from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.run import unless
 from client.bench.options.qllm import QllmOptions
@@ -45,23 +46,38 @@ class InTurns:
     num_rounds: int
 
     def run(self, measure: Measure[R]) -> tuple[list[tuple[str, R]], int]:
-        """Returns each measurement with its variant's label, in order, and the exit code that signals make.
+        """Returns each measurement with its variant's label, in order, and what the process is to end with.
 
-        Ends the process where a signal came before the first one.
+        Those that were measured are returned though a signal came, or a service failed, after them.
+
+        Raises:
+            typer.Exit: A signal came before the first one.
+            BenchError: A service failed before the first one.
         """
+        measured: list[tuple[str, R]] = []
 
-        async def command(interrupts: Interrupts) -> list[tuple[str, R]]:
+        async def command(interrupts: Interrupts) -> BenchError | None:
             with ProgressBar(Console(stderr=True)) as bar:
-                return await self._run(measure, bar, interrupts)
+                try:
+                    await self._run(measure, measured, bar, interrupts)
+                except BenchError as failure:
+                    return failure
+                return None
 
-        measured, exit_code = run_interruptibly(command)
-        if not measured:
+        failure, exit_code = run_interruptibly(command)
+        if failure is not None and not measured:
+            raise failure
+        if failure is not None:
+            complain(f"ended early: {failure}")
+        elif not measured:
             complain("interrupted before anything was measured")
             raise typer.Exit(exit_code)
-        return measured, exit_code
+        return measured, exit_code or (EXIT_FAILED if failure is not None else 0)
 
-    async def _run(self, measure: Measure[R], bar: ProgressBar, interrupts: Interrupts) -> list[tuple[str, R]]:
-        measured: list[tuple[str, R]] = []
+    async def _run(
+        self, measure: Measure[R], measured: list[tuple[str, R]], bar: ProgressBar, interrupts: Interrupts
+    ) -> None:
+        """Adds each measurement to `measured` once it is over."""
         for number in range(self.num_rounds):
             first = number % len(self.variants)
             for variant in (*self.variants[first:], *self.variants[:first]):
@@ -71,8 +87,7 @@ class InTurns:
                 if result is not None:
                     measured.append((variant.label, result))
                 if interrupts.stop.is_set():
-                    return measured
-        return measured
+                    return
 
     async def _run_once(self, variant: Variant, measure: Measure[R], bar: ProgressBar, stop: asyncio.Event) -> R | None:
         async with AsyncExitStack() as stack:
