@@ -9,6 +9,7 @@ from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.room import Room
 from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
@@ -27,7 +28,8 @@ class Iterations:
         work: The queues, the live sequences and the batches under way, which change here.
         memory: Is told of what iterations compute.
         sessions: Says whether what an ended turn leaves is kept.
-        composer: Chooses members, and finds memory for them.
+        room: Gives up the memory of those who end, or who are computed again.
+        composer: Chooses members.
         accounts: Counts what comes of it.
         outbox: Where commands to the worker go, in order.
     """
@@ -37,6 +39,7 @@ class Iterations:
         work: Workload,
         memory: Memory,
         sessions: Programs,
+        room: Room,
         composer: Composer,
         accounts: Accounts,
         outbox: list[Command],
@@ -44,6 +47,7 @@ class Iterations:
         self._work = work
         self._memory = memory
         self._sessions = sessions
+        self._room = room
         self._composer = composer
         self._accounts = accounts
         self._counts = accounts.counters.classes
@@ -154,7 +158,8 @@ class Iterations:
         if sequence is None:
             return []
         if error.cache_is_lost:
-            self._composer.start_over(sequence)
+            self._memory.distrust(sequence)  # what it was to be restored to may not hold it
+            self._room.start_over(sequence)
             return []
         self._memory.distrust(sequence)
         self.end_sequence(sequence)
@@ -170,7 +175,7 @@ class Iterations:
         emptied = self._work.take_out(sequence)
         sequence.state = SequenceState.FINISHED
         if not self._keeps(sequence, whole_at_s):
-            self._composer.forget(sequence)
+            self._room.forget(sequence)
         self._outbox += [DropBatch(batch.batch_id) for batch in emptied]
         del self._work.sequences[sequence.seq_id]
         self._counts[sequence.request_class].num_finished += 1
@@ -185,7 +190,7 @@ class Iterations:
         reload_s = self._work.outlook.recompute_s(sequence.num_computed_tokens)
         if not self._sessions.ends(sequence, whole_at_s, reload_s):
             return False
-        if not self._composer.keep(sequence):
+        if not self._room.keep(sequence):
             self._sessions.release(sequence)
             return False
         return True

@@ -22,6 +22,7 @@ from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
+from scheduler_svc.core.room import Room
 from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.batch import Batch
@@ -74,10 +75,11 @@ class Scheduler:
         self._outbox: list[Command] = []
         self._policy = policy
         self.memory = Memory(model, self._outbox.append, shares=shares)
-        self._composer = Composer(self.work, self.memory, self.sessions, policy.queue_key, self._outbox.append)
+        self._room = Room(self.work, self.memory, self.sessions, policy.queue_key, self._outbox.append)
+        composer = Composer(self.work.queues, self.memory, self._room)
         self._accounts = Accounts(self.work, observer)
         self._iterations = Iterations(
-            self.work, self.memory, self.sessions, self._composer, self._accounts, self._outbox
+            self.work, self.memory, self.sessions, self._room, composer, self._accounts, self._outbox
         )
         self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
@@ -138,7 +140,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> list[Command]:
         """Returns the commands to send now, in order; empty when the worker has enough to do or nothing waits."""
         self._dispatcher.wakeup_s = None
-        self._composer.release_expired(now_s)
+        self._room.release_expired(now_s)
         while self._dispatcher.has_place:
             self.work.look(self._dispatcher.moment(now_s))
             batch = self._choose(now_s)
@@ -170,7 +172,7 @@ class Scheduler:
                 self._dispatcher.pause(now_s, choice.seconds)
                 return None
             if isinstance(choice, Batch):
-                batch = choice if self._composer.make_resident(choice) else None
+                batch = choice if self._room.make_resident(choice) else None
             elif isinstance(choice, Sequel):
                 batch = self._form_sequel(choice, now_s)
             else:

@@ -11,6 +11,7 @@ from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import BatchPlan, Limits, Policy, View
 from scheduler_svc.core.policies.base import Choice
+from scheduler_svc.core.room import Room
 from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.batch import Batch
@@ -56,8 +57,9 @@ class Parts:
         self.memory = Memory(self.model, self.outbox.append)
         self.accounts = Accounts(self.work, observer)
         sessions = Programs()
-        composer = Composer(self.work, self.memory, sessions, policy.queue_key, self.outbox.append)
-        self.iterations = Iterations(self.work, self.memory, sessions, composer, self.accounts, self.outbox)
+        room = Room(self.work, self.memory, sessions, policy.queue_key, self.outbox.append)
+        composer = Composer(self.work.queues, self.memory, room)
+        self.iterations = Iterations(self.work, self.memory, sessions, room, composer, self.accounts, self.outbox)
         self.dispatcher = Dispatcher(self.work, policy, self.accounts, self.outbox)
         self._seq_ids = count(1)
         for timing in SimWorker(self.model, Costs()).calibration() if calibrated else ():

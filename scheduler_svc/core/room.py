@@ -1,0 +1,260 @@
+"""Finds room on the device for sequences that are to run: what each needs, who gives way, and what is given up.
+
+Latency-sensitive work may take any best-effort sequence's blocks, even those of one inside a suspended batch, unless it
+rides where others wait for it; otherwise only who comes later in the same class gives way. What is kept for next turns
+of programs goes first, then who would run last. Decides nothing about what runs.
+
+    seek ─▶ Seeker: what it needs ─▶ has_room ─▶ victims named, then moved ─▶ settle: its blocks are given to it
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from scheduler_svc.core.cache.memory import Claim, Memory
+from scheduler_svc.core.cache.victims import Move, Need, choose
+from scheduler_svc.core.sessions import Programs
+from scheduler_svc.core.state.batch import Batch
+from scheduler_svc.core.state.commands import Command, DropBatch
+from scheduler_svc.core.state.ids import BlockId, SeqId
+from scheduler_svc.core.state.queues import QueueKey
+from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceState
+from scheduler_svc.core.workload import Workload
+
+LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+
+
+class Seeker(NamedTuple):
+    """A sequence that is to run: from which position on, how many tokens it has to run, and what it needs for that.
+
+    `claim` is None for one whose cache is on the device.
+    """
+
+    sequence: Sequence
+    start: int
+    num_pending: int
+    claim: Claim | None
+
+    def chunk(self, most: float) -> int:
+        """Returns how many of its tokens it runs, of so many at most."""
+        return int(min(most, self.num_pending))
+
+
+class Room:
+    """The device's memory, as those see it who are to run.
+
+    Args:
+        work: The queues and the batches under way.
+        memory: Device blocks and those of other tiers.
+        sessions: Whose caches are kept for a next turn.
+        key: The order in which sequences of a class are served.
+        emit: Takes commands to the worker, in order.
+
+    Attributes:
+        aside: Sequences that are out of their queues for the moment, so that nothing may happen to them.
+    """
+
+    def __init__(
+        self, work: Workload, memory: Memory, sessions: Programs, key: QueueKey, emit: Callable[[Command], None]
+    ) -> None:
+        self.aside: set[SeqId] = set()
+        self._work = work
+        self._memory = memory
+        self._sessions = sessions
+        self._key = key
+        self._emit = emit
+        self._residents: dict[SeqId, Sequence] = {}
+
+    # ---- sequences come to run
+
+    def seek(self, sequence: Sequence, most: float) -> Seeker:
+        """Looks at what a sequence needs to run at most so many tokens; a new one needs room for its whole prompt."""
+        num_computed, num_pending = sequence.num_computed_tokens, sequence.num_pending_tokens
+        if sequence.block_ids:
+            return Seeker(sequence, num_computed, num_pending, None)
+        if not num_computed and sequence.session is not None:
+            self._bring_back_kept(sequence)
+        claim = self._memory.claim(sequence, int(min(most, num_pending)) if num_computed else num_pending)
+        return Seeker(sequence, num_computed + claim.num_found_tokens, num_pending - claim.num_found_tokens, claim)
+
+    def is_free_to_run(self, seeker: Seeker, num_tokens: int) -> bool:
+        """Whether it can run without that any other cache is moved."""
+        if seeker.claim is None:
+            return self._memory.fits(seeker.sequence, num_tokens)
+        return self._need(seeker.claim.num_blocks + len(self._residents), 1).is_met
+
+    def has_room(self, seeker: Seeker, num_tokens: int) -> bool:
+        """Whether its blocks fit, after others gave way if need be.
+
+        A new sequence must leave room for the next block of everybody whose blocks it can't take.
+        """
+        sequence, claim = seeker.sequence, seeker.claim
+        if claim is None:
+            missing = self._memory.num_missing(sequence, num_tokens)
+            return not missing or self._make_room(self._need(missing), sequence)
+        if sequence.num_computed_tokens:
+            return self._make_room(self._need(claim.num_blocks, 1, claim), sequence)
+        if sequence.effective_class is BE:
+            return self._make_room(self._need(claim.num_blocks + len(self._residents), 1, claim), sequence)
+        num_peers = sum(other.effective_class is LS for other in self._residents.values())
+        return self._make_room(self._need(claim.num_blocks + num_peers, 1, claim), sequence)
+
+    def settle(self, seeker: Seeker, num_tokens: int) -> tuple[BlockId, ...]:
+        """Gives a sequence that has room the blocks for its next tokens, restored if it is away; returns the new ones.
+
+        It is then in an iteration.
+        """
+        sequence = seeker.sequence
+        if sequence.is_offloaded:
+            self._memory.restore(sequence)
+        elif seeker.claim is not None:
+            self._memory.begin(sequence, seeker.claim.found)
+            self._take_over(sequence)
+        sequence.state = SequenceState.IN_BATCH
+        self._residents[sequence.seq_id] = sequence
+        new_block_ids = self._memory.grow(sequence, num_tokens)
+        self._memory.computes(sequence, seeker.start, num_tokens)
+        return new_block_ids
+
+    def make_resident(self, batch: Batch) -> bool:
+        """Restores the offloaded sequences of a suspended batch, all or none; whether it has all of them now.
+
+        Those that wait in the same class give way to it: they can't run before it goes on. Where nobody else is left
+        who might, those who are away are computed again.
+        """
+        if not self._memory.num_offloaded:
+            return True
+        while away := [member.sequence for member in batch.members if member.sequence.is_offloaded]:
+            claims = [self._memory.claim(sequence, 0) for sequence in away]
+            need = self._need(sum(claim.num_blocks for claim in claims), len(away), *claims)
+            if self._free(need, [*_of(self._kept(), batch.request_class), *self._who_wait(batch.request_class)]):
+                for sequence in away:
+                    self._memory.restore(sequence)
+            elif batch.request_class is BE and not self._work.has_latency_sensitive:
+                self.start_over(max(away, key=self._key))
+            else:
+                return False
+        return bool(batch.members)
+
+    # ---- sequences leave
+
+    def forget(self, sequence: Sequence) -> None:
+        """Gives up a sequence's memory."""
+        self._memory.forget(sequence)
+        self._residents.pop(sequence.seq_id, None)
+
+    def keep(self, sequence: Sequence) -> bool:
+        """Keeps the cache of a sequence that ended for its program's next turn; False if there is nothing to keep."""
+        self._residents.pop(sequence.seq_id, None)
+        return self._memory.keep(sequence)
+
+    def release_expired(self, now_s: float) -> None:
+        """Gives up what was kept for turns that did not come in time; until it is evicted it may still be found."""
+        for kept in self._sessions.expired(now_s):
+            self._release(kept.sequence)
+
+    def start_over(self, sequence: Sequence) -> None:
+        """Gives up a live sequence's cache, wherever it is, and queues it to be computed again."""
+        emptied = self._work.take_out(sequence)
+        sequence.num_lost_tokens = sequence.num_computed_tokens
+        self.forget(sequence)
+        for batch in emptied:
+            self._emit(DropBatch(batch.batch_id))
+        sequence.state = SequenceState.QUEUED
+        self._work.queues.of(sequence).push(sequence)  # it may stand in another queue now
+        self._memory.counters.num_drops += 1
+
+    # ---- inside
+
+    def _release(self, kept: Sequence) -> None:
+        self._sessions.release(kept)
+        self._memory.forget(kept)
+
+    def _bring_back_kept(self, sequence: Sequence) -> None:
+        """Brings back what was kept of a program's last turn and moved off the device, if there is room for it."""
+        kept = self._sessions.kept_for(sequence)
+        if kept is not None and kept.is_offloaded:
+            claim = self._memory.claim(kept, 0)
+            need = self._need(claim.num_blocks, 1, claim)
+            if need.is_met or (sequence.effective_class is LS and self._make_room(need, sequence)):
+                self._memory.restore(kept)
+
+    def _take_over(self, sequence: Sequence) -> None:
+        """Gives up what was kept for a turn that begins: what it can use of it, it holds now itself."""
+        self._sessions.began(sequence, self._work.outlook.moment.now_s - sequence.arrival_s)
+        kept = self._sessions.kept_for(sequence)
+        if kept is not None:
+            self._release(kept)
+
+    def _need(self, num_blocks: int, num_states: int = 0, *claims: Claim) -> Need:
+        """Returns what is lacking of so many blocks, and places for states."""
+        wanted = {block for claim in claims for block in claim.found}
+        return Need(num_blocks - self._memory.pool.num_free, num_states - self._memory.num_free_states, wanted)
+
+    def _make_room(self, need: Need, seeker: Sequence) -> bool:
+        """Has others give way until nothing is lacking, all or nothing."""
+        return need.is_met or self._free(
+            need, self._candidates(seeker), may_break_iterations=seeker.effective_class is LS
+        )
+
+    def _free(self, need: Need, candidates: list[Sequence], *, may_break_iterations: bool = False) -> bool:
+        """Moves candidates until nothing is lacking, and names all first; iterations are broken as a last resort."""
+        moves = [] if need.is_met else choose(candidates, need, self._memory, self._is_worth_moving)
+        if moves is None and may_break_iterations:
+            moves = choose(candidates, need, self._memory, self._is_worth_moving, may_break_iterations=True)
+        for move in moves or ():
+            self._carry_out(move)
+        return moves is not None
+
+    def _candidates(self, seeker: Sequence) -> list[Sequence]:
+        """Returns who must give way to the seeker, first victim first."""
+        kept = [sequence for sequence in self._kept() if sequence is not self._sessions.kept_for(seeker)]
+        peers = self._who_wait(seeker.effective_class)
+        later = [other for other in peers if self._key(other) > self._key(seeker)]
+        if seeker.effective_class is LS:
+            return [*_of(kept, BE), *self._best_effort_victims(), *_of(kept, LS), *later]
+        # A program comes again, and others go on meanwhile. Only where nobody does, what is kept is in the way.
+        runs = any(other.state is SequenceState.IN_BATCH for other in self._residents.values())
+        may_take = later if seeker.num_computed_tokens else []
+        return may_take if runs else [*may_take, *kept]
+
+    def _best_effort_victims(self) -> list[Sequence]:
+        """Returns best-effort sequences: those that wait, then those in iterations of their own; last to run first."""
+        in_batch = [
+            other
+            for other in self._residents.values()
+            # One that rides stays: others could not go on without it.
+            if other.effective_class is BE and other.state is SequenceState.IN_BATCH and not other.rides
+            if other.block_ids
+        ]
+        return [*self._who_wait(BE), *sorted(in_batch, key=self._key, reverse=True)]
+
+    def _who_wait(self, request_class: RequestClass) -> list[Sequence]:
+        """Returns the sequences of a class that wait and hold blocks, last to run first."""
+        waiting = [
+            other
+            for other in self._residents.values()
+            if other.effective_class is request_class and other.state is SequenceState.QUEUED
+        ]
+        able = (other for other in waiting if other.block_ids and other.seq_id not in self.aside)
+        return sorted(able, key=self._key, reverse=True)
+
+    def _kept(self) -> list[Sequence]:
+        """Returns what is kept on the device for next turns, first victim first."""
+        return [kept.sequence for kept in self._sessions.victims() if kept.sequence.block_ids]
+
+    def _is_worth_moving(self, victim: Sequence) -> bool:
+        """Whether moving its cache out and back is predicted to take less than computing it again."""
+        outlook = self._work.outlook
+        return outlook.move_s(len(victim.block_ids)) <= outlook.recompute_s(victim.num_computed_tokens)
+
+    def _carry_out(self, move: Move) -> None:
+        if move.tier is not None:
+            self._memory.offload(move.sequence, move.tier)
+        elif move.sequence.state is SequenceState.FINISHED:
+            self._release(move.sequence)
+        else:
+            self.start_over(move.sequence)
+
+
+def _of(sequences: list[Sequence], request_class: RequestClass) -> list[Sequence]:
+    return [sequence for sequence in sequences if sequence.effective_class is request_class]
