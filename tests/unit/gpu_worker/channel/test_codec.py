@@ -171,10 +171,11 @@ SAMPLINGS = st.builds(ours.Sampling, SHARES, st.integers(0, 100), SHARES, SHARES
 OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans())
 CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
 OUR_COMMANDS = st.one_of(
-    st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS),
+    st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS, BLOCKS),
+    st.builds(ours.ForkSequence, IDS, IDS, BLOCKS),
     st.builds(ours.DropSequence, IDS),
-    st.builds(ours.OffloadSequence, IDS),
-    st.builds(ours.RestoreSequence, IDS, BLOCKS),
+    st.builds(ours.OffloadSequence, IDS, st.sampled_from(ours.Tier)),
+    st.builds(ours.RestoreSequence, IDS, BLOCKS, COUNTS),
     st.builds(ours.StartBatch, IDS, st.lists(OUR_ITEMS, max_size=3)),
     st.builds(ours.DropBatch, IDS),
     st.builds(
