@@ -13,6 +13,9 @@ from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 
+# Prompts that wait for others' tokens are passed over for those behind them; each is looked at in every decision.
+_MOST_PASSED_OVER = 16
+
 
 class Composer:
     """Turns a plan into members of a batch.
@@ -112,20 +115,26 @@ class Composer:
         skipped = _take_out_resting(queue, num_places) if source.phase is Phase.DECODE else []
         waiting: list[Sequence] = []
         self._room.aside.update(sequence.seq_id for sequence in skipped)
+        is_full = False
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
+            self._room.aside.add(sequence.seq_id)
+            if is_full and sequence.is_offloaded:  # who comes back first is who runs first
+                skipped.append(sequence)
+                continue
             seeker = self._room.seek(sequence, left)
             num_tokens = seeker.chunk(left)
             if _gains_by_waiting(seeker, outlook):
                 waiting.append(sequence)
+                if len(waiting) >= _MOST_PASSED_OVER:
+                    break
             elif self._room.has_room(seeker, num_tokens):
                 members.append(self._admit(seeker, num_tokens))
                 left -= num_tokens
-                continue
             else:
                 skipped.append(sequence)
+                is_full = True
                 if source.phase is Phase.PREFILL:
                     break
-            self._room.aside.add(sequence.seq_id)
         self._room.aside.clear()
         for sequence in (*skipped, *waiting):
             queue.push(sequence)
