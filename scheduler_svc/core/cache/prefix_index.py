@@ -10,23 +10,26 @@ itself. The digest is a cryptographic one: nobody can make up tokens that are ta
 import hashlib
 from array import array
 from collections.abc import Iterable
+from functools import partial
 
 from scheduler_svc.core.state.ids import BlockId
 from scheduler_svc.core.state.sequence import Sequence
 
-_DIGEST_BYTES = 32
+# Of salts and of blocks apart, so that no salt can be made up that is taken for a block's.
+_digest_of_salt = partial(hashlib.blake2b, digest_size=32, person=b"salt")
+_digest_of_block = partial(hashlib.blake2b, digest_size=32, person=b"block")
 
 
 def extend_digests(sequence: Sequence, block_size: int, num_blocks: int) -> list[bytes]:
     """Computes the digests of a sequence's first full blocks as far as they are not known yet; returns all known."""
     digests = sequence.block_digests
     if len(digests) < num_blocks:
-        parent = digests[-1] if digests else hashlib.blake2b(sequence.salt, digest_size=_DIGEST_BYTES).digest()
+        parent = digests[-1] if digests else _digest_of_salt(sequence.salt).digest()
         start = len(digests) * block_size
         tokens = array("i", sequence.token_ids(start, num_blocks * block_size)).tobytes()
         step = len(tokens) // (num_blocks - len(digests))
         for at in range(0, len(tokens), step):
-            parent = hashlib.blake2b(parent + tokens[at : at + step], digest_size=_DIGEST_BYTES).digest()
+            parent = _digest_of_block(parent + tokens[at : at + step]).digest()
             digests.append(parent)
     return digests
 

@@ -26,7 +26,6 @@ class Program:
         num_turns: Turns that ended whole.
         ended_s: When its last turn ended; None: another one has come since.
         tool: What that turn called.
-        reload_s: What it would cost to have its cache again, in seconds.
         kept: What is kept of it.
     """
 
@@ -35,7 +34,6 @@ class Program:
     num_turns: int = 0
     ended_s: float | None = None
     tool: str = ""
-    reload_s: float = 0.0
     kept: Kept | None = None
 
 

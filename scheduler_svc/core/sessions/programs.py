@@ -34,7 +34,7 @@ class Programs:
 
     Attributes:
         experience: What was learned.
-        num_hits: Turns of a program after its first whose cache was kept when they came.
+        num_hits: Turns of a program after its first whose cache was kept when they came, since the worker joined.
         num_misses: Turns of a program after its first of which nothing was kept when they came.
     """
 
@@ -99,7 +99,7 @@ class Programs:
             self.experience.turn_counts.program_ended(program.num_turns)
             self._end(sequence, program)
             return False
-        program.ended_s, program.tool, program.reload_s = now_s, sequence.session.expects_tool_call, reload_s
+        program.ended_s, program.tool = now_s, sequence.session.expects_tool_call
         lifetime_s = self.experience.lifetime_s(program.tool, reload_s)
         if lifetime_s > 0:
             self._end_keeping(program)
@@ -107,19 +107,6 @@ class Programs:
         self._rest(sequence, program)
         self._forget_idle(now_s)
         return lifetime_s > 0
-
-    def names_tool(self, sequence: Sequence, tool: str) -> None:
-        """Takes in which tool a turn called that has ended, where only its answer told; it is kept anew by that.
-
-        Changes nothing once the next turn has come.
-        """
-        program = self._find(sequence)
-        if program is None or program.ended_s is None:
-            return
-        program.tool = tool
-        if program.kept is not None and program.kept.sequence is sequence:
-            lifetime_s = self.experience.lifetime_s(tool, program.reload_s)
-            self._keep(Kept(sequence, program.ended_s + lifetime_s), program)
 
     def fails(self, sequence: Sequence) -> None:
         """Takes in that a turn ended without an answer that is whole, which ends its program unless others wait."""
@@ -131,6 +118,7 @@ class Programs:
         """Takes in that all requests have failed and all caches are gone, with nothing left to release."""
         self._kept.clear()
         self._next_expiry_s = _NEVER_S
+        self.num_hits = self.num_misses = 0  # as all counters of a worker's life
         for key, program in list(self._programs.items()):
             program.kept = None
             if program.waits:

@@ -87,6 +87,7 @@ def test_a_page_holds_nothing_of_prompts_and_ids(live_service: LiveService, metr
     assert words == {
         *("ls", "be", "stop", "length", "abort", "error", "overload", "invalid", "duplicate", "no_worker", "other"),
         *("layer", "expert", "first_token", "time_per_token", "both", "+Inf"),
+        *("prefixes", "sessions", "free", "host", "disk"),
     }
 
 

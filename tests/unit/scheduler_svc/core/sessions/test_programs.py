@@ -179,20 +179,6 @@ def test_a_tools_duration_is_from_the_end_of_a_turn_to_the_next_ones_arrival() -
     assert programs.experience.tool_times.snapshot()[1:] == [("search", [2.5]), ("", [6.0])]
 
 
-def test_a_tool_that_only_the_answer_named_is_learned_and_what_is_kept_is_kept_anew() -> None:
-    times = ToolTimes()
-    for _ in range(100):
-        times.record("search", 0.5)
-    programs, first = Programs(SessionLimits(session_first_ttl_s=9.0), times), turn("a")
-    times.restore([(None, []), *times.snapshot()[1:]])  # of the unnamed tool nothing is known
-    served(programs, first, end_s=1.0)
-    assert programs.next_expiry_s == 10.0
-    programs.names_tool(first, "search")
-    assert programs.next_expiry_s == 1.5
-    programs.arrives(turn("a", 1.25), 1.25)
-    assert times.snapshot()[-1] == ("search", [0.5] * 100 + [0.25])
-
-
 def test_a_program_that_stays_away_for_an_hour_is_over_and_its_tool_took_an_hour() -> None:
     programs, late = fixed(0.0), turn("a", 2 * MAX_IDLE_S)
     served(programs, turn("a", tool="search"), end_s=0.0)
@@ -234,7 +220,7 @@ def test_a_lost_worker_leaves_nothing_to_release_and_idle_programs_their_place()
     served(programs, turn("a"), end_s=1.0)
     programs.arrives(waiting, 1.0)
     programs.worker_lost()
-    assert programs.num_kept == 0
+    assert programs.num_kept == programs.num_hits == programs.num_misses == 0
     assert programs.next_expiry_s == float("inf")
     again, anew = turn("a", 5.0), turn("b", 5.0)
     programs.arrives(again, 5.0)

@@ -114,6 +114,7 @@ class ProgramsMachine(RuleBasedStateMachine):
     @rule()
     def the_worker_is_lost(self) -> None:
         self.programs.worker_lost()
+        self.num_found = self.num_came_again = 0
         for name in set(self.waiting.values()):
             self.arrival_s.pop(name)
             self.num_turns.pop(name, None)
