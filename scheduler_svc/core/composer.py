@@ -41,6 +41,8 @@ class Composer:
         Returns an empty list unless one of the batch's class goes on and the blocks for all of it who do are free. Who
         rides goes on as far as the iteration is in time.
         """
+        if not batch.is_resident:
+            return []
         following = self._following(batch, plan)
         own = [each for each in following if each[0].sequence.effective_class is batch.request_class]
         missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in own)

@@ -26,13 +26,16 @@ LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 class Seeker(NamedTuple):
     """A sequence that is to run: from which position on, how many tokens it has to run, and what it needs for that.
 
-    `claim` is None for one whose cache is on the device.
+    Attributes:
+        claim: What it needs; None for one whose cache is on the device.
+        kept: What is kept of its program off the device, and brought back for it.
     """
 
     sequence: Sequence
     start: int
     num_pending: int
     claim: Claim | None
+    kept: Sequence | None = None
 
     def chunk(self, most: float) -> int:
         """Returns how many of its tokens it runs, of so many at most."""
@@ -71,16 +74,21 @@ class Room:
         num_computed, num_pending = sequence.num_computed_tokens, sequence.num_pending_tokens
         if sequence.block_ids:
             return Seeker(sequence, num_computed, num_pending, None)
-        if not num_computed and sequence.session is not None:
-            self._bring_back_kept(sequence)
-        claim = self._memory.claim(sequence, int(min(most, num_pending)) if num_computed else num_pending)
-        return Seeker(sequence, num_computed + claim.num_found_tokens, num_pending - claim.num_found_tokens, claim)
+        if sequence.is_offloaded:
+            return Seeker(
+                sequence, num_computed, num_pending, self._memory.claim(sequence, int(min(most, num_pending)))
+            )
+        kept = self._sessions.kept_for(sequence)
+        with_kept = self._memory.claim_with(sequence, kept) if kept is not None and kept.is_offloaded else None
+        claim = with_kept or self._memory.claim(sequence, num_pending)
+        start = claim.num_found_tokens
+        return Seeker(sequence, start, num_pending - start, claim, kept if with_kept else None)
 
     def is_free_to_run(self, seeker: Seeker, num_tokens: int) -> bool:
         """Whether it can run without that any other cache is moved."""
         if seeker.claim is None:
             return self._memory.fits(seeker.sequence, num_tokens)
-        return self._need(seeker.claim.num_blocks + len(self._residents), 1).is_met
+        return self._need(seeker.claim.num_blocks + self._num_growing(), 1).is_met
 
     def has_room(self, seeker: Seeker, num_tokens: int) -> bool:
         """Whether its blocks fit, after others gave way if need be.
@@ -91,12 +99,9 @@ class Room:
         if claim is None:
             missing = self._memory.num_missing(sequence, num_tokens)
             return not missing or self._make_room(self._need(missing), sequence)
-        if sequence.num_computed_tokens:
-            return self._make_room(self._need(claim.num_blocks, 1, claim), sequence)
-        if sequence.effective_class is BE:
-            return self._make_room(self._need(claim.num_blocks + len(self._residents), 1, claim), sequence)
-        num_peers = sum(other.effective_class is LS for other in self._residents.values())
-        return self._make_room(self._need(claim.num_blocks + num_peers, 1, claim), sequence)
+        is_away = sequence.is_offloaded
+        others = 0 if is_away else self._num_growing(LS if sequence.effective_class is LS else None)
+        return self._make_room(self._need(claim.num_blocks + others, 1, claim), sequence)
 
     def settle(self, seeker: Seeker, num_tokens: int) -> tuple[BlockId, ...]:
         """Gives a sequence that has room the blocks for its next tokens, restored if it is away; returns the new ones.
@@ -107,8 +112,9 @@ class Room:
         if sequence.is_offloaded:
             self._memory.restore(sequence)
         elif seeker.claim is not None:
-            self._memory.begin(sequence, seeker.claim.found)
-            self._take_over(sequence)
+            if seeker.kept is not None:
+                self._memory.restore(seeker.kept)
+            self._begin(sequence)
         sequence.state = SequenceState.IN_BATCH
         self._residents[sequence.seq_id] = sequence
         new_block_ids = self._memory.grow(sequence, num_tokens)
@@ -123,13 +129,15 @@ class Room:
         """
         if not self._memory.num_offloaded:
             return True
+        is_alone = batch.request_class is LS or not self._work.has_latency_sensitive
         while away := [member.sequence for member in batch.members if member.sequence.is_offloaded]:
             claims = [self._memory.claim(sequence, 0) for sequence in away]
             need = self._need(sum(claim.num_blocks for claim in claims), len(away), *claims)
-            if self._free(need, [*_of(self._kept(), batch.request_class), *self._who_wait(batch.request_class)]):
+            victims = [*self._kept(), *self._who_wait(batch.request_class)]
+            if self._free(need, victims, may_release=is_alone or self._work.guard.is_promoted):
                 for sequence in away:
                     self._memory.restore(sequence)
-            elif batch.request_class is BE and not self._work.has_latency_sensitive:
+            elif is_alone:
                 self.start_over(max(away, key=self._key))
             else:
                 return False
@@ -154,8 +162,8 @@ class Room:
 
     def start_over(self, sequence: Sequence) -> None:
         """Gives up a live sequence's cache, wherever it is, and queues it to be computed again."""
+        sequence.num_lost_tokens = sequence.num_computed_tokens + self._work.num_under_way(sequence)
         emptied = self._work.take_out(sequence)
-        sequence.num_lost_tokens = sequence.num_computed_tokens
         self.forget(sequence)
         for batch in emptied:
             self._emit(DropBatch(batch.batch_id))
@@ -169,21 +177,19 @@ class Room:
         self._sessions.release(kept)
         self._memory.forget(kept)
 
-    def _bring_back_kept(self, sequence: Sequence) -> None:
-        """Brings back what was kept of a program's last turn and moved off the device, if there is room for it."""
-        kept = self._sessions.kept_for(sequence)
-        if kept is not None and kept.is_offloaded:
-            claim = self._memory.claim(kept, 0)
-            need = self._need(claim.num_blocks, 1, claim)
-            if need.is_met or (sequence.effective_class is LS and self._make_room(need, sequence)):
-                self._memory.restore(kept)
-
-    def _take_over(self, sequence: Sequence) -> None:
-        """Gives up what was kept for a turn that begins: what it can use of it, it holds now itself."""
-        self._sessions.began(sequence, self._work.outlook.moment.now_s - sequence.arrival_s)
+    def _begin(self, sequence: Sequence) -> None:
+        """Lets a sequence begin with what is found. What was kept for it is given up, for it holds that itself now."""
+        if not sequence.num_starts:
+            self._sessions.began(sequence, self._work.outlook.moment.now_s - sequence.arrival_s)
+        self._memory.begin(sequence, self._memory.claim(sequence, sequence.num_tokens).found)
         kept = self._sessions.kept_for(sequence)
         if kept is not None:
             self._release(kept)
+
+    def _num_growing(self, request_class: RequestClass | None = None) -> int:
+        """Counts the sequences on the device, of one class or of all, each of which may need a block next."""
+        on_device = (other for other in self._residents.values() if other.block_ids)
+        return sum(request_class in (None, other.effective_class) for other in on_device)
 
     def _need(self, num_blocks: int, num_states: int = 0, *claims: Claim) -> Need:
         """Returns what is lacking of so many blocks, and places for states."""
@@ -192,30 +198,27 @@ class Room:
 
     def _make_room(self, need: Need, seeker: Sequence) -> bool:
         """Has others give way until nothing is lacking, all or nothing."""
-        return need.is_met or self._free(
-            need, self._candidates(seeker), may_break_iterations=seeker.effective_class is LS
-        )
+        if need.is_met:
+            return True
+        own = self._sessions.kept_for(seeker)
+        kept = [sequence for sequence in self._kept() if sequence is not own]
+        last = [own] if own is not None and own.block_ids else []
+        later = [other for other in self._who_wait(seeker.effective_class) if self._key(other) > self._key(seeker)]
+        if seeker.effective_class is LS:
+            victims = [*_of(kept, BE), *self._best_effort_victims(), *_of(kept, LS), *later, *last]
+            return self._free(need, victims) or self._free(need, victims, may_break_iterations=True)
+        # A program comes again, and others go on meanwhile: what is kept is given up only where nobody does, or
+        # where best-effort work was passed over for too long.
+        runs = any(other.state is SequenceState.IN_BATCH for other in self._residents.values())
+        may_release = not runs or self._work.guard.is_promoted
+        return self._free(need, [*later, *kept, *(last if may_release else [])], may_release=may_release)
 
-    def _free(self, need: Need, candidates: list[Sequence], *, may_break_iterations: bool = False) -> bool:
-        """Moves candidates until nothing is lacking, and names all first; iterations are broken as a last resort."""
-        moves = [] if need.is_met else choose(candidates, need, self._memory, self._is_worth_moving)
-        if moves is None and may_break_iterations:
-            moves = choose(candidates, need, self._memory, self._is_worth_moving, may_break_iterations=True)
+    def _free(self, need: Need, victims: list[Sequence], **may: bool) -> bool:
+        """Moves victims until nothing is lacking, and names all of them first; `may` as `choose` has it."""
+        moves = [] if need.is_met else choose(victims, need, self._memory, self._is_worth_moving, **may)
         for move in moves or ():
             self._carry_out(move)
         return moves is not None
-
-    def _candidates(self, seeker: Sequence) -> list[Sequence]:
-        """Returns who must give way to the seeker, first victim first."""
-        kept = [sequence for sequence in self._kept() if sequence is not self._sessions.kept_for(seeker)]
-        peers = self._who_wait(seeker.effective_class)
-        later = [other for other in peers if self._key(other) > self._key(seeker)]
-        if seeker.effective_class is LS:
-            return [*_of(kept, BE), *self._best_effort_victims(), *_of(kept, LS), *later]
-        # A program comes again, and others go on meanwhile. Only where nobody does, what is kept is in the way.
-        runs = any(other.state is SequenceState.IN_BATCH for other in self._residents.values())
-        may_take = later if seeker.num_computed_tokens else []
-        return may_take if runs else [*may_take, *kept]
 
     def _best_effort_victims(self) -> list[Sequence]:
         """Returns best-effort sequences: those that wait, then those in iterations of their own; last to run first."""
@@ -244,8 +247,9 @@ class Room:
 
     def _is_worth_moving(self, victim: Sequence) -> bool:
         """Whether moving its cache out and back is predicted to take less than computing it again."""
+        num_tokens = victim.num_computed_tokens + self._work.num_under_way(victim)
         outlook = self._work.outlook
-        return outlook.move_s(len(victim.block_ids)) <= outlook.recompute_s(victim.num_computed_tokens)
+        return outlook.move_s(len(victim.block_ids)) <= outlook.recompute_s(num_tokens)
 
     def _carry_out(self, move: Move) -> None:
         if move.tier is not None:

@@ -173,6 +173,8 @@ class Scheduler:
                 return None
             if isinstance(choice, Batch):
                 batch = choice if self._room.make_resident(choice) else None
+                if choice not in self.work.batches:  # nobody is left in it: others may run that stood behind it
+                    return self._choose(now_s)
             elif isinstance(choice, Sequel):
                 batch = self._form_sequel(choice, now_s)
             else:

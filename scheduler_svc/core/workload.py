@@ -63,6 +63,13 @@ class Workload:
         """Returns the class's batches under way."""
         return [batch for batch in self.batches if batch.request_class is request_class]
 
+    def num_under_way(self, sequence: Sequence) -> int:
+        """Counts the tokens that iterations under way compute of a sequence."""
+        if sequence.state is not SequenceState.IN_BATCH:
+            return 0
+        holding = (batch for batch in self.batches if batch.holds(sequence))
+        return sum(m.num_tokens for batch in holding for m in batch.members if m.sequence is sequence)
+
     def take_out(self, sequence: Sequence) -> list[Batch]:
         """Takes a live sequence out of its queue, and out of its iteration and the sequel of that.
 

@@ -70,9 +70,9 @@ class BlockPool:
         """Hands out blocks, growing the table that ends with block `after` in place where that is free.
 
         Raises:
-            IntegrityError: If fewer than `num_wanted` are free; ask `num_free` first.
+            IntegrityError: If fewer than `num_wanted` are free, or it is negative; ask `num_free` first.
         """
-        if num_wanted > self.num_free:
+        if not 0 <= num_wanted <= self.num_free:
             raise IntegrityError(f"{num_wanted} blocks wanted, {self.num_free} are free")
         if (shortfall := num_wanted - self._runs.num_free) > 0:
             self._evict(max(shortfall, int(self.num_blocks * _SHARE_GIVEN_AWAY)))

@@ -5,7 +5,7 @@ sequence begins with what others computed of its prompt. Decides nothing about w
 Emits the commands that carry it out; the worker runs commands in order, so a block may be used again at once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -21,7 +21,7 @@ from scheduler_svc.core.state.commands import (
 )
 from scheduler_svc.core.state.ids import BlockId, SeqId
 from scheduler_svc.core.state.results import WorkerModel
-from scheduler_svc.core.state.sequence import Sequence, Tier
+from scheduler_svc.core.state.sequence import Sequence, SequenceState, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +60,34 @@ class _Coming:
 
     def __init__(self) -> None:
         self._owner_of: dict[bytes, Sequence] = {}
-        self._digests_of: dict[SeqId, list[bytes]] = {}
+        self._digests_of: dict[SeqId, set[bytes]] = {}
 
-    def add(self, sequence: Sequence, digests: list[bytes]) -> None:
+    def add(self, sequence: Sequence, digests: Iterable[bytes]) -> None:
         """Adds blocks; those that another sequence computes already stay that one's."""
-        added = [digest for digest in digests if digest not in self._owner_of]
+        added = {digest for digest in digests if digest not in self._owner_of}
         self._owner_of.update(dict.fromkeys(added, sequence))
-        self._digests_of.setdefault(sequence.seq_id, []).extend(added)
+        self._digests_of.setdefault(sequence.seq_id, set()).update(added)
+
+    def remove(self, sequence: Sequence, digests: Iterable[bytes]) -> None:
+        """Takes out what a sequence has computed."""
+        own = self._digests_of.get(sequence.seq_id, set())
+        for digest in own.intersection(digests):
+            own.remove(digest)
+            del self._owner_of[digest]
 
     def forget(self, sequence: Sequence) -> None:
-        """Takes out what one sequence computed, or does not compute any more."""
+        """Takes out all that a sequence was to compute: it ends, or leaves its iteration."""
         for digest in self._digests_of.pop(sequence.seq_id, ()):
             del self._owner_of[digest]
 
     def find(self, digests: Iterable[bytes]) -> list[Sequence]:
         """Returns who computes the first few blocks, as far as somebody does."""
         return list(takewhile(bool, map(self._owner_of.get, digests)))  # type: ignore[arg-type]
+
+    @property
+    def owners(self) -> Collection[Sequence]:
+        """Those who compute any."""
+        return self._owner_of.values()
 
 
 class Memory:
@@ -97,6 +109,7 @@ class Memory:
         self.counters = MoveCounters()
         self._most_states = model.num_states
         self._shares = shares and not model.no_sharing_reason
+        self._moves_exactly = model.host_block_bytes == model.block_bytes  # else in fewer bits
         self._coming = _Coming()
         self._block_size = model.block_size
         self._emit = emit
@@ -123,22 +136,48 @@ class Memory:
         return self.num_missing(sequence, num_tokens) <= self.pool.num_free
 
     def claim(self, sequence: Sequence, num_tokens: int) -> Claim:
-        """Returns what a sequence that is new or offloaded needs, to run its next `num_tokens` tokens at most.
+        """Returns what a sequence that holds no blocks on the device needs there, to run `num_tokens` tokens at most.
 
         Of a new one those are counted from its first token on: what is found of them need not be run.
         """
-        num_computed, is_new = sequence.num_computed_tokens, not sequence.num_computed_tokens
+        return (
+            self._claim_away(sequence, num_tokens) if sequence.is_offloaded else self._claim_new(sequence, num_tokens)
+        )
+
+    def _claim_new(self, sequence: Sequence, num_tokens: int) -> Claim:
         # At least one token is left to compute: what follows a prompt is sampled from its last token's logits.
-        most_found = (sequence.num_tokens - 1 if is_new else num_computed) // self._block_size
-        digests = extend_digests(sequence, self._block_size, most_found)[:most_found] if self._shares else []
+        digests = self._digests(sequence, (sequence.num_tokens - 1) // self._block_size)
         found = self._index.find(digests)
-        coming = self._coming.find(digests[len(found) :]) if is_new else []
-        num_found_tokens = len(found) * self._block_size if is_new else 0
-        length = max(num_computed + min(num_tokens, sequence.num_pending_tokens), num_found_tokens + 1)
-        num_wanted = max(sequence.num_host_blocks, -(-length // self._block_size))
+        coming = self._coming.find(digests[len(found) :])
+        num_found_tokens = len(found) * self._block_size
+        num_wanted = -(-max(num_tokens, num_found_tokens + 1) // self._block_size)
         num_blocks = num_wanted - len(found) + self.pool.num_unheld(found)
         num_coming_tokens = len(coming) * self._block_size
         return Claim(found, num_found_tokens, num_coming_tokens, coming[-1] if coming else None, num_blocks)
+
+    def _claim_away(self, sequence: Sequence, num_tokens: int) -> Claim:
+        """Of one that stands inside an iteration only what it had before is looked for: the rest is its own."""
+        found = self._index.find(self._digests(sequence, sequence.num_computed_tokens // self._block_size))
+        length = sequence.num_computed_tokens + min(num_tokens, sequence.num_pending_tokens)
+        num_wanted = max(sequence.num_host_blocks, -(-length // self._block_size) if num_tokens else 0)
+        return Claim(found, 0, 0, None, num_wanted - len(found) + self.pool.num_unheld(found))
+
+    def claim_with(self, sequence: Sequence, kept: Sequence) -> Claim | None:
+        """Returns what a new sequence needs that begins with what is kept off the device, which is brought back first.
+
+        None where that holds nothing of use that is not on the device anyway.
+        """
+        claim, needed = self._claim_new(sequence, sequence.num_tokens), self._claim_away(kept, 0)
+        digests = self._digests(sequence, (sequence.num_tokens - 1) // self._block_size)
+        of_kept = self._digests(kept, kept.num_host_blocks)
+        num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(digests, of_kept, strict=False)))
+        if num_alike <= len(claim.found):
+            return None
+        num_blocks = needed.num_blocks - (-sequence.num_tokens // self._block_size) - num_alike
+        return Claim(needed.found, num_alike * self._block_size, 0, None, num_blocks)
+
+    def _digests(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        return extend_digests(sequence, self._block_size, num_blocks)[:num_blocks] if self._shares else []
 
     def check_integrity(self, sequences: Iterable[Sequence]) -> None:
         """Checks that the books agree with what all sequences hold; raises IntegrityError naming what does not."""
@@ -148,6 +187,8 @@ class Memory:
             num_filled = sum(each.num_host_blocks for each in sequences if each.tier is tier)
             if num_free + num_filled != self._num_by_tier[tier]:
                 raise IntegrityError(f"{num_filled} blocks of {tier.name} are filled, {num_free} counted as free")
+        if stray := [owner.seq_id for owner in self._coming.owners if owner.state is not SequenceState.IN_BATCH]:
+            raise IntegrityError(f"sequence {stray[0]} is waited for, but computes nothing")
         num_states = sum(bool(sequence.block_ids) for sequence in sequences)
         if num_states != self.num_states:
             raise IntegrityError(f"{num_states} sequences are on the device, {self.num_states} are counted")
@@ -162,13 +203,13 @@ class Memory:
         sequence.num_computed_tokens = num_found_tokens
         sequence.num_known_blocks = len(found)
         self.num_states += 1
-        if sequence.num_lost_tokens:
+        if sequence.num_starts:
             self.counters.num_recomputed_tokens += max(0, sequence.num_lost_tokens - num_found_tokens)
-            sequence.num_lost_tokens = 0
-        elif not sequence.output_token_ids:
+        else:
             sequence.num_cached_tokens = num_found_tokens
             self.counters.num_prompt_tokens += len(sequence.prompt_token_ids)
             self.counters.num_cached_tokens += num_found_tokens
+        sequence.num_starts += 1
 
     def grow(self, sequence: Sequence, num_tokens: int) -> tuple[BlockId, ...]:
         """Gives it the blocks for its next `num_tokens` tokens, which must fit; returns the new ones."""
@@ -200,26 +241,23 @@ class Memory:
     def computes(self, sequence: Sequence, first_position: int, num_tokens: int) -> None:
         """Notes which blocks an iteration that begins will fill for a sequence, so that others may wait for them."""
         first, stop = first_position // self._block_size, (first_position + num_tokens) // self._block_size
-        if self._shares and stop > first:
-            digests = extend_digests(sequence, self._block_size, stop)[first:stop]
-            self._coming.add(sequence, [digest for digest in digests if digest not in self._index])
+        if self._shares and sequence.is_exact and stop > first:
+            digests = self._digests(sequence, stop)[first:]
+            self._coming.add(sequence, (digest for digest in digests if digest not in self._index))
 
     def computed(self, sequence: Sequence) -> None:
         """Lets others find the blocks that a sequence has filled, after an iteration that ended."""
-        num_full = sequence.num_computed_tokens // self._block_size
-        if not self._shares or num_full == sequence.num_known_blocks:
+        num_known, num_full = sequence.num_known_blocks, sequence.num_computed_tokens // self._block_size
+        if num_full == num_known or not self._shares:
             return
-        self._coming.forget(sequence)
-        digests = extend_digests(sequence, self._block_size, num_full)
-        if not sequence.is_offloaded:  # else its rows are elsewhere: what it restores to is known by then
-            for block, digest in zip(
-                sequence.block_ids[sequence.num_known_blocks : num_full],
-                digests[sequence.num_known_blocks : num_full],
-                strict=True,
-            ):
-                if self._index.add(digest, block):
-                    self.pool.remember(block)
-            sequence.num_known_blocks = num_full
+        digests = self._digests(sequence, num_full)[num_known:]
+        self._coming.remove(sequence, digests)
+        if sequence.is_offloaded or not sequence.is_exact:
+            return  # what is off the device is known once it is back, if it comes back as it was
+        for block, digest in zip(sequence.block_ids[num_known:num_full], digests, strict=True):
+            if self._index.add(digest, block):
+                self.pool.remember(block)
+        sequence.num_known_blocks = num_full
 
     def distrust(self, sequence: Sequence) -> None:
         """Has nobody find what a sequence computed: it failed, and its rows may be the reason."""
@@ -230,18 +268,15 @@ class Memory:
     # ---- caches move
 
     def offload(self, sequence: Sequence, tier: Tier = Tier.HOST) -> None:
-        """Moves its cache off the device and gives up its blocks, or from host memory on to disk; the tier has room."""
+        """Moves its cache off the device and gives up its blocks; the tier has room."""
         self._emit(
             OffloadSequence(sequence.seq_id, tier)
         )  # first: who gets the blocks writes to them by later commands
-        if sequence.is_offloaded:
-            self.num_free_by_tier[sequence.tier] += sequence.num_host_blocks
-        else:
-            sequence.num_host_blocks = len(sequence.block_ids)
-            self.num_offloaded += 1
-            self._leave_device(sequence)
         sequence.tier = tier
+        sequence.num_host_blocks = len(sequence.block_ids)
         self.num_free_by_tier[tier] -= sequence.num_host_blocks
+        self._leave_device(sequence)
+        self.num_offloaded += 1
         self.counters.num_offloads += 1
 
     def restore(self, sequence: Sequence) -> None:
@@ -255,6 +290,7 @@ class Memory:
         self.num_states += 1
         self.counters.num_restores += 1
         self._leave_tier(sequence)
+        sequence.is_exact = sequence.is_exact and self._moves_exactly
         self.computed(sequence)
 
     def keep(self, sequence: Sequence) -> bool:
@@ -264,6 +300,7 @@ class Memory:
             return False
         # Dropped and made known anew: an iteration under way may still hold it, and writes to the blocks behind these.
         self._emit(DropSequence(sequence.seq_id))
+        self._coming.forget(sequence)
         kept, rest = sequence.block_ids[:num_full], sequence.block_ids[num_full:]
         self.pool.release(rest)
         sequence.block_ids = kept
@@ -281,6 +318,7 @@ class Memory:
         sequence.known_to_worker = False
         sequence.num_computed_tokens = 0
         sequence.num_known_blocks = 0
+        sequence.is_exact = True
         if sequence.is_offloaded:
             self._leave_tier(sequence)
         elif sequence.block_ids:

@@ -41,6 +41,7 @@ def choose(
     memory: Memory,
     is_worth_moving: Callable[[Sequence], bool],
     *,
+    may_release: bool = True,
     may_break_iterations: bool = False,
 ) -> list[Move] | None:
     """Returns whom to move, in order; None if all of them together would not do.
@@ -50,17 +51,19 @@ def choose(
         need: What is lacking.
         memory: What there is.
         is_worth_moving: Whether bringing a cache out and back takes less than computing it again.
+        may_release: Whether what is kept for a next turn may be given up, rather than moved.
         may_break_iterations: Whether one inside an iteration may be given up, with what the iteration did of it.
     """
     room, released, moves = dict(memory.num_free_by_tier), Counter[BlockId](), list[Move]()
     num_blocks, num_states = need.num_blocks, need.num_states
+    may_give_up = {SequenceState.FINISHED: may_release, SequenceState.IN_BATCH: may_break_iterations}
     for victim in candidates:
         num_held, tier = len(victim.block_ids), None
         if is_worth_moving(victim):
             tier = next((each for each in Tier if num_held <= room[each]), None)
         if tier is not None:
             room[tier] -= num_held
-        elif victim.state is SequenceState.IN_BATCH and not may_break_iterations:
+        elif not may_give_up.get(victim.state, True):
             continue
         moves.append(Move(victim, tier))
         released.update(victim.block_ids)

@@ -135,7 +135,9 @@ class Sequence:
         order_s: When the program arrived that it is a turn of, which gives it its place; None: its own arrival does.
         goes_ahead: Whether its program's cache was kept, within its time, when it arrived.
         num_cached_tokens: Tokens of the prompt that it found computed when it began.
-        num_lost_tokens: Tokens that it had computed when its cache was given up; they are to be computed again.
+        num_starts: How often it began from its first token; more than once where its cache was given up.
+        num_lost_tokens: Tokens that were computed, or under way, when that was done last.
+        is_exact: Whether its cache is what it computed, and did not come back from where it was kept in fewer bits.
         tier: Where its cache is while it is offloaded.
         block_digests: What its first full blocks are found by; see `cache.prefix_index`.
         num_known_blocks: So many of its blocks were computed and may be found.
@@ -163,7 +165,9 @@ class Sequence:
     order_s: float | None = None
     goes_ahead: bool = False
     num_cached_tokens: int = 0
+    num_starts: int = 0
     num_lost_tokens: int = 0
+    is_exact: bool = True
     tier: Tier = Tier.HOST
     block_digests: list[bytes] = field(default_factory=list)
     num_known_blocks: int = 0
