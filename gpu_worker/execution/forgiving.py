@@ -93,20 +93,27 @@ class ForgivingExecutor:
 
     def _concern_one(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> None:
         """Carries out what concerns one sequence; if that is refused, it is the sequence's end."""
+        if self._is_carried_out(command):
+            self._ruined_block_ids.difference_update(_new_block_ids(command))
+        else:
+            self._ruined_block_ids.update(_new_block_ids(command))
+
+    def _is_carried_out(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> bool:
+        """Carries a command out unless its sequence is left out, which it is from now on if that fails."""
         if command.seq_id in self._left_out:
-            return
+            return False
         if reason := self._why_lost(command):
             self._refuse(command.seq_id, reason, cache_is_lost=True)
-            return
+            return False
         try:
             self._executor.apply(command)
         except CommandRefused as refusal:
             self._refuse(command.seq_id, str(refusal))
         except CacheLost as lost:
             self._refuse(command.seq_id, str(lost), cache_is_lost=True)
-            self._ruined_block_ids.update(_new_block_ids(command))
         else:
-            self._ruined_block_ids.difference_update(_new_block_ids(command))
+            return True
+        return False
 
     def _why_lost(self, command: AddSequence | ForkSequence | OffloadSequence | RestoreSequence) -> str:
         """Says why nothing is there that a sequence could begin with; "" if it may be."""

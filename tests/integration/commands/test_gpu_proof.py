@@ -51,7 +51,8 @@ def test_every_step_passes_on_a_cpu_and_leaves_figures_in_a_few_small_files(tmp_
     assert {"fcfs at 8/s", "qllm-expert at 8/s"} == set(steps["paper"]["figures"])
     assert "model" not in steps["paper"]["figures"]  # made once, by decode, in the process that both run in
     assert output.endswith((tmp_path / "summary.txt").read_text() + "\n")
-    assert "gpu_worker.startup.capacity cache blocks=" in (tmp_path / "log.txt").read_text()  # of the step's own process
+    log = (tmp_path / "log.txt").read_text()
+    assert "gpu_worker.startup.capacity cache blocks=" in log  # of the step's own process
     files = list(tmp_path.iterdir())
     assert len(files) <= 8
     assert all(file.is_file() and file.stat().st_size < 16 << 20 for file in files)

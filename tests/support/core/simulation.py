@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_start
+from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_restore, check_start
 from gpu_worker.contract.commands import Tier as WorkerTier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor as WorkerCursor
@@ -134,6 +134,7 @@ class SimWorker:
         self.model, self.costs = model, costs
         self.blocks = BlockLedger(model.num_blocks, model.block_size, model.num_host_blocks, model.num_disk_blocks)
         self.rows = SimRows(model.block_size)
+        self.told: dict[int, Sequence] = {}  # what the core knows of each sequence, which the rows must be of
         self.sequences: dict[int, SimSequence] = {}
         self.batches: dict[int, SimBatch] = {}
         limits = ModelLimits(model.experts_by_layer, VOCAB_SIZE, model.max_model_len)
@@ -228,11 +229,12 @@ class SimWorker:
         """Carries out a command that takes no time."""
         match command:
             case AddSequence(seq_id, _, stop, _, shared_block_ids):
-                check_add(self.known, seq_id, stop.stop_token_ids)
+                check_add(self.known, seq_id, stop.stop_token_ids, shared_block_ids)
                 self.sequences[seq_id] = sequence = SimSequence()
                 self.blocks.share(seq_id, shared_block_ids)
                 sequence.num_cached = len(shared_block_ids) * self.model.block_size
-                sequence.rows = self.rows.read(shared_block_ids, sequence.num_cached)
+                sequence.rows = self.true_rows(seq_id, sequence.num_cached)
+                self.check_rows(seq_id)
             case DropSequence(seq_id):
                 if (batch_id := self.known.sequence(seq_id).batch_id) is not None:
                     self.batches[batch_id].dropped.add(seq_id)
@@ -243,6 +245,7 @@ class SimWorker:
                 self.check_rows(seq_id)
                 self.blocks.offload(seq_id, WorkerTier[tier.name])
             case RestoreSequence(seq_id, block_ids, num_shared):
+                check_restore(self.known, seq_id, block_ids, num_shared)
                 self.blocks.restore(seq_id, block_ids, num_shared)
                 first = num_shared * self.model.block_size
                 self.rows.write(block_ids, first, self.sequences[seq_id].rows[first:])
@@ -256,6 +259,16 @@ class SimWorker:
                     "only a batch that lost all its sequences is dropped"
                 )
                 del self.batches[batch_id]
+            case _:
+                raise AssertionError(f"{command} is not known here")
+
+    def true_rows(self, seq_id: int, num_rows: int) -> list[int]:
+        """Returns what a sequence's first rows must be, by its own tokens: each depends on all tokens up to its own."""
+        sequence = self.told[seq_id]
+        row, rows = hash(sequence.salt), list[int]()
+        for token in sequence.token_ids(0, num_rows):
+            rows.append(row := hash((row, token)))
+        return rows
 
     def _begin(self, batch_id: int, sequence: SimSequence, item: BatchItem) -> None:
         self.blocks.extend(item.seq_id, item.new_block_ids)
@@ -315,10 +328,9 @@ class SimWorker:
     def _write(self, sequence: SimSequence, item: BatchItem) -> None:
         """Writes rows as a model would: each depends on all tokens up to its own."""
         first = item.first_position
-        row = sequence.rows[-1] if sequence.rows else 0
+        row = sequence.rows[-1] if sequence.rows else hash(self.told[item.seq_id].salt)
         for token in item.token_ids or (sequence.last_token,):
-            row = hash((row, token))
-            sequence.rows.append(row)
+            sequence.rows.append(row := hash((row, token)))
         self.rows.write(self.blocks.held_by(item.seq_id), first, sequence.rows[first:])
 
     def _walk(self, batches: tuple[SimBatch, ...], start: Cursor, until: Cursor) -> WorkTiming:
@@ -416,7 +428,7 @@ class Simulation:
             session=session,
             salt=salt,
         )
-        self.sequences[seq_id] = sequence
+        self.sequences[seq_id] = self.worker.told[seq_id] = sequence
         self.outputs[seq_id] = []
         self.token_times_s[seq_id] = []
         self.scheduler.add(sequence)
@@ -477,6 +489,11 @@ class Simulation:
             kept = [each.sequence for each in self.scheduler.sessions.victims()]
             tables = {s.seq_id: s.block_ids for s in (*live, *kept) if s.known_to_worker}
             assert self.worker.tables == tables
+
+    def check_goes_on(self) -> None:
+        """Checks that whoever waits has something to wait for: the worker's answer, or a time."""
+        waits = self.scheduler.sequences and self.worker.is_idle
+        assert not waits or self.scheduler.wakeup_s is not None, "sequences wait, and nothing will ever happen"
 
     def be_wait_s(self, sequence: Sequence) -> float:
         """Seconds of purely best-effort work between a sequence's arrival and the first step that runs it."""

@@ -61,6 +61,7 @@ def play(sim: Simulation, arrivals: list[Arrival]) -> set[int]:
     def checked_pump() -> None:
         original()
         sim.check_integrity()
+        sim.check_goes_on()
 
     sim._pump = checked_pump  # type: ignore[method-assign]
     sim.run()
