@@ -22,6 +22,7 @@ from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
 from client.bench.options.target import ServiceArguments
 from client.bench.service.interrupts import Interrupted, run_until_interrupted
 from client.bench.service.service import ServiceOptions, running_service
+from demo.apart_target import ApartTarget
 from demo.prompts import DemoPrompts
 from demo.report import Outcome, compare, results_table
 from demo.sentence import sentence
@@ -102,10 +103,13 @@ async def run_demo(settings: Settings, console: Console) -> bool:
 
 
 @asynccontextmanager
-async def _served(options: ServiceOptions, show: Show) -> AsyncIterator[GrpcTarget]:
-    """Yields a service, asked for chat answers by latency-sensitive requests; shows its counters."""
+async def _served(options: ServiceOptions, show: Show) -> AsyncIterator[ApartTarget]:
+    """Yields a service, asked for chat answers by latency-sensitive requests; shows its counters.
+
+    No request finds what another computed: the references would else be what the load is answered from.
+    """
     async with running_service(options) as address:
-        target = GrpcTarget(address, ignore_eos=True, chat={LS})
+        target = ApartTarget(GrpcTarget(address, ignore_eos=True, chat={LS}))
         polling = asyncio.create_task(_poll(target, show))
         try:
             yield target
@@ -115,7 +119,7 @@ async def _served(options: ServiceOptions, show: Show) -> AsyncIterator[GrpcTarg
             await target.close()
 
 
-async def _poll(target: GrpcTarget, show: Show) -> None:
+async def _poll(target: ApartTarget, show: Show) -> None:
     while True:
         show.counted(await target.counters())
         await asyncio.sleep(_POLL_S)
@@ -129,7 +133,7 @@ async def _ask_references(target: WatchedTarget, settings: Settings) -> Tokens:
     return target.tokens(BE)
 
 
-async def _run_load(target: GrpcTarget, plan: Plan, show: Show) -> Outcome:
+async def _run_load(target: ApartTarget, plan: Plan, show: Show) -> Outcome:
     watched = WatchedTarget(target, show)
     run = await run_plan(watched, plan, show, asyncio.Event())
     assert run is not None, "nothing stops it early"
