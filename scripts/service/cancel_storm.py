@@ -7,6 +7,7 @@ both classes come and are cancelled at random moments; at the end every cache bl
 """
 
 import asyncio
+import itertools
 import random
 import sys
 from contextlib import suppress
@@ -21,13 +22,18 @@ from client.bench.results.spread import percentile
 from client.bench.service.interrupts import run_interruptibly
 from client.bench.service.service import ServiceOptions, running_service
 
+_SALTS = itertools.count()
+
 
 async def ask_one_by_one(client: AsyncClient, count: int) -> list[float]:
-    """Returns the times to first token of short requests, in milliseconds."""
+    """Returns the times to first token of short requests, in milliseconds; none finds its prompt in the cache."""
     times_ms = []
     for i in range(count):
-        prompt = [10 + (i + j) % 500 for j in range(40)]
-        result = await client.generate(prompt, request_class=LS, max_tokens=8, temperature=0, ignore_eos=True).collect()
+        prompt, salt = [10 + (i + j) % 500 for j in range(40)], f"apart {next(_SALTS)}"
+        generation = client.generate(
+            prompt, request_class=LS, max_tokens=8, temperature=0, ignore_eos=True, cache_salt=salt
+        )
+        result = await generation.collect()
         times_ms.append((result.ttft_s or result.e2e_s) * 1e3)
         await asyncio.sleep(0.02)
     return times_ms

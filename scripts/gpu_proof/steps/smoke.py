@@ -1,6 +1,7 @@
 """A tiny Mixtral through the real two processes: greedy tokens equal generate's, best-effort work is interrupted."""
 
 import asyncio
+import itertools
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ _NUM_TOKENS = 24
 _NUM_BE_TOKENS = 24
 _FEWEST_ARRIVALS = 8
 _LONGEST_PAUSE_S = 0.02
+_SALTS = itertools.count()
 
 Tokens = Sequence[int]
 
@@ -47,8 +49,9 @@ class Case:
         return cls(request_class, [[int(token) for token in prompt] for prompt in drawn], num_tokens)
 
     def options(self) -> GenerateOptions:
-        """How they are asked for."""
+        """How one of them is asked for: computed anew each time, so that there is something to interrupt."""
         return {
+            "cache_salt": f"apart {next(_SALTS)}",
             "request_class": self.request_class,
             "max_tokens": self.num_tokens,
             "temperature": 0.0,
@@ -132,13 +135,13 @@ class _Check:
 
     async def _interrupt(self, client: AsyncClient, prompt: Tokens) -> str:
         """Sends LS requests beside the flood until one has interrupted it; returns the fault if none has."""
-        options = Case(LS, (), 4).options()
+        short = Case(LS, (), 4)
         chance, first_ms, num_stops = random.Random(0), list[float](), 0
         at_layers = at_experts = 0
         ends_left_s = self.task.left_s() / 3  # kept for the flood's last answers
         while not (num_stops and len(first_ms) >= _FEWEST_ARRIVALS) and self.task.left_s() > ends_left_s:
             await asyncio.sleep(chance.uniform(0, _LONGEST_PAUSE_S))
-            result = await client.generate(prompt, **options).collect()
+            result = await client.generate(prompt, **short.options()).collect()
             first_ms.append((result.ttft_s or 0.0) * 1e3)
             loads = await client.loads()
             at_layers, at_experts = loads.num_preemptions_at_layer, loads.num_preemptions_at_expert
