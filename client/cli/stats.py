@@ -13,7 +13,7 @@ from rich.table import Table
 from client.async_client import AsyncClient, Loads, ServerInfo
 from client.cli.memory_tables import moves_table, owners_table
 from client.cli.numbers import share_of, shown
-from client.cli.session import EXIT_FAILED, Address, address_default, run
+from client.cli.session import EXIT_FAILED, Address, address_default, complain, run
 
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
 Watch = Annotated[
@@ -24,7 +24,7 @@ Check = Annotated[
     typer.Option(
         "--check",
         help="Checks whether the scheduler and the worker agree on who holds the cache, and shows that alone. "
-        "The exit code is 1 if they do not.",
+        "The exit code is 1 if they do not, or if the service makes no checks.",
     ),
 ]
 
@@ -59,11 +59,14 @@ def stats(as_json: Json = False, watch: Watch = None, check: Check = False, addr
 
 
 async def _check(address: str, *, as_json: bool) -> None:
-    """Prints whether the books of memory agree, and ends with exit code 1 if they do not."""
+    """Prints whether the books of memory agree, and ends with exit code 1 if they do not or are not checked."""
     async with AsyncClient(address) as client:
         loads = await client.loads(check=True)
         if as_json:
             typer.echo(json.dumps({"server": _as_dict(await client.server_info()), "loads": _as_dict(loads)}))
+    if not loads.HasField("check"):
+        complain("this service makes no checks")
+        raise typer.Exit(EXIT_FAILED)
     check = loads.check
     if not as_json:
         agreed = f"books agree: {check.num_held_blocks:,} blocks held by {check.num_sequences:,} sequences"

@@ -56,6 +56,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.step_s = 0.001
         self.aborted_ids: list[str] = []
         self.problems: list[str] = []
+        self.makes_checks = True
         self.memory = MEMORY
         self.health = health.aio.HealthServicer()
         self.address = ""
@@ -107,7 +108,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             total_blocks=64,
             free_blocks=64 - self.num_live,
             memory=memory,
-            check=found if request.check else None,
+            check=found if request.check and self.makes_checks else None,
         )
 
     async def set_serving(self, is_serving: bool) -> None:

@@ -276,6 +276,16 @@ async def test_a_check_that_finds_problems_says_each_of_them_and_exits_1(
     assert json.loads(finished.out)["loads"]["check"]["problems"] == service.problems
 
 
+async def test_a_service_that_makes_no_checks_has_not_agreed(qllm_client: Call, service: FakeService) -> None:
+    service.makes_checks = False
+    finished = await qllm_client("stats", "--check")
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err == "qllm-client: this service makes no checks\n"
+    finished = await qllm_client("stats", "--check", "--json")
+    assert finished.code == 1
+    assert json.loads(finished.out)["loads"]["check"] is None
+
+
 async def test_a_check_is_done_once(qllm_client: Call) -> None:
     finished = await qllm_client("stats", "--check", "--watch", "1")
     assert (finished.code, finished.out) == (2, "")
