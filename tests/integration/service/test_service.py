@@ -1,5 +1,6 @@
 """The whole service, gRPC in and gRPC out, with real processes."""
 
+import itertools
 import json
 import os
 import random
@@ -24,12 +25,18 @@ from tests.support.service.simulated_worker import slow_worker
 # The worker's tests run many more; through the whole service each costs a start.
 SERVED_FAMILIES = ("mixtral", "qwen2_moe", "gpt_oss", "granitemoe")
 GREEDY = pb.SamplingParams(temperature=0)
+SALTS = itertools.count()
 
 
 def request(prompt: Sequence[int], request_class: pb.RequestClass.ValueType, max_tokens: int) -> pb.GenerateRequest:
+    """A request that finds nothing in the cache of what an earlier one left there."""
     stop = pb.StopConditions(max_tokens=max_tokens, ignore_eos=True)
     return pb.GenerateRequest(
-        token_ids=pb.TokenIds(ids=prompt), request_class=request_class, sampling=GREEDY, stop=stop
+        token_ids=pb.TokenIds(ids=prompt),
+        request_class=request_class,
+        sampling=GREEDY,
+        stop=stop,
+        cache_salt=f"apart {next(SALTS)}",
     )
 
 
@@ -112,12 +119,14 @@ def prompt_of(num_tokens: int, seed: int) -> list[int]:
 
 
 def test_best_effort_output_is_the_same_whether_it_was_preempted_or_not(live_service: LiveService) -> None:
-    messages = [request(prompt_of(300 + 40 * i, i), pb.BEST_EFFORT, 40) for i in range(4)]
+    def messages() -> list[pb.GenerateRequest]:
+        return [request(prompt_of(300 + 40 * i, i), pb.BEST_EFFORT, 40) for i in range(4)]
+
     with live_service.channel() as channel:
-        expected = [generate(live_service, channel, message) for message in messages]
+        expected = [generate(live_service, channel, message) for message in messages()]
         before = live_service.loads()
         with ThreadPoolExecutor(5) as pool:
-            flood = [pool.submit(generate, live_service, channel, message) for message in messages]
+            flood = [pool.submit(generate, live_service, channel, message) for message in messages()]
             while not all(future.done() for future in flood):
                 generate(live_service, channel, request(prompt_of(30, 99), pb.LATENCY_SENSITIVE, 4))
             assert [future.result() for future in flood] == expected

@@ -1,5 +1,6 @@
 """A service whose worker has no model: real processes, real sockets, tokens and times from a table."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,16 +19,19 @@ from tests.support.service.simulated_worker import NUM_EXPERTS, NUM_LAYERS, UNIT
 
 MODEL = ROOT / "demo" / "model"
 PROMPT = tuple(range(20, 60))
+SALTS = itertools.count()
 
 
 def request(
     request_class: pb.RequestClass.ValueType, max_tokens: int, prompt: tuple[int, ...] = PROMPT
 ) -> pb.GenerateRequest:
+    """A request that finds nothing in the cache of what an earlier one left there."""
     return pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=prompt),
         request_class=request_class,
         sampling=pb.SamplingParams(temperature=0),
         stop=pb.StopConditions(max_tokens=max_tokens),
+        cache_salt=f"apart {next(SALTS)}",
     )
 
 
@@ -72,10 +76,9 @@ def test_many_streams_at_once_get_what_each_gets_alone(free: LiveService) -> Non
 
 
 def test_work_that_can_wait_stops_between_units_for_an_arrival_and_loses_nothing(slow: LiveService) -> None:
-    waiting = request(pb.BEST_EFFORT, 6)
     with slow.channel() as channel:
-        undisturbed = token_ids(generate(slow, channel, waiting))
-        call = slow.inference(channel).Generate(waiting, timeout=300)
+        undisturbed = token_ids(generate(slow, channel, request(pb.BEST_EFFORT, 6)))
+        call = slow.inference(channel).Generate(request(pb.BEST_EFFORT, 6), timeout=300)
         messages = [next(call)]
         for _ in range(3):
             generate(slow, channel, request(pb.LATENCY_SENSITIVE, 1, PROMPT[:8]))
