@@ -24,6 +24,7 @@ Check = Annotated[
     typer.Option(
         "--check",
         help="Checks whether the scheduler and the worker agree on who holds the cache, and shows that alone. "
+        "No work is scheduled meanwhile: for 5 to 10 ms for each 10,000 blocks of the cache. "
         "The exit code is 1 if they do not, or if the service makes no checks.",
     ),
 ]

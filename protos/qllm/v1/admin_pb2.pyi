@@ -234,7 +234,10 @@ class GetLoadsRequest(_message.Message):
 
     CHECK_FIELD_NUMBER: _builtins.int
     check: _builtins.bool
-    """Whether to check the books of memory on both sides as well, which takes milliseconds of their time."""
+    """Whether to check the books of memory on both sides as well. No work is scheduled meanwhile: for 5 to 10 ms for each
+    10,000 blocks of the cache, and up to three times as long where the books differ. Those who ask while a check is
+    under way are given its result.
+    """
     def __init__(
         self,
         *,

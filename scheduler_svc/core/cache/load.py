@@ -45,18 +45,15 @@ class MemoryLoad:
 def read_load(
     model: WorkerModel, memory: Memory, live: Iterable[Sequence], kept: Iterable[Sequence], counters: Counters
 ) -> MemoryLoad:
-    """Reads who holds how much, but for the counters of sessions. Takes a time that grows with the blocks held.
+    """Reads who holds how much, but for the counters of sessions.
 
-    What several hold counts for the first of these: latency-sensitive work, best-effort work, sessions.
+    What several hold counts for the first of these: latency-sensitive work, best-effort work, sessions. Takes a time
+    that grows with the sequences, and where blocks are shared with the blocks held, but for the last owner's.
     """
     live, kept = list(live), list(kept)
     classes = {each: [s for s in live if s.effective_class is each] for each in RequestClass}
-    held: set[int] = set()
-    num_blocks = []
-    for owners in (classes[RequestClass.LATENCY_SENSITIVE], classes[RequestClass.BEST_EFFORT], kept):
-        of_owners = {block for sequence in owners for block in sequence.block_ids} - held
-        num_blocks.append(len(of_owners))
-        held |= of_owners
+    owners = (classes[RequestClass.LATENCY_SENSITIVE], classes[RequestClass.BEST_EFFORT], kept)
+    num_blocks = _blocks_by_owner(owners, memory.pool.num_held)
     in_tier = {tier: sum(s.num_host_blocks for s in (*live, *kept) if s.tier is tier) for tier in Tier}
     return MemoryLoad(
         total_bytes=model.num_blocks * model.block_bytes,
@@ -80,3 +77,22 @@ def read_load(
         num_kept_sessions=len(kept),
         **asdict(memory.counters),
     )
+
+
+def _blocks_by_owner(owners: tuple[list[Sequence], ...], num_held: int) -> list[int]:
+    """Counts the blocks of each owner that no earlier one holds, of `num_held` that they all hold together."""
+    in_tables = [sum(len(sequence.block_ids) for sequence in of_one) for of_one in owners]
+    if sum(in_tables) == num_held:  # none is shared
+        return in_tables
+    seen: set[int] = set()
+    num_blocks, num_left = [], num_held
+    for number, of_one in enumerate(owners):
+        if not any(in_tables[number + 1 :]):
+            num_blocks.append(num_left)  # nobody behind it holds any: what is left is all its own
+        else:
+            num_before = len(seen)
+            for sequence in of_one:
+                seen.update(sequence.block_ids)
+            num_blocks.append(len(seen) - num_before)
+        num_left -= num_blocks[-1]
+    return num_blocks

@@ -19,7 +19,8 @@ def report(check_id: int = 1, problem: str = "", **counts: int) -> IntegrityRepo
 async def checking(bench: EngineBench) -> asyncio.Task[IntegrityCheck]:
     """Begins a check, up to where it waits for the worker."""
     check = asyncio.create_task(bench.engine.check_integrity())
-    await asyncio.sleep(0)
+    while not bench.checks and not check.done():  # noqa: ASYNC110  (the bench has no event for it)
+        await asyncio.sleep(0)
     return check
 
 
@@ -102,6 +103,35 @@ async def test_a_worker_that_does_not_answer_is_a_problem() -> None:
     check = await checks.run(lambda: Books(("a leak",), NOTHING))
     assert check.problems == ("a leak", "the worker did not answer within 0.01 s")
     checks.reported(report(1))  # too late, which changes nothing
+
+
+async def test_a_worker_that_does_not_answer_is_not_asked_again() -> None:
+    reads = []
+    checks = IntegrityChecks(lambda _: None, timeout_s=0.01)
+    await checks.run(lambda: reads.append(1) or Books((), NOTHING))  # type: ignore[func-returns-value]
+    assert len(reads) == 1
+
+
+async def test_who_asks_while_a_check_is_under_way_is_given_its_result() -> None:
+    bench = EngineBench()
+    checks = [asyncio.create_task(bench.engine.check_integrity()) for _ in range(3)]
+    await asyncio.sleep(0.001)
+    checks[0].cancel()  # who began it may go away
+    await answer(bench, 0)
+    assert [check.problems for check in await asyncio.gather(*checks[1:])] == [(), ()]
+    assert len(bench.checks) == 1
+    again = asyncio.create_task(bench.engine.check_integrity())
+    await answer(bench, 1)
+    assert (await again).problems == ()
+
+
+async def test_a_check_that_nobody_waits_for_ends() -> None:
+    bench = EngineBench()
+    check = await checking(bench)
+    check.cancel()
+    await asyncio.gather(check, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_the_workers_own_problem_is_told_in_short() -> None:
