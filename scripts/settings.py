@@ -36,6 +36,8 @@ NOT_OFFERED = {
     "QLLM_SIMULATED": "for measuring QLLM itself",
     "QLLM_RECORD_COSTS": "the file system is read-only",
     "QLLM_STATE_DIR": "the file system is read-only",
+    "QLLM_OFFLOAD_DIR": "the file system is read-only, and /tmp is in memory",
+    "QLLM_OFFLOAD_DISK_GIB": "the file system is read-only, and /tmp is in memory",
     "QLLM_TRACE": "the file system is read-only",
     "QLLM_TRACE_MAX_MIB": "the file system is read-only",
     "QLLM_CONFIG": "a file would have to be mounted first",

@@ -19,7 +19,8 @@ SCHEMA = "vendor.compose-spec"  # the Compose Specification's own JSON schema, a
 SERVICES = ("scheduler", "worker-cpu", "worker-gpu")
 WORKERS = SERVICES[1:]
 # The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and
-# its file system is read-only: a trace has no place there. A config file would have to be mounted first.
+# its file system is read-only: neither a trace nor caches on disk have a place there. A config file would have to be
+# mounted first.
 NOT_OFFERED = {
     "QLLM_SPAWN_WORKER",
     "QLLM_CURVE_SECRET_KEY",
@@ -27,6 +28,8 @@ NOT_OFFERED = {
     "QLLM_CURVE_SERVER_KEY",
     "QLLM_SIMULATED",
     "QLLM_STATE_DIR",
+    "QLLM_OFFLOAD_DIR",
+    "QLLM_OFFLOAD_DISK_GIB",
     "QLLM_TRACE",
     "QLLM_TRACE_MAX_MIB",
     "QLLM_CONFIG",
