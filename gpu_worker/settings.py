@@ -13,7 +13,7 @@ from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
 from qllm.settings import ADVANCED, MEMORY, MODEL, SCHEDULING, SERVING, Setting, SettingRefused, check
 
-from gpu_worker.memory_size import MemorySize, parse_memory_size
+from gpu_worker.memory_size import ALLOWED, MemorySize, parse_memory_size
 
 _MOST_RANKS = 64
 
@@ -170,7 +170,7 @@ class WorkerConfig:
     ] = 16
     kv_memory: Annotated[
         str | None,
-        Setting(metavar="SIZE", panel=MEMORY, unset="80% on cuda, 25% on a CPU"),
+        Setting(allowed=ALLOWED, metavar="SIZE|SHARE", panel=MEMORY, unset="80% on cuda, 25% on a CPU"),
         "Sets how much of the device's memory, or on a CPU of the host's, the KV cache takes: a size such as 2GiB or "
         "512MiB, or a share such as 25% of what is free once the model is loaded. Where nothing is set, a CPU's cache "
         "is no larger than 256 texts of the greatest length fill. A CPU's is filled with zeros at the start, at about "

@@ -147,6 +147,8 @@ def _default(one: PlacedSetting) -> str:
 def _allowed(one: PlacedSetting) -> str:
     if one.choices:
         return ", ".join(one.choices)
+    if one.setting.allowed is not None:
+        return one.setting.allowed
     words = {bool: "on or off", int: "whole number", float: "number", Path: "path"}.get(one.type, "text")
     return " ".join(filter(None, (one.range or words, one.unit)))
 

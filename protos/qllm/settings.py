@@ -48,6 +48,7 @@ class Setting:
         option: Name of the option without the hyphens in front, where it is not the field's.
         scale: How many of the option's units make one of the field's: 1e3 for an option in ms and a field in s.
         choices: The words that are allowed, where the type does not say so.
+        allowed: Which texts are allowed, where neither choices nor the type say so.
         panel: The subject that it stands under in --help and in docs/settings.md.
         metavar: What --help shows as its value; None shows its type.
         unset: What holds where nothing is set and the default is None.
@@ -61,6 +62,7 @@ class Setting:
     option: str | None = None
     scale: float = 1.0
     choices: tuple[str, ...] = ()
+    allowed: str | None = None
     panel: str | None = None
     metavar: str | None = None
     unset: str | None = None

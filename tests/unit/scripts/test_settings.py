@@ -16,6 +16,7 @@ from client.bench.commands.simulate import ExperimentOptions, TrafficOptions
 from client.bench.options.load import LoadOptions
 from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
 from client.cli.generate import GenerateSettings
+from gpu_worker.memory_size import ALLOWED
 from gpu_worker.settings import WorkerConfig
 from scheduler_svc.settings import Config
 from scripts import settings
@@ -93,6 +94,11 @@ def test_a_default_has_its_unit(default: float | None, cell: str) -> None:
     (found,) = [one for one in settings_of(Config) if one.option == "--ls-tpot-ms"]
     one = replace(found, setting=replace(found.setting, scale=1.0), default=default)
     assert f"| {cell} | 0 to 60000 ms |" in list(settings._table([one]))[-1]
+
+
+def test_a_text_of_a_form_of_its_own_says_what_is_allowed() -> None:
+    (one,) = [one for one in settings_of(WorkerConfig) if one.option == "--kv-memory"]
+    assert f"| {ALLOWED} |" in list(settings._table([one]))[-1]
 
 
 @each
