@@ -72,7 +72,7 @@ class GenerateSettings:
     cache_salt: Annotated[
         str | None,
         Setting(metavar="TEXT", panel=_REQUEST, unset="none, which all requests without one share"),
-        "Keeps what is cached of the prompt apart, so that only requests with the same salt reuse it.",
+        "Keeps what is cached of the prompt apart, so that only requests with that salt reuse it.",
     ] = None
     session_id: Annotated[
         str | None,

@@ -72,7 +72,7 @@ class EngineSettings:
     prefix_caching: Annotated[
         bool,
         Setting(panel=MEMORY),
-        "Lets requests whose prompts begin with the same tokens share what is cached of them, so that only the rest of "
+        "Lets requests whose prompts begin with equal tokens share what is cached of them, so that only the rest of "
         "each prompt is computed. Requests whose cache_salt differs never share. Where a model can't share, the log "
         "says why.",
     ] = True
