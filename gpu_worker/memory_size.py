@@ -10,6 +10,8 @@ from dataclasses import dataclass
 ALLOWED = "a size such as 2GiB or 512MiB, or a share of what is free such as 25%"
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _FORM = re.compile(r"(\d+(?:\.\d+)?) ?(MiB|GiB|TiB|%)", re.IGNORECASE)
+_MOST_BYTES = 1 << 60  # no machine has as much
+_MOST_SHOWN = 40  # characters of what is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,16 @@ def parse_memory_size(text: str) -> MemorySize:
     found = _FORM.fullmatch(text.strip())
     number = float(found[1]) if found else 0.0
     if not found or not number or (found[2] == "%" and number > 100):
-        raise ValueError(f"got {text!r}, allowed is {ALLOWED}")
+        raise _refusal(text)
     if found[2] == "%":
         return MemorySize(share=number / 100)
     units = {unit.lower(): size for unit, size in _UNITS.items()}
-    return MemorySize(num_bytes=int(number * units[found[2].lower()]))
+    size_bytes = number * units[found[2].lower()]  # infinite where there are too many digits
+    if size_bytes > _MOST_BYTES:
+        raise _refusal(text)
+    return MemorySize(num_bytes=int(size_bytes))
+
+
+def _refusal(text: str) -> ValueError:
+    given = repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+    return ValueError(f"got {given}, allowed is {ALLOWED}")

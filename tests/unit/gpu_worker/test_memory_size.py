@@ -32,3 +32,12 @@ def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match="allowed is a size such as 2GiB") as refused:
         parse_memory_size(text)
     assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 300, "2000000"])
+@pytest.mark.parametrize("unit", ["TiB", "%"])
+def test_a_number_that_no_machine_has_is_refused_and_not_repeated_in_full(number: str, unit: str) -> None:
+    with pytest.raises(ValueError, match="allowed is a size such as 2GiB") as refused:
+        parse_memory_size(number + unit)
+    assert number[:7] in str(refused.value)
+    assert len(str(refused.value)) < 200
