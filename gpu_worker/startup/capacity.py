@@ -53,6 +53,8 @@ def _limits(config: WorkerConfig, facts: ModelFacts, kept: Kept) -> Limits:
     """Returns how many blocks and states the device has room for; raises SettingRefused if that is none."""
     room, asked = _room(config, facts.device), config.kv_memory_size
     if config.num_blocks:
+        num_bytes = config.num_blocks * kept.block_bytes
+        room.check("--num-blocks", f"{config.num_blocks}, which are {num_bytes} bytes", num_bytes)
         left_bytes = room.left_bytes(asked, config.num_blocks * kept.most_block_bytes)
         limits = fit_states(config.num_blocks, left_bytes, kept)
     else:
@@ -99,4 +101,6 @@ def _room(config: WorkerConfig, device: str) -> Room:
     """What is free for caches; the ranks of one host share it, and each has a device of its own."""
     where = torch.device(device)
     free_bytes = free_bytes_of(where)
-    return Room(free_bytes // config.num_ranks, is_host=True) if is_host(where) else Room(free_bytes, is_host=False)
+    if not is_host(where):
+        return Room(free_bytes, is_host=False)
+    return Room(free_bytes // config.num_ranks, is_host=True, offloaded_bytes=int(config.host_kv_gib * _GIB))

@@ -81,10 +81,12 @@ class Room:
     Attributes:
         free_bytes: What is free for this process.
         is_host: Whether it is the host's, rather than a device's own.
+        offloaded_bytes: What caches that give way will take of it: nothing of a device's own.
     """
 
     free_bytes: int
     is_host: bool
+    offloaded_bytes: int = 0
 
     def cache_bytes(self, asked: MemorySize | None, most_bytes: int) -> int:
         """Returns the bytes that the cache is to take.
@@ -94,13 +96,24 @@ class Room:
             most_bytes: More than this a host's cache has no use for; counts where nothing was asked for.
 
         Raises:
-            SettingRefused: It is more than is free.
+            SettingRefused: It is more than is free beside what is offloaded.
         """
         if asked is None:
             return min(self.left_bytes(None), most_bytes) if self.is_host else self.left_bytes(None)
-        if (wanted := asked.of(self.free_bytes)) > self.free_bytes:
-            raise SettingRefused(f"--kv-memory: got {wanted} bytes, allowed are the {self.free_bytes} that are free")
-        return wanted
+        wanted_bytes = asked.of(self.free_bytes)
+        self.check("--kv-memory", f"{wanted_bytes} bytes", wanted_bytes)
+        return wanted_bytes
+
+    def check(self, option: str, given: str, wanted_bytes: int) -> None:
+        """Checks what was asked for; raises SettingRefused if it is more than is free beside what is offloaded.
+
+        As much as is taken where nothing is asked for is always allowed: a small host's memory may be less than what
+        is offloaded at most.
+        """
+        allowed_bytes = max(self.free_bytes - self.offloaded_bytes, self.left_bytes(None))
+        if wanted_bytes > allowed_bytes:
+            beside = f", of {self.free_bytes}, beside --host-kv-gib" if self.offloaded_bytes else ""
+            raise SettingRefused(f"{option}: got {given}, allowed are the {allowed_bytes} that are free{beside}")
 
     def left_bytes(self, asked: MemorySize | None, taken_bytes: int = 0) -> int:
         """Returns what of the memory that was asked for is left once some is given away."""

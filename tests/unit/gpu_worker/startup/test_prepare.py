@@ -36,6 +36,11 @@ def test_a_number_of_blocks_goes_over_any_size() -> None:
     assert _ready(num_blocks=7, kv_memory="4096TiB").hello.model.num_blocks == 7
 
 
+def test_more_blocks_than_are_free_are_refused() -> None:
+    with pytest.raises(SettingRefused, match="--num-blocks: got 16777216, which are 13194139533312 bytes, "):
+        _ready(num_blocks=1 << 24, block_size=1024)
+
+
 def test_memory_for_less_than_a_block_is_refused() -> None:
     with pytest.raises(SettingRefused, match="--kv-memory: 524288 bytes are less than one block of 786432 bytes"):
         _ready(kv_memory="0.5MiB", block_size=1024)

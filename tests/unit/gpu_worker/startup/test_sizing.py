@@ -32,6 +32,24 @@ def test_what_was_asked_for_is_taken_as_far_as_it_is_free(is_host: bool) -> None
         room.cache_bytes(MemorySize(num_bytes=9 * GIB), MANY)
 
 
+def test_what_was_asked_for_has_to_fit_beside_what_is_offloaded() -> None:
+    room = Room(8 * GIB, is_host=True, offloaded_bytes=5 * GIB)
+    assert room.cache_bytes(MemorySize(num_bytes=3 * GIB), MANY) == 3 * GIB
+    said = f"--kv-memory: got {4 * GIB} bytes, allowed are the {3 * GIB} that are free, of {8 * GIB}, beside --host-kv"
+    for asked in (MemorySize(num_bytes=4 * GIB), MemorySize(share=0.5)):
+        with pytest.raises(SettingRefused, match=said):
+            room.cache_bytes(asked, MANY)
+
+
+def test_on_a_small_host_as_much_as_by_default_is_always_allowed() -> None:
+    room = Room(GIB, is_host=True, offloaded_bytes=2 * GIB)
+    by_default = room.cache_bytes(None, MANY)
+    assert by_default == GIB // 4
+    assert room.cache_bytes(MemorySize(num_bytes=by_default), MANY) == by_default
+    with pytest.raises(SettingRefused, match=f"allowed are the {by_default} that are free"):
+        room.cache_bytes(MemorySize(num_bytes=by_default + 1), MANY)
+
+
 def test_blocks_are_whole() -> None:
     assert [blocks_of(tokens, 16) for tokens in (1, 16, 17)] == [1, 1, 2]
     assert [blocks_in(size, 100) for size in (-1, 99, 100, 250)] == [0, 0, 1, 2]
