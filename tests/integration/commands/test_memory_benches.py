@@ -36,6 +36,7 @@ def test_nobody_s_answer_suffers_under_pressure_whether_caches_are_moved_or_drop
         assert figures["num_compared"] > 10
         assert (figures["num_different"], figures["num_not_done"]) == (0, 0)
         assert (figures["num_leaked_blocks"], figures["num_problems"]) == (0, 0)
+    assert values["turns"]["offload"][0]["num_offloads"] > 0
     assert values["turns"]["recompute"][0]["num_offloads"] == 0
 
 
