@@ -126,10 +126,13 @@ class PaperOptions:
         )
 
     def plan(self, rate: float, num_idle: int = 0) -> Plan:
-        """What is done at one rate, after so many requests on the idle service."""
+        """What is done at one rate, after so many requests on the idle service.
+
+        No prompt of one rate begins like one of another: a service that meets all of them finds none in its cache.
+        """
         return Plan(
             workload=_workload(self.traffic(rate), self.max_prompt_tokens),
-            prompts=Prompts(PromptForm.TOKENS, vocab_size=0, seed=self.seed),
+            prompts=Prompts(PromptForm.TOKENS, vocab_size=0, seed=f"{self.seed} at {rate:g}/s"),
             vocab_size=None,
             num_idle=num_idle,
             warm_up_s=self.warm_up,

@@ -62,7 +62,7 @@ class Prompts:
 
     form: PromptForm
     vocab_size: int
-    seed: int
+    seed: int | str
     tokens_per_word: float = 1.0
     template_tokens: float = 0.0
 

@@ -1,6 +1,7 @@
 """The paper's experiment asks every set-up for the same, and sums up what was measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import typer
 
 from client.bench.commands.paper import PaperOptions
 from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
+from client.bench.load.prompts import Prompts
 from client.bench.load.workload import BE, LS, Replay
 from client.bench.options.target import ServiceArguments
 from client.bench.service.geometries import Geometry, write_geometry
@@ -31,6 +33,18 @@ def test_the_load_has_both_classes_cut_lengths_and_is_the_same_each_time() -> No
         assert isinstance(source, Replay)
         lengths = [arrival.lengths for arrival, _ in zip(source.arrivals(), range(50), strict=False)]
         assert all(one.num_prompt_tokens <= 100 and one.max_tokens <= 20 for one in lengths)
+
+
+def test_no_prompt_of_one_rate_begins_like_one_of_another() -> None:
+    sources = [PaperOptions().plan(rate).prompts for rate in (1.0, 2.0, 2.5)]
+    beginnings = [
+        tuple(replace(source, vocab_size=32_000).draw(name, index, 16 + index % 50)[:16])
+        for source in sources
+        if isinstance(source, Prompts)
+        for name in (LS, BE)
+        for index in (*range(-3, 20), 10**9)
+    ]
+    assert len(set(beginnings)) == len(beginnings) == 3 * 2 * 24
 
 
 def test_a_geometry_is_a_configuration_and_a_worker_told_to_make_weights(tmp_path: Path) -> None:
