@@ -6,7 +6,7 @@ from contextlib import aclosing
 from client.async_client import AsyncClient, Loads
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.memory.books import Books
-from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, TargetFacts
 from client.errors import QllmError, Unreachable
 from client.messages import ChatMessage, GenerateOptions, Prompt, RequestClass
 
@@ -14,7 +14,7 @@ _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_promp
 
 
 class GrpcTarget:
-    """Asks `qllm.v1.Inference/Generate`, greedy.
+    """Asks `qllm.v1.Inference/Generate`, greedy, and finds nothing cached that another target has asked before.
 
     Args:
         address: "host:port".
@@ -26,6 +26,7 @@ class GrpcTarget:
         self._address = address
         self._ignore_eos = ignore_eos
         self._chat = chat
+        self._salt = RunSalt()
         self._client = AsyncClient(address)
 
     async def prepare(self) -> TargetFacts:
@@ -98,7 +99,7 @@ class GrpcTarget:
             "max_tokens": ask.max_tokens,
             "temperature": 0.0,
             "ignore_eos": self._ignore_eos,
-            "cache_salt": ask.cache_salt,
+            "cache_salt": self._salt.of(ask),
         }
         if ask.turn is not None:
             options["session_id"] = ask.turn.session_id

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from client.bench.errors import MissingExtra, RequestFailed, TargetFailed
 from client.bench.load.openai_events import OpenAIStream
-from client.bench.load.target import Ask, Stream, TargetFacts
+from client.bench.load.target import Ask, RunSalt, Stream, TargetFacts
 from client.bench.load.workload import BE, LS
 from client.messages import RequestClass
 
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT_S = 10.0
 _KEEPALIVE_S = 4.0  # shorter than any server's own, lest a request meets a connection that is just being closed
 _SHOWN_CHARS = 300
-# Fields that make token counts exact, and that a server may refuse: left out one after the
-# other until it takes the request.
-_OPTIONAL_FIELDS: dict[str, object] = {"return_token_ids": True, "stream_options": {"include_usage": True}}
+# Fields that a server may refuse: left out one after the other until it takes the request. The first keeps the run
+# apart from what was cached before it, and the others make token counts exact.
+_SALT = "cache_salt"
+_OPTIONAL_FIELDS: dict[str, object] = {
+    _SALT: "",
+    "return_token_ids": True,
+    "stream_options": {"include_usage": True},
+}
 _REFUSALS = ("HTTP 400", "HTTP 422")
 _PRIORITIES: Mapping[str, Mapping[RequestClass, str | int]] = {
     "service_tier": {LS: "default", BE: "flex"},
@@ -70,6 +75,7 @@ class HttpTarget:
         self._model = model
         self._dialect = dialect
         self._optional = dict(_OPTIONAL_FIELDS)
+        self._salt = RunSalt()
         self._http = _make_client()
 
     async def prepare(self) -> TargetFacts:
@@ -86,6 +92,7 @@ class HttpTarget:
         details = {
             "endpoint": self._path,
             "priority_field": self._dialect.priority_field.value,
+            "cache_salt": "new in each run" if _SALT in self._optional else "refused",
             "token_counts": "ids" if "return_token_ids" in self._optional else "usage, or one a chunk",
         }
         return TargetFacts("http", self._url, self._model, None, details)
@@ -136,7 +143,13 @@ class HttpTarget:
             body["ignore_eos"] = True
         if self._dialect.priority_field is not PriorityField.NONE:
             body[self._dialect.priority_field] = _PRIORITIES[self._dialect.priority_field][ask.request_class]
-        return body | _cache_fields(ask) | dict(self._dialect.extra)
+        return body | self._salt_field(ask) | _turn_fields(ask) | dict(self._dialect.extra)
+
+    def _salt_field(self, ask: Ask) -> dict[str, object]:
+        """Returns the run's salt where the server takes one, and that of the request, if it has one, anyway."""
+        if _SALT in self._optional:
+            return {_SALT: self._salt.of(ask)}
+        return {_SALT: ask.cache_salt} if ask.cache_salt else {}
 
     async def _first_model(self) -> str:
         import httpx2
@@ -168,9 +181,9 @@ class HttpTarget:
         return f" (a field that it does not know? see {', '.join(options)})" if options else ""
 
 
-def _cache_fields(ask: Ask) -> dict[str, object]:
-    """Returns what a request says about its cache, and no field without a value: not every server knows them."""
-    fields: dict[str, object] = {"cache_salt": ask.cache_salt} if ask.cache_salt else {}
+def _turn_fields(ask: Ask) -> dict[str, object]:
+    """Returns what a request says about its session, and no field without a value: not every server knows them."""
+    fields: dict[str, object] = {}
     if ask.turn is not None:
         fields["session_id"] = ask.turn.session_id
         if ask.turn.expects_tool_call:

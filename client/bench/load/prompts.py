@@ -1,4 +1,7 @@
-"""Prompts of a wanted length that no server has seen before: the n-th prompt of a class is always the same one.
+"""Prompts of a wanted length: the n-th prompt of a class is always the same one.
+
+No two of them begin alike, and targets send them with a salt that is new in each run (see `target.RunSalt`), so that no
+server finds one in its prefix cache, unless it knows no salts and met the same seed before.
 
 Token ids have exactly the length asked for, on every server. Text is for servers that take nothing else: its length is
 approximate, and `calibrate` finds out how many tokens a word is worth there.

@@ -3,6 +3,7 @@
 Knows nothing of times: whoever reads a stream takes them.
 """
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,20 @@ class Ask:
     index: int = 0
     cache_salt: str = ""
     turn: Turn | None = None
+
+
+class RunSalt:
+    """A salt for all requests of a run, new in each, so that a server that keeps running has cached none of them.
+
+    What requests of the run share among themselves stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self._own = secrets.token_hex(8)
+
+    def of(self, ask: Ask) -> str:
+        """Returns the salt to send, which differs where those of the requests do."""
+        return f"{self._own} {ask.cache_salt}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class GoodputOptions:
     seed: Annotated[
         int,
         Setting(panel=_LOAD),
-        "Fixes what is random: the times of requests, and prompts.",
+        "Fixes what is random: the times of requests, and prompts. A server over --http that does not know the field "
+        "cache_salt may find the prompts of an earlier run in its cache: give it another seed each time.",
     ] = 0
     seconds: Annotated[
         float,

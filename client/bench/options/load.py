@@ -83,7 +83,9 @@ class LoadOptions:
     seed: Annotated[
         int,
         Setting(panel=_LOAD),
-        "Fixes what is random: the times of requests, the classes of a trace, and prompts.",
+        "Fixes what is random: the times of requests, the classes of a trace, and prompts. A server over "
+        "--http that does not know the field cache_salt may find the prompts of an earlier run in its cache: give it "
+        "another seed each time.",
     ] = 0
     ls_prompt_tokens: Annotated[
         int,

@@ -87,7 +87,8 @@ class PrefixOptions:
     seed: Annotated[
         int,
         Setting(panel=_LOAD),
-        "Fixes all prompts. Measure a server that keeps running with another one each time.",
+        "Fixes all prompts. A server over --http that does not know the field cache_salt may find the prompts of an "
+        "earlier run in its cache: give it another seed each time.",
     ] = 0
     pairs: Annotated[
         int,

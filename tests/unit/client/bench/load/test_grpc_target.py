@@ -48,11 +48,24 @@ async def test_salts_and_turns_of_sessions_are_told(target: GrpcTarget, service:
         async for _ in target.stream(ask):
             pass
     told, silent = service.requests
-    assert told.cache_salt == "mine"
+    assert told.cache_salt == f"{silent.cache_salt} mine"
     session = told.session
     assert (session.session_id, session.expects_tool_call, session.last_turn) == ("program 1", "search", True)
-    assert silent.cache_salt == ""
     assert not silent.HasField("session")
+
+
+async def test_all_requests_of_a_run_share_a_salt_that_no_other_run_has(service: FakeService) -> None:
+    for _ in range(2):
+        target = GrpcTarget(service.address, ignore_eos=True)
+        for _ in range(2):
+            async for _ in target.stream(Ask(BE, [5], 1)):
+                pass
+        await target.close()
+    one, same, other, same_as_other = (request.cache_salt for request in service.requests)
+    assert one == same
+    assert other == same_as_other
+    assert one != other
+    assert one
 
 
 async def test_the_books_of_memory_are_told_and_checked_where_that_is_asked_for(

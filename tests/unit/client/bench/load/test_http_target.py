@@ -54,8 +54,15 @@ async def test_the_class_is_told_in_the_field_that_was_asked_for(
     assert told == [ls, be]
 
 
-async def test_salts_and_sessions_are_fields_that_only_requests_with_a_value_have(openai: FakeOpenAI) -> None:
+async def test_salts_and_sessions_are_fields_that_only_requests_with_a_value_have_where_they_may_be_refused(
+    openai: FakeOpenAI,
+) -> None:
+    openai.refused_fields = ("cache_salt",)
     async with target_of(openai) as target:
+        facts = await target.prepare()
+        assert facts.details["cache_salt"] == "refused"
+        openai.refused_fields = ()
+        openai.bodies.clear()
         for turn in (Turn("a", "search"), Turn("a", is_last=True), None):
             await read(target, Ask(LS, [1], 1, cache_salt="mine" if turn is None else "", turn=turn))
     names = ("session_id", "expects_tool_call", "last_turn", "cache_salt")
@@ -64,6 +71,18 @@ async def test_salts_and_sessions_are_fields_that_only_requests_with_a_value_hav
         {"session_id": "a", "last_turn": True},
         {"cache_salt": "mine"},
     ]
+
+
+async def test_a_server_that_takes_a_salt_is_sent_one_for_all_requests_of_a_run(openai: FakeOpenAI) -> None:
+    for _ in range(2):
+        async with target_of(openai) as target:
+            facts = await target.prepare()
+            for salt in ("", "mine"):
+                await read(target, Ask(LS, [1], 1, cache_salt=salt))
+    assert facts.details["cache_salt"] == "new in each run"
+    probe, plain, own, *_, of_next_run = (body["cache_salt"] for body in openai.bodies)
+    assert (probe, own) == (plain, f"{plain} mine")
+    assert of_next_run != own
 
 
 async def test_chat_sends_one_message(openai: FakeOpenAI) -> None:
