@@ -1,7 +1,7 @@
 """A target whose answers are compared with those that the same prompts had before. Knows nothing of loads.
 
-Prompts are few, so that each is asked alone first; every request has a salt of its own, so that none is answered from
-what another one left in the cache.
+Prompts are few, so that each is asked alone first; every request has a salt of its own, also among those of all runs,
+so that none is answered from what another one left in the cache.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.prompts import PromptSource
-from client.bench.load.target import Ask, Chunk, Ending, Stream, Target, TargetFacts
+from client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, Target, TargetFacts
 from client.messages import RequestClass
 
 _Key = tuple[RequestClass, int, tuple[int, ...] | str]
@@ -53,6 +53,7 @@ class ComparingTarget:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._expected: dict[_Key, tuple[int, ...]] = {}
+        self._run_salt = RunSalt()
         self._salts = itertools.count()
         self.num_compared = self.num_different = 0
         self.earliest_difference: int | None = None
@@ -96,7 +97,7 @@ class ComparingTarget:
         await self._target.close()
 
     def _salted(self, ask: Ask) -> Ask:
-        return replace(ask, cache_salt=f"{ask.cache_salt}#{next(self._salts)}")
+        return replace(ask, cache_salt=f"{self._run_salt.of(ask)}#{next(self._salts)}")
 
     def _compare(self, ask: Ask, token_ids: tuple[int, ...]) -> None:
         expected = self._expected.get(_key(ask))
