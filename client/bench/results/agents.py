@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from client.bench.load.memory.agent_load import ProgramRecord
-from client.bench.load.memory.asking import Answer
-from client.bench.results.mean import Mean
+from client.bench.results.answers import hit_percent, mean_ttft_ms, ttfts_ms
+from client.bench.results.mean import mean_value
 from client.bench.results.spread import percentile
 from client.bench.results.turns import Figure, Figures
 
@@ -51,35 +51,21 @@ def figures_of(records: Sequence[ProgramRecord], moved: Mapping[str, float]) -> 
         moved: By how much each counter of admin.proto's MemoryLoad grew meanwhile.
     """
     done = [(record, record.total_s) for record in records if record.total_s is not None]
-    delays_ms = _delays_ms([answer for record, _ in done for answer in record.answers])
+    delays_ms = ttfts_ms([answer for record, _ in done for answer in record.answers])
     later = [answer for record, _ in done for answer in record.answers[1:]]
     jobs_s = sorted(total_s for _, total_s in done)
     return {
         "num_programs": len(records),
         "num_failed": len(records) - len(done),
         "num_turns": len(delays_ms),
-        "turn_delay_ms": _mean(delays_ms),
+        "turn_delay_ms": mean_value(delays_ms),
         "turn_delay_p50_ms": percentile(delays_ms, 50) if delays_ms else None,
         "turn_delay_p99_ms": percentile(delays_ms, 99) if delays_ms else None,
-        "later_turn_delay_ms": _mean(_delays_ms(later)),
-        "job_s": _mean(jobs_s),
+        "later_turn_delay_ms": mean_ttft_ms(later),
+        "job_s": mean_value(jobs_s),
         "job_p50_s": percentile(jobs_s, 50) if jobs_s else None,
         "job_p99_s": percentile(jobs_s, 99) if jobs_s else None,
-        "tools_s": _mean([sum(step.tool_s for step in record.program.steps) for record, _ in done]),
-        "hit_percent": _hit_percent(later),
+        "tools_s": mean_value([sum(step.tool_s for step in record.program.steps) for record, _ in done]),
+        "hit_percent": hit_percent(later),
         **{name: moved.get(name) for name in _COUNTERS},
     }
-
-
-def _delays_ms(answers: Sequence[Answer]) -> list[float]:
-    return sorted(1e3 * answer.ttft_s for answer in answers if answer.ttft_s is not None)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    mean = Mean.of(values)
-    return None if mean is None else mean.value
-
-
-def _hit_percent(answers: Sequence[Answer]) -> float | None:
-    num_tokens = sum(answer.num_prompt_tokens for answer in answers)
-    return 100 * sum(answer.num_cached_tokens or 0 for answer in answers) / num_tokens if num_tokens else None

@@ -46,6 +46,12 @@ class Mean:
         return f"{self.value:,.{digits}f}{error}"
 
 
+def mean_value(values: Iterable[float]) -> float | None:
+    """Returns the mean alone; None of no values."""
+    mean = Mean.of(values)
+    return None if mean is None else mean.value
+
+
 def mean_of_ratios(pairs: Sequence[tuple[float, float]]) -> Mean | None:
     """Returns the mean of the ratios within pairs, such as what two ways came to in the same round.
 

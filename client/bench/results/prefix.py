@@ -1,10 +1,9 @@
 """The figures of loads whose requests begin alike. Pure."""
 
-import math
 from collections.abc import Sequence
 
 from client.bench.load.memory.asking import Answer
-from client.bench.results.mean import Mean
+from client.bench.results.answers import hit_percent, mean_ttft_ms, num_cached, ttfts_ms
 from client.bench.results.spread import percentile
 from client.bench.results.turns import Figure, Figures
 
@@ -24,39 +23,36 @@ LOAD_FIGURES = (
 )
 
 
-def repeat_figures(answer: Answer) -> Figures:
-    """Computes the figures of one request of a pair."""
-    return {"ttft_ms": _mean_ttft_ms([answer]), "hit_percent": _hit_percent([answer])}
+def repeat_figures(answer: Answer, *, tells_cached: bool) -> Figures:
+    """Computes the figures of one request of a pair.
+
+    Args:
+        answer: The answer to it.
+        tells_cached: Whether the server says what it found in its cache (see `answers.tell_cached`).
+    """
+    return {"ttft_ms": mean_ttft_ms([answer]), "hit_percent": hit_percent([answer]) if tells_cached else None}
 
 
-def load_figures(conversations: Sequence[Sequence[Answer]], seconds: float) -> Figures:
+def load_figures(conversations: Sequence[Sequence[Answer]], seconds: float, *, tells_cached: bool) -> Figures:
     """Computes the figures of conversations that took so long together.
 
     The prompts of first turns have nothing in common with others; requests of one turn only have no later ones.
+
+    Args:
+        conversations: The answers of each, in order.
+        seconds: How long all took together.
+        tells_cached: Whether the server says what it found in its cache (see `answers.tell_cached`).
     """
     answers = [answer for each in conversations for answer in each]
-    times_ms = sorted(1e3 * answer.ttft_s for answer in answers if answer.ttft_s is not None)
-    cached = [answer.num_cached_tokens for answer in answers]
+    times_ms = ttfts_ms(answers)
     has_later = any(len(each) > 1 for each in conversations)
     return {
         "seconds": seconds,
         "num_prompt_tokens": sum(answer.num_prompt_tokens for answer in answers),
-        "num_cached_tokens": None if None in cached else math.fsum(each or 0 for each in cached),
-        "hit_percent": _hit_percent(answers),
-        "ttft_ms": _mean_ttft_ms(answers),
+        "num_cached_tokens": num_cached(answers) if tells_cached else None,
+        "hit_percent": hit_percent(answers) if tells_cached else None,
+        "ttft_ms": mean_ttft_ms(answers),
         "ttft_p99_ms": percentile(times_ms, 99) if times_ms else None,
-        "first_ttft_ms": _mean_ttft_ms([each[0] for each in conversations]) if has_later else None,
-        "later_ttft_ms": _mean_ttft_ms([answer for each in conversations for answer in each[1:]]),
+        "first_ttft_ms": mean_ttft_ms([each[0] for each in conversations]) if has_later else None,
+        "later_ttft_ms": mean_ttft_ms([answer for each in conversations for answer in each[1:]]),
     }
-
-
-def _mean_ttft_ms(answers: Sequence[Answer]) -> float | None:
-    mean = Mean.of(1e3 * answer.ttft_s for answer in answers if answer.ttft_s is not None)
-    return None if mean is None else mean.value
-
-
-def _hit_percent(answers: Sequence[Answer]) -> float | None:
-    """Returns which share of all prompt tokens was found; None where the server does not say."""
-    if not answers or any(answer.num_cached_tokens is None for answer in answers):
-        return None
-    return 100 * sum(each.num_cached_tokens or 0 for each in answers) / sum(each.num_prompt_tokens for each in answers)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from client.bench.load.measurement import Measurement
 from client.bench.load.record import RequestRow
 from client.bench.load.workload import BE, LS
-from client.bench.results.mean import Mean
+from client.bench.results.mean import Mean, mean_value
 from client.bench.results.spread import percentile
 from client.bench.results.turns import Figure, Figures
 
@@ -106,7 +106,6 @@ def _latencies(measurement: Measurement) -> dict[str, float | None]:
     loaded_ms = sorted(_waits_ms(rows))
     idle, loaded = Mean.of(_waits_ms(measurement.idle)), Mean.of(loaded_ms)
     ratio = loaded.over(idle) if loaded else None
-    turnaround = Mean.of(row.total_ms for row in rows)
     return {
         "ls_ttft_idle_ms": _value(idle),
         "ls_ttft_idle_error_ms": _error(idle),
@@ -115,7 +114,7 @@ def _latencies(measurement: Measurement) -> dict[str, float | None]:
         "ls_ttft_loaded_p99_ms": percentile(loaded_ms, 99) if loaded_ms else None,
         "ls_ttft_to_idle": _value(ratio),
         "ls_ttft_to_idle_error": _error(ratio),
-        "ls_turnaround_ms": _value(turnaround),
+        "ls_turnaround_ms": mean_value(row.total_ms for row in rows),
     }
 
 

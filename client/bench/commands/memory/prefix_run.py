@@ -1,7 +1,7 @@
 """The order of events of measuring what sharing prefixes buys on one server: pairs, then loads in turns."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from client.bench.errors import RequestFailed, TargetFailed
@@ -11,11 +11,14 @@ from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
 from client.bench.load.run import Display, unless
 from client.bench.load.target import Target, TargetFacts
 from client.bench.options.prefix import PrefixOptions, PrefixPart
+from client.bench.results.answers import tell_cached
 from client.bench.results.prefix import load_figures, repeat_figures
 from client.bench.results.turns import Turns
 
 COLD, REPEATED = "cold", "repeated"
 SHARED, APART = "shared", "apart"
+_Measured = tuple[str, Sequence[Sequence[Answer]], float]
+"""Which way, the answers of each conversation, and the seconds that all took."""
 _Load = Callable[[PrefixLoads, bool], Awaitable[Sequence[Sequence[Answer]]]]
 
 
@@ -71,18 +74,30 @@ class Measuring:
         return await self._in_turns(part, loads, self._talk if part is PrefixPart.TURNS else self._share)
 
     async def _pairs(self, loads: PrefixLoads) -> Turns:
-        turns = Turns()
+        pairs: list[tuple[Answer, Answer]] = []
         self._display.begin(f"{self._options.pairs} pairs")
         for _ in range(self._options.pairs):
             pair = await unless(self._stop, loads.repeat(self._options.prefix_tokens, self._options.own_tokens))
             if pair is None:
                 break
+            pairs.append(pair)
+        turns, tells_cached = Turns(), tell_cached(answer for pair in pairs for answer in pair)
+        for pair in pairs:
             for label, answer in zip((COLD, REPEATED), pair, strict=True):
-                turns.add(label, repeat_figures(answer))
+                turns.add(label, repeat_figures(answer, tells_cached=tells_cached))
         return turns
 
     async def _in_turns(self, part: PrefixPart, loads: PrefixLoads, load: _Load) -> Turns:
-        turns, now_s = Turns(), asyncio.get_running_loop().time
+        measured = [one async for one in self._loads_in_turns(part, loads, load)]
+        tells_cached = tell_cached(answer for _, talks, _ in measured for talk in talks for answer in talk)
+        turns = Turns()
+        for way, talks, seconds in measured:
+            turns.add(way, load_figures(talks, seconds, tells_cached=tells_cached))
+        return turns
+
+    async def _loads_in_turns(self, part: PrefixPart, loads: PrefixLoads, load: _Load) -> AsyncIterator[_Measured]:
+        """Yields what each way came to, in turns, until all have had theirs or `stop` is set."""
+        now_s = asyncio.get_running_loop().time
         for number in range(self._options.rounds):
             ways = (SHARED, APART) if self._options.apart else (SHARED,)
             for way in ways if number % 2 == 0 else reversed(ways):
@@ -90,9 +105,8 @@ class Measuring:
                 began_s = now_s()
                 answers = await unless(self._stop, _coroutine(load(loads, way == APART)))
                 if answers is None:
-                    return turns
-                turns.add(way, load_figures(answers, now_s() - began_s))
-        return turns
+                    return
+                yield way, answers, now_s() - began_s
 
     async def _talk(self, loads: PrefixLoads, apart: bool) -> Sequence[Sequence[Answer]]:
         return await loads.talk(self._options.talk, apart=apart)
