@@ -15,12 +15,14 @@ from client.bench.commands.measure import provenance_of
 from client.bench.commands.simulate_options import A100, read_cost_table
 from client.bench.console import complaining
 from client.bench.errors import BenchError
+from client.bench.load.memory.programs import Tool
 from client.bench.report.agent_tables import agents_grid
 from client.bench.results.result_file import dump
 from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.agents import AgentResult, AgentTraffic, Tool, lifetimes
+from client.bench.simulation.agents import AgentResult, AgentTraffic, lifetimes
 from client.bench.simulation.simulator import run_jobs
 from client.bench.simulation.sweep import parse_values
+from client.messages import RequestClass
 
 SCHEMA = "qllm-bench-simulated-agents/1"
 EXAMPLES = """
@@ -28,9 +30,9 @@ EXAMPLES = """
 
   qllm-client bench simulate-agents --rate 0.08 --seconds 3600 --num-blocks 1500
 
-  qllm-client bench simulate-agents --tool read=0.5 --tool test=20,1.5 --turn-spread geometric --ttl 0,5,60
+  qllm-client bench simulate-agents --tool read=0.5:0.5 --tool tests=10:1.5 --turn-spread geometric --ttl 0,5,60
 """
-_DEFAULT_TOOLS = ("read=0.5,0.5", "search=2", "test=15")
+_DEFAULT_TOOLS = ("read=0.5:0.5", "search=1.2:1", "tests=9:1")
 _AGENTS, _COMPARED = "Agents", "What is compared"
 
 
@@ -52,7 +54,7 @@ class AgentOptions:
         Setting(choices=("fixed", "geometric"), panel=_AGENTS),
         "Chooses whether all programs have --turns turns, or each ends after any turn by one chance.",
     ] = "fixed"
-    prompt_tokens: Annotated[
+    first_tokens: Annotated[
         int, Setting(1, 1 << 20, panel=_AGENTS), "Sets how many tokens the prompt of a program's first turn has."
     ] = 2000
     tool_tokens: Annotated[
@@ -63,14 +65,15 @@ class AgentOptions:
     ] = 100
     tool: Annotated[
         list[str] | None,
-        Setting(metavar="NAME=SECONDS[,SIGMA]", panel=_AGENTS, unset=" ".join(_DEFAULT_TOOLS)),
-        "Adds a tool that takes so many seconds on average. Its durations are log-normal, and SIGMA (1) is the "
-        "standard deviation of their logarithm. One of the tools runs after each turn but the last. It may be given "
-        "several times.",
+        Setting(metavar="NAME=MEDIAN_S:SIGMA", panel=_AGENTS, unset=", ".join(_DEFAULT_TOOLS)),
+        "Adds a tool. Its calls take log-normal times: half of them at most so many seconds, and the logarithm has "
+        "this standard deviation. One of the tools runs after each turn but the last. It may be given several times.",
     ] = None
-    latency_sensitive: Annotated[
-        bool, Setting(panel=_AGENTS), "Makes the requests latency-sensitive instead of best-effort."
-    ] = False
+    request_class: Annotated[
+        RequestClass,
+        Setting(panel=_AGENTS),
+        "Chooses the class of all turns: ls, latency-sensitive, or be, best-effort.",
+    ] = RequestClass.BEST_EFFORT
     seed: Annotated[int, Setting(0, 1e9, panel=_AGENTS), "Fixes the random times, tools and numbers of turns."] = 0
 
     def traffic(self) -> AgentTraffic:
@@ -80,11 +83,11 @@ class AgentOptions:
             seconds=self.seconds,
             num_turns=self.turns,
             turn_spread=self.turn_spread,
-            num_prompt_tokens=self.prompt_tokens,
+            num_prompt_tokens=self.first_tokens,
             num_tool_tokens=self.tool_tokens,
             num_output_tokens=self.output_tokens,
             tools=tuple(map(Tool.parse, self.tool or _DEFAULT_TOOLS)),
-            is_latency_sensitive=self.latency_sensitive,
+            is_latency_sensitive=self.request_class is RequestClass.LATENCY_SENSITIVE,
             seed=self.seed,
         )
 

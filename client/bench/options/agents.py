@@ -1,12 +1,12 @@
 """The options of a load of agents' programs."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from qllm.settings import Setting
 
+from client.bench.errors import BenchError
 from client.bench.load.memory.programs import Agents, Tool
 from client.bench.load.target import TargetFacts
 from client.bench.load.workload import Lengths
@@ -132,7 +132,10 @@ class AgentOptions:
         Raises:
             typer.BadParameter: One can't be read.
         """
-        return [_tool(text) for text in self.tool or _TOOLS]
+        try:
+            return [Tool.parse(text) for text in self.tool or _TOOLS]
+        except BenchError as error:
+            raise typer.BadParameter(str(error)) from None
 
     def agents(self, facts: TargetFacts, round_number: int) -> Agents:
         """Returns the programs of a round, none of which wants more than half of the cache or than 4,096 tokens."""
@@ -148,16 +151,3 @@ class AgentOptions:
             longest_tokens=min(room, _DEFAULT_LONGEST),
             seed=self.seed + round_number,
         )
-
-
-def _tool(text: str) -> Tool:
-    name, _, times = text.partition("=")
-    median, _, sigma = times.partition(":")
-    try:
-        tool = Tool(name, float(median), float(sigma))
-    except ValueError:
-        tool = Tool("", 0.0, 0.0)
-    if not tool.name or not 0 < tool.median_s < math.inf or not 0 <= tool.sigma < math.inf:
-        allowed = "allowed is NAME=MEDIAN_S:SIGMA, such as search=1:0.8"
-        raise typer.BadParameter(f"got {text!r}, {allowed}", param_hint="--tool")
-    return tool

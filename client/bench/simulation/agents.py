@@ -1,34 +1,14 @@
 """Simulated programs that ask, let a tool run and ask again; and what they met under each time to live. Pure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qllm.settings import plain
 
-from client.bench.errors import BenchError
+from client.bench.load.memory.programs import Tool
 
 BY_RULE = "by the rule"
-_TOOL = re.compile(r"([^=]+)=([0-9.]+)(?:,([0-9.]+))?")
-_SIGMA = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool whose durations are log-normal: their mean in seconds, and the standard deviation of their logarithm."""
-
-    name: str
-    mean_s: float
-    sigma: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Tool":
-        """Reads NAME=MEAN_S or NAME=MEAN_S,SIGMA."""
-        if (match := _TOOL.fullmatch(text)) is None:
-            raise BenchError(f"--tool: got {text!r}, allowed is NAME=SECONDS or NAME=SECONDS,SIGMA")
-        name, mean_s, sigma = match.groups()
-        return cls(name, float(mean_s), _SIGMA if sigma is None else float(sigma))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +42,18 @@ class AgentTraffic:
             "num_prompt_tokens": self.num_prompt_tokens,
             "num_tool_tokens": self.num_tool_tokens,
             "num_output_tokens": self.num_output_tokens,
-            "tools": [[tool.name, tool.mean_s, tool.sigma] for tool in self.tools],
+            "tools": [[tool.name, round(tool.mean_s, 6), tool.sigma] for tool in self.tools],
             "class": "ls" if self.is_latency_sensitive else "be",
             "seed": self.seed,
         }
 
     def describe(self) -> str:
         """Returns one line."""
-        tools = ", ".join(f"{tool.name} {tool.mean_s:g} s" for tool in self.tools)
+        tools = ", ".join(f"{tool.name} {tool.mean_s:.3g} s" for tool in self.tools)
         return (
             f"{self.rate_per_s:g} programs/s for {self.seconds:g} s of {self.num_turns} turns ({self.turn_spread}), "
             f"prompts of {self.num_prompt_tokens} tokens and {self.num_tool_tokens} more from each tool, answers of "
-            f"{self.num_output_tokens}; tools: {tools}"
+            f"{self.num_output_tokens}; tools take in the mean: {tools}"
         )
 
 

@@ -9,6 +9,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from client.bench.errors import BenchError
+
+_MOST_SIGMA = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -22,6 +26,29 @@ class Tool:
     name: str
     median_s: float
     sigma: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Tool":
+        """Reads NAME=MEDIAN_S:SIGMA.
+
+        Raises:
+            BenchError: It is something else.
+        """
+        name, _, times = text.partition("=")
+        median, _, sigma = times.partition(":")
+        try:
+            tool = cls(name, float(median), float(sigma))
+        except ValueError:
+            tool = cls("", 0.0, 0.0)
+        if not tool.name or not 0 < tool.median_s < math.inf or not 0 <= tool.sigma <= _MOST_SIGMA:
+            allowed = f"NAME=MEDIAN_S:SIGMA with a sigma from 0 to {_MOST_SIGMA:g}, such as search=1:0.8"
+            raise BenchError(f"--tool: got {text!r}, allowed is {allowed}")
+        return tool
+
+    @property
+    def mean_s(self) -> float:
+        """Mean seconds of its calls."""
+        return self.median_s * math.exp(self.sigma**2 / 2)
 
 
 @dataclass(frozen=True, slots=True)

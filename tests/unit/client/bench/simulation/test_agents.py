@@ -1,9 +1,12 @@
+import math
+
 import pytest
 
 from client.bench.commands.simulate_agents import AgentOptions, LifetimeOptions
 from client.bench.errors import BenchError
+from client.bench.load.memory.programs import Tool
 from client.bench.report.agent_tables import agents_grid
-from client.bench.simulation.agents import BY_RULE, AgentResult, Tool
+from client.bench.simulation.agents import BY_RULE, AgentResult
 
 
 def result(mean_s: float, num_hits: int) -> AgentResult:
@@ -11,12 +14,17 @@ def result(mean_s: float, num_hits: int) -> AgentResult:
     return AgentResult(5, 40, num_hits, 35 - num_hits, spread, spread, virtual_s=3600.0, cpu_s=1.0)
 
 
-def test_a_tool_has_a_name_a_mean_and_a_spread() -> None:
-    assert Tool.parse("search=2") == Tool("search", 2.0, 1.0)
-    assert Tool.parse("a test=15,0.5") == Tool("a test", 15.0, 0.5)
+def test_a_tool_has_a_name_a_median_and_a_spread() -> None:
+    assert Tool.parse("search=2:1") == Tool("search", 2.0, 1.0)
+    assert Tool.parse("a test=15:0.5") == Tool("a test", 15.0, 0.5)
+    traffic = AgentOptions(tool=["a test=2:1"]).traffic()
+    assert traffic.job()["tools"] == [["a test", pytest.approx(2 * math.exp(0.5), abs=1e-6), 1.0]]
 
 
-@pytest.mark.parametrize("text", ["search", "=2", "search=", "search=2,", "search=2,1,1", "search=fast"])
+@pytest.mark.parametrize(
+    "text",
+    ["search", "=2:1", "search=", "search=2", "search=1.2.3:1", "search=1:.", "search=x:1", "search=1:nan", "s=1:40"],
+)
 def test_what_is_no_tool_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="--tool: got"):
         Tool.parse(text)
