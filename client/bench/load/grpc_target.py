@@ -53,7 +53,14 @@ class GrpcTarget:
         }
         model = info.model
         return TargetFacts(
-            "grpc", self._address, model.name, model.vocab_size, details, model.block_size, model.num_blocks
+            "grpc",
+            self._address,
+            model.name,
+            model.vocab_size,
+            details,
+            block_size=model.block_size,
+            num_blocks=model.num_blocks,
+            max_model_len=model.max_model_len,
         )
 
     async def stream(self, ask: Ask) -> Stream:

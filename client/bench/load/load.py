@@ -59,7 +59,7 @@ class Load:
         except ExceptionGroup as failures:
             if (ends := failures.subgroup(TargetFailed)) is None:
                 raise
-            raise _first_of(ends) from None
+            raise first_of(ends) from None
 
     async def ask(
         self,
@@ -152,7 +152,7 @@ class Load:
         self.messages.setdefault(kind, message)
 
 
-def _first_of(failure: Exception) -> Exception:
+def first_of(failure: Exception) -> Exception:
     """Returns the first failure inside nested groups."""
     while isinstance(failure, ExceptionGroup):
         failure = failure.exceptions[0]

@@ -104,6 +104,7 @@ class TargetFacts:
         details: Further facts for the reader, such as the policy.
         block_size: Tokens of one block of its cache; None if it does not tell.
         num_blocks: Blocks of its cache, likewise.
+        max_model_len: Most tokens of a prompt and its answer, likewise.
     """
 
     kind: str
@@ -113,6 +114,7 @@ class TargetFacts:
     details: Mapping[str, str]
     block_size: int | None = None
     num_blocks: int | None = None
+    max_model_len: int | None = None
 
 
 Stream = AsyncGenerator[Chunk | Ending, None]

@@ -138,7 +138,10 @@ class AgentOptions:
             raise typer.BadParameter(str(error)) from None
 
     def agents(self, facts: TargetFacts, round_number: int) -> Agents:
-        """Returns the programs of a round, none of which wants more than half of the cache or than 4,096 tokens."""
+        """Returns the programs of a round.
+
+        None of them wants more than half of the cache, than the model takes, or than 4,096 tokens.
+        """
         room = (facts.num_blocks or 0) * (facts.block_size or 0) // 2 or _DEFAULT_LONGEST
         return Agents(
             rate_per_s=self.rate,
@@ -148,6 +151,6 @@ class AgentOptions:
             output_tokens=self.output_tokens,
             spread=self.spread,
             tools=self.tools(),
-            longest_tokens=min(room, _DEFAULT_LONGEST),
+            longest_tokens=min(room, facts.max_model_len or _DEFAULT_LONGEST, _DEFAULT_LONGEST),
             seed=self.seed + round_number,
         )

@@ -57,6 +57,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.aborted_ids: list[str] = []
         self.problems: list[str] = []
         self.makes_checks = True
+        self.refuses_sessions = False
         self.memory = MEMORY
         self.health = health.aio.HealthServicer()
         self.address = ""
@@ -69,6 +70,8 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         is_done = False
         try:
             await _fail_if_asked(request.text, context)
+            if self.refuses_sessions and request.HasField("session"):
+                await context.abort(grpc.StatusCode.INTERNAL, "no sessions here")
             for step in range(request.stop.max_tokens):
                 await asyncio.sleep(self.step_s)
                 yield _step(request, step)

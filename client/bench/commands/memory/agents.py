@@ -1,8 +1,7 @@
 """`qllm-client bench agents`: programs of agents whose caches are kept while tools run, or are not."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Annotated
@@ -12,10 +11,12 @@ from qllm.options import with_settings
 
 from client.bench.commands.measure import provenance_of
 from client.bench.commands.memory.in_turns import InTurns
-from client.bench.console import complaining
-from client.bench.errors import TargetFailed
+from client.bench.console import EXIT_FAILED, complaining
+from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.grpc_target import GrpcTarget
+from client.bench.load.load import first_of
 from client.bench.load.memory.agent_load import AgentLoad
+from client.bench.load.memory.programs import Program
 from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
 from client.bench.load.run import unless
 from client.bench.load.target import TargetFacts
@@ -77,7 +78,8 @@ def agents(
     A program is a session: its turns repeat all that was said before, and between two of them a tool runs for a random
     time. A turn's delay is the time to its first token; a job is complete with its last token, tools included.
     Best-effort clients beside it keep the memory full. All set-ups of a round run the same programs. Standard errors
-    are over --rounds. A run takes about --programs over --rate seconds, and as long as the last programs take.
+    are over --rounds. The exit code is 1 if a program failed. A run takes about --programs over --rate seconds, and as
+    long as the last programs take.
     """
     variants = [session_variant(name, fixed_ttl_s) for name in dict.fromkeys(set_up)]
     server.check(len(variants))
@@ -101,7 +103,7 @@ def agents(
         content = {"schema": SCHEMA, "provenance": asdict(provenance), "target": asdict(runs[0][1].facts)}
         json = dump(content | turns.to_json(FIGURES, SessionSetUp.WITHOUT))
         show_tables(grids, warnings, results.json_file, json)
-        raise typer.Exit(exit_code)
+        raise typer.Exit(exit_code or (EXIT_FAILED if warnings else 0))
 
 
 async def _run(target: GrpcTarget, options: AgentOptions, round_number: int) -> AgentRun:
@@ -111,8 +113,7 @@ async def _run(target: GrpcTarget, options: AgentOptions, round_number: int) -> 
         target, options.request_class, facts.vocab_size or DEFAULT_VOCAB_SIZE, programs.seed, f"round-{round_number}"
     )
     before, began_s = await target.books(), asyncio.get_running_loop().time()
-    async with _background(load, options):
-        await load.run(programs.programs(options.programs))
+    await _run_programs(load, programs.programs(options.programs), options)
     seconds = asyncio.get_running_loop().time() - began_s
     after = await target.books()
     capacity = (facts.num_blocks or 0) * (facts.block_size or 0)
@@ -125,18 +126,18 @@ async def _run(target: GrpcTarget, options: AgentOptions, round_number: int) -> 
     return AgentRun(facts, figures, tuple(failures))
 
 
-@asynccontextmanager
-async def _background(load: AgentLoad, options: AgentOptions) -> AsyncIterator[None]:
-    """Lets best-effort clients ask until the block is left.
+async def _run_programs(load: AgentLoad, programs: Iterable[Program], options: AgentOptions) -> None:
+    """Runs the programs to their ends, best-effort clients beside them.
 
     Raises:
-        TargetFailed: The server failed one of their requests.
+        TargetFailed: The server failed a request of such a client; the programs are given up at once.
     """
-    asking = asyncio.create_task(load.run_background(options.be_clients, options.background))
     try:
-        yield
-    finally:
-        asking.cancel()
-        (failure,) = await asyncio.gather(asking, return_exceptions=True)
-    if isinstance(failure, ExceptionGroup):
-        raise TargetFailed(f"the server fails a best-effort request: {failure.exceptions[0]}")
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(load.run_background(options.be_clients, options.background))
+            await load.run(programs)
+            asking.cancel()
+    except ExceptionGroup as failures:
+        if (failed := failures.subgroup(RequestFailed)) is None:
+            raise
+        raise TargetFailed(f"the server fails a best-effort request: {first_of(failed)}") from None

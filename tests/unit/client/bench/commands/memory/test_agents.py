@@ -1,14 +1,21 @@
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from client.bench.load.memory.agent_load import ProgramRecord
+from client.bench.commands.memory.agents import _run_programs
+from client.bench.errors import TargetFailed
+from client.bench.load.memory.agent_load import AgentLoad, ProgramRecord
 from client.bench.load.memory.asking import Answer
 from client.bench.load.memory.programs import Program, Step
+from client.bench.load.target import TargetFacts
+from client.bench.options.agents import AgentOptions
 from client.bench.results.agents import figures_of
 from client.bench.set_ups import SessionSetUp, session_variant
 from tests.unit.client.bench.as_process import call
+from tests.unit.client.bench.fake_target import FakeTarget
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import run_here
 
@@ -48,6 +55,26 @@ async def test_programs_run_on_a_service_round_by_round(service: FakeService, tm
     assert first["be_tokens_per_s"] > 0
     sessions = {request.session.session_id for request in service.requests if request.HasField("session")}
     assert sessions == {f"round-{number}-{index}" for number in range(2) for index in range(6)}
+
+
+async def test_a_failed_program_fails_the_command(service: FakeService) -> None:
+    service.refuses_sessions = True
+    finished = await call("agents", "--grpc", service.address, "--set-up", "rule", *QUICK.split(), "--rounds", "1")
+    assert finished.code == 1
+    assert "INTERNAL: no sessions here" in finished.out + finished.err
+
+
+async def test_programs_are_given_up_at_once_when_a_client_beside_them_fails() -> None:
+    options = AgentOptions(programs=1, rate=1e-3, be_clients=2)  # the program comes in about 1,000 s
+    load = AgentLoad(FakeTarget(failure="INTERNAL"), options.request_class, 50, 0, "a")
+    with pytest.raises(TargetFailed, match="the server fails a best-effort request"):
+        await asyncio.wait_for(_run_programs(load, [Program(0, 1e3, PROGRAM.steps)], options), 5)
+
+
+def test_no_program_wants_more_than_the_model_takes() -> None:
+    facts = TargetFacts("fake", "nowhere", "mini", 50, {}, block_size=16, num_blocks=1000, max_model_len=700)
+    assert AgentOptions().agents(facts, 0).longest_tokens == 700
+    assert AgentOptions().agents(replace(facts, num_blocks=50), 0).longest_tokens == 400
 
 
 @pytest.mark.parametrize(
