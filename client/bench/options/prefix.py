@@ -98,7 +98,7 @@ class PrefixOptions:
     rounds: Annotated[
         int,
         Setting(1, 1000, panel=_MEASURING),
-        "turns and system: measures each load so often, with other tokens each time.",
+        "turns and system: measures each load so often, with other tokens in each round.",
     ] = 3
 
     @property

@@ -19,7 +19,7 @@ COLD, REPEATED = "cold", "repeated"
 SHARED, APART = "shared", "apart"
 _Measured = tuple[str, Sequence[Sequence[Answer]], float]
 """Which way, the answers of each conversation, and the seconds that all took."""
-_Load = Callable[[PrefixLoads, bool], Awaitable[Sequence[Sequence[Answer]]]]
+_Load = Callable[[PrefixLoads, int, bool], Awaitable[Sequence[Sequence[Answer]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +103,16 @@ class Measuring:
             for way in ways if number % 2 == 0 else reversed(ways):
                 self._display.begin(f"{part}, {way}, round {number + 1} of {self._options.rounds}")
                 began_s = now_s()
-                answers = await unless(self._stop, _coroutine(load(loads, way == APART)))
+                answers = await unless(self._stop, _coroutine(load(loads, number, way == APART)))
                 if answers is None:
                     return
                 yield way, answers, now_s() - began_s
 
-    async def _talk(self, loads: PrefixLoads, apart: bool) -> Sequence[Sequence[Answer]]:
-        return await loads.talk(self._options.talk, apart=apart)
+    async def _talk(self, loads: PrefixLoads, number: int, apart: bool) -> Sequence[Sequence[Answer]]:
+        return await loads.talk(self._options.talk, number, apart=apart)
 
-    async def _share(self, loads: PrefixLoads, apart: bool) -> Sequence[Sequence[Answer]]:
-        return [[answer] for answer in await loads.share(self._options.system_prompt, apart=apart)]
+    async def _share(self, loads: PrefixLoads, number: int, apart: bool) -> Sequence[Sequence[Answer]]:
+        return [[answer] for answer in await loads.share(self._options.system_prompt, number, apart=apart)]
 
 
 async def _coroutine(work: Awaitable[Sequence[Sequence[Answer]]]) -> Sequence[Sequence[Answer]]:

@@ -1,7 +1,7 @@
 """Loads whose requests begin alike: a repeated prefix, conversations, and a system prompt that all share.
 
-Prompts are token ids, and no two loads of a process have one in common. With `apart`, every request has a salt of its
-own, so that a server finds nothing of it in its cache: the same load without sharing.
+Prompts are token ids. Loads of the same number have the same ones, and others none in common. With `apart`, every
+request has a salt of its own, so that a server finds nothing of it in its cache: the same load without sharing.
 """
 
 import asyncio
@@ -67,6 +67,7 @@ class PrefixLoads:
     def __init__(self, target: Target, vocab_size: int, seed: int) -> None:
         self._target = target
         self._vocab_size = vocab_size
+        self._seed = seed
         self._chance = random.Random(f"prefix {seed}")
         self._salts = itertools.count(1)
 
@@ -80,26 +81,28 @@ class PrefixLoads:
         cold = await self._ask([*prefix, *self._draw(own_tokens)], 1, apart=False)
         return cold, await self._ask([*prefix, *self._draw(own_tokens)], 1, apart=False)
 
-    async def talk(self, talk: Talk, *, apart: bool) -> list[list[Answer]]:
+    async def talk(self, talk: Talk, number: int, *, apart: bool) -> list[list[Answer]]:
         """Holds the conversations at the same time; returns the answers of each, in order.
 
         Raises:
             RequestFailed: The server failed a request; the others are given up.
         """
+        chance = random.Random(f"talk {self._seed} {number}")
         texts = [
-            [self._draw(talk.turn_tokens if turn else talk.first_tokens) for turn in range(talk.num_turns)]
+            [self._draw(talk.turn_tokens if turn else talk.first_tokens, chance) for turn in range(talk.num_turns)]
             for _ in range(talk.num_conversations)
         ]
         return await _all(self._converse(each, talk.max_tokens, apart=apart) for each in texts)
 
-    async def share(self, shared: SystemPrompt, *, apart: bool) -> list[Answer]:
+    async def share(self, shared: SystemPrompt, number: int, *, apart: bool) -> list[Answer]:
         """Sends all requests, so many at a time; returns their answers.
 
         Raises:
             RequestFailed: The server failed a request; the others are given up.
         """
-        system = self._draw(shared.system_tokens)
-        prompts = iter([[*system, *self._draw(shared.own_tokens)] for _ in range(shared.num_requests)])
+        chance = random.Random(f"system {self._seed} {number}")
+        system = self._draw(shared.system_tokens, chance)
+        prompts = iter([[*system, *self._draw(shared.own_tokens, chance)] for _ in range(shared.num_requests)])
 
         async def one_client() -> list[Answer]:
             return [await self._ask(prompt, shared.max_tokens, apart=apart) for prompt in prompts]
@@ -121,8 +124,8 @@ class PrefixLoads:
         salt = f"apart {next(self._salts)}" if apart else ""
         return await ask_once(self._target, Ask(LS, prompt, max_tokens, cache_salt=salt))
 
-    def _draw(self, num_tokens: int) -> list[int]:
-        return self._chance.choices(range(self._vocab_size), k=num_tokens)
+    def _draw(self, num_tokens: int, chance: random.Random | None = None) -> list[int]:
+        return (chance or self._chance).choices(range(self._vocab_size), k=num_tokens)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
