@@ -39,7 +39,7 @@ FIGURES = (
     Figure("restore_ms", "  ms of the worker's time"),
     Figure("num_drops", "caches dropped", 0),
     Figure("num_recomputed_tokens", "  tokens computed again", 0),
-    Figure("redone_percent", "  % of the BE work", 2),
+    Figure("redone_percent", "  % of all tokens of answered requests", 2),
     Figure("num_leaked_blocks", "blocks held when nothing runs", 0),
     Figure("num_problems", "problems in the books", 0),
 )
@@ -52,7 +52,7 @@ class Outcome:
 
     Attributes:
         demand: Blocks that the best-effort requests at a time want, over those of the cache.
-        num_work_tokens: Prompt and output tokens of the best-effort requests that were answered.
+        num_work_tokens: Prompt and output tokens of the requests of both classes that were answered.
         moved: By how much each counter of admin.proto's MemoryLoad grew.
         block_bytes: Bytes of one block; 0: not known.
         num_leaked_blocks: Blocks that somebody held when nothing ran any more.

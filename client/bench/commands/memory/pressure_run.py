@@ -30,7 +30,7 @@ class PressureRun:
         measurement: The window.
         num_asked: Requests of the whole load, and how many of them ended with their whole answers.
         num_done: The latter.
-        num_work_tokens: Prompt and output tokens of the best-effort requests that ended with their whole answers.
+        num_work_tokens: Prompt and output tokens of those requests, of both classes.
         comparing: How many answers were compared, and how many were others than without pressure.
         moved: By how much the service's counters of memory grew from the load's start to its end.
         end: The books once nothing ran, or at the last look at them.
@@ -83,9 +83,7 @@ async def run_pressure(
         measurement=Measurement.of(ready.idle, records, window, {}, watch.load.messages),
         num_asked=len(records),
         num_done=len(done),
-        num_work_tokens=sum(
-            record.lengths.num_prompt_tokens + record.num_tokens for record in done if record.request_class is BE
-        ),
+        num_work_tokens=sum(record.lengths.num_prompt_tokens + record.num_tokens for record in done),
         comparing=comparing,
         moved=end.since(before),
         end=end,
