@@ -17,7 +17,7 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
         simulation: The simulation.
         cpu_s: What it took of the real processor's time.
     """
-    counters = simulation.scheduler.counters
+    counters, moved = simulation.scheduler.counters, simulation.scheduler.memory.counters
     return {
         "virtual_s": round(simulation.now_s, 6),
         "cpu_s": round(cpu_s, 3),
@@ -33,7 +33,10 @@ def report(simulation: Simulation, cpu_s: float) -> dict[str, object]:
             "num_preemptions_at_layer": counters.num_preemptions_at_layer,
             "num_preemptions_at_expert": counters.num_preemptions_at_expert,
             "num_joins": counters.num_joins,
-            "num_offloads": simulation.scheduler.memory.counters.num_offloads,
+            "num_offloads": moved.num_offloads,
+            "num_drops": moved.num_drops,
+            "num_prompt_tokens": moved.num_prompt_tokens,
+            "num_cached_tokens": moved.num_cached_tokens,
             "num_promotions": simulation.scheduler.work.guard.num_promotions,
         },
     }

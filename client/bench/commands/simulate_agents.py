@@ -1,7 +1,7 @@
 """`qllm-client bench simulate-agents`: what programs with tools gain if caches are kept between turns, simulated."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,16 +19,16 @@ from client.bench.load.memory.programs import Tool
 from client.bench.report.agent_tables import agents_grid
 from client.bench.results.result_file import dump
 from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.agents import AgentResult, AgentTraffic, lifetimes
+from client.bench.simulation.agents import AgentResult, AgentTraffic, lifetimes, was_short
 from client.bench.simulation.simulator import run_jobs
 from client.bench.simulation.sweep import parse_values
 from client.messages import RequestClass
 
-SCHEMA = "qllm-bench-simulated-agents/1"
+SCHEMA = "qllm-bench-simulated-agents/2"
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  qllm-client bench simulate-agents --rate 0.08 --seconds 3600 --num-blocks 1500
+  qllm-client bench simulate-agents --rate 0.05 --seconds 3600 --num-blocks 4000
 
   qllm-client bench simulate-agents --tool read=0.5:0.5 --tool tests=10:1.5 --turn-spread geometric --ttl 0,5,60
 """
@@ -42,7 +42,7 @@ class AgentOptions:
 
     rate: Annotated[
         float, Setting(1e-4, 1000, panel=_AGENTS), "Sets how many programs come in a second, at random times (Poisson)."
-    ] = 0.05
+    ] = 0.03
     seconds: Annotated[
         float, Setting(1, 1e6, panel=_AGENTS), "Sets for how many seconds programs come. All are served to the end."
     ] = 3600.0
@@ -76,8 +76,8 @@ class AgentOptions:
     ] = RequestClass.BEST_EFFORT
     seed: Annotated[int, Setting(0, 1e9, panel=_AGENTS), "Fixes the random times, tools and numbers of turns."] = 0
 
-    def traffic(self) -> AgentTraffic:
-        """Returns the traffic; raises BenchError for a tool that cannot be read."""
+    def traffic(self, number: int = 0) -> AgentTraffic:
+        """Returns the traffic of a later seed by so many; raises BenchError for a tool that cannot be read."""
         return AgentTraffic(
             rate_per_s=self.rate,
             seconds=self.seconds,
@@ -88,7 +88,7 @@ class AgentOptions:
             num_output_tokens=self.output_tokens,
             tools=tuple(map(Tool.parse, self.tool or _DEFAULT_TOOLS)),
             is_latency_sensitive=self.request_class is RequestClass.LATENCY_SENSITIVE,
-            seed=self.seed,
+            seed=self.seed + number,
         )
 
 
@@ -109,15 +109,20 @@ class LifetimeOptions:
         "Names the table that says how long the worker's work takes: a JSON file, or one that comes with QLLM.",
     ] = A100
     num_blocks: Annotated[
-        int | None,
-        Setting(1, 1 << 24, panel=_COMPARED, unset="as many as the table says"),
-        "Sets how many cache blocks of 16 tokens the device has: what programs keep presses on memory then.",
-    ] = None
-    num_host_blocks: Annotated[
         int,
-        Setting(0, 1 << 24, panel=_COMPARED),
-        "Sets how many cache blocks there are in host memory, to and from which caches move in no time here.",
-    ] = 0
+        Setting(1, 1 << 24, panel=_COMPARED),
+        "Sets how many cache blocks of 16 tokens the device has, whatever the table says: with few of them, what "
+        "programs keep presses on memory.",
+    ] = 2500
+    num_host_blocks: Annotated[
+        int | None,
+        Setting(0, 1 << 24, panel=_COMPARED, unset="as many as the table says"),
+        "Sets how many cache blocks there are in host memory, to which caches move that give way. A move takes as long "
+        "as the table says, or no time if it does not say.",
+    ] = None
+    seeds: Annotated[
+        int, Setting(1, 1000, panel=_COMPARED), "Simulates with so many seeds, from --seed on, for standard errors."
+    ] = 3
     processes: Annotated[int, Setting(1, 256, panel=_COMPARED), "Runs so many simulations at a time."] = (
         os.cpu_count() or 1
     )
@@ -133,8 +138,8 @@ class LifetimeOptions:
             "policy": self.policy,
             "requests": [],
             "agents": traffic.job(),
-            "num_host_blocks": self.num_host_blocks,
-            **({} if self.num_blocks is None else {"num_blocks": self.num_blocks}),
+            "num_blocks": self.num_blocks,
+            **({} if self.num_host_blocks is None else {"num_host_blocks": self.num_host_blocks}),
         }
         settings = lifetimes((0.0, *(each for each in fixed if each)))
         return {label: {**common, "settings": each} for label, each in settings.items()}
@@ -146,33 +151,39 @@ def simulate_agents(agents: AgentOptions, compared: LifetimeOptions) -> None:
 
     Each time to live meets the same programs: fixed times for which a program's cache is kept after a turn, and the
     time that the rule of arXiv 2511.02230 chooses by how long each tool took before. Printed are how long turns waited
-    for their first token, and how long programs took in all. Moving caches takes no time here.
+    for their first token, and how long programs took in all, as means over --seeds with their standard errors.
+    With the defaults that takes about 2 minutes of processor time.
     """
     with complaining():
-        traffic = agents.traffic()
-        jobs = compared.jobs(traffic)
+        by_seed = [compared.jobs(agents.traffic(number)) for number in range(compared.seeds)]
+        labels, jobs = list(by_seed[0]), [job for of_seed in by_seed for job in of_seed.values()]
 
-        async def command(_: Interrupts) -> dict[str, AgentResult]:
-            found = await run_jobs(list(jobs.values()), num_processes=compared.processes, on_done=lambda: None)
-            return dict(zip(jobs, map(AgentResult.read, found), strict=True))
+        async def command(_: Interrupts) -> dict[str, list[AgentResult]]:
+            found = await run_jobs(jobs, num_processes=compared.processes, on_done=lambda: None)
+            each = [AgentResult.read(content) for content in found]
+            return {label: each[at :: len(labels)] for at, label in enumerate(labels)}
 
         results, _ = run_interruptibly(command)
-        typer.echo(f"SIMULATED on {Path(compared.cost_table).stem}: {traffic.describe()}")
+        typer.echo(f"SIMULATED on {Path(compared.cost_table).stem}: {agents.traffic().describe()}")
         console = Console()
         if not console.is_terminal:
             console.width = 130
         console.print(agents_grid(results).to_table())
+        if not was_short(results):
+            typer.echo("Memory was never short, so that keeping caches could gain nothing: lower --num-blocks.")
         if compared.json_file is not None:
             _write(compared.json_file, agents, compared, results)
 
 
-def _write(path: Path, agents: AgentOptions, compared: LifetimeOptions, results: Mapping[str, AgentResult]) -> None:
+def _write(
+    path: Path, agents: AgentOptions, compared: LifetimeOptions, results: Mapping[str, Sequence[AgentResult]]
+) -> None:
     provenance = provenance_of(asdict(agents) | asdict(compared))
     content = {
         "schema": SCHEMA,
         "is_simulated": True,
         "provenance": asdict(provenance),
-        "results": {label: asdict(result) for label, result in results.items()},
+        "results": {label: [asdict(one) for one in of_time] for label, of_time in results.items()},
     }
     try:
         path.write_text(dump(content))

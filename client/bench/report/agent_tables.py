@@ -3,47 +3,55 @@
 Source: arXiv 2511.02230, evaluation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, number, times
+from client.bench.report.tables import NOTHING
+from client.bench.results.mean import Mean, mean_of_ratios
 from client.bench.simulation.agents import AgentResult
 
 PAPER = "1.1x to 3.7x"
+_Number = Callable[[AgentResult], float | None]
 
 
-def agents_grid(results: Mapping[str, AgentResult]) -> Grid:
-    """Returns a column for each time to live; ratios are to the first one, under which nothing is kept."""
+def agents_grid(results: Mapping[str, Sequence[AgentResult]]) -> Grid:
+    """Returns a column for each time to live: means over the seeds, with their standard errors.
+
+    Ratios are those of each seed to the first time, under which nothing is kept.
+    """
     nothing_kept, *_ = results.values()
-    rows = tuple(
-        (name, *(shown(result, nothing_kept) for result in results.values())) for name, shown in _FIGURES.items()
-    )
+    rows: list[tuple[str, ...]] = []
+    for name, shown in _FIGURES.items():
+        rows.append((name, *(_mean(shown, of_time) for of_time in results.values())))
+        if name in _COMPARED:
+            rows.append(("  times sooner", *(_times(shown, nothing_kept, of_time) for of_time in results.values())))
     headline = ("delay, times lower by the paper", NOTHING, *("" for _ in list(results)[2:]), PAPER)
     return Grid("SIMULATED: how long caches are kept after a turn", ("", *results), (*rows, headline))
 
 
-def _times_lower(base: float, value: float) -> str:
-    return times(base / value if value else None)
+def _mean(shown: _Number, results: Sequence[AgentResult]) -> str:
+    numbers = (shown(result) for result in results)
+    mean = Mean.of(number for number in numbers if number is not None)
+    return NOTHING if mean is None else mean.text(2)
 
 
-def _hit_share(result: AgentResult, _: AgentResult) -> str:
-    return NOTHING if result.hit_share is None else f"{result.hit_share:.1%}"
+def _times(shown: _Number, base: Sequence[AgentResult], results: Sequence[AgentResult]) -> str:
+    pairs = [(shown(one) or 0.0, shown(other) or 0.0) for one, other in zip(base, results, strict=True)]
+    mean = mean_of_ratios(pairs)
+    return NOTHING if mean is None else f"{mean.text(2)}x"
 
 
-_FIGURES: dict[str, Callable[[AgentResult, AgentResult], str]] = {
-    "turn's first token, mean seconds": lambda one, _: number(one.turn_delay_s["mean"]),
-    "turn's first token, median seconds": lambda one, _: number(one.turn_delay_s["p50"]),
-    "turn's first token, p99 seconds": lambda one, _: number(one.turn_delay_s["p99"]),
-    "turn's first token, times sooner, mean": lambda one, base: _times_lower(
-        base.turn_delay_s["mean"], one.turn_delay_s["mean"]
-    ),
-    "program's completion, mean seconds": lambda one, _: number(one.completion_s["mean"]),
-    "program's completion, p99 seconds": lambda one, _: number(one.completion_s["p99"]),
-    "program's completion, times sooner, mean": lambda one, base: _times_lower(
-        base.completion_s["mean"], one.completion_s["mean"]
-    ),
-    "turns that found their cache kept": _hit_share,
-    "programs": lambda one, _: f"{one.num_programs:,}",
-    "virtual time, h": lambda one, _: f"{one.virtual_s / 3600:.2f}",
-    "processor time, s": lambda one, _: f"{one.cpu_s:.1f}",
+_FIGURES: dict[str, _Number] = {
+    "turn's first token, mean seconds": lambda one: one.turn_delay_s["mean"],
+    "turn's first token, median seconds": lambda one: one.turn_delay_s["p50"],
+    "turn's first token, p99 seconds": lambda one: one.turn_delay_s["p99"],
+    "program's completion, mean seconds": lambda one: one.completion_s["mean"],
+    "program's completion, p99 seconds": lambda one: one.completion_s["p99"],
+    "turns that found their cache kept, %": lambda one: one.hit_percent,
+    "prompt tokens found in the cache, %": lambda one: one.cached_percent,
+    "caches moved away or dropped": lambda one: one.num_gave_way,
+    "programs": lambda one: one.num_programs,
+    "virtual time, h": lambda one: one.virtual_s / 3600,
+    "processor time, s": lambda one: one.cpu_s,
 }
+_COMPARED = ("turn's first token, mean seconds", "program's completion, mean seconds")

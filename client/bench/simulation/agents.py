@@ -9,6 +9,7 @@ from qllm.settings import plain
 from client.bench.load.memory.programs import Tool
 
 BY_RULE = "by the rule"
+_SAME_PERCENT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class AgentResult:
         turn_delay_s: From each turn's arrival to its first token.
         completion_s: From each program's first arrival to the end of its last turn.
         num_hits: Turns after a program's first whose cache was kept when they came; the others are misses.
+        num_gave_way: Caches that were moved off the device, or dropped, for want of memory.
+        cached_percent: Share of all prompt tokens that were found in the cache.
     """
 
     num_programs: int
@@ -73,19 +76,43 @@ class AgentResult:
     num_misses: int
     turn_delay_s: Mapping[str, float]
     completion_s: Mapping[str, float]
+    num_gave_way: int
+    cached_percent: float
     virtual_s: float
     cpu_s: float
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> "AgentResult":
         """Reads what the simulator reports."""
-        return cls(**content["agents"], virtual_s=content["virtual_s"], cpu_s=content["cpu_s"])
+        counters = content["counters"]
+        return cls(
+            **content["agents"],
+            num_gave_way=counters["num_offloads"] + counters["num_drops"],
+            cached_percent=100 * counters["num_cached_tokens"] / max(1, counters["num_prompt_tokens"]),
+            virtual_s=content["virtual_s"],
+            cpu_s=content["cpu_s"],
+        )
 
     @property
-    def hit_share(self) -> float | None:
-        """Share of the turns after each first one that found their cache kept; None if there were none."""
+    def hit_percent(self) -> float | None:
+        """Percentage of the turns after each first one that found their cache kept; None if there were none."""
         num_turns = self.num_hits + self.num_misses
-        return self.num_hits / num_turns if num_turns else None
+        return 100 * self.num_hits / num_turns if num_turns else None
+
+
+def was_short(results: Mapping[str, Sequence[AgentResult]]) -> bool:
+    """Returns whether memory was short under any time to live, so that it matters what is kept.
+
+    It was if a cache gave way, or if more of the same prompts was found under one time than under another: blocks that
+    nobody keeps are given to others silently.
+
+    Args:
+        results: By time to live, a result for each seed, in the same order.
+    """
+    if any(one.num_gave_way for of_time in results.values() for one in of_time):
+        return True
+    by_seed = zip(*([one.cached_percent for one in of_time] for of_time in results.values()), strict=True)
+    return any(max(shares) - min(shares) > _SAME_PERCENT for shares in by_seed)
 
 
 def lifetimes(seconds: Sequence[float]) -> dict[str, dict[str, float]]:

@@ -98,14 +98,25 @@ def test_the_simulator_itself_refuses_what_is_no_job() -> None:
 
 def test_agents_are_simulated_under_several_times_to_live(tmp_path: Path) -> None:
     json_file = tmp_path / "out.json"
-    options = ("--rate", "0.2", "--seconds", "30", "--cost-table", "h200-mixtral-8x7b", "--num-blocks", "1000")
+    options = (
+        "--rate",
+        "0.2",
+        "--seconds",
+        "30",
+        "--cost-table",
+        "h200-mixtral-8x7b",
+        "--num-blocks",
+        "1000",
+        "--seeds",
+        "2",
+    )
     command = [sys.executable, "-m", "client", "bench", "simulate-agents", *options, "--json", str(json_file)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     assert "program's completion, mean seconds" in result.stdout
     results = json.loads(json_file.read_text())["results"]
     assert list(results) == ["0 s", "2 s", "20 s", "by the rule"]
-    assert {one["num_turns"] for one in results.values()} == {48}
+    assert [one["num_turns"] for one in results["2 s"]] == [48, 48]
 
 
 def test_agents_that_do_not_fit_the_model_are_refused_in_one_line() -> None:
