@@ -1,24 +1,22 @@
 """`qllm-client bench ablation`: one workload under five set-ups of the scheduler, the same engine beneath all of them.
 
-Each round starts a service for each set-up anew, gives it the identical workload, and stops it; rounds begin
-with another set-up each, so that what the machine does meanwhile spreads evenly. Rounds of a set-up count as
-one measurement.
+Set-ups take turns (see `memory.in_turns`) with the identical workload. Rounds of a set-up count as one measurement.
 """
 
+import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from client.bench.commands.measure import provenance_of
-from client.bench.console import complain
+from client.bench.commands.memory.in_turns import InTurns
 from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.measurement import pool
-from client.bench.load.run import Plan, Run, run_plan, unless
+from client.bench.load.run import Run, run_plan
 from client.bench.options.load import LoadOptions
+from client.bench.options.qllm import QllmOptions
 from client.bench.options.target import ResultOptions, ServiceArguments
 from client.bench.report.ablation_tables import ablation_grids
 from client.bench.report.progress import ProgressBar
@@ -27,57 +25,10 @@ from client.bench.report.tables import warnings
 from client.bench.results.gains import Gain, find_gains
 from client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Result, dump
 from client.bench.results.summary import summarize
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
-from client.bench.set_ups import SET_UPS, SetUpName
+from client.bench.set_ups import SET_UPS, SetUpName, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """What the ablation measures.
-
-    Attributes:
-        model: Directory or hub id of the model.
-        set_ups: What to schedule by.
-        num_rounds: How often each of them is measured.
-        service: Further options of scheduler and worker, the same for all.
-        plan: What each run does.
-    """
-
-    model: str
-    set_ups: Sequence[SetUpName]
-    num_rounds: int
-    service: ServiceArguments
-    plan: Plan
-
-    async def run(self, bar: ProgressBar, interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
-        """Runs all rounds, or as many as there are until a signal comes; returns what came of each set-up."""
-        runs: dict[SetUpName, list[Run]] = {set_up: [] for set_up in self.set_ups}
-        for number in range(self.num_rounds):
-            first = number % len(self.set_ups)
-            for set_up in (*self.set_ups[first:], *self.set_ups[:first]):
-                bar.entitle(f"round {number + 1} of {self.num_rounds}, {set_up}")
-                with interrupts.keeping_results():
-                    run = await self._run_once(set_up, bar, interrupts)
-                if run is not None:
-                    runs[set_up].append(run)
-                if interrupts.stop.is_set():
-                    return runs
-        return runs
-
-    async def _run_once(self, set_up: SetUpName, bar: ProgressBar, interrupts: Interrupts) -> Run | None:
-        bar.begin("starting the service")
-        options = ServiceOptions(self.model, (*SET_UPS[set_up].options, *self.service.scheduler), self.service.worker)
-        async with AsyncExitStack() as stack:
-            address = await unless(interrupts.stop, stack.enter_async_context(running_service(options)))
-            if address is None:
-                return None
-            target = GrpcTarget(address, ignore_eos=True)
-            stack.push_async_callback(target.close)
-            return await run_plan(target, self.plan, bar, interrupts.stop)
 
 
 def ablate(
@@ -91,19 +42,17 @@ def ablate(
     """Runs the experiment, shows its results, and ends the process with the exit code that fits."""
     results.check()
     check_figures_can_be_drawn(results)
-    experiment = Experiment(model, set_ups, num_rounds, service, load.plan())
+    plan = load.plan()
     options = {"serve": model, "set_ups": [str(set_up) for set_up in set_ups], "rounds": num_rounds}
     provenance = provenance_of(options | asdict(service) | asdict(load))
 
-    async def command(interrupts: Interrupts) -> dict[SetUpName, list[Run]]:
-        with ProgressBar(Console(stderr=True)) as bar:
-            return await experiment.run(bar, interrupts)
+    async def measure(target: GrpcTarget, bar: ProgressBar, stop: asyncio.Event) -> Run | None:
+        return await run_plan(target, plan, bar, stop)
 
-    runs, exit_code = run_interruptibly(command)
-    measured = [_result(set_up, of_set_up, load, provenance) for set_up, of_set_up in runs.items() if of_set_up]
-    if not measured:
-        complain("interrupted before the first measuring window began; nothing was measured")
-        raise typer.Exit(exit_code)
+    variants = [Variant(set_up, scheduler=SET_UPS[set_up].options) for set_up in set_ups]
+    runs, exit_code = InTurns(QllmOptions(serve=model), service, variants, num_rounds).run(measure)
+    by_set_up = {set_up: [run for label, run in runs if label == set_up] for set_up in set_ups}
+    measured = [_result(set_up, of_set_up, load, provenance) for set_up, of_set_up in by_set_up.items() if of_set_up]
     _report(measured).show(results, results.json_file)
     raise typer.Exit(exit_code)
 

@@ -118,7 +118,7 @@ def test_control_c_while_a_service_starts_leaves_nothing_behind(tmp_path: Path) 
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 130
-        assert "nothing was measured" in process.stderr.read()
+        assert "interrupted before anything was measured" in process.stderr.read()
     assert processes_that_name(str(model)) == []
     assert list(tmp_path.glob("*.log")) == []
 
