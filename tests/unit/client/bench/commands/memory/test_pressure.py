@@ -16,7 +16,7 @@ QUICK = (
 
 async def test_a_service_whose_answers_stay_the_same_passes(service: FakeService, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    service.step_s, service.memory = 0.02, AT_REST
+    service.step_s, service.memory = 0.05, AT_REST
     finished = await call("pressure", "--grpc", service.address, *QUICK.split(), "--json", str(file))
     assert finished.code == 0, finished.err
     assert "answers compared" in finished.out
