@@ -65,7 +65,7 @@ class Room:
         self._sessions = sessions
         self._key = key
         self._emit = emit
-        self._residents: dict[SeqId, Sequence] = {}
+        self._begun: dict[SeqId, Sequence] = {}
 
     # ---- sequences come to run
 
@@ -116,7 +116,7 @@ class Room:
                 self._memory.restore(seeker.kept)
             self._begin(sequence)
         sequence.state = SequenceState.IN_BATCH
-        self._residents[sequence.seq_id] = sequence
+        self._begun[sequence.seq_id] = sequence
         new_block_ids = self._memory.grow(sequence, num_tokens)
         self._memory.computes(sequence, seeker.start, num_tokens)
         return new_block_ids
@@ -148,11 +148,11 @@ class Room:
     def forget(self, sequence: Sequence) -> None:
         """Gives up a sequence's memory."""
         self._memory.forget(sequence)
-        self._residents.pop(sequence.seq_id, None)
+        self._begun.pop(sequence.seq_id, None)
 
     def keep(self, sequence: Sequence) -> bool:
         """Keeps the cache of a sequence that ended for its program's next turn; False if there is nothing to keep."""
-        self._residents.pop(sequence.seq_id, None)
+        self._begun.pop(sequence.seq_id, None)
         return self._memory.keep(sequence)
 
     def release_expired(self, now_s: float) -> None:
@@ -188,7 +188,7 @@ class Room:
 
     def _num_growing(self, request_class: RequestClass | None = None) -> int:
         """Counts the sequences on the device, of one class or of all, each of which may need a block next."""
-        on_device = (other for other in self._residents.values() if other.block_ids)
+        on_device = (other for other in self._begun.values() if other.block_ids)
         return sum(request_class in (None, other.effective_class) for other in on_device)
 
     def _need(self, num_blocks: int, num_states: int = 0, *claims: Claim) -> Need:
@@ -209,7 +209,7 @@ class Room:
             return self._free(need, victims) or self._free(need, victims, may_break_iterations=True)
         # A program comes again, and others go on meanwhile: what is kept is given up only where nobody does, or
         # where best-effort work was passed over for too long.
-        runs = any(other.state is SequenceState.IN_BATCH for other in self._residents.values())
+        runs = any(other.state is SequenceState.IN_BATCH for other in self._begun.values())
         may_release = not runs or self._work.guard.is_promoted
         return self._free(need, [*later, *kept, *(last if may_release else [])], may_release=may_release)
 
@@ -224,7 +224,7 @@ class Room:
         """Returns best-effort sequences: those that wait, then those in iterations of their own; last to run first."""
         in_batch = [
             other
-            for other in self._residents.values()
+            for other in self._begun.values()
             # One that rides stays: others could not go on without it.
             if other.effective_class is BE and other.state is SequenceState.IN_BATCH and not other.rides
             if other.block_ids
@@ -235,7 +235,7 @@ class Room:
         """Returns the sequences of a class that wait and hold blocks, last to run first."""
         waiting = [
             other
-            for other in self._residents.values()
+            for other in self._begun.values()
             if other.effective_class is request_class and other.state is SequenceState.QUEUED
         ]
         able = (other for other in waiting if other.block_ids and other.seq_id not in self.aside)

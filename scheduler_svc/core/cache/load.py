@@ -51,7 +51,7 @@ def read_load(
     that grows with the sequences, and where blocks are shared with the blocks held, but for the last owner's.
     """
     live, kept = list(live), list(kept)
-    classes = {each: [s for s in live if s.effective_class is each] for each in RequestClass}
+    classes = {each: [s for s in live if s.request_class is each] for each in RequestClass}
     owners = (classes[RequestClass.LATENCY_SENSITIVE], classes[RequestClass.BEST_EFFORT], kept)
     num_blocks = _blocks_by_owner(owners, memory.pool.num_held)
     in_tier = {tier: sum(s.num_host_blocks for s in (*live, *kept) if s.tier is tier) for tier in Tier}
