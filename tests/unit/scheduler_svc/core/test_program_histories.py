@@ -52,6 +52,9 @@ class Program:
         turn, *self.turns = self.turns
         if turn.forgets:
             self.context = self.context[len(self.context) // 2 :]
+        model = self.sim.model  # more than all blocks hold is refused before it comes here
+        most = model.num_blocks * model.block_size - turn.num_new - turn.max_tokens
+        self.context = self.context[max(0, len(self.context) - most) :]
         start = len(self.context)
         prompt = self.context + tuple((self.kind * 31 + 7 * i) % 97 for i in range(start, start + turn.num_new))
         session = SessionTurn(self.name, "tool", last_turn=self.tells_last and not self.turns)
