@@ -75,9 +75,8 @@ class Room:
         if sequence.block_ids:
             return Seeker(sequence, num_computed, num_pending, None)
         if sequence.is_offloaded:
-            return Seeker(
-                sequence, num_computed, num_pending, self._memory.claim(sequence, int(min(most, num_pending)))
-            )
+            claim = self._memory.claim(sequence, int(min(most, num_pending)))
+            return Seeker(sequence, num_computed, num_pending, claim)
         kept = self._sessions.kept_for(sequence)
         with_kept = self._memory.claim_with(sequence, kept) if kept is not None and kept.is_offloaded else None
         claim = with_kept or self._memory.claim(sequence, num_pending)

@@ -140,9 +140,8 @@ class Memory:
 
         Of a new one those are counted from its first token on: what is found of them need not be run.
         """
-        return (
-            self._claim_away(sequence, num_tokens) if sequence.is_offloaded else self._claim_new(sequence, num_tokens)
-        )
+        claim = self._claim_away if sequence.is_offloaded else self._claim_new
+        return claim(sequence, num_tokens)
 
     def _claim_new(self, sequence: Sequence, num_tokens: int) -> Claim:
         # At least one token is left to compute: what follows a prompt is sampled from its last token's logits.
@@ -168,9 +167,9 @@ class Memory:
         None where that holds nothing of use that is not on the device anyway.
         """
         claim, needed = self._claim_new(sequence, sequence.num_tokens), self._claim_away(kept, 0)
-        digests = self._digests(sequence, (sequence.num_tokens - 1) // self._block_size)
         of_kept = self._digests(kept, kept.num_host_blocks)
-        num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(digests, of_kept, strict=False)))
+        pairs = zip(self._digests(sequence, (sequence.num_tokens - 1) // self._block_size), of_kept, strict=False)
+        num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if num_alike <= len(claim.found):
             return None
         num_blocks = needed.num_blocks - (-sequence.num_tokens // self._block_size) - num_alike
@@ -269,9 +268,8 @@ class Memory:
 
     def offload(self, sequence: Sequence, tier: Tier = Tier.HOST) -> None:
         """Moves its cache off the device and gives up its blocks; the tier has room."""
-        self._emit(
-            OffloadSequence(sequence.seq_id, tier)
-        )  # first: who gets the blocks writes to them by later commands
+        # First: whoever gets the blocks writes to them by a later command.
+        self._emit(OffloadSequence(sequence.seq_id, tier))
         sequence.tier = tier
         sequence.num_host_blocks = len(sequence.block_ids)
         self.num_free_by_tier[tier] -= sequence.num_host_blocks
