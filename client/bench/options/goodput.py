@@ -8,18 +8,19 @@ from qllm.settings import Setting
 
 from client.bench.load.prompts import PromptForm, Prompts
 from client.bench.load.run import Plan
-from client.bench.load.workload import BE, LS, Crowd, Lengths, Poisson
+from client.bench.load.workload import BE, LS, Crowd
+from client.bench.options.both_classes import LOAD, BothClasses
 from client.bench.options.prompt_form import chosen_form
 from client.bench.results.goodput_search import Rule
 from client.bench.results.summary import Targets
 
-_TARGETS, _LOAD, _MEASURING = "What is to be kept", "Who asks, and how much", "Measuring"
+_TARGETS, _MEASURING = "What is to be kept", "Measuring"
 _MAX_IN_FLIGHT = 4096
 _USUAL = Targets()
 
 
 @dataclass(frozen=True, slots=True)
-class GoodputOptions:
+class GoodputOptions(BothClasses):
     """What is searched for, and how."""
 
     slo_ttft_to_idle: Annotated[
@@ -43,44 +44,19 @@ class GoodputOptions:
         Setting(1, 4096, panel=_TARGETS),
         "Tries at most so many best-effort clients, each of whom sends a request whenever the last one has ended.",
     ] = 64
-    ls_rate: Annotated[
-        float,
-        Setting(0.001, 100_000, metavar="PER_SECOND", panel=_LOAD),
-        "Sends so many latency-sensitive requests a second, at random times (Poisson), at every level.",
-    ] = 0.7
-    ls_prompt_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens the prompt of a latency-sensitive request has.",
-    ] = 80
-    ls_max_tokens: Annotated[
-        int,
-        Setting(2, panel=_LOAD),
-        "Sets how many tokens a latency-sensitive request asks for.",
-    ] = 16
-    be_prompt_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens the prompt of a best-effort request has.",
-    ] = 1100
-    be_max_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens a best-effort request asks for.",
-    ] = 64
     prompt_form: Annotated[
         PromptForm | None,
-        Setting(panel=_LOAD, unset="tokens, with --chat text"),
+        Setting(panel=LOAD, unset="tokens, with --chat text"),
         "Chooses what prompts are sent as: token ids have exactly the wanted length, text has it nearly.",
     ] = None
     vocab_size: Annotated[
         int | None,
-        Setting(1, panel=_LOAD, unset="what a gRPC service says"),
+        Setting(1, panel=LOAD, unset="what a gRPC service says"),
         "Keeps the token ids of prompts below this number.",
     ] = None
     seed: Annotated[
         int,
-        Setting(panel=_LOAD),
+        Setting(panel=LOAD),
         "Fixes what is random: the times of requests, and prompts. A server over --http that does not know the field "
         "cache_salt may find the prompts of an earlier run in its cache: give it another seed each time.",
     ] = 0
@@ -129,7 +105,7 @@ class GoodputOptions:
 
     def crowd(self) -> Crowd:
         """Makes the best-effort clients."""
-        return Crowd(Lengths(self.be_prompt_tokens, self.be_max_tokens))
+        return Crowd(self.be_lengths)
 
     def check(self, *, chat: bool) -> None:
         """Checks that the options fit each other.
@@ -147,9 +123,8 @@ class GoodputOptions:
     def plan(self, crowd: Crowd, *, chat: bool) -> Plan:
         """Returns the load of one server, with these best-effort clients."""
         form = chosen_form(self.prompt_form, chat=chat)
-        ls = Poisson(self.ls_rate, Lengths(self.ls_prompt_tokens, self.ls_max_tokens), f"ls {self.seed}")
         return Plan(
-            workload={LS: ls, BE: crowd},
+            workload={LS: self.ls_arrivals(self.seed), BE: crowd},
             prompts=Prompts(form, vocab_size=0, seed=self.seed),
             vocab_size=self.vocab_size,
             num_idle=self.idle_requests,

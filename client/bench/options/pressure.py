@@ -11,56 +11,32 @@ from client.bench.load.memory.comparing_target import FewPrompts
 from client.bench.load.prompts import PromptForm, Prompts
 from client.bench.load.run import Plan
 from client.bench.load.target import TargetFacts
-from client.bench.load.workload import BE, LS, Crowd, Lengths, Poisson, Until
+from client.bench.load.workload import BE, LS, Crowd, Until
+from client.bench.options.both_classes import LOAD, BothClasses
 
-_LOAD, _MEASURING = "Who asks, and how much", "Measuring"
+_MEASURING = "Measuring"
 _MAX_IN_FLIGHT = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class PressureOptions:
+class PressureOptions(BothClasses):
     """The load, and how long it goes on."""
 
     demand: Annotated[
         float,
-        Setting(0.01, 10_000, metavar="X", panel=_LOAD),
+        Setting(0.01, 10_000, metavar="X", panel=LOAD),
         "Sends so many best-effort requests at a time that their prompts and outputs together have so many times the "
         "tokens that the cache holds. Each that ends is followed by the next.",
     ] = 10.0
-    ls_rate: Annotated[
-        float,
-        Setting(0.001, 100_000, metavar="PER_SECOND", panel=_LOAD),
-        "Sends so many latency-sensitive requests a second, at random times (Poisson).",
-    ] = 0.7
-    ls_prompt_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens the prompt of a latency-sensitive request has.",
-    ] = 80
-    ls_max_tokens: Annotated[
-        int,
-        Setting(2, panel=_LOAD),
-        "Sets how many tokens a latency-sensitive request asks for.",
-    ] = 16
-    be_prompt_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens the prompt of a best-effort request has.",
-    ] = 1100
-    be_max_tokens: Annotated[
-        int,
-        Setting(1, panel=_LOAD),
-        "Sets how many tokens a best-effort request asks for.",
-    ] = 64
     prompts: Annotated[
         int,
-        Setting(1, 4096, panel=_LOAD),
+        Setting(1, 4096, panel=LOAD),
         "Cycles through so many different prompts of each class. Each is asked alone first, and all later answers to "
         "it are compared with that one.",
     ] = 24
     seed: Annotated[
         int,
-        Setting(panel=_LOAD),
+        Setting(panel=LOAD),
         "Fixes what is random: the times of requests, and prompts.",
     ] = 0
     seconds: Annotated[
@@ -84,16 +60,6 @@ class PressureOptions:
         "Sends so many latency-sensitive requests, one after another, to the idle server before the load begins.",
     ] = 50
 
-    @property
-    def ls_lengths(self) -> Lengths:
-        """Lengths of latency-sensitive requests."""
-        return Lengths(self.ls_prompt_tokens, self.ls_max_tokens)
-
-    @property
-    def be_lengths(self) -> Lengths:
-        """Lengths of best-effort requests."""
-        return Lengths(self.be_prompt_tokens, self.be_max_tokens)
-
     def num_be_clients(self, facts: TargetFacts) -> int:
         """Returns how many best-effort requests want that many times the blocks that the cache has.
 
@@ -114,7 +80,7 @@ class PressureOptions:
 
     def plan(self, crowd: Crowd, prompts: FewPrompts) -> Plan:
         """Makes the plan of a run with these best-effort clients."""
-        arrivals = Poisson(self.ls_rate, self.ls_lengths, f"ls {self.seed}")
+        arrivals = self.ls_arrivals(self.seed)
         return Plan(
             workload={LS: Until(arrivals, self.warm_up + self.seconds), BE: crowd},
             prompts=prompts,

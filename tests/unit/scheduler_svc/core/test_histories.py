@@ -116,7 +116,7 @@ def test_every_history_serves_all_and_leaks_nothing(
     )
     events = Events()
     lanes = StepLanes(events, model.experts_by_layer, 1, 0.0)
-    sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at, observer=lanes)
+    sim = Simulation(policy, model=model, limits=limits, preempt_at=preempt_at, observer=lanes, checks_rows=True)
     aborted = play(sim, arrivals)
     assert_all_served(sim, aborted)
     counters = sim.scheduler.counters

@@ -112,7 +112,7 @@ def test_every_history_of_programs_serves_all_and_leaks_nothing(
         num_blocks=num_blocks, num_host_blocks=num_host_blocks, num_disk_blocks=num_disk_blocks, experts_by_layer=(4, 4)
     )
     limits = Limits(be_chunk_tokens=40, ls_chunk_tokens=64, ls_tpot_s=tpot_s)
-    sim = Simulation(policy, model=model, limits=limits)
+    sim = Simulation(policy, model=model, limits=limits, checks_rows=True)
     for number, (time_s, request_class, turns, tells_last, kind) in enumerate(programs):
         sim.at(time_s, Program(sim, f"program {number}", request_class, turns, tells_last, kind).go_on)
     for time_s, *other, alike in others:
