@@ -21,23 +21,20 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_nobody_s_answer_suffers_under_pressure_whether_caches_are_moved_or_dropped(tmp_path: Path) -> None:
+def test_nobody_s_answer_suffers_under_pressure(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     load = (
-        "--demand 5 --be-prompt-tokens 100 --be-max-tokens 12 --ls-rate 4 --ls-prompt-tokens 60 --ls-max-tokens 4 "
-        "--prompts 2 --idle-requests 3 --warm-up 0.5 --seconds 2"
+        "--demand 3 --be-prompt-tokens 100 --be-max-tokens 12 --ls-rate 6 --ls-prompt-tokens 60 --ls-max-tokens 4 "
+        "--prompts 1 --idle-requests 2 --warm-up 0 --seconds 2"
     )
-    set_ups = ("--set-up", "offload", "--set-up", "recompute", "--worker-arg=--num-blocks=20")
-    finished = bench("pressure", "--serve", MODEL, *set_ups, *load.split(), "--json", str(file))
+    options = ("--worker-arg=--num-blocks=20", "--worker-arg=--dtype=float32")
+    finished = bench("pressure", "--serve", MODEL, *options, *load.split(), "--json", str(file))
     assert finished.returncode == 0, finished.stderr
-    values = json.loads(file.read_text())
-    for label in ("offload", "recompute"):
-        (figures,) = values["turns"][label]
-        assert figures["num_compared"] > 10
-        assert (figures["num_different"], figures["num_not_done"]) == (0, 0)
-        assert (figures["num_leaked_blocks"], figures["num_problems"]) == (0, 0)
-    assert values["turns"]["offload"][0]["num_offloads"] > 0
-    assert values["turns"]["recompute"][0]["num_offloads"] == 0
+    (figures,) = json.loads(file.read_text())["turns"]["offload"]
+    assert figures["num_compared"] > 10
+    assert (figures["num_different"], figures["num_not_done"]) == (0, 0)
+    assert (figures["num_leaked_blocks"], figures["num_problems"]) == (0, 0)
+    assert figures["num_offloads"] > 0
 
 
 @pytest.mark.timeout(900)
