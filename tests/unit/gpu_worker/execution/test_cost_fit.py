@@ -101,7 +101,7 @@ def test_what_is_kept_of_the_steps_is_bounded_and_stands_for_all_of_them() -> No
         sample.note(WorkTiming(num_heads=1, head_rows=rng.randint(1, 8), head_ns=took_ns))
     assert sample.num_steps == 2000
     assert len(sample._rows) == 64
-    assert 20 <= sum(row[-1] == 2_000_000 for row in sample._rows) <= 44
+    assert 20 <= sum(2_000_000 in row for row in sample._rows) <= 44
 
 
 def test_steps_that_ran_nothing_are_not_counted() -> None:
