@@ -14,8 +14,7 @@ from torch import Tensor
 
 from gpu_worker.attention import paged as paged_attention
 from gpu_worker.attention.paged import Pages, Scores
-from gpu_worker.cache import placement, static_placement
-from gpu_worker.cache import unified as cache
+from gpu_worker.cache import offloaded, placement, static_placement, unified
 from gpu_worker.cache.carrier import HostCarrier
 from gpu_worker.cache.placement import Placement
 from gpu_worker.cache.ragged import RaggedCache
@@ -38,9 +37,9 @@ def contentless_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def to_meta(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
 
-    for module in (cache, placement, static_placement):
+    for module in (unified, placement, static_placement):
         monkeypatch.setattr(module, "to_device", to_meta)
-    monkeypatch.setattr(cache, "carrier_of", lambda device: HostCarrier())
+    monkeypatch.setattr(offloaded, "carrier_of", lambda device: HostCarrier())
     paged_attention._way.cache_clear()
     yield
     paged_attention._way.cache_clear()

@@ -21,8 +21,8 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
     made: list[Scheduler] = []
 
     class Noted(Scheduler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)  # type: ignore[arg-type]
+        def __init__(self, *args: object, **options: bool) -> None:
+            super().__init__(*args, **options)  # type: ignore[arg-type]
             made.append(self)
 
     monkeypatch.setattr(engine_module, "Scheduler", Noted)
