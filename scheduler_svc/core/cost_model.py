@@ -139,13 +139,10 @@ class CostModel:
         if timing.num_restored_blocks:
             self._restore.observe((timing.num_restored_blocks,), timing.restore_ns * 1e-6)
 
-    def restore_s(self, num_blocks: int) -> float:
-        """Predicts how long the worker is kept by bringing a cache back; 0 until that was seen."""
-        return self._restore.predict_ms((num_blocks,)) * 1e-3
-
     def move_s(self, num_blocks: int) -> float:
-        """Predicts how long the worker is kept by moving a cache off the device and back."""
-        return self._offload.predict_ms((num_blocks,)) * 1e-3 + self.restore_s(num_blocks)
+        """Predicts how long the worker is kept by moving a cache off the device and back; 0 until that was seen."""
+        counts = (num_blocks,)
+        return (self._offload.predict_ms(counts) + self._restore.predict_ms(counts)) * 1e-3
 
     def unit_costs(self, shape: Shape) -> UnitCosts:
         """Predicts the units of batches whose shapes sum to `shape` and that run jointly.

@@ -128,15 +128,18 @@ class ServiceArguments:
         return tuple(self.worker_arg or ())
 
 
+_JsonFile = Annotated[
+    Path | None,
+    Setting(option="json", metavar="FILE", panel=_RESULTS),
+    "Writes all results as JSON.",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class JsonOptions:
     """Where results go that have no picture."""
 
-    json_file: Annotated[
-        Path | None,
-        Setting(option="json", metavar="FILE", panel=_RESULTS),
-        "Writes all results as JSON.",
-    ] = None
+    json_file: _JsonFile = None
 
     def check(self) -> None:
         """Checks that the file can be written, before anything is measured.
@@ -180,11 +183,7 @@ class FigureOptions:
 class ResultOptions(FigureOptions):
     """Where results go."""
 
-    json_file: Annotated[
-        Path | None,
-        Setting(option="json", metavar="FILE", panel=_RESULTS),
-        "Writes all results as JSON.",
-    ] = None
+    json_file: _JsonFile = None
 
     def check(self) -> None:
         """Checks that the files can be written, before anything is measured.
