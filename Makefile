@@ -19,6 +19,8 @@ CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
 	tests/integration/service/test_service.py tests/integration/service/test_cores.py \
 	tests/integration/api/test_openai.py
+# A process for each core, each with whole files, since a file's tests share services. Long files come first.
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
@@ -52,9 +54,11 @@ check: $(STAMP) ## format, lint, types, import contracts, protos, settings: what
 	$(BIN)/python -m scripts.settings check
 
 test: $(STAMP) ## all tests that need no GPU, and the core's coverage
-	$(BIN)/coverage run -m pytest $(CORE_TESTS)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) $(CORE_TESTS)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/pytest -m 'not gpu' --durations 8 --ignore $(CORE_TESTS)
+	$(BIN)/pytest -m 'not gpu' $(SIDE_BY_SIDE) --durations 8 --ignore $(CORE_TESTS)
 
 test-avx2: $(STAMP) ## the tests that run a model, as on a CPU without AVX-512 and bfloat16 instructions (AVX2 only)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m 'not gpu' $(TESTS_WITH_A_MODEL)
@@ -82,4 +86,4 @@ bench-model: $(STAMP) ## writes the random benchmark model "mini-mixtral" to DIR
 	$(BIN)/python -m demo.training.bench_model $(DIR)
 
 clean: ## removes what was built here, the environment included
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -108,10 +108,10 @@ async def test_signal_ends_an_idle_worker_with_code_0(number: signal.Signals) ->
 
 async def test_hung_engine_is_noticed_and_recovers_with_its_result() -> None:
     with ipc_endpoint() as endpoint:
-        async with listening(endpoint, hang_timeout_s=0.4) as (link, listener):
+        async with listening(endpoint, hang_timeout_s=1.5) as (link, listener):
             with worker_process(endpoint):
                 await listener.wait_for("joined")
-                link.send([advance(1, fake_worker.BATCH_THAT_HANGS_FOR_1_S)])
+                link.send([advance(1, fake_worker.BATCH_THAT_HANGS_FOR_4_S)])
                 _, reason = await listener.wait_for("hung")
                 assert link.state is WorkerState.HUNG
                 assert "no progress" in str(reason)

@@ -25,7 +25,7 @@ from gpu_worker.contract.results import AdvanceOutcome, BatchError, SampledToken
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CommandRefused, WorkerRefused
 
-BATCH_THAT_HANGS_FOR_1_S = 101
+BATCH_THAT_HANGS_FOR_4_S = 101
 BATCH_THAT_HANGS_FOREVER = 102
 BATCH_THAT_IS_LONG_BUT_ALIVE_FOR_3_S = 103
 BATCH_THAT_IS_REFUSED = 104
@@ -51,7 +51,7 @@ class SleepingExecutor:
         tokens = []
         match advance.batch_ids[0]:
             case 101:
-                time.sleep(1)
+                time.sleep(4)
             case 102:
                 time.sleep(3600)
             case 103:
