@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 # The client's host, as the API has it; those that have none are one client.
 _host: ContextVar[str] = ContextVar("caller", default="")
+_tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 
 def set_caller(host: str) -> None:
@@ -18,6 +19,16 @@ def set_caller(host: str) -> None:
 def current_caller() -> str:
     """Returns the host of the client whose request the current task works on."""
     return _host.get()
+
+
+def set_tenant(tenant: str) -> None:
+    """Says on whose behalf the current task works from here."""
+    _tenant.set(tenant)
+
+
+def current_tenant() -> str:
+    """Returns on whose behalf the current task works; empty where no API keys tell tenants apart."""
+    return _tenant.get()
 
 
 def host_of_peer(peer: str) -> str:

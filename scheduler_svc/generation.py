@@ -32,6 +32,8 @@ class GenerationRequest:
         deadline_s: When the caller gives up, on the clock of the event loop; None: never.
         cache_salt: Keeps its cache apart from requests of another salt.
         session: The turn of a program that it is, if it is one.
+        output_token_ids: Tokens that it has already, from an earlier life; its stream yields what follows them, and its
+            usage counts them.
     """
 
     request_id: str
@@ -43,6 +45,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     cache_salt: bytes = b""
     session: SessionTurn | None = None
+    output_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ class Engine:
             request.sampling,
             request.stop,
             self._loop.time(),
+            output_token_ids=[*request.output_token_ids],
             targets=request.targets,
             deadline_s=request.deadline_s,
             salt=request.cache_salt,

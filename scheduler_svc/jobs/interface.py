@@ -1,0 +1,76 @@
+"""What front ends and the runner need of a store of jobs. A call that changes something returns after its commit."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol
+
+import grpc
+
+from scheduler_svc.errors import Refusal, ServiceError
+from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemResult, Job, LineError, NewItem, NewJob, Progress, StoredFile
+
+
+class JobFrontDoor(Protocol):
+    """What the APIs call. A tenant sees its own jobs and files only; those of others are not found.
+
+    All methods raise StoreUnavailable when the store can't be reached.
+    """
+
+    async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
+        """Accepts a job; returns after the commit. The same key of the same tenant gives the first job again."""
+
+    async def fail_job(self, job: NewJob, errors: Sequence[LineError]) -> Job:
+        """Records a job whose input can't be run, as FAILED."""
+
+    async def job(self, tenant: str, job_id: str) -> Job | None:
+        """Returns a job; None if the tenant has none of that id."""
+
+    async def jobs(self, tenant: str, after: str | None, limit: int) -> tuple[list[Job], bool]:
+        """Returns jobs, newest first, those older than `after`; and whether there are more."""
+
+    async def cancel_job(self, tenant: str, job_id: str) -> Job | None:
+        """Cancels a job; one that has ended stays as it is. None if the tenant has none of that id."""
+
+    def results(self, tenant: str, job_id: str, after_position: int = -1) -> AsyncIterator[ItemResult]:
+        """Yields the ended items as they stand, by position, those behind `after_position`."""
+
+    async def create_file(self, tenant: str, filename: str, purpose: str, content: AsyncIterator[bytes]) -> StoredFile:
+        """Keeps a file; returns after the commit."""
+
+    async def file(self, tenant: str, file_id: str) -> StoredFile | None:
+        """Returns what is known of a file; None if the tenant has none of that id."""
+
+    async def files(self, tenant: str, after: str | None, limit: int) -> tuple[list[StoredFile], bool]:
+        """Returns files, newest first; and whether there are more."""
+
+    def read_file(self, tenant: str, file_id: str) -> AsyncIterator[bytes]:
+        """Yields a file's bytes in pieces."""
+
+    async def delete_file(self, tenant: str, file_id: str) -> bool:
+        """Deletes a file; False if the tenant has none of that id."""
+
+
+class ClaimStore(Protocol):
+    """What the runner calls. `owner` names one life of one scheduler."""
+
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claim]:
+        """Claims items that wait, or whose lease is over, oldest job first."""
+
+    async def renew(self, owner: str, claims: Iterable[tuple[Claim, Progress]], lease_s: float) -> list[Claim]:
+        """Renews leases and keeps progress, in one commit; returns the claims that are lost or cancelled."""
+
+    async def finish(self, owner: str, ends: Iterable[tuple[Claim, ItemOutcome]]) -> list[Claim]:
+        """Records outcomes, in one commit; returns the claims whose outcome was refused, as they were lost."""
+
+    async def release(self, owner: str, claims: Iterable[tuple[Claim, Progress]]) -> None:
+        """Gives items back at once, with their progress: for a scheduler that stops."""
+
+    async def expire(self) -> None:
+        """Ends what is past its completion window."""
+
+
+class StoreUnavailable(ServiceError):
+    """The store of jobs can't be reached."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    refusal = Refusal.OTHER
+    retry_after_s = 2.0
