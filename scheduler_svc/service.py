@@ -33,6 +33,7 @@ from scheduler_svc.serving.engine import Engine
 from scheduler_svc.serving.tool_times_file import StateDirectoryRefused, ToolTimesFile
 from scheduler_svc.settings import Config, listening_host
 from scheduler_svc.supervisor import WorkerSupervisor
+from scheduler_svc.team import WorkerTeam
 from scheduler_svc.timeline import Timeline, TraceFile
 
 if TYPE_CHECKING:
@@ -61,12 +62,21 @@ class Service:
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         host = listening_host("--grpc-host", config.grpc_host)
-        self._api = ApiServer(self._engine, self._texts, _facts(config), host, config.grpc_port, max_connections=most)
+        self._api = ApiServer(
+            self._engine,
+            self._texts,
+            _facts(config),
+            host,
+            config.grpc_port,
+            max_connections=most,
+            hand_over=lambda: self._link.hand_over(),
+        )
         self._http = _make_http(self._engine, self._texts, config, most)
         self._metrics = _make_metrics_server(self._engine, config)
         with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._worker_pid = 0
 
     async def run(self) -> None:
         """Serves until SIGINT, SIGTERM, SIGHUP or a fatal error, which is raised; a second signal ends the grace."""
@@ -81,14 +91,15 @@ class Service:
                 await stack.enter_async_context(self._tool_times_file)
                 self._own(self._tool_times_file.task)
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
-            self._supervisor = self._make_supervisor(endpoint)
+            self._team = self._make_team(endpoint)
             self._link = WorkerLink(
                 endpoint, self, curve=self._config.curve, hang_timeout_s=self._config.hang_timeout_s
             )
             await stack.enter_async_context(self._link)
-            if self._supervisor is not None:
-                self._own(asyncio.create_task(self._supervisor.run(), name="worker-supervisor"))
-                stack.push_async_callback(self._supervisor.close)
+            stack.callback(self._engine.close)
+            if self._team is not None:
+                self._own(asyncio.create_task(self._team.run(), name="worker-team"))
+                stack.push_async_callback(self._team.close)
                 stack.callback(self._link.send_shutdown)
             stack.callback(self._texts.close)
             if self._metrics is not None:
@@ -107,8 +118,9 @@ class Service:
 
     def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
         """A worker is ready."""
-        if self._supervisor is not None:
-            self._supervisor.worker_joined()
+        self._worker_pid = pid
+        if self._team is not None:
+            self._team.worker_joined(pid, model.dtype)
         self._engine.worker_joined(epoch, model, calibration, pid)
         self._own(asyncio.create_task(self._texts.warm_up(), name="warm-up"))
 
@@ -124,6 +136,10 @@ class Service:
         """The worker could not carry out a command."""
         self._engine.command_refused(message, command_id)
 
+    def patience_s(self) -> float | None:
+        """How long the worker may go without progress."""
+        return self._engine.patience_s()
+
     def worker_lost(self, reason: str) -> None:
         """The worker is gone."""
         self._engine.worker_lost(reason)
@@ -131,8 +147,8 @@ class Service:
     def worker_hung(self, reason: str) -> None:
         """The worker makes no progress; one of our own is replaced."""
         self._engine.worker_hung(reason)
-        if self._supervisor is not None:
-            self._supervisor.worker_hung()
+        if self._team is not None:
+            self._team.worker_hung(self._worker_pid)
 
     def worker_recovered(self) -> None:
         """The worker makes progress again."""
@@ -164,11 +180,11 @@ class Service:
             stops.append(self._http.stop(grace_s))
         await asyncio.gather(*stops)
 
-    def _make_supervisor(self, endpoint: str) -> WorkerSupervisor | None:
-        config = self._config
-        if not config.spawn_worker or config.model is None:
+    def _make_team(self, endpoint: str) -> WorkerTeam | None:
+        config, model = self._config, self._config.model
+        if not config.spawn_worker or model is None:
             return None
-        return WorkerSupervisor(endpoint, config.model, config.spawned_worker_options)
+        return WorkerTeam(lambda: WorkerSupervisor(endpoint, model, config.spawned_worker_options), config.standby)
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)

@@ -48,6 +48,12 @@ class Config:
         Setting(panel=MODEL),
         "Starts a worker on this machine, and starts it again whenever it ends.",
     ] = False
+    standby: Annotated[
+        int,
+        Setting(0, 8, panel=MODEL),
+        "Starts so many further workers with --spawn-worker, where memory allows. Each holds the model in memory and "
+        "takes over within a second when the one that serves is gone, in place of a start that reads the model anew.",
+    ] = 0
     grpc_host: Annotated[
         str,
         Setting(panel=SERVING),
@@ -169,6 +175,8 @@ class Config:
                 "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a "
                 "worker that is started elsewhere"
             )
+        if self.standby and not self.spawn_worker:
+            raise SettingRefused("--standby: it goes with --spawn-worker; a worker that is started elsewhere stands by")
         if self.worker_options and not self.spawn_worker:
             raise SettingRefused(
                 f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker"

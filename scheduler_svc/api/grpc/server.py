@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -60,6 +61,7 @@ class ApiServer:
             to others, with no encryption.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
+        hand_over: Lets a worker that waits take over; returns False if none waits.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class ApiServer:
         port: int = 50051,
         *,
         max_connections: int = MOST_CONNECTIONS,
+        hand_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
+        self._hand_over = hand_over
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -93,7 +97,9 @@ class ApiServer:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminServicer(self._generator, self._settings, self._hand_over), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)
