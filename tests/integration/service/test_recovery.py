@@ -135,7 +135,7 @@ def test_a_standby_takes_over_and_no_stream_notices(pair: LiveService, blow: str
 
 def serving_pid(service: LiveService) -> int:
     line = [line for line in service.log.read_text().splitlines() if "worker_ready" in line][-1]
-    return int(line.partition("pid=")[2].split()[0])
+    return int(line.rpartition(" pid=")[2].split()[0])
 
 
 def test_without_a_standby_there_is_nothing_to_hand_over_to(free: LiveService) -> None:
