@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 from qllm.settings import MEMORY, SCHEDULING, Setting
 
+from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
@@ -187,6 +188,12 @@ class Engine:
     def loads(self) -> Loads:
         """Returns the loads now."""
         return read_loads(self._scheduler, self._loop.time()) if self._scheduler else NO_LOADS
+
+    def best_effort_wait_s(self) -> float | None:
+        """Predicts after how long a further best-effort request would be begun; None while no worker serves."""
+        if self._scheduler is None or self._state is not WorkerState.READY:
+            return None
+        return best_effort_wait_s(self._scheduler.work)
 
     async def check_integrity(self) -> IntegrityCheck:
         """Checks the books of memory on both sides."""
