@@ -100,7 +100,8 @@ class JobRunner:
     async def turn(self) -> float:
         """Writes what ended, renews what is due and claims what there is room for.
 
-        Returns in how many seconds to do so again. While the store can't be reached, which is logged once a minute, nothing is lost and nothing is claimed.
+        While the store can't be reached, which is logged once a minute, nothing is claimed and nothing is lost. Returns
+        in how many seconds to do so again.
         """
         try:
             await self._write_ends()
