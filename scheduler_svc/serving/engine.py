@@ -207,6 +207,10 @@ class Engine:
         """Counts a request that was refused."""
         self._metrics.requests.refused(request_class, refusal)
 
+    def note_item_ended(self, status: str) -> None:
+        """Counts an item of a durable job whose outcome was recorded, by how it ended."""
+        self._metrics.items.ended(status)
+
     def _ready_scheduler(self) -> Scheduler:
         if self._scheduler is None:
             raise WorkerUnavailable("no worker is connected")

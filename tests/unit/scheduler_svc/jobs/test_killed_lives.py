@@ -49,7 +49,7 @@ async def test_jobs_that_were_accepted_have_one_result_an_item_however_often_the
     await asyncio.to_thread(kill_lives, tmp_path, notes)
     store = JobStore.in_directory(tmp_path)
     await run_the_rest(store)
-    told = [line.split() for line in notes.read_text().splitlines()]  # noqa: ASYNC240
+    told = [line.split() for line in notes.read_text().splitlines()]
     accepted = {job_id for word, job_id, *_ in told if word == "accepted"}
     acknowledged = {
         (job_id, int(at)): answer for word, job_id, *rest in told if word == "ended" for at, answer in [rest]
