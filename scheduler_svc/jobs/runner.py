@@ -86,7 +86,10 @@ class JobRunner:
     async def __aexit__(self, *exc_info: object) -> None:
         self._is_stopping = True
         self._wakened.set()
-        await self.task
+        await asyncio.wait((self.task,), timeout=2 * _PARTING_S)
+        if self.task.cancel():  # the store does not answer
+            await asyncio.wait((self.task,))
+            _log.error("items_left num=%d reason=%r", len(self._running), "the store did not answer")
 
     def wake(self) -> None:
         """Has the store asked at once: a job was added."""
@@ -137,13 +140,17 @@ class JobRunner:
     # ---- inside
 
     async def _run(self) -> None:
-        while not self._is_stopping:
-            self._wakened.clear()
-            wait_s = await self.turn()
-            if not self._is_stopping:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wakened.wait(), wait_s)
-        await self.part()
+        try:
+            while not self._is_stopping:
+                self._wakened.clear()
+                wait_s = await self.turn()
+                if not self._is_stopping:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wakened.wait(), wait_s)
+            await self.part()
+        finally:
+            for task in self._tasks:
+                task.cancel()
 
     async def _write_ends(self) -> None:
         if ends := [*self._ends]:

@@ -29,6 +29,7 @@ Act: TypeAlias = Callable[[Connection], T]
 _MOST_WAITING = 1000
 _MOST_IN_GROUP = 64
 _MOST_TRIES = 5
+_CLOSES_WITHIN_S = 10.0
 _DEFECTS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 _IS_TO_BE_TRIED_AGAIN = ("40001", "40P01")  # PostgreSQL ended it for the sake of another: serialization, deadlock
 
@@ -105,12 +106,12 @@ class Database:
             raise StoreUnavailable("the store of jobs is closed") from error
 
     async def close(self) -> None:
-        """Carries out the writes that wait, and closes the connections."""
+        """Carries out the writes that wait, unless that takes long, and closes the connections."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        await asyncio.to_thread(self._writer.join)
-        await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._writer.join, _CLOSES_WITHIN_S)
+        self._readers.shutdown(wait=False)
         self._engines.dispose()
 
     def _read(self, act: Act[T]) -> T:
@@ -136,29 +137,42 @@ class Database:
             return [self._waiting.popleft() for _ in range(min(_MOST_IN_GROUP, len(self._waiting)))]
 
     def _commit(self, group: list[_Write[Any]]) -> list[Any]:
-        """Runs a group in one transaction, or, where one of them makes all fail, each in its own."""
+        """Returns what each write of a group returned or raised."""
         try:
-            return self._try_together(group)
+            if not self._is_prepared:
+                self._prepare()
+                self._is_prepared = True
+            connection = self._engines.writing.connect()
         except DBAPIError as error:
-            if len(group) > 1 and not error.connection_invalidated:
-                return [outcome for write in group for outcome in self._commit([write])]
             return [_unavailable(error) for _ in group]
         except Exception as error:  # of `prepare`, or a defect: whoever waits has to hear of it
             return [error for _ in group]
+        with connection:
+            return _commit_over(connection, group)
 
-    def _try_together(self, group: list[_Write[Any]]) -> list[Any]:
-        """Runs a group in one transaction; raises DBAPIError if that did not come to its end."""
-        for tries_left in reversed(range(_MOST_TRIES)):
-            try:
-                if not self._is_prepared:
-                    self._prepare()
-                    self._is_prepared = True
-                with self._engines.writing.begin() as connection:
-                    return [_apart(connection, write.act) for write in group]
-            except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _IS_TO_BE_TRIED_AGAIN or not tries_left:
-                    raise
-        raise AssertionError("unreachable")
+
+def _commit_over(connection: Connection, group: list[_Write[Any]]) -> list[Any]:
+    """Runs a group in one transaction, or, where one of them makes all fail, each in its own."""
+    try:
+        return _try_together(connection, group)
+    except DBAPIError as error:
+        if len(group) > 1 and not error.connection_invalidated:
+            return [outcome for write in group for outcome in _commit_over(connection, [write])]
+        return [_unavailable(error) for _ in group]
+    except Exception as error:
+        return [error for _ in group]
+
+
+def _try_together(connection: Connection, group: list[_Write[Any]]) -> list[Any]:
+    """Runs a group in one transaction; raises DBAPIError if that did not come to its end."""
+    for tries_left in reversed(range(_MOST_TRIES)):
+        try:
+            with connection.begin():
+                return [_apart(connection, write.act) for write in group]
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _IS_TO_BE_TRIED_AGAIN or not tries_left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _apart(connection: Connection, act: Act[T]) -> T | Exception:

@@ -24,7 +24,7 @@ _PRAGMAS = (
     "PRAGMA foreign_keys=ON",
 )
 # A commit must not be less durable because a server says so to others, and no statement waits for ever.
-_POSTGRESQL_OPTIONS = "-c synchronous_commit=on -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+_POSTGRESQL_OPTIONS = "-c synchronous_commit=on -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from scheduler_svc.jobs.store.engines import Engines, postgresql_engines, sqlite
 from scheduler_svc.jobs.store.ids import new_id
 from scheduler_svc.jobs.store.migrate import migrate
 
-_RESULTS_AT_ONCE = 64  # with answers of up to some MiB each
+_RESULTS_AT_ONCE = 32  # with answers of up to some MiB each
 _ERRORS_KEPT = 1000
 
 
