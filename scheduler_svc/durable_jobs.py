@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from qllm.settings import SettingRefused
 
+from scheduler_svc.api.grpc.items import generate_items
+from scheduler_svc.api.jobs.items import ItemAnswers
+from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.jobs.interface import StoreRefused, StoreUnavailable
 from scheduler_svc.jobs.item_worker import ItemWorker
-from scheduler_svc.jobs.job import ItemStatus
+from scheduler_svc.jobs.job import ItemKind, ItemStatus
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
 from scheduler_svc.jobs.runner import JobRunner
 from scheduler_svc.serving.engine import Engine
@@ -75,17 +78,35 @@ async def opened(store: "JobStore", *, is_remote: bool) -> AsyncIterator[None]:
 
 
 def make_runner(
-    store: "JobStore", worker: ItemWorker, engine: Engine, ahead_s: float, max_be_requests: int
+    store: "JobStore", engine: Engine, texts: TextGenerator, ahead_s: float, max_be_requests: int
 ) -> JobRunner:
-    """Returns what feeds items of the store to the engine, by way of who computes them."""
+    """Returns what feeds items of the store to the engine.
+
+    Args:
+        store: Where items are.
+        engine: Runs them, and says how much best-effort work it has.
+        texts: The engine's text side.
+        ahead_s: Items are taken while a further best-effort request would begin within so many seconds.
+        max_be_requests: The most best-effort requests that the engine takes.
+    """
 
     def note_end(status: ItemStatus) -> None:
         engine.note_item_ended(status.value)
 
     pull = Pull(ahead_s, max(1, max_be_requests // _PART_OF_PLACES))
-    runner = JobRunner(store, worker, _load_of(engine), pull, _new_owner(), time.monotonic, note_end)
+    runner = JobRunner(store, _item_worker(texts), _load_of(engine), pull, _new_owner(), time.monotonic, note_end)
     store.listen(runner.wake, runner.renew_now)
     return runner
+
+
+def _item_worker(texts: TextGenerator) -> ItemWorker:
+    """Returns what computes items of all kinds that this installation knows."""
+    by_kind = {ItemKind.GENERATE: generate_items(texts)}
+    with contextlib.suppress(ModuleNotFoundError):  # the extra http
+        from scheduler_svc.api.openai.batches.items import json_items
+
+        by_kind |= json_items(texts)
+    return ItemAnswers(by_kind)
 
 
 def _load_of(engine: Engine) -> Callable[[], BestEffortLoad]:
