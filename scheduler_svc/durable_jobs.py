@@ -66,6 +66,8 @@ async def opened(store: "JobStore", *, is_remote: bool) -> AsyncIterator[None]:
     try:
         with _refusing(option):
             await store.open()
+        if not is_remote and (num_left := await store.end_leases()):  # the directory is this service's alone
+            _log.info("items_left_by_earlier_life num=%d", num_left)
     except StoreUnavailable as error:
         if not is_remote:
             await store.close()

@@ -116,6 +116,12 @@ def expire(connection: Connection, now_s: float) -> bool:
     return len(late_ids) == _MOST_EXPIRED or len(rows) == _MOST_EXPIRED
 
 
+def end_leases(connection: Connection, now_s: float) -> int:
+    """Ends all leases now, whoever holds them; returns how many."""
+    held = (items.c.due_at > now_s) & (items.c.status == RUNNING)
+    return connection.execute(update(items).where(held).values(due_at=now_s)).rowcount
+
+
 def _storable(text: str) -> str:
     """Returns the beginning of a text, without what a database can't hold."""
     return text[:_MOST_CHARACTERS].replace("\0", "").encode(errors="replace").decode()

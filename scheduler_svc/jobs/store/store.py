@@ -195,6 +195,10 @@ class JobStore:
             pass
         await self._database.write(lambda db: file_table.drop_unfinished(db, self._clock()))
 
+    async def end_leases(self) -> int:
+        """Ends all leases; returns how many: for whoever knows that their owners are gone, or does not need them."""
+        return await self._database.write(lambda db: claim_table.end_leases(db, self._clock()))
+
     # ---- inside
 
     async def _write_pieces(self, file_id: str, content: AsyncIterator[bytes]) -> int:

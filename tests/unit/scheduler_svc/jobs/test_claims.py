@@ -195,3 +195,11 @@ async def test_an_error_message_that_a_database_can_not_hold_is_recorded_without
     [result] = await ended(store, job_id)
     assert result.outcome.error_message.startswith("ab?x")
     assert len(result.outcome.error_message) < 2000
+
+
+async def test_leases_of_who_is_known_to_be_gone_end_at_once(store: JobStore) -> None:
+    job_id = await added(store, 3)
+    [gone] = await claimed(store, limit=1)
+    assert await store.end_leases() == 1
+    assert keys(await claimed(store, "b", limit=1)) == [(job_id, 0, 2)]
+    assert await store.finish("a", [(gone, FAILED)]) == [gone]
