@@ -156,11 +156,11 @@ def _commit_over(connection: Connection, group: list[_Write[Any]]) -> list[Any]:
     try:
         return _try_together(connection, group)
     except DBAPIError as error:
-        if len(group) > 1 and not error.connection_invalidated:
-            return [outcome for write in group for outcome in _commit_over(connection, [write])]
-        return [_unavailable(error) for _ in group]
+        if len(group) == 1 or error.connection_invalidated:
+            return [_unavailable(error) for _ in group]
     except Exception as error:
         return [error for _ in group]
+    return [outcome for write in group for outcome in _commit_over(connection, [write])]
 
 
 def _try_together(connection: Connection, group: list[_Write[Any]]) -> list[Any]:
@@ -190,5 +190,7 @@ def _apart(connection: Connection, act: Act[T]) -> T | Exception:
 
 def _unavailable(error: Exception) -> StoreUnavailable:
     """Returns what is told of an error of the database: its first line, without the statement and its values."""
-    cause = getattr(error, "orig", None) or error
+    cause: BaseException | None = error
+    while (context := cause.__context__) is not None:  # the first error: after a full disk there is no savepoint either
+        cause = context
     return StoreUnavailable(f"the store of jobs can't be used: {str(cause).strip().partition(chr(10))[0]}")

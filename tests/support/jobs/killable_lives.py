@@ -2,8 +2,8 @@
 
     python killable_lives.py DIRECTORY NOTES
 
-For each line that comes, another life begins, and its process id is printed. What was acknowledged to a life stands in
-NOTES, a line each: what it was told, it knew. The lives are forked, as importing takes longer than they last.
+For each line that comes, another life begins; it prints its process id when it has its store. What was acknowledged to
+a life stands in NOTES, a line each. The lives are forked, as importing takes longer than they last.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ _JOBS_A_LIFE = 3
 async def live(directory: Path, notes: Path) -> None:
     owner = f"life-{os.getpid()}"
     store = JobStore.in_directory(directory)
+    await store.open()
+    print(os.getpid(), flush=True)  # noqa: T201
     with notes.open("ab", buffering=0) as file:
         for number in count():
             if number < _JOBS_A_LIFE:
@@ -41,7 +43,6 @@ def main(directory: Path, notes: Path) -> None:
         pid = os.fork()
         if not pid:
             asyncio.run(live(directory, notes))
-        print(pid, flush=True)  # noqa: T201
         os.waitpid(pid, 0)
 
 

@@ -1,6 +1,9 @@
 import asyncio
 
+import pytest
+
 from scheduler_svc.jobs.job import ItemCounts, ItemOutcome, ItemStatus, JobStatus, Progress, Return
+from scheduler_svc.jobs.store import claims as claims_of_store
 from scheduler_svc.jobs.store.store import JobStore
 from tests.support.jobs.clock import Clock
 from tests.support.jobs.new_jobs import FAILED, LEASE_S, SUCCEEDED, added, claimed, ended, keys, statuses
@@ -156,10 +159,10 @@ async def test_what_runs_of_a_cancelled_job_ends_with_the_lease_of_an_owner_that
 
 
 async def test_a_job_whose_window_is_over_keeps_the_results_that_it_has(store: JobStore, clock: Clock) -> None:
-    job_id = await added(store, 3, window_s=100)
+    job_id = await added(store, 3, window_s=20)
     first, second = await claimed(store, limit=2)
     await store.finish("a", [(first, SUCCEEDED)])
-    clock.now_s += 100
+    clock.now_s += 20
     await store.expire()
     assert await status_of(store, job_id) is JobStatus.FINALIZING
     assert await store.renew("a", [(second, PROGRESS)], LEASE_S) == [second]
@@ -170,16 +173,19 @@ async def test_a_job_whose_window_is_over_keeps_the_results_that_it_has(store: J
 
 
 async def test_a_job_all_of_which_ended_well_after_its_window_is_complete(store: JobStore, clock: Clock) -> None:
-    job_id = await added(store, window_s=100)
+    job_id = await added(store, window_s=20)
     [claim] = await claimed(store)
-    clock.now_s += 100
+    clock.now_s += 20
     await store.expire()
     assert await store.finish("a", [(claim, SUCCEEDED)]) == []
     assert await status_of(store, job_id) is JobStatus.COMPLETED
 
 
-async def test_more_jobs_expire_than_one_transaction_takes(store: JobStore, clock: Clock) -> None:
-    ids = await asyncio.gather(*[added(store, window_s=10) for _ in range(120)])
+async def test_more_jobs_expire_than_one_transaction_takes(
+    store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_of_store, "_MOST_EXPIRED", 2)
+    ids = await asyncio.gather(*[added(store, window_s=10) for _ in range(5)])
     clock.now_s += 10
     await store.expire()
     assert {await status_of(store, job_id) for job_id in ids} == {JobStatus.EXPIRED}

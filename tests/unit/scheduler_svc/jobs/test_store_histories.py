@@ -112,11 +112,6 @@ class Histories(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.clock.now_s += seconds
 
-    @rule()
-    def restart(self) -> None:
-        self.loop.run(self.store.close())
-        self.store = self.open()
-
     @invariant()
     def agrees(self) -> None:
         self.loop.run(self._agrees())
@@ -139,7 +134,7 @@ def run_histories(url: str, max_examples: int) -> None:
         machine,
         settings=settings(
             max_examples=max_examples,
-            stateful_step_count=30,
+            stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
@@ -149,10 +144,10 @@ def run_histories(url: str, max_examples: int) -> None:
 def test_every_item_has_one_outcome_in_sqlite() -> None:
     directory = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:
-        run_histories(str(directory), max_examples=25)
+        run_histories(str(directory), max_examples=12)
     finally:
         shutil.rmtree(directory)
 
 
 def test_every_item_has_one_outcome_in_postgresql(postgresql: PostgreSQL) -> None:
-    run_histories(postgresql.create_database("histories"), max_examples=10)
+    run_histories(postgresql.create_database("histories"), max_examples=5)
