@@ -26,7 +26,9 @@ from scheduler_svc.core.sessions import ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId
 from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
+from scheduler_svc.durable_jobs import make_runner, make_store, opened
 from scheduler_svc.generation import ServedModel
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
 from scheduler_svc.serving.engine import Engine
@@ -58,6 +60,7 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         tool_times = ToolTimes()
         self._tool_times_file = _open_tool_times(config, tool_times)
+        self._jobs = make_store(config.state_dir, config.state_url)
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
@@ -70,8 +73,9 @@ class Service:
             config.grpc_port,
             max_connections=most,
             hand_over=lambda: self._link.hand_over(),
+            jobs=self._jobs,
         )
-        self._http = _make_http(self._engine, self._texts, config, most)
+        self._http = _make_http(self._engine, self._texts, config, most, self._jobs)
         self._metrics = _make_metrics_server(self._engine, config)
         with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
@@ -90,6 +94,9 @@ class Service:
             if self._tool_times_file is not None:
                 await stack.enter_async_context(self._tool_times_file)
                 self._own(self._tool_times_file.task)
+            if self._jobs is not None:
+                is_remote = self._config.state_url is not None
+                await stack.enter_async_context(opened(self._jobs, is_remote=is_remote))
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
             self._team = self._make_team(endpoint)
             self._link = WorkerLink(
@@ -107,6 +114,10 @@ class Service:
                 await self._metrics.start()
             stack.push_async_callback(self._stop_serving)
             await self._api.start()
+            if self._jobs is not None:  # of a service that stops, the first thing to end
+                max_be_requests = self._config.engine.max_be_requests
+                runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
+                self._own((await stack.enter_async_context(runner)).task)
             spare_the_loop()
             if self._http is not None:
                 self._own(self._http.start())
@@ -226,7 +237,9 @@ def _facts(config: Config) -> ServiceSettings:
     )
 
 
-def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connections: int) -> "OpenAiServer | None":
+def _make_http(
+    engine: Engine, texts: TextGenerator, config: Config, max_connections: int, jobs: JobFrontDoor | None
+) -> "OpenAiServer | None":
     """Returns the HTTP server, on its address already; raises SettingRefused if it cannot be had."""
     if config.http_port is None:
         return None
@@ -246,6 +259,7 @@ def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connect
         config.grace_s,
         limits=HttpLimits(max_connections=max_connections),
         cors_origins=config.cors_origins,
+        jobs=jobs,
     )
     with _refusing_address("--http-port", host, config.http_port):
         http.bind()

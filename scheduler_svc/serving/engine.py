@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 from qllm.settings import MEMORY, SCHEDULING, SERVING, Setting
 
+from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
@@ -210,6 +211,12 @@ class Engine:
             return loads_without_worker(self._live.num_by_class)
         return read_loads(self._scheduler, self._loop.time())
 
+    def best_effort_wait_s(self) -> float | None:
+        """Predicts after how long a further best-effort request would be begun; None while no worker serves."""
+        if self._scheduler is None or self._state is not WorkerState.READY:
+            return None
+        return best_effort_wait_s(self._scheduler.work)
+
     async def check_integrity(self) -> IntegrityCheck:
         """Checks the books of memory on both sides."""
         return await self._checks.run(self._read_books)
@@ -221,6 +228,10 @@ class Engine:
     def note_refused(self, request_class: RequestClass, refusal: Refusal) -> None:
         """Counts a request that was refused."""
         self._metrics.requests.refused(request_class, refusal)
+
+    def note_item_ended(self, status: str) -> None:
+        """Counts an item of a durable job whose outcome was recorded, by how it ended."""
+        self._metrics.items.ended(status)
 
     # ---- LinkListener: what the worker link calls
 

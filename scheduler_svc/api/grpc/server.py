@@ -7,15 +7,17 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qllm.addresses import join
-from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from qllm.v1 import admin_pb2, admin_pb2_grpc, batches_pb2, batches_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
+from scheduler_svc.api.grpc.batches import BatchesServicer
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.grpc.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import MOST_CONNECTIONS
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -23,6 +25,7 @@ MAX_MESSAGE_BYTES = 4 << 20
 SERVICE_NAMES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+    batches_pb2.DESCRIPTOR.services_by_name["Batches"].full_name,
 )
 
 # Calls beside the requests on one connection: health, loads, aborts, and requests that are about to be refused.
@@ -62,6 +65,7 @@ class ApiServer:
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
         hand_over: Lets a worker that waits take over; returns False if none waits.
+        jobs: Where durable jobs are; None: none are kept, and calls about them say so.
     """
 
     def __init__(
@@ -74,12 +78,14 @@ class ApiServer:
         *,
         max_connections: int = MOST_CONNECTIONS,
         hand_over: Callable[[], bool] = lambda: False,
+        jobs: JobFrontDoor | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
         self._hand_over = hand_over
+        self._jobs = jobs
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -100,6 +106,7 @@ class ApiServer:
         admin_pb2_grpc.add_AdminServicer_to_server(
             AdminServicer(self._generator, self._settings, self._hand_over), server
         )
+        batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(self._texts, self._jobs), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)

@@ -14,12 +14,14 @@ import uvicorn
 from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.connection_room import ConnectionRoom
 from scheduler_svc.process.listening import listen
 
@@ -52,6 +54,7 @@ class OpenAiServer:
         grace_s: Seconds that running requests get when the server stops.
         limits: What clients may take.
         cors_origins: Web pages of these origins may ask; "*" for all.
+        jobs: Where durable jobs and files are; None: none are kept.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class OpenAiServer:
         *,
         limits: HttpLimits = DEFAULT_LIMITS,
         cors_origins: Sequence[str] = (),
+        jobs: JobFrontDoor | None = None,
     ) -> None:
         self._host = host
         self._requested_port = port
         self._grace_s = grace_s
         self._limits = limits
-        self._guard = RequestGuard(make_app(generator, texts, limits.comment_interval_s), limits.body_timeout_s)
+        app = make_app(generator, texts, limits.comment_interval_s, jobs)
+        self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
         self._app = Envelope(self._guard, cors_origins)
         self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
