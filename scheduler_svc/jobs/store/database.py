@@ -84,7 +84,7 @@ class Database:
             StoreUnavailable: The database can't be reached or written. If the connection broke while it was
                 committed, it may be in the database all the same.
         """
-        write = _Write(act, asyncio.get_running_loop().create_future())
+        write: _Write[T] = _Write(act, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._is_closed:
                 raise StoreUnavailable("the store of jobs is closed")
@@ -190,7 +190,7 @@ def _apart(connection: Connection, act: Act[T]) -> T | Exception:
 
 def _unavailable(error: Exception) -> StoreUnavailable:
     """Returns what is told of an error of the database: its first line, without the statement and its values."""
-    cause: BaseException | None = error
+    cause: BaseException = error
     while (context := cause.__context__) is not None:  # the first error: after a full disk there is no savepoint either
         cause = context
     return StoreUnavailable(f"the store of jobs can't be used: {str(cause).strip().partition(chr(10))[0]}")

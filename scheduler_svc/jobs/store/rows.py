@@ -1,11 +1,9 @@
-"""Turns rows into what the rest of the service calls them, and back."""
+"""Turns rows into what the rest of the service calls them, and back. Columns of a row have no types here."""
 
 import json
 import sys
 from array import array
 from typing import Any
-
-from sqlalchemy import Row
 
 from scheduler_svc.jobs.job import (
     Claim,
@@ -22,7 +20,7 @@ from scheduler_svc.jobs.job import (
 )
 
 
-def job_of(row: Row[Any]) -> Job:
+def job_of(row: Any) -> Job:
     """Returns the job of a row of `jobs`."""
     return Job(
         job_id=row.job_id,
@@ -42,7 +40,7 @@ def job_of(row: Row[Any]) -> Job:
     )
 
 
-def claim_of(row: Row[Any]) -> Claim:
+def claim_of(row: Any) -> Claim:
     """Returns the claim of a row of `items` that runs, joined with its job and its body."""
     return Claim(
         job_id=row.job_id,
@@ -59,7 +57,7 @@ def claim_of(row: Row[Any]) -> Claim:
     )
 
 
-def result_of(row: Row[Any]) -> ItemResult:
+def result_of(row: Any) -> ItemResult:
     """Returns the result of a row of `items` that has ended, joined with its answer if it has one."""
     outcome = ItemOutcome(
         status=ItemStatus(row.status),
@@ -70,7 +68,7 @@ def result_of(row: Row[Any]) -> ItemResult:
     return ItemResult(row.position, row.custom_id, outcome)
 
 
-def file_of(row: Row[Any]) -> StoredFile:
+def file_of(row: Any) -> StoredFile:
     """Returns the file of a row of `files`."""
     return StoredFile(
         file_id=row.file_id,

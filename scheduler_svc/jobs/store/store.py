@@ -116,10 +116,7 @@ class JobStore:
     async def results(self, tenant: str, job_id: str, after_position: int = -1) -> AsyncIterator[ItemResult]:
         """Yields the ended items as they stand, by position, those behind `after_position`."""
         while True:
-            behind = after_position
-            found = await self._database.read(
-                lambda db, behind=behind: job_table.results(db, tenant, job_id, behind, _RESULTS_AT_ONCE)
-            )
+            found = await self._results(tenant, job_id, after_position)
             for result in found:
                 yield result
                 after_position = result.position
@@ -218,6 +215,9 @@ class JobStore:
 
     async def _add_piece(self, file_id: str, number: int, piece: bytes) -> None:
         await self._database.write(lambda db: file_table.add_piece(db, file_id, number, piece))
+
+    async def _results(self, tenant: str, job_id: str, after: int) -> list[ItemResult]:
+        return await self._database.read(lambda db: job_table.results(db, tenant, job_id, after, _RESULTS_AT_ONCE))
 
     async def _piece(self, tenant: str, file_id: str, number: int) -> bytes | None:
         return await self._database.read(lambda db: file_table.piece(db, tenant, file_id, number))

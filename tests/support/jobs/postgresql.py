@@ -85,7 +85,7 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.kill()  # a proper end would write all that there is
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-_DATABASES = ("sqlite", "postgresql")
-
 
 def upgrade() -> None:
     """Makes the first tables."""
@@ -94,5 +92,5 @@ def _make_files() -> None:
 
 
 def _make_partial_index(name: str, table: str, columns: list[str], condition: str) -> None:
-    where = {f"{database}_where": sa.text(condition) for database in _DATABASES}
-    op.create_index(name, table, columns, **where)
+    where = sa.text(condition)
+    op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
