@@ -7,6 +7,7 @@ Fields are named as in OpenAI's API. Those that change the output and are not kn
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -60,7 +61,7 @@ def read_items(content: bytes) -> list[BatchItem]:
 def read_file(path: Path) -> bytes:
     """Returns what is in the file, or on standard input for -; raises LinesRefused if it can't be read."""
     try:
-        return Path("/dev/stdin").read_bytes() if str(path) == "-" else path.read_bytes()
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise LinesRefused(f"it cannot be read: {error.strerror}") from None
 

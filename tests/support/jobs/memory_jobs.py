@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from scheduler_svc.errors import ServiceError
 from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.job import (
     Claim,
@@ -40,12 +41,16 @@ class StoredJob:
 class MemoryJobs:
     """Implements scheduler_svc.jobs.interface.JobFrontDoor.
 
+    Args:
+        now_s: When everything happens, some seconds apart.
+
     Attributes:
         is_down: Whether the store can't be reached.
         progress: What items had when their work was last noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: float = NOW_S) -> None:
+        self._now_s = now_s
         self._jobs: dict[str, StoredJob] = {}
         self._files: dict[str, tuple[StoredFile, bytes]] = {}
         self._ids = itertools.count(1)
@@ -83,7 +88,9 @@ class MemoryJobs:
         if not stored.job.status.is_terminal:
             for position in range(len(stored.items)):
                 stored.outcomes.setdefault(position, ItemOutcome(status=ItemStatus.CANCELLED))
-            self._change(stored, status=JobStatus.CANCELLED, cancelling_at_s=NOW_S + 2, ended_at_s=NOW_S + 3)
+            self._change(
+                stored, status=JobStatus.CANCELLED, cancelling_at_s=self._now_s + 2, ended_at_s=self._now_s + 3
+            )
         return stored.job
 
     async def results(self, tenant: str, job_id: str, after_position: int = -1) -> AsyncIterator[ItemResult]:
@@ -103,7 +110,7 @@ class MemoryJobs:
             filename=filename,
             purpose=purpose,
             num_bytes=len(data),
-            created_at_s=NOW_S,
+            created_at_s=self._now_s,
         )
         self._files[file.file_id] = (file, data)
         return file
@@ -143,7 +150,7 @@ class MemoryJobs:
             custom_id=item.custom_id,
             body=item.body,
             progress=progress,
-            lease_ends_at_s=NOW_S + 30,
+            lease_ends_at_s=self._now_s + 30,
             expires_at_s=stored.job.expires_at_s,
         )
 
@@ -159,24 +166,30 @@ class MemoryJobs:
         )
         self._change(stored, counts=counts)
         if len(stored.outcomes) == len(stored.items):
-            self._change(stored, status=JobStatus.COMPLETED, ended_at_s=NOW_S + 3)
+            self._change(stored, status=JobStatus.COMPLETED, ended_at_s=self._now_s + 3)
 
     def expire(self, job_id: str) -> None:
         """Ends a job whose window has closed."""
         stored = self._jobs[job_id]
         for position in range(len(stored.items)):
             stored.outcomes.setdefault(position, ItemOutcome(status=ItemStatus.EXPIRED))
-        self._change(stored, status=JobStatus.EXPIRED, ended_at_s=NOW_S + 3)
+        self._change(stored, status=JobStatus.EXPIRED, ended_at_s=self._now_s + 3)
 
     async def run_all(self, worker: ItemWorker) -> None:
         """Runs all items that wait, one after the other."""
         for job_id, stored in list(self._jobs.items()):
             for position in range(len(stored.items)):
                 if position not in stored.outcomes:
-                    notes = self.progress.setdefault((job_id, position), [])
-                    self.finish(job_id, position, await worker.run(self.claim(job_id, position), notes.append))
+                    self.finish(job_id, position, await self._outcome(worker, job_id, position))
 
     # ---- inside
+
+    async def _outcome(self, worker: ItemWorker, job_id: str, position: int) -> ItemOutcome:
+        notes = self.progress.setdefault((job_id, position), [])
+        try:
+            return await worker.run(self.claim(job_id, position), notes.append)
+        except ServiceError as error:
+            return ItemOutcome(status=ItemStatus.FAILED, error_code=error.status.name, error_message=str(error))
 
     def _add(
         self,
@@ -194,10 +207,10 @@ class MemoryJobs:
             counts=counts,
             metadata=new.metadata,
             input_file_id=new.input_file_id,
-            created_at_s=NOW_S,
-            expires_at_s=NOW_S + new.completion_window_s,
-            in_progress_at_s=None if errors else NOW_S + 1,
-            ended_at_s=NOW_S if errors else None,
+            created_at_s=self._now_s,
+            expires_at_s=self._now_s + new.completion_window_s,
+            in_progress_at_s=None if errors else self._now_s + 1,
+            ended_at_s=self._now_s if errors else None,
             errors=tuple(errors),
         )
         self._jobs[job.job_id] = StoredJob(job, new.idempotency_key, list(items))
