@@ -15,7 +15,9 @@ from tests.support.service.live_service import LiveService, start_service
 
 MODEL = Path(__file__).parents[3] / "demo" / "model"
 NUM_ITEMS = 20
-PROMPTS = [f"def function_{number}(value):" for number in range(NUM_ITEMS)]
+# They run together, and end one after the other.
+MAX_TOKENS = {f"def function_{number}(value):": 20 * (number + 1) for number in range(NUM_ITEMS)}
+PROMPTS = [*MAX_TOKENS]
 WAIT_S = 300.0
 
 
@@ -23,7 +25,7 @@ def request(prompt: str) -> inference_pb2.GenerateRequest:
     return inference_pb2.GenerateRequest(
         text=prompt,
         sampling=inference_pb2.SamplingParams(temperature=0),
-        stop=inference_pb2.StopConditions(max_tokens=48, ignore_eos=True),
+        stop=inference_pb2.StopConditions(max_tokens=MAX_TOKENS[prompt], ignore_eos=True),
     )
 
 
@@ -59,7 +61,7 @@ def generated(service: LiveService, prompt: str) -> tuple[str, tuple[int, ...]]:
 
 def wait_until_some_have_ended(service: LiveService, batch_id: str) -> int:
     deadline_s = time.monotonic() + WAIT_S
-    while not 2 <= (num := batch_now(service, batch_id).num_succeeded):
+    while (num := batch_now(service, batch_id).num_succeeded) < 2:
         assert time.monotonic() < deadline_s, service.log.read_text()[-4000:]
         time.sleep(0.02)
     return num
