@@ -46,6 +46,7 @@ class MemoryJobs:
 
     Attributes:
         is_down: Whether the store can't be reached.
+        retry_after_s: When it says that it will be there again.
         progress: What items had when their work was last noted.
     """
 
@@ -55,6 +56,7 @@ class MemoryJobs:
         self._files: dict[str, tuple[StoredFile, bytes]] = {}
         self._ids = itertools.count(1)
         self.is_down = False
+        self.retry_after_s = 2.0
         self.progress: dict[tuple[str, int], list[Progress]] = {}
 
     async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
@@ -134,6 +136,12 @@ class MemoryJobs:
 
     async def delete_file(self, tenant: str, file_id: str) -> bool:
         return await self.file(tenant, file_id) is not None and self._files.pop(file_id, None) is not None
+
+    def unavailable(self) -> StoreUnavailable:
+        """What a call is told while the store can't be reached."""
+        error = StoreUnavailable("the store is down")
+        error.retry_after_s = self.retry_after_s
+        return error
 
     # ---- what a runner does
 
@@ -221,4 +229,4 @@ class MemoryJobs:
 
     def _require_up(self) -> None:
         if self.is_down:
-            raise StoreUnavailable("the store is down")
+            raise self.unavailable()

@@ -22,7 +22,6 @@ from client import (
 from scheduler_svc.api.grpc.items import generate_items
 from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, Job, NewItem, NewJob
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
 from tests.support.service.api_service import Service, running
@@ -114,13 +113,13 @@ class LosesItsAnswer(MemoryJobs):
         made = await super().create_job(job, items)
         self.num_tries += 1
         if self.num_tries == 1:
-            raise StoreUnavailable("the connection was lost after the commit")
+            raise self.unavailable()  # after the commit
         return made
 
 
-async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler_svc.jobs.interface.StoreUnavailable.retry_after_s", 0.001)
+async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once() -> None:
     jobs = LosesItsAnswer()
+    jobs.retry_after_s = 0.001
     async with running(FakeGenerator(), jobs) as service, AsyncClient(service.server.address) as client:
         batch = await client.create_batch(ITEMS)
         assert jobs.num_tries == 2
@@ -130,7 +129,7 @@ async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once(monkeypatch:
 async def test_a_service_that_stays_away_is_said_to_be_unavailable(
     client: AsyncClient, jobs: MemoryJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_svc.jobs.interface.StoreUnavailable.retry_after_s", 0.001)
+    jobs.retry_after_s = 0.001
     monkeypatch.setattr("client.batch_calls.PATIENCE_S", 0.01)
     batch = await client.create_batch(ITEMS)
     jobs.is_down = True
@@ -145,7 +144,7 @@ async def test_a_service_that_stays_away_is_said_to_be_unavailable(
 async def test_following_goes_on_after_the_service_was_away(
     service: Service, client: AsyncClient, jobs: MemoryJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_svc.jobs.interface.StoreUnavailable.retry_after_s", 0.001)
+    jobs.retry_after_s = 0.001
     monkeypatch.setattr("scheduler_svc.api.jobs.results.POLL_S", 0.001)
     batch = await client.create_batch(ITEMS)
     jobs.finish(batch.batch_id, 0, ItemOutcome(status=ItemStatus.SUCCEEDED))

@@ -90,7 +90,7 @@ def _item(line: bytes, kind: ItemKind, so_far: ItemsSoFar) -> NewItem:
         custom_id.encode()
     except UnicodeEncodeError:
         raise BadLine("invalid_custom_id", "custom_id: got halves of characters, allowed is a text") from None
-    serialized = json.dumps(body, separators=(",", ":")).encode()
+    serialized = _serialized(body)
     try:
         so_far.take("custom_id", custom_id, len(serialized))
     except InvalidRequest as refusal:
@@ -108,6 +108,13 @@ def _object(line: bytes) -> dict[str, object]:
         raise BadLine("invalid_json_line", "got a value that is no object, allowed is an object")
     _refuse_unknown(given)
     return given
+
+
+def _serialized(body: object) -> bytes:
+    try:
+        return json.dumps(body, separators=(",", ":")).encode()
+    except RecursionError:
+        raise BadLine("invalid_body", "body: got a value that is nested too deeply, allowed is an object") from None
 
 
 def _refuse_unknown(given: dict[str, object]) -> None:

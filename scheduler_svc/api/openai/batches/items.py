@@ -48,7 +48,7 @@ def _question(claim: Claim, texts: TextGenerator) -> Question:
     """Returns what the item asks for, as work of a batch; raises ServiceError for what is wrong with it."""
     try:
         given = json.loads(claim.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BodyUnreadable(str(error)) from error
     try:
         question = _read(claim.kind, given, texts)
