@@ -54,7 +54,7 @@ class BatchCalls:
         for tries_left in reversed(range(_CREATE_TRIES if key else 1)):
             try:
                 with self._endpoint.translated_errors():
-                    return decode_batch(await self._stub.CreateBatch(messages))
+                    return decode_batch(await self._stub.CreateBatch(iter(messages)))
             except Unavailable as error:
                 if not tries_left:
                     raise

@@ -61,16 +61,17 @@ async def read_input(content: AsyncIterator[bytes], kind: ItemKind) -> InputLine
 
 async def _lines(content: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
     """Yields lines with their numbers, from 1; of one that is too long so much that this shows."""
-    number, rest = 0, b""
+    number, rest = 0, bytearray()
     async for piece in content:
         *whole, last = piece.split(b"\n")
         for part in whole:
             number += 1
-            yield number, rest + part
-            rest = b""
-        rest = (rest + last)[: MAX_LINE_BYTES + 1]
+            yield number, bytes(rest + part)
+            rest.clear()
+        rest += last
+        del rest[MAX_LINE_BYTES + 1 :]
     if rest:
-        yield number + 1, rest
+        yield number + 1, bytes(rest)
 
 
 def _item(line: bytes, kind: ItemKind, so_far: ItemsSoFar) -> NewItem:
