@@ -12,10 +12,13 @@ from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
+from scheduler_svc.api.grpc.key_check import KeyInterceptor
 from scheduler_svc.api.grpc.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 from scheduler_svc.process.descriptors import MOST_CONNECTIONS
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.tls import TlsFiles
 
 MAX_MESSAGE_BYTES = 4 << 20
 
@@ -57,9 +60,11 @@ class ApiServer:
         texts: Its text side.
         settings: How the service was started, for GetServerInfo.
         host: IP address to listen on, without brackets; anything but a loopback address is open
-            to others, with no encryption.
+            to others.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
+        gate: Knows the API keys; None: none are asked for.
+        tls: The certificates; None: it speaks plainly.
     """
 
     def __init__(
@@ -71,11 +76,15 @@ class ApiServer:
         port: int = 50051,
         *,
         max_connections: int = MOST_CONNECTIONS,
+        gate: Gate | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
+        self._gate = gate
+        self._tls = tls
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -90,7 +99,8 @@ class ApiServer:
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         _try_to_listen(self._host, self._requested_port)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
+        key_check = () if self._gate is None else (KeyInterceptor(self._gate),)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(), *key_check], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
@@ -98,10 +108,17 @@ class ApiServer:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)
         try:
-            self.port = server.add_insecure_port(join(self._host, self._requested_port))
+            self.port = self._add_port(server, join(self._host, self._requested_port))
         except RuntimeError as error:
             raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
         self._server = server
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(address)
+        key, cert, client_ca = self._tls.contents()
+        credentials = grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
+        return server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         """Starts to serve; raises OSError where it has not been bound before and cannot be."""
