@@ -3,6 +3,7 @@
 Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
+from client.access import AccessOptions, AccessRefused
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
 from client.errors import (
     Cancelled,
@@ -10,8 +11,10 @@ from client.errors import (
     DuplicateRequest,
     InvalidRequest,
     Overloaded,
+    PermissionDenied,
     QllmError,
     ServerError,
+    Unauthenticated,
     Unavailable,
     Unreachable,
 )
@@ -30,6 +33,8 @@ from client.sync_client import Client, SyncGenerationStream
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "AccessOptions",
+    "AccessRefused",
     "AsyncClient",
     "Cancelled",
     "ChatMessage",
@@ -44,12 +49,14 @@ __all__ = [
     "InvalidRequest",
     "Loads",
     "Overloaded",
+    "PermissionDenied",
     "Prompt",
     "QllmError",
     "RequestClass",
     "ServerError",
     "ServerInfo",
     "SyncGenerationStream",
+    "Unauthenticated",
     "Unavailable",
     "Unreachable",
     "Usage",
