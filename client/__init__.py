@@ -3,6 +3,7 @@
 Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
+from client.access import AccessOptions, AccessRefused
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
 from client.batches import (
     Batch,
@@ -20,8 +21,10 @@ from client.errors import (
     DuplicateRequest,
     InvalidRequest,
     Overloaded,
+    PermissionDenied,
     QllmError,
     ServerError,
+    Unauthenticated,
     Unavailable,
     Unreachable,
 )
@@ -40,6 +43,8 @@ from client.sync_client import Client, SyncGenerationStream
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "AccessOptions",
+    "AccessRefused",
     "AsyncClient",
     "Batch",
     "BatchAnswer",
@@ -62,12 +67,14 @@ __all__ = [
     "ItemError",
     "Loads",
     "Overloaded",
+    "PermissionDenied",
     "Prompt",
     "QllmError",
     "RequestClass",
     "ServerError",
     "ServerInfo",
     "SyncGenerationStream",
+    "Unauthenticated",
     "Unavailable",
     "Unreachable",
     "Usage",

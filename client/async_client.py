@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
-import grpc
 from grpc_health.v1 import health_pb2
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
+from client.access import Access, AccessOptions
 from client.batch_calls import BatchCalls
 from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.encoding import encode_request
@@ -35,19 +35,24 @@ class AsyncClient:
         address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's; loopback addresses and sockets
             are reached directly, others through the proxy that the environment names.
         timeout_s: Limit for every call but `generate`, which has its own, `create_batch` and streams of results.
+        **access: What the service asks for: see `AccessOptions`.
 
     Attributes:
         address: The service that it talks to.
 
     Raises:
         AddressRefused: The address is none (a ValueError).
+        AccessRefused: A file can't be used, or the API key can't be sent (a ValueError).
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
-        self._endpoint = Endpoint(address)
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0, **access: Unpack[AccessOptions]
+    ) -> None:
+        shown = Access(**access)
+        self._endpoint = Endpoint(address, speaks_tls=shown.speaks_tls)
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self._endpoint.target, options=self._endpoint.channel_options())
+        self._channel = shown.open_channel(self._endpoint.target, self._endpoint.channel_options())
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
         self._batches = BatchCalls(self._channel, self._endpoint, timeout_s)
@@ -106,7 +111,11 @@ class AsyncClient:
         return [task.result() for task in running]
 
     async def abort(self, request_id: str) -> bool:
-        """Ends a running or queued request of any connection; returns False if none has the id."""
+        """Ends a running or queued request of any connection; returns False if none has the id.
+
+        Where the service asks for API keys, only requests of the same tenant are found, and all with the permission
+        to administer.
+        """
         with self._endpoint.translated_errors():
             request = inference_pb2.AbortRequest(request_id=request_id)
             response = await self._inference.Abort(request, timeout=self._timeout_s)

@@ -20,6 +20,11 @@ _NOT_CONNECTED = re.compile(
 _LAST_CAUSE = re.compile(r"last error: \w+: (?:(?:ipv4|ipv6|unix)\S*: )?(?P<cause>.*)", re.DOTALL)
 _IS_HTTP = re.compile(r"http1\.x|got frame type 80")  # the fourth letter of "HTTP"
 _IS_STRANGE = "Expected SETTINGS"
+_IS_CLOSED = "Socket closed"
+# Of TLS.
+_IS_PLAIN = "WRONG_VERSION_NUMBER"
+_IS_OTHER_HOST = "Hostname Verification"
+_IS_NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED|BAD_SIGNATURE|certificate signature failure|unable to get")
 # In the order in which gRPC looks for them, and those that exempt hosts.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXEMPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
@@ -30,13 +35,15 @@ class Endpoint:
 
     Args:
         address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's.
+        speaks_tls: Whether the client speaks TLS, for what is said when nobody answers.
 
     Raises:
         AddressRefused: It is none of these (a ValueError).
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, speaks_tls: bool = False) -> None:
         self._target = read_target(address)
+        self._speaks_tls = speaks_tls
 
     @property
     def target(self) -> str:
@@ -72,8 +79,20 @@ class Endpoint:
         """Returns the error of this package that stands for a call's final status."""
         details = rpc_error.details() or ""
         if rpc_error.code() is grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED.search(details):
-            return Unreachable(f"no service answers at {self.target}: {_cause(details)}{self._proxy()}")
+            return Unreachable(f"no service answers at {self.target}: {self._cause(details)}{self._proxy()}")
         return error_from_rpc(rpc_error)
+
+    def _cause(self, details: str) -> str:
+        if self._speaks_tls and (cause := _tls_cause(details)):
+            return cause
+        if _IS_HTTP.search(details):
+            return "this looks like an HTTP port; gRPC is at another, which qllm-scheduler calls --grpc-port"
+        if _IS_STRANGE in details:
+            return "what listens there does not speak gRPC"
+        if _IS_CLOSED in details:
+            return "it closes the connection; if it speaks TLS, give --tls-ca"
+        match = _LAST_CAUSE.search(details)
+        return match["cause"] if match else details
 
     def _proxy(self) -> str:
         """Says which proxy the environment puts in between, if any."""
@@ -102,10 +121,14 @@ def _host_and_port(url: str) -> str | None:
     return f"{host}:{port}" if host else None
 
 
-def _cause(details: str) -> str:
-    if _IS_HTTP.search(details):
-        return "this looks like an HTTP port; gRPC is at another, which qllm-scheduler calls --grpc-port"
-    if _IS_STRANGE in details:
-        return "what listens there does not speak gRPC"
-    match = _LAST_CAUSE.search(details)
-    return match["cause"] if match else details
+def _tls_cause(details: str) -> str | None:
+    """Says why a service can't be spoken with over TLS; None if that is not the cause."""
+    if _IS_PLAIN in details:
+        return "it does not speak TLS; leave --tls-ca out"
+    if _IS_OTHER_HOST in details:
+        return "its certificate is for another host than this address names"
+    if _IS_NOT_TRUSTED.search(details):
+        return "its certificate does not come from those of --tls-ca"
+    if _IS_CLOSED in details:
+        return "it closes the connection; if it asks for certificates, give one that it takes: --tls-cert and --tls-key"
+    return None

@@ -3,7 +3,9 @@
     QllmError                    carries `status` (a grpc.StatusCode), the service's message, and `retry_after_s`
     ├── InvalidRequest           INVALID_ARGUMENT: the message names the field, what was given and what is allowed
     ├── DuplicateRequest         ALREADY_EXISTS: the request id belongs to a live request
-    ├── Overloaded               RESOURCE_EXHAUSTED: it holds as many requests as it may
+    ├── Unauthenticated          UNAUTHENTICATED: it needs an API key, or does not know the one that was sent
+    ├── PermissionDenied         PERMISSION_DENIED: the API key may not do that
+    ├── Overloaded               RESOURCE_EXHAUSTED: it holds as many requests as it may, or as the tenant may have
     ├── Unavailable              UNAVAILABLE: it has no worker, or the connection was lost
     │   └── Unreachable          no service answers at the address
     ├── DeadlineExceeded         DEADLINE_EXCEEDED: `timeout_s` passed before the answer was complete
@@ -53,8 +55,20 @@ class DuplicateRequest(QllmError):
     status = grpc.StatusCode.ALREADY_EXISTS
 
 
+class Unauthenticated(QllmError):
+    """The service needs an API key, or does not know the one that was sent."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(QllmError):
+    """The API key may not do that; the message names the permission, or what is allowed."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Overloaded(QllmError):
-    """The service holds as many requests of the class as it may."""
+    """The service holds as many requests of the class as it may, or the tenant uses as much as it may."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -97,6 +111,8 @@ class ServerError(QllmError):
 _KINDS: tuple[type[QllmError], ...] = (
     InvalidRequest,
     DuplicateRequest,
+    Unauthenticated,
+    PermissionDenied,
     Overloaded,
     Unavailable,
     DeadlineExceeded,

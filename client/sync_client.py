@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mappi
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from client.access import AccessOptions
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
 from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
@@ -24,10 +25,12 @@ class Client:
     May be used from several threads at once.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = 10.0, **access: Unpack[AccessOptions]
+    ) -> None:
         self._loop = _LoopThread()
         try:
-            self._client = self._loop.run(_make(address, timeout_s))
+            self._client = self._loop.run(_make(address, timeout_s, access))
         except BaseException:
             self._loop.stop()
             raise
@@ -193,5 +196,5 @@ class _LoopThread:
         self._loop.close()
 
 
-async def _make(address: str, timeout_s: float | None) -> AsyncClient:
-    return AsyncClient(address, timeout_s=timeout_s)
+async def _make(address: str, timeout_s: float | None, access: AccessOptions) -> AsyncClient:
+    return AsyncClient(address, timeout_s=timeout_s, **access)

@@ -3,4 +3,10 @@
 Knows no tensor: it never imports torch or transformers.
 """
 
+import os
+
+# gRPC looks when it is imported. Without this it writes a line for each client that can't speak TLS with it, and
+# strangers could fill the log.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 __version__ = "0.1.0"

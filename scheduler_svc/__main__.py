@@ -17,6 +17,7 @@ from qllm.reporting import report_without_failing
 from qllm.settings import SettingRefused
 
 from scheduler_svc.channel.endpoint import EndpointRefused
+from scheduler_svc.security.new_key import new_key
 from scheduler_svc.service import Service
 from scheduler_svc.settings import Config
 from scheduler_svc.supervisor import WorkerRefused, check_worker
@@ -24,6 +25,8 @@ from scheduler_svc.supervisor import WorkerRefused, check_worker
 _log = logging.getLogger("scheduler_svc")
 
 _PRIVATE_SOCKET = "ipc://A-PRIVATE-SOCKET"  # stands for one that is not made before the service starts
+
+_NEW_KEY = "new-key"
 
 _HELP = """Serves a Mixture-of-Experts model to latency-sensitive requests and best-effort work that fills the machine.
 
@@ -38,6 +41,8 @@ Examples:
   qllm-scheduler --control-endpoint ipc:///run/qllm/control   (and elsewhere: qllm-worker --control-endpoint ...)
 
   qllm-scheduler --config qllm.toml --check-config   (says what is in force, and starts nothing)
+
+  qllm-scheduler new-key TENANT   (makes an API key, and prints its entry for the file of --api-keys)
 
 What stands after -- goes to the spawned worker; `qllm-worker --help` lists it. Every option may also come from the
 environment, --grpc-port as QLLM_GRPC_PORT; the spawned worker reads the environment too. Every option may also come
@@ -78,11 +83,16 @@ async def _serve(config: Config) -> None:
 
 
 def main() -> None:
-    """Entry point of `qllm-scheduler`."""
+    """Entry point of `qllm-scheduler`, and of `qllm-scheduler new-key`, which serves nothing."""
     report_without_failing()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=_HELP)(serve)
-    run_command(app, "qllm-scheduler")
+    if sys.argv[1:2] == [_NEW_KEY]:
+        del sys.argv[1]
+        app.command()(new_key)
+        run_command(app, f"qllm-scheduler {_NEW_KEY}")
+    else:
+        app.command(help=_HELP)(serve)
+        run_command(app, "qllm-scheduler")
 
 
 if __name__ == "__main__":

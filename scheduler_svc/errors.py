@@ -4,7 +4,10 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 │                            what a refusal with it is counted as
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
+├── Unauthenticated          UNAUTHENTICATED: no API key, or one that is not known
+├── PermissionDenied         PERMISSION_DENIED: the key may not do that
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
+├── QuotaExceeded            RESOURCE_EXHAUSTED: the tenant's own limit is reached
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
 ├── NoStandby                FAILED_PRECONDITION: no worker waits that could take over
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
@@ -33,6 +36,8 @@ class Refusal(Enum):
     INVALID = "invalid"
     DUPLICATE = "duplicate"
     NO_WORKER = "no_worker"
+    DENIED = "denied"
+    QUOTA = "quota"
     OTHER = "other"
 
 
@@ -79,6 +84,20 @@ class DuplicateRequest(ServiceError):
         super().__init__(f"request_id: {request_id!r} belongs to a live request; choose another or leave it empty")
 
 
+class Unauthenticated(ServiceError):
+    """The call carries no API key, or one that is not known; the message does not repeat it."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+    refusal = Refusal.DENIED
+
+
+class PermissionDenied(ServiceError):
+    """The API key is known, and may not do that."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+    refusal = Refusal.DENIED
+
+
 class Overloaded(ServiceError):
     """The class holds as many requests as it may."""
 
@@ -89,6 +108,17 @@ class Overloaded(ServiceError):
         super().__init__(
             f"{class_name}: {limit} requests wait or run, which is the limit; retry in {retry_after_s:.1f} s"
         )
+        self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(ServiceError):
+    """The tenant uses as much as it may."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    refusal = Refusal.QUOTA
+
+    def __init__(self, tenant: str, limit: str, retry_after_s: float) -> None:
+        super().__init__(f"quota of tenant {tenant}: allowed are {limit}; retry in {retry_after_s:.1f} s")
         self.retry_after_s = retry_after_s
 
 

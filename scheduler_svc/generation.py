@@ -34,6 +34,7 @@ class GenerationRequest:
         session: The turn of a program that it is, if it is one.
         output_token_ids: Tokens that it has already, from an earlier life; its stream yields what follows them, and its
             usage counts them.
+        tenant: On whose behalf it runs; ids are told apart by tenant.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class GenerationRequest:
     cache_salt: bytes = b""
     session: SessionTurn | None = None
     output_token_ids: tuple[int, ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,13 @@ class Generator(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a live request, whose stream then ends with ABORTED; returns False if there is none."""
+    def abort(self, request_id: str, tenant: str | None = None) -> bool:
+        """Ends a live request, whose stream then ends with ABORTED; returns False if there is none.
+
+        Args:
+            request_id: What the caller calls it.
+            tenant: Whose it is; None: whoever's, and all that are called so.
+        """
 
     def loads(self) -> Loads:
         """Returns the loads now."""

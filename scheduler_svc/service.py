@@ -31,6 +31,8 @@ from scheduler_svc.generation import ServedModel
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.key_file import KeyFile
 from scheduler_svc.serving.engine import Engine
 from scheduler_svc.serving.tool_times_file import StateDirectoryRefused, ToolTimesFile
 from scheduler_svc.settings import Config, listening_host
@@ -65,6 +67,7 @@ class Service:
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         host = listening_host("--grpc-host", config.grpc_host)
+        gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
         self._api = ApiServer(
             self._engine,
             self._texts,
@@ -74,8 +77,10 @@ class Service:
             max_connections=most,
             hand_over=lambda: self._link.hand_over(),
             jobs=self._jobs,
+            gate=gate,
+            tls=config.tls,
         )
-        self._http = _make_http(self._engine, self._texts, config, most, self._jobs)
+        self._http = _make_http(self._engine, self._texts, config, most, self._jobs, gate)
         self._metrics = _make_metrics_server(self._engine, config)
         with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
@@ -238,7 +243,12 @@ def _facts(config: Config) -> ServiceSettings:
 
 
 def _make_http(
-    engine: Engine, texts: TextGenerator, config: Config, max_connections: int, jobs: JobFrontDoor | None
+    engine: Engine,
+    texts: TextGenerator,
+    config: Config,
+    max_connections: int,
+    jobs: JobFrontDoor | None,
+    gate: Gate | None,
 ) -> "OpenAiServer | None":
     """Returns the HTTP server, on its address already; raises SettingRefused if it cannot be had."""
     if config.http_port is None:
@@ -260,6 +270,8 @@ def _make_http(
         limits=HttpLimits(max_connections=max_connections),
         cors_origins=config.cors_origins,
         jobs=jobs,
+        gate=gate,
+        tls=config.tls,
     )
     with _refusing_address("--http-port", host, config.http_port):
         http.bind()

@@ -11,9 +11,13 @@ from typing import Annotated
 from qllm.addresses import AddressRefused, listening_ip
 from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
-from qllm.settings import ADVANCED, MODEL, SCHEDULING, SERVING, Setting, SettingRefused, check, plain
+from qllm.settings import ADVANCED, MODEL, SCHEDULING, SECURITY, SERVING, Setting, SettingRefused, check, plain
 
 from scheduler_svc.channel.endpoint import CurveServer
+from scheduler_svc.security.exposure import ExposureRefused, require_loopback, require_protection
+from scheduler_svc.security.key_entries import KeysRefused
+from scheduler_svc.security.key_file import KeyFile
+from scheduler_svc.security.tls import TlsFiles, TlsRefused
 from scheduler_svc.serving.engine import EngineSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the
@@ -96,6 +100,33 @@ class Config:
         Setting(0, 3600, panel=SERVING),
         "Sets how many seconds running requests get to end when the service is stopped.",
     ] = 2.0
+    tls_cert: Annotated[
+        Path | None,
+        Setting(panel=SECURITY, unset="gRPC and HTTP are not encrypted"),
+        "Names the certificate that gRPC and HTTP show, in PEM, with those that lead to its root. It goes with "
+        "--tls-key. It is read at the start only.",
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Setting(panel=SECURITY),
+        "Names the private key of --tls-cert, in PEM and without a password.",
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Setting(panel=SECURITY, unset="clients need no certificate"),
+        "Lets in only clients that show a certificate issued by one of these, in PEM. It goes with --tls-cert.",
+    ] = None
+    api_keys: Annotated[
+        Path | None,
+        Setting(panel=SECURITY, unset="nobody needs a key"),
+        "Names the file of API keys, one of which each call then needs. `qllm-scheduler new-key TENANT` makes a key "
+        "and prints its entry. A changed file counts within a second.",
+    ] = None
+    insecure: Annotated[
+        bool,
+        Setting(panel=SECURITY),
+        "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither.",
+    ] = False
     engine: EngineSettings = field(default_factory=EngineSettings)
     state_dir: Annotated[
         Path | None,
@@ -154,6 +185,8 @@ class Config:
         check(self)
         self._check_worker()
         self._check_addresses()
+        self._check_certificates()
+        self._check_exposure()
         self._check_times()
         if (self.curve_secret_key is None) != (self.curve_worker_keys is None):
             raise SettingRefused("CURVE needs both --curve-secret-key and --curve-worker-keys")
@@ -168,6 +201,13 @@ class Config:
         if self.curve_secret_key is None or self.curve_worker_keys is None:
             return None
         return CurveServer(self.curve_secret_key, self.curve_worker_keys)
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The certificates; None without."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     @property
     def spawned_worker_options(self) -> tuple[str, ...]:
@@ -204,6 +244,39 @@ class Config:
                     f"--cors-origin: got {origin!r}, allowed is * or SCHEME://HOST[:PORT] as browsers send it: in "
                     "lower case, in ASCII, without a path, and without the scheme's usual port"
                 )
+
+    def _check_certificates(self) -> None:
+        """Judges certificates and keys as a start would, so that --check-config does."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingRefused("TLS needs both --tls-cert and --tls-key")
+        if self.tls_client_ca is not None and self.tls is None:
+            raise SettingRefused("--tls-client-ca: it goes with --tls-cert and --tls-key")
+        try:
+            if self.tls is not None:
+                self.tls.context()
+            if self.api_keys is not None:
+                KeyFile(self.api_keys)
+        except TlsRefused as refusal:
+            raise SettingRefused(str(refusal)) from None
+        except KeysRefused as refusal:
+            raise SettingRefused(f"--api-keys: {refusal}") from None
+
+    def _check_exposure(self) -> None:
+        """Refuses to be reached by other machines without what keeps strangers out."""
+        if self.insecure:
+            return
+        served = (("--grpc-host", self.grpc_host, self.grpc_port), ("--http-host", self.http_host, self.http_port))
+        has_tls, has_keys = self.tls is not None, self.api_keys is not None
+        try:
+            for option, host, port in served:
+                if port is not None:
+                    address = listening_host(option, host)
+                    require_protection(option, address, port, has_tls=has_tls, has_keys=has_keys)
+            if self.metrics_port is not None:
+                host = listening_host("--metrics-host", self.metrics_host)
+                require_loopback("--metrics-host", host, self.metrics_port)
+        except ExposureRefused as refusal:
+            raise SettingRefused(str(refusal)) from None
 
     def _check_times(self) -> None:
         limits = self.engine.limits

@@ -3,6 +3,7 @@
 import typer
 
 from client.bench.cli import app as bench_app
+from client.cli.access_options import with_access
 from client.cli.batch import app as batch_app
 from client.cli.generate import EXAMPLES, generate
 from client.cli.health import health
@@ -17,6 +18,7 @@ app = typer.Typer(
 
 
 @app.callback(no_args_is_help=True, epilog="Start one with: make serve, or qllm-scheduler --model DIR --spawn-worker")
+@with_access
 def main(context: typer.Context, address: Address = address_default) -> None:
     """Talks to a QLLM service.
 
@@ -29,9 +31,9 @@ def main(context: typer.Context, address: Address = address_default) -> None:
         )
 
 
-app.command(epilog=EXAMPLES)(generate)
-app.command()(health)
-app.command()(stats)
+app.command(epilog=EXAMPLES)(with_access(generate))
+app.command()(with_access(health))
+app.command()(with_access(stats))
 app.add_typer(batch_app, name="batch")
 app.add_typer(bench_app, name="bench")
 

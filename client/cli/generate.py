@@ -10,8 +10,7 @@ import typer
 from qllm.options import with_settings
 from qllm.settings import Setting
 
-from client.async_client import AsyncClient
-from client.cli.session import Address, address_default, run
+from client.cli.session import Address, address_default, connect, run
 from client.messages import ChatMessage, GenerateOptions, GenerationResult, Prompt, RequestClass
 from client.stream import GenerationStream
 
@@ -175,7 +174,7 @@ def generate(
 
 
 async def _generate(address: str, prompt: Prompt, options: GenerateOptions, *, as_json: bool) -> None:
-    async with AsyncClient(address) as client, client.generate(prompt, **options) as stream:
+    async with connect(address) as client, client.generate(prompt, **options) as stream:
         if as_json:
             typer.echo(_to_json(await stream.collect()))
             return

@@ -2,8 +2,7 @@
 
 import typer
 
-from client.async_client import AsyncClient
-from client.cli.session import EXIT_FAILED, Address, address_default, run
+from client.cli.session import EXIT_FAILED, Address, address_default, connect, run
 
 
 def health(address: Address = address_default) -> None:
@@ -20,5 +19,5 @@ def health(address: Address = address_default) -> None:
 
 
 async def _health(address: str) -> bool:
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         return await client.health()

@@ -7,12 +7,15 @@ from typing import Annotated, Any, TypeVar, cast
 import typer
 from qllm.addresses import AddressRefused, read_target
 
-from client.async_client import DEFAULT_ADDRESS
-from client.errors import QllmError, Unreachable
+from client.access import AccessRefused
+from client.async_client import DEFAULT_ADDRESS, AsyncClient
+from client.cli.access_options import chosen_access
+from client.errors import QllmError, Unauthenticated, Unreachable
 
 T = TypeVar("T")
 
 EXIT_FAILED = 1
+EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -46,6 +49,15 @@ Address = Annotated[
 address_default = DEFAULT_ADDRESS
 
 
+def connect(address: str) -> AsyncClient:
+    """Returns a client of the service, with what the command was given to be let in; call it on the event loop."""
+    try:
+        return AsyncClient(address, **chosen_access())
+    except AccessRefused as refusal:
+        complain(str(refusal))
+        raise typer.Exit(EXIT_REFUSED) from None
+
+
 def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[], str] = "interrupted") -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
     try:
@@ -66,6 +78,8 @@ def complain(message: str) -> None:
 def _advice(error: QllmError) -> str:
     if isinstance(error, Unreachable):
         return " (say where it is: --address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker)"
+    if isinstance(error, Unauthenticated):
+        return " (give it with --api-key KEY, or in the environment as QLLM_API_KEY)"
     if error.retry_after_s is not None:
         return f" (try again in {error.retry_after_s:.1f} s)"
     return ""

@@ -13,7 +13,7 @@ from rich.table import Table
 from client.async_client import AsyncClient, Loads, ServerInfo
 from client.cli.memory_tables import moves_table, owners_table
 from client.cli.numbers import share_of, shown
-from client.cli.session import EXIT_FAILED, Address, address_default, complain, run
+from client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
 Watch = Annotated[
@@ -61,7 +61,7 @@ def stats(as_json: Json = False, watch: Watch = None, check: Check = False, addr
 
 async def _check(address: str, *, as_json: bool) -> None:
     """Prints whether the books of memory agree, and ends with exit code 1 if they do not or are not checked."""
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         loads = await client.loads(check=True)
         if as_json:
             typer.echo(json.dumps({"server": _as_dict(await client.server_info()), "loads": _as_dict(loads)}))
@@ -78,7 +78,7 @@ async def _check(address: str, *, as_json: bool) -> None:
 
 async def _stats(address: str, watch_s: float | None, *, as_json: bool) -> None:
     console = Console()
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         if as_json or watch_s is None or not console.is_terminal:
             await _print_each(client, console, watch_s, as_json=as_json)
         else:

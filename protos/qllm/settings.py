@@ -24,7 +24,8 @@ from keyword import iskeyword
 from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "QLLM_"
-MODEL, SERVING, SCHEDULING, MEMORY, ADVANCED = "Model", "Serving", "Scheduling", "Memory", "Advanced"
+MODEL, SERVING, SECURITY = "Model", "Serving", "Security"
+SCHEDULING, MEMORY, ADVANCED = "Scheduling", "Memory", "Advanced"
 _UNITS = {"s": "s", "ms": "ms", "gib": "GiB", "mib": "MiB", "tokens": "tokens"}
 _DIGITS = 12  # of a value that was converted between units; the conversion adds what lies beyond
 

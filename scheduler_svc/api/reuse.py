@@ -14,12 +14,12 @@ MAX_SESSION_ID_CHARS = 128
 MAX_TOOL_NAME_CHARS = 128
 
 
-def valid_cache_salt(given: str) -> bytes:
-    """Returns the salt as bytes; a refusal does not repeat it, since it may be a secret."""
+def valid_cache_salt(given: str, tenant: str = "") -> bytes:
+    """Returns the salt as bytes, which differ for each tenant; a refusal does not repeat it, it may be a secret."""
     salt = given.encode()
     if len(salt) > MAX_CACHE_SALT_BYTES:
         raise InvalidRequest("cache_salt", Amount(len(salt), "bytes"), f"at most {MAX_CACHE_SALT_BYTES} bytes of UTF-8")
-    return salt
+    return b"%b\0%b" % (tenant.encode(), salt) if tenant else salt  # no tenant's name has a zero in it
 
 
 def valid_session(given: SessionDraft | None) -> SessionTurn | None:

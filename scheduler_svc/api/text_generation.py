@@ -4,6 +4,7 @@ Owns validation, tokenization and detokenization of each generation, in that ord
 format; errors leave as ServiceError.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,11 @@ from scheduler_svc.api.validation import (
     valid_stop_strings,
     valid_targets,
 )
+from scheduler_svc.caller import current_tenant
 from scheduler_svc.errors import WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenEvent, TokenStream
+from scheduler_svc.security.grant import current_grant
+from scheduler_svc.security.quotas import Place
 from scheduler_svc.text.detokenizer import TextAssembler
 from scheduler_svc.text.model_text import ModelTextCache
 from scheduler_svc.text.threads import TextThreads
@@ -59,6 +63,11 @@ class PreparedGeneration:
         request = replace(self.request, output_token_ids=token_ids)
         return replace(self, request=request, earlier=TokenEvent(token_ids, logprobs))
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt, and of the longest output."""
+        return len(self.request.prompt_token_ids) + self.request.stop.max_tokens
+
 
 class TextGeneration:
     """One generation that runs; whoever began it reads it once and closes it.
@@ -69,12 +78,13 @@ class TextGeneration:
         tokenizer: The model's; None if it has none.
     """
 
-    def __init__(self, prepared: PreparedGeneration, stream: TokenStream) -> None:
+    def __init__(self, prepared: PreparedGeneration, stream: TokenStream, place: Place) -> None:
         self.request_id = prepared.request.request_id
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._earlier = prepared.earlier
         self._stream = stream
+        self._place = place
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
 
     @property
@@ -106,6 +116,8 @@ class TextGeneration:
     def close(self) -> None:
         """Aborts the generation if it is live."""
         self._stream.close()
+        usage = self._stream.usage()
+        self._place.leave(usage.num_prompt_tokens + usage.num_output_tokens)
 
 
 class TextGenerator:
@@ -148,11 +160,15 @@ class TextGenerator:
             valid_stop(draft.stop, model)
 
     async def _prepare(self, draft: Draft) -> PreparedGeneration:
+        grant = current_grant()
+        grant.require_class(draft.request_class)
+        grant.account.require_place(_now_s())  # before the text is worked on
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
         targets = valid_targets(draft.targets, draft.request_class)
-        cache_salt = valid_cache_salt(draft.cache_salt)
+        tenant = current_tenant()
+        cache_salt = valid_cache_salt(draft.cache_salt, tenant)
         session = valid_session(draft.session)
         sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
@@ -172,6 +188,7 @@ class TextGenerator:
                 draft.deadline_s,
                 cache_salt,
                 session,
+                tenant=tenant,
             ),
             tokenizer=text.tokenizer,
             assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
@@ -183,7 +200,12 @@ class TextGenerator:
         with counting_refusals(self._generator, prepared.request.request_class):
             if self._generator.model != prepared.model:
                 raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
-            return TextGeneration(prepared, self._generator.submit(prepared.request))
+            place = Place(current_grant().account, prepared.most_tokens, _now_s)
+            try:
+                return TextGeneration(prepared, self._generator.submit(prepared.request), place)
+            except BaseException:
+                place.leave(0)
+                raise
 
     def connected_model(self) -> ServedModel:
         """Returns the model that is served; raises WorkerUnavailable while there is none."""
@@ -201,3 +223,8 @@ class TextGenerator:
     def close(self) -> None:
         """Drops texts that wait to be worked on."""
         self._threads.close()
+
+
+def _now_s() -> float:
+    """Returns the time on the clock of the event loop, which is the engine's too."""
+    return asyncio.get_running_loop().time()

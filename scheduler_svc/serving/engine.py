@@ -193,13 +193,12 @@ class Engine:
             self._pump()
         return stream
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a live request, whose stream then ends with ABORTED; returns False if there is none."""
-        seq_id = self._live.find(request_id)
-        if seq_id is None:
-            return False
-        self._end_early(seq_id, FinishReason.ABORTED)
-        return True
+    def abort(self, request_id: str, tenant: str | None = None) -> bool:
+        """Ends the tenant's live request, or whoever's, with ABORTED; returns False if there is none."""
+        found = self._live.find(request_id, tenant)
+        for seq_id in found:
+            self._end_early(seq_id, FinishReason.ABORTED)
+        return bool(found)
 
     def on_state_change(self, tell: Callable[[], None]) -> None:
         """Calls `tell` after each change of `worker_state`, from now on."""

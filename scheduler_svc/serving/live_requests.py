@@ -48,7 +48,7 @@ class LiveRequests:
         self._metrics = metrics
         self._timeline = timeline
         self._live: dict[SeqId, LiveRequest] = {}
-        self._by_request_id: dict[str, SeqId] = {}
+        self._by_request_id: dict[str, dict[str, SeqId]] = {}  # and by tenant: each has names of its own
 
     def __len__(self) -> int:
         return len(self._live)
@@ -66,20 +66,22 @@ class LiveRequests:
         """Returns a live request; None if there is none of that id."""
         return self._live.get(seq_id)
 
-    def find(self, request_id: str) -> SeqId | None:
-        """Returns the core's id of the request that the caller calls so; None if there is none."""
-        return self._by_request_id.get(request_id)
+    def find(self, request_id: str, tenant: str | None) -> tuple[SeqId, ...]:
+        """Returns the core's ids of what is called so by the tenant, or by anybody if that is None."""
+        by_tenant = self._by_request_id.get(request_id, {})
+        return tuple(seq_id for owner, seq_id in by_tenant.items() if tenant is None or owner == tenant)
 
     def admit(self, request: GenerationRequest) -> None:
         """Counts a request in, which must be added next; raises DuplicateRequest or Overloaded."""
-        if request.request_id in self._by_request_id:
+        if self.find(request.request_id, request.tenant):
             raise DuplicateRequest(request.request_id)
         self._admission[request.request_class].enter()
 
     def add(self, live: LiveRequest) -> None:
         """Adds a request that was admitted."""
         self._live[live.sequence.seq_id] = live
-        self._by_request_id[live.request.request_id] = live.sequence.seq_id
+        by_tenant = self._by_request_id.setdefault(live.request.request_id, {})
+        by_tenant[live.request.tenant] = live.sequence.seq_id
         if self._timeline is not None:
             self._timeline.request_arrived(live.sequence)
 
@@ -91,8 +93,14 @@ class LiveRequests:
     def leave(self, seq_id: SeqId, reason: FinishReason | None) -> None:
         """Counts a live request out, which ended; without a reason it failed."""
         live, now_s = self._live.pop(seq_id), self._now_s()
-        del self._by_request_id[live.request.request_id]
+        self._forget_name(live.request)
         self._admission[live.request.request_class].leave(now_s)
         self._metrics.requests.ended(live.request.request_class, reason, live.sequence.usage(now_s))
         if self._timeline is not None:
             self._timeline.request_ended(live.sequence, now_s)
+
+    def _forget_name(self, request: GenerationRequest) -> None:
+        by_tenant = self._by_request_id[request.request_id]
+        del by_tenant[request.tenant]
+        if not by_tenant:
+            del self._by_request_id[request.request_id]

@@ -92,8 +92,8 @@ class GenerateRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Chosen by the caller to abort by, at most 128 printable ASCII characters, unique among live requests. Empty: the
-    server makes one.
+    """Chosen by the caller to abort by, at most 128 printable ASCII characters, unique among the tenant's live requests.
+    Empty: the server makes one.
     """
     request_class: Global___RequestClass.ValueType
     """The class that the request is scheduled in."""

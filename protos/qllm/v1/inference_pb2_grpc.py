@@ -61,7 +61,8 @@ class InferenceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends a running or queued request, from any connection.
+        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
+        unless the key may administer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

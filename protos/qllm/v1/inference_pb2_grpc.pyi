@@ -43,7 +43,9 @@ class InferenceStub:
     passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]
-    """Ends a running or queued request, from any connection."""
+    """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
+    unless the key may administer.
+    """
 
 @_typing.type_check_only
 class InferenceAsyncStub(InferenceStub):
@@ -56,7 +58,9 @@ class InferenceAsyncStub(InferenceStub):
     passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends a running or queued request, from any connection."""
+    """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
+    unless the key may administer.
+    """
 
 class InferenceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text for callers of two classes."""
@@ -78,6 +82,8 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.AbortResponse, _abc.Awaitable[_inference_pb2.AbortResponse]]:
-        """Ends a running or queued request, from any connection."""
+        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
+        unless the key may administer.
+        """
 
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

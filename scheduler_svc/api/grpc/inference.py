@@ -17,6 +17,7 @@ from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import require_request_id
 from scheduler_svc.caller import host_of_peer, set_caller
 from scheduler_svc.generation import Generator
+from scheduler_svc.security.grant import Permission, current_grant
 
 if TYPE_CHECKING:
     import grpc
@@ -46,9 +47,11 @@ class InferenceServicer(pb_grpc.InferenceServicer):
             generation.close()
 
     async def Abort(self, request: pb.AbortRequest, context: "Context") -> pb.AbortResponse:
-        """Ends a live request."""
+        """Ends a live request of the caller's tenant; of any, where the caller may administer."""
         require_request_id(request.request_id)
-        return pb.AbortResponse(aborted=self._generator.abort(request.request_id))
+        grant = current_grant()
+        tenant = None if grant.may(Permission.ADMIN) else grant.tenant
+        return pb.AbortResponse(aborted=self._generator.abort(request.request_id, tenant))
 
 
 def _deadline_s(context: "Context") -> float | None:

@@ -14,11 +14,14 @@ from scheduler_svc.api.grpc.batches import BatchesServicer
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
+from scheduler_svc.api.grpc.key_check import KeyInterceptor
 from scheduler_svc.api.grpc.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import MOST_CONNECTIONS
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.tls import TlsFiles
 
 MAX_MESSAGE_BYTES = 4 << 20
 
@@ -61,11 +64,13 @@ class ApiServer:
         texts: Its text side.
         settings: How the service was started, for GetServerInfo.
         host: IP address to listen on, without brackets; anything but a loopback address is open
-            to others, with no encryption.
+            to others.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
         hand_over: Lets a worker that waits take over; returns False if none waits.
         jobs: Where durable jobs are; None: none are kept, and calls about them say so.
+        gate: Knows the API keys; None: none are asked for.
+        tls: The certificates; None: it speaks plainly.
     """
 
     def __init__(
@@ -79,6 +84,8 @@ class ApiServer:
         max_connections: int = MOST_CONNECTIONS,
         hand_over: Callable[[], bool] = lambda: False,
         jobs: JobFrontDoor | None = None,
+        gate: Gate | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
@@ -86,6 +93,8 @@ class ApiServer:
         self._max_connections = max_connections
         self._hand_over = hand_over
         self._jobs = jobs
+        self._gate = gate
+        self._tls = tls
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -100,7 +109,8 @@ class ApiServer:
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         _try_to_listen(self._host, self._requested_port)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
+        key_check = () if self._gate is None else (KeyInterceptor(self._gate),)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(), *key_check], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
         admin_pb2_grpc.add_AdminServicer_to_server(
@@ -111,10 +121,17 @@ class ApiServer:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)
         try:
-            self.port = server.add_insecure_port(join(self._host, self._requested_port))
+            self.port = self._add_port(server, join(self._host, self._requested_port))
         except RuntimeError as error:
             raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
         self._server = server
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(address)
+        key, cert, client_ca = self._tls.contents()
+        credentials = grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
+        return server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         """Starts to serve; raises OSError where it has not been bound before and cannot be."""

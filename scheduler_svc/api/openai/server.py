@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from qllm.addresses import join
@@ -18,12 +20,16 @@ from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.key_check import KeyCheck
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
+from scheduler_svc.api.openai.connections.tls_entrance import TlsEntrance
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.connection_room import ConnectionRoom
 from scheduler_svc.process.listening import listen
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.tls import TlsFiles
 
 _BACKLOG = 2048
 # asyncio accepts as many connections in one turn as its backlog is, before any of them is counted.
@@ -49,12 +55,14 @@ class OpenAiServer:
         generator: Runs the requests.
         texts: Its text side.
         host: IP address to listen on, without brackets; anything but a loopback address is open
-            to others, with no encryption.
+            to others.
         port: 0 for any free port.
         grace_s: Seconds that running requests get when the server stops.
         limits: What clients may take.
         cors_origins: Web pages of these origins may ask; "*" for all.
         jobs: Where durable jobs and files are; None: none are kept.
+        gate: Knows the API keys; None: none are asked for.
+        tls: The certificates; None: it speaks plainly.
     """
 
     def __init__(
@@ -68,6 +76,8 @@ class OpenAiServer:
         limits: HttpLimits = DEFAULT_LIMITS,
         cors_origins: Sequence[str] = (),
         jobs: JobFrontDoor | None = None,
+        gate: Gate | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._host = host
         self._requested_port = port
@@ -75,7 +85,8 @@ class OpenAiServer:
         self._limits = limits
         app = make_app(generator, texts, limits.comment_interval_s, jobs)
         self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
-        self._app = Envelope(self._guard, cors_origins)
+        self._app = Envelope(self._guard if gate is None else KeyCheck(self._guard, gate), cors_origins)
+        self._tls = None if tls is None else tls.context()
         self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
@@ -120,7 +131,7 @@ class OpenAiServer:
             # The guard ends requests after the grace; this is for connections whose client does not read to the end.
             timeout_graceful_shutdown=math.ceil(self._grace_s) + 1,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, self._tls, self._limits.header_timeout_s)
         self._serving = asyncio.create_task(self._server.serve([self._listener]), name="http-server")
         return self._serving
 
@@ -139,7 +150,17 @@ class OpenAiServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the service, and lets many connections wait to be accepted, though not all in one turn."""
+    """Leaves signals to the service, and lets many connections wait to be accepted, though not all in one turn.
+
+    Args:
+        config: The server's settings.
+        tls: What makes it speak TLS; None: it speaks plainly.
+        handshake_timeout_s: Seconds that a client has to begin to speak TLS.
+    """
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_timeout_s: float) -> None:
+        super().__init__(config)
+        self._entrance = None if tls is None else TlsEntrance(tls, handshake_timeout_s, self._new_connection)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,6 +169,20 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept."""
-        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        meet = self._new_connection if self._entrance is None else self._entrance.door
+        self.servers = []
         for listener in sockets or ():
+            self.servers.append(await loop.create_server(meet, sock=listener, backlog=self.config.backlog))
             listener.listen(_BACKLOG)  # asyncio has set it to its own
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops to accept, and ends what is left."""
+        if self._entrance is not None:
+            self._entrance.close()
+        await super().shutdown(sockets)
+
+    def _new_connection(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        return cast(asyncio.Protocol, make(config=self.config, server_state=self.server_state, app_state={}))

@@ -11,6 +11,8 @@ from qllm.v1 import inference_pb2 as pb
 from scheduler_svc.api.grpc.admin import ServiceSettings
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.tls import TlsFiles
 from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
@@ -39,10 +41,16 @@ class Service:
 
 
 @asynccontextmanager
-async def running(generator: FakeGenerator, jobs: MemoryJobs | None = None) -> AsyncIterator[Service]:
-    """Runs a server until the block ends."""
+async def running(
+    generator: FakeGenerator,
+    jobs: MemoryJobs | None = None,
+    *,
+    gate: Gate | None = None,
+    tls: TlsFiles | None = None,
+) -> AsyncIterator[Service]:
+    """Runs a server until the block ends; the channel speaks plainly and has no key."""
     texts = TextGenerator(generator)
-    server = ApiServer(generator, texts, SETTINGS, port=0, jobs=jobs)
+    server = ApiServer(generator, texts, SETTINGS, port=0, jobs=jobs, gate=gate, tls=tls)
     await server.start()
     options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:

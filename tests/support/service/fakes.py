@@ -178,11 +178,12 @@ class FakeGenerator:
         self.submitted.append(request)
         return stream
 
-    def abort(self, request_id: str) -> bool:
+    def abort(self, request_id: str, tenant: str | None = None) -> bool:
         stream = self.live.get(request_id)
-        if stream is not None:
-            stream.aborted.set()
-        return stream is not None
+        if stream is None or tenant not in (None, stream.request.tenant):
+            return False
+        stream.aborted.set()
+        return True
 
     async def pace(self, stream: FakeStream) -> None:
         """Lets a stream go on, or holds it."""

@@ -27,16 +27,27 @@ def free_port() -> int:
 
 @dataclass
 class LiveService:
-    """A running scheduler with its spawned worker."""
+    """A running scheduler with its spawned worker.
+
+    Attributes:
+        credentials: For a service that speaks TLS.
+        metadata: What calls of `loads` and `info` carry.
+    """
 
     process: subprocess.Popen[bytes]
     grpc_address: str
     log: Path
     model_facts: admin_pb2.ModelFacts = field(default_factory=admin_pb2.ModelFacts)
+    credentials: grpc.ChannelCredentials | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @contextmanager
     def channel(self) -> Iterator[grpc.Channel]:
-        with grpc.insecure_channel(self.grpc_address) as channel:
+        with (
+            grpc.insecure_channel(self.grpc_address)
+            if self.credentials is None
+            else grpc.secure_channel(self.grpc_address, self.credentials)
+        ) as channel:
             yield channel
 
     def inference(self, channel: grpc.Channel) -> inference_pb2_grpc.InferenceStub:
@@ -52,11 +63,13 @@ class LiveService:
 
     def loads(self) -> admin_pb2.GetLoadsResponse:
         with self.channel() as channel:
-            return admin_pb2_grpc.AdminStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=120)
+            request = admin_pb2.GetLoadsRequest()
+            return admin_pb2_grpc.AdminStub(channel).GetLoads(request, timeout=120, metadata=self.metadata)
 
     def info(self) -> admin_pb2.GetServerInfoResponse:
         with self.channel() as channel:
-            return admin_pb2_grpc.AdminStub(channel).GetServerInfo(admin_pb2.GetServerInfoRequest(), timeout=120)
+            request = admin_pb2.GetServerInfoRequest()
+            return admin_pb2_grpc.AdminStub(channel).GetServerInfo(request, timeout=120, metadata=self.metadata)
 
     def wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_S
@@ -72,7 +85,13 @@ class LiveService:
 
 @contextmanager
 def start_service(
-    model: Path, log: Path, *options: str, worker_options: tuple[str, ...] = (), under: tuple[str, ...] = ()
+    model: Path,
+    log: Path,
+    *options: str,
+    worker_options: tuple[str, ...] = (),
+    under: tuple[str, ...] = (),
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> Iterator[LiveService]:
     """Starts a service on a free port, waits until it serves, and stops it properly; the command `under` runs it."""
     port = free_port()
@@ -90,7 +109,7 @@ def start_service(
     command += [*options, "--", "--dtype", "float32", "--threads", "1", "--kv-memory", "50MiB", *worker_options]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stderr=sink, start_new_session=True)
-    service = LiveService(process, f"127.0.0.1:{port}", log)
+    service = LiveService(process, f"127.0.0.1:{port}", log, credentials=credentials, metadata=metadata)
     try:
         service.wait_until_serving()
         service.model_facts = service.info().model

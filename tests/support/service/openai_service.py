@@ -12,9 +12,12 @@ from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.key_check import KeyCheck
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.tls import TlsFiles
 from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
@@ -79,11 +82,13 @@ async def http_app(
     comment_interval_s: float = 15,
     cors_origins: tuple[str, ...] = (),
     jobs: MemoryJobs | None = None,
+    gate: Gate | None = None,
 ) -> AsyncIterator[HttpService]:
     """Calls the application without a server, which is faster; a stream arrives when it is over."""
     texts = TextGenerator(generator)
     app = make_app(generator, texts, comment_interval_s, jobs)
-    transport = httpx2.ASGITransport(Envelope(RequestGuard(app, uploads=UPLOADS), cors_origins))
+    guard = RequestGuard(app, uploads=UPLOADS)
+    transport = httpx2.ASGITransport(Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http)
     texts.close()
@@ -96,11 +101,22 @@ async def running_http(
     limits: HttpLimits = DEFAULT_LIMITS,
     cors_origins: tuple[str, ...] = (),
     jobs: MemoryJobs | None = None,
+    gate: Gate | None = None,
+    tls: TlsFiles | None = None,
 ) -> AsyncIterator[HttpServer]:
-    """Runs a server until the block ends."""
+    """Runs a server until the block ends; the client speaks plainly and has no key."""
     texts = TextGenerator(generator)
     server = OpenAiServer(
-        generator, texts, "127.0.0.1", 0, grace_s, limits=limits, cors_origins=cors_origins, jobs=jobs
+        generator,
+        texts,
+        "127.0.0.1",
+        0,
+        grace_s,
+        limits=limits,
+        cors_origins=cors_origins,
+        jobs=jobs,
+        gate=gate,
+        tls=tls,
     )
     server.bind()
     serving = server.start()

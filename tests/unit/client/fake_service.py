@@ -49,6 +49,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
 
     def __init__(self) -> None:
         self.requests: list[inference_pb2.GenerateRequest] = []
+        self.authorizations: list[str | bytes | None] = []
         self.num_live = 0
         self.max_live = 0
         self.received = asyncio.Event()
@@ -64,6 +65,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
 
     async def Generate(self, request: Any, context: Context) -> AsyncIterator[inference_pb2.GenerateResponse]:
         self.requests.append(request)
+        self.authorizations.append(dict(context.invocation_metadata() or ()).get("authorization"))
         self.received.set()
         self.num_live += 1
         self.max_live = max(self.max_live, self.num_live)

@@ -20,8 +20,11 @@ SERVICES = ("scheduler", "worker-cpu", "worker-gpu")
 WORKERS = SERVICES[1:]
 # The control socket is a file in a private volume: no keys. Nobody starts workers inside the scheduler's container, and
 # its file system is read-only: neither a trace nor caches on disk have a place there. A config file would have to be
-# mounted first.
+# mounted first. TLS ends at a proxy in front: the health checks speak plainly.
 NOT_OFFERED = {
+    "QLLM_TLS_CERT",
+    "QLLM_TLS_KEY",
+    "QLLM_TLS_CLIENT_CA",
     "QLLM_SPAWN_WORKER",
     "QLLM_CURVE_SECRET_KEY",
     "QLLM_CURVE_WORKER_KEYS",
@@ -153,6 +156,12 @@ def test_worker_can_change_neither_models_nor_the_control_directory(service: dic
 @each(*WORKERS)
 def test_worker_has_no_way_out(compose: dict[str, Any], service: dict[str, Any]) -> None:
     assert all(compose["networks"][network]["internal"] for network in service["networks"])
+
+
+def test_api_keys_come_from_a_directory_of_the_host_that_the_scheduler_alone_sees() -> None:
+    services = read_compose({"QLLM_KEYS_DIR": "/srv/keys"})["services"]
+    assert mounts(services["scheduler"])["/etc/qllm/keys"] == ("/srv/keys", True)
+    assert all("/etc/qllm/keys" not in mounts(services[name]) for name in WORKERS)
 
 
 def test_models_may_come_from_a_directory_of_the_host() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[3]
-_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+_PAGES = [_ROOT / "README.md", _ROOT / "SECURITY.md", *sorted((_ROOT / "docs").rglob("*.md"))]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PROSE_WIDTH = 100
 _FENCE = "```"
@@ -65,3 +65,10 @@ def test_progress_is_one_page() -> None:
 
 def test_results_are_one_page() -> None:
     assert len((_ROOT / "docs" / "results.md").read_bytes()) <= 6000
+
+
+def test_every_claim_of_security_names_tests_that_exist() -> None:
+    claims = re.findall(r"`(test_\w+)`", (_ROOT / "docs" / "security.md").read_text())
+    tests = "".join(path.read_text() for path in (_ROOT / "tests").rglob("test_*.py"))
+    assert claims
+    assert [claim for claim in claims if f"def {claim}(" not in tests] == []

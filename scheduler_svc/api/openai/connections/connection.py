@@ -148,8 +148,9 @@ class Connection(H11Protocol):
             return
         self._answer(error)
         self._was_refused = True
-        with contextlib.suppress(OSError):  # the client is gone
-            self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS can't
+            with contextlib.suppress(OSError):  # the client is gone
+                self.transport.write_eof()
         self._room.note_waiting(self)
         self._set_deadline(_LINGER_S, self.transport.abort)
 

@@ -32,6 +32,8 @@ from scheduler_svc.api.validation import Amount
 from scheduler_svc.errors import RETRY_S, InvalidRequest, Refusal, ServiceError, jittered
 
 _HTTP_STATUS = {
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
     grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
@@ -41,6 +43,8 @@ _HTTP_STATUS = {
     grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
 }
 _CODES = {
+    grpc.StatusCode.UNAUTHENTICATED: "invalid_api_key",
+    grpc.StatusCode.PERMISSION_DENIED: "permission_denied",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "rate_limit_exceeded",
     grpc.StatusCode.UNAVAILABLE: "service_unavailable",
 }
@@ -263,9 +267,11 @@ def _status(error: ServiceError) -> int:
 def _headers(error: ServiceError) -> dict[str, str]:
     """Returns when to come back: whole seconds as HTTP has them, and the exact time that OpenAI's clients read first.
 
-    A connection whose request was not read to its end is of no further use.
+    A connection whose request was not read to its end is of no further use. Who has no key is told how to show one.
     """
     headers = {"connection": "close"} if isinstance(error, _ENDS_OF_CONNECTIONS) else {}
+    if error.status is grpc.StatusCode.UNAUTHENTICATED:
+        headers["www-authenticate"] = 'Bearer realm="qllm"'
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1e3))

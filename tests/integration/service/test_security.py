@@ -1,0 +1,148 @@
+"""A real service with TLS and API keys: tenants meet nowhere, and strangers get nowhere."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from client import AsyncClient, Client, Unauthenticated
+from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.security.api_keys import bearer, entry, write_keys
+from tests.support.security.certificates import Authority
+from tests.support.service.live_service import LiveService, free_port, start_service
+from tests.support.service.simulated_worker import slow_worker
+
+MODEL = ROOT / "demo" / "model"
+PROMPT = "def add(a, b):\n    return a + b\n" * 20
+A, B = entry("a", "key-a"), entry("b", "key-b")
+
+
+@dataclass
+class SecuredService:
+    """A service, and what its clients need to be let in."""
+
+    live: LiveService
+    ca: Path
+    keys: Path
+    http_address: str
+
+    def client(self, key: str | None) -> Client:
+        return Client(self.live.grpc_address, tls_ca=self.ca, api_key=key)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredService]:
+    """Iterations take some 150 ms."""
+    directory = tmp_path_factory.mktemp("secured")
+    authority = Authority(directory, "ca")
+    pair = authority.issue("server")
+    keys = write_keys(directory / "keys.toml", A, B)
+    port = free_port()
+    options = {"--tls-cert": pair.cert, "--tls-key": pair.key, "--api-keys": keys, "--http-port": port}
+    words = [str(word) for option in options.items() for word in option]
+    credentials = grpc.ssl_channel_credentials(authority.cert.read_bytes())
+    with start_service(
+        MODEL,
+        directory / "log",
+        *words,
+        worker_options=slow_worker(directory),
+        credentials=credentials,
+        metadata=bearer("key-a"),
+    ) as live:
+        yield SecuredService(live, authority.cert, keys, f"127.0.0.1:{port}")
+
+
+def num_cached(service: SecuredService, key: str) -> int:
+    with service.client(key) as client:
+        return client.generate(PROMPT, max_tokens=1).collect().usage.cached_tokens
+
+
+def test_tenants_of_a_real_service_share_no_prefix(service: SecuredService) -> None:
+    assert num_cached(service, "key-a") == 0
+    assert num_cached(service, "key-a") > 0
+    assert num_cached(service, "key-b") == 0
+    assert num_cached(service, "key-b") > 0
+
+
+async def test_a_tenant_of_a_real_service_can_not_abort_what_is_anothers(service: SecuredService) -> None:
+    address, ca = service.live.grpc_address, service.ca
+    async with (
+        AsyncClient(address, tls_ca=ca, api_key="key-a") as one,
+        AsyncClient(address, tls_ca=ca, api_key="key-b") as other,
+    ):
+        stream = one.generate("hello", max_tokens=200, request_id="mine", ignore_eos=True)
+        deltas = aiter(stream)
+        await anext(deltas)
+        assert not await other.abort("mine")
+        await anext(deltas)
+        theirs = other.generate("hello", max_tokens=1, request_id="mine")
+        assert (await theirs.collect()).token_ids
+        assert await one.abort("mine")
+        async for _ in deltas:
+            pass
+        assert stream.result.finish_reason == "aborted"
+
+
+def test_a_key_counts_once_it_stands_in_the_file_and_no_longer_than_that(service: SecuredService) -> None:
+    with service.client("key-new") as client:
+        with pytest.raises(Unauthenticated):
+            client.server_info()
+        write_keys(service.keys, A, B, entry("new", "key-new"))
+        wait_until(lambda: is_let_in(client))
+        write_keys(service.keys, A, B)
+        wait_until(lambda: not is_let_in(client))
+
+
+def is_let_in(client: Client) -> bool:
+    try:
+        client.server_info()
+    except Unauthenticated:
+        return False
+    return True
+
+
+def wait_until(holds: object) -> None:
+    deadline_s = time.monotonic() + 60
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_commands_are_let_in_by_what_the_environment_says(service: SecuredService) -> None:
+    command = [sys.executable, "-m", "client", "generate", "--max-tokens", "2", "hello"]
+    access = {"QLLM_ADDRESS": service.live.grpc_address, "QLLM_TLS_CA": str(service.ca)}
+    for key, code in (("key-a", 0), ("nobody's", 1)):
+        environment = {**python_path(), **access, "QLLM_API_KEY": key}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("qllm-client: UNAUTHENTICATED: the API key is not known to this service")
+    assert "nobody" not in service.live.log.read_text()
+
+
+def test_strangers_who_do_not_speak_tls_write_nothing_into_the_log(service: SecuredService) -> None:
+    before = service.live.log.read_text()
+    for address in (service.live.grpc_address, service.http_address):
+        host, _, port = address.partition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                stranger.recv(100)
+    assert service.live.log.read_text() == before
+
+
+def test_what_strangers_can_reach_is_refused_at_the_start() -> None:
+    words = ("--grpc-port", "0", "--http-port", "0", "--http-host", "0.0.0.0")
+    command = [sys.executable, "-m", "scheduler_svc", "--model", str(MODEL), "--spawn-worker", *words]
+    done = subprocess.run(command, cwd=ROOT, env=python_path(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.startswith("qllm-scheduler: --http-host: got 0.0.0.0:0, which other machines can reach; give ")
+    assert "--insecure" in done.stderr
+    assert done.stderr.count(os.linesep) == 1
