@@ -4,6 +4,16 @@ Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.batches import (
+    Batch,
+    BatchAnswer,
+    BatchInputError,
+    BatchItem,
+    BatchPage,
+    BatchResult,
+    BatchStatus,
+    ItemError,
+)
 from client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -31,6 +41,13 @@ from client.sync_client import Client, SyncGenerationStream
 __all__ = [
     "DEFAULT_ADDRESS",
     "AsyncClient",
+    "Batch",
+    "BatchAnswer",
+    "BatchInputError",
+    "BatchItem",
+    "BatchPage",
+    "BatchResult",
+    "BatchStatus",
     "Cancelled",
     "ChatMessage",
     "Client",
@@ -42,6 +59,7 @@ __all__ = [
     "GenerationResult",
     "GenerationStream",
     "InvalidRequest",
+    "ItemError",
     "Loads",
     "Overloaded",
     "Prompt",

@@ -18,6 +18,7 @@ def generate_items(texts: TextGenerator) -> AnswerItem:
     async def answer(claim: Claim, notes: ProgressNotes) -> bytes:
         prepared = await texts.prepare(as_item(draft_of(_request_of(claim.body)), claim))
         generation = texts.submit(prepared.resumed(claim.progress.token_ids, claim.progress.logprobs))
+        notes.queued(claim.progress)
         deltas = []
         try:
             async for delta in generation:

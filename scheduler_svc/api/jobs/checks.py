@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from scheduler_svc.api.validation import Amount
 from scheduler_svc.errors import InvalidRequest
 
+_NUL = "\0"  # databases refuse it in a text
+
 MAX_ITEMS = 50_000
 MAX_JOB_BYTES = 200 << 20
 MAX_CUSTOM_ID_CHARS = 256
@@ -28,10 +30,11 @@ def require_metadata(field: str, given: Mapping[str, str]) -> None:
     if len(given) > MAX_METADATA_PAIRS:
         raise InvalidRequest(field, Amount(len(given), "pairs"), f"at most {MAX_METADATA_PAIRS} pairs")
     for key, value in given.items():
-        if not 1 <= len(key) <= MAX_METADATA_KEY_CHARS:
-            raise InvalidRequest(f"{field}.key", key, f"1 to {MAX_METADATA_KEY_CHARS} characters")
-        if len(value) > MAX_METADATA_VALUE_CHARS:
-            raise InvalidRequest(f"{field}[{key!r}]", value, f"at most {MAX_METADATA_VALUE_CHARS} characters")
+        if not 1 <= len(key) <= MAX_METADATA_KEY_CHARS or _NUL in key:
+            raise InvalidRequest(f"{field}.key", key, f"1 to {MAX_METADATA_KEY_CHARS} characters, none of them NUL")
+        if len(value) > MAX_METADATA_VALUE_CHARS or _NUL in value:
+            allowed = f"at most {MAX_METADATA_VALUE_CHARS} characters, none of them NUL"
+            raise InvalidRequest(f"{field}[{key!r}]", value, allowed)
 
 
 def require_window(field: str, given_s: float) -> None:
@@ -55,8 +58,8 @@ class ItemsSoFar:
             custom_id: What the item is called.
             num_bytes: How large its body is.
         """
-        if not 1 <= len(custom_id) <= MAX_CUSTOM_ID_CHARS:
-            raise InvalidRequest(field, custom_id, f"1 to {MAX_CUSTOM_ID_CHARS} characters")
+        if not 1 <= len(custom_id) <= MAX_CUSTOM_ID_CHARS or _NUL in custom_id:
+            raise InvalidRequest(field, custom_id, f"1 to {MAX_CUSTOM_ID_CHARS} characters, none of them NUL")
         if custom_id in self._custom_ids:
             raise InvalidRequest(field, custom_id, "an id that no earlier item of the job has")
         if len(self._custom_ids) == MAX_ITEMS:

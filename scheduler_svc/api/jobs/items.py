@@ -7,7 +7,6 @@ What bodies look like, and answers, is known to the two APIs. Knows nothing of l
 """
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
@@ -17,11 +16,8 @@ from scheduler_svc.api.draft import Draft, TargetsDraft
 from scheduler_svc.api.jobs.errors import ItemAborted, KindNotServed
 from scheduler_svc.caller import set_caller, set_tenant
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
-from scheduler_svc.errors import ServiceError
 from scheduler_svc.jobs.job import Claim, ItemKind, ItemOutcome, ItemStatus, Progress
-from scheduler_svc.process.panics import ENDINGS
-
-_log = logging.getLogger(__name__)
+from scheduler_svc.process.panics import ENDINGS, LibraryPanic
 
 _SEED_BYTES = 8
 # A seed is signed on its way.
@@ -29,7 +25,7 @@ _MAX_SEED = (1 << 63) - 1
 
 
 class ProgressNotes:
-    """Tells what an item has after each delta but the last, after which there is an outcome.
+    """Tells what an item has: once it is queued, and after each delta but the last, after which there is an outcome.
 
     Args:
         on_progress: Is told.
@@ -40,14 +36,23 @@ class ProgressNotes:
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
 
+    def queued(self, progress: Progress) -> None:
+        """The item is queued; `progress` is what it goes on from."""
+        self._on_progress(progress)
+
     def add(self, delta: Delta) -> None:
-        """Takes the next delta, those of an earlier attempt included; raises ItemAborted if somebody ended the item."""
-        if delta.finish is not None and delta.finish.reason is FinishReason.ABORTED:
-            raise ItemAborted
+        """Takes the next delta, that of an earlier attempt included; raises ItemAborted if somebody ended the item."""
+        require_not_aborted(delta)
         if delta.finish is None and delta.token_ids:
             self._token_ids += delta.token_ids
             self._logprobs += delta.logprobs
             self._on_progress(Progress(tuple(self._token_ids), tuple(self._logprobs)))
+
+
+def require_not_aborted(delta: Delta) -> None:
+    """Raises ItemAborted if a generation ended because somebody ended it."""
+    if delta.finish is not None and delta.finish.reason is FinishReason.ABORTED:
+        raise ItemAborted
 
 
 AnswerItem: TypeAlias = Callable[[Claim, ProgressNotes], Awaitable[bytes]]
@@ -68,22 +73,18 @@ class ItemAnswers:
         """Runs an item to its end; cancelling this ends its work.
 
         Raises:
-            ServiceError: It can't be run now, but may be later: no worker, or too much waits. It carries
-                `retry_after_s`. What is wrong with the item itself is an outcome.
+            ServiceError: It can't be run, now or at all, as its status says.
         """
         set_tenant(claim.tenant)
         set_caller(f"jobs of {claim.tenant}")
         try:
             body = await self._answer(claim, ProgressNotes(on_progress))
-        except ENDINGS:
+        except ItemAborted as aborted:
+            return ItemOutcome(status=ItemStatus.CANCELLED, error_code=aborted.status.name, error_message=str(aborted))
+        except (Exception, *ENDINGS):
             raise
-        except ServiceError as error:
-            if error.retry_after_s is not None:
-                raise
-            return _failed(error)
-        except BaseException:
-            _log.exception("job_id=%s position=%s failed unexpectedly", claim.job_id, claim.position)
-            return _failed(ServiceError("internal error"))
+        except BaseException as panic:
+            raise LibraryPanic(type(panic).__name__) from panic
         return ItemOutcome(status=ItemStatus.SUCCEEDED, body=body)
 
     async def _answer(self, claim: Claim, notes: ProgressNotes) -> bytes:
@@ -91,11 +92,6 @@ class ItemAnswers:
         if answer is None:
             raise KindNotServed(claim.kind)
         return await answer(claim, notes)
-
-
-def _failed(error: ServiceError) -> ItemOutcome:
-    status = ItemStatus.CANCELLED if isinstance(error, ItemAborted) else ItemStatus.FAILED
-    return ItemOutcome(status=status, error_code=error.status.name, error_message=str(error))
 
 
 def item_id(claim: Claim) -> str:

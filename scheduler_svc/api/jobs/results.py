@@ -32,7 +32,7 @@ async def ended_results(
 
 
 async def all_results(
-    door: JobFrontDoor, tenant: str, job_id: str, from_position: int = 0, poll_s: float = POLL_S
+    door: JobFrontDoor, tenant: str, job_id: str, from_position: int = 0, poll_s: float | None = None
 ) -> AsyncGenerator[ItemResult, None]:
     """Yields all results from a position on, without gaps, and ends when the job has ended."""
     while True:
@@ -46,7 +46,7 @@ async def all_results(
                 yield result
         if is_over:
             return
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(POLL_S if poll_s is None else poll_s)
 
 
 def _closable(results: AsyncIterator[ItemResult]) -> AsyncGenerator[ItemResult, None]:

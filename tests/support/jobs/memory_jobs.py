@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from scheduler_svc.errors import ServiceError
 from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.job import (
     Claim,
@@ -40,16 +41,22 @@ class StoredJob:
 class MemoryJobs:
     """Implements scheduler_svc.jobs.interface.JobFrontDoor.
 
+    Args:
+        now_s: When everything happens, some seconds apart.
+
     Attributes:
         is_down: Whether the store can't be reached.
+        retry_after_s: When it says that it will be there again.
         progress: What items had when their work was last noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: float = NOW_S) -> None:
+        self._now_s = now_s
         self._jobs: dict[str, StoredJob] = {}
         self._files: dict[str, tuple[StoredFile, bytes]] = {}
         self._ids = itertools.count(1)
         self.is_down = False
+        self.retry_after_s = 2.0
         self.progress: dict[tuple[str, int], list[Progress]] = {}
 
     async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
@@ -83,7 +90,9 @@ class MemoryJobs:
         if not stored.job.status.is_terminal:
             for position in range(len(stored.items)):
                 stored.outcomes.setdefault(position, ItemOutcome(status=ItemStatus.CANCELLED))
-            self._change(stored, status=JobStatus.CANCELLED, cancelling_at_s=NOW_S + 2, ended_at_s=NOW_S + 3)
+            self._change(
+                stored, status=JobStatus.CANCELLED, cancelling_at_s=self._now_s + 2, ended_at_s=self._now_s + 3
+            )
         return stored.job
 
     async def results(self, tenant: str, job_id: str, after_position: int = -1) -> AsyncIterator[ItemResult]:
@@ -103,7 +112,7 @@ class MemoryJobs:
             filename=filename,
             purpose=purpose,
             num_bytes=len(data),
-            created_at_s=NOW_S,
+            created_at_s=self._now_s,
         )
         self._files[file.file_id] = (file, data)
         return file
@@ -122,11 +131,18 @@ class MemoryJobs:
     async def read_file(self, tenant: str, file_id: str) -> AsyncIterator[bytes]:
         assert await self.file(tenant, file_id) is not None
         _, data = self._files[file_id]
-        for start in range(0, len(data), 7):  # pieces begin and end anywhere
-            yield data[start : start + 7]
+        size = 7 if len(data) < 1 << 16 else 65_537  # pieces begin and end anywhere
+        for start in range(0, len(data), size):
+            yield data[start : start + size]
 
     async def delete_file(self, tenant: str, file_id: str) -> bool:
         return await self.file(tenant, file_id) is not None and self._files.pop(file_id, None) is not None
+
+    def unavailable(self) -> StoreUnavailable:
+        """What a call is told while the store can't be reached."""
+        error = StoreUnavailable("the store is down")
+        error.retry_after_s = self.retry_after_s
+        return error
 
     # ---- what a runner does
 
@@ -143,7 +159,7 @@ class MemoryJobs:
             custom_id=item.custom_id,
             body=item.body,
             progress=progress,
-            lease_ends_at_s=NOW_S + 30,
+            lease_ends_at_s=self._now_s + 30,
             expires_at_s=stored.job.expires_at_s,
         )
 
@@ -159,24 +175,30 @@ class MemoryJobs:
         )
         self._change(stored, counts=counts)
         if len(stored.outcomes) == len(stored.items):
-            self._change(stored, status=JobStatus.COMPLETED, ended_at_s=NOW_S + 3)
+            self._change(stored, status=JobStatus.COMPLETED, ended_at_s=self._now_s + 3)
 
     def expire(self, job_id: str) -> None:
         """Ends a job whose window has closed."""
         stored = self._jobs[job_id]
         for position in range(len(stored.items)):
             stored.outcomes.setdefault(position, ItemOutcome(status=ItemStatus.EXPIRED))
-        self._change(stored, status=JobStatus.EXPIRED, ended_at_s=NOW_S + 3)
+        self._change(stored, status=JobStatus.EXPIRED, ended_at_s=self._now_s + 3)
 
     async def run_all(self, worker: ItemWorker) -> None:
         """Runs all items that wait, one after the other."""
         for job_id, stored in list(self._jobs.items()):
             for position in range(len(stored.items)):
                 if position not in stored.outcomes:
-                    notes = self.progress.setdefault((job_id, position), [])
-                    self.finish(job_id, position, await worker.run(self.claim(job_id, position), notes.append))
+                    self.finish(job_id, position, await self._outcome(worker, job_id, position))
 
     # ---- inside
+
+    async def _outcome(self, worker: ItemWorker, job_id: str, position: int) -> ItemOutcome:
+        notes = self.progress.setdefault((job_id, position), [])
+        try:
+            return await worker.run(self.claim(job_id, position), notes.append)
+        except ServiceError as error:
+            return ItemOutcome(status=ItemStatus.FAILED, error_code=error.status.name, error_message=str(error))
 
     def _add(
         self,
@@ -194,10 +216,10 @@ class MemoryJobs:
             counts=counts,
             metadata=new.metadata,
             input_file_id=new.input_file_id,
-            created_at_s=NOW_S,
-            expires_at_s=NOW_S + new.completion_window_s,
-            in_progress_at_s=None if errors else NOW_S + 1,
-            ended_at_s=NOW_S if errors else None,
+            created_at_s=self._now_s,
+            expires_at_s=self._now_s + new.completion_window_s,
+            in_progress_at_s=None if errors else self._now_s + 1,
+            ended_at_s=self._now_s if errors else None,
             errors=tuple(errors),
         )
         self._jobs[job.job_id] = StoredJob(job, new.idempotency_key, list(items))
@@ -208,4 +230,4 @@ class MemoryJobs:
 
     def _require_up(self) -> None:
         if self.is_down:
-            raise StoreUnavailable("the store is down")
+            raise self.unavailable()

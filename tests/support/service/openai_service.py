@@ -9,11 +9,13 @@ from typing import Any
 import httpx2
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
+from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
 COMPLETIONS = "/v1/completions"
@@ -72,12 +74,16 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 
 @asynccontextmanager
 async def http_app(
-    generator: FakeGenerator, *, comment_interval_s: float = 15, cors_origins: tuple[str, ...] = ()
+    generator: FakeGenerator,
+    *,
+    comment_interval_s: float = 15,
+    cors_origins: tuple[str, ...] = (),
+    jobs: MemoryJobs | None = None,
 ) -> AsyncIterator[HttpService]:
     """Calls the application without a server, which is faster; a stream arrives when it is over."""
     texts = TextGenerator(generator)
-    app = Envelope(RequestGuard(make_app(generator, texts, comment_interval_s)), cors_origins)
-    transport = httpx2.ASGITransport(app)
+    app = make_app(generator, texts, comment_interval_s, jobs)
+    transport = httpx2.ASGITransport(Envelope(RequestGuard(app, uploads=UPLOADS), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http)
     texts.close()
@@ -89,10 +95,13 @@ async def running_http(
     grace_s: float = 0,
     limits: HttpLimits = DEFAULT_LIMITS,
     cors_origins: tuple[str, ...] = (),
+    jobs: MemoryJobs | None = None,
 ) -> AsyncIterator[HttpServer]:
     """Runs a server until the block ends."""
     texts = TextGenerator(generator)
-    server = OpenAiServer(generator, texts, "127.0.0.1", 0, grace_s, limits=limits, cors_origins=cors_origins)
+    server = OpenAiServer(
+        generator, texts, "127.0.0.1", 0, grace_s, limits=limits, cors_origins=cors_origins, jobs=jobs
+    )
     server.bind()
     serving = server.start()
     try:

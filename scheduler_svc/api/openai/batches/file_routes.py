@@ -13,7 +13,7 @@ from scheduler_svc.api.openai.batches.files import Files
 from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.wire.errors import FormUnreadable
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.jobs.interface import JobFrontDoor
+from scheduler_svc.jobs.interface import JobFrontDoor, StoreUnavailable
 
 MAX_FILE_BYTES = 200 << 20
 # What stands around the file in the form.
@@ -41,6 +41,8 @@ def add_files(app: FastAPI, door: JobFrontDoor | None) -> None:
             raise FormUnreadable(str(error.detail)) from error
         except ClientDisconnect:
             return Response()  # to nobody
+        except OSError as error:
+            raise StoreUnavailable(f"the upload cannot be kept while it comes in: {error.strerror}") from error
         return JSONResponse(kept)
 
     @app.get("/v1/files")

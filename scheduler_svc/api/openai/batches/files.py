@@ -1,4 +1,4 @@
-"""The files of one tenant: uploads, which are stored, and those of jobs' answers, which are written when they are read."""
+"""The files of one tenant: uploads, which are stored, and those of jobs, which are written when they are read."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -41,7 +41,7 @@ class Files:
         if not isinstance(upload, UploadFile):
             raise InvalidRequest("file", Absent() if upload is None else "a text", "a file with a name")
         filename = upload.filename or ""
-        if not 1 <= len(filename) <= MAX_FILENAME_CHARS:
+        if not 1 <= len(filename) <= MAX_FILENAME_CHARS or "\0" in filename:
             raise InvalidRequest("file", filename, f"a file with a name of 1 to {MAX_FILENAME_CHARS} characters")
         return file_object(await self.door.create_file(self.tenant, filename, PURPOSE, _pieces(upload)))
 

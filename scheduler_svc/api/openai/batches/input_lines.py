@@ -61,16 +61,17 @@ async def read_input(content: AsyncIterator[bytes], kind: ItemKind) -> InputLine
 
 async def _lines(content: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
     """Yields lines with their numbers, from 1; of one that is too long so much that this shows."""
-    number, rest = 0, b""
+    number, rest = 0, bytearray()
     async for piece in content:
         *whole, last = piece.split(b"\n")
         for part in whole:
             number += 1
-            yield number, rest + part
-            rest = b""
-        rest = (rest + last)[: MAX_LINE_BYTES + 1]
+            yield number, bytes(rest + part)
+            rest.clear()
+        rest += last
+        del rest[MAX_LINE_BYTES + 1 :]
     if rest:
-        yield number + 1, rest
+        yield number + 1, bytes(rest)
 
 
 def _item(line: bytes, kind: ItemKind, so_far: ItemsSoFar) -> NewItem:
@@ -90,7 +91,7 @@ def _item(line: bytes, kind: ItemKind, so_far: ItemsSoFar) -> NewItem:
         custom_id.encode()
     except UnicodeEncodeError:
         raise BadLine("invalid_custom_id", "custom_id: got halves of characters, allowed is a text") from None
-    serialized = json.dumps(body, separators=(",", ":")).encode()
+    serialized = _serialized(body)
     try:
         so_far.take("custom_id", custom_id, len(serialized))
     except InvalidRequest as refusal:
@@ -108,6 +109,13 @@ def _object(line: bytes) -> dict[str, object]:
         raise BadLine("invalid_json_line", "got a value that is no object, allowed is an object")
     _refuse_unknown(given)
     return given
+
+
+def _serialized(body: object) -> bytes:
+    try:
+        return json.dumps(body, separators=(",", ":")).encode()
+    except RecursionError:
+        raise BadLine("invalid_body", "body: got a value that is nested too deeply, allowed is an object") from None
 
 
 def _refuse_unknown(given: dict[str, object]) -> None:

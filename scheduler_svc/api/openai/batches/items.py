@@ -10,7 +10,7 @@ from dataclasses import replace
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id
+from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, require_not_aborted
 from scheduler_svc.api.openai.answer import begin_prepared, prepare_all, require_model
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
@@ -31,13 +31,15 @@ def json_items(texts: TextGenerator) -> Mapping[ItemKind, AnswerItem]:
         question = _question(claim, texts)
         drafts = [as_item(named.draft, claim, choice) for choice, named in enumerate(question.drafts)]
         prepared = await prepare_all(texts, question, drafts)
-        if len(prepared) == 1:
+        is_single = len(prepared) == 1
+        if is_single:
             prepared = [prepared[0].resumed(claim.progress.token_ids, claim.progress.logprobs)]
-        else:
-            notes = ProgressNotes(_forget)
         answer_id = f"{question.id_prefix}-{item_id(claim)}"
         begun = begin_prepared(texts, question, answer_id, item_id(claim), prepared)
-        return json.dumps(await begun.whole(notes.add), separators=(",", ":")).encode()
+        # Of several choices there is no progress: it would not be known whose it is.
+        notes.queued(claim.progress if is_single else Progress())
+        answer = await begun.whole(notes.add if is_single else require_not_aborted)
+        return json.dumps(answer, separators=(",", ":")).encode()
 
     return {ItemKind.COMPLETION: answer, ItemKind.CHAT_COMPLETION: answer}
 
@@ -46,7 +48,7 @@ def _question(claim: Claim, texts: TextGenerator) -> Question:
     """Returns what the item asks for, as work of a batch; raises ServiceError for what is wrong with it."""
     try:
         given = json.loads(claim.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BodyUnreadable(str(error)) from error
     try:
         question = _read(claim.kind, given, texts)
@@ -66,7 +68,3 @@ def _read(kind: ItemKind, given: object, texts: TextGenerator) -> Question:
     chat = ChatCompletionRequest.model_validate(given)
     require_model(texts, chat.model)
     return chat_question(chat)
-
-
-def _forget(progress: Progress) -> None:
-    """Several choices have no progress: it would not be known whose it is."""
