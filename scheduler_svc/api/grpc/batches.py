@@ -18,7 +18,7 @@ from scheduler_svc.api.jobs.errors import JobsNotKept, NoSuchJob
 from scheduler_svc.api.jobs.results import all_results, ended_results, require_job
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import InvalidRequest, ServiceError
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import ItemKind, Job, NewItem, NewJob
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
+_MAX_DISCARDED_BYTES = 64 << 20
 
 
 class BatchesServicer(pb_grpc.BatchesServicer):
@@ -44,12 +45,16 @@ class BatchesServicer(pb_grpc.BatchesServicer):
         self._given_door = door
 
     async def CreateBatch(self, request_iterator: AsyncIterator[pb.CreateBatchRequest], context: "Context") -> pb.Batch:
-        """Accepts a job."""
-        door = self._door
-        job = await _read_header(request_iterator)
-        items = [item async for item in self._read_items(request_iterator)]
-        if not items:
-            raise InvalidRequest("items", "none", "at least one item after the header")
+        """Accepts a job; one that is refused is heard out first."""
+        try:
+            door = self._door
+            job = await _read_header(request_iterator)
+            items = [item async for item in self._read_items(request_iterator)]
+            if not items:
+                raise InvalidRequest("items", "none", "at least one item after the header")
+        except ServiceError:
+            await _hear_out(request_iterator)
+            raise
         return batch_message(await door.create_job(job, items))
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: "Context") -> pb.Batch:
@@ -117,6 +122,15 @@ class BatchesServicer(pb_grpc.BatchesServicer):
             self._texts.check(draft_of(judged))
         except InvalidRequest as error:
             raise InvalidRequest(f"{field}.{error.field}", error.given, error.allowed) from error
+
+
+async def _hear_out(messages: AsyncIterator[pb.CreateBatchRequest]) -> None:
+    """Reads on, within a limit: a client that is still sending may take an early end for a broken connection."""
+    num_bytes = 0
+    async for message in messages:
+        num_bytes += message.ByteSize()
+        if num_bytes > _MAX_DISCARDED_BYTES:
+            return
 
 
 async def _read_header(messages: AsyncIterator[pb.CreateBatchRequest]) -> NewJob:

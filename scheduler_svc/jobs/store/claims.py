@@ -4,10 +4,11 @@ Every write of an item that runs is fenced: it has an effect only while the item
 So what an owner writes that lost its item to another is refused, however late it comes.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, select, tuple_, update
+from sqlalchemy import Connection, Update, bindparam, insert, select, tuple_, update
 
 from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, JobStatus, Progress, Return
 from scheduler_svc.jobs.store.endings import PENDING, RUNNING, ended_columns, lock_jobs, settle, stop_items
@@ -17,6 +18,45 @@ from scheduler_svc.jobs.store.schema import item_answers, item_bodies, items, jo
 _MOST_EXPIRED = 100  # jobs, or items, in one transaction
 _MOST_CHARACTERS = 2000  # of an error's message
 _KEY = tuple_(items.c.job_id, items.c.position)
+
+
+def _fenced(**columns: Any) -> Update:
+    """Returns what writes an item that runs, for the owner and in the attempt that it is told."""
+    return (
+        update(items)
+        .where(
+            items.c.job_id == bindparam("of_job"),
+            items.c.position == bindparam("at"),
+            items.c.owner == bindparam("by"),
+            items.c.attempt == bindparam("in_attempt"),
+            items.c.status == RUNNING,
+        )
+        .values(columns)
+    )
+
+
+def _new(*names: str) -> dict[str, Any]:
+    """Returns columns whose values are told when the statement is executed."""
+    return {name: bindparam(f"new_{name}") for name in names}
+
+
+# Made once: making a statement takes several times as long as executing it.
+_CLAIMED = (
+    select(items, jobs.c.tenant, jobs.c.kind, jobs.c.expires_at, item_bodies.c.body)
+    .join(jobs, jobs.c.job_id == items.c.job_id)
+    .join(item_bodies, (item_bodies.c.job_id == items.c.job_id) & (item_bodies.c.position == items.c.position))
+    .where(items.c.job_id == bindparam("of_job"), items.c.position.in_(bindparam("positions", expanding=True)))
+    .order_by(items.c.position)
+)
+_HAS_NOT_TO_STOP = items.c.stop_as.is_(None)
+_END = _fenced(**_new(*ended_columns(ItemStatus.SUCCEEDED, 0.0)))
+_RENEW = _fenced(**_new("due_at", "progress_tokens", "progress_logprobs")).where(_HAS_NOT_TO_STOP)
+_GIVE_BACK = _fenced(
+    status=PENDING,
+    owner=None,
+    num_failures=items.c.num_failures + bindparam("new_further_failures"),
+    **_new("due_at", "progress_tokens", "progress_logprobs"),
+).where(_HAS_NOT_TO_STOP)
 
 
 def claim(connection: Connection, owner: str, limit: int, lease_s: float, now_s: float) -> list[Claim]:
@@ -35,11 +75,12 @@ def claim(connection: Connection, owner: str, limit: int, lease_s: float, now_s:
         .values(status=RUNNING, owner=owner, attempt=items.c.attempt + 1, due_at=now_s + lease_s)
         .returning(items.c.job_id, items.c.position)
     )
-    keys = [tuple(row) for row in connection.execute(claimed)]
-    if not keys:
-        return []
-    rows = connection.execute(_with_bodies().where(_KEY.in_(keys)).order_by(items.c.job_id, items.c.position))
-    return [claim_of(row) for row in rows]
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for job_id, position in connection.execute(claimed):
+        positions[job_id].append(position)
+    # Job by job: for pairs of both SQLite would read all items that there are.
+    told = [{"of_job": job_id, "positions": positions[job_id]} for job_id in sorted(positions)]
+    return [claim_of(row) for parameters in told for row in connection.execute(_CLAIMED, parameters)]
 
 
 def renew(
@@ -50,7 +91,7 @@ def renew(
     for each, progress in held:
         if each not in over:
             kept = {"due_at": now_s + lease_s, **progress_columns(progress)}
-            if not _write(connection, owner, each, kept, items.c.stop_as.is_(None)):
+            if not _write(connection, _RENEW, owner, each, kept):
                 over.append(each)
     return over
 
@@ -62,7 +103,7 @@ def finish(connection: Connection, owner: str, ends: Sequence[tuple[Claim, ItemO
     refused: list[Claim] = []
     for each, outcome in ends:
         columns = ended_columns(outcome.status, now_s, outcome.error_code, _storable(outcome.error_message))
-        if _write(connection, owner, each, columns):
+        if _write(connection, _END, owner, each, columns):
             recorded.append((each, outcome))
         elif not _was_recorded(connection, owner, each, outcome):
             refused.append(each)
@@ -83,13 +124,11 @@ def give_back(connection: Connection, owner: str, returns: Sequence[Return], now
     lost: list[Claim] = []
     for each in returns:
         columns = {
-            "status": PENDING,
-            "owner": None,
             "due_at": now_s + each.delay_s,
-            "num_failures": items.c.num_failures + int(each.has_failed),
+            "further_failures": int(each.has_failed),
             **progress_columns(each.progress),
         }
-        if each.claim not in stopped and not _write(connection, owner, each.claim, columns, items.c.stop_as.is_(None)):
+        if each.claim not in stopped and not _write(connection, _GIVE_BACK, owner, each.claim, columns):
             lost.append(each.claim)
     return lost
 
@@ -127,26 +166,11 @@ def _storable(text: str) -> str:
     return text[:_MOST_CHARACTERS].replace("\0", "").encode(errors="replace").decode()
 
 
-def _with_bodies() -> Select[Any]:
-    return (
-        select(items, jobs.c.tenant, jobs.c.kind, jobs.c.expires_at, item_bodies.c.body)
-        .join(jobs, jobs.c.job_id == items.c.job_id)
-        .join(item_bodies, (item_bodies.c.job_id == items.c.job_id) & (item_bodies.c.position == items.c.position))
-    )
-
-
-def _write(
-    connection: Connection, owner: str | None, claim: Any, columns: dict[str, Any], *further: ColumnElement[bool]
-) -> bool:
+def _write(connection: Connection, statement: Update, owner: str | None, claim: Any, columns: dict[str, Any]) -> bool:
     """Writes a claimed item, unless that was lost; returns whether it was written."""
-    fence = (
-        items.c.job_id == claim.job_id,
-        items.c.position == claim.position,
-        items.c.owner == owner,
-        items.c.attempt == claim.attempt,
-        items.c.status == RUNNING,
-    )
-    return connection.execute(update(items).where(*fence, *further).values(**columns)).rowcount == 1
+    fence = {"of_job": claim.job_id, "at": claim.position, "by": owner, "in_attempt": claim.attempt}
+    values = {f"new_{name}": value for name, value in columns.items()}
+    return connection.execute(statement, fence | values).rowcount == 1
 
 
 def _was_recorded(connection: Connection, owner: str, claim: Claim, outcome: ItemOutcome) -> bool:
@@ -179,6 +203,6 @@ def _end_as_marked(connection: Connection, rows: Iterable[Any], now_s: float) ->
     ended = []
     for row in marked:
         status = ItemStatus(row.stop_as)
-        if _write(connection, row.owner, row, ended_columns(status, now_s)):
+        if _write(connection, _END, row.owner, row, ended_columns(status, now_s)):
             ended.append((row.job_id, row.position, status))
     settle(connection, ended, now_s)

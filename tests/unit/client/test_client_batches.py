@@ -28,7 +28,7 @@ from tests.support.service.api_service import Service, running
 from tests.support.service.fakes import FakeGenerator
 
 ITEMS = [
-    BatchItem("text", "hello", {"max_tokens": 7, "temperature": 0}),
+    BatchItem("text", "hello", {"max_tokens": 3, "temperature": 0}),
     BatchItem("ids", (5, 6), {"max_tokens": 3}),
     BatchItem("chat", [{"role": "user", "content": "hi"}], {"max_tokens": 2}),
 ]
@@ -69,7 +69,7 @@ async def test_a_job_is_created_run_and_read(service: Service, client: AsyncClie
     assert [(result.position, result.custom_id) for result in results] == [(0, "text"), (1, "ids"), (2, "chat")]
     first, second, _ = (result.answer for result in results)
     assert first is not None
-    assert (first.text, first.finish_reason, first.usage.completion_tokens) == ("hellohe", FinishReason.LENGTH, 7)
+    assert (first.text, first.finish_reason, first.usage.completion_tokens) == ("hellohe", FinishReason.LENGTH, 3)
     assert second is not None
     assert second.token_ids == (5, 6, 5)
 

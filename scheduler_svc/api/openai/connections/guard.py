@@ -66,7 +66,7 @@ class RequestGuard:
         try:
             if self._is_stopping:
                 raise _stopping()
-            if scope["method"] == "POST" and scope["path"] in self._uploads:
+            if scope.get("method") == "POST" and scope["path"] in self._uploads:
                 upload = _bounded(receive, self._uploads[scope["path"]], self._body_timeout_s)
                 await self._run(scope, upload, _never(), Progress(send))
                 return

@@ -23,7 +23,7 @@ from tests.unit.client.in_process import Finished, run_here
 Call = Callable[..., Awaitable[Finished]]
 
 LINES = (
-    {"custom_id": "short", "prompt": "hello", "max_tokens": 7, "temperature": 0},
+    {"custom_id": "short", "prompt": "hello", "max_tokens": 3, "temperature": 0},
     {"messages": [{"role": "user", "content": "hi"}], "max_completion_tokens": 2, "stop": "x"},
     {
         "custom_id": "openai",

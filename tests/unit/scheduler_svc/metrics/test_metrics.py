@@ -149,6 +149,25 @@ def test_a_page_has_each_metric_once_with_help_under_our_prefix_and_labels_of_fe
     page = Page(Metrics(), LOADS)
     assert len(page.names) == len(set(page.names)) > 20
     assert all(name.startswith("qllm:") for name in page.names)
-    assert page.label_names == {"class", "finished_reason", "reason", "le", "place", "target", "owner", "tier"}
+    assert page.label_names == {
+        "class",
+        "finished_reason",
+        "reason",
+        "le",
+        "place",
+        "status",
+        "target",
+        "owner",
+        "tier",
+    }
     assert len(page.samples) < 375
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+
+
+def test_items_of_jobs_are_counted_by_how_they_ended() -> None:
+    metrics = Metrics()
+    for status in ("succeeded", "succeeded", "expired"):
+        metrics.items.ended(status)
+    page = Page(metrics)
+    counts = [page["batch_items_total", status] for status in ("succeeded", "failed", "cancelled", "expired")]
+    assert counts == [2, 0, 0, 1]

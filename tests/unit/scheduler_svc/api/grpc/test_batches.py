@@ -146,6 +146,12 @@ async def test_what_is_wrong_is_named_and_nothing_is_accepted(
     assert not (await service.batches.ListBatches(pb.ListBatchesRequest())).batches
 
 
+async def test_a_refusal_is_heard_by_who_is_still_sending(service: Service) -> None:
+    error = await refused(service, [header(), item(""), *(item(str(number)) for number in range(2000))])
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details().startswith("items[0].custom_id")
+
+
 async def test_an_item_may_name_any_class_and_times(service: Service) -> None:
     request = inference_pb2.GenerateRequest(
         text="a", request_class=inference_pb2.LATENCY_SENSITIVE, targets=inference_pb2.LatencyTargets(ttft_ms=1)
