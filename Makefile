@@ -35,7 +35,7 @@ setup: $(STAMP) ## makes .venv with exactly the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@sh scripts/make_environment.sh "$(VENV)" "$(PYTHON)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,worker,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,jobs,postgres,worker,dev]'
 	@touch $@
 
 protos: $(STAMP) ## generates the stubs in protos/qllm/v1 anew

@@ -5,6 +5,16 @@ Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 
 from client.access import AccessOptions, AccessRefused
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.batches import (
+    Batch,
+    BatchAnswer,
+    BatchInputError,
+    BatchItem,
+    BatchPage,
+    BatchResult,
+    BatchStatus,
+    ItemError,
+)
 from client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -36,6 +46,13 @@ __all__ = [
     "AccessOptions",
     "AccessRefused",
     "AsyncClient",
+    "Batch",
+    "BatchAnswer",
+    "BatchInputError",
+    "BatchItem",
+    "BatchPage",
+    "BatchResult",
+    "BatchStatus",
     "Cancelled",
     "ChatMessage",
     "Client",
@@ -47,6 +64,7 @@ __all__ = [
     "GenerationResult",
     "GenerationStream",
     "InvalidRequest",
+    "ItemError",
     "Loads",
     "Overloaded",
     "PermissionDenied",

@@ -1,7 +1,7 @@
 """The client for asyncio programs: owns one channel to the service. `sync_client` is a face on this one."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -9,6 +9,8 @@ from grpc_health.v1 import health_pb2
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from client.access import Access, AccessOptions
+from client.batch_calls import BatchCalls
+from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.encoding import encode_request
 from client.endpoint import Endpoint
 from client.messages import GenerateOptions, GenerationResult, Prompt
@@ -32,7 +34,7 @@ class AsyncClient:
     Args:
         address: "host:port", "[IPv6]:port", "unix:path", or another target of gRPC's; loopback addresses and sockets
             are reached directly, others through the proxy that the environment names.
-        timeout_s: Limit for every call but `generate`, which has its own.
+        timeout_s: Limit for every call but `generate`, which has its own, `create_batch` and streams of results.
         **access: What the service asks for: see `AccessOptions`.
 
     Attributes:
@@ -53,6 +55,7 @@ class AsyncClient:
         self._channel = shown.open_channel(self._endpoint.target, self._endpoint.channel_options())
         self._inference = inference_pb2_grpc.InferenceStub(self._channel)
         self._admin = admin_pb2_grpc.AdminStub(self._channel)
+        self._batches = BatchCalls(self._channel, self._endpoint, timeout_s)
         # By its name, for the published types of the generated stub lack its methods.
         self._check_health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -117,6 +120,59 @@ class AsyncClient:
             request = inference_pb2.AbortRequest(request_id=request_id)
             response = await self._inference.Abort(request, timeout=self._timeout_s)
         return response.aborted
+
+    async def create_batch(
+        self,
+        items: Iterable[BatchItem],
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        completion_window_s: float | None = None,
+    ) -> Batch:
+        """Creates a durable job of many requests, which run as best-effort work; when this returns it is on disk.
+
+        Args:
+            items: The requests.
+            idempotency_key: A second job with the same key is the first one. By default a new key, so that this call,
+                which tries again where the connection is lost, makes one job; empty for none.
+            metadata: Your own words, which are returned with the job.
+            completion_window_s: After so many seconds what has not ended expires; None: a day.
+
+        Raises:
+            InvalidRequest: An item is not allowed; it is named as in items[3].custom_id, and there is no job.
+            ServerError: FAILED_PRECONDITION: the service keeps no jobs.
+        """
+        return await self._batches.create(
+            items, idempotency_key=idempotency_key, metadata=metadata, completion_window_s=completion_window_s
+        )
+
+    async def get_batch(self, batch_id: str) -> Batch:
+        """Returns a job as it stands; ServerError with NOT_FOUND if there is none."""
+        return await self._batches.get(batch_id)
+
+    async def list_batches(self, *, page_size: int | None = None, page_token: str = "") -> BatchPage:
+        """Returns a page of jobs, newest first; its `next_page_token` asks for the next one."""
+        return await self._batches.list(page_size, page_token)
+
+    def batch_results(
+        self, batch_id: str, *, from_position: int = 0, follow: bool = False
+    ) -> AsyncGenerator[BatchResult, None]:
+        """Yields the results of a job's items that have ended, by position.
+
+        Args:
+            batch_id: The job.
+            from_position: The first item of interest.
+            follow: Waits for all items, in order, until the job has ended; a service that goes away is waited for.
+        """
+        return self._batches.results(batch_id, from_position, follow=follow)
+
+    def watch_batch(self, batch_id: str, *, poll_s: float = 0.5) -> AsyncGenerator[Batch, None]:
+        """Yields a job as it stands, every `poll_s` seconds, until it has ended; a service that goes is waited for."""
+        return self._batches.watch(batch_id, poll_s)
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancels a job: what has not ended is not run, what is there stays. One that has ended stays as it is."""
+        return await self._batches.cancel(batch_id)
 
     async def server_info(self) -> ServerInfo:
         """Returns what is served, how, and within which limits."""

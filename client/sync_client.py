@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from client.access import AccessOptions
 from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
 from client.stream import GenerationStream
 
@@ -65,6 +66,40 @@ class Client:
     def abort(self, request_id: str) -> bool:
         """Ends a running or queued request of any connection; returns False if none has the id."""
         return self._loop.run(self._client.abort(request_id))
+
+    def create_batch(
+        self,
+        items: Iterable[BatchItem],
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        completion_window_s: float | None = None,
+    ) -> Batch:
+        """Creates a durable job of many requests; see `AsyncClient.create_batch`."""
+        creating = self._client.create_batch(
+            items, idempotency_key=idempotency_key, metadata=metadata, completion_window_s=completion_window_s
+        )
+        return self._loop.run(creating)
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Returns a job as it stands; ServerError with NOT_FOUND if there is none."""
+        return self._loop.run(self._client.get_batch(batch_id))
+
+    def list_batches(self, *, page_size: int | None = None, page_token: str = "") -> BatchPage:
+        """Returns a page of jobs, newest first; its `next_page_token` asks for the next one."""
+        return self._loop.run(self._client.list_batches(page_size=page_size, page_token=page_token))
+
+    def batch_results(self, batch_id: str, *, from_position: int = 0, follow: bool = False) -> Iterator[BatchResult]:
+        """Yields the results of a job's items that have ended; see `AsyncClient.batch_results`."""
+        return self._loop.iterate(self._client.batch_results(batch_id, from_position=from_position, follow=follow))
+
+    def watch_batch(self, batch_id: str, *, poll_s: float = 0.5) -> Iterator[Batch]:
+        """Yields a job as it stands, every `poll_s` seconds, until it has ended; see `AsyncClient.watch_batch`."""
+        return self._loop.iterate(self._client.watch_batch(batch_id, poll_s=poll_s))
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancels a job; see `AsyncClient.cancel_batch`."""
+        return self._loop.run(self._client.cancel_batch(batch_id))
 
     def server_info(self) -> ServerInfo:
         """Returns what is served, how, and within which limits."""
@@ -138,6 +173,18 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def iterate(self, values: AsyncGenerator[T, None]) -> Iterator[T]:
+        """Yields what a generator does on the loop, and closes it there."""
+
+        async def next_one() -> T | None:
+            return await anext(values, None)
+
+        try:
+            while (value := self.run(next_one())) is not None:
+                yield value
+        finally:
+            self.run(values.aclose())
 
     def call_soon(self, callback: Any) -> None:
         if self.is_running:

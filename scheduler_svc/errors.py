@@ -9,6 +9,7 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
 ├── QuotaExceeded            RESOURCE_EXHAUSTED: the tenant's own limit is reached
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
+├── NoStandby                FAILED_PRECONDITION: no worker waits that could take over
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
 """
 
@@ -130,6 +131,17 @@ class WorkerUnavailable(ServiceError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.retry_after_s = jittered(RETRY_S)
+
+
+class NoStandby(ServiceError):
+    """No worker waits that could take the place of the one that serves."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no worker stands by: start the service with --standby 1, or another qllm-worker at its control endpoint"
+        )
 
 
 class BatchFailed(ServiceError):

@@ -186,7 +186,7 @@ class Generator(Protocol):
 
     @property
     def model(self) -> ServedModel | None:
-        """The connected worker's model; None while no worker is connected."""
+        """The connected worker's model, or the last one's while another is waited for; None where none is."""
 
     @property
     def worker_state(self) -> WorkerState:

@@ -26,7 +26,9 @@ from scheduler_svc.core.sessions import ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId
 from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
+from scheduler_svc.durable_jobs import make_runner, make_store, opened
 from scheduler_svc.generation import ServedModel
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
 from scheduler_svc.security.gate import Gate
@@ -35,6 +37,7 @@ from scheduler_svc.serving.engine import Engine
 from scheduler_svc.serving.tool_times_file import StateDirectoryRefused, ToolTimesFile
 from scheduler_svc.settings import Config, listening_host
 from scheduler_svc.supervisor import WorkerSupervisor
+from scheduler_svc.team import WorkerTeam
 from scheduler_svc.timeline import Timeline, TraceFile
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         tool_times = ToolTimes()
         self._tool_times_file = _open_tool_times(config, tool_times)
+        self._jobs = make_store(config.state_dir, config.state_url)
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
@@ -71,14 +75,17 @@ class Service:
             host,
             config.grpc_port,
             max_connections=most,
+            hand_over=lambda: self._link.hand_over(),
+            jobs=self._jobs,
             gate=gate,
             tls=config.tls,
         )
-        self._http = _make_http(self._engine, self._texts, config, most, gate)
+        self._http = _make_http(self._engine, self._texts, config, most, self._jobs, gate)
         self._metrics = _make_metrics_server(self._engine, config)
         with _refusing_address("--grpc-port", host, config.grpc_port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._worker_pid = 0
 
     async def run(self) -> None:
         """Serves until SIGINT, SIGTERM, SIGHUP or a fatal error, which is raised; a second signal ends the grace."""
@@ -92,15 +99,19 @@ class Service:
             if self._tool_times_file is not None:
                 await stack.enter_async_context(self._tool_times_file)
                 self._own(self._tool_times_file.task)
+            if self._jobs is not None:
+                is_remote = self._config.state_url is not None
+                await stack.enter_async_context(opened(self._jobs, is_remote=is_remote))
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
-            self._supervisor = self._make_supervisor(endpoint)
+            self._team = self._make_team(endpoint)
             self._link = WorkerLink(
                 endpoint, self, curve=self._config.curve, hang_timeout_s=self._config.hang_timeout_s
             )
             await stack.enter_async_context(self._link)
-            if self._supervisor is not None:
-                self._own(asyncio.create_task(self._supervisor.run(), name="worker-supervisor"))
-                stack.push_async_callback(self._supervisor.close)
+            stack.callback(self._engine.close)
+            if self._team is not None:
+                self._own(asyncio.create_task(self._team.run(), name="worker-team"))
+                stack.push_async_callback(self._team.close)
                 stack.callback(self._link.send_shutdown)
             stack.callback(self._texts.close)
             if self._metrics is not None:
@@ -108,6 +119,10 @@ class Service:
                 await self._metrics.start()
             stack.push_async_callback(self._stop_serving)
             await self._api.start()
+            if self._jobs is not None:  # of a service that stops, the first thing to end
+                max_be_requests = self._config.engine.max_be_requests
+                runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
+                self._own((await stack.enter_async_context(runner)).task)
             spare_the_loop()
             if self._http is not None:
                 self._own(self._http.start())
@@ -119,8 +134,9 @@ class Service:
 
     def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
         """A worker is ready."""
-        if self._supervisor is not None:
-            self._supervisor.worker_joined()
+        self._worker_pid = pid
+        if self._team is not None:
+            self._team.worker_joined(pid, model.dtype)
         self._engine.worker_joined(epoch, model, calibration, pid)
         self._own(asyncio.create_task(self._texts.warm_up(), name="warm-up"))
 
@@ -136,6 +152,10 @@ class Service:
         """The worker could not carry out a command."""
         self._engine.command_refused(message, command_id)
 
+    def patience_s(self) -> float | None:
+        """How long the worker may go without progress."""
+        return self._engine.patience_s()
+
     def worker_lost(self, reason: str) -> None:
         """The worker is gone."""
         self._engine.worker_lost(reason)
@@ -143,8 +163,8 @@ class Service:
     def worker_hung(self, reason: str) -> None:
         """The worker makes no progress; one of our own is replaced."""
         self._engine.worker_hung(reason)
-        if self._supervisor is not None:
-            self._supervisor.worker_hung()
+        if self._team is not None:
+            self._team.worker_hung(self._worker_pid)
 
     def worker_recovered(self) -> None:
         """The worker makes progress again."""
@@ -179,11 +199,11 @@ class Service:
             stops.append(self._http.stop(grace_s))
         await asyncio.gather(*stops)
 
-    def _make_supervisor(self, endpoint: str) -> WorkerSupervisor | None:
-        config = self._config
-        if not config.spawn_worker or config.model is None:
+    def _make_team(self, endpoint: str) -> WorkerTeam | None:
+        config, model = self._config, self._config.model
+        if not config.spawn_worker or model is None:
             return None
-        return WorkerSupervisor(endpoint, config.model, config.spawned_worker_options)
+        return WorkerTeam(lambda: WorkerSupervisor(endpoint, model, config.spawned_worker_options), config.standby)
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)
@@ -226,7 +246,12 @@ def _facts(config: Config) -> ServiceSettings:
 
 
 def _make_http(
-    engine: Engine, texts: TextGenerator, config: Config, max_connections: int, gate: Gate | None
+    engine: Engine,
+    texts: TextGenerator,
+    config: Config,
+    max_connections: int,
+    jobs: JobFrontDoor | None,
+    gate: Gate | None,
 ) -> "OpenAiServer | None":
     """Returns the HTTP server, on its address already; raises SettingRefused if it cannot be had."""
     if config.http_port is None:
@@ -247,6 +272,7 @@ def _make_http(
         config.grace_s,
         limits=HttpLimits(max_connections=max_connections),
         cors_origins=config.cors_origins,
+        jobs=jobs,
         gate=gate,
         tls=config.tls,
     )

@@ -11,7 +11,7 @@ from typing import Annotated
 from qllm.addresses import AddressRefused, listening_ip
 from qllm.config_file import CONFIG_HELP, ConfigFile
 from qllm.logs import LOG_LEVEL_HELP, LogLevel
-from qllm.settings import ADVANCED, MODEL, SECURITY, SERVING, Setting, SettingRefused, check, plain
+from qllm.settings import ADVANCED, MODEL, SCHEDULING, SECURITY, SERVING, Setting, SettingRefused, check, plain
 
 from scheduler_svc.channel.endpoint import CurveServer
 from scheduler_svc.security.exposure import ExposureRefused, require_loopback, require_protection
@@ -52,6 +52,12 @@ class Config:
         Setting(panel=MODEL),
         "Starts a worker on this machine, and starts it again whenever it ends.",
     ] = False
+    standby: Annotated[
+        int,
+        Setting(0, 8, panel=MODEL),
+        "Starts so many further workers with --spawn-worker, where memory allows. Each holds the model in memory and "
+        "takes over within a second when the one that serves is gone, in place of a start that reads the model anew.",
+    ] = 0
     grpc_host: Annotated[
         str,
         Setting(panel=SERVING),
@@ -124,10 +130,22 @@ class Config:
     engine: EngineSettings = field(default_factory=EngineSettings)
     state_dir: Annotated[
         Path | None,
-        Setting(panel=ADVANCED, unset="forgotten when the service stops"),
-        "Keeps in this directory how long tools took, by which --session-ttl-s is chosen, so that a restarted service "
-        "goes on with what it knew. It is made if it does not exist.",
+        Setting(panel=SERVING, unset="forgotten when the service stops"),
+        "Keeps in this directory what outlives the service: durable jobs and their files, unless --state-url is given, "
+        "and how long tools took, by which --session-ttl-s is chosen. It is made if it does not exist.",
     ] = None
+    state_url: Annotated[
+        str | None,
+        Setting(panel=SERVING, unset="jobs are in --state-dir"),
+        "Keeps durable jobs and their files in the PostgreSQL database of this URL, postgresql://USER@HOST/DATABASE "
+        "for example. Several schedulers may share it. A password is better kept in PGPASSWORD or in ~/.pgpass.",
+    ] = None
+    batch_ahead_s: Annotated[
+        float,
+        Setting(0.1, 86400, panel=SCHEDULING),
+        "Takes items of durable jobs from the store, to be run as best-effort work, as long as a further best-effort "
+        "request would begin within so many seconds. What is not taken is left to other schedulers.",
+    ] = 10.0
     control_endpoint: Annotated[
         str | None,
         Setting(panel=ADVANCED, unset="a private socket"),
@@ -209,6 +227,8 @@ class Config:
                 "nothing to serve: give --model DIR_OR_HUB_ID --spawn-worker, or --control-endpoint ipc://PATH for a "
                 "worker that is started elsewhere"
             )
+        if self.standby and not self.spawn_worker:
+            raise SettingRefused("--standby: it goes with --spawn-worker; a worker that is started elsewhere stands by")
         if self.worker_options and not self.spawn_worker:
             raise SettingRefused(
                 f"arguments after --: got {' '.join(self.worker_options)}, allowed with --spawn-worker"

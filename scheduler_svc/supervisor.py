@@ -20,6 +20,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
+from scheduler_svc.process.ancestry import is_or_descends_from
 from scheduler_svc.process.rarely import Rarely
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class WorkerSupervisor:
         stop_grace_s: float = 3.0,
     ) -> None:
         self._arguments = [*command, *_told(control_endpoint, model, options), "--parent-pid", str(os.getpid())]
+        self._settled: tuple[str, ...] = ()
         self._stop_grace_s = stop_grace_s
         self._process: Process | None = None
         self._ever_joined = False
@@ -82,6 +84,15 @@ class WorkerSupervisor:
     def pid(self) -> int | None:
         """The worker's process id; None while none runs."""
         return None if self._process is None else self._process.pid
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process is the worker that is running, or was started by it."""
+        return self.pid is not None and is_or_descends_from(pid, self.pid)
+
+    def keep_dtype(self, dtype: str) -> None:
+        """Has all further workers compute in this type: a request that goes on with one should get the same tokens."""
+        if not any(argument.partition("=")[0] == "--dtype" for argument in self._arguments):
+            self._settled = ("--dtype", dtype)
 
     async def run(self) -> None:
         """Keeps a worker running until `close`; raises WorkerRefused when the very first start can't succeed."""
@@ -142,7 +153,13 @@ class WorkerSupervisor:
         while not self._closed.is_set():
             try:
                 return await asyncio.create_subprocess_exec(
-                    *self._arguments, stdin=stdin, stderr=PIPE, limit=limit, process_group=0, env=_environment()
+                    *self._arguments,
+                    *self._settled,
+                    stdin=stdin,
+                    stderr=PIPE,
+                    limit=limit,
+                    process_group=0,
+                    env=_environment(),
                 )
             except OSError as error:
                 if error.errno not in _SHORTAGES:

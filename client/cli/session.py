@@ -1,7 +1,7 @@
 """What all commands share: the address, one event loop, and how failures reach the user (one line, an exit code)."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
@@ -58,7 +58,7 @@ def connect(address: str) -> AsyncClient:
         raise typer.Exit(EXIT_REFUSED) from None
 
 
-def run(command: Coroutine[Any, Any, T], *, when_interrupted: str = "interrupted") -> T:
+def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[], str] = "interrupted") -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
     try:
         return asyncio.run(command)
@@ -66,7 +66,7 @@ def run(command: Coroutine[Any, Any, T], *, when_interrupted: str = "interrupted
         complain(f"{error.status.name}: {error}{_advice(error)}")
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        complain(when_interrupted)
+        complain(when_interrupted if isinstance(when_interrupted, str) else when_interrupted())
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

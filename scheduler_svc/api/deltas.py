@@ -3,7 +3,7 @@
 Pure: knows nothing of wire formats, sockets, time or the engine.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -31,6 +31,16 @@ class Delta:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: Finish | None
+
+
+def joined(parts: Sequence[Delta]) -> Delta:
+    """Returns all deltas of a generation, at least one, as one."""
+    return Delta(
+        text="".join(part.text for part in parts),
+        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
+        logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
+        finish=parts[-1].finish,
+    )
 
 
 class DeltaBuilder:

@@ -6,7 +6,7 @@ format; errors leave as ServiceError.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
@@ -24,7 +24,7 @@ from scheduler_svc.api.validation import (
 )
 from scheduler_svc.caller import current_tenant
 from scheduler_svc.errors import WorkerUnavailable
-from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenStream
+from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenEvent, TokenStream
 from scheduler_svc.security.grant import current_grant
 from scheduler_svc.security.quotas import Place
 from scheduler_svc.text.detokenizer import TextAssembler
@@ -40,6 +40,7 @@ class PreparedGeneration:
     Attributes:
         model: What it was tokenized for.
         stop_tokens: Stop strings that are special tokens, by id.
+        earlier: What it had in an earlier life; its answer begins with it.
     """
 
     model: ServedModel
@@ -47,6 +48,20 @@ class PreparedGeneration:
     tokenizer: Tokenizer | None
     assembler: TextAssembler
     stop_tokens: Mapping[int, str]
+    earlier: TokenEvent | None = None
+
+    def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
+        """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
+
+        Args:
+            token_ids: What it generated in an earlier life, without its last token.
+            logprobs: One for each of them.
+        """
+        fits = 0 < len(token_ids) == len(logprobs) and len(token_ids) < self.request.stop.max_tokens
+        if not fits or not 0 <= min(token_ids) <= max(token_ids) < self.model.vocab_size:
+            return self
+        request = replace(self.request, output_token_ids=token_ids)
+        return replace(self, request=request, earlier=TokenEvent(token_ids, logprobs))
 
     @property
     def most_tokens(self) -> int:
@@ -67,6 +82,7 @@ class TextGeneration:
         self.request_id = prepared.request.request_id
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
+        self._earlier = prepared.earlier
         self._stream = stream
         self._place = place
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
@@ -78,15 +94,24 @@ class TextGeneration:
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Yields deltas until the one with a finish; raises ServiceError when the generation cannot be finished."""
-        async for event in self._stream:
-            delta = self._deltas.step(event)
+        if self._earlier is not None:  # its text and its stop strings may go on into what follows
+            delta = self._step(self._earlier)
+            yield delta
             if delta.finish is not None:
-                # A stop string ends work that would go on while the last delta is written.
-                self._stream.close(delta.finish.reason)
+                return
+        async for event in self._stream:
+            delta = self._step(event)
             yield delta
             if delta.finish is not None:
                 return
         raise RuntimeError(f"{self.request_id}: the token stream ended without a finish reason")
+
+    def _step(self, event: TokenEvent) -> Delta:
+        delta = self._deltas.step(event)
+        if delta.finish is not None:
+            # A stop string ends work that would go on while the last delta is written.
+            self._stream.close(delta.finish.reason)
+        return delta
 
     def close(self) -> None:
         """Aborts the generation if it is live."""
@@ -120,6 +145,19 @@ class TextGenerator:
         """Validates and tokenizes a draft, what is cheap to refuse first; raises ServiceError if it is refused."""
         with counting_refusals(self._generator, draft.request_class):
             return await self._prepare(draft)
+
+    def check(self, draft: Draft) -> None:
+        """Raises InvalidRequest for a value that is wrong whatever the prompt is, as far as that is known now.
+
+        Cheap: nothing is tokenized. Without a model little is known.
+        """
+        valid_targets(draft.targets, draft.request_class)
+        valid_cache_salt(draft.cache_salt)
+        valid_session(draft.session)
+        model = self._generator.model
+        if model is not None:
+            valid_sampling(draft.sampling, model.vocab_size, model.sampling)
+            valid_stop(draft.stop, model)
 
     async def _prepare(self, draft: Draft) -> PreparedGeneration:
         grant = current_grant()

@@ -58,8 +58,8 @@ class UnknownToken:
 
 
 def context_tokens(model: ServedModel) -> int:
-    """Returns the most tokens that one sequence can have: the model's length, or the whole cache if that is less."""
-    return min(model.core.max_model_len, model.core.num_blocks * model.core.block_size)
+    """Returns the most tokens that one sequence can have."""
+    return model.core.max_sequence_tokens
 
 
 def valid_request_id(given: str) -> str:

@@ -19,7 +19,8 @@ class KnownWorker:
         epoch: Its life.
         model: What it serves.
         pid: Its process id on its host.
-        hang_timeout_s: Seconds without progress, or without a word, after which it counts as hung.
+        hang_timeout_s: Seconds without progress, or without a word, after which it counts as hung; where more is known
+            of what it does, fewer do.
         last_heard_s: When it said something last.
         hung_reason: Why it counts as hung; None while it does not.
     """
@@ -56,19 +57,28 @@ class KnownWorker:
         self._unanswered_checks.remove(check_id)
         return True
 
-    def judge_progress(self, stuck_s: float) -> bool:
-        """Judges by the engine's word that there was no progress for `stuck_s`; returns whether the verdict changed."""
-        return self._judge(f"no progress for {stuck_s:.1f} s" if stuck_s >= self.hang_timeout_s else None)
+    def judge_progress(self, stuck_s: float, patience_s: float | None = None) -> bool:
+        """Judges by the engine's word that there was no progress for `stuck_s`; returns whether the verdict changed.
 
-    def judge_silence(self, now_s: float) -> bool:
+        Args:
+            stuck_s: Seconds without progress.
+            patience_s: How long that may be in what it does; None: nothing is known of it.
+        """
+        limit_s = self._limit_s(patience_s)
+        return self._judge(f"no progress for {stuck_s:.1f} s" if stuck_s >= limit_s else None, limit_s)
+
+    def judge_silence(self, now_s: float, patience_s: float | None = None) -> bool:
         """Judges by how long nothing was heard, which only a heartbeat undoes; returns whether the verdict changed."""
-        silence_s = now_s - self.last_heard_s
-        return silence_s >= self.hang_timeout_s and self._judge(f"no heartbeat for {silence_s:.1f} s")
+        silence_s, limit_s = now_s - self.last_heard_s, self._limit_s(patience_s)
+        return silence_s >= limit_s and self._judge(f"no heartbeat for {silence_s:.1f} s", limit_s)
 
-    def _judge(self, what: str | None) -> bool:
+    def _limit_s(self, patience_s: float | None) -> float:
+        return self.hang_timeout_s if patience_s is None else min(self.hang_timeout_s, patience_s)
+
+    def _judge(self, what: str | None, limit_s: float) -> bool:
         was_hung = self.hung_reason is not None
         if what is None:
             self.hung_reason = None
         elif not was_hung:
-            self.hung_reason = f"{what}, allowed are {self.hang_timeout_s:g} s"
+            self.hung_reason = f"{what}, allowed are {limit_s:.3g} s"
         return was_hung != (what is not None)

@@ -150,6 +150,18 @@ class WorkerLink:
         self._is_ending = True
         return self._send([codec.encode_shutdown(self._epoch)])
 
+    def hand_over(self) -> bool:
+        """Lets a worker that waits serve in place of the one that does, which ends; returns False if none waits.
+
+        The listener hears of a loss, and then that a worker joined.
+        """
+        if self._worker is None or not self._waiting:
+            return False
+        self._send([codec.encode_shutdown(self._epoch)])
+        self._lose("it hands over to a worker that waits")
+        self._report_loss()
+        return True
+
     def _send(self, frames: Sequence[bytes]) -> bool:
         if self._worker is None:
             return False
@@ -192,7 +204,9 @@ class WorkerLink:
         if kind == "step_result":
             self._on_step_result(worker, report.step_result)
         elif kind == "heartbeat":
-            if worker.judge_progress(report.heartbeat.since_progress_ns / 1e9):
+            # Other commands than steps, such as moves between tiers, report no progress before their end.
+            patience_s = self._listener.patience_s() if report.heartbeat.command_id else None
+            if worker.judge_progress(report.heartbeat.since_progress_ns / 1e9, patience_s):
                 self._tell_verdict(worker)
         elif kind == "command_error":
             self._on_command_error(worker, report.command_error)
@@ -299,7 +313,7 @@ class WorkerLink:
         self._router.drain()  # what a stalled loop has not read yet must not count as silence
         self._probe()
         worker = self._worker
-        if worker is not None and worker.judge_silence(self._loop.time()):
+        if worker is not None and worker.judge_silence(self._loop.time(), self._listener.patience_s()):
             self._tell_verdict(worker)
 
     def _tell_verdict(self, worker: KnownWorker) -> None:

@@ -22,6 +22,9 @@ class LinkListener(Protocol):
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         """The worker could not carry out a command, or its answer made no sense; the id is that of an Advance."""
 
+    def patience_s(self) -> float | None:
+        """Returns how long the worker may go without progress in the step that it runs; None if nothing is known."""
+
     def worker_lost(self, reason: str) -> None:
         """The worker is gone, and what it knew with it."""
 

@@ -27,6 +27,9 @@ class WaitingWorkers:
         self._router = router
         self._epochs: dict[bytes, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._epochs)
+
     def add(self, identity: bytes, epoch: int, reason: str, pid: int) -> None:
         """Tells a worker to wait; logged once for each of its epochs."""
         if self._epochs.get(identity) != epoch:

@@ -10,6 +10,7 @@ from scheduler_svc.core.room import Room, Seeker
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue
 from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence
+from scheduler_svc.core.suspects import Suspects
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 
@@ -24,16 +25,18 @@ class Composer:
         queues: The four queues.
         memory: Gives blocks to who goes on.
         room: Finds room for all others.
+        suspects: Who runs alone.
     """
 
-    def __init__(self, queues: Queues, memory: Memory, room: Room) -> None:
+    def __init__(self, queues: Queues, memory: Memory, room: Room, suspects: Suspects) -> None:
         self._queues = queues
         self._memory = memory
         self._room = room
+        self._suspects = suspects
 
     def compose(self, plan: BatchPlan, outlook: Outlook) -> list[Member]:
         """Takes sequences out of their queues, with the blocks that they need; an empty list if none can run now."""
-        return self._fill_up([], plan, outlook, outlook.moment.firm_s)
+        return self._suspect(plan) or self._fill_up([], plan, outlook, outlook.moment.firm_s)
 
     def compose_sequel(self, batch: Batch, plan: BatchPlan, outlook: Outlook) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as planned.
@@ -41,7 +44,7 @@ class Composer:
         Returns an empty list unless one of the batch's class goes on and the blocks for all of it who do are free. Who
         rides goes on as far as the iteration is in time.
         """
-        if not batch.is_resident:
+        if not batch.is_resident or batch.is_suspect:
             return []
         following = self._following(batch, plan)
         own = [each for each in following if each[0].sequence.effective_class is batch.request_class]
@@ -93,6 +96,21 @@ class Composer:
         self._take_along(members, plan, outlook, starts_s)
         return members
 
+    def _suspect(self, plan: BatchPlan) -> list[Member]:
+        """Makes a member of the first suspect of the plan's sources that has room; it goes ahead, and alone."""
+        for sequence in self._suspects.waiting_in(plan.sources):
+            queue = self._queues.of(sequence)
+            self._room.aside.add(sequence.seq_id)
+            queue.remove(sequence)
+            seeker = self._room.seek(sequence, _budget(plan))
+            num_tokens = seeker.chunk(_budget(plan))
+            has_room = self._room.has_room(seeker, num_tokens)
+            self._room.aside.clear()
+            if has_room:
+                return [self._admit(seeker, num_tokens)]
+            queue.push(sequence)
+        return []
+
     def _admit(self, seeker: Seeker, num_tokens: int) -> Member:
         """Makes a member of a sequence that has room."""
         new_block_ids = self._room.settle(seeker, num_tokens)
@@ -120,6 +138,9 @@ class Composer:
         is_full = False
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             self._room.aside.add(sequence.seq_id)
+            if sequence.is_suspect:  # it would have been taken alone, had there been room for it
+                waiting.append(sequence)
+                continue
             if is_full and sequence.is_offloaded:  # who comes back first is who runs first
                 skipped.append(sequence)
                 continue
@@ -151,6 +172,9 @@ class Composer:
         for queue in (self._queues[name] for name in plan.filler):
             skipped: list[Sequence] = []
             while len(members) < plan.max_sequences and (sequence := queue.pop()):
+                if sequence.is_suspect:
+                    skipped.append(sequence)
+                    continue
                 seeker = self._room.seek(sequence, budget - shape.num_tokens)
                 most = seeker.chunk(budget - shape.num_tokens)
                 num_tokens = outlook.num_beside(shape, room_s, seeker.start, most)

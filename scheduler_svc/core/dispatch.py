@@ -207,5 +207,13 @@ class Dispatcher:
         longest_s = max([*map(self._longest_unit_s, batches), *ends_s], default=0.0)
         return max(self._limits.preemption_quantum_s, longest_s + self._limits.control_lead_s)
 
+    @property
+    def running_unit_s(self) -> float | None:
+        """Predicts the longest unit of the step that runs; None if there is none, or of times nothing is known yet."""
+        if self.window.head is None or not self._work.cost_model.is_ready:
+            return None
+        shape = sum((other.shape for other in self.window.head.batches[1:]), self.window.head.batches[0].shape)
+        return self._planner.longest_unit_s(self._work.cost_model.unit_costs(shape))
+
     def _longest_unit_s(self, batch: Batch) -> float:
         return self._planner.longest_unit_s(self._work.cost_model.unit_costs(batch.shape))

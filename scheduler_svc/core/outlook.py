@@ -154,6 +154,8 @@ class Outlook:
         led, meeting = self._made_of(batch.members, self.moment.done_s), companion.issued
         if not self._cost_model.is_ready or meeting < batch.issued or not companion.is_resident:
             return False
+        if batch.is_suspect or companion.is_suspect:
+            return False
         costs = self._cost_model.unit_costs
         _, before_s = self._planner.until(costs(batch.shape), batch.issued, meeting)
         _, jointly_s = self._planner.rest(costs(batch.shape + companion.shape), meeting)

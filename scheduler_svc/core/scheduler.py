@@ -76,7 +76,7 @@ class Scheduler:
         self._policy = policy
         self.memory = Memory(model, self._outbox.append, shares=shares)
         self._room = Room(self.work, self.memory, self.sessions, policy.queue_key, self._outbox.append)
-        composer = Composer(self.work.queues, self.memory, self._room)
+        composer = Composer(self.work.queues, self.memory, self._room, self.work.suspects)
         self._accounts = Accounts(self.work, observer)
         self._iterations = Iterations(
             self.work, self.memory, self.sessions, self._room, composer, self._accounts, self._outbox
@@ -88,12 +88,17 @@ class Scheduler:
     # ---- sequences come and go
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a new sequence, whose prompt and output together fit the device's blocks."""
+        """Queues a sequence, whose prompt and output together fit the device's blocks.
+
+        It is new, or lost its worker and is computed again; it has no cache.
+        """
         sequence.effective_class = self._policy.queue_class(sequence)
         self.sessions.arrives(sequence, sequence.arrival_s)
-        promise.accept(sequence, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
+        if sequence.first_token_s is None:
+            promise.accept(sequence, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
         self.work.sequences[sequence.seq_id] = sequence
         self.work.queues.of(sequence).push(sequence)
+        self.work.suspects.add(sequence)
 
     def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
@@ -123,6 +128,17 @@ class Scheduler:
     def batches(self) -> tuple[Batch, ...]:
         """The batches under way."""
         return tuple(self.work.batches)
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences of the step that the worker runs now, as far as its answers tell."""
+        head = self.window.head
+        return tuple(member.sequence for batch in head.batches for member in batch.members) if head else ()
+
+    @property
+    def running_unit_s(self) -> float | None:
+        """Predicts the longest unit of the step that the worker runs; None if it runs none, or nothing is known yet."""
+        return self._dispatcher.running_unit_s
 
     def memory_load(self) -> MemoryLoad:
         """Returns who holds how much of the cache now."""

@@ -49,6 +49,11 @@ class CommandWindow:
         return len(self._in_flight)
 
     @property
+    def head(self) -> InFlight | None:
+        """The command that runs, or is about to; None while there is none."""
+        return self._in_flight[0] if self._in_flight else None
+
+    @property
     def may_be_preempted(self) -> bool:
         """Whether some command in flight can be cut short and was not yet."""
         return any(entry.may_stop and not entry.batches[0].is_preempted for entry in self._in_flight)

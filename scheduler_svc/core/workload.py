@@ -15,6 +15,7 @@ from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceState
+from scheduler_svc.core.suspects import Suspects
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _ROUNDING_S = 1e-6
@@ -32,6 +33,7 @@ class Workload:
         block_size: Tokens in one cache block.
         sequences: The live ones.
         queues: Those that wait.
+        suspects: Those that run alone.
         batches: Batches under way.
         cost_model: Predicts what they take.
         guard: Knows what best-effort work is owed.
@@ -48,6 +50,7 @@ class Workload:
         self.block_size = model.block_size
         self.sequences: dict[SeqId, Sequence] = {}
         self.queues = Queues(key)
+        self.suspects = Suspects()
         self.batches: list[Batch] = []
         self.cost_model = CostModel(model)
         self.guard = StarvationGuard(starvation)

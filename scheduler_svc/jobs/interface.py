@@ -5,8 +5,19 @@ from typing import Protocol
 
 import grpc
 
-from scheduler_svc.errors import Refusal, ServiceError
-from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemResult, Job, LineError, NewItem, NewJob, Progress, StoredFile
+from scheduler_svc.errors import RETRY_S, Refusal, ServiceError, jittered
+from scheduler_svc.jobs.job import (
+    Claim,
+    ItemOutcome,
+    ItemResult,
+    Job,
+    LineError,
+    NewItem,
+    NewJob,
+    Progress,
+    Return,
+    StoredFile,
+)
 
 
 class JobFrontDoor(Protocol):
@@ -16,7 +27,11 @@ class JobFrontDoor(Protocol):
     """
 
     async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
-        """Accepts a job; returns after the commit. The same key of the same tenant gives the first job again."""
+        """Accepts a job; returns after the commit. The same key of the same tenant gives the first job again.
+
+        Raises:
+            InvalidRequest: There is no item, there are too many or too large ones, or custom ids repeat.
+        """
 
     async def fail_job(self, job: NewJob, errors: Sequence[LineError]) -> Job:
         """Records a job whose input can't be run, as FAILED."""
@@ -31,10 +46,17 @@ class JobFrontDoor(Protocol):
         """Cancels a job; one that has ended stays as it is. None if the tenant has none of that id."""
 
     def results(self, tenant: str, job_id: str, after_position: int = -1) -> AsyncIterator[ItemResult]:
-        """Yields the ended items as they stand, by position, those behind `after_position`."""
+        """Yields the ended items as they stand, by position, those behind `after_position`.
+
+        There are none of a job that the tenant does not have.
+        """
 
     async def create_file(self, tenant: str, filename: str, purpose: str, content: AsyncIterator[bytes]) -> StoredFile:
-        """Keeps a file; returns after the commit."""
+        """Keeps a file; returns after the commit. What came of a file that did not come whole is dropped.
+
+        Raises:
+            InvalidRequest: It is too large.
+        """
 
     async def file(self, tenant: str, file_id: str) -> StoredFile | None:
         """Returns what is known of a file; None if the tenant has none of that id."""
@@ -43,29 +65,36 @@ class JobFrontDoor(Protocol):
         """Returns files, newest first; and whether there are more."""
 
     def read_file(self, tenant: str, file_id: str) -> AsyncIterator[bytes]:
-        """Yields a file's bytes in pieces."""
+        """Yields a file's bytes in pieces; none of a file that the tenant does not have."""
 
     async def delete_file(self, tenant: str, file_id: str) -> bool:
         """Deletes a file; False if the tenant has none of that id."""
 
 
 class ClaimStore(Protocol):
-    """What the runner calls. `owner` names one life of one scheduler."""
+    """What the runner calls. `owner` names one life of one scheduler.
+
+    All methods raise StoreUnavailable when the store can't be reached; they may then have taken effect, and may be
+    called again.
+    """
 
     async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claim]:
         """Claims items that wait, or whose lease is over, oldest job first."""
 
     async def renew(self, owner: str, claims: Iterable[tuple[Claim, Progress]], lease_s: float) -> list[Claim]:
-        """Renews leases and keeps progress, in one commit; returns the claims that are lost or cancelled."""
+        """Renews leases and keeps progress, in one commit; returns the claims that need not be run any more.
+
+        Those were lost to another owner, or their job was cancelled or ran out of its window: then they end by this.
+        """
 
     async def finish(self, owner: str, ends: Iterable[tuple[Claim, ItemOutcome]]) -> list[Claim]:
         """Records outcomes, in one commit; returns the claims whose outcome was refused, as they were lost."""
 
-    async def release(self, owner: str, claims: Iterable[tuple[Claim, Progress]]) -> None:
-        """Gives items back at once, with their progress: for a scheduler that stops."""
+    async def give_back(self, owner: str, returns: Iterable[Return]) -> list[Claim]:
+        """Gives items back with their progress, in one commit; returns the claims that were lost."""
 
     async def expire(self) -> None:
-        """Ends what is past its completion window."""
+        """Ends what is past its completion window, and stopped items whose owner is gone."""
 
 
 class StoreUnavailable(ServiceError):
@@ -73,4 +102,11 @@ class StoreUnavailable(ServiceError):
 
     status = grpc.StatusCode.UNAVAILABLE
     refusal = Refusal.OTHER
-    retry_after_s = 2.0
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.retry_after_s = jittered(RETRY_S)
+
+
+class StoreRefused(Exception):
+    """The store can't be what was asked for, now or later; the message says what was given and why not."""

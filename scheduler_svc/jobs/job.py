@@ -1,9 +1,12 @@
 """What a durable job is: its items, its states, and what becomes of each.
 
-    job    VALIDATING -> IN_PROGRESS -> FINALIZING -> COMPLETED     any state before those -> CANCELLING -> CANCELLED
-              └-> FAILED                     └-> EXPIRED
+    job    IN_PROGRESS -> COMPLETED              its last item ended
+           IN_PROGRESS -> CANCELLING -> CANCELLED
+           IN_PROGRESS -> FINALIZING -> EXPIRED   its window is over; COMPLETED if what ran then ended well after all
+           FAILED                                its input could not be run
 
-    item   PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED | EXPIRED     RUNNING -> PENDING when its lease is over
+    item   PENDING -> RUNNING -> SUCCEEDED | FAILED | CANCELLED | EXPIRED
+                      RUNNING -> PENDING          given back; RUNNING again under another owner when its lease is over
 
 Names of a job's states are those of OpenAI's Batch API. An item runs at least once and is recorded once: each time that
 it is claimed its `attempt` grows, and what an earlier attempt writes is refused.
@@ -14,7 +17,10 @@ from enum import Enum
 
 
 class JobStatus(Enum):
-    """Where a job is; the values are what is stored and what OpenAI's API says."""
+    """Where a job is; the values are what is stored and what OpenAI's API says.
+
+    VALIDATING is not used by the store, where a job comes in with its input checked.
+    """
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -32,7 +38,7 @@ class JobStatus(Enum):
 
 
 class ItemStatus(Enum):
-    """Where an item of a job is."""
+    """Where an item of a job is; the values are what is stored."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -86,7 +92,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class ItemCounts:
-    """How many items a job has, and how many of them ended well and not."""
+    """How many items a job has; how many of them succeeded, and how many failed or expired."""
 
     total: int
     succeeded: int
@@ -139,6 +145,7 @@ class Claim:
         attempt: Fences what is written: 1 for the first claim, one more for each further one.
         progress: What an earlier attempt had when it wrote last.
         lease_ends_at_s: On the store's clock.
+        num_failures: How many earlier attempts failed for the service's own reasons.
     """
 
     job_id: str
@@ -151,6 +158,23 @@ class Claim:
     progress: Progress
     lease_ends_at_s: float
     expires_at_s: float
+    num_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """An item that its claimer gives back, for this or another scheduler to run again.
+
+    Attributes:
+        progress: What it has so far.
+        delay_s: How long nobody may claim it.
+        has_failed: Whether the attempt failed for the service's own reasons, which is counted.
+    """
+
+    claim: Claim
+    progress: Progress = Progress()
+    delay_s: float = 0.0
+    has_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

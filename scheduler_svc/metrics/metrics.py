@@ -12,6 +12,7 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 from scheduler_svc.generation import Loads
+from scheduler_svc.metrics.item_metrics import ItemMetrics
 from scheduler_svc.metrics.load_metrics import LoadMetrics
 from scheduler_svc.metrics.request_metrics import RequestMetrics
 
@@ -23,6 +24,7 @@ class Metrics:
 
     Attributes:
         requests: What front ends and engine tell of requests.
+        items: What is told of items of durable jobs.
     """
 
     def __init__(self) -> None:
@@ -30,6 +32,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = RequestMetrics(self._registry)
+        self.items = ItemMetrics(self._registry)
         self._loads = LoadMetrics()
 
     def worker_lost(self, last: Loads) -> None:

@@ -67,6 +67,18 @@ class RequestMetrics:
             {refusal: refusal.value for refusal in Refusal},
         )
 
+        resumed = Counter(
+            f"{PREFIX}requests_resumed_total",
+            "Requests that went on with another worker when theirs was gone.",
+            [CLASS],
+            registry=registry,
+        )
+        self._resumed = {request_class: resumed.labels(word) for request_class, word in CLASSES.items()}
+
+    def resumed(self, request_class: RequestClass) -> None:
+        """Takes in that a request goes on with another worker."""
+        self._resumed[request_class].inc()
+
     def first_token(self, request_class: RequestClass, usage: Usage) -> None:
         """Takes in that a request has its first token."""
         self._queue[request_class].observe(usage.queue_s)

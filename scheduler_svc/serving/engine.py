@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Annotated, TypeVar
 
-from qllm.settings import MEMORY, SCHEDULING, Setting
+from qllm.settings import MEMORY, SCHEDULING, SERVING, Setting
 
+from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
@@ -27,16 +28,23 @@ from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequen
 from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
+from scheduler_svc.serving.absence import Absence
 from scheduler_svc.serving.fan_out import FanOut
 from scheduler_svc.serving.integrity import Books, IntegrityChecks, read_books
 from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
-from scheduler_svc.serving.loads import NO_LOADS, read_loads
+from scheduler_svc.serving.loads import loads_without_worker, read_loads
 from scheduler_svc.serving.token_stream import BufferedTokenStream
 from scheduler_svc.timeline import Timeline
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LS = RequestClass.LATENCY_SENSITIVE
+_MOST_DEATHS_ALONE = 2
+# A worker hangs that takes so many times as long for a unit as is predicted, and this long besides: the machine may be
+# busy with other things, and what is done for the first time takes longer.
+_PATIENCE, _LEAST_PATIENCE_S = 20.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,13 @@ class EngineSettings:
         "each prompt is computed. Requests whose cache_salt differs never share. Where a model can't share, the log "
         "says why.",
     ] = True
+    worker_wait_s: Annotated[
+        float,
+        Setting(0, 3600, panel=SERVING),
+        "Sets for how many seconds requests wait for a worker when the one that served is gone or makes no progress. "
+        "Those that run go on with the next worker where they were, and new ones begin there. After that time they "
+        "end with UNAVAILABLE (HTTP 503).",
+    ] = 60.0
 
 
 class Engine:
@@ -117,13 +132,14 @@ class Engine:
         }
         self._live = LiveRequests(limits, self._loop.time, self._metrics, timeline)
         self._checks = IntegrityChecks(send)
+        self._absence = Absence(settings.worker_wait_s, self._give_up)
         self._on_state_change: list[Callable[[], None]] = []
 
     # ---- Generator: what front ends call
 
     @property
     def model(self) -> ServedModel | None:
-        """The connected worker's model; None while no worker is connected."""
+        """The connected worker's model, or the last one's while another is waited for; None where none is."""
         return self._model
 
     @property
@@ -144,8 +160,12 @@ class Engine:
         return "no worker is connected" if self._model is None else self._model.core.no_sharing_reason
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
-        scheduler = self._ready_scheduler()
+        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued.
+
+        Where the worker is gone it waits for the next one.
+        """
+        if self._absence.is_over:
+            raise WorkerUnavailable(self._absence.reason or "no worker serves")
         self._live.admit(request)
         seq_id = SeqId(next(self._seq_ids))
         sequence = Sequence(
@@ -168,8 +188,9 @@ class Engine:
             on_close=lambda reason: self._end_early(seq_id, reason),
         )
         self._live.add(LiveRequest(request, sequence, stream))
-        scheduler.add(sequence)
-        self._pump()
+        if self._scheduler is not None:
+            self._scheduler.add(sequence)
+            self._pump()
         return stream
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:
@@ -185,7 +206,15 @@ class Engine:
 
     def loads(self) -> Loads:
         """Returns the loads now."""
-        return read_loads(self._scheduler, self._loop.time()) if self._scheduler else NO_LOADS
+        if self._scheduler is None:
+            return loads_without_worker(self._live.num_by_class)
+        return read_loads(self._scheduler, self._loop.time())
+
+    def best_effort_wait_s(self) -> float | None:
+        """Predicts after how long a further best-effort request would be begun; None while no worker serves."""
+        if self._scheduler is None or self._state is not WorkerState.READY:
+            return None
+        return best_effort_wait_s(self._scheduler.work)
 
     async def check_integrity(self) -> IntegrityCheck:
         """Checks the books of memory on both sides."""
@@ -199,19 +228,16 @@ class Engine:
         """Counts a request that was refused."""
         self._metrics.requests.refused(request_class, refusal)
 
-    def _ready_scheduler(self) -> Scheduler:
-        if self._scheduler is None:
-            raise WorkerUnavailable("no worker is connected")
-        if self._state is WorkerState.HUNG:
-            raise WorkerUnavailable("the worker makes no progress")
-        return self._scheduler
+    def note_item_ended(self, status: str) -> None:
+        """Counts an item of a durable job whose outcome was recorded, by how it ended."""
+        self._metrics.items.ended(status)
 
     # ---- LinkListener: what the worker link calls
 
     def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
-        """Starts a new scheduler core for a new life of the worker."""
+        """Starts a new scheduler core for a new life of the worker, and goes on with the requests that wait for it."""
         self._retire_core()
-        settings = self._settings
+        settings, last = self._settings, self._model
         scheduler = Scheduler(
             model.core,
             POLICIES[settings.policy](),
@@ -227,6 +253,8 @@ class Engine:
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
         if self.no_sharing_reason:
             _log.info("prefixes_not_shared epoch=%016x reason=%r", epoch, self.no_sharing_reason)
+        self._absence.ends()
+        self._go_on_with(scheduler, model, last)
         self._change_state(WorkerState.READY)
 
     def step_result(self, result: StepResult) -> None:
@@ -247,25 +275,41 @@ class Engine:
             self._pump()
             self._deliver(outputs or [])
 
+    def patience_s(self) -> float | None:
+        """Returns how long the worker may go without progress in the step that it runs; None if nothing is known."""
+        unit_s = None if self._scheduler is None else self._scheduler.running_unit_s
+        return None if unit_s is None else _LEAST_PATIENCE_S + _PATIENCE * unit_s
+
     def worker_lost(self, reason: str) -> None:
-        """Ends every live request: what the worker knew is gone."""
+        """Keeps the requests for the next worker, which computes again what this one knew."""
+        running = self._scheduler.running if self._scheduler is not None else ()
         self._retire_core()
         self._cancel_timer()
+        for sequence in running:
+            sequence.note_death(was_alone=len(running) == 1)
+        for live in self._live.all():
+            live.sequence.lose_worker()
+            if live.sequence.num_deaths_alone >= _MOST_DEATHS_ALONE:
+                self._quarantine(live)
+        self._absence.begins(f"the worker is gone: {reason}")
         self._change_state(WorkerState.ABSENT)
-        self._fail_all(f"the worker is gone: {reason}")
+        if self._live:
+            _log.warning("requests_wait num=%d reason=%r", len(self._live), reason)
 
     def worker_hung(self, reason: str) -> None:
-        """Ends every live request; should the worker recover, it drops them."""
+        """Lets the requests wait: the worker may recover, or another take its place."""
+        self._absence.begins(f"the worker makes no progress: {reason}")
         self._change_state(WorkerState.HUNG)
-        for live in self._live.all():
-            seq_id = live.sequence.seq_id
-            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
-        self._pump()
-        self._fail_all(f"the worker makes no progress: {reason}")
 
     def worker_recovered(self) -> None:
         """Serves again."""
+        self._absence.ends()
         self._change_state(WorkerState.READY)
+
+    def close(self) -> None:
+        """Stops waiting for a worker."""
+        self._absence.close()
+        self._cancel_timer()
 
     # ---- inside
 
@@ -275,7 +319,37 @@ class Engine:
             self._metrics.worker_lost(self.loads())
             self._checks.worker_lost()
             self._sessions.worker_lost()
-        self._scheduler, self._model = None, None
+        self._scheduler = None
+
+    def _go_on_with(self, scheduler: Scheduler, model: ServedModel, last: ServedModel | None) -> None:
+        """Has the new worker go on with the requests of the last one, latency-sensitive ones first."""
+        waiting = sorted(self._live.all(), key=lambda live: live.request.request_class is not LS)
+        for live in waiting:
+            reason = _why_not(live.request, model, last)
+            if reason is None:
+                scheduler.add(live.sequence)
+                self._metrics.requests.resumed(live.request.request_class)
+            else:
+                self._fail_one(live, WorkerUnavailable(reason))
+        if waiting:
+            _log.info("requests_go_on num=%d", len(self._live))
+            self._pump()
+
+    def _quarantine(self, live: LiveRequest) -> None:
+        """Ends a request that killed a worker each time that it ran alone."""
+        _log.error("request_quarantined request_id=%s", live.request.request_id)
+        times = live.sequence.num_deaths_alone
+        self._fail_one(live, BatchFailed(f"the worker died {times} times while it ran this request and no other"))
+
+    def _give_up(self, reason: str) -> None:
+        """Ends all requests: they have waited for a worker for as long as they may."""
+        for live in self._live.all():
+            seq_id = live.sequence.seq_id
+            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
+        if self._scheduler is None:
+            self._model = None
+        self._pump()  # one that hangs is told, should it recover
+        self._fail_all(reason)
 
     def _read_books(self) -> Books | None:
         """Returns the core's books once all that it has decided is on its way; None if no worker is connected."""
@@ -349,3 +423,17 @@ class Engine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _why_not(request: GenerationRequest, model: ServedModel, last: ServedModel | None) -> str | None:
+    """Says why a request can't go on with a worker's model; None if it can."""
+    if last is not None and (model.name, model.tokenizer_json, model.vocab_size) != (
+        last.name,
+        last.tokenizer_json,
+        last.vocab_size,
+    ):
+        return f"the new worker serves another model, {model.name}; send the request again"
+    num_tokens, most = len(request.prompt_token_ids) + request.stop.max_tokens, model.core.max_sequence_tokens
+    if num_tokens > most:
+        return f"the new worker has room for {most} tokens; the request may need {num_tokens}"
+    return None

@@ -53,6 +53,11 @@ class LiveRequests:
     def __len__(self) -> int:
         return len(self._live)
 
+    @property
+    def num_by_class(self) -> dict[RequestClass, int]:
+        """How many of each class are live."""
+        return {one: admission.num_live for one, admission in self._admission.items()}
+
     def all(self) -> tuple[LiveRequest, ...]:
         """Returns all, in the order in which they came."""
         return tuple(self._live.values())

@@ -1,7 +1,8 @@
 """Reads the loads of a scheduler core for operators. Changes nothing."""
 
 from collections import Counter
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.scheduler import Scheduler
@@ -10,6 +11,16 @@ from scheduler_svc.generation import ClassLoad, Loads
 
 NO_LOAD = ClassLoad(**{field.name: 0 for field in fields(ClassLoad)})
 NO_LOADS = Loads(NO_LOAD, NO_LOAD, **{field.name: 0 for field in fields(Loads)[2:-1]}, memory=MemoryLoad())
+
+
+def loads_without_worker(num_waiting: Mapping[RequestClass, int]) -> Loads:
+    """Returns the loads where no worker is connected: so many requests of each class wait for one."""
+    waiting = {one: replace(NO_LOAD, queued_prefill=number) for one, number in num_waiting.items()}
+    return replace(
+        NO_LOADS,
+        latency_sensitive=waiting[RequestClass.LATENCY_SENSITIVE],
+        best_effort=waiting[RequestClass.BEST_EFFORT],
+    )
 
 
 def read_loads(scheduler: Scheduler, now_s: float) -> Loads:

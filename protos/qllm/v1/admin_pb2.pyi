@@ -48,6 +48,40 @@ WORKER_STATE_HUNG: WorkerState.ValueType  # 3
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
+class HandoverRequest(_message.Message):
+    """Asks for another worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoverRequest: _TypeAlias = HandoverRequest  # noqa: Y015
+
+@_typing.final
+class HandoverResponse(_message.Message):
+    """Says that another worker has been asked to serve; `worker_epoch` of GetServerInfo changes when it does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandoverResponse: _TypeAlias = HandoverResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Asks for the facts of the service."""
 
@@ -114,7 +148,7 @@ class GetServerInfoResponse(_message.Message):
     """Why they do not; empty where they do."""
     @_builtins.property
     def model(self) -> Global___ModelFacts:
-        """Present while a worker is connected."""
+        """Present while a worker is connected, or waited for after one."""
 
     def __init__(
         self,

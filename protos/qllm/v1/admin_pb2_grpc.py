@@ -45,6 +45,11 @@ class AdminStub:
                 request_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
                 _registered_method=True)
+        self.Handover = channel.unary_unary(
+                '/qllm.v1.Admin/Handover',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -65,6 +70,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Handover(self, request, context):
+        """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
+        new worker. FAILED_PRECONDITION where none stands by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetLoads,
                     request_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.FromString,
                     response_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.SerializeToString,
+            ),
+            'Handover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Handover,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class Admin:
             '/qllm.v1.Admin/GetLoads',
             qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
             qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Handover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.Admin/Handover',
+            qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class AdminStub:
     """What is served, how, and within which limits."""
     GetLoads: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]
     """What is queued and running now, and counters since the start."""
+    Handover: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HandoverRequest, _admin_pb2.HandoverResponse]
+    """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
+    new worker. FAILED_PRECONDITION where none stands by.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -47,6 +51,10 @@ class AdminAsyncStub(AdminStub):
     """What is served, how, and within which limits."""
     GetLoads: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]  # type: ignore[assignment]
     """What is queued and running now, and counters since the start."""
+    Handover: _aio.UnaryUnaryMultiCallable[_admin_pb2.HandoverRequest, _admin_pb2.HandoverResponse]  # type: ignore[assignment]
+    """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
+    new worker. FAILED_PRECONDITION where none stands by.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Facts and loads of the service."""
@@ -66,5 +74,15 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetLoadsResponse, _abc.Awaitable[_admin_pb2.GetLoadsResponse]]:
         """What is queued and running now, and counters since the start."""
+
+    @_abc_1.abstractmethod
+    def Handover(
+        self,
+        request: _admin_pb2.HandoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HandoverResponse, _abc.Awaitable[_admin_pb2.HandoverResponse]]:
+        """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
+        new worker. FAILED_PRECONDITION where none stands by.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

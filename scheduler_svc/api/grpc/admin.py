@@ -1,11 +1,13 @@
 """Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked. Decides nothing."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qllm.v1 import admin_pb2 as pb
 from qllm.v1 import admin_pb2_grpc as pb_grpc
 
+from scheduler_svc.errors import NoStandby
 from scheduler_svc.generation import Generator, ServedModel, WorkerState
 
 if TYPE_CHECKING:
@@ -36,14 +38,21 @@ class ServiceSettings:
 
 
 class AdminServicer(pb_grpc.AdminServicer):
-    """GetServerInfo and GetLoads over a Generator."""
+    """GetServerInfo and GetLoads over a Generator, and Handover.
 
-    def __init__(self, generator: Generator, settings: ServiceSettings) -> None:
+    Args:
+        generator: Whose facts are told.
+        settings: How the service was started.
+        hand_over: Lets a worker that waits take over; returns False if none waits.
+    """
+
+    def __init__(self, generator: Generator, settings: ServiceSettings, hand_over: Callable[[], bool]) -> None:
         self._generator = generator
         self._settings = settings
+        self._hand_over = hand_over
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: "Context") -> pb.GetServerInfoResponse:
-        """Returns the facts; `model` is absent while no worker is connected."""
+        """Returns the facts; `model` is absent while no worker is connected or waited for."""
         model = self._generator.model
         return pb.GetServerInfoResponse(
             model=None if model is None else model_facts(model),
@@ -65,6 +74,12 @@ class AdminServicer(pb_grpc.AdminServicer):
             check=None if check is None else pb.IntegrityCheck(**asdict(check)),
             **loads,
         )
+
+    async def Handover(self, request: pb.HandoverRequest, context: "Context") -> pb.HandoverResponse:
+        """Lets a worker that stands by take over; raises NoStandby."""
+        if not self._hand_over():
+            raise NoStandby
+        return pb.HandoverResponse()
 
 
 def model_facts(model: ServedModel) -> pb.ModelFacts:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler but those that take a stream and return one message, of which the server has none."""
+    """Wraps every handler."""
 
     async def intercept_service(  # type: ignore[override]  # None is the library's answer for an unknown method
         self, continuation: "Continuation", handler_call_details: grpc.HandlerCallDetails
@@ -47,19 +47,21 @@ def _guarded(method: str, handler: Any) -> "Handler":
         "request_deserializer": lambda raw: decode(message_type, raw),
         "response_serializer": handler.response_serializer,
     }
+    if handler.request_streaming and not handler.response_streaming:
+        return grpc.stream_unary_rpc_method_handler(_guard_unary(method, handler.stream_unary, _decoded_each), **codec)
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(
             _guard_stream(method, handler.stream_stream, _decoded_each), **codec
         )
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(_guard_stream(method, handler.unary_stream, _decoded), **codec)
-    return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary), **codec)
+    return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary, _decoded), **codec)
 
 
-def _guard_unary(method: str, behavior: Any) -> Any:
-    async def guarded(request: Message | MalformedRequest, context: "Context") -> Message:
+def _guard_unary(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> Any:
+    async def guarded(request: Any, context: "Context") -> Message:
         try:
-            response: Message = await behavior(_decoded(request), context)
+            response: Message = await behavior(decoded(request), context)
         except ENDINGS:
             raise
         except BaseException as error:

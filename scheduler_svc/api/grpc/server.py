@@ -2,13 +2,15 @@
 
 import errno
 import socket
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qllm.addresses import join
-from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from qllm.v1 import admin_pb2, admin_pb2_grpc, batches_pb2, batches_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
+from scheduler_svc.api.grpc.batches import BatchesServicer
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
@@ -16,6 +18,7 @@ from scheduler_svc.api.grpc.key_check import KeyInterceptor
 from scheduler_svc.api.grpc.reflection import add_reflection
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import MOST_CONNECTIONS
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.tls import TlsFiles
@@ -25,6 +28,7 @@ MAX_MESSAGE_BYTES = 4 << 20
 SERVICE_NAMES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+    batches_pb2.DESCRIPTOR.services_by_name["Batches"].full_name,
 )
 
 # Calls beside the requests on one connection: health, loads, aborts, and requests that are about to be refused.
@@ -63,6 +67,8 @@ class ApiServer:
             to others.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
+        hand_over: Lets a worker that waits take over; returns False if none waits.
+        jobs: Where durable jobs are; None: none are kept, and calls about them say so.
         gate: Knows the API keys; None: none are asked for.
         tls: The certificates; None: it speaks plainly.
     """
@@ -76,6 +82,8 @@ class ApiServer:
         port: int = 50051,
         *,
         max_connections: int = MOST_CONNECTIONS,
+        hand_over: Callable[[], bool] = lambda: False,
+        jobs: JobFrontDoor | None = None,
         gate: Gate | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
@@ -83,6 +91,8 @@ class ApiServer:
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
+        self._hand_over = hand_over
+        self._jobs = jobs
         self._gate = gate
         self._tls = tls
         self._host = host
@@ -103,7 +113,10 @@ class ApiServer:
         server = grpc.aio.server(interceptors=[ErrorInterceptor(), *key_check], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
+        admin_pb2_grpc.add_AdminServicer_to_server(
+            AdminServicer(self._generator, self._settings, self._hand_over), server
+        )
+        batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(self._texts, self._jobs), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)

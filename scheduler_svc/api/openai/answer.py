@@ -6,15 +6,17 @@ Knows nothing of HTTP but that an error of a stream that has begun must travel i
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
-from scheduler_svc.api.deltas import Delta
+from scheduler_svc.api.deltas import Delta, joined
+from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.openai.merging import merged
-from scheduler_svc.api.openai.question import Choice, JsonObject, NamedDraft, Question, StreamPlan
+from scheduler_svc.api.openai.question import Choice, JsonObject, Question, StreamPlan
 from scheduler_svc.api.openai.token_texts import TokenTexts
-from scheduler_svc.api.openai.wire.errors import error_body
+from scheduler_svc.api.openai.wire.errors import ModelNotFound, error_body
+from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.sse import DONE, event
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import BatchFailed, InvalidRequest, ServiceError
@@ -52,20 +54,26 @@ class Answer:
         }
         self._tail: JsonObject = {"service_tier": question.service_tier}
 
-    async def whole(self) -> JsonObject:
-        """Returns the answer when all of it is there; raises ServiceError if a part of it cannot be finished."""
+    async def whole(self, note: Callable[[Delta], None] | None = None) -> JsonObject:
+        """Returns the answer when all of it is there; raises ServiceError if a part of it cannot be finished.
+
+        Args:
+            note: Is given each delta as it comes; what it raises ends the answer.
+        """
         deltas: list[list[Delta]] = [[] for _ in self._generations]
         try:
             async with aclosing(merged(self._generations)) as arriving:
                 async for index, delta in arriving:
                     deltas[index].append(delta)
                     self._usage.add(delta)
+                    if note is not None:
+                        note(delta)
         except BatchFailed as error:
             self._log_failure(error)
             raise
         finally:
             self._close()
-        choices = [choice.whole(_joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
+        choices = [choice.whole(joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
         return {**self._head, "choices": choices, "usage": self._usage.read(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -105,6 +113,13 @@ class Answer:
             generation.close()
 
 
+def require_model(texts: TextGenerator, name: str | None) -> None:
+    """Raises ModelNotFound unless the name is one of the served model's, or absent."""
+    served = texts.connected_model().names
+    if name is not None and name not in served:
+        raise ModelNotFound(name, served)
+
+
 def new_answer_id(question: Question) -> str:
     """Returns an id for an answer that is going to be begun."""
     return f"{question.id_prefix}-{uuid.uuid4().hex}"
@@ -116,12 +131,25 @@ async def begin_answer(texts: TextGenerator, question: Question, answer_id: str,
     Raises:
         ServiceError: A part of it was refused; then nothing of it runs.
     """
-    model = texts.connected_model().name
     is_single = len(question.drafts) == 1
-    prepared = [
-        await _prepare(texts, named, answer_id if is_single else f"{answer_id}-{index}")
+    drafts = [
+        replace(named.draft, request_id=answer_id if is_single else f"{answer_id}-{index}")
         for index, named in enumerate(question.drafts)
     ]
+    return begin_prepared(texts, question, answer_id, request_id, await prepare_all(texts, question, drafts))
+
+
+async def prepare_all(texts: TextGenerator, question: Question, drafts: Sequence[Draft]) -> list[PreparedGeneration]:
+    """Prepares drafts that stand for those of the question; raises ServiceError, in the question's words."""
+    pairs = zip(question.drafts, drafts, strict=True)
+    return [await _prepare(texts, named.names, draft) for named, draft in pairs]
+
+
+def begin_prepared(
+    texts: TextGenerator, question: Question, answer_id: str, request_id: str, prepared: list[PreparedGeneration]
+) -> Answer:
+    """Begins what was prepared for a question; raises ServiceError if a part is refused: then nothing runs."""
+    model = texts.connected_model().name
     # Before anything runs: a decoder that fails would leave generations that nobody reads.
     choices = [
         question.new_choice(index, TokenTexts(one.tokenizer, one.request.prompt_token_ids))
@@ -138,11 +166,11 @@ def error_event(answer_id: str, request_id: str, error: BaseException) -> bytes:
     return event(error_body(error))
 
 
-async def _prepare(texts: TextGenerator, named: NamedDraft, request_id: str) -> PreparedGeneration:
+async def _prepare(texts: TextGenerator, names: FieldNames, draft: Draft) -> PreparedGeneration:
     try:
-        return await texts.prepare(replace(named.draft, request_id=request_id))
+        return await texts.prepare(draft)
     except InvalidRequest as error:
-        raise named.names.translated(error) from error
+        raise names.translated(error) from error
 
 
 def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration]) -> list[TextGeneration]:
@@ -155,15 +183,6 @@ def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration]) -> lis
             submitted.append(generation)
         undo.pop_all()
     return submitted
-
-
-def _joined(parts: list[Delta]) -> Delta:
-    return Delta(
-        text="".join(part.text for part in parts),
-        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
-        logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
-        finish=parts[-1].finish,
-    )
 
 
 class _RunningUsage:

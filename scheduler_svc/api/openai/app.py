@@ -11,14 +11,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from scheduler_svc import __version__
-from scheduler_svc.api.openai.answer import begin_answer, error_event, new_answer_id
+from scheduler_svc.api.openai.answer import begin_answer, error_event, new_answer_id, require_model
+from scheduler_svc.api.openai.batches.batch_routes import add_batches
+from scheduler_svc.api.openai.batches.file_routes import add_files
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
 from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
-    ModelNotFound,
     error_response,
     invalid_body,
     plain_error_response,
@@ -32,22 +33,28 @@ from scheduler_svc.api.validation import context_tokens
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import Generator, WorkerState
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.metrics import CONTENT_TYPE
 
 _MAX_SHOWN_CHARS = 100
 
 
-def make_app(generator: Generator, texts: TextGenerator, comment_interval_s: float) -> FastAPI:
+def make_app(
+    generator: Generator, texts: TextGenerator, comment_interval_s: float, jobs: JobFrontDoor | None = None
+) -> FastAPI:
     """Returns the application.
 
     Args:
         generator: Runs the requests.
         texts: Its text side.
         comment_interval_s: Seconds after which a silent stream sends a comment.
+        jobs: Where durable jobs and files are; None: none are kept, and requests about them are told so.
     """
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_generation(app, generator, texts, comment_interval_s)
     _add_facts(app, generator, texts)
+    add_files(app, jobs)
+    add_batches(app, jobs)
     _add_errors(app, generator)
     return app
 
@@ -69,7 +76,7 @@ def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, co
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continues prompts."""
         with counting_refusals(generator, request_class_of(body.service_tier, body.priority)):
-            _require_model(texts, body.model)
+            require_model(texts, body.model)
             question = completion_question(body)
         return await answer(request, question)
 
@@ -77,7 +84,7 @@ def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, co
     async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Answers a conversation."""
         with counting_refusals(generator, request_class_of(body.service_tier, body.priority)):
-            _require_model(texts, body.model)
+            require_model(texts, body.model)
             question = chat_question(body)
         return await answer(request, question)
 
@@ -98,7 +105,7 @@ def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> JsonObject:
         """Describes the model of that name."""
-        _require_model(texts, model_id)
+        require_model(texts, model_id)
         return served_model(model_id)
 
     @app.get("/health")
@@ -142,10 +149,3 @@ def _add_errors(app: FastAPI, generator: Generator) -> None:
     @app.exception_handler(Exception)  # logged further out, where it is seen after this
     async def unforeseen(request: Request, error: Exception) -> Response:
         return error_response(ServiceError("internal error"))
-
-
-def _require_model(texts: TextGenerator, name: str | None) -> None:
-    """Raises ModelNotFound unless the name is one of the served model's, or absent."""
-    served = texts.connected_model().names
-    if name is not None and name not in served:
-        raise ModelNotFound(name, served)

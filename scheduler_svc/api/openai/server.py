@@ -16,6 +16,7 @@ import uvicorn
 from qllm.addresses import join
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
@@ -24,6 +25,7 @@ from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimi
 from scheduler_svc.api.openai.connections.tls_entrance import TlsEntrance
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import Generator
+from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.connection_room import ConnectionRoom
 from scheduler_svc.process.listening import listen
 from scheduler_svc.security.gate import Gate
@@ -58,6 +60,7 @@ class OpenAiServer:
         grace_s: Seconds that running requests get when the server stops.
         limits: What clients may take.
         cors_origins: Web pages of these origins may ask; "*" for all.
+        jobs: Where durable jobs and files are; None: none are kept.
         gate: Knows the API keys; None: none are asked for.
         tls: The certificates; None: it speaks plainly.
     """
@@ -72,6 +75,7 @@ class OpenAiServer:
         *,
         limits: HttpLimits = DEFAULT_LIMITS,
         cors_origins: Sequence[str] = (),
+        jobs: JobFrontDoor | None = None,
         gate: Gate | None = None,
         tls: TlsFiles | None = None,
     ) -> None:
@@ -79,7 +83,8 @@ class OpenAiServer:
         self._requested_port = port
         self._grace_s = grace_s
         self._limits = limits
-        self._guard = RequestGuard(make_app(generator, texts, limits.comment_interval_s), limits.body_timeout_s)
+        app = make_app(generator, texts, limits.comment_interval_s, jobs)
+        self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
         self._app = Envelope(self._guard if gate is None else KeyCheck(self._guard, gate), cors_origins)
         self._tls = None if tls is None else tls.context()
         self._room = ConnectionRoom("http", limits.max_connections)

@@ -128,6 +128,11 @@ class Batch:
         """Whether it stands inside the iteration: begun and not issued to the end."""
         return START < self.issued < self.end
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its sequence may have killed a worker, and so runs alone."""
+        return bool(self.members) and self.members[0].sequence.is_suspect
+
     def holds(self, sequence: Sequence) -> bool:
         """Whether the sequence is a live member."""
         return sequence.seq_id in self._seq_ids

@@ -70,6 +70,11 @@ class WorkerModel:
         """Decoder layers."""
         return len(self.experts_by_layer)
 
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Most tokens that one sequence can have: the model's length, or the whole cache if that is less."""
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
 
 class SampledToken(NamedTuple):
     """One sampled token; `finish_reason` is set when the worker found the sequence's end with it."""

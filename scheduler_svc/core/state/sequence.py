@@ -141,6 +141,8 @@ class Sequence:
         tier: Where its cache is while it is offloaded.
         block_digests: What its first full blocks are found by; see `cache.prefix_index`.
         num_known_blocks: So many of its blocks were computed and may be found.
+        num_tokens_at_death: How many tokens it had when a worker died that was running it last; None: none did.
+        num_deaths_alone: How many workers died while they ran this sequence alone, with so many tokens.
     """
 
     seq_id: SeqId
@@ -171,6 +173,8 @@ class Sequence:
     tier: Tier = Tier.HOST
     block_digests: list[bytes] = field(default_factory=list)
     num_known_blocks: int = 0
+    num_tokens_at_death: int | None = None
+    num_deaths_alone: int = 0
     state: SequenceState = SequenceState.QUEUED
     known_to_worker: bool = False
     effective_class: RequestClass = RequestClass.LATENCY_SENSITIVE
@@ -213,6 +217,29 @@ class Sequence:
         num_outputs = len(self.output_token_ids)  # `phase` and `num_pending_tokens` written out: asked for every token
         num_pending = len(self.prompt_token_ids) + num_outputs - self.num_computed_tokens
         return self.stop.max_tokens - num_outputs if num_outputs and num_pending == 1 else num_pending
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a worker died running it and it has not got past that token since: it then runs alone."""
+        return self.num_tokens_at_death is not None and self.num_tokens_at_death == self.num_tokens
+
+    def note_death(self, *, was_alone: bool) -> None:
+        """Takes in that the worker died while it ran this sequence; `was_alone`: and no other."""
+        if not self.is_suspect:
+            self.num_deaths_alone = 0
+        self.num_deaths_alone += was_alone
+        self.num_tokens_at_death = self.num_tokens
+
+    def lose_worker(self) -> None:
+        """Forgets all that a worker that is gone knew: it is to be computed again by another, from its first token."""
+        if self.num_starts:
+            self.num_lost_tokens = self.num_computed_tokens
+        self.state = SequenceState.QUEUED
+        self.known_to_worker = self.rides = False
+        self.num_computed_tokens = self.num_known_blocks = self.num_host_blocks = 0
+        self.block_ids, self.block_digests = [], []
+        self.is_exact = True
+        self.tier = Tier.HOST
 
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Returns the tokens at positions start to stop - 1, of prompt and output laid end to end."""

@@ -216,16 +216,18 @@ def test_the_command_line_client_prints_one_line_of_json(live_service: LiveServi
 
 @pytest.fixture(scope="module")
 def replaceable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that gives its worker up soon."""
+    """A service that gives its worker up soon, and whose requests wait for no other."""
     directory = tmp_path_factory.mktemp("replaceable")
-    options = ("--hang-timeout-s", "2")
+    options = ("--hang-timeout-s", "2", "--worker-wait-s", "0.1")
     worker = slow_worker(directory)
     with start_service(ROOT / "demo" / "model", directory / "log", *options, worker_options=worker) as service:
         yield service
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_requests_end_with_a_clear_status_when_the_worker_is(replaceable: LiveService, blow: signal.Signals) -> None:
+def test_requests_that_may_not_wait_for_another_worker_end_with_a_clear_status_when_theirs_is(
+    replaceable: LiveService, blow: signal.Signals
+) -> None:
     service = replaceable
     pid, epoch = service.worker_pid(), service.info().worker_epoch
     with service.channel() as channel:

@@ -57,6 +57,9 @@ class RecordingListener:
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         self._note("refused", command_id, message)
 
+    def patience_s(self) -> float | None:
+        return None
+
     def worker_lost(self, reason: str) -> None:
         self._note("lost", reason)
 

@@ -18,6 +18,7 @@ from gpu_worker.cursor import Stage as WorkerStage
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
+from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.core.state.commands import (
     AddSequence,
@@ -380,6 +381,7 @@ class Simulation:
         calibrated: bool = True,
         observer: StepObserver | None = None,
         checks_rows: bool = False,
+        sessions: Programs | None = None,
     ) -> None:
         self.model = model or small_model()
         limits = limits or Limits(control_lead_s=0.0)
@@ -387,7 +389,7 @@ class Simulation:
         self.worker.checks_rows = checks_rows
         calibration = self.worker.calibration() if calibrated else ()
         self.scheduler = Scheduler(
-            self.model, POLICIES[policy](), limits, preempt_at, starvation, observer, calibration
+            self.model, POLICIES[policy](), limits, preempt_at, starvation, observer, calibration, sessions
         )
         self.sequences: dict[int, Sequence] = {}
         self.outputs: dict[int, list[Output]] = {}

@@ -5,14 +5,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
+from qllm.v1 import batches_pb2_grpc, inference_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
-from qllm.v1 import inference_pb2_grpc
 
 from scheduler_svc.api.grpc.admin import ServiceSettings
 from scheduler_svc.api.grpc.server import ApiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.tls import TlsFiles
+from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
 SETTINGS = ServiceSettings(
@@ -36,20 +37,26 @@ class Service:
     server: ApiServer
     channel: grpc.aio.Channel
     inference: "inference_pb2_grpc.InferenceAsyncStub"
+    batches: "batches_pb2_grpc.BatchesAsyncStub"
 
 
 @asynccontextmanager
 async def running(
-    generator: FakeGenerator, *, gate: Gate | None = None, tls: TlsFiles | None = None
+    generator: FakeGenerator,
+    jobs: MemoryJobs | None = None,
+    *,
+    gate: Gate | None = None,
+    tls: TlsFiles | None = None,
 ) -> AsyncIterator[Service]:
     """Runs a server until the block ends; the channel speaks plainly and has no key."""
     texts = TextGenerator(generator)
-    server = ApiServer(generator, texts, SETTINGS, port=0, gate=gate, tls=tls)
+    server = ApiServer(generator, texts, SETTINGS, port=0, jobs=jobs, gate=gate, tls=tls)
     await server.start()
     options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         try:
-            yield Service(generator, server, channel, inference_pb2_grpc.InferenceStub(channel))
+            inference, batches = inference_pb2_grpc.InferenceStub(channel), batches_pb2_grpc.BatchesStub(channel)
+            yield Service(generator, server, channel, inference, batches)
         finally:
             await server.stop(grace_s=0)
             texts.close()

@@ -1,4 +1,7 @@
-"""An engine whose worker is the test: it answers steps one by one, each to its end, with a token where one is due."""
+"""An engine whose worker is the test: it answers steps one by one, each to its end, with a token where one is due.
+
+A token says its own place in the sequence, so that one that is missing, or comes twice, is seen.
+"""
 
 from collections import abc
 
@@ -6,7 +9,7 @@ from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command, StartBatch
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
-from scheduler_svc.generation import GenerationRequest, TokenStream
+from scheduler_svc.generation import GenerationRequest, ServedModel, TokenStream
 from scheduler_svc.serving.engine import Engine, EngineSettings
 from tests.support.service.fakes import served_model
 
@@ -16,25 +19,46 @@ TIMING = WorkTiming(2, 80, 800, 100_000, 16, 160, 200_000, 1, MOST_STREAMS, 50_0
 
 
 class EngineBench:
-    """An engine with a worker that has joined.
+    """An engine with a worker that has joined, unless `joins` is false.
 
     Attributes:
         steps: The steps that were sent and not answered.
         checks: The checks of memory that were sent.
     """
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, *, joins: bool = True, **settings: float) -> None:
         self.starts: dict[int, StartBatch] = {}
         self.steps: list[Advance] = []
         self.checks: list[CheckIntegrity] = []
         limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
         self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
-        self.join()
+        if joins:
+            self.join()
 
-    def join(self) -> None:
+    def join(self, model: ServedModel | None = None) -> None:
         """A worker joins."""
+        self.lose_commands()
+        self.engine.worker_joined(5, model or served_model(), [TIMING], 1)
+
+    def lose_commands(self) -> None:
+        """What was sent reaches nobody."""
         self.steps.clear()
-        self.engine.worker_joined(5, served_model(), [TIMING], 1)
+        self.starts.clear()
+
+    def lose(self) -> None:
+        """The worker is gone."""
+        self.lose_commands()
+        self.engine.worker_lost("killed")
+
+    def running(self) -> list[int]:
+        """Returns the ids of the sequences in the step that runs."""
+        return [item.seq_id for batch_id in self.steps[0].batch_ids for item in self.starts[batch_id].items]
+
+    def work(self, num_steps: int = 1000) -> None:
+        """Answers steps until there are none, or so many."""
+        for _ in range(num_steps):
+            if self.steps:
+                self.answer()
 
     def submit(
         self,
@@ -55,7 +79,8 @@ class EngineBench:
         step = self.steps.pop(0)
         items = [item for batch_id in step.batch_ids for item in self.starts[batch_id].items]
         is_end = step.until.layer == served_model().core.num_layers
-        tokens = tuple(SampledToken(item.seq_id, 50, -0.5) for item in items if is_end and item.samples)
+        sampling = [item for item in items if is_end and item.samples]
+        tokens = tuple(SampledToken(item.seq_id, item.first_position + item.num_tokens, -0.5) for item in sampling)
         self.engine.step_result(StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING))
 
     def _send(self, commands: abc.Sequence[Command]) -> None:

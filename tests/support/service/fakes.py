@@ -172,7 +172,8 @@ class FakeGenerator:
             raise self.refuse_with
         if request.request_id in self.live:
             raise DuplicateRequest(request.request_id)
-        stream = FakeStream(self, request, self.script(request), self.cached(request))
+        num_out = len(request.output_token_ids)
+        stream = FakeStream(self, request, self.script(request), self.cached(request), num_out)
         self.live[request.request_id] = stream
         self.submitted.append(request)
         return stream

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from scheduler_svc.api.openai.app import make_app
+from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.key_check import KeyCheck
@@ -17,6 +18,7 @@ from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.tls import TlsFiles
+from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
 COMPLETIONS = "/v1/completions"
@@ -79,13 +81,14 @@ async def http_app(
     *,
     comment_interval_s: float = 15,
     cors_origins: tuple[str, ...] = (),
+    jobs: MemoryJobs | None = None,
     gate: Gate | None = None,
 ) -> AsyncIterator[HttpService]:
     """Calls the application without a server, which is faster; a stream arrives when it is over."""
     texts = TextGenerator(generator)
-    guard = RequestGuard(make_app(generator, texts, comment_interval_s))
-    app = Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins)
-    transport = httpx2.ASGITransport(app)
+    app = make_app(generator, texts, comment_interval_s, jobs)
+    guard = RequestGuard(app, uploads=UPLOADS)
+    transport = httpx2.ASGITransport(Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http)
     texts.close()
@@ -97,13 +100,23 @@ async def running_http(
     grace_s: float = 0,
     limits: HttpLimits = DEFAULT_LIMITS,
     cors_origins: tuple[str, ...] = (),
+    jobs: MemoryJobs | None = None,
     gate: Gate | None = None,
     tls: TlsFiles | None = None,
 ) -> AsyncIterator[HttpServer]:
     """Runs a server until the block ends; the client speaks plainly and has no key."""
     texts = TextGenerator(generator)
     server = OpenAiServer(
-        generator, texts, "127.0.0.1", 0, grace_s, limits=limits, cors_origins=cors_origins, gate=gate, tls=tls
+        generator,
+        texts,
+        "127.0.0.1",
+        0,
+        grace_s,
+        limits=limits,
+        cors_origins=cors_origins,
+        jobs=jobs,
+        gate=gate,
+        tls=tls,
     )
     server.bind()
     serving = server.start()

@@ -56,6 +56,34 @@ async def test_worker_gets_its_arguments_and_the_parent_to_die_with(tmp_path: Pa
     assert seen.read_text() == expected
 
 
+async def test_later_workers_compute_in_the_type_of_the_first_unless_one_is_asked_for(tmp_path: Path) -> None:
+    for options, expected in (((), "--dtype float32"), (("--dtype=bfloat16",), "--dtype=bfloat16")):
+        seen = tmp_path / f"seen{len(options)}"
+        program = f"import sys, pathlib; pathlib.Path({str(seen)!r}).write_text(' '.join(sys.argv[1:])); {SLEEP}"
+        command = (sys.executable, "-c", program)
+        worker = WorkerSupervisor("ipc:///tmp/x", "some/model", options, command=command, stop_grace_s=0.1)
+        async with running(worker):
+            await eventually(lambda seen=seen: seen.exists() and seen.read_text())
+            seen.unlink()
+            worker.keep_dtype("float32")
+            worker.worker_hung()
+            await eventually(lambda seen=seen: seen.exists() and seen.read_text())
+        assert seen.read_text().count("dtype") == 1
+        assert expected in seen.read_text()
+
+
+async def test_a_worker_is_known_by_its_process_and_by_what_that_has_started(tmp_path: Path) -> None:
+    told = tmp_path / "child"
+    child = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])"
+    worker = supervise(f"{child}; open({str(told)!r}, 'w').write(f'{{child.pid}}.'); {SLEEP}", stop_grace_s=0.1)
+    async with running(worker):
+        await eventually(lambda: told.exists() and told.read_text().endswith("."))
+        grandchild = int(told.read_text().strip("."))
+        assert worker.pid is not None
+        assert (worker.owns(worker.pid), worker.owns(grandchild), worker.owns(os.getpid())) == (True, True, False)
+        os.kill(grandchild, signal.SIGKILL)
+
+
 async def test_killed_worker_is_started_again() -> None:
     worker = supervise(SLEEP, stop_grace_s=0.1)
     async with running(worker):

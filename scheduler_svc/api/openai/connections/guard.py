@@ -3,11 +3,16 @@
     reads the body, within its limits ──▶ runs the application ──▶ done
                                               │ client leaves, or the service stops: cancelled
 
+An upload is too large to be held: the application reads it piece by piece, within other limits.
+
 Knows nothing of what is asked.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,8 +26,11 @@ from scheduler_svc.process.panics import ENDINGS, LibraryPanic
 
 # gRPC's limit on a message: a prompt of token ids that fits there fits here.
 MAX_BODY_BYTES = 4 << 20
+NO_UPLOADS: Mapping[str, int] = MappingProxyType({})
 # A client that sends too much is heard out so far, since many read no answer before they have sent everything.
 _MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+# An upload may take as long as there is progress, up to so long.
+_MAX_UPLOAD_S = 900.0
 # What a stopping service gives a client to take in why its answer ends.
 _LAST_WORD_S = 0.2
 
@@ -32,12 +40,19 @@ class RequestGuard:
 
     Args:
         app: The application; it gets the whole body at once, and is cancelled when its client leaves.
-        body_timeout_s: Seconds within which a body must have come.
+        body_timeout_s: Seconds within which a body must have come; of an upload, each piece of it.
+        uploads: Paths whose bodies the application reads itself, and how many bytes those may have.
     """
 
-    def __init__(self, app: ASGIApp, body_timeout_s: float = DEFAULT_LIMITS.body_timeout_s) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        body_timeout_s: float = DEFAULT_LIMITS.body_timeout_s,
+        uploads: Mapping[str, int] = NO_UPLOADS,
+    ) -> None:
         self._app = app
         self._body_timeout_s = body_timeout_s
+        self._uploads = uploads
         self._running: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
@@ -51,6 +66,10 @@ class RequestGuard:
         try:
             if self._is_stopping:
                 raise _stopping()
+            if scope["method"] == "POST" and scope["path"] in self._uploads:
+                upload = _bounded(receive, self._uploads[scope["path"]], self._body_timeout_s)
+                await self._run(scope, upload, _never(), Progress(send))
+                return
             async with asyncio.timeout(self._body_timeout_s):
                 body = await _read_body(receive)
         except TimeoutError:
@@ -59,7 +78,7 @@ class RequestGuard:
             await error_response(refusal)(scope, receive, send)
         else:
             if body is not None:
-                await self._run(scope, body, receive, Progress(send))
+                await self._run(scope, _replay(body), _until_client_leaves(receive), Progress(send))
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests; gives running ones `grace_s` to end, then ends them with an error."""
@@ -69,9 +88,11 @@ class RequestGuard:
         for work in self._running:
             work.cancel()
 
-    async def _run(self, scope: Scope, body: bytes, receive: Receive, progress: Progress) -> None:
-        work = asyncio.create_task(self._work(scope, _replay(body), progress))
-        leaving = asyncio.create_task(_until_client_leaves(receive))
+    async def _run(
+        self, scope: Scope, source: Receive, until_client_leaves: Coroutine[Any, Any, None], progress: Progress
+    ) -> None:
+        work = asyncio.create_task(self._work(scope, source, progress))
+        leaving = asyncio.create_task(until_client_leaves)
         self._running.add(work)
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -83,7 +104,7 @@ class RequestGuard:
         if not work.cancelled():
             work.result()
         elif self._is_stopping:
-            await _say_why(scope, receive, progress)
+            await _say_why(scope, source, progress)
 
     async def _work(self, scope: Scope, receive: Receive, progress: Progress) -> None:
         host, _ = scope.get("client") or ("", 0)
@@ -128,6 +149,34 @@ def _replay(body: bytes) -> Receive:
         raise AssertionError("nobody sets the event")
 
     return receive
+
+
+def _bounded(receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
+    """Returns a source that raises BodyTooLarge and BodyTooSlow."""
+    num_bytes = 0
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + _MAX_UPLOAD_S
+
+    async def bounded() -> Message:
+        nonlocal num_bytes
+        while True:
+            try:
+                async with asyncio.timeout_at(min(end_s, loop.time() + timeout_s)):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow(timeout_s) from None
+            num_bytes += len(message.get("body", b""))
+            if num_bytes <= max_bytes:
+                return message
+            if not message.get("more_body", False) or num_bytes > max_bytes + _MAX_DISCARDED_BYTES:
+                raise BodyTooLarge(max_bytes)
+
+    return bounded
+
+
+async def _never() -> None:
+    """Waits: who reads an upload learns from the source that its client has left."""
+    await asyncio.Event().wait()
 
 
 async def _until_client_leaves(receive: Receive) -> None:

@@ -4,6 +4,7 @@ ServiceError
 └── HttpError              carries `http_status` and `code`
     ├── BodyUnreadable     400: it is no JSON
     ├── BodyNotJson        400: it is not called JSON
+    ├── FormUnreadable     400: it is no form with a file in it
     ├── NoHttp             400: what came is no request
     ├── ModelNotFound      404: the request names a model that is not served
     ├── HeadersTooSlow     408
@@ -34,9 +35,12 @@ _HTTP_STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
     grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     grpc.StatusCode.ALREADY_EXISTS: HTTPStatus.CONFLICT,
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
 }
 _CODES = {
     grpc.StatusCode.UNAUTHENTICATED: "invalid_api_key",
@@ -81,6 +85,7 @@ class BodyUnreadable(HttpError):
     """The body is no JSON."""
 
     http_status = HTTPStatus.BAD_REQUEST
+    status = grpc.StatusCode.INVALID_ARGUMENT
     param = "body"
 
     def __init__(self, reason: str) -> None:
@@ -101,6 +106,19 @@ class BodyNotJson(HttpError):
         super().__init__(f"content-type: got {shown}, allowed is application/json")
 
 
+class FormUnreadable(HttpError):
+    """The body of an upload is no form with a file in it."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    param = "body"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"body: got no form that can be read, allowed is multipart/form-data with a file and a purpose: {reason}"
+        )
+
+
 class NoHttp(HttpError):
     """What came over a connection is no request that can be read."""
 
@@ -114,6 +132,7 @@ class ModelNotFound(HttpError):
     """The model that is named is not the one that is served."""
 
     http_status = HTTPStatus.NOT_FOUND
+    status = grpc.StatusCode.NOT_FOUND
     refusal = Refusal.INVALID
     code = "model_not_found"
     param = "model"
@@ -182,6 +201,16 @@ def error_body(error: ServiceError) -> dict[str, object]:
     return _body(str(error), _status(error), param, _CODES.get(error.status))
 
 
+def http_status_of(status: grpc.StatusCode) -> int:
+    """Returns the HTTP status that stands for one of gRPC's."""
+    return int(_HTTP_STATUS.get(status, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+def body_of_status(status: grpc.StatusCode, message: str) -> dict[str, object]:
+    """Returns an error of which its status and its message are known, as an object of OpenAI's API."""
+    return _body(message, http_status_of(status), code=_CODES.get(status))
+
+
 def invalid_body(error: RequestValidationError, content_type: str | None) -> ServiceError:
     """Returns the first thing that is wrong with a body of that type."""
     first = error.errors()[0]
@@ -232,7 +261,7 @@ def _json_response(content: object, status: int, headers: Mapping[str, str] | No
 def _status(error: ServiceError) -> int:
     if isinstance(error, HttpError):
         return error.http_status
-    return _HTTP_STATUS.get(error.status, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return http_status_of(error.status)
 
 
 def _headers(error: ServiceError) -> dict[str, str]:

@@ -188,3 +188,14 @@ class ChatCompletionRequest(GenerationFields):
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
     logprobs: bool | None = None
+
+
+class BatchRequest(_Strict):
+    """The body of POST /v1/batches."""
+
+    neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
+
+    input_file_id: Text
+    endpoint: Literal["/v1/completions", "/v1/chat/completions"]
+    completion_window: Text
+    metadata: dict[Text, Text] | None = None

@@ -34,3 +34,15 @@ def test_silence_hangs_and_only_a_heartbeat_takes_that_back() -> None:
     assert not worker.judge_silence(112.0)
     assert worker.hung_reason is not None
     assert worker.judge_progress(0.0)
+
+
+def test_where_more_is_known_of_what_it_does_less_patience_is_had_and_never_more_than_the_timeout() -> None:
+    worker = known_worker()
+    assert not worker.judge_progress(2.9, 3.0)
+    assert worker.judge_progress(3.0, 3.0)
+    assert worker.hung_reason == "no progress for 3.0 s, allowed are 3 s"
+    assert worker.judge_progress(2.0, 3.0)
+    assert not worker.judge_silence(102.9, 3.0)
+    assert worker.judge_silence(103.0, 3.0)
+    assert worker.judge_progress(0.0, 60.0)
+    assert worker.judge_progress(10.0, 60.0)

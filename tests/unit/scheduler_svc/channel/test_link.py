@@ -124,6 +124,24 @@ async def test_newcomer_is_told_to_wait_while_the_worker_is_there_and_heard_when
         await listener.wait_for("joined", 2)
 
 
+async def test_a_worker_that_waits_is_handed_the_place_and_the_one_before_it_ends(
+    endpoint: str, peer: RawPeer, channel: Channel
+) -> None:
+    link, listener = channel
+    await join(peer, channel)
+    assert not link.hand_over()
+    with RawPeer(endpoint, b"newcomer") as newcomer:
+        newcomer.say_hello(9)
+        await newcomer.receive("refused")
+        assert link.hand_over()
+        await peer.receive("shutdown")
+        await newcomer.receive("refused")
+        newcomer.say_hello(9)
+        await listener.wait_for("joined", 2)
+    assert [event[0] for event in listener.events[:3]] == ["joined", "lost", "joined"]
+    assert not link.hand_over()
+
+
 async def test_newcomer_takes_the_place_of_a_worker_that_hangs_at_once(endpoint: str) -> None:
     async with listening(endpoint, hang_timeout_s=0.4) as channel:
         link, listener = channel

@@ -1,5 +1,7 @@
 """The engine tells how each request fared, once, and goes on counting where a worker that is gone has ended."""
 
+import asyncio
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,13 +27,6 @@ def ends(bench: EngineBench) -> dict[tuple[str, ...], float]:
     return {key[1:]: value for key, value in page(bench).items() if key[0] == "request_success_total"}
 
 
-def work(bench: EngineBench, num_steps: int = 1000) -> None:
-    """Answers steps until there are none, or so many."""
-    for _ in range(num_steps):
-        if bench.steps:
-            bench.answer()
-
-
 async def test_first_tokens_are_timed_when_they_come_and_ends_when_they_come() -> None:
     bench = EngineBench()
     bench.submit("a", 3)
@@ -40,7 +35,7 @@ async def test_first_tokens_are_timed_when_they_come_and_ends_when_they_come() -
     assert count(bench, "time_to_first_token_seconds_count", "ls") == 1
     assert count(bench, "request_queue_time_seconds_count", "ls") == 1
     assert ends(bench) == {}
-    work(bench)
+    bench.work()
     assert ends(bench) == {("ls", "length"): 1}
     assert count(bench, "time_to_first_token_seconds_count", "ls") == 1
     assert count(bench, "request_time_per_output_token_seconds_count", "ls") == 1
@@ -50,7 +45,7 @@ async def test_requests_of_each_class_count_in_their_class() -> None:
     bench = EngineBench()
     bench.submit("a", 2)
     bench.submit("b", 2, BE)
-    work(bench)
+    bench.work()
     assert ends(bench) == {("ls", "length"): 1, ("be", "length"): 1}
     assert count(bench, "time_to_first_token_seconds_count", "be") == 1
 
@@ -77,11 +72,13 @@ async def test_an_answer_that_a_stop_string_ends_is_judged_by_its_targets() -> N
     assert count(bench, "target_requests_total", "ls", "time_per_token") == 1
 
 
-async def test_requests_that_a_worker_takes_along_are_errors() -> None:
-    bench = EngineBench()
+async def test_requests_that_find_no_other_worker_in_time_are_errors() -> None:
+    bench = EngineBench(worker_wait_s=0.0)
     bench.submit("a", 9)
     bench.submit("b", 9, BE)
     bench.engine.worker_lost("killed")
+    assert ends(bench) == {}
+    await asyncio.sleep(0.01)
     assert ends(bench) == {("ls", "error"): 1, ("be", "error"): 1}
     assert (count(bench, "worker_ready"), count(bench, "workers_lost_total")) == (0, 1)
 
@@ -90,7 +87,7 @@ async def test_counters_go_on_with_the_next_worker() -> None:
     bench = EngineBench()
     for _ in range(2):
         bench.submit("a", 3)
-        work(bench)
+        bench.work()
         bench.engine.worker_lost("killed")
         bench.join()
     assert count(bench, "generation_tokens_total", "ls") == 6
@@ -107,7 +104,7 @@ async def test_a_request_that_is_refused_is_not_live_and_leaves_its_place_to_oth
         bench.submit("b", 3)
     first.close()
     bench.submit("b", 3)
-    work(bench)
+    bench.work()
     assert ends(bench) == {("ls", "abort"): 1, ("ls", "length"): 1}
 
 

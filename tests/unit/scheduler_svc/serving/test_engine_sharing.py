@@ -32,7 +32,6 @@ async def test_the_operators_wish_comes_before_the_models_reason() -> None:
     assert bench.engine.no_sharing_reason == "--no-prefix-caching"
 
 
-async def test_without_a_worker_nothing_is_shared() -> None:
-    bench = EngineBench()
-    bench.engine.worker_lost("killed")
+async def test_before_the_first_worker_nothing_is_shared() -> None:
+    bench = EngineBench(joins=False)
     assert bench.engine.no_sharing_reason == "no worker is connected"

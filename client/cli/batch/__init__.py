@@ -1,0 +1,36 @@
+"""`qllm-client batch`: durable jobs of many requests, from a file and into one."""
+
+import typer
+
+from client.cli.batch.results import results
+from client.cli.batch.show import cancel, get, list_batches
+from client.cli.batch.submit import submit
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.callback()
+def main() -> None:
+    """Runs files of requests as durable jobs.
+
+    A job is best-effort work: it fills what latency-sensitive requests leave of the machine. Once it is accepted it is
+    on the service's disk and runs to its end, whatever is restarted meanwhile. The service must have been started with
+    --state-dir.
+
+    [bold]Examples[/bold]
+
+      qllm-client batch submit requests.jsonl --wait
+
+      qllm-client batch results batch_... -o answers.jsonl
+
+      qllm-client batch list
+    """
+
+
+app.command()(submit)
+app.command(name="list")(list_batches)
+app.command()(get)
+app.command()(results)
+app.command()(cancel)
+
+__all__ = ["app"]

@@ -1,0 +1,132 @@
+"""Puts durable jobs together: the store that the settings name, and the runner that feeds its items to the engine."""
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qllm.settings import SettingRefused
+
+from scheduler_svc.api.grpc.items import generate_items
+from scheduler_svc.api.jobs.items import ItemAnswers
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.jobs.interface import StoreRefused, StoreUnavailable
+from scheduler_svc.jobs.item_worker import ItemWorker
+from scheduler_svc.jobs.job import ItemKind, ItemStatus
+from scheduler_svc.jobs.pull import BestEffortLoad, Pull
+from scheduler_svc.jobs.runner import JobRunner
+from scheduler_svc.serving.engine import Engine
+
+if TYPE_CHECKING:
+    from scheduler_svc.jobs.store.store import JobStore
+
+_log = logging.getLogger(__name__)
+
+_PART_OF_PLACES = 2  # of those for best-effort requests jobs take one in so many at most
+
+
+def make_store(directory: Path | None, url: str | None) -> "JobStore | None":
+    """Returns the store of jobs at a URL, or in a directory; None if neither is given.
+
+    Raises:
+        SettingRefused: It can't be there, or packages are missing.
+    """
+    if directory is None and url is None:
+        return None
+    option = "--state-dir" if url is None else "--state-url"
+    try:
+        from scheduler_svc.jobs.store.store import JobStore
+    except ModuleNotFoundError as error:
+        raise SettingRefused(
+            f"{option}: durable jobs need packages of an extra: pip install 'qllm[jobs]' ({error})"
+        ) from None
+    with _refusing(option):
+        if url is not None:
+            return JobStore.at_url(url)
+        return None if directory is None else JobStore.in_directory(directory)
+
+
+@contextlib.asynccontextmanager
+async def opened(store: "JobStore", *, is_remote: bool) -> AsyncIterator[None]:
+    """Opens a store, and closes it at the end.
+
+    Args:
+        store: It.
+        is_remote: Whether it may come back by itself: the service then starts without it.
+
+    Raises:
+        SettingRefused: It can't be used.
+    """
+    option = "--state-url" if is_remote else "--state-dir"
+    try:
+        with _refusing(option):
+            await store.open()
+        if not is_remote and (num_left := await store.end_leases()):  # the directory is this service's alone
+            _log.info("items_left_by_earlier_life num=%d", num_left)
+    except StoreUnavailable as error:
+        if not is_remote:
+            await store.close()
+            raise SettingRefused(f"{option}: {error}") from None
+        _log.error("job_store_unavailable reason=%r", str(error))
+    try:
+        yield
+    finally:
+        await store.close()
+
+
+def make_runner(
+    store: "JobStore", engine: Engine, texts: TextGenerator, ahead_s: float, max_be_requests: int
+) -> JobRunner:
+    """Returns what feeds items of the store to the engine.
+
+    Args:
+        store: Where items are.
+        engine: Runs them, and says how much best-effort work it has.
+        texts: The engine's text side.
+        ahead_s: Items are taken while a further best-effort request would begin within so many seconds.
+        max_be_requests: The most best-effort requests that the engine takes.
+    """
+
+    def note_end(status: ItemStatus) -> None:
+        engine.note_item_ended(status.value)
+
+    pull = Pull(ahead_s, max(1, max_be_requests // _PART_OF_PLACES))
+    runner = JobRunner(store, _item_worker(texts), _load_of(engine), pull, _new_owner(), time.monotonic, note_end)
+    store.listen(runner.wake, runner.renew_now)
+    return runner
+
+
+def _item_worker(texts: TextGenerator) -> ItemWorker:
+    """Returns what computes items of all kinds that this installation knows."""
+    by_kind = {ItemKind.GENERATE: generate_items(texts)}
+    with contextlib.suppress(ModuleNotFoundError):  # the extra http
+        from scheduler_svc.api.openai.batches.items import json_items
+
+        by_kind |= json_items(texts)
+    return ItemAnswers(by_kind)
+
+
+def _load_of(engine: Engine) -> Callable[[], BestEffortLoad]:
+    def load() -> BestEffortLoad:
+        wait_s = engine.best_effort_wait_s()
+        return BestEffortLoad(is_ready=wait_s is not None, wait_s=wait_s or 0.0)
+
+    return load
+
+
+def _new_owner() -> str:
+    """Names this life of this scheduler: for operators the machine and the process, and for all time by chance."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextlib.contextmanager
+def _refusing(option: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreRefused as refusal:
+        raise SettingRefused(f"{option}: {refusal}") from None
