@@ -42,7 +42,7 @@ Examples:
 
   qllm-scheduler --config qllm.toml --check-config   (says what is in force, and starts nothing)
 
-  qllm-scheduler new-key TENANT   (makes an API key, and prints its entry for the file of --api-keys)
+  qllm-scheduler new-key TENANT >> keys.toml   (makes an API key, shows it, and prints its entry for --api-keys)
 
 What stands after -- goes to the spawned worker; `qllm-worker --help` lists it. Every option may also come from the
 environment, --grpc-port as QLLM_GRPC_PORT; the spawned worker reads the environment too. Every option may also come

@@ -175,7 +175,10 @@ class Service:
     def _log_addresses(self) -> None:
         servers = {"grpc": self._api, "http": self._http, "metrics": self._metrics}
         addresses = " ".join(f"{name}={server.address if server else None}" for name, server in servers.items())
-        _log.info("serving %s policy=%s", addresses, self._config.engine.policy)
+        config = self._config
+        tls = "no" if config.tls is None else "mutual" if config.tls_client_ca is not None else "yes"
+        keys = "no" if config.api_keys is None else "yes"
+        _log.info("serving %s policy=%s tls=%s api_keys=%s", addresses, config.engine.policy, tls, keys)
 
     async def _stop_serving(self) -> None:
         """Stops both front ends at once: they share the grace, unless there is no time for one."""

@@ -119,8 +119,8 @@ class Config:
     api_keys: Annotated[
         Path | None,
         Setting(panel=SECURITY, unset="nobody needs a key"),
-        "Names the file of API keys, one of which each call then needs. `qllm-scheduler new-key TENANT` makes a key "
-        "and prints its entry. A changed file counts within a second.",
+        "Names the file of API keys, one of which each call then needs. `qllm-scheduler new-key TENANT` makes a key, "
+        "shows it once, and prints its entry. A changed file counts within a second.",
     ] = None
     insecure: Annotated[
         bool,

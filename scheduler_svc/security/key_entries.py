@@ -56,7 +56,7 @@ def read_entries(text: str) -> tuple[KeyEntry, ...]:
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the latter, and others than its own, for what is absurd
         raise KeysRefused(f"it is no TOML: {error}") from None
     unknown = sorted(content.keys() - {"keys"})
     if unknown:

@@ -1,4 +1,7 @@
-"""`qllm-scheduler new-key TENANT`: makes an API key, shows it once, and prints the entry that lets it in."""
+"""`qllm-scheduler new-key TENANT`: makes an API key, shows it once, and prints the entry that lets it in.
+
+qllm-scheduler new-key acme >> keys.toml       the key itself goes to standard error, so that no file has it
+"""
 
 import hashlib
 import secrets
@@ -31,10 +34,14 @@ def new_key(
     permission: Permissions = None,
     request_class: Classes = None,
 ) -> None:
-    """Makes an API key, and prints it and the entry for the file of --api-keys.
+    """Makes an API key, shows it once, and prints the entry for the file of --api-keys.
 
-    The key is shown this once: the entry holds its hash alone. Give the key to the tenant, and put the entry into the
-    file. A running service takes it within a second.
+    The entry, which holds the key's hash alone, goes to standard output, the key itself to standard error. Give the key
+    to the tenant. A running service takes the entry within a second.
+
+    [bold]Example[/bold]
+
+      qllm-scheduler new-key acme >> keys.toml
     """
     key = _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
     permissions = [one.value for one in permission or (Permission.GENERATE,)]
@@ -43,7 +50,8 @@ def new_key(
         read_entries(entry)
     except KeysRefused as refusal:
         raise typer.BadParameter(str(refusal).partition(": ")[2]) from None
-    typer.echo(f"# The key, shown this once: {key}\n{entry}", nl=False)
+    typer.echo(f"the key, which is shown this once: {key}", err=True)
+    typer.echo(f"\n{entry}", nl=False)
 
 
 def _entry(tenant: str, key: str, permissions: list[str], classes: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import typer
 
+from client.cli.access_options import with_access
 from client.cli.batch.results import results
 from client.cli.batch.show import cancel, get, list_batches
 from client.cli.batch.submit import submit
@@ -27,10 +28,10 @@ def main() -> None:
     """
 
 
-app.command()(submit)
-app.command(name="list")(list_batches)
-app.command()(get)
-app.command()(results)
-app.command()(cancel)
+app.command()(with_access(submit))
+app.command(name="list")(with_access(list_batches))
+app.command()(with_access(get))
+app.command()(with_access(results))
+app.command()(with_access(cancel))
 
 __all__ = ["app"]

@@ -9,10 +9,9 @@ from typing import Annotated, TextIO
 
 import typer
 
-from client.async_client import AsyncClient
 from client.batches import BatchResult
 from client.cli.batch.show import BatchId
-from client.cli.session import Address, address_default, complain, run
+from client.cli.session import Address, address_default, complain, connect, run
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Writes to this file, not to standard output.")
@@ -64,7 +63,7 @@ def results(
 async def _print(address: str, batch_id: str, sink: TextIO, first: int, *, follow: bool) -> int:
     num_lines = 0
     async with (
-        AsyncClient(address) as client,
+        connect(address) as client,
         aclosing(client.batch_results(batch_id, from_position=first, follow=follow)) as found,
     ):
         async for result in found:

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.async_client import AsyncClient
 from client.batches import Batch
 from client.cli.batch.tables import as_json, in_words, job_table, jobs_table
-from client.cli.session import Address, address_default, run
+from client.cli.session import Address, address_default, connect, run
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The job, as submit and list print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON: one line.")]
@@ -46,7 +45,7 @@ def cancel(batch_id: BatchId, json_line: Json = False, address: Address = addres
 async def _list(address: str, limit: int) -> list[Batch]:
     batches: list[Batch] = []
     token = ""
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         while len(batches) < limit:
             size = min(limit - len(batches), _MAX_PAGE_SIZE)
             page = await client.list_batches(page_size=size, page_token=token)
@@ -58,10 +57,10 @@ async def _list(address: str, limit: int) -> list[Batch]:
 
 
 async def _get(address: str, batch_id: str) -> Batch:
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         return await client.get_batch(batch_id)
 
 
 async def _cancel(address: str, batch_id: str) -> Batch:
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         return await client.cancel_batch(batch_id)

@@ -18,7 +18,7 @@ from client.async_client import AsyncClient
 from client.batches import Batch, BatchItem, BatchStatus
 from client.cli.batch.lines import LinesRefused, read_file, read_items
 from client.cli.batch.tables import JobBar, as_json, in_words
-from client.cli.session import EXIT_FAILED, Address, address_default, complain, run
+from client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 
 _S_PER_HOUR = 3600.0
 # Clocks of two machines may differ by so much.
@@ -106,7 +106,7 @@ async def _submit(
 ) -> None:
     window_s = None if settings.window_h is None else settings.window_h * _S_PER_HOUR
     begun_s = time.time()
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         batch = await client.create_batch(items, idempotency_key=key, metadata=metadata, completion_window_s=window_s)
         interrupted.batch_id = batch.batch_id
         if not settings.as_json:

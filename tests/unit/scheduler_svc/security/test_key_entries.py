@@ -1,8 +1,11 @@
 """A file of API keys is read strictly: whatever in it could mean something else than its author thinks is refused."""
 
+import contextlib
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.security.grant import Permission
@@ -41,6 +44,8 @@ def test_classes_and_limits_may_be_left_out() -> None:
         ("keys = 3", "it has no table [[keys]]"),
         ("keys = [3]", "it has no table [[keys]]"),
         ("[[keys]", "it is no TOML"),
+        (f"keys = {'[' * 10_000}{']' * 10_000}", "it is no TOML"),
+        (f"keys = {'9' * 10_000}", "it is no TOML"),
         (f"[[key]]\nx = 1\n{table()}", "got 'key', allowed are tables [[keys]]"),
         (table(tenants='"x"'), "key 1: got 'tenants', allowed are tenant, sha256, permissions, classes, requests_per"),
         (table(tenant=None), "key 1: tenant: got '', allowed are 1 to 64 letters"),
@@ -80,3 +85,10 @@ def test_limits_are_the_tenants_whichever_of_its_keys_states_them() -> None:
 def test_entries_of_one_tenant_may_not_differ_in_a_limit() -> None:
     with pytest.raises(KeysRefused, match="max_live of tenant a: got 3 and 4"):
         read_entries(entry("a", "1", max_live=3) + entry("a", "2", max_live=4))
+
+
+@given(st.text())
+def test_whatever_a_file_says_it_is_read_or_refused(text: str) -> None:
+    for content in (text, table(tenant=text), table(max_live=text), f"[[keys]]\n{text}"):
+        with contextlib.suppress(KeysRefused):
+            assert read_entries(content)

@@ -129,7 +129,7 @@ async def test_unforeseen_error_in_a_unary_call_is_internal(
 ) -> None:
     generator = FakeGenerator()
 
-    def broken(request_id: str) -> bool:
+    def broken(request_id: str, tenant: str | None) -> bool:
         raise KeyError(request_id)
 
     monkeypatch.setattr(generator, "abort", broken)

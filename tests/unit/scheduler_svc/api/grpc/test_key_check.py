@@ -68,7 +68,9 @@ async def generate(service: Service, request: pb.GenerateRequest, key: str) -> l
 
 async def test_every_method_that_reflection_lists_is_refused_without_a_key(service: Service) -> None:
     methods = await reflected_methods(service)
-    assert {method.rpartition("/")[0] for method in methods} >= {"/qllm.v1.Inference", "/qllm.v1.Admin", HEALTH}
+    assert {method.rpartition("/")[0] for method in methods} >= {
+        *("/qllm.v1.Inference", "/qllm.v1.Admin", "/qllm.v1.Batches", HEALTH)
+    }
     closed = [method for method in methods if not method.startswith(f"{HEALTH}/")]
     assert len(closed) >= 6
     for method in closed:
@@ -116,7 +118,7 @@ async def test_a_key_may_come_as_x_api_key(service: Service, generator: FakeGene
         ("/qllm.v1.Admin/GetLoads", {"key-ops", "key-watch"}),
         ("/qllm.v1.Admin/Drain", {"key-ops"}),
         ("/qllm.v1.Admin/WhateverIsNext", {"key-ops"}),
-        ("/qllm.v1.Batches/Create", {"key-a", "key-be", "key-few"}),
+        ("/qllm.v1.Batches/CreateBatch", {"key-a", "key-be", "key-few"}),
         ("/qllm.v1.Unheard/Of", {"key-ops"}),
     ],
 )

@@ -60,6 +60,7 @@ async def complete(service: HttpService, key: str, **body: object) -> httpx2.Res
 async def test_every_route_is_refused_without_a_key(service: HttpService) -> None:
     paths = {path for _, path in routes()}
     assert paths >= {"/v1/completions", "/v1/chat/completions", "/v1/models", "/v1/models/x", "/metrics", "/version"}
+    assert paths >= {"/v1/files", "/v1/files/x", "/v1/files/x/content", "/v1/batches", "/v1/batches/x"}
     for method, path in routes():
         for headers in ({}, bearer("nobody's"), {"authorization": "Basic a2V5"}):
             response = await service.http.request(method, path, headers=headers)
@@ -112,6 +113,16 @@ async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(s
         assert refused.status_code == 403
         assert "allowed with this key is BEST_EFFORT (be)" in error_of(refused)["message"]
     assert (await complete(service, "key-be", service_tier="flex")).status_code == 200
+
+
+async def test_files_and_jobs_need_the_class_best_effort(tmp_path: Path, generator: FakeGenerator) -> None:
+    keys = (entry("chat", "key-ls", classes=["ls"]), *KEYS)
+    async with http_app(generator, gate=gate_of(tmp_path / "keys.toml", *keys)) as service:
+        for path in ("/v1/files", "/v1/batches/x"):
+            refused = await service.http.get(path, headers=bearer("key-ls"))
+            assert refused.status_code == 403
+            assert "got BEST_EFFORT, allowed with this key is LATENCY_SENSITIVE" in error_of(refused)["message"]
+            assert (await service.http.get(path, headers=bearer("key-be"))).status_code not in (401, 403)
 
 
 async def test_a_quota_that_is_used_up_is_refused_with_the_time_to_come_back(service: HttpService) -> None:
