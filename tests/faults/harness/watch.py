@@ -12,7 +12,8 @@ from tests.faults.harness.service import Service
 
 _INTERVAL_S = 0.01
 _PATIENCE_S = 0.3
-_WORDS = ("worker_lost", "worker_hung", "worker_exited", "worker_recovered", "signal name=", "link_lost")
+_NO_ANSWER = "no answer"
+_WORDS = ("worker_lost", "worker_hung", "worker_exited", "worker_recovered")
 
 
 class Watch:
@@ -44,14 +45,14 @@ class Watch:
             await asyncio.sleep(_INTERVAL_S)
             self._note_log(next(lines))
             now = await self._state()
-            if now != before:
+            if now != before and (before.startswith("READY") or now == _NO_ANSWER):
                 self._note(f"{before} -> {now}")
             before = now
 
     async def _state(self) -> str:
         info = await self._service.info(_PATIENCE_S)
         if info is None:
-            return "no answer"
+            return _NO_ANSWER
         state = admin_pb2.WorkerState.Name(info.worker_state).removeprefix("WORKER_STATE_")
         return f"{state} {info.worker_epoch:016x}"
 

@@ -9,6 +9,8 @@ from tests.faults.harness.moments import Moment
 from tests.faults.records import Record
 
 _TOLD_RECORDS = 3
+# There is nothing to cancel, and nobody who could begin to read.
+_SENSELESS = ("cancels@idle", "slow-readers@loading", "slow-readers@draining")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class Cell:
     @property
     def makes_sense(self) -> bool:
         """Whether there is such a cell."""
-        if self.fault.name == "cancels" and self.moment.name == "idle":
-            return False  # there is nothing to cancel
+        if self.name in _SENSELESS:
+            return False
         # A worker that is started by itself is not started again when it has been killed.
         return not (self.fault.on_control and self.moment.name == "loading")
 

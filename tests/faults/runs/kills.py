@@ -15,7 +15,7 @@ from tests.faults.checker.times import longest_silence, time_to_detect, time_to_
 from tests.faults.checker.verdict import Flaw, Outcome, Span, judge
 from tests.faults.harness.clients import Clients
 from tests.faults.harness.load import closed_loop
-from tests.faults.harness.service import Service, Settings
+from tests.faults.harness.service import Service, Settings, until
 from tests.faults.harness.watch import Watch
 from tests.faults.plans import References
 from tests.faults.records import Record
@@ -24,7 +24,7 @@ from tests.faults.runs.matrix import seconds
 
 PLANS = plans.mixed(5, 24, prompts=range(10, 200), outputs=range(20, 80), ls_share=0.4)
 _NUM_EXAMPLES = 5
-_AFTER_LAST_S = 120.0
+_WORK_AGAIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ async def run_kills(
     tell: Callable[[str], None] = lambda _: None,
 ) -> KillsResult:
     """Kills the worker at random times, some `every_s` apart, each time while it serves, and judges every request."""
-    references, rng, kills_s = References(), random.Random(seed), []
+    references, rng = References(), random.Random(seed)
+    kills_s: list[float] = []
     async with Service(settings) as service:
         await references.learn(service.address, PLANS)
         async with Clients(service.address) as clients, Watch(service) as watch:
@@ -78,21 +79,28 @@ async def run_kills(
                 end_s = time.monotonic() + duration_s
                 while time.monotonic() < end_s:
                     await asyncio.sleep(every_s * rng.uniform(0.5, 1.5))
-                    await service.wait_until_serving()
-                    if (pid := service.worker_pid()) is None:
-                        continue
-                    num_open = len(clients.open_records)
-                    kills_s.append(time.monotonic())
-                    os.kill(pid, signal.SIGKILL)
-                    tell(f"kill {len(kills_s)}: {num_open} streams open, {len(clients.records)} requests so far")
+                    kills_s.append(await _kill(service, clients))
+                    num_open, num_asked = len(clients.open_records), len(clients.records)
+                    tell(f"kill {len(kills_s)}: {num_open} streams open, {num_asked} requests so far")
                 await _served_once_more(service, clients, kills_s)
             return _judged(clients.records, kills_s, references, watch)
+
+
+async def _kill(service: Service, clients: Clients) -> float:
+    """Kills the worker as soon as a stream that it serves has begun; returns when."""
+    await service.wait_until_serving()
+    await until(lambda: any(record.messages for record in clients.open_records), _WORK_AGAIN_S)
+    while (pid := service.worker_pid()) is None:
+        await asyncio.sleep(0.01)
+    at_s = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    return at_s
 
 
 async def _served_once_more(service: Service, clients: Clients, kills_s: Sequence[float]) -> None:
     """Waits until a request is answered that was sent after the last kill, so that every kill has its cost."""
     await service.wait_until_serving()
-    deadline_s = time.monotonic() + _AFTER_LAST_S
+    deadline_s = time.monotonic() + _WORK_AGAIN_S
     while kills_s and time_to_serve_again(clients.records, kills_s[-1]) is None:
         await asyncio.sleep(0.1)
         if time.monotonic() > deadline_s:
