@@ -6,6 +6,7 @@ is printed.
 
 import asyncio
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
@@ -160,4 +161,5 @@ def _plain(value: object) -> object:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is ended
     app()

@@ -183,7 +183,8 @@ class Service:
             await asyncio.sleep(_POLL_S)
 
     def _start(self, command: list[str]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(command, cwd=ROOT, env=python_path(), stderr=self._log, start_new_session=True)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": self._log}
+        return subprocess.Popen(command, cwd=ROOT, env=python_path(), start_new_session=True, **streams)
 
     def _start_worker(self) -> None:
         endpoint = f"ipc://{self._directory}/p/s"

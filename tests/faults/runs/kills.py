@@ -90,9 +90,10 @@ async def _kill(service: Service, clients: Clients) -> float:
     """Kills the worker as soon as a stream that it serves has begun; returns when."""
     await service.wait_until_serving()
     await until(lambda: any(record.messages for record in clients.open_records), _WORK_AGAIN_S)
-    while (pid := service.worker_pid()) is None:
-        await asyncio.sleep(0.01)
-    at_s = time.monotonic()
+    await until(lambda: service.worker_pid() is not None, _WORK_AGAIN_S)
+    at_s, pid = time.monotonic(), service.worker_pid()
+    if pid is None:
+        raise ProcessLookupError("there is no worker, though the service says that it serves")
     os.kill(pid, signal.SIGKILL)
     return at_s
 
@@ -123,8 +124,8 @@ def _judged(records: Sequence[Record], kills_s: Sequence[float], references: Ref
         result.outcomes[verdict.outcome] += 1
         result.flaws.update(verdict.flaws)
         if verdict.flaws and len(result.examples) < _NUM_EXAMPLES:
-            last_s = max((at_s for at_s in kills_s if record.sent_s < at_s), default=record.sent_s)
-            result.examples.append(in_words(record, verdict, last_s))
+            next_s = min((at_s for at_s in kills_s if record.sent_s < at_s), default=record.sent_s)
+            result.examples.append(in_words(record, verdict, next_s))
     return result
 
 
