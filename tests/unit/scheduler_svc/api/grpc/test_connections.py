@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
-from qllm.v1 import inference_pb2_grpc
+from qllm.v1 import batches_pb2_grpc, inference_pb2_grpc
 
 from scheduler_svc.api.grpc import server
 from scheduler_svc.api.grpc.server import ApiServer
@@ -44,7 +44,8 @@ async def test_connections_beyond_the_limit_are_closed_and_others_go_on() -> Non
     api = ApiServer(generator, TextGenerator(generator), SETTINGS, port=0, max_connections=3)
     await api.start()
     async with grpc.aio.insecure_channel(api.address) as channel:
-        service = Service(generator, api, channel, inference_pb2_grpc.InferenceStub(channel))
+        stubs = inference_pb2_grpc.InferenceStub(channel), batches_pb2_grpc.BatchesStub(channel)
+        service = Service(generator, api, channel, *stubs)
         assert await collect(service, text_request("hello", max_tokens=2))
         async with silent(api.port, 5) as readers:
             closed = [asyncio.create_task(until_closed(reader)) for reader in readers]
