@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Self
 
-from scheduler_svc.jobs.interface import ClaimStore, StoreUnavailable
+from scheduler_svc.jobs.interface import ClaimStore, StoreRefused, StoreUnavailable
 from scheduler_svc.jobs.item_worker import ItemWorker
 from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, Return
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
@@ -110,7 +110,7 @@ class JobRunner:
             await self._write_ends()
             await self._renew()
             await self._claim()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreRefused) as error:
             if self._rarely.is_due():
                 num_waiting = len(self._ends) + len(self._returns)
                 _log.error(
@@ -133,7 +133,7 @@ class JobRunner:
         try:
             async with asyncio.timeout(_PARTING_S):
                 await self._write_ends()
-        except (StoreUnavailable, TimeoutError) as error:
+        except (StoreUnavailable, StoreRefused, TimeoutError) as error:
             num_left = len(self._ends) + len(self._returns)
             _log.error("items_left num=%d reason=%r", num_left, str(error))
 
@@ -176,7 +176,7 @@ class JobRunner:
             await self._store.expire()
             held = [(item.claim, item.progress) for item in self._running.values()]
             over = await self._store.renew(self._owner, held, LEASE_S) if held else []
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRefused):
             self._renew_at_s = -float("inf")
             raise
         for claim in over:

@@ -18,7 +18,7 @@ from threading import Condition, Thread
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError, TimeoutError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, TimeoutError
 
 from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.store.engines import NUM_READERS, Engines
@@ -30,7 +30,10 @@ _MOST_WAITING = 1000
 _MOST_IN_GROUP = 64
 _MOST_TRIES = 5
 _CLOSES_WITHIN_S = 10.0
-_DEFECTS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+_OF_ONE_WRITE = (
+    DataError,
+    IntegrityError,
+)  # what else a database says concerns all: it is away, full, or not as it was
 _IS_TO_BE_TRIED_AGAIN = ("40001", "40P01")  # PostgreSQL ended it for the sake of another: serialization, deadlock
 
 
@@ -119,7 +122,7 @@ class Database:
             with self._engines.reading.connect() as connection:
                 return act(connection)
         except (DBAPIError, TimeoutError) as error:
-            if isinstance(error, _DEFECTS):
+            if isinstance(error, _OF_ONE_WRITE):
                 raise
             raise _unavailable(error) from error
 
@@ -181,7 +184,7 @@ def _apart(connection: Connection, act: Act[T]) -> T | Exception:
         with connection.begin_nested():
             return act(connection)
     except DBAPIError as error:
-        if isinstance(error, _DEFECTS):
+        if isinstance(error, _OF_ONE_WRITE):
             return error
         raise
     except Exception as error:

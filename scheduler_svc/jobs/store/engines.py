@@ -4,6 +4,8 @@ Of either there are two engines: one writes, from one thread, and one reads. A c
 """
 
 import os
+import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,8 @@ NUM_READERS = 4
 _BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 5
 _PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",  # NORMAL would lose the last commits with the power
     f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}",
+    "PRAGMA synchronous=FULL",  # NORMAL would lose the last commits with the power
     "PRAGMA foreign_keys=ON",
 )
 # A commit must not be less durable because a server says so to others, and no statement waits for ever.
@@ -87,12 +88,27 @@ def _sqlite_engine(url: URL, begin: str) -> Engine:
         connection.isolation_level = None  # else Python's module begins transactions, later than they should
         for pragma in _PRAGMAS:
             connection.execute(pragma)
+        _use_wal(connection)
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Has the file written ahead of; two that first do so at a time get in each other's way, whatever the timeout."""
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_MS / 1e3
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _postgresql_engine(url: URL, num_connections: int) -> Engine:

@@ -5,7 +5,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from scheduler_svc.jobs.interface import StoreRefused
+from scheduler_svc.jobs.interface import StoreRefused, StoreUnavailable
 from scheduler_svc.jobs.store.schema import metadata
 from scheduler_svc.jobs.store.store import JobStore
 from tests.support.jobs.clock import Clock
@@ -46,3 +46,12 @@ async def test_the_tables_of_a_later_version_are_refused(store: JobStore, databa
     with pytest.raises(StoreRefused, match="another version"):
         await later.open()
     await later.close()
+
+
+async def test_tables_that_somebody_took_away_are_an_outage_and_no_defect(store: JobStore) -> None:
+    await store.open()
+    await store._database.write(lambda connection: connection.execute(text("DROP TABLE item_answers")).close())
+    with pytest.raises(StoreUnavailable, match="item_answers"):
+        await store._results("", "batch_1", -1)
+    with pytest.raises(StoreUnavailable, match="items_of_nobody"):
+        await store._database.write(lambda connection: connection.execute(text("DELETE FROM items_of_nobody")).close())
