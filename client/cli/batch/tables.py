@@ -9,7 +9,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from client.batches import Batch
 
@@ -27,7 +27,9 @@ def in_words(batch: Batch) -> str:
 
 def jobs_table(batches: Sequence[Batch]) -> Table:
     """Returns a row for each job."""
-    table = Table("job", "status", "items", "answered", "failed", "created", "metadata")
+    # Ids are whole however narrow the terminal is: they are copied.
+    job = Column("job", no_wrap=True, min_width=max((len(batch.batch_id) for batch in batches), default=0))
+    table = Table(job, "status", "items", "answered", "failed", "created", "metadata")
     for batch in batches:
         counts = (batch.num_items, batch.num_succeeded, batch.num_failed)
         table.add_row(
