@@ -35,7 +35,7 @@ def jobs_table(batches: Sequence[Batch]) -> Table:
         table.add_row(
             batch.batch_id,
             batch.status.value,
-            f"{batch.num_succeeded:,} / {batch.num_items:,}",
+            f"{batch.num_succeeded:,}/{batch.num_items:,}",
             f"{batch.num_failed:,}",
             ", ".join(f"{key}={value}" for key, value in batch.metadata.items()),
         )
