@@ -111,7 +111,8 @@ async def _submit(
         interrupted.batch_id = batch.batch_id
         if not settings.as_json:
             typer.echo(batch.batch_id)
-            _say_accepted(batch, is_old=batch.created_at_s < begun_s - _CLOCK_TOLERANCE_S, waits=settings.wait)
+            is_old = batch.status.is_terminal or batch.created_at_s < begun_s - _CLOCK_TOLERANCE_S
+            _say_accepted(batch, is_old=is_old, waits=settings.wait)
         if settings.wait:
             batch = await _wait(client, batch)
     if settings.as_json:

@@ -7,9 +7,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from client.batches import Batch
 
@@ -27,14 +28,15 @@ def in_words(batch: Batch) -> str:
 
 def jobs_table(batches: Sequence[Batch]) -> Table:
     """Returns a row for each job."""
-    table = Table("job", "status", "items", "answered", "failed", "created", "metadata")
+    # Ids are whole however narrow the terminal is: they are copied.
+    job = Column("job", no_wrap=True, min_width=max((len(batch.batch_id) for batch in batches), default=0))
+    table = Table(job, Column("status", no_wrap=True, min_width=11), "answered", "failed", "metadata", box=SIMPLE)
     for batch in batches:
-        counts = (batch.num_items, batch.num_succeeded, batch.num_failed)
         table.add_row(
             batch.batch_id,
             batch.status.value,
-            *(f"{count:,}" for count in counts),
-            _time(batch.created_at_s),
+            f"{batch.num_succeeded:,}/{batch.num_items:,}",
+            f"{batch.num_failed:,}",
             ", ".join(f"{key}={value}" for key, value in batch.metadata.items()),
         )
     return table

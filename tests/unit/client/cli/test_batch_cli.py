@@ -148,7 +148,9 @@ async def test_waiting_for_a_job_with_failures_ends_with_code_1(batch: Call, lin
         jobs.finish(first, position, ItemOutcome(status=ItemStatus.FAILED, error_code="INTERNAL"))
     finished = await batch("submit", str(lines), "--wait")
     assert finished.code == 1
-    assert finished.err == "completed: 0 of 3 answered, 3 failed\n"
+    before, how = finished.err.splitlines()
+    assert before.startswith("submitted before, this is that job")
+    assert how == "completed: 0 of 3 answered, 3 failed"
 
 
 BAD_LINES = {
