@@ -158,8 +158,9 @@ class TextGenerator:
         """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
         model = self._generator.model
         if model is not None:
-            await self._texts.of(model)
+            await self._texts.warm_up(model)
 
     def close(self) -> None:
         """Drops texts that wait to be worked on."""
         self._threads.close()
+        self._texts.close()
