@@ -3,7 +3,7 @@
 Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
 from client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -36,6 +36,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "Delta",
+    "Draining",
     "DuplicateRequest",
     "FinishReason",
     "GenerateOptions",

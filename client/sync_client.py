@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
 from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
 from client.stream import GenerationStream
 
@@ -70,6 +70,10 @@ class Client:
     def loads(self, *, check: bool = False) -> Loads:
         """Returns what is queued and running now, and the counters since the worker connected; see `AsyncClient`."""
         return self._loop.run(self._client.loads(check=check))
+
+    def drain(self, grace_s: float | None = None) -> Draining:
+        """Tells the service to stop once the requests that run are over; see `AsyncClient.drain`."""
+        return self._loop.run(self._client.drain(grace_s))
 
     def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""

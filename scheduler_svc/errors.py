@@ -6,6 +6,7 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
+├── ServiceStopping          UNAVAILABLE: the service is told to stop, and takes no new requests
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
 """
 
@@ -32,6 +33,7 @@ class Refusal(Enum):
     INVALID = "invalid"
     DUPLICATE = "duplicate"
     NO_WORKER = "no_worker"
+    STOPPING = "stopping"
     OTHER = "other"
 
 
@@ -99,6 +101,17 @@ class WorkerUnavailable(ServiceError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+        self.retry_after_s = jittered(RETRY_S)
+
+
+class ServiceStopping(ServiceError):
+    """The service is told to stop; requests that run may end, new ones are refused."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    refusal = Refusal.STOPPING
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping")
         self.retry_after_s = jittered(RETRY_S)
 
 

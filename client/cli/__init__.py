@@ -3,6 +3,7 @@
 import typer
 
 from client.bench.cli import app as bench_app
+from client.cli.drain import drain
 from client.cli.generate import EXAMPLES, generate
 from client.cli.health import health
 from client.cli.session import Address, address_default, is_on_command_line
@@ -31,6 +32,7 @@ def main(context: typer.Context, address: Address = address_default) -> None:
 app.command(epilog=EXAMPLES)(generate)
 app.command()(health)
 app.command()(stats)
+app.command()(drain)
 app.add_typer(bench_app, name="bench")
 
 __all__ = ["app"]

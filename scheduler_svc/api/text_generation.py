@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.gate import Gate
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
@@ -54,11 +55,13 @@ class TextGeneration:
         tokenizer: The model's; None if it has none.
     """
 
-    def __init__(self, prepared: PreparedGeneration, stream: TokenStream) -> None:
+    def __init__(self, prepared: PreparedGeneration, stream: TokenStream, gate: Gate) -> None:
         self.request_id = prepared.request.request_id
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._stream = stream
+        self._gate = gate
+        gate.enter(self)
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
 
     @property
@@ -81,6 +84,7 @@ class TextGeneration:
     def close(self) -> None:
         """Aborts the generation if it is live."""
         self._stream.close()
+        self._gate.leave(self)
 
 
 class TextGenerator:
@@ -89,9 +93,13 @@ class TextGenerator:
     Args:
         generator: Runs them.
         threads: Works on long texts; closed with this.
+
+    Attributes:
+        gate: Knows which generations are under way, and whether there may be new ones.
     """
 
     def __init__(self, generator: Generator, threads: TextThreads | None = None) -> None:
+        self.gate = Gate()
         self._generator = generator
         self._texts = ModelTextCache()
         self._threads = threads or TextThreads()
@@ -110,6 +118,7 @@ class TextGenerator:
             return await self._prepare(draft)
 
     async def _prepare(self, draft: Draft) -> PreparedGeneration:
+        self.gate.require_open()
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
@@ -143,9 +152,10 @@ class TextGenerator:
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
         """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
         with counting_refusals(self._generator, prepared.request.request_class):
+            self.gate.require_open()
             if self._generator.model != prepared.model:
                 raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
-            return TextGeneration(prepared, self._generator.submit(prepared.request))
+            return TextGeneration(prepared, self._generator.submit(prepared.request), self.gate)
 
     def connected_model(self) -> ServedModel:
         """Returns the model that is served; raises WorkerUnavailable while there is none."""

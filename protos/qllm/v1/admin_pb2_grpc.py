@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class AdminStub:
                 request_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/qllm.v1.Admin/Drain',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     def GetServerInfo(self, request, context):
@@ -60,6 +65,15 @@ class AdminServicer:
 
     def GetLoads(self, request, context):
         """What is queued and running now, and counters since the start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+        code 0. Asked again, nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +92,11 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.FromString,
                     response_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.SerializeToString,
             ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'qllm.v1.Admin', rpc_method_handlers)
@@ -87,7 +106,7 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     @staticmethod
@@ -134,6 +153,33 @@ class Admin:
             '/qllm.v1.Admin/GetLoads',
             qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
             qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.Admin/Drain',
+            qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

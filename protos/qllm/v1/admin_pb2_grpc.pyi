@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,19 +37,29 @@ class AdminStub:
     """What is served, how, and within which limits."""
     GetLoads: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]
     """What is queued and running now, and counters since the start."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
+    """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+    UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+    code 0. Asked again, nothing changes.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What is served, how, and within which limits."""
     GetLoads: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]  # type: ignore[assignment]
     """What is queued and running now, and counters since the start."""
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
+    """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+    UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+    code 0. Asked again, nothing changes.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -66,5 +76,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetLoadsResponse, _abc.Awaitable[_admin_pb2.GetLoadsResponse]]:
         """What is queued and running now, and counters since the start."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
+        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+        code 0. Asked again, nothing changes.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

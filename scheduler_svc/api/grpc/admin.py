@@ -1,17 +1,24 @@
-"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked. Decides nothing."""
+"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked, and the order to stop.
 
+Decides nothing.
+"""
+
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from qllm.v1 import admin_pb2 as pb
 from qllm.v1 import admin_pb2_grpc as pb_grpc
 
+from scheduler_svc.api.gate import Gate
+from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import Generator, ServedModel, WorkerState
 
 if TYPE_CHECKING:
-    import grpc
-
     Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_GRACE_MS = 3_600_000
 
 _WORKER_STATES = {
     WorkerState.ABSENT: pb.WORKER_STATE_ABSENT,
@@ -36,11 +43,26 @@ class ServiceSettings:
 
 
 class AdminServicer(pb_grpc.AdminServicer):
-    """GetServerInfo and GetLoads over a Generator."""
+    """GetServerInfo, GetLoads and Drain.
 
-    def __init__(self, generator: Generator, settings: ServiceSettings) -> None:
+    Args:
+        generator: What is asked.
+        settings: How the service was started.
+        gate: Knows which generations are under way.
+        stop_service: Stops the service, given seconds of grace or None for its own; returns them.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        settings: ServiceSettings,
+        gate: Gate,
+        stop_service: Callable[[float | None], float] | None,
+    ) -> None:
         self._generator = generator
         self._settings = settings
+        self._gate = gate
+        self._stop_service = stop_service
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: "Context") -> pb.GetServerInfoResponse:
         """Returns the facts; `model` is absent while no worker is connected."""
@@ -65,6 +87,15 @@ class AdminServicer(pb_grpc.AdminServicer):
             check=None if check is None else pb.IntegrityCheck(**asdict(check)),
             **loads,
         )
+
+    async def Drain(self, request: pb.DrainRequest, context: "Context") -> pb.DrainResponse:
+        """Begins to stop the service, and returns before it has; raises InvalidRequest."""
+        if self._stop_service is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not stop its service")
+        if request.grace_ms > MAX_GRACE_MS:
+            raise InvalidRequest("grace_ms", request.grace_ms, f"0 to {MAX_GRACE_MS}")
+        grace_s = self._stop_service(request.grace_ms / 1e3 if request.HasField("grace_ms") else None)
+        return pb.DrainResponse(grace_ms=round(grace_s * 1e3), num_requests=self._gate.num_inside)
 
 
 def model_facts(model: ServedModel) -> pb.ModelFacts:

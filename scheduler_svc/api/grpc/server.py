@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -60,6 +61,8 @@ class ApiServer:
             to others, with no encryption.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
+        stop_service: Stops the whole service, given seconds of grace or None for its own; returns them. Without it
+            Drain is UNIMPLEMENTED.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class ApiServer:
         port: int = 50051,
         *,
         max_connections: int = MOST_CONNECTIONS,
+        stop_service: Callable[[float | None], float] | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
+        self._stop_service = stop_service
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -93,7 +98,8 @@ class ApiServer:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(self._generator, self._settings), server)
+        admin = AdminServicer(self._generator, self._settings, self._texts.gate, self._stop_service)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)
@@ -119,9 +125,13 @@ class ApiServer:
             ("grpc.max_allowed_incoming_connections", self._max_connections),
         )
 
+    def drain(self) -> None:
+        """Says that it does not serve any more, though calls are answered until `stop`."""
+        self._health.stop()
+
     async def stop(self, grace_s: float) -> None:
         """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
-        self._health.stop()
+        self.drain()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None

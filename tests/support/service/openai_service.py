@@ -27,6 +27,7 @@ class HttpService:
 
     generator: FakeGenerator
     http: httpx2.AsyncClient
+    texts: TextGenerator
 
     async def post(self, path: str, **body: object) -> httpx2.Response:
         return await self.http.post(path, json=body)
@@ -79,7 +80,7 @@ async def http_app(
     app = Envelope(RequestGuard(make_app(generator, texts, comment_interval_s)), cors_origins)
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
-        yield HttpService(generator, http)
+        yield HttpService(generator, http, texts)
     texts.close()
 
 
@@ -97,7 +98,7 @@ async def running_http(
     serving = server.start()
     try:
         async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=300) as http:
-            yield HttpServer(generator, http, server)
+            yield HttpServer(generator, http, texts, server)
     finally:
         await server.stop()
         texts.close()
