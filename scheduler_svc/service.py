@@ -72,6 +72,7 @@ class Service:
             host,
             config.grpc_port,
             max_connections=most,
+            slow_reader_s=config.slow_reader_s,
             stop_service=self._drain,
         )
         self._http = _make_http(self._engine, self._texts, config, most)
@@ -266,7 +267,7 @@ def _make_http(engine: Engine, texts: TextGenerator, config: Config, max_connect
         host,
         config.http_port,
         config.grace_s,
-        limits=HttpLimits(max_connections=max_connections),
+        limits=HttpLimits(max_connections=max_connections, slow_reader_s=config.slow_reader_s),
         cors_origins=config.cors_origins,
     )
     with _refusing_address("--http-port", host, config.http_port):

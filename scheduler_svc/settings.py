@@ -90,6 +90,11 @@ class Config:
         Setting(0, 3600, panel=SERVING),
         "Sets how many seconds running requests get to end when the service is stopped.",
     ] = 2.0
+    slow_reader_s: Annotated[
+        float,
+        Setting(1, 3600, panel=SERVING),
+        "Ends an answer after so many seconds in which its caller took nothing of it while tokens waited.",
+    ] = 60.0
     engine: EngineSettings = field(default_factory=EngineSettings)
     state_dir: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ from qllm.addresses import join
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
-from scheduler_svc.api.grpc.errors import ErrorInterceptor
+from scheduler_svc.api.grpc.errors import DEFAULT_SLOW_READER_S, ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.grpc.reflection import add_reflection
@@ -61,6 +61,7 @@ class ApiServer:
             to others, with no encryption.
         port: 0 for any free port.
         max_connections: Connections at a time; more are closed as they come.
+        slow_reader_s: Seconds after which an answer ends whose caller reads nothing of it.
         stop_service: Stops the whole service, given seconds of grace or None for its own; returns them. Without it
             Drain is UNIMPLEMENTED.
     """
@@ -74,12 +75,14 @@ class ApiServer:
         port: int = 50051,
         *,
         max_connections: int = MOST_CONNECTIONS,
+        slow_reader_s: float = DEFAULT_SLOW_READER_S,
         stop_service: Callable[[float | None], float] | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
         self._settings = settings
         self._max_connections = max_connections
+        self._slow_reader_s = slow_reader_s
         self._stop_service = stop_service
         self._host = host
         self._requested_port = port
@@ -95,7 +98,7 @@ class ApiServer:
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         _try_to_listen(self._host, self._requested_port)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(self._slow_reader_s)], options=self._options())
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
         admin = AdminServicer(self._generator, self._settings, self._texts.gate, self._stop_service)
