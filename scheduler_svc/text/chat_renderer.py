@@ -144,7 +144,7 @@ class _Lane:
         A caller that leaves later does not take the answer along: the next one would be given it.
         """
         try:
-            async with asyncio.timeout(_MAX_WAIT_S):
+            async with asyncio.timeout(_MAX_WAIT_S if self._turns.is_busy else None):
                 await self._turns.take(num_chars)
         except TimeoutError:
             raise TemplateProcessUnavailable(f"other chats took {_MAX_WAIT_S:g} s") from None

@@ -205,19 +205,22 @@ class _Child:
         try:
             if frame is not None:
                 await asyncio.get_running_loop().sock_sendall(self._socket, frames.written(frame))
-            num_bytes = frames.body_bytes(await self._receive(frames.HEAD_BYTES))
-            return frames.read(await self._receive(num_bytes))
+            return frames.read(await self._receive_body())
         finally:
             self._is_asked = False
 
-    async def _receive(self, num_bytes: int) -> bytes:
+    async def _receive_body(self) -> bytes:
+        """Returns the body of the one frame that is on its way: a short one comes in one piece, with its head."""
         loop, received = asyncio.get_running_loop(), bytearray()
+        num_bytes = frames.HEAD_BYTES
         while len(received) < num_bytes:
-            part = await loop.sock_recv(self._socket, min(num_bytes - len(received), _PART_BYTES))
+            part = await loop.sock_recv(self._socket, _PART_BYTES)
             if not part:
                 raise EOFError
             received += part
-        return bytes(received)
+            if len(received) >= frames.HEAD_BYTES:
+                num_bytes = frames.HEAD_BYTES + frames.body_bytes(received[: frames.HEAD_BYTES])
+        return bytes(received[frames.HEAD_BYTES :])
 
     def kill(self) -> None:
         """Ends the process; the socket stays for whoever waits at it, and hears the end there."""

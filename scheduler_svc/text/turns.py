@@ -27,6 +27,11 @@ class Turns:
         self._order = count()
         self._is_busy = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody has the turn, so that others wait."""
+        return self._is_busy
+
     async def take(self, num_chars: int) -> None:
         """Waits for a turn, which lasts until `pass_on`; a caller that leaves before loses it."""
         if self._is_busy:
