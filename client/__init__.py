@@ -4,7 +4,7 @@ Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
 from client.access import AccessOptions, AccessRefused
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
 from client.batches import (
     Batch,
     BatchAnswer,
@@ -58,6 +58,7 @@ __all__ = [
     "Client",
     "DeadlineExceeded",
     "Delta",
+    "Draining",
     "DuplicateRequest",
     "FinishReason",
     "GenerateOptions",

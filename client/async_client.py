@@ -13,6 +13,7 @@ from client.batch_calls import BatchCalls
 from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.encoding import encode_request
 from client.endpoint import Endpoint
+from client.errors import InvalidRequest
 from client.messages import GenerateOptions, GenerationResult, Prompt
 from client.stream import GenerationStream
 
@@ -20,6 +21,7 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 ServerInfo = admin_pb2.GetServerInfoResponse
 Loads = admin_pb2.GetLoadsResponse
+Draining = admin_pb2.DrainResponse
 
 
 class AsyncClient:
@@ -188,6 +190,22 @@ class AsyncClient:
         """
         with self._endpoint.translated_errors():
             return await self._admin.GetLoads(admin_pb2.GetLoadsRequest(check=check), timeout=self._timeout_s)
+
+    async def drain(self, grace_s: float | None = None) -> Draining:
+        """Tells the service to stop: it refuses new requests, lets those that run end within the grace, and ends.
+
+        Args:
+            grace_s: Seconds that running requests get; None: as the service was started with.
+
+        Raises:
+            InvalidRequest: The grace is more than an hour, or negative.
+        """
+        try:
+            request = admin_pb2.DrainRequest(grace_ms=None if grace_s is None else round(grace_s * 1e3))
+        except (ValueError, OverflowError) as error:
+            raise InvalidRequest(f"grace_s: got {grace_s}, allowed is 0 to 3600") from error
+        with self._endpoint.translated_errors():
+            return await self._admin.Drain(request, timeout=self._timeout_s)
 
     async def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""

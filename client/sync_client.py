@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from client.access import AccessOptions
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Loads, ServerInfo
+from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
 from client.batches import Batch, BatchItem, BatchPage, BatchResult
 from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
 from client.stream import GenerationStream
@@ -108,6 +108,10 @@ class Client:
     def loads(self, *, check: bool = False) -> Loads:
         """Returns what is queued and running now, and the counters since the worker connected; see `AsyncClient`."""
         return self._loop.run(self._client.loads(check=check))
+
+    def drain(self, grace_s: float | None = None) -> Draining:
+        """Tells the service to stop once the requests that run are over; see `AsyncClient.drain`."""
+        return self._loop.run(self._client.drain(grace_s))
 
     def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""

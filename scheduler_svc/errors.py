@@ -7,9 +7,14 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 ├── Unauthenticated          UNAUTHENTICATED: no API key, or one that is not known
 ├── PermissionDenied         PERMISSION_DENIED: the key may not do that
 ├── Overloaded               RESOURCE_EXHAUSTED: the class's limit is reached
+│   ├── WaitTooLong          its wait would be longer than such requests are to wait
+│   └── TokensSpent          the tokens of live requests are as many as may be
 ├── QuotaExceeded            RESOURCE_EXHAUSTED: the tenant's own limit is reached
-├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
 ├── NoStandby                FAILED_PRECONDITION: no worker waits that could take over
+├── DeadlineTooSoon          DEADLINE_EXCEEDED: not even an idle worker would meet the caller's deadline
+├── ReaderTooSlow            RESOURCE_EXHAUSTED: the caller has read nothing for so long while tokens waited
+├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
+├── ServiceStopping          UNAVAILABLE: the service is told to stop, and takes no new requests
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
 """
 
@@ -33,11 +38,15 @@ class Refusal(Enum):
     """Why a request was not taken in."""
 
     OVERLOAD = "overload"
+    WAIT = "wait"
+    TOKENS = "tokens"
+    DEADLINE = "deadline"
     INVALID = "invalid"
     DUPLICATE = "duplicate"
     NO_WORKER = "no_worker"
     DENIED = "denied"
     QUOTA = "quota"
+    STOPPING = "stopping"
     OTHER = "other"
 
 
@@ -122,6 +131,56 @@ class QuotaExceeded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class WaitTooLong(Overloaded):
+    """The request would wait too long before it is begun."""
+
+    refusal = Refusal.WAIT
+
+    def __init__(self, class_name: str, wait_s: float, max_wait_s: float, retry_after_s: float) -> None:
+        ServiceError.__init__(
+            self,
+            f"{class_name}: the request would be begun in about {wait_s:.1f} s, allowed are {max_wait_s:g} s; "
+            f"retry in {retry_after_s:.1f} s",
+        )
+        self.retry_after_s = retry_after_s
+
+
+class TokensSpent(Overloaded):
+    """The prompts and the longest answers of live requests have as many tokens as they may."""
+
+    refusal = Refusal.TOKENS
+
+    def __init__(self, class_name: str, num_tokens: int, max_tokens: int, retry_after_s: float | None) -> None:
+        again = "it never fits" if retry_after_s is None else f"retry in {retry_after_s:.1f} s"
+        ServiceError.__init__(
+            self,
+            f"{class_name}: the request's prompt and max_tokens are {num_tokens} tokens, allowed are {max_tokens} for "
+            f"all live requests together; {again}",
+        )
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineTooSoon(ServiceError):
+    """The request can't be answered before the caller gives up."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    refusal = Refusal.DEADLINE
+
+    def __init__(self, left_s: float, soonest_s: float) -> None:
+        super().__init__(
+            f"deadline: got {max(0.0, left_s):.3f} s from now, the first token takes {soonest_s:.3f} s at the least"
+        )
+
+
+class ReaderTooSlow(ServiceError):
+    """The caller reads nothing, so its answer is not generated any further."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"reader too slow: nothing was read for {limit_s:g} s while tokens waited")
+
+
 class WorkerUnavailable(ServiceError):
     """No worker can run the request."""
 
@@ -142,6 +201,17 @@ class NoStandby(ServiceError):
         super().__init__(
             "no worker stands by: start the service with --standby 1, or another qllm-worker at its control endpoint"
         )
+
+
+class ServiceStopping(ServiceError):
+    """The service is told to stop; requests that run may end, new ones are refused."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    refusal = Refusal.STOPPING
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping")
+        self.retry_after_s = jittered(RETRY_S)
 
 
 class BatchFailed(ServiceError):

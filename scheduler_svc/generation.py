@@ -49,6 +49,11 @@ class GenerationRequest:
     output_token_ids: tuple[int, ...] = ()
     tenant: str = ""
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that it may come to have, of prompt and output together."""
+        return len(self.prompt_token_ids) + self.stop.max_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
@@ -204,7 +209,11 @@ class Generator(Protocol):
         """Calls `tell` after each change of `worker_state`, from now on; it must not raise."""
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued."""
+        """Queues a request.
+
+        Raises:
+            DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: It was refused, and nothing was queued.
+        """
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:
         """Ends a live request, whose stream then ends with ABORTED; returns False if there is none.

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# What answers that are written, and the one to Drain among them, have to reach their callers without any grace.
+_LAST_WORD_S = 0.2
+
 
 class Service:
     """Everything that serves, from start to stop.
@@ -58,6 +61,7 @@ class Service:
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
         self._hurry = asyncio.Event()
+        self._grace_s = config.grace_s
         self._trace = _open_trace(config)
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         tool_times = ToolTimes()
@@ -75,6 +79,8 @@ class Service:
             host,
             config.grpc_port,
             max_connections=most,
+            slow_reader_s=config.slow_reader_s,
+            stop_service=self._drain,
             hand_over=lambda: self._link.hand_over(),
             jobs=self._jobs,
             gate=gate,
@@ -108,6 +114,7 @@ class Service:
                 endpoint, self, curve=self._config.curve, hang_timeout_s=self._config.hang_timeout_s
             )
             await stack.enter_async_context(self._link)
+            self._own(self._link.task)
             stack.callback(self._engine.close)
             if self._team is not None:
                 self._own(asyncio.create_task(self._team.run(), name="worker-team"))
@@ -128,7 +135,7 @@ class Service:
                 self._own(self._http.start())
             self._log_addresses()
             await self._over
-            _log.info("stopping grace_s=%s", self._config.grace_s)
+            _log.info("stopping grace_s=%s num_requests=%d", self._grace_s, self._texts.entrance.num_inside)
 
     # ---- LinkListener: everything goes to the engine, and what concerns the worker's life to its supervisor too
 
@@ -181,8 +188,9 @@ class Service:
         _log.info("serving %s policy=%s tls=%s api_keys=%s", addresses, config.engine.policy, tls, keys)
 
     async def _stop_serving(self) -> None:
-        """Stops both front ends at once: they share the grace, unless there is no time for one."""
-        stopping = asyncio.create_task(self._stop_front_ends(self._config.grace_s))
+        """Refuses new requests, and stops once those that run or the grace are over, or at once where there is none."""
+        self._refuse_new_requests()
+        stopping = asyncio.create_task(self._stop_within(self._grace_s))
         hurrying = asyncio.create_task(self._hurry.wait())
         await asyncio.wait((stopping, hurrying), return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
@@ -192,6 +200,20 @@ class Service:
             await self._stop_front_ends(0)
         else:
             await stopping
+
+    def _refuse_new_requests(self) -> None:
+        """Says so to whoever asks for health, and to callers when to come back: the front ends go on answering."""
+        self._texts.entrance.close()
+        self._api.drain()
+
+    async def _stop_within(self, grace_s: float) -> None:
+        """Stops both front ends once no request runs; they share what is left of the grace."""
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + grace_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                await self._texts.entrance.empty()
+        await self._stop_front_ends(max(_LAST_WORD_S, until_s - clock()))
 
     async def _stop_front_ends(self, grace_s: float) -> None:
         stops = [self._api.stop(grace_s)]
@@ -208,6 +230,15 @@ class Service:
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)
 
+    def _drain(self, grace_s: float | None) -> float:
+        """Stops as a first signal does, with another grace if one is given; returns the grace that holds."""
+        if not self._over.done():
+            self._grace_s = self._config.grace_s if grace_s is None else grace_s
+            _log.info("drain grace_s=%s", self._grace_s)
+            self._refuse_new_requests()
+            self._over.set_result(None)
+        return self._grace_s
+
     def _stop(self, number: signal.Signals) -> None:
         _log.info("signal name=%s", number.name)
         if self._over.done():
@@ -216,6 +247,7 @@ class Service:
             self._over.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
+        self._hurry.set()  # what runs can't be relied on to end
         if not self._over.done():
             self._over.set_exception(error)
 
@@ -270,7 +302,7 @@ def _make_http(
         host,
         config.http_port,
         config.grace_s,
-        limits=HttpLimits(max_connections=max_connections),
+        limits=HttpLimits(max_connections=max_connections, slow_reader_s=config.slow_reader_s),
         cors_origins=config.cors_origins,
         jobs=jobs,
         gate=gate,

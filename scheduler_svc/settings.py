@@ -127,6 +127,11 @@ class Config:
         Setting(panel=SECURITY),
         "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither.",
     ] = False
+    slow_reader_s: Annotated[
+        float,
+        Setting(1, 3600, panel=SERVING),
+        "Ends an answer after so many seconds in which its caller took nothing of it while tokens waited.",
+    ] = 60.0
     engine: EngineSettings = field(default_factory=EngineSettings)
     state_dir: Annotated[
         Path | None,

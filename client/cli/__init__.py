@@ -5,6 +5,7 @@ import typer
 from client.bench.cli import app as bench_app
 from client.cli.access_options import with_access
 from client.cli.batch import app as batch_app
+from client.cli.drain import drain
 from client.cli.generate import EXAMPLES, generate
 from client.cli.health import health
 from client.cli.session import Address, address_default, is_on_command_line
@@ -34,6 +35,7 @@ def main(context: typer.Context, address: Address = address_default) -> None:
 app.command(epilog=EXAMPLES)(with_access(generate))
 app.command()(with_access(health))
 app.command()(with_access(stats))
+app.command()(with_access(drain))
 app.add_typer(batch_app, name="batch")
 app.add_typer(bench_app, name="bench")
 

@@ -1,6 +1,6 @@
 """Makes token ids of the three kinds of prompt: text, a conversation, or token ids as they are.
 
-Long texts are worked on by TextThreads. Prompts are never logged.
+Long texts are worked on by TextThreads, and chat templates run in processes of their own. Prompts are never logged.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,11 @@ from scheduler_svc.api.validation import (
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.chat_format import ChatFormat, LostTurn
+from scheduler_svc.text.chat_format import LostTurn
+from scheduler_svc.text.chat_renderer import num_chars
 from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
 from scheduler_svc.text.model_text import ModelText
+from scheduler_svc.text.template_process import TemplateExhausted, TemplateUnusable
 from scheduler_svc.text.threads import TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer, TooManyTokens
 
@@ -31,8 +33,6 @@ MAX_ROLE_CHARS = 64
 # A template adds a few words to each turn; anything far beyond that is a template out of control.
 MAX_RENDERED_CHARS = 2 * MAX_PROMPT_BYTES
 MAX_TEMPLATE_ERROR_CHARS = 200
-# A turn costs a template some tens of microseconds, as so many characters cost the tokenizer.
-CHARS_PER_TURN = 64
 
 
 async def prompt_token_ids(
@@ -47,6 +47,7 @@ async def prompt_token_ids(
     Raises:
         InvalidRequest: The prompt is empty, too long, or of a kind that the model cannot take.
         TextBacklog: Too much text of the class waits to be tokenized.
+        TemplateProcessUnavailable: There is no process for the chat template now.
     """
     max_context_tokens = context_tokens(model)
     if isinstance(prompt, TokenPrompt):
@@ -57,11 +58,12 @@ async def prompt_token_ids(
     if tokenizer is None:
         raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
     if isinstance(prompt, ChatPrompt):
-        num_chars, work = _chat_work(prompt.turns, text, tokenizer, max_context_tokens)
+        rendered = await _rendered(prompt.turns, request_class, text, threads)
+        length, work = _chat_work(rendered, tokenizer, max_context_tokens)
     else:
-        num_chars, work = _text_work(prompt.text, tokenizer, max_context_tokens)
+        length, work = _text_work(prompt.text, tokenizer, max_context_tokens)
     try:
-        token_ids = await threads.run(request_class, num_chars, work)
+        token_ids = await threads.run(request_class, length, work)
     except TooManyTokens as error:
         require_prompt_length(kind, error.num_tokens, max_context_tokens)
         raise
@@ -79,34 +81,41 @@ def _text_work(text: str, tokenizer: Tokenizer, max_context_tokens: int) -> Text
     return len(text), lambda: tokenizer.encode(text, add_special_tokens=True, max_tokens=max_context_tokens - 1)
 
 
-def _chat_work(given: Sequence[Turn], text: ModelText, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
-    """Returns the conversation's length, in characters that take as long, and what renders and tokenizes it."""
-    chat_format = text.chat_format
-    if chat_format is None:
-        raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no working chat template")
-    turns = _turns(given)
-
-    def work() -> tuple[int, ...]:
-        try:
-            rendered = chat_format.render(turns, MAX_RENDERED_CHARS)
-        except LostTurn as lost:
-            field = f"chat.messages[{lost.index}].role"
-            raise InvalidRequest(field, turns[lost.index].role, _roles_taken(chat_format)) from lost
-        except ChatTemplateError as error:
-            reason = str(error)[:MAX_TEMPLATE_ERROR_CHARS]
-            allowed = f"a conversation that the model's chat template takes, which says: {reason}"
-            raise InvalidRequest("chat", Amount(len(turns), "messages"), allowed) from error
-        _require_bound("chat", rendered, tokenizer, max_context_tokens)
-        return tokenizer.encode(rendered, add_special_tokens=False, max_tokens=max_context_tokens - 1)
-
-    return sum(CHARS_PER_TURN + len(turn.role) + len(turn.content) for turn in turns), work
-
-
-def _roles_taken(chat_format: ChatFormat) -> str:
-    roles = ", ".join(chat_format.roles)
-    return (
-        f"a turn that the model's chat template writes into the prompt: it drops this one; it takes {roles or 'none'}"
+def _chat_work(rendered: str, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
+    """Returns the rendered conversation's length in characters and what tokenizes it."""
+    _require_bound("chat", rendered, tokenizer, max_context_tokens)
+    return len(rendered), lambda: tokenizer.encode(
+        rendered, add_special_tokens=False, max_tokens=max_context_tokens - 1
     )
+
+
+async def _rendered(given: Sequence[Turn], request_class: RequestClass, text: ModelText, threads: TextThreads) -> str:
+    """Returns the conversation as the text that the model was trained on."""
+    chat = text.chat
+    if chat is None:
+        raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no chat template")
+    turns = _turns(given)
+    amount = Amount(len(turns), "messages")
+    try:
+        with threads.room(request_class, num_chars(turns)):
+            return await chat.render(request_class, turns, MAX_RENDERED_CHARS)
+    except LostTurn as lost:
+        raise InvalidRequest(
+            f"chat.messages[{lost.index}].role", turns[lost.index].role, _roles_taken(chat.roles)
+        ) from lost
+    except TemplateUnusable as error:
+        raise InvalidRequest("chat", amount, f"text or token_ids: {error}") from error
+    except TemplateExhausted as error:
+        raise InvalidRequest("chat", amount, f"another conversation, text or token_ids: {error}") from error
+    except ChatTemplateError as error:
+        reason = str(error)[:MAX_TEMPLATE_ERROR_CHARS]
+        allowed = f"a conversation that the model's chat template takes, which says: {reason}"
+        raise InvalidRequest("chat", amount, allowed) from error
+
+
+def _roles_taken(roles: Sequence[str]) -> str:
+    taken = ", ".join(roles) or "none"
+    return f"a turn that the model's chat template writes into the prompt: it drops this one; it takes {taken}"
 
 
 def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.entrance import Entrance
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
@@ -78,13 +79,15 @@ class TextGeneration:
         tokenizer: The model's; None if it has none.
     """
 
-    def __init__(self, prepared: PreparedGeneration, stream: TokenStream, place: Place) -> None:
+    def __init__(self, prepared: PreparedGeneration, stream: TokenStream, place: Place, entrance: Entrance) -> None:
         self.request_id = prepared.request.request_id
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._earlier = prepared.earlier
         self._stream = stream
         self._place = place
+        self._entrance = entrance
+        entrance.enter(self)
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
 
     @property
@@ -118,6 +121,7 @@ class TextGeneration:
         self._stream.close()
         usage = self._stream.usage()
         self._place.leave(usage.num_prompt_tokens + usage.num_output_tokens)
+        self._entrance.leave(self)
 
 
 class TextGenerator:
@@ -126,9 +130,13 @@ class TextGenerator:
     Args:
         generator: Runs them.
         threads: Works on long texts; closed with this.
+
+    Attributes:
+        entrance: Knows which generations are under way, and whether there may be new ones.
     """
 
     def __init__(self, generator: Generator, threads: TextThreads | None = None) -> None:
+        self.entrance = Entrance()
         self._generator = generator
         self._texts = ModelTextCache()
         self._threads = threads or TextThreads()
@@ -163,6 +171,7 @@ class TextGenerator:
         grant = current_grant()
         grant.require_class(draft.request_class)
         grant.account.require_place(_now_s())  # before the text is worked on
+        self.entrance.require_open()
         model = self.connected_model()
         text = await self._texts.of(model)
         request_id = valid_request_id(draft.request_id)
@@ -198,11 +207,12 @@ class TextGenerator:
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
         """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
         with counting_refusals(self._generator, prepared.request.request_class):
+            self.entrance.require_open()
             if self._generator.model != prepared.model:
                 raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
             place = Place(current_grant().account, prepared.most_tokens, _now_s)
             try:
-                return TextGeneration(prepared, self._generator.submit(prepared.request), place)
+                return TextGeneration(prepared, self._generator.submit(prepared.request), place, self.entrance)
             except BaseException:
                 place.leave(0)
                 raise
@@ -218,11 +228,12 @@ class TextGenerator:
         """Makes the connected model's tokenizer and template ready, so that the first request does not wait for it."""
         model = self._generator.model
         if model is not None:
-            await self._texts.of(model)
+            await self._texts.warm_up(model)
 
     def close(self) -> None:
         """Drops texts that wait to be worked on."""
         self._threads.close()
+        self._texts.close()
 
 
 def _now_s() -> float:

@@ -91,6 +91,12 @@ class WorkerLink:
         return self._dropped.counts
 
     @property
+    def task(self) -> asyncio.Task[None]:
+        """Watches the worker, from `start` to `close`; one that dies must not go unnoticed."""
+        assert self._watch_task is not None
+        return self._watch_task
+
+    @property
     def bound_endpoint(self) -> str:
         """Where the channel is bound, with the real port when port 0 was asked for."""
         return self._router.bound_endpoint

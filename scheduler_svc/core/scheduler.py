@@ -19,6 +19,7 @@ from scheduler_svc.core.cache.load import MemoryLoad, read_load
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
+from scheduler_svc.core.forecast import Forecast, foresee
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
@@ -99,6 +100,10 @@ class Scheduler:
         self.work.sequences[sequence.seq_id] = sequence
         self.work.queues.of(sequence).push(sequence)
         self.work.suspects.add(sequence)
+
+    def forecast(self, sequence: Sequence) -> Forecast:
+        """Predicts how a sequence would fare that were added now."""
+        return foresee(self.work, self.memory, self.counters.classes[LS], sequence)
 
     def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""

@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 from qllm.settings import MEMORY, SCHEDULING, SERVING, Setting
 
 from scheduler_svc.core.backlog import best_effort_wait_s
+from scheduler_svc.core.forecast import Forecast
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
@@ -29,6 +30,7 @@ from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnava
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.absence import Absence
+from scheduler_svc.serving.admission import ClassLimits
 from scheduler_svc.serving.fan_out import FanOut
 from scheduler_svc.serving.integrity import Books, IntegrityChecks, read_books
 from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
@@ -77,6 +79,24 @@ class EngineSettings:
         Setting(1, 1 << 20, panel=MEMORY),
         "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once.",
     ] = 16384
+    max_ls_tokens: Annotated[
+        int,
+        Setting(0, 1 << 40, panel=MEMORY),
+        "Limits the tokens of all latency-sensitive requests that run or wait: those of their prompts, and as many "
+        "more as they may generate. Further requests are refused at once. With 0 there is no limit.",
+    ] = 0
+    max_be_tokens: Annotated[
+        int,
+        Setting(0, 1 << 40, panel=MEMORY),
+        "Limits the tokens of all best-effort requests that run or wait: those of their prompts, and as many more as "
+        "they may generate. Further requests are refused at once. With 0 there is no limit.",
+    ] = 0
+    ls_max_wait_s: Annotated[
+        float,
+        Setting(0, 86_400, panel=MEMORY),
+        "Refuses a latency-sensitive request at once if it is predicted to wait longer than so many seconds before it "
+        "is begun, and says when to come back. With 0 it may wait however long.",
+    ] = 30.0
     prefix_caching: Annotated[
         bool,
         Setting(panel=MEMORY),
@@ -127,8 +147,10 @@ class Engine:
         self._seq_ids = count(1)
         self._metrics = Metrics()
         limits = {
-            RequestClass.LATENCY_SENSITIVE: settings.max_ls_requests,
-            RequestClass.BEST_EFFORT: settings.max_be_requests,
+            RequestClass.LATENCY_SENSITIVE: ClassLimits(
+                settings.max_ls_requests, settings.max_ls_tokens, settings.ls_max_wait_s
+            ),
+            RequestClass.BEST_EFFORT: ClassLimits(settings.max_be_requests, settings.max_be_tokens),
         }
         self._live = LiveRequests(limits, self._loop.time, self._metrics, timeline)
         self._checks = IntegrityChecks(send)
@@ -160,13 +182,13 @@ class Engine:
         return "no worker is connected" if self._model is None else self._model.core.no_sharing_reason
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queues a request; raises DuplicateRequest, Overloaded or WorkerUnavailable, and then nothing was queued.
+        """Queues a request. Where the worker is gone it waits for the next one.
 
-        Where the worker is gone it waits for the next one.
+        Raises:
+            DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: It was refused, and nothing was queued.
         """
         if self._absence.is_over:
             raise WorkerUnavailable(self._absence.reason or "no worker serves")
-        self._live.admit(request)
         seq_id = SeqId(next(self._seq_ids))
         sequence = Sequence(
             seq_id,
@@ -181,6 +203,8 @@ class Engine:
             salt=request.cache_salt,
             session=request.session,
         )
+        forecast = Forecast() if self._scheduler is None else self._scheduler.forecast(sequence)
+        self._live.admit(request, forecast)
         stream = BufferedTokenStream(
             request.request_class,
             self._fan_out,

@@ -6,12 +6,13 @@ Whoever watches requests come and go hears of it from here: the timeline and the
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scheduler_svc.core.forecast import Forecast
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.errors import DuplicateRequest
 from scheduler_svc.generation import GenerationRequest
 from scheduler_svc.metrics import Metrics
-from scheduler_svc.serving.admission import ClassAdmission
+from scheduler_svc.serving.admission import ClassAdmission, ClassLimits, require_deadline
 from scheduler_svc.serving.token_stream import BufferedTokenStream
 from scheduler_svc.timeline import Timeline
 
@@ -30,7 +31,7 @@ class LiveRequests:
     """The live requests of a service.
 
     Args:
-        limits: The most of each class.
+        limits: What each class may have.
         now_s: Gives the time.
         metrics: Counts and times them.
         timeline: Records them, if anything does.
@@ -38,7 +39,7 @@ class LiveRequests:
 
     def __init__(
         self,
-        limits: dict[RequestClass, int],
+        limits: dict[RequestClass, ClassLimits],
         now_s: Callable[[], float],
         metrics: Metrics,
         timeline: Timeline | None,
@@ -71,11 +72,12 @@ class LiveRequests:
         by_tenant = self._by_request_id.get(request_id, {})
         return tuple(seq_id for owner, seq_id in by_tenant.items() if tenant is None or owner == tenant)
 
-    def admit(self, request: GenerationRequest) -> None:
-        """Counts a request in, which must be added next; raises DuplicateRequest or Overloaded."""
+    def admit(self, request: GenerationRequest, forecast: Forecast) -> None:
+        """Counts a request in, which must be added next; raises DuplicateRequest, DeadlineTooSoon or Overloaded."""
         if self.find(request.request_id, request.tenant):
             raise DuplicateRequest(request.request_id)
-        self._admission[request.request_class].enter()
+        require_deadline(request.deadline_s, self._now_s(), forecast.soonest_s)
+        self._admission[request.request_class].enter(request.most_tokens, forecast.begins_s)
 
     def add(self, live: LiveRequest) -> None:
         """Adds a request that was admitted."""
@@ -94,7 +96,7 @@ class LiveRequests:
         """Counts a live request out, which ended; without a reason it failed."""
         live, now_s = self._live.pop(seq_id), self._now_s()
         self._forget_name(live.request)
-        self._admission[live.request.request_class].leave(now_s)
+        self._admission[live.request.request_class].leave(live.request.most_tokens, now_s)
         self._metrics.requests.ended(live.request.request_class, reason, live.sequence.usage(now_s))
         if self._timeline is not None:
             self._timeline.request_ended(live.sequence, now_s)

@@ -2,13 +2,12 @@
 
 Templates differ in whether a turn's content is a text or a list of parts, and in which roles they know where; many
 drop what they do not know without a word. Which is found by renderings with marks in place of what is said, once for
-each sequence of roles, when it first comes: not at load, since a template is a program that may never end, and plain
-prompts need none:
+each sequence of roles: the usual ones when the template is loaded, others when they first come.
 
     roles ──▶ contents as texts, as parts ┬─▶ the first way in which every mark is in the rendered text
     developer called system ──────────────┘
 
-Knows nothing of tokens.
+A template is a program that may never end, so this runs in a process of its own. Knows nothing of tokens.
 """
 
 import re

@@ -4,23 +4,19 @@ Knows nothing of requests or of the wire.
 """
 
 import asyncio
-import logging
 from dataclasses import dataclass
 
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.chat_format import ChatFormat
-from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError
+from scheduler_svc.text.chat_renderer import ChatRenderer
 from scheduler_svc.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
-    """The text side of one model; each part is None if the model has none that works."""
+    """The text side of one model; each part is None if the model has none."""
 
     tokenizer: Tokenizer | None
-    chat_format: ChatFormat | None
+    chat: ChatRenderer | None
 
 
 class ModelTextCache:
@@ -40,18 +36,21 @@ class ModelTextCache:
                 self._model = model
         return self._text
 
+    async def warm_up(self, model: ServedModel) -> None:
+        """Makes the text side of `model` ready, so that the first request does not wait for it."""
+        chat = (await self.of(model)).chat
+        if chat is not None:
+            await chat.load()
+
+    def close(self) -> None:
+        """Ends the processes of the model that was asked for last."""
+        if self._text is not None and self._text.chat is not None:
+            self._text.chat.close()
+
 
 def _build(model: ServedModel) -> ModelText:
+    template, special_tokens = model.chat_template, model.special_tokens
     return ModelText(
         tokenizer=Tokenizer(model.tokenizer_json) if model.tokenizer_json else None,
-        chat_format=_chat_format(model) if model.chat_template else None,
+        chat=ChatRenderer(model.name, template, special_tokens) if template else None,
     )
-
-
-def _chat_format(model: ServedModel) -> ChatFormat | None:
-    """A template that does not compile must not keep plain prompts from being served."""
-    try:
-        return ChatFormat(ChatTemplate(model.chat_template, model.special_tokens))
-    except ChatTemplateError as error:
-        logger.warning("model=%s chat requests are refused: %s", model.name, error)
-        return None

@@ -4,17 +4,15 @@
           ──▶ longer: a lane for each class, so that best-effort prompts never stand before latency-sensitive ones
           ──▶ very long: another lane for each class, so that a text of seconds never stands before one of milliseconds
 
-Within a lane clients take turns, and shorter texts of a client pass its longer ones for a
-while. Knows nothing of tokenizers.
+Within a lane clients take turns, and shorter texts of a client pass its longer ones for a while
+(`turns`). Knows nothing of tokenizers.
 """
 
 import asyncio
-import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import count
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TypeVar
 
@@ -22,6 +20,7 @@ from scheduler_svc.caller import current_caller
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Overloaded, ServiceError, jittered
 from scheduler_svc.process.garbage import return_memory
+from scheduler_svc.text.turns import Turns
 
 # About one millisecond of tokenization: less than what a thread switch may cost, so done at once.
 INLINE_CHARS = 2048
@@ -33,8 +32,8 @@ DEFAULT_MAX_CLIENT_CHARS = 48 << 20
 _RETRY_S = 1.0
 # A text lets shorter ones pass that came up to a second later for each so many characters that it is longer: the
 # longest of a lane some 20 s, in which hundreds of long ones are done.
-_PATIENCE_CHARS_PER_S = 2_000
-_VERY_LONG_PATIENCE_CHARS_PER_S = 100_000
+PATIENCE_CHARS_PER_S = 2_000
+VERY_LONG_PATIENCE_CHARS_PER_S = 100_000
 
 Result = TypeVar("Result")
 
@@ -52,57 +51,28 @@ class TextBacklog(Overloaded):
 
 
 class _Lane:
-    """One thread, and what waits for it, by client; what is next is decided when the thread is free."""
+    """One thread, and what waits for it."""
 
-    def __init__(self, name: str, patience_chars_per_s: int, clock: Callable[[], float]) -> None:
+    def __init__(self, name: str, turns: Turns) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._patience_chars_per_s = patience_chars_per_s
-        self._clock = clock
-        self._waiting: dict[str, list[tuple[float, int, asyncio.Future[None]]]] = {}
-        self._order = count()
-        self._is_busy = False
+        self._turns = turns
 
     async def run(self, num_chars: int, work: Callable[[], Result]) -> Result:
         """Runs `work` when its turn comes; a caller that leaves before loses it."""
         loop = asyncio.get_running_loop()
-        if self._is_busy:
-            turn = loop.create_future()
-            due_s = self._clock() + num_chars / self._patience_chars_per_s
-            heapq.heappush(self._waiting.setdefault(current_caller(), []), (due_s, next(self._order), turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # it was our turn already
-                    self._next()
-                raise
-        self._is_busy = True
+        await self._turns.take(num_chars)
         running = self._executor.submit(work)
 
         def done(_: object) -> None:
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._next)
+                loop.call_soon_threadsafe(self._turns.pass_on)
 
         running.add_done_callback(done)
         return await asyncio.wrap_future(running)
 
-    def _next(self) -> None:
-        """Gives the turn to who is due first of those of the next client, if it still waits."""
-        while self._waiting:
-            client = next(iter(self._waiting))
-            of_client = self._waiting.pop(client)
-            _, _, turn = heapq.heappop(of_client)
-            if of_client:
-                self._waiting[client] = of_client  # at the end
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._is_busy = False
-
     def close(self) -> None:
         """Drops what waits."""
-        for of_client in self._waiting.values():
-            for _, _, turn in of_client:
-                turn.cancel()
+        self._turns.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -125,9 +95,9 @@ class TextThreads:
         self._max_client_chars = max_client_chars
         self._waiting_chars: dict[RequestClass, Counter[str]] = {one: Counter() for one in RequestClass}
         names = {request_class: f"text-{request_class.name.lower()}" for request_class in RequestClass}
-        self._lanes = {one: _Lane(name, _PATIENCE_CHARS_PER_S, clock) for one, name in names.items()}
+        self._lanes = {one: _Lane(name, Turns(PATIENCE_CHARS_PER_S, clock)) for one, name in names.items()}
         self._very_long_lanes = {
-            one: _Lane(f"{name}-long", _VERY_LONG_PATIENCE_CHARS_PER_S, clock) for one, name in names.items()
+            one: _Lane(f"{name}-long", Turns(VERY_LONG_PATIENCE_CHARS_PER_S, clock)) for one, name in names.items()
         }
 
     async def run(self, request_class: RequestClass, num_chars: int, work: Callable[[], Result]) -> Result:
@@ -139,13 +109,19 @@ class TextThreads:
         if num_chars <= INLINE_CHARS:
             await asyncio.sleep(0)  # a request may have a hundred of them
             return work()
+        with self.room(request_class, num_chars):
+            if num_chars <= VERY_LONG_CHARS:
+                return await self._lanes[request_class].run(num_chars, work)
+            return await self._very_long_lanes[request_class].run(num_chars, lambda: _tidily(work))
+
+    @contextmanager
+    def room(self, request_class: RequestClass, num_chars: int) -> Iterator[None]:
+        """Counts a text as one that waits while the block runs; raises TextBacklog if there is no room for it."""
         waiting, client = self._waiting_chars[request_class], current_caller()
         self._require_room(request_class.name, waiting.total() + num_chars, waiting[client] + num_chars)
         waiting[client] += num_chars
         try:
-            if num_chars <= VERY_LONG_CHARS:
-                return await self._lanes[request_class].run(num_chars, work)
-            return await self._very_long_lanes[request_class].run(num_chars, lambda: _tidily(work))
+            yield
         finally:
             waiting[client] -= num_chars
             if not waiting[client]:

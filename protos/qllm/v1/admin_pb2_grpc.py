@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,15 @@ class AdminStub:
                 request_serializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/qllm.v1.Admin/Drain',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     def GetServerInfo(self, request, context):
@@ -78,6 +83,15 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+        code 0. Asked again, nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +110,11 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.FromString,
                     response_serializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.SerializeToString,
             ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'qllm.v1.Admin', rpc_method_handlers)
@@ -105,7 +124,7 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Facts and loads of the service.
+    """Facts and loads of the service, and its end.
     """
 
     @staticmethod
@@ -179,6 +198,33 @@ class Admin:
             '/qllm.v1.Admin/Handover',
             qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
             qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.Admin/Drain',
+            qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

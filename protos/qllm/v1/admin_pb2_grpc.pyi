@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +41,15 @@ class AdminStub:
     """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
     new worker. FAILED_PRECONDITION where none stands by.
     """
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
+    """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+    UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+    code 0. Asked again, nothing changes.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]  # type: ignore[assignment]
@@ -55,9 +60,14 @@ class AdminAsyncStub(AdminStub):
     """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
     new worker. FAILED_PRECONDITION where none stands by.
     """
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
+    """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+    UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+    code 0. Asked again, nothing changes.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """Facts and loads of the service."""
+    """Facts and loads of the service, and its end."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -83,6 +93,17 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.HandoverResponse, _abc.Awaitable[_admin_pb2.HandoverResponse]]:
         """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
         new worker. FAILED_PRECONDITION where none stands by.
+        """
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
+        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+        code 0. Asked again, nothing changes.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

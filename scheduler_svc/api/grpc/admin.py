@@ -1,19 +1,24 @@
-"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked. Decides nothing."""
+"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked, and the orders to hand over and stop.
+
+Decides nothing.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 from qllm.v1 import admin_pb2 as pb
 from qllm.v1 import admin_pb2_grpc as pb_grpc
 
-from scheduler_svc.errors import NoStandby
+from scheduler_svc.api.entrance import Entrance
+from scheduler_svc.errors import InvalidRequest, NoStandby
 from scheduler_svc.generation import Generator, ServedModel, WorkerState
 
 if TYPE_CHECKING:
-    import grpc
-
     Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_GRACE_MS = 3_600_000
 
 _WORKER_STATES = {
     WorkerState.ABSENT: pb.WORKER_STATE_ABSENT,
@@ -38,17 +43,28 @@ class ServiceSettings:
 
 
 class AdminServicer(pb_grpc.AdminServicer):
-    """GetServerInfo and GetLoads over a Generator, and Handover.
+    """GetServerInfo, GetLoads, Handover and Drain.
 
     Args:
-        generator: Whose facts are told.
+        generator: What is asked.
         settings: How the service was started.
+        entrance: Knows which generations are under way.
+        stop_service: Stops the service, given seconds of grace or None for its own; returns them.
         hand_over: Lets a worker that waits take over; returns False if none waits.
     """
 
-    def __init__(self, generator: Generator, settings: ServiceSettings, hand_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        settings: ServiceSettings,
+        entrance: Entrance,
+        stop_service: Callable[[float | None], float] | None,
+        hand_over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._generator = generator
         self._settings = settings
+        self._entrance = entrance
+        self._stop_service = stop_service
         self._hand_over = hand_over
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: "Context") -> pb.GetServerInfoResponse:
@@ -80,6 +96,15 @@ class AdminServicer(pb_grpc.AdminServicer):
         if not self._hand_over():
             raise NoStandby
         return pb.HandoverResponse()
+
+    async def Drain(self, request: pb.DrainRequest, context: "Context") -> pb.DrainResponse:
+        """Begins to stop the service, and returns before it has; raises InvalidRequest."""
+        if self._stop_service is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not stop its service")
+        if request.grace_ms > MAX_GRACE_MS:
+            raise InvalidRequest("grace_ms", request.grace_ms, f"0 to {MAX_GRACE_MS}")
+        grace_s = self._stop_service(request.grace_ms / 1e3 if request.HasField("grace_ms") else None)
+        return pb.DrainResponse(grace_ms=round(grace_s * 1e3), num_requests=self._entrance.num_inside)
 
 
 def model_facts(model: ServedModel) -> pb.ModelFacts:

@@ -3,11 +3,13 @@
     ServiceError        -> its status and message, with google.rpc details: RetryInfo or BadRequest
     undecodable bytes   -> INVALID_ARGUMENT that names what is wrong
     a status that a method set itself (health, reflection) -> as it is
+    a reader too slow   -> RESOURCE_EXHAUSTED, or a reset stream where not even that is read
     anything else       -> logged with its traceback; the caller sees INTERNAL "internal error"
 
 Cancellation passes: it is no error. Knows nothing of what the methods do.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -18,7 +20,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from scheduler_svc.api.grpc.malformed import MalformedRequest, decode
-from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.errors import InvalidRequest, ReaderTooSlow, ServiceError
 from scheduler_svc.process.panics import ENDINGS
 
 if TYPE_CHECKING:
@@ -28,19 +30,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_SLOW_READER_S = 60.0
+# A status stands behind the messages that nobody reads; who does not read on in time finds the stream reset.
+_LAST_WORD_S = 1.0
+
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler."""
+    """Wraps every handler.
+
+    Args:
+        slow_reader_s: Seconds after which a stream ends whose caller takes no message.
+    """
+
+    def __init__(self, slow_reader_s: float = DEFAULT_SLOW_READER_S) -> None:
+        self._slow_reader_s = slow_reader_s
 
     async def intercept_service(  # type: ignore[override]  # None is the library's answer for an unknown method
         self, continuation: "Continuation", handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
         """Returns the handler for a call, wrapped; None, which becomes UNIMPLEMENTED, if there is none."""
         handler: Handler | None = await continuation(handler_call_details)
-        return None if handler is None else _guarded(handler_call_details.method, handler)
+        return None if handler is None else _guarded(handler_call_details.method, handler, self._slow_reader_s)
 
 
-def _guarded(method: str, handler: Any) -> "Handler":
+def _guarded(method: str, handler: Any, slow_reader_s: float) -> "Handler":
     """Returns the handler with its method in a guard, and with bytes that are no message as a MalformedRequest."""
     message_type = type(handler.request_deserializer(b""))
     codec = {
@@ -51,10 +64,12 @@ def _guarded(method: str, handler: Any) -> "Handler":
         return grpc.stream_unary_rpc_method_handler(_guard_unary(method, handler.stream_unary, _decoded_each), **codec)
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(
-            _guard_stream(method, handler.stream_stream, _decoded_each), **codec
+            _guard_stream(method, handler.stream_stream, _decoded_each, slow_reader_s), **codec
         )
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_guard_stream(method, handler.unary_stream, _decoded), **codec)
+        return grpc.unary_stream_rpc_method_handler(
+            _guard_stream(method, handler.unary_stream, _decoded, slow_reader_s), **codec
+        )
     return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary, _decoded), **codec)
 
 
@@ -71,7 +86,7 @@ def _guard_unary(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> A
     return guarded
 
 
-def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> Any:
+def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any], slow_reader_s: float) -> Any:
     async def guarded(request: Any, context: "Context") -> None:
         try:
             # Written here rather than yielded, so that a call that ends while a message is being written closes the
@@ -79,13 +94,34 @@ def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> 
             responses: AsyncGenerator[Message, None] = behavior(decoded(request), context)
             async with aclosing(responses):
                 async for response in responses:
-                    await context.write(response)
+                    await _write(response, context, slow_reader_s)
         except ENDINGS:
             raise
+        except ReaderTooSlow as error:
+            logger.warning("method=%s peer=%s error=%r", method, context.peer(), str(error))
+            await _abort_soon(method, error, context)
         except BaseException as error:
             await _abort(method, error, context)
 
     return guarded
+
+
+async def _write(response: Message, context: "Context", slow_reader_s: float) -> None:
+    """Writes a message; waits where the caller's window is full, for so long at most."""
+    try:
+        async with asyncio.timeout(slow_reader_s):
+            await context.write(response)
+    except TimeoutError:
+        raise ReaderTooSlow(slow_reader_s) from None
+
+
+async def _abort_soon(method: str, error: ServiceError, context: "Context") -> NoReturn:
+    """Ends the call with the error's status where that can be sent; otherwise resets it."""
+    try:
+        async with asyncio.timeout(_LAST_WORD_S):
+            await _abort(method, error, context)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
 
 
 def _decoded(request: Message | MalformedRequest) -> Message:

@@ -1,5 +1,9 @@
 """Serves grpc.health.v1: SERVING exactly while a worker is ready and the service is not stopping.
 
+    "", "ready", the name of a service  -> whether requests are served now
+    "live"                              -> SERVING as long as there is an answer: to start the service anew would mend
+                                           nothing while a model is loaded, a worker is replaced, or requests may end
+
 Written here because the library's servicer holds a copy of the status, while this one reads the generator when asked:
 an answer is never out of date. Watchers sleep until the generator tells of a change, so that many of them cost nothing.
 """
@@ -18,6 +22,7 @@ from scheduler_svc.generation import Generator, WorkerState
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
+READY, LIVE = "ready", "live"
 # Each holds a stream and a task for as long as it likes.
 MAX_WATCHES = 1024
 
@@ -36,13 +41,14 @@ class HealthServicer(pb_grpc.HealthServicer):
 
     Args:
         generator: Whose worker is looked at.
-        services: Names that are answered for, besides the empty one that stands for the whole server.
+        services: Names that are answered for, besides "ready", "live" and the empty one that stands for the whole
+            server.
         max_watches: Most watches at a time; more are refused.
     """
 
     def __init__(self, generator: Generator, services: tuple[str, ...], max_watches: int = MAX_WATCHES) -> None:
         self._generator = generator
-        self._services = ("", *services)
+        self._services = ("", *services, READY, LIVE)
         self._max_watches = max_watches
         self._num_watches = 0
         self._is_stopping = False
@@ -50,7 +56,7 @@ class HealthServicer(pb_grpc.HealthServicer):
         generator.on_state_change(self._tell)
 
     def stop(self) -> None:
-        """Answers NOT_SERVING from now on, and ends watches with it."""
+        """Answers NOT_SERVING from now on, but for "live", and ends watches with it."""
         self._is_stopping = True
         self._tell()
 
@@ -60,12 +66,11 @@ class HealthServicer(pb_grpc.HealthServicer):
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"service: allowed are {', '.join(map(repr, self._services))}"
             )
-        return pb.HealthCheckResponse(status=self._status())
+        return pb.HealthCheckResponse(status=self._status(request.service))
 
     async def List(self, request: Any, context: "Context") -> Any:
         """Returns the status of every service."""
-        status = pb.HealthCheckResponse(status=self._status())
-        statuses = dict.fromkeys(self._services, status)
+        statuses = {name: pb.HealthCheckResponse(status=self._status(name)) for name in self._services}
         return pb.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # newer than the stubs
 
     async def Watch(self, request: pb.HealthCheckRequest, context: "Context") -> AsyncIterator[pb.HealthCheckResponse]:
@@ -92,8 +97,8 @@ class HealthServicer(pb_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def _watched(self, service: str) -> int:
-        return self._status() if service in self._services else pb.HealthCheckResponse.SERVICE_UNKNOWN
+        return self._status(service) if service in self._services else pb.HealthCheckResponse.SERVICE_UNKNOWN
 
-    def _status(self) -> int:
-        ready = self._generator.worker_state is WorkerState.READY and not self._is_stopping
-        return pb.HealthCheckResponse.SERVING if ready else pb.HealthCheckResponse.NOT_SERVING
+    def _status(self, service: str) -> int:
+        is_ready = self._generator.worker_state is WorkerState.READY and not self._is_stopping
+        return pb.HealthCheckResponse.SERVING if is_ready or service == LIVE else pb.HealthCheckResponse.NOT_SERVING

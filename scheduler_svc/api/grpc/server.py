@@ -11,7 +11,7 @@ from qllm.v1 import admin_pb2, admin_pb2_grpc, batches_pb2, batches_pb2_grpc, in
 
 from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
 from scheduler_svc.api.grpc.batches import BatchesServicer
-from scheduler_svc.api.grpc.errors import ErrorInterceptor
+from scheduler_svc.api.grpc.errors import DEFAULT_SLOW_READER_S, ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.grpc.key_check import KeyInterceptor
@@ -71,6 +71,9 @@ class ApiServer:
         jobs: Where durable jobs are; None: none are kept, and calls about them say so.
         gate: Knows the API keys; None: none are asked for.
         tls: The certificates; None: it speaks plainly.
+        slow_reader_s: Seconds after which an answer ends whose caller reads nothing of it.
+        stop_service: Stops the whole service, given seconds of grace or None for its own; returns them. Without it
+            Drain is UNIMPLEMENTED.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class ApiServer:
         jobs: JobFrontDoor | None = None,
         gate: Gate | None = None,
         tls: TlsFiles | None = None,
+        slow_reader_s: float = DEFAULT_SLOW_READER_S,
+        stop_service: Callable[[float | None], float] | None = None,
     ) -> None:
         self._generator = generator
         self._texts = texts
@@ -95,6 +100,8 @@ class ApiServer:
         self._jobs = jobs
         self._gate = gate
         self._tls = tls
+        self._slow_reader_s = slow_reader_s
+        self._stop_service = stop_service
         self._host = host
         self._requested_port = port
         self._server: grpc.aio.Server | None = None
@@ -110,12 +117,15 @@ class ApiServer:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         _try_to_listen(self._host, self._requested_port)
         key_check = () if self._gate is None else (KeyInterceptor(self._gate),)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(), *key_check], options=self._options())
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(self._slow_reader_s), *key_check], options=self._options()
+        )
         inference = InferenceServicer(self._generator, self._texts)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
-        admin_pb2_grpc.add_AdminServicer_to_server(
-            AdminServicer(self._generator, self._settings, self._hand_over), server
+        admin = AdminServicer(
+            self._generator, self._settings, self._texts.entrance, self._stop_service, self._hand_over
         )
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
         batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(self._texts, self._jobs), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -149,9 +159,13 @@ class ApiServer:
             ("grpc.max_allowed_incoming_connections", self._max_connections),
         )
 
+    def drain(self) -> None:
+        """Says that it does not serve any more, though calls are answered until `stop`."""
+        self._health.stop()
+
     async def stop(self, grace_s: float) -> None:
         """Stops: health says so first, new calls are refused, running ones get `grace_s` to end, then are cancelled."""
-        self._health.stop()
+        self.drain()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None

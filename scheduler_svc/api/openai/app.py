@@ -108,9 +108,16 @@ def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
         require_model(texts, model_id)
         return served_model(model_id)
 
+    @app.get("/health/live")
+    async def live() -> JsonObject:
+        """Tells that the service runs: also while a model is loaded, or none is there, and while it stops."""
+        return {"status": "ok"}
+
     @app.get("/health")
-    async def health() -> JsonObject:
+    @app.get("/health/ready")
+    async def ready() -> JsonObject:
         """Tells whether requests are served now."""
+        texts.entrance.require_open()
         if generator.worker_state is not WorkerState.READY:
             raise WorkerUnavailable(f"the worker is {generator.worker_state.name.lower()}")
         return {"status": "ok"}

@@ -37,14 +37,13 @@ _ACCEPTS_PER_TURN = 100
 # asyncio sets TCP_NODELAY itself, but on sockets that name TCP as their protocol only, which none of `create_server`
 # does. Without it an answer's second packet waits up to 40 ms for the client to acknowledge the first.
 # A client whose machine vanished holds its connection until it is noticed: 20 s of silence and two probes; or, with
-# data on its way that nobody takes, a minute.
+# data on its way that nobody takes, however alive it is, as long as a slow reader may.
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 20),
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 2),
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),
 )
 
 
@@ -107,7 +106,8 @@ class OpenAiServer:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
         self._listener = listen(self._host, self._requested_port, _BACKLOG)
         self.port = self._listener.getsockname()[1]
-        for level, name, value in _SOCKET_OPTIONS:  # connections inherit them
+        most = (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", round(self._limits.slow_reader_s * 1e3))
+        for level, name, value in (*_SOCKET_OPTIONS, most):  # connections inherit them
             if hasattr(socket, name):
                 self._listener.setsockopt(level, getattr(socket, name), value)
 

@@ -32,6 +32,7 @@ class HttpService:
 
     generator: FakeGenerator
     http: httpx2.AsyncClient
+    texts: TextGenerator
 
     async def post(self, path: str, **body: object) -> httpx2.Response:
         return await self.http.post(path, json=body)
@@ -90,7 +91,7 @@ async def http_app(
     guard = RequestGuard(app, uploads=UPLOADS)
     transport = httpx2.ASGITransport(Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
-        yield HttpService(generator, http)
+        yield HttpService(generator, http, texts)
     texts.close()
 
 
@@ -122,7 +123,7 @@ async def running_http(
     serving = server.start()
     try:
         async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=300) as http:
-            yield HttpServer(generator, http, server)
+            yield HttpServer(generator, http, texts, server)
     finally:
         await server.stop()
         texts.close()

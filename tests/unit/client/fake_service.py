@@ -57,6 +57,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.step_s = 0.001
         self.aborted_ids: list[str] = []
         self.problems: list[str] = []
+        self.graces_ms: list[int | None] = []
         self.makes_checks = True
         self.refuses_sessions = False
         self.memory = MEMORY
@@ -115,6 +116,10 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             memory=memory,
             check=found if request.check and self.makes_checks else None,
         )
+
+    async def Drain(self, request: Any, context: Context) -> admin_pb2.DrainResponse:
+        self.graces_ms.append(request.grace_ms if request.HasField("grace_ms") else None)
+        return admin_pb2.DrainResponse(grace_ms=request.grace_ms or 2000, num_requests=1)
 
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

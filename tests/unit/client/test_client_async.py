@@ -263,4 +263,9 @@ async def test_administration_calls(client: AsyncClient, service: FakeService) -
     assert (await client.loads()).num_preemptions_at_expert == 7
     assert await client.abort("live") is True
     assert await client.abort("over") is False
+    assert (await client.drain()).num_requests == 1
+    assert (await client.drain(1.5)).grace_ms == 1500
+    assert service.graces_ms == [None, 1500]
+    with pytest.raises(InvalidRequest, match="grace_s: got -1, allowed is 0 to 3600"):
+        await client.drain(-1)
     assert service.aborted_ids == ["live", "over"]

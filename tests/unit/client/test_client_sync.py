@@ -40,6 +40,7 @@ async def test_other_calls_return_what_the_async_client_returns(service: FakeSer
             assert client.server_info().policy == "qllm"
             assert client.loads().num_preemptions_at_expert == 7
             assert client.abort("live") is True
+            assert client.drain().grace_ms == 2000
             assert client.generate("hi", max_tokens=2).collect().text == "0 1 "
             return client.generate_all(["a", "b"], max_tokens=2)
 

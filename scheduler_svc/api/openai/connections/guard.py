@@ -21,7 +21,7 @@ from scheduler_svc.api.openai.connections.progress import Progress
 from scheduler_svc.api.openai.wire.errors import BodyTooLarge, BodyTooSlow, error_body, error_response
 from scheduler_svc.api.openai.wire.sse import event
 from scheduler_svc.caller import set_caller
-from scheduler_svc.errors import ServiceError, WorkerUnavailable
+from scheduler_svc.errors import ServiceError, ServiceStopping
 from scheduler_svc.process.panics import ENDINGS, LibraryPanic
 
 # gRPC's limit on a message: a prompt of token ids that fits there fits here.
@@ -65,7 +65,7 @@ class RequestGuard:
         """Answers a request."""
         try:
             if self._is_stopping:
-                raise _stopping()
+                raise ServiceStopping
             if scope.get("method") == "POST" and scope["path"] in self._uploads:
                 upload = _bounded(receive, self._uploads[scope["path"]], self._body_timeout_s)
                 await self._run(scope, upload, _never(), Progress(send))
@@ -189,11 +189,7 @@ async def _say_why(scope: Scope, receive: Receive, progress: Progress) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORD_S):
             if not progress.has_begun:
-                await error_response(_stopping())(scope, receive, progress.send)
+                await error_response(ServiceStopping())(scope, receive, progress.send)
             elif not progress.has_ended:
-                reason = event(error_body(_stopping()))
+                reason = event(error_body(ServiceStopping()))
                 await progress.send({"type": "http.response.body", "body": reason, "more_body": False})
-
-
-def _stopping() -> WorkerUnavailable:
-    return WorkerUnavailable("the service is stopping")

@@ -17,6 +17,7 @@ class HttpLimits:
         keep_alive_s: Seconds that a connection is kept without a request.
         comment_interval_s: A stream that has nothing to tell sends a comment so often, since proxies cut silent ones
             (nginx and load balancers of clouds: after 60 s).
+        slow_reader_s: Seconds after which a connection is cut whose client takes nothing of what is on its way.
     """
 
     max_connections: int = MOST_CONNECTIONS
@@ -24,6 +25,7 @@ class HttpLimits:
     body_timeout_s: float = 60.0
     keep_alive_s: int = 65
     comment_interval_s: float = 15.0
+    slow_reader_s: float = 60.0
 
 
 DEFAULT_LIMITS = HttpLimits()

@@ -170,6 +170,14 @@ async def test_health_exits_0_serving_and_1_not_serving(qllm_client: Call, servi
     assert (finished.code, finished.out) == (1, "NOT_SERVING\n")
 
 
+async def test_drain_says_what_runs_and_for_how_long_at_most(qllm_client: Call, service: FakeService) -> None:
+    finished = await qllm_client("drain", "--grace-s", "30")
+    assert (finished.code, finished.out) == (0, "stopping: 1 request running, within 30 s at most\n")
+    assert (await qllm_client("drain")).out == "stopping: 1 request running, within 2 s at most\n"
+    assert service.graces_ms == [30_000, None]
+    assert (await qllm_client("drain", "--grace-s", "3601")).code == 2
+
+
 async def test_health_of_nothing_is_one_line_that_says_where_it_looked_and_what_helps() -> None:
     finished = await run_here("health", "--address", "127.0.0.1:1")
     assert (finished.code, finished.out) == (1, "")
@@ -307,7 +315,7 @@ async def test_stats_watch_goes_on_until_interrupted(service: FakeService) -> No
     assert (finished.code, finished.err) == (130, "qllm-client: interrupted\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"]])
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"], ["drain"]])
 async def test_help_teaches(qllm_client: Call, arguments: Sequence[str]) -> None:
     finished = await qllm_client(*arguments, "--help")
     assert finished.code == 0

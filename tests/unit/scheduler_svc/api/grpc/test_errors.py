@@ -17,7 +17,7 @@ from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
 from scheduler_svc.process.panics import LibraryPanic
-from scheduler_svc.serving.admission import ClassAdmission
+from scheduler_svc.serving.admission import ClassAdmission, ClassLimits
 from scheduler_svc.text.threads import TextThreads
 from tests.support.models.sample_tokenizers import panicking_tokenizer_json
 from tests.support.service.api_service import Service, collect, running, text_request
@@ -65,7 +65,7 @@ async def test_without_worker_each_caller_is_told_its_own_time_to_retry() -> Non
 
 
 async def one_request_too_many() -> None:
-    ClassAdmission(RequestClass.BEST_EFFORT, limit=0).enter()
+    ClassAdmission(RequestClass.BEST_EFFORT, ClassLimits(0)).enter(1)
 
 
 async def one_text_too_many() -> None:

@@ -4,7 +4,8 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import Mock
 
@@ -332,9 +333,11 @@ async def test_a_conversation_of_many_short_turns_is_worked_on_as_a_long_text_is
     asked: list[int] = []
 
     class Recorded(TextThreads):
-        async def run(self, request_class: Any, num_chars: int, work: Any) -> Any:
+        @contextmanager
+        def room(self, request_class: Any, num_chars: int) -> Iterator[None]:
             asked.append(num_chars)
-            return await super().run(request_class, num_chars, work)
+            with super().room(request_class, num_chars):
+                yield
 
     servicer = InferenceServicer(FakeGenerator(), TextGenerator(FakeGenerator(), Recorded()))
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant") * 50]

@@ -58,7 +58,7 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
 async def test_health_lists_all_services() -> None:
     async with running(FakeGenerator()) as service:
         listed = await health(service).List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
-        assert {name: one.status for name, one in listed.statuses.items()} == dict.fromkeys(NAMES, SERVING)
+        assert {name: one.status for name, one in listed.statuses.items()} == dict.fromkeys([*NAMES, "live"], SERVING)
 
 
 async def test_health_watch_follows_the_worker_and_ends_with_the_service() -> None:
