@@ -26,7 +26,7 @@ STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos settings check demo serve bench-model clean
-.PHONY: test test-avx2 test-transformers test-gpu gpu-proof
+.PHONY: faults soak test test-avx2 test-transformers test-gpu gpu-proof
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,14 @@ test-transformers: $(STAMP) ## the worker's tests with another transformers (old
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
 	$(BIN)/pytest -m gpu -rs
+
+faults: $(STAMP) ## faults on real processes, an hour: the whole matrix, 200 random kills, an overload of five minutes
+	$(BIN)/python -m tests.faults matrix --json build/faults-matrix.json
+	$(BIN)/python -m tests.faults kills --minutes 20 --every 6 --standby --json build/faults-kills.json
+	$(BIN)/python -m tests.faults overload --factor 5 --minutes 5 --json build/faults-overload.json
+
+soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat
+	$(BIN)/python -m tests.faults soak --minutes 30 --json build/soak.json
 
 gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
 	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)

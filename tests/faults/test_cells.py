@@ -89,7 +89,6 @@ def test_nothing_is_lost_twice_or_wrong(bench: Bench, name: str) -> None:
     assert_clean(bench.run(name))
 
 
-@pytest.mark.xfail(reason="streams end when their worker does; live sequences are not added to the next one yet")
 @pytest.mark.parametrize("name", ONCE_WORKERS_ARE_REPLACED_UNNOTICED)
 def test_streams_outlive_their_worker(bench: Bench, name: str) -> None:
     assert_clean(bench.run(name))

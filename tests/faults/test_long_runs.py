@@ -33,7 +33,6 @@ def test_every_request_ends_and_every_kill_is_noticed_and_got_over(killed: Kills
     assert not {flaw for flaw in killed.flaws if flaw != "lost"}, report_of_kills(killed)
 
 
-@pytest.mark.xfail(reason="streams end when their worker does; live sequences are not added to the next one yet")
 def test_random_kills_of_the_worker_cost_no_stream(killed: KillsResult) -> None:
     assert killed.is_clean, report_of_kills(killed)
     assert all(kill.silences_s for kill in killed.kills)
