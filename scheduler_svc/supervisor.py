@@ -33,6 +33,7 @@ _MAX_BACKOFF_S = 10.0
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _SHORTAGE_PAUSE_S = 1.0
 _MAX_FAILED_STARTS = 5
+_DTYPES = ("float32", "bfloat16", "float16")  # what a worker's --dtype may name besides auto
 _REFUSAL = "qllm-worker: "  # begins the one line in which a worker says why it refuses what it was told
 _LONGEST_LINE_BYTES = 1 << 16
 
@@ -90,8 +91,11 @@ class WorkerSupervisor:
         return self.pid is not None and is_or_descends_from(pid, self.pid)
 
     def keep_dtype(self, dtype: str) -> None:
-        """Has all further workers compute in this type: a request that goes on with one should get the same tokens."""
-        if not any(argument.partition("=")[0] == "--dtype" for argument in self._arguments):
+        """Has all further workers compute in this type: a request that goes on with one should get the same tokens.
+
+        A simulated worker computes in none.
+        """
+        if dtype in _DTYPES and not any(argument.partition("=")[0] == "--dtype" for argument in self._arguments):
             self._settled = ("--dtype", dtype)
 
     async def run(self) -> None:
