@@ -207,6 +207,11 @@ class AsyncClient:
         with self._endpoint.translated_errors():
             return await self._admin.Drain(request, timeout=self._timeout_s)
 
+    async def hand_over(self) -> None:
+        """Lets a worker that stands by serve in place of the one that does; raises QllmError if none does."""
+        with self._endpoint.translated_errors():
+            await self._admin.Handover(admin_pb2.HandoverRequest(), timeout=self._timeout_s)
+
     async def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""
         with self._endpoint.translated_errors():

@@ -113,6 +113,10 @@ class Client:
         """Tells the service to stop once the requests that run are over; see `AsyncClient.drain`."""
         return self._loop.run(self._client.drain(grace_s))
 
+    def hand_over(self) -> None:
+        """Lets a worker that stands by serve; see `AsyncClient.hand_over`."""
+        self._loop.run(self._client.hand_over())
+
     def health(self) -> bool:
         """Returns whether the service takes requests and has a worker that makes progress."""
         return self._loop.run(self._client.health())

@@ -7,6 +7,7 @@ from client.cli.access_options import with_access
 from client.cli.batch import app as batch_app
 from client.cli.drain import drain
 from client.cli.generate import EXAMPLES, generate
+from client.cli.handover import handover
 from client.cli.health import health
 from client.cli.session import Address, address_default, is_on_command_line
 from client.cli.stats import stats
@@ -36,6 +37,7 @@ app.command(epilog=EXAMPLES)(with_access(generate))
 app.command()(with_access(health))
 app.command()(with_access(stats))
 app.command()(with_access(drain))
+app.command()(with_access(handover))
 app.add_typer(batch_app, name="batch")
 app.add_typer(bench_app, name="bench")
 

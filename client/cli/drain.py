@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from client.async_client import AsyncClient, Draining
-from client.cli.session import Address, address_default, run
+from client.async_client import Draining
+from client.cli.session import Address, address_default, connect, run
 
 _MAX_GRACE_S = 3600
 
@@ -39,5 +39,5 @@ def drain(
 
 
 async def _drain(address: str, grace_s: float | None) -> Draining:
-    async with AsyncClient(address) as client:
+    async with connect(address) as client:
         return await client.drain(grace_s)

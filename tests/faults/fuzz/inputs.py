@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-NUM_INPUTS = int(os.environ.get("QLLM_FUZZ_INPUTS", "100"))
+NUM_INPUTS = int(os.environ.get("QLLM_FUZZ_INPUTS", "40"))
 fuzzing = settings(
     max_examples=NUM_INPUTS, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )

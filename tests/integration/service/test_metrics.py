@@ -86,7 +86,8 @@ def test_a_page_holds_nothing_of_prompts_and_ids(live_service: LiveService, metr
     words = {label for label in labels if not label.replace(".", "").isdigit()}
     assert words == {
         *("ls", "be", "stop", "length", "abort", "error", "overload", "invalid", "duplicate", "no_worker", "other"),
-        *("wait", "tokens", "deadline", "stopping"),
+        *("wait", "tokens", "deadline", "stopping", "quota", "denied"),
+        *("succeeded", "failed", "cancelled", "expired"),
         *("layer", "expert", "first_token", "time_per_token", "both", "+Inf"),
         *("prefixes", "sessions", "free", "host", "disk"),
     }

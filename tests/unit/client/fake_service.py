@@ -117,6 +117,11 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             check=found if request.check and self.makes_checks else None,
         )
 
+    async def Handover(self, request: Any, context: Context) -> admin_pb2.HandoverResponse:
+        """Nobody stands by."""
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no worker stands by")
+        raise AssertionError
+
     async def Drain(self, request: Any, context: Context) -> admin_pb2.DrainResponse:
         self.graces_ms.append(request.grace_ms if request.HasField("grace_ms") else None)
         return admin_pb2.DrainResponse(grace_ms=request.grace_ms or 2000, num_requests=1)

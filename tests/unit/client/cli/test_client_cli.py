@@ -315,7 +315,12 @@ async def test_stats_watch_goes_on_until_interrupted(service: FakeService) -> No
     assert (finished.code, finished.err) == (130, "qllm-client: interrupted\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"], ["drain"]])
+async def test_a_handover_that_nobody_can_take_is_refused_with_the_reason(qllm_client: Call) -> None:
+    finished = await qllm_client("handover")
+    assert (finished.code, "no worker stands by" in finished.err) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"], ["drain"], ["handover"]])
 async def test_help_teaches(qllm_client: Call, arguments: Sequence[str]) -> None:
     finished = await qllm_client(*arguments, "--help")
     assert finished.code == 0
