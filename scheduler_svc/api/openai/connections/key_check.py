@@ -19,6 +19,8 @@ _BATCH = Rule((Permission.GENERATE,), RequestClass.BEST_EFFORT)
 # A path, or what paths below another begin with. A test proves that no route is left out.
 RULES = {
     "/health": OPEN,
+    "/health/live": OPEN,
+    "/health/ready": OPEN,
     "/ping": OPEN,
     "/v1/completions": _GENERATE,
     "/v1/chat/completions": _GENERATE,

@@ -22,7 +22,7 @@ from tests.support.service.fakes import MEMORY, FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = ["", "qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches"]
+NAMES = ["", "qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches", "ready"]
 
 
 def health(service: Service) -> health_pb2_grpc.HealthStub:
