@@ -16,7 +16,7 @@ from tests.support.security.api_keys import entry, gate_of
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import COMPLETIONS, HttpService, error_of, http_app, running_http
 
-OPEN = {"/health"}
+OPEN = ("/health", "/health/live", "/health/ready", "/ping")
 KEYS = (
     entry("a", "key-a"),
     entry("b", "key-b"),
