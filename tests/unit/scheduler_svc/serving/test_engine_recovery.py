@@ -248,7 +248,7 @@ async def live_through(actions: list[tuple[object, ...]]) -> None:
         try:
             tokens, reason = await read(stream)
         except BatchFailed:
-            assert actions.count(("lose",)) > 2
+            assert actions.count(("lose",)) >= 2  # it ran alone at both
             continue
         assert tokens == whole(len(tokens))[0]
         assert reason is FinishReason.LENGTH or was_aborted
