@@ -104,13 +104,13 @@ def test_tests_that_cannot_be_read_are_trouble(ran: Callable[..., tuple[Kept, Ou
 
 
 def test_the_step_s_folders_hold_all_tests_that_are_marked_gpu() -> None:
-    everywhere = tests_marked_gpu(ROOT / "tests" / "gpu", WORKER)
+    everywhere = marked_gpu(ROOT / "tests" / "gpu", WORKER)
     folders = tuple(f"{folder.relative_to(ROOT)}/" for folder in FOLDERS)
     assert [test for test in everywhere if not test.startswith(folders)] == []
     assert len(everywhere) > 25
 
 
-def tests_marked_gpu(*folders: Path) -> list[str]:
+def marked_gpu(*folders: Path) -> list[str]:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *map(str, folders)]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in lines if "::" in line]
