@@ -58,7 +58,7 @@ class Parts:
         self.accounts = Accounts(self.work, observer)
         sessions = Programs()
         room = Room(self.work, self.memory, sessions, policy.queue_key, self.outbox.append)
-        composer = Composer(self.work.queues, self.memory, room)
+        composer = Composer(self.work.queues, self.memory, room, self.work.suspects)
         self.iterations = Iterations(self.work, self.memory, sessions, room, composer, self.accounts, self.outbox)
         self.dispatcher = Dispatcher(self.work, policy, self.accounts, self.outbox)
         self._seq_ids = count(1)
