@@ -115,14 +115,19 @@ class Programs:
             self._end(sequence, program)
 
     def worker_lost(self) -> None:
-        """Takes in that all caches are gone, with nothing left to release. Requests that live on arrive again."""
+        """Takes in that all caches are gone, with nothing left to release.
+
+        Requests that waited or ran arrive again with the next worker, and begin their programs anew.
+        """
         self._kept.clear()
         self._next_expiry_s = _NEVER_S
         self.num_hits = self.num_misses = 0  # as all counters of a worker's life
-        for key, program in self._programs.items():
+        for key, program in list(self._programs.items()):
             program.kept = None
-            program.waits.clear()
-            self._idle[key] = program
+            if program.waits:
+                del self._programs[key]
+            else:
+                self._idle[key] = program
 
     # ---- what is kept
 

@@ -215,7 +215,7 @@ def test_a_program_that_never_ends_comes_forward_by_a_bounded_time() -> None:
     assert late.order_s == 3000.0 - MAX_AHEAD_S
 
 
-def test_a_lost_worker_leaves_nothing_to_release_and_programs_their_place() -> None:
+def test_a_lost_worker_leaves_nothing_to_release_and_idle_programs_their_place() -> None:
     programs, waiting = fixed(), turn("b", 1.0)
     served(programs, turn("a"), end_s=1.0)
     programs.arrives(waiting, 1.0)
@@ -225,7 +225,7 @@ def test_a_lost_worker_leaves_nothing_to_release_and_programs_their_place() -> N
     again, anew = turn("a", 5.0), turn("b", 5.0)
     programs.arrives(again, 5.0)
     programs.arrives(anew, 5.0)
-    assert (again.order_s, anew.order_s) == (0.0, 1.0)
+    assert (again.order_s, anew.order_s) == (0.0, 5.0)
     programs.fails(waiting)  # late news of it change nothing
     assert programs.kept_for(anew) is None
 

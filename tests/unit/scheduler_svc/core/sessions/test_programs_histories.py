@@ -115,6 +115,10 @@ class ProgramsMachine(RuleBasedStateMachine):
     def the_worker_is_lost(self) -> None:
         self.programs.worker_lost()
         self.num_found = self.num_came_again = 0
+        for name in set(self.waiting.values()):
+            self.arrival_s.pop(name)
+            self.num_turns.pop(name, None)
+            self.ended_s.pop(name, None)
         for held in (self.waiting, self.newest, self.until_s):
             held.clear()
 
