@@ -82,7 +82,7 @@ class Dispatcher:
         # Whoever stands ahead is joined there: the step ends at that place, and the next one takes both along.
         meeting = min((other.issued for other in companions if other.issued > batch.issued), default=None)
         batches = (batch, *together)
-        shape = sum((other.shape for other in together), batch.shape)
+        shape = _joint_shape(batches)
         until, estimate_s = reach(self._work.cost_model.unit_costs(shape), batch.issued, end=meeting)
         for each in batches:
             each.issued = until
@@ -212,8 +212,13 @@ class Dispatcher:
         """Predicts the longest unit of the step that runs; None if there is none, or of times nothing is known yet."""
         if self.window.head is None or not self._work.cost_model.is_ready:
             return None
-        shape = sum((other.shape for other in self.window.head.batches[1:]), self.window.head.batches[0].shape)
+        shape = _joint_shape(self.window.head.batches)
         return self._planner.longest_unit_s(self._work.cost_model.unit_costs(shape))
 
     def _longest_unit_s(self, batch: Batch) -> float:
         return self._planner.longest_unit_s(self._work.cost_model.unit_costs(batch.shape))
+
+
+def _joint_shape(batches: tuple[Batch, ...]) -> Shape:
+    """Returns what a step costs in which these go on together, of which there is one at least."""
+    return sum((batch.shape for batch in batches[1:]), batches[0].shape)

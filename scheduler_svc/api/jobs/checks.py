@@ -8,11 +8,10 @@ from collections.abc import Mapping
 
 from scheduler_svc.api.validation import Amount
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.jobs.limits import MAX_ITEMS, MAX_JOB_BYTES
 
 _NUL = "\0"  # databases refuse it in a text
 
-MAX_ITEMS = 50_000
-MAX_JOB_BYTES = 200 << 20
 MAX_CUSTOM_ID_CHARS = 256
 MAX_KEY_CHARS = 128
 MAX_METADATA_PAIRS, MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS = 16, 64, 512

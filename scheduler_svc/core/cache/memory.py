@@ -313,10 +313,7 @@ class Memory:
         if sequence.known_to_worker:
             self._emit(DropSequence(sequence.seq_id))
         self._coming.forget(sequence)
-        sequence.known_to_worker = False
-        sequence.num_computed_tokens = 0
-        sequence.num_known_blocks = 0
-        sequence.is_exact = True
+        sequence.lose_cache()
         if sequence.is_offloaded:
             self._leave_tier(sequence)
         elif sequence.block_ids:

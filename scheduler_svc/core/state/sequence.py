@@ -232,14 +232,19 @@ class Sequence:
 
     def lose_worker(self) -> None:
         """Forgets all that a worker that is gone knew: it is to be computed again by another, from its first token."""
-        if self.num_starts:
-            self.num_lost_tokens = self.num_computed_tokens
+        self.num_lost_tokens = self.num_computed_tokens
+        self.lose_cache()
         self.state = SequenceState.QUEUED
-        self.known_to_worker = self.rides = False
-        self.num_computed_tokens = self.num_known_blocks = self.num_host_blocks = 0
+        self.rides = False
+        self.num_host_blocks = 0
         self.block_ids, self.block_digests = [], []
-        self.is_exact = True
         self.tier = Tier.HOST
+
+    def lose_cache(self) -> None:
+        """Notes that no worker knows it, and nothing of it is computed; its blocks are another's to give up."""
+        self.known_to_worker = False
+        self.num_computed_tokens = self.num_known_blocks = 0
+        self.is_exact = True
 
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Returns the tokens at positions start to stop - 1, of prompt and output laid end to end."""

@@ -10,11 +10,12 @@ from qllm.v1 import batches_pb2 as pb
 from qllm.v1 import inference_pb2
 
 from scheduler_svc.api.grpc.items import generate_items
-from scheduler_svc.api.jobs.checks import MAX_ITEMS, ItemsSoFar
+from scheduler_svc.api.jobs.checks import ItemsSoFar
 from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, NewItem, NewJob
+from scheduler_svc.jobs.limits import MAX_ITEMS
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
 from tests.support.service.api_service import Service, collect, running, text_request
 from tests.support.service.fakes import FakeGenerator
