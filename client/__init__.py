@@ -36,6 +36,7 @@ from client.messages import (
     GenerationResult,
     Prompt,
     RequestClass,
+    TokenLogprob,
     Usage,
 )
 from client.stream import GenerationStream
@@ -75,6 +76,7 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "SyncGenerationStream",
+    "TokenLogprob",
     "Unauthenticated",
     "Unavailable",
     "Unreachable",

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 from qllm.v1 import batches_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_usage, encode_request
+from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage, encode_request
 from client.errors import InvalidRequest
-from client.messages import FinishReason, GenerateOptions, Prompt, Usage
+from client.messages import FinishReason, GenerateOptions, Prompt, TokenLogprob, Usage
 
 
 class BatchStatus(StrEnum):
@@ -101,6 +101,7 @@ class BatchAnswer:
     finish_reason: FinishReason
     stop_string: str | None
     usage: Usage
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +195,5 @@ def _decode_answer(message: pb.BatchResult) -> BatchAnswer:
         finish_reason=decode_finish_reason(response.finish.reason),
         stop_string=response.finish.stop_string or None,
         usage=decode_usage(response.finish.usage),
+        top_logprobs=decode_top_logprobs(response),
     )

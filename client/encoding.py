@@ -6,7 +6,7 @@ from typing import cast
 from qllm.v1 import inference_pb2 as pb
 
 from client.errors import InvalidRequest
-from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, Usage
+from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, TokenLogprob, Usage
 
 _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
@@ -35,6 +35,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             targets=_encode_targets(options),
             cache_salt=options.get("cache_salt") or "",
             session=_encode_session(options),
+            num_top_logprobs=options.get("num_top_logprobs", 0),
         )
         _set_prompt(request, prompt)
     except (TypeError, ValueError) as error:
@@ -45,6 +46,11 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
 def decode_finish_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
     """Translates the reason why a stream ended; one that is not known here counts as a stop."""
     return _FINISH_REASONS.get(reason, FinishReason.STOP)
+
+
+def decode_top_logprobs(message: pb.GenerateResponse) -> tuple[tuple[TokenLogprob, ...], ...]:
+    """Translates the most probable tokens at the place of each of a message's tokens; empty if not asked for."""
+    return tuple(tuple(TokenLogprob(one.token_id, one.logprob) for one in top.tokens) for top in message.top_logprobs)
 
 
 def decode_usage(usage: pb.Usage) -> Usage:
@@ -67,6 +73,12 @@ def _encode_sampling(options: GenerateOptions) -> pb.SamplingParams:
         top_p=options.get("top_p"),
         min_p=options.get("min_p"),
         seed=options.get("seed"),
+        repetition_penalty=options.get("repetition_penalty"),
+        presence_penalty=options.get("presence_penalty"),
+        frequency_penalty=options.get("frequency_penalty"),
+        logit_bias=options.get("logit_bias"),
+        allowed_token_ids=options.get("allowed_token_ids"),
+        bad_words=options.get("bad_words"),
     )
 
 

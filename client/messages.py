@@ -6,7 +6,7 @@ Knows nothing of channels and calls. Ranges are the service's to check: a wrong 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 
 class RequestClass(StrEnum):
@@ -52,6 +52,13 @@ class GenerateOptions(TypedDict, total=False):
         top_p: Keeps the smallest set of tokens whose probability reaches this.
         min_p: Keeps tokens at least this fraction as probable as the most probable one.
         seed: Makes sampling repeatable.
+        repetition_penalty: Makes tokens that prompt or output have less likely, above 1.
+        presence_penalty: Is taken from the logits of tokens that the output has.
+        frequency_penalty: Is taken from them as often as the output has each.
+        logit_bias: What is added to the logits of tokens.
+        allowed_token_ids: The only tokens that may be chosen.
+        bad_words: Words that the output shall not have.
+        num_top_logprobs: With each token come so many of the most probable ones at its place.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
@@ -75,6 +82,13 @@ class GenerateOptions(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     seed: int | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    allowed_token_ids: Sequence[int] | None
+    bad_words: Sequence[str] | None
+    num_top_logprobs: int
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
@@ -84,13 +98,25 @@ class GenerateOptions(TypedDict, total=False):
     timeout_s: float | None
 
 
+class TokenLogprob(NamedTuple):
+    """A token that might have been chosen, with the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one message of a stream added; `text` may be empty while tokens do not complete a character."""
+    """What one message of a stream added; `text` may be empty while tokens do not complete a character.
+
+    Attributes:
+        top_logprobs: The most probable tokens at the place of each token, if asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +150,7 @@ class GenerationResult:
         usage: The service's own counts and times.
         ttft_s: Seconds from the call to its first token, as this process saw it; None if no token came.
         e2e_s: Seconds from the call to its end, as this process saw it.
+        top_logprobs: The most probable tokens at the place of each token, if asked for.
     """
 
     request_id: str
@@ -135,3 +162,4 @@ class GenerationResult:
     usage: Usage
     ttft_s: float | None
     e2e_s: float
+    top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from scheduler_svc.core.cache.load import MemoryLoad
-from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import (
     FinishReason,
     RequestClass,
@@ -57,12 +57,17 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """Tokens since the last event, merged when the reader is slow; `finish_reason` and `usage` come with the last."""
+    """Tokens since the last event, merged when the reader is slow; `finish_reason` and `usage` come with the last.
+
+    Attributes:
+        tops: The most probable tokens at the place of each, as many as were asked for; empty if none were.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    tops: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 class TokenStream(Protocol):
@@ -94,6 +99,7 @@ class SamplingDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,26 @@ class GenerateSettings:
         "Chooses among the tokens that are at least this fraction as probable as the most probable one.",
     ] = None
     seed: Annotated[int | None, Setting(panel=_SAMPLING, unset="a random one"), "Makes the choices repeatable."] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="the model's own"),
+        "Makes tokens that the prompt or the answer has less likely, above 1. With 1 nothing changes.",
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="0"),
+        "Is taken from the logits of tokens that the answer has.",
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="0"),
+        "Is taken from the logit of each token as often as the answer has it.",
+    ] = None
+    bad_word: Annotated[
+        list[str] | None,
+        Setting(metavar="WORD", panel=_SAMPLING),
+        "Names a word that the answer shall not have. It may be given several times.",
+    ] = None
     chat: Annotated[
         bool | None,
         Setting(panel=_PROMPT, unset="no-chat, with --system chat"),
@@ -145,6 +165,10 @@ class GenerateSettings:
             top_p=self.top_p,
             min_p=self.min_p,
             seed=self.seed,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            bad_words=self.bad_word or (),
             stop=self.stop or (),
             stop_token_ids=self.stop_token_id or (),
             ttft_ms=self.ttft_ms,

@@ -59,16 +59,34 @@ def decode_command(step: control_pb2.StepCommand) -> Command | Advance | CheckIn
 
 
 def _add_sequence(add: control_pb2.AddSequence) -> AddSequence:
-    given = add.sampling
-    sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p, given.seed)
     return AddSequence(
         add.seq_id,
-        sampling,
+        _sampling(add),
         tuple(add.stop_token_ids),
         add.max_tokens,
         add.min_tokens,
         add.num_output_tokens,
         tuple(add.shared_block_ids),
+        tuple(add.prompt_token_ids),
+        tuple(add.output_token_ids),
+    )
+
+
+def _sampling(add: control_pb2.AddSequence) -> Sampling:
+    given = add.sampling
+    return Sampling(
+        temperature=given.temperature,
+        top_k=given.top_k,
+        top_p=given.top_p,
+        min_p=given.min_p,
+        seed=given.seed,
+        repetition_penalty=given.repetition_penalty,
+        presence_penalty=given.presence_penalty,
+        frequency_penalty=given.frequency_penalty,
+        logit_bias=tuple(sorted(given.logit_bias.items())),
+        allowed_token_ids=tuple(given.allowed_token_ids),
+        bad_words=tuple(tuple(word.ids) for word in add.bad_words),
+        num_top_logprobs=add.num_top_logprobs,
     )
 
 
@@ -121,8 +139,7 @@ def encode_command(command: Command | Advance) -> bytes:
     step = control_pb2.StepCommand()
     match command:
         case AddSequence():
-            sampling = inference_pb2.SamplingParams(**asdict(command.sampling))
-            step.add_sequence.MergeFrom(control_pb2.AddSequence(**{**_named(command), "sampling": sampling}))
+            step.add_sequence.MergeFrom(control_pb2.AddSequence(**_named(command) | _sampling_fields(command.sampling)))
         case DropSequence():
             step.drop_sequence.seq_id = command.seq_id
         case ForkSequence():
@@ -144,6 +161,15 @@ def encode_command(command: Command | Advance) -> bytes:
             preempt_at = _PREEMPT_AT_BACK[command.preempt_at]
             step.advance.MergeFrom(control_pb2.Advance(**{**_named(command), "until": until, "preempt_at": preempt_at}))
     return step.SerializeToString()
+
+
+def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """Returns what AddSequence says of how tokens are chosen."""
+    values = asdict(sampling)
+    bad_words = [inference_pb2.TokenIds(ids=word) for word in values.pop("bad_words")]
+    num_top_logprobs = values.pop("num_top_logprobs")
+    params = inference_pb2.SamplingParams(**values | {"logit_bias": dict(sampling.logit_bias)})
+    return {"sampling": params, "bad_words": bad_words, "num_top_logprobs": num_top_logprobs}
 
 
 def decode_frame(frame: bytes) -> Command | Advance:
@@ -171,8 +197,10 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     reached.layer, reached.stage, reached.expert = layer, _STAGES_BACK[stage], expert
     _write_timing(result.timing, outcome.timing)
     add = result.tokens.add
-    for seq_id, token_id, logprob, finish_reason in outcome.tokens:  # hundreds at the end of each iteration
-        add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
+    for seq_id, token_id, logprob, finish_reason, top in outcome.tokens:  # hundreds at the end of each iteration
+        added = add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
+        for one in top:
+            added.top.tokens.add(token_id=one.token_id, logprob=one.logprob)
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
     for failed in outcome.sequence_errors:

@@ -10,9 +10,11 @@ without, so that what one refuses the others refuse, in the same words.
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import chain
+from math import inf, isfinite
 from typing import Generic, Protocol, TypeVar
 
-from gpu_worker.contract.commands import BatchItem
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, SequenceRefused
@@ -92,20 +94,32 @@ class Known(Generic[SequenceT, BatchT]):
         return self.batches[batch_id]
 
 
-def check_add(
-    known: Known[SequenceT, BatchT],
-    seq_id: int,
-    stop_token_ids: Iterable[int],
-    shared_block_ids: Sequence[int] = (),
-) -> None:
+def check_add(known: Known[SequenceT, BatchT], add: AddSequence) -> None:
     """Raises CommandRefused unless a sequence may be made known, with these blocks for its first tokens."""
+    seq_id, shared_block_ids = add.seq_id, add.shared_block_ids
     if seq_id in known.sequences:
         raise CommandRefused(f"sequence {seq_id} is known already")
-    _check_vocabulary(sorted(stop_token_ids), known.limits)
+    _check_vocabulary(sorted(add.stop_token_ids), known.limits)
+    _check_sampling(add.sampling, known.limits)
+    _check_vocabulary((*add.prompt_token_ids, *add.output_token_ids), known.limits)
+    if add.output_token_ids and len(add.output_token_ids) != add.num_output_tokens:
+        given = f"{len(add.output_token_ids)} of the {add.num_output_tokens} tokens that it generated before"
+        raise CommandRefused(f"sequence {seq_id} comes with {given}; all or none are needed")
     known.blocks.check_shared(shared_block_ids)
     num_tokens, max_model_len = len(shared_block_ids) * known.blocks.block_size, known.limits.max_model_len
     if num_tokens > max_model_len:
         raise CommandRefused(f"sequence {seq_id} would share {num_tokens} tokens, at most {max_model_len} fit")
+
+
+def _check_sampling(sampling: Sampling, limits: ModelLimits) -> None:
+    """Refuses tokens that are not there, and numbers that would make nonsense of logits."""
+    biased = [token_id for token_id, _ in sampling.logit_bias]
+    _check_vocabulary((*biased, *sampling.allowed_token_ids, *chain.from_iterable(sampling.bad_words)), limits)
+    if not all(sampling.bad_words):
+        raise CommandRefused("bad_words has a word of no tokens, each needs at least one")
+    shifts = (sampling.presence_penalty, sampling.frequency_penalty, *(shift for _, shift in sampling.logit_bias))
+    if not all(map(isfinite, shifts)) or not 0 < sampling.repetition_penalty < inf:
+        raise CommandRefused("penalties and logit_bias must be finite numbers, and repetition_penalty above 0")
 
 
 def check_fork(

@@ -22,6 +22,14 @@ class Sampling:
         top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
         min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
         seed: Makes the draws repeatable.
+        repetition_penalty: Divides what is above 0 of the logits of tokens that prompt or output have, and multiplies
+            what is below; 1 leaves them.
+        presence_penalty: Is taken from the logits of tokens that the output has.
+        frequency_penalty: Is taken from them as often as the output has each.
+        logit_bias: Tokens with what is added to their logits.
+        allowed_token_ids: The only tokens that may be chosen; none: all may.
+        bad_words: Tokens that must not follow one another; each has at least one.
+        num_top_logprobs: So many of the most probable tokens are told with each one.
     """
 
     temperature: float = 0.0
@@ -29,6 +37,28 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Sequence[tuple[int, float]] = ()
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[Sequence[int]] = ()
+    num_top_logprobs: int = 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens that were there before are less likely, or more."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether the logits are changed before anything is chosen from them."""
+        return self.has_penalties or bool(self.logit_bias or self.allowed_token_ids or self.bad_words)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the choice depends on tokens that were there before."""
+        return self.has_penalties or any(len(word) > 1 for word in self.bad_words)
 
 
 class Tier(Enum):
@@ -50,6 +80,8 @@ class AddSequence:
         min_tokens: Tokens before which no stop token is chosen.
         num_output_tokens: Tokens that it generated before this worker knew it.
         shared_block_ids: Full blocks that hold its first tokens already.
+        prompt_token_ids: The different tokens of its prompt, where the choice depends on them.
+        output_token_ids: The tokens that it generated before, in order, where the choice depends on them.
     """
 
     seq_id: int
@@ -59,6 +91,8 @@ class AddSequence:
     min_tokens: int = 0
     num_output_tokens: int = 0
     shared_block_ids: Sequence[int] = ()
+    prompt_token_ids: Sequence[int] = ()
+    output_token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

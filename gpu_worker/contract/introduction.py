@@ -15,12 +15,14 @@ class SamplingDefaults:
         top_k: Tokens kept; 0 keeps all.
         top_p: Probability kept.
         min_p: Least part of the best token's probability.
+        repetition_penalty: Divides the logits of tokens that prompt or output have.
     """
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

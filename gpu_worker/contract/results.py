@@ -22,13 +22,29 @@ class FinishReason(IntEnum):
         return cls.LENGTH if num_output_tokens >= max_tokens else None
 
 
+class TokenLogprob(NamedTuple):
+    """A token that might have been chosen, with its probability's natural logarithm."""
+
+    token_id: int
+    logprob: float
+
+
 class SampledToken(NamedTuple):
-    """One sampled token, with its probability's natural logarithm; finish_reason is None when the sequence goes on."""
+    """One sampled token.
+
+    Attributes:
+        seq_id: Whose it is.
+        token_id: The token.
+        logprob: The natural logarithm of its probability.
+        finish_reason: Why the sequence ends with it; None when that goes on.
+        top: The most probable tokens at its place, if asked for.
+    """
 
     seq_id: int
     token_id: int
     logprob: float
     finish_reason: FinishReason | None
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,8 @@ class RunnerExecutor:
         match command:
             case StartBatch(batch_id, items):
                 self._runner.start_batch(batch_id, items)
-            case AddSequence(seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, shared):
-                self._runner.add_sequence(
-                    seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, shared_block_ids=shared
-                )
+            case AddSequence():
+                self._runner.add_sequence(command)
             case ForkSequence(seq_id, parent_seq_id, new_block_ids):
                 self._runner.fork_sequence(seq_id, parent_seq_id, new_block_ids)
             case DropSequence(seq_id):

@@ -26,13 +26,13 @@ from gpu_worker.contract.checks import (
     check_start,
     tokens_of,
 )
-from gpu_worker.contract.commands import BatchItem, Sampling, Tier
+from gpu_worker.contract.commands import AddSequence, BatchItem, Tier
 from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.integrity import check_members, integrity_report
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.cursor import Cursor
-from gpu_worker.errors import CacheLost
+from gpu_worker.errors import CacheLost, CommandRefused
 from gpu_worker.execution.moves import Moves
 from gpu_worker.execution.pass_maker import PassMaker
 from gpu_worker.execution.sequences import Batch, Member, Sequence
@@ -106,32 +106,12 @@ class Runner:
 
     # ---- sequences
 
-    def add_sequence(
-        self,
-        seq_id: int,
-        sampling: Sampling,
-        stop_token_ids: abc.Iterable[int],
-        max_tokens: int,
-        min_tokens: int = 0,
-        num_output_tokens: int = 0,
-        shared_block_ids: abc.Sequence[int] = (),
-    ) -> None:
-        """Makes a sequence known, with no cache but the rows of blocks that it shares.
-
-        Args:
-            seq_id: An id that is not known.
-            sampling: How tokens are chosen.
-            stop_token_ids: Tokens that end it.
-            max_tokens: Tokens that it generates in all.
-            min_tokens: Tokens before which no stop token is chosen.
-            num_output_tokens: Tokens that it generated before this worker knew it.
-            shared_block_ids: Blocks that are full of its first tokens' rows already.
-        """
-        stop_ids = frozenset(stop_token_ids)
-        check_add(self._known, seq_id, stop_ids, shared_block_ids)
-        table = self.cache.new_table(seq_id)
-        self.cache.share(table, shared_block_ids)
-        self._sequences[seq_id] = Sequence(seq_id, sampling, stop_ids, max_tokens, min_tokens, num_output_tokens, table)
+    def add_sequence(self, add: AddSequence) -> None:
+        """Makes a sequence known, with no cache but the rows of blocks that it shares."""
+        check_add(self._known, add)
+        table = self.cache.new_table(add.seq_id)
+        self.cache.share(table, add.shared_block_ids)
+        self._sequences[add.seq_id] = Sequence.of(add, table)
 
     def fork_sequence(self, seq_id: int, parent_seq_id: int, new_block_ids: abc.Sequence[int]) -> None:
         """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.
@@ -142,6 +122,10 @@ class Runner:
             new_block_ids: A free block for the rows in the other's last one, if that is not full; else none.
         """
         child, parent = check_fork(self._known, seq_id, parent_seq_id, new_block_ids)
+        if child.history is not None and parent.history is None:
+            raise CommandRefused(
+                f"sequence {seq_id} looks back at its tokens, which sequence {parent_seq_id} has not kept"
+            )
         self.cache.fork(child.table, parent.table, new_block_ids)
         child.follow(parent)
 

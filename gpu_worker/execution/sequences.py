@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.span import Span
-from gpu_worker.contract.commands import Sampling
+from gpu_worker.contract.commands import AddSequence, Sampling
 from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor
-from gpu_worker.execution.sampler import Draw
 from gpu_worker.passes.interface import Pass
+from gpu_worker.sampling.draw import Draw
+from gpu_worker.sampling.history import History
+from gpu_worker.sampling.sampler import Choice
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +28,7 @@ class Sequence:
         min_tokens: Tokens that must be generated before a stop token may be chosen.
         num_output_tokens: Tokens generated so far, by other workers too.
         table: Where its cache lies.
+        history: The tokens that it has had; None where its choices do not depend on them.
         last_token: The token sampled last, which the next iteration may begin with.
         finish_reason: Why it ended, None while it goes on.
         batch_id: The suspended batch that it is in, if any.
@@ -38,9 +41,18 @@ class Sequence:
     min_tokens: int
     num_output_tokens: int
     table: BlockTable
+    history: History | None = None
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
+
+    @classmethod
+    def of(cls, add: AddSequence, table: BlockTable) -> "Sequence":
+        """Returns the sequence that a command makes known."""
+        history = History(add.prompt_token_ids, add.output_token_ids) if add.sampling.looks_back else None
+        stop_ids = frozenset(add.stop_token_ids)
+        limits = add.max_tokens, add.min_tokens, add.num_output_tokens
+        return cls(add.seq_id, add.sampling, stop_ids, *limits, table, history)
 
     @property
     def num_cached(self) -> int:
@@ -50,20 +62,25 @@ class Sequence:
     def follow(self, parent: "Sequence") -> None:
         """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
         self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
+        if self.history is not None and parent.history is not None:
+            self.history = self.history.behind(parent.history)
         if (last := self.last_token) is not None:
             self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
 
     def next_draw(self) -> Draw:
         """How its next token is to be chosen."""
         early = self.num_output_tokens < self.min_tokens
-        return Draw(self.sampling, self.num_output_tokens, tuple(sorted(self.stop_ids)) if early else ())
+        return Draw(self.sampling, self.num_output_tokens, tuple(sorted(self.stop_ids)) if early else (), self.history)
 
-    def accept(self, token_id: int, logprob: float) -> SampledToken:
+    def accept(self, choice: Choice) -> SampledToken:
         """Takes a sampled token in and says whether the sequence ends with it."""
+        token_id, logprob, top = choice
         self.num_output_tokens += 1
         self.last_token = token_id
+        if self.history is not None:
+            self.history.append(token_id)
         self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
-        return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
+        return SampledToken(self.seq_id, token_id, logprob, self.finish_reason, top)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from gpu_worker.contract.results import SampledToken, SequenceError, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
-from gpu_worker.execution.sampler import sample
 from gpu_worker.execution.sequences import Batch
 from gpu_worker.experts.queues import ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.machine.clock import Clock, Stopwatch
 from gpu_worker.machine.devices import to_device
 from gpu_worker.passes.forward import RunExperts
+from gpu_worker.sampling.sampler import NoChoice, sample
 
 _EXPERTS_ALONE = {"expert_ns": 1.0}
 _HEAD_ALONE = {"head_ns": 1.0}
-_NOT_FINITE = "its logits are not finite numbers: the model's output can't be sampled"
 
 
 class Step:
@@ -205,10 +204,10 @@ class Step:
                 rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
             choices = sample(rows, [sequence.next_draw() for _, sequence in live])
             for (_, sequence), choice in zip(live, choices, strict=True):
-                if choice is None:
-                    self.sequence_errors.append(SequenceError(sequence.seq_id, _NOT_FINITE))
+                if isinstance(choice, NoChoice):
+                    self.sequence_errors.append(SequenceError(sequence.seq_id, choice.value))
                 else:
-                    self.tokens.append(sequence.accept(*choice))
+                    self.tokens.append(sequence.accept(choice))
         self.timing.num_heads += 1
         self.timing.head_rows += len(logits)
         self.finished.append(batch)

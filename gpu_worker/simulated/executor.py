@@ -133,7 +133,7 @@ class SimulatedExecutor:
     # ---- sequences
 
     def _add_sequence(self, add: AddSequence) -> None:
-        check_add(self._known, add.seq_id, add.stop_token_ids, add.shared_block_ids)
+        check_add(self._known, add)
         sequence = self._sequences[add.seq_id] = SimulatedSequence(
             seq_id=add.seq_id,
             seed=add.sampling.seed & 0xFFFFFFFF if add.sampling.temperature else 0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import PassFailed
@@ -61,7 +61,7 @@ def state_bytes(runner: Runner, block_ids: Sequence[int], num_tokens: int = 1) -
         PassFailed: The model can't run.
     """
     prompt = [position % runner.facts.vocab_size for position in range(num_tokens)]
-    runner.add_sequence(_FIRST_ID, Sampling(), (), max_tokens=1)
+    runner.add_sequence(AddSequence(_FIRST_ID, Sampling(), (), max_tokens=1))
     try:
         runner.start_batch(_FIRST_ID, [BatchItem(_FIRST_ID, num_tokens, prompt, 0, block_ids)])
         outcome = runner.advance([_FIRST_ID], Cursor(runner.facts.num_layers))
@@ -80,7 +80,7 @@ def _generate(runner: Runner, length: int, block_ids: Sequence[int]) -> list[Wor
     """Runs one prompt and a few tokens on it, and forgets it."""
     end = Cursor(runner.facts.num_layers)
     prompt = [position % runner.facts.vocab_size for position in range(length)]
-    runner.add_sequence(_FIRST_ID, Sampling(), (), max_tokens=_NUM_DECODES + 1)
+    runner.add_sequence(AddSequence(_FIRST_ID, Sampling(), (), max_tokens=_NUM_DECODES + 1))
     timings = []
     try:
         for step in range(_NUM_DECODES + 1):

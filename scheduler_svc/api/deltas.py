@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from scheduler_svc.core.state.results import TokenLogprob
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.generation import TokenEvent
 from scheduler_svc.text.detokenizer import TextAssembler
@@ -25,12 +26,22 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What is new since the last delta; `finish` comes with the last."""
+    """What is new since the last delta; `finish` comes with the last.
+
+    Attributes:
+        tops: The most probable tokens at the place of each token, as many as were asked for; empty if none were.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: Finish | None
+    tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+
+    @property
+    def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
+        """`tops` with one for each token, empty where none were asked for."""
+        return self.tops or [()] * len(self.token_ids)
 
 
 def joined(parts: Sequence[Delta]) -> Delta:
@@ -40,6 +51,7 @@ def joined(parts: Sequence[Delta]) -> Delta:
         token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
         logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
         finish=parts[-1].finish,
+        tops=tuple(top for part in parts for top in part.tops),
     )
 
 
@@ -71,6 +83,7 @@ class DeltaBuilder:
             token_ids=event.token_ids[:num_used],
             logprobs=event.logprobs[:num_used],
             finish=None if reason is None else self._finish(reason, event.usage or self._usage()),
+            tops=event.tops[:num_used],
         )
 
     def _text(self, event: TokenEvent) -> tuple[str, int]:

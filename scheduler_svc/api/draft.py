@@ -50,13 +50,27 @@ Prompt: TypeAlias = TextPrompt | ChatPrompt | TokenPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDraft:
-    """How tokens shall be chosen; None takes the model's default."""
+    """How tokens shall be chosen; None takes the model's default.
+
+    Attributes:
+        logit_bias: Tokens, each once, with what is added to their logits.
+        allowed_token_ids: The only tokens that may be chosen; none: all may.
+        bad_words: What the output shall not have.
+        num_top_logprobs: So many of the most probable tokens are told with each one.
+    """
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Sequence[tuple[int, float]] = ()
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[str] = ()
+    num_top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from scheduler_svc.api.entrance import Entrance
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
+from scheduler_svc.api.sampling import bad_word_ids, valid_sampling
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
     valid_request_id,
-    valid_sampling,
     valid_stop,
     valid_stop_strings,
     valid_targets,
@@ -54,10 +54,14 @@ class PreparedGeneration:
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
 
+        From its start, too, if alternatives of each token were asked for, which are not known of these.
+
         Args:
             token_ids: What it generated in an earlier life, without its last token.
             logprobs: One for each of them.
         """
+        if self.request.sampling.num_top_logprobs:
+            return self
         fits = 0 < len(token_ids) == len(logprobs) and len(token_ids) < self.request.stop.max_tokens
         if not fits or not 0 <= min(token_ids) <= max(token_ids) < self.model.vocab_size:
             return self
@@ -179,7 +183,8 @@ class TextGenerator:
         tenant = current_tenant()
         cache_salt = valid_cache_salt(draft.cache_salt, tenant)
         session = valid_session(draft.session)
-        sampling = valid_sampling(draft.sampling, model.vocab_size, model.sampling)
+        bad_words = bad_word_ids(draft.sampling.bad_words, text.tokenizer, model.vocab_size)
+        sampling = replace(valid_sampling(draft.sampling, model.vocab_size, model.sampling), bad_words=bad_words)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
         requested_stop = valid_stop(draft.stop, model, stop_tokens)

@@ -4,35 +4,26 @@ Each refusal is an InvalidRequest that names the field as GenerateRequest does, 
 Knows nothing of text: prompts are counted in tokens here and made of text in prompt.py.
 """
 
-import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from qllm.settings import plain, settings_of
 
-from scheduler_svc.api.draft import SamplingDraft, StopDraft, TargetsDraft
+from scheduler_svc.api.draft import StopDraft, TargetsDraft
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
+from scheduler_svc.core.state.sequence import RequestClass, StopConditions, Targets
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.generation import SamplingDefaults, ServedModel
+from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
 
 MAX_REQUEST_ID_CHARS = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
-MAX_TEMPERATURE = 100.0
-MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
-# Below this, dividing the logits overflows; the choice is the most probable token anyway.
-GREEDY_BELOW_TEMPERATURE = 1e-5
-NO_DEFAULTS = SamplingDefaults()
 # A request may ask for what an operator may promise.
 _PROMISES = {one.field: one.setting for one in settings_of(Limits)}
 MAX_TTFT_MS, MAX_TPOT_MS = _PROMISES["ls_ttft_s"].high, _PROMISES["ls_tpot_s"].high
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +67,6 @@ def require_request_id(given: str) -> None:
         raise InvalidRequest("request_id", given, f"1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters")
 
 
-def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefaults = NO_DEFAULTS) -> SamplingParams:
-    """Returns how tokens are chosen: as given, else as the model's makers do, else without any filter.
-
-    Without a seed it is a random one.
-    """
-    temperature = _first_of(given.temperature, defaults.temperature, 1.0)
-    top_k = _first_of(given.top_k, defaults.top_k, 0)
-    top_p = _first_of(given.top_p, defaults.top_p, 1.0)
-    min_p = _first_of(given.min_p, defaults.min_p, 0.0)
-    seed = secrets.randbits(63) if given.seed is None else given.seed
-    if not 0 <= temperature <= MAX_TEMPERATURE:  # also false for NaN
-        raise InvalidRequest("sampling.temperature", temperature, f"a number in [0, {MAX_TEMPERATURE:g}]")
-    if not 0 <= top_k <= vocab_size:
-        raise InvalidRequest("sampling.top_k", top_k, f"an integer in [0, {vocab_size}], 0 for all tokens")
-    if not 0 < top_p <= 1:
-        raise InvalidRequest("sampling.top_p", top_p, "a number in (0, 1]")
-    if not 0 <= min_p <= 1:
-        raise InvalidRequest("sampling.min_p", min_p, "a number in [0, 1]")
-    if not MIN_SEED <= seed <= MAX_SEED:
-        raise InvalidRequest("sampling.seed", seed, "an integer of 64 bits")
-    return SamplingParams(
-        temperature=0.0 if temperature < GREEDY_BELOW_TEMPERATURE else temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-    )
-
-
 def valid_targets(given: TargetsDraft, request_class: RequestClass) -> Targets:
     """Returns the times that a request asks for itself; a best-effort one may not ask: nothing would come of it."""
     return Targets(
@@ -122,10 +84,6 @@ def _valid_target(field: str, given_ms: float | None, most_ms: float, request_cl
     if not 0 <= given_ms <= most_ms:
         raise InvalidRequest(field, given_ms, f"a number in [0, {plain(most_ms)}], 0 for as soon as possible")
     return given_ms * 1e-3
-
-
-def _first_of(given: Number | None, default: Number | None, otherwise: Number) -> Number:
-    return given if given is not None else default if default is not None else otherwise
 
 
 def valid_stop_strings(given: Sequence[str], tokenizer: Tokenizer | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from scheduler_svc.core.state.results import (
     SampledToken,
     SequenceError,
     StepResult,
+    TokenLogprob,
     WorkerModel,
     WorkTiming,
 )
@@ -47,6 +48,16 @@ _REQUEST_CLASSES = {
     RequestClass.LATENCY_SENSITIVE: inference_pb2.LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
 }
+_NUMBERS_OF_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "seed",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 _TIERS = {Tier.HOST: control_pb2.TIER_HOST, Tier.DISK: control_pb2.TIER_DISK}
 _STAGES = {Stage.ATTENTION: control_pb2.STAGE_ATTENTION, Stage.EXPERTS: control_pb2.STAGE_EXPERTS}
 _PREEMPT_AT = {
@@ -101,9 +112,16 @@ def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) 
     step.add_sequence.num_output_tokens = command.num_output_tokens
     step.add_sequence.stop_token_ids.extend(stop.stop_token_ids)
     step.add_sequence.shared_block_ids.extend(command.shared_block_ids)
+    step.add_sequence.num_top_logprobs = sampling.num_top_logprobs
+    step.add_sequence.prompt_token_ids.extend(command.prompt_token_ids)
+    step.add_sequence.output_token_ids.extend(command.output_token_ids)
+    for word in sampling.bad_words:
+        step.add_sequence.bad_words.add(ids=word)
     target = step.add_sequence.sampling
-    target.temperature, target.top_k, target.seed = sampling.temperature, sampling.top_k, sampling.seed
-    target.top_p, target.min_p = sampling.top_p, sampling.min_p
+    for field in _NUMBERS_OF_SAMPLING:
+        setattr(target, field, getattr(sampling, field))
+    target.logit_bias.update(sampling.logit_bias)
+    target.allowed_token_ids.extend(sampling.allowed_token_ids)
 
 
 def _fork_sequence(step: control_pb2.StepCommand, command: commands.ForkSequence) -> None:
@@ -235,7 +253,13 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
 
 
 def _sampling_defaults(given: inference_pb2.SamplingParams, vocab_size: int) -> SamplingDefaults:
-    limits = {"temperature": (0.0, 100.0), "top_k": (0, vocab_size), "top_p": (1e-300, 1.0), "min_p": (0.0, 1.0)}
+    limits = {
+        "temperature": (0.0, 100.0),
+        "top_k": (0, vocab_size),
+        "top_p": (1e-300, 1.0),
+        "min_p": (0.0, 1.0),
+        "repetition_penalty": (1e-300, 100.0),
+    }
     values = {field: getattr(given, field) for field in limits if given.HasField(field)}  # type: ignore[arg-type]
     for field, value in values.items():
         _check(f"model.default_sampling.{field}", value, *limits[field])
@@ -333,7 +357,17 @@ def _tokens(tokens: Iterable[control_pb2.SampledToken], vocab_size: int) -> Iter
             raise ProtocolError("logprob: got NaN, allowed is a number")
         if finish_reason not in _FINISH_REASONS:
             raise ProtocolError(f"finish_reason: got {finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
-        yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason])
+        top = _top(token.top, vocab_size) if token.HasField("top") else ()
+        yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason], top)
+
+
+def _top(top: inference_pb2.TopLogprobs, vocab_size: int) -> tuple[TokenLogprob, ...]:
+    """Returns the most probable tokens at one place."""
+    _check("top.tokens", len(top.tokens), 0, vocab_size)
+    for one in top.tokens:
+        _check("top.token_id", one.token_id, 0, vocab_size - 1)
+        _check("top.logprob", one.logprob, -math.inf, math.inf)
+    return tuple(TokenLogprob(one.token_id, one.logprob) for one in top.tokens)
 
 
 def _timing(timing: control_pb2.WorkTiming) -> WorkTiming:

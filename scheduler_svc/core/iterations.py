@@ -90,11 +90,10 @@ class Iterations:
         # Not as soon as they are queued: a sequence that ends there costs the worker nothing.
         for sequence in (member.sequence for member in batch.members):
             if not sequence.known_to_worker:
-                num_outputs = len(sequence.output_token_ids)
                 # It begins with full blocks, if with any: what it has besides is new.
                 num_shared = sequence.num_computed_tokens // self._work.block_size
                 shared = tuple(sequence.block_ids[:num_shared])
-                self._outbox.append(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs, shared))
+                self._outbox.append(AddSequence.of(sequence, shared))
                 sequence.known_to_worker = True
         items = tuple(map(_item, batch.members))
         self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
@@ -130,10 +129,10 @@ class Iterations:
         if reason is None and len(sequence.output_token_ids) >= sequence.stop.max_tokens:
             reason = FinishReason.LENGTH
         if reason is None:
-            return TokenOutput(sequence.seq_id, token.token_id, token.logprob)
+            return TokenOutput(sequence.seq_id, token.token_id, token.logprob, top=token.top)
         self._accounts.answer_ended(sequence)
         self.end_sequence(sequence, now_s)
-        return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s))
+        return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s), token.top)
 
     def fail(self, batch_id: BatchId, message: str) -> list[Output]:
         """Ends a batch and all of its sequences; an unknown batch changes nothing."""

@@ -93,7 +93,8 @@ class BufferedTokenStream:
             if outputs or finish_reason is not None:
                 token_ids = tuple([output.token_id for output in outputs])
                 logprobs = tuple([output.logprob for output in outputs])
-                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage)
+                tops = tuple([output.top for output in outputs]) if outputs and outputs[0].top else ()
+                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage, tops)
             if finish_reason is not None:
                 return
             if error is not None:

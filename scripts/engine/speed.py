@@ -32,7 +32,7 @@ import typer
 from torch import nn
 
 from client.bench.service.geometries import Geometry, write_geometry
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
@@ -173,7 +173,7 @@ class Bench:
         """Adds a sequence and computes its prompt chunk by chunk."""
         vocab_size = self._loaded.facts.vocab_size
         prompt = [self._chance.randrange(vocab_size) for _ in range(num_tokens)]
-        self._runner.add_sequence(seq_id, Sampling(), (), max_tokens=1 << 30)
+        self._runner.add_sequence(AddSequence(seq_id, Sampling(), (), max_tokens=1 << 30))
         for start in range(0, num_tokens, self._chunk):
             chunk = prompt[start : start + self._chunk]
             is_last = start + len(chunk) == num_tokens

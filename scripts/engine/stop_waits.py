@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wa
 import torch
 import typer
 
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import load_model
@@ -33,7 +33,7 @@ _ID = 1
 
 def last_chunk_stretches_s(runner: Runner, prompt: list[int], chunk: int) -> list[float]:
     """Runs a prompt in chunks, and returns the seconds between two places of the last one."""
-    runner.add_sequence(_ID, Sampling(), (), max_tokens=2)
+    runner.add_sequence(AddSequence(_ID, Sampling(), (), max_tokens=2))
     asked_s: list[float] = []
 
     def goes_on(_: Cursor) -> bool:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from gpu_worker.contract.commands import BatchItem
+from gpu_worker.contract.commands import AddSequence, BatchItem
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel
@@ -79,7 +79,7 @@ def test_stops_at_every_layer_and_expert_change_no_bit(mixtral: LoadedModel) -> 
 @pytest.mark.parametrize("num_tokens", [1, 2000])
 def test_of_a_batch_that_is_stopped_little_is_on_its_way(mixtral: LoadedModel, num_tokens: int) -> None:
     runner = Runner(mixtral, 512, 16, 0, run_ahead_ms=1.0)
-    runner.add_sequence(1, GREEDY, (), 3)
+    runner.add_sequence(AddSequence(1, GREEDY, (), 3))
     on_its_way_ms: list[float] = []
     longest_unit_ms = 0.0
     for number in range(2):  # the first chooses kernels

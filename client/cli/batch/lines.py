@@ -20,7 +20,8 @@ from client.messages import GenerateOptions, Prompt
 MAX_SHOWN_ERRORS = 10
 _OPTIONS = frozenset(
     {"max_tokens", "min_tokens", "ignore_eos", "stop", "stop_token_ids", "temperature", "top_k", "top_p", "min_p"}
-    | {"seed", "cache_salt"}
+    | {"seed", "cache_salt", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}
+    | {"allowed_token_ids"}
 )
 _ALIASES = {"max_completion_tokens": "max_tokens"}
 # Labels, and what asks for what happens anyway.

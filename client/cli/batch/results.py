@@ -79,7 +79,7 @@ def result_line(result: BatchResult) -> str:
     response = json.loads(result.json) if result.json is not None else None
     if result.answer is not None:
         response = asdict(result.answer)
-        del response["logprobs"]
+        del response["logprobs"], response["top_logprobs"]
     line = {
         "position": result.position,
         "custom_id": result.custom_id,

@@ -560,6 +560,10 @@ class AddSequence(_message.Message):
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     SHARED_BLOCK_IDS_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_FIELD_NUMBER: _builtins.int
+    NUM_TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The scheduler's id, never used again within an epoch."""
     max_tokens: _builtins.int
@@ -568,9 +572,11 @@ class AddSequence(_message.Message):
     """Tokens that must be generated before a stop token counts."""
     num_output_tokens: _builtins.int
     """Tokens generated already, before this worker knew the sequence."""
+    num_top_logprobs: _builtins.int
+    """With each token come so many of the most probable ones at its place."""
     @_builtins.property
     def sampling(self) -> _inference_pb2.SamplingParams:
-        """How tokens are chosen; every field is set."""
+        """How tokens are chosen; every field is set but `bad_words`, which come as tokens."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -582,6 +588,18 @@ class AddSequence(_message.Message):
         were computed by sequences that began with the same tokens, and not given to anybody as new ones since.
         """
 
+    @_builtins.property
+    def bad_words(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.TokenIds]:
+        """Tokens that must not follow one another; each list has at least one."""
+
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The different tokens of the prompt, where the choice depends on them."""
+
+    @_builtins.property
+    def output_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens generated already, in order, where the choice depends on them; none or `num_output_tokens` of them."""
+
     def __init__(
         self,
         *,
@@ -592,10 +610,14 @@ class AddSequence(_message.Message):
         min_tokens: _builtins.int = ...,
         num_output_tokens: _builtins.int = ...,
         shared_block_ids: _abc.Iterable[_builtins.int] | None = ...,
+        bad_words: _abc.Iterable[_inference_pb2.TokenIds] | None = ...,
+        num_top_logprobs: _builtins.int = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1015,6 +1037,7 @@ class SampledToken(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     token_id: _builtins.int
@@ -1023,6 +1046,10 @@ class SampledToken(_message.Message):
     """Natural logarithm of its probability in the model's distribution."""
     finish_reason: _inference_pb2.FinishReason.ValueType
     """Why the sequence ended with this token; unspecified: it goes on."""
+    @_builtins.property
+    def top(self) -> _inference_pb2.TopLogprobs:
+        """The most probable tokens at its place, if asked for."""
+
     def __init__(
         self,
         *,
@@ -1030,10 +1057,11 @@ class SampledToken(_message.Message):
         token_id: _builtins.int = ...,
         logprob: _builtins.float = ...,
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
+        top: _inference_pb2.TopLogprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprob", b"logprob", "seq_id", b"seq_id", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprob", b"logprob", "seq_id", b"seq_id", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

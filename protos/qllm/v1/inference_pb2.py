@@ -24,43 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\xf1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargets\x12\x12\n\ncache_salt\x18\t \x01(\t\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.qllm.v1.SessionTurnB\x08\n\x06prompt\"O\n\x0bSessionTurn\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpects_tool_call\x18\x02 \x01(\t\x12\x11\n\tlast_turn\x18\x03 \x01(\x08\"4\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb0\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seed\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\x93\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\xa2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\x8b\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargets\x12\x12\n\ncache_salt\x18\t \x01(\t\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.qllm.v1.SessionTurn\x12\x18\n\x10num_top_logprobs\x18\x0b \x01(\x05\x42\x08\n\x06prompt\"O\n\x0bSessionTurn\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpects_tool_call\x18\x02 \x01(\t\x12\x11\n\tlast_turn\x18\x03 \x01(\x08\"4\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xee\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12:\n\nlogit_bias\x18\t \x03(\x0b\x32&.qllm.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\n \x03(\x05\x12\x11\n\tbad_words\x18\x0b \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\xbf\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\x12*\n\x0ctop_logprobs\x18\x07 \x03(\x0b\x32\x14.qllm.v1.TopLogprobs\"4\n\x0bTopLogprobs\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.qllm.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\xa2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qllm.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTCLASS']._serialized_start=1530
-  _globals['_REQUESTCLASS']._serialized_end=1615
-  _globals['_FINISHREASON']._serialized_start=1617
-  _globals['_FINISHREASON']._serialized_end=1739
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_REQUESTCLASS']._serialized_start=2023
+  _globals['_REQUESTCLASS']._serialized_end=2108
+  _globals['_FINISHREASON']._serialized_start=2110
+  _globals['_FINISHREASON']._serialized_end=2232
   _globals['_GENERATEREQUEST']._serialized_start=37
-  _globals['_GENERATEREQUEST']._serialized_end=406
-  _globals['_SESSIONTURN']._serialized_start=408
-  _globals['_SESSIONTURN']._serialized_end=487
-  _globals['_CHATPROMPT']._serialized_start=489
-  _globals['_CHATPROMPT']._serialized_end=541
-  _globals['_CHATMESSAGE']._serialized_start=543
-  _globals['_CHATMESSAGE']._serialized_end=587
-  _globals['_TOKENIDS']._serialized_start=589
-  _globals['_TOKENIDS']._serialized_end=612
-  _globals['_SAMPLINGPARAMS']._serialized_start=615
-  _globals['_SAMPLINGPARAMS']._serialized_end=791
-  _globals['_STOPCONDITIONS']._serialized_start=794
-  _globals['_STOPCONDITIONS']._serialized_end=956
-  _globals['_LATENCYTARGETS']._serialized_start=958
-  _globals['_LATENCYTARGETS']._serialized_end=1042
-  _globals['_GENERATERESPONSE']._serialized_start=1045
-  _globals['_GENERATERESPONSE']._serialized_end=1192
-  _globals['_FINISH']._serialized_start=1194
-  _globals['_FINISH']._serialized_end=1293
-  _globals['_USAGE']._serialized_start=1296
-  _globals['_USAGE']._serialized_end=1458
-  _globals['_ABORTREQUEST']._serialized_start=1460
-  _globals['_ABORTREQUEST']._serialized_end=1494
-  _globals['_ABORTRESPONSE']._serialized_start=1496
-  _globals['_ABORTRESPONSE']._serialized_end=1528
-  _globals['_INFERENCE']._serialized_start=1742
-  _globals['_INFERENCE']._serialized_end=1876
+  _globals['_GENERATEREQUEST']._serialized_end=432
+  _globals['_SESSIONTURN']._serialized_start=434
+  _globals['_SESSIONTURN']._serialized_end=513
+  _globals['_CHATPROMPT']._serialized_start=515
+  _globals['_CHATPROMPT']._serialized_end=567
+  _globals['_CHATMESSAGE']._serialized_start=569
+  _globals['_CHATMESSAGE']._serialized_end=613
+  _globals['_TOKENIDS']._serialized_start=615
+  _globals['_TOKENIDS']._serialized_end=638
+  _globals['_SAMPLINGPARAMS']._serialized_start=641
+  _globals['_SAMPLINGPARAMS']._serialized_end=1135
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=966
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1014
+  _globals['_STOPCONDITIONS']._serialized_start=1138
+  _globals['_STOPCONDITIONS']._serialized_end=1300
+  _globals['_LATENCYTARGETS']._serialized_start=1302
+  _globals['_LATENCYTARGETS']._serialized_end=1386
+  _globals['_GENERATERESPONSE']._serialized_start=1389
+  _globals['_GENERATERESPONSE']._serialized_end=1580
+  _globals['_TOPLOGPROBS']._serialized_start=1582
+  _globals['_TOPLOGPROBS']._serialized_end=1634
+  _globals['_TOKENLOGPROB']._serialized_start=1636
+  _globals['_TOKENLOGPROB']._serialized_end=1685
+  _globals['_FINISH']._serialized_start=1687
+  _globals['_FINISH']._serialized_end=1786
+  _globals['_USAGE']._serialized_start=1789
+  _globals['_USAGE']._serialized_end=1951
+  _globals['_ABORTREQUEST']._serialized_start=1953
+  _globals['_ABORTREQUEST']._serialized_end=1987
+  _globals['_ABORTRESPONSE']._serialized_start=1989
+  _globals['_ABORTRESPONSE']._serialized_end=2021
+  _globals['_INFERENCE']._serialized_start=2235
+  _globals['_INFERENCE']._serialized_end=2369
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         request_id=request.request_id,
         request_class=valid_request_class(request.request_class),
         prompt=_prompt(request),
-        sampling=_sampling(request.sampling),
+        sampling=_sampling(request.sampling, request.num_top_logprobs),
         stop=_stop(request.stop),
         targets=_targets(request.targets),
         deadline_s=deadline_s,
@@ -68,13 +68,20 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
     raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
 
 
-def _sampling(given: pb.SamplingParams) -> SamplingDraft:
+def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
     return SamplingDraft(
         temperature=given.temperature if given.HasField("temperature") else None,
         top_k=given.top_k if given.HasField("top_k") else None,
         top_p=given.top_p if given.HasField("top_p") else None,
         min_p=given.min_p if given.HasField("min_p") else None,
         seed=given.seed if given.HasField("seed") else None,
+        repetition_penalty=given.repetition_penalty if given.HasField("repetition_penalty") else None,
+        presence_penalty=given.presence_penalty if given.HasField("presence_penalty") else None,
+        frequency_penalty=given.frequency_penalty if given.HasField("frequency_penalty") else None,
+        logit_bias=tuple(given.logit_bias.items()),
+        allowed_token_ids=given.allowed_token_ids,
+        bad_words=given.bad_words,
+        num_top_logprobs=num_top_logprobs,
     )
 
 

@@ -24,6 +24,11 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
         token_ids=delta.token_ids,
         logprobs=delta.logprobs,
     )
+    if any(delta.tops):
+        for top in delta.tops:
+            response.top_logprobs.add(
+                tokens=[pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in top]
+            )
     if delta.finish is not None:
         response.finish.CopyFrom(_finish_message(delta.finish))
     return response

@@ -1,13 +1,22 @@
 """The Chat Completions API: a conversation to answer, choices with a message."""
 
 import sys
+from collections.abc import Sequence
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import ChatPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
-from scheduler_svc.api.openai.token_texts import TokenTexts, finite
-from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
+from scheduler_svc.api.openai.token_texts import TokenText, TokenTexts, finite
+from scheduler_svc.api.openai.translation import (
+    FINISH_REASONS,
+    TopLogprobs,
+    drafts_of,
+    num_choices_per_prompt,
+    stream_plan,
+)
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage
+from scheduler_svc.core.state.results import TokenLogprob
+from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.text.chat_template import ChatTurn
 
 # An answer may be as long as the context allows, as with OpenAI and vLLM.
@@ -29,11 +38,17 @@ def chat_question(body: ChatCompletionRequest) -> Question:
         whole_object="chat.completion",
         chunk_object="chat.completion.chunk",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS),
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _top_logprobs(body)),
         num_choices_per_prompt=num_choices_per_prompt(body),
         stream=stream_plan(body),
         new_choice=new_choice,
     )
+
+
+def _top_logprobs(body: ChatCompletionRequest) -> TopLogprobs:
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequest("top_logprobs", body.top_logprobs, "0 or null unless logprobs is true")
+    return TopLogprobs(body.top_logprobs or 0, "top_logprobs")
 
 
 def _turn(message: ChatMessage) -> ChatTurn:
@@ -77,10 +92,14 @@ class _ChatChoice:
 
     def _logprobs(self, delta: Delta) -> JsonObject:
         return {
-            "content": [self._token(*one) for one in zip(delta.token_ids, delta.logprobs, strict=True)],
+            "content": [self._token(*one) for one in zip(delta.token_ids, delta.logprobs, delta.each_top, strict=True)],
             "refusal": None,
         }
 
-    def _token(self, token_id: int, logprob: float) -> JsonObject:
-        token = self._token_texts.next(token_id)
-        return {"token": token.text, "logprob": finite(logprob), "bytes": [*token.data], "top_logprobs": []}
+    def _token(self, token_id: int, logprob: float, top: Sequence[TokenLogprob]) -> JsonObject:
+        others = [_shown(self._token_texts.peek(one.token_id), one.logprob) for one in top]  # before the text goes on
+        return {**_shown(self._token_texts.next(token_id), logprob), "top_logprobs": others}
+
+
+def _shown(token: TokenText, logprob: float) -> JsonObject:
+    return {"token": token.text, "logprob": finite(logprob), "bytes": [*token.data]}

@@ -6,7 +6,13 @@ from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenTexts, finite
-from scheduler_svc.api.openai.translation import FINISH_REASONS, drafts_of, num_choices_per_prompt, stream_plan
+from scheduler_svc.api.openai.translation import (
+    FINISH_REASONS,
+    TopLogprobs,
+    drafts_of,
+    num_choices_per_prompt,
+    stream_plan,
+)
 from scheduler_svc.api.openai.wire.schemas import CompletionRequest
 
 # OpenAI's default, and vLLM's.
@@ -29,7 +35,7 @@ def completion_question(body: CompletionRequest) -> Question:
         whole_object="text_completion",
         chunk_object="text_completion",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, _prompts(body.prompt), DEFAULT_MAX_TOKENS),
+        drafts=drafts_of(body, _prompts(body.prompt), DEFAULT_MAX_TOKENS, TopLogprobs(body.logprobs or 0, "logprobs")),
         num_choices_per_prompt=num_choices_per_prompt(body),
         stream=stream_plan(body),
         new_choice=new_choice,
@@ -73,10 +79,13 @@ class _CompletionChoice:
         return choice
 
     def _logprobs(self, delta: Delta) -> JsonObject:
-        tokens = [self._token_texts.next(token_id) for token_id in delta.token_ids]
+        tokens, tops = [], []
+        for token_id, top in zip(delta.token_ids, delta.each_top, strict=True):
+            tops.append({self._token_texts.peek(one.token_id).text: finite(one.logprob) for one in top})
+            tokens.append(self._token_texts.next(token_id))
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [finite(logprob) for logprob in delta.logprobs],
-            "top_logprobs": None,
+            "top_logprobs": tops if any(tops) else None,
             "text_offset": [token.offset for token in tokens],
         }

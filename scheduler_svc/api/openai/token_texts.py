@@ -62,8 +62,13 @@ class TokenTexts:
         goes_on = data[:1] != b"" and _continues_a_character(data[0])
         token = TokenText(data, max(0, self._offset - goes_on))
         if self._tokenizer is not None and token_id not in self._tokenizer.special_token_ids:
+            self._before = [*self._before, token_id][-NUM_CONTEXT_TOKENS:]
             self._offset += sum(not _continues_a_character(byte) for byte in data)
         return token
+
+    def peek(self, token_id: int) -> TokenText:
+        """Returns what the next token would be if it were this one; the text does not go on by it."""
+        return TokenText(self._data(token_id), self._offset)
 
     def _data(self, token_id: int) -> bytes:
         if self._tokenizer is None:
@@ -73,8 +78,6 @@ class TokenTexts:
             before = self._tokenizer.decode(self._before)
             text = self._tokenizer.decode([*self._before, token_id])
             data = text[len(before) :].encode()
-        if token_id not in self._tokenizer.special_token_ids:
-            self._before = [*self._before, token_id][-NUM_CONTEXT_TOKENS:]
         return data
 
 

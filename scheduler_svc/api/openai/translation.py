@@ -1,7 +1,7 @@
 """Translates what both APIs have in common to drafts of generations."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, SessionDraft, StopDraft, TargetsDraft
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
@@ -13,12 +13,21 @@ from scheduler_svc.core.state.sequence import FinishReason
 from scheduler_svc.errors import InvalidRequest
 
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
+_MANY_DIGITS = 12
 # vLLM's word for "all of them", which is 0 here.
 _ALL_TOKENS = -1
 
 
+@dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """How many alternatives of each token are told, and the field that says so."""
+
+    count: int
+    field: str
+
+
 def drafts_of(
-    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int
+    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int, top_logprobs: TopLogprobs
 ) -> list[NamedDraft]:
     """Returns a draft for each choice.
 
@@ -26,6 +35,7 @@ def drafts_of(
         body: The request.
         prompts: Each with the name of its field.
         default_max_tokens: For a request that does not say.
+        top_logprobs: How many alternatives of each token are asked for.
     """
     num_per_prompt = num_choices_per_prompt(body)
     if len(prompts) * num_per_prompt > MAX_CHOICES:
@@ -33,7 +43,7 @@ def drafts_of(
         raise InvalidRequest("n", given, f"at most {MAX_CHOICES} choices in all")
     max_tokens, max_tokens_field = _max_tokens(body)
     stop = _stop(body, max_tokens, default_max_tokens)
-    sampling = _sampling(body)
+    sampling = _sampling(body, top_logprobs.count)
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     session = _session(body, len(prompts) * num_per_prompt)
     return [
@@ -47,7 +57,7 @@ def drafts_of(
                 cache_salt=body.cache_salt or "",
                 session=session,
             ),
-            FieldNames.of(prompt=field, max_tokens=max_tokens_field),
+            FieldNames.of(prompt=field, max_tokens=max_tokens_field, top_logprobs=top_logprobs.field),
         )
         for field, prompt in prompts
         for index in range(num_per_prompt)
@@ -95,14 +105,37 @@ def _stop(body: GenerationFields, max_tokens: int | None, default_max_tokens: in
     )
 
 
-def _sampling(body: GenerationFields) -> SamplingDraft:
+def _sampling(body: GenerationFields, num_top_logprobs: int) -> SamplingDraft:
     return SamplingDraft(
         temperature=body.temperature,
         top_k=0 if body.top_k == _ALL_TOKENS else body.top_k,
         top_p=body.top_p,
         min_p=body.min_p,
         seed=body.seed,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        allowed_token_ids=_allowed_token_ids(body.allowed_token_ids),
+        bad_words=body.bad_words or (),
+        num_top_logprobs=num_top_logprobs,
     )
+
+
+def _logit_bias(given: Mapping[str, float]) -> list[tuple[int, float]]:
+    """JSON has texts as keys."""
+    biases: dict[int, float] = {}
+    for text, bias in given.items():
+        if not (text.isascii() and text.isdigit() and len(text) < _MANY_DIGITS) or int(text) in biases:
+            raise InvalidRequest("logit_bias", text, "token ids as keys, each once and in digits")
+        biases[int(text)] = bias
+    return list(biases.items())
+
+
+def _allowed_token_ids(given: Sequence[int] | None) -> Sequence[int]:
+    if given is not None and not given:
+        raise InvalidRequest("allowed_token_ids", given, "null, or at least one token id")
+    return given or ()
 
 
 def _for_choice(sampling: SamplingDraft, index: int) -> SamplingDraft:

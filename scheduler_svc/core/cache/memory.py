@@ -302,8 +302,7 @@ class Memory:
         kept, rest = sequence.block_ids[:num_full], sequence.block_ids[num_full:]
         self.pool.release(rest)
         sequence.block_ids = kept
-        num_outputs = len(sequence.output_token_ids)
-        self._emit(AddSequence(sequence.seq_id, sequence.sampling, sequence.stop, num_outputs, tuple(kept)))
+        self._emit(AddSequence.of(sequence, tuple(kept)))
         return True
 
     def forget(self, sequence: Sequence) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt
 from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Tier
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class AddSequence:
     Attributes:
         num_output_tokens: Tokens generated before the worker knew it.
         shared_block_ids: Full blocks that hold its first tokens already.
+        prompt_token_ids: The different tokens of its prompt, where the choice depends on them.
+        output_token_ids: The tokens generated before, in order, where the choice depends on them.
     """
 
     seq_id: SeqId
@@ -25,6 +27,22 @@ class AddSequence:
     stop: StopConditions
     num_output_tokens: int
     shared_block_ids: tuple[BlockId, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    output_token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, sequence: Sequence, shared_block_ids: tuple[BlockId, ...] = ()) -> "AddSequence":
+        """Returns the command for a sequence as it stands, which begins with these blocks."""
+        sampling, outputs = sequence.sampling, sequence.output_token_ids
+        return cls(
+            sequence.seq_id,
+            sampling,
+            sequence.stop,
+            len(outputs),
+            shared_block_ids,
+            tuple(sorted(set(sequence.prompt_token_ids))) if sampling.looks_at_prompt else (),
+            tuple(outputs) if sampling.looks_at_output else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)

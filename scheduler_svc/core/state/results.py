@@ -76,13 +76,26 @@ class WorkerModel:
         return min(self.max_model_len, self.num_blocks * self.block_size)
 
 
+class TokenLogprob(NamedTuple):
+    """A token that might have been chosen, with the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
 class SampledToken(NamedTuple):
-    """One sampled token; `finish_reason` is set when the worker found the sequence's end with it."""
+    """One sampled token.
+
+    Attributes:
+        finish_reason: Set when the worker found the sequence's end with it.
+        top: The most probable tokens at its place, if asked for.
+    """
 
     seq_id: SeqId
     token_id: int
     logprob: float
     finish_reason: FinishReason | None = None
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +151,14 @@ class IntegrityReport:
 
 
 class TokenOutput(NamedTuple):
-    """A token for the caller; `finish_reason` and `usage` are set with the last one."""
+    """A token for the caller; `finish_reason` and `usage` are set with the last one, `top` where it was asked for."""
 
     seq_id: SeqId
     token_id: int
     logprob: float
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,41 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 filter nothing."""
+    """How the next token is chosen; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 filter nothing.
+
+    Attributes:
+        repetition_penalty: Divides logits of tokens that prompt or output have; 1 leaves them.
+        presence_penalty: Is taken from those of tokens that the output has.
+        frequency_penalty: Is taken from them as often as the output has each.
+        logit_bias: Tokens with what is added to their logits.
+        allowed_token_ids: The only tokens that may be chosen; none: all may.
+        bad_words: Tokens that must not follow one another.
+        num_top_logprobs: So many of the most probable tokens are told with each one.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    num_top_logprobs: int = 0
+
+    @property
+    def looks_at_prompt(self) -> bool:
+        """Whether the choice depends on which tokens the prompt has."""
+        return self.repetition_penalty != 1
+
+    @property
+    def looks_at_output(self) -> bool:
+        """Whether the choice depends on tokens that were generated before."""
+        has_penalty = self.looks_at_prompt or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return has_penalty or any(len(word) > 1 for word in self.bad_words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from itertools import count
 
 import torch
 
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.results import AdvanceOutcome, WorkTiming
 from gpu_worker.cursor import Cursor
 from gpu_worker.execution.runner import Runner
@@ -208,7 +208,7 @@ class _Engine:
         return outcome
 
     def _add(self, seq_id: int) -> None:
-        self._runner.add_sequence(seq_id, Sampling(), (), max_tokens=1 << 30)
+        self._runner.add_sequence(AddSequence(seq_id, Sampling(), (), max_tokens=1 << 30))
 
     def _tokens(self, number: int) -> list[int]:
         return [self._chance.randrange(self._loaded.facts.vocab_size) for _ in range(number)]

@@ -1,11 +1,12 @@
 """A real Generator with no engine behind it: deterministic tokens, paced and ended as a test says."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, fields, replace
 
 from scheduler_svc.core.cache.load import MemoryLoad
-from scheduler_svc.core.state.results import WorkerModel
+from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
 from scheduler_svc.generation import (
@@ -106,7 +107,14 @@ class FakeStream:
         if reason is not None:
             self.end()
             usage = self.usage()
-        return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage)
+        tops = tuple(self.top(token_id) for token_id in chunk) if self.request.sampling.num_top_logprobs else ()
+        return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage, tops)
+
+    def top(self, token_id: int) -> tuple[TokenLogprob, ...]:
+        """The token, and others in the vocabulary's order, each less probable."""
+        others = (other for other in range(3, 100) if other != token_id)
+        chosen = [token_id, *itertools.islice(others, 20)][: self.request.sampling.num_top_logprobs]
+        return tuple(TokenLogprob(one, -0.5 * (place + 1)) for place, one in enumerate(chosen))
 
     def usage(self) -> Usage:
         return Usage(len(self.request.prompt_token_ids), self.num_out, 0.001, 0.002, 0.003, 4, self.num_cached_tokens)

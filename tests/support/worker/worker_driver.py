@@ -12,7 +12,7 @@ import torch
 from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.unified import Layout
-from gpu_worker.contract.commands import BatchItem, Sampling, Tier
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling, Tier
 from gpu_worker.contract.results import AdvanceOutcome, SampledToken
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.runner import Runner
@@ -107,7 +107,9 @@ class Driver:
         """Adds a story, whose first tokens `shared` blocks hold already."""
         story = Story(self._new_id(), tuple(prompt), max_tokens, len(shared) * self._block_size)
         stop_ids = settings.pop("stop_token_ids", ())
-        self.runner.add_sequence(story.seq_id, sampling, stop_ids, max_tokens, shared_block_ids=shared, **settings)
+        self.runner.add_sequence(
+            AddSequence(story.seq_id, sampling, stop_ids, max_tokens, shared_block_ids=shared, **settings)
+        )
         story.block_ids = self._hold(shared)
         self.stories[story.seq_id] = story
         return story

@@ -27,10 +27,11 @@ class FieldNames:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, *, prompt: str, max_tokens: str) -> "FieldNames":
-        """Returns the names where these two are called so."""
+    def of(cls, *, prompt: str, max_tokens: str, top_logprobs: str) -> "FieldNames":
+        """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
-        return cls({"stop.max_tokens": max_tokens, **_SAME_IN_BOTH, **prompts})
+        others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        return cls({**others, **_SAME_IN_BOTH, **prompts})
 
     def translated(self, error: InvalidRequest) -> InvalidRequest:
         """Returns the error with our name of its field."""

@@ -65,12 +65,6 @@ def _whole_characters(given: str) -> str:
     return given
 
 
-def _only_chosen_tokens(given: int) -> int:
-    if given != 0:
-        raise _not_allowed("0 or null: there are logprobs of the chosen tokens, not of others")
-    return given
-
-
 TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
 Text: TypeAlias = Annotated[str, AfterValidator(_whole_characters)]
 Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]
@@ -143,6 +137,12 @@ class GenerationFields(_Strict):
     top_p: float | None = None
     min_p: float | None = None
     seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Texts | None = None
     return_token_ids: bool | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
@@ -158,7 +158,7 @@ class CompletionRequest(GenerationFields):
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
     prompt: PromptField
-    logprobs: Annotated[int, AfterValidator(_only_chosen_tokens)] | None = None
+    logprobs: int | None = None
 
 
 class TextPart(_Strict):
@@ -188,6 +188,7 @@ class ChatCompletionRequest(GenerationFields):
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
     logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class BatchRequest(_Strict):

@@ -26,16 +26,10 @@ IGNORED_FIELDS = frozenset(
 
 # Values that ask for what happens anyway; null always does.
 _NEUTRAL: NeutralValues = {
-    "allowed_token_ids": (),
-    "bad_words": ([],),
-    "frequency_penalty": (0,),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "logits_processors": ([],),
-    "presence_penalty": (0,),
     "prompt_logprobs": (),
-    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -68,7 +62,6 @@ NEUTRAL_IN_CHAT: NeutralValues = {
     "reasoning_effort": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }

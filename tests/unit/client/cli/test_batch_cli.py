@@ -160,7 +160,10 @@ BAD_LINES = {
     "two prompts": (b'{"prompt": "a", "messages": []}', "either prompt or messages"),
     "a number": (b'{"prompt": 7}', "line 1: prompt: got 7, allowed is a text or a list of token ids"),
     "bad messages": (b'{"messages": [{"role": "user"}]}', "line 1: messages: allowed is a list of objects"),
-    "unknown option": (b'{"prompt": "a", "logit_bias": {}}', "line 1: logit_bias: got {}, allowed are cache_salt"),
+    "unknown option": (
+        b'{"prompt": "a", "logit_bias": {}}',
+        "line 1: logit_bias: got {}, allowed are allowed_",
+    ),
     "several choices": (b'{"prompt": "a", "n": 2}', "line 1: n: got 2, allowed is 1"),
     "a bad type": (b'{"prompt": "a", "max_tokens": "many"}', "line 1: the request cannot be encoded"),
     "another url": (b'{"url": "/v1/embeddings", "body": {"prompt": "a"}}', "line 1: url: got '/v1/embeddings'"),

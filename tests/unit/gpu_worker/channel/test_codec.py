@@ -1,6 +1,7 @@
 """What either side of the control channel writes, the other reads as it was meant."""
 
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,16 @@ MODEL = WorkerModel(
     dtype_reason="measurement: bfloat16/float32=2.21",
 )
 TIMING = WorkTiming(*range(1, 11))
+RULES: Any = {
+    "repetition_penalty": 1.5,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": ((3, 1.5), (7, -100.0)),
+    "allowed_token_ids": (3, 7),
+    "bad_words": ((3,), (7, 3)),
+    "num_top_logprobs": 5,
+}
+SEEN = (1, 2), (2, 2)  # prompt and output
 
 
 def step(command: theirs.Command) -> control_pb2.StepCommand:
@@ -70,6 +81,10 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
         (
             theirs.AddSequence(SeqId(1), SamplingParams(0.5, 3, 0.75, 0.25, 9), StopConditions(8, 2, (4, 5)), 3),
             ours.AddSequence(1, ours.Sampling(0.5, 3, 0.75, 0.25, 9), (4, 5), 8, 2, 3),
+        ),
+        (
+            theirs.AddSequence(SeqId(1), SamplingParams(1.0, seed=9, **RULES), StopConditions(8), 2, (), *SEEN),
+            ours.AddSequence(1, ours.Sampling(1.0, seed=9, **RULES), (), 8, 0, 2, (), *SEEN),
         ),
         (theirs.DropSequence(SeqId(1)), ours.DropSequence(1)),
         (theirs.OffloadSequence(SeqId(1)), ours.OffloadSequence(1)),
@@ -167,11 +182,28 @@ COUNTS = st.integers(0, 2**32 - 1)
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple)
 BLOCKS = st.lists(COUNTS, max_size=4).map(tuple)
 SHARES = st.floats(0, 1)
-SAMPLINGS = st.builds(ours.Sampling, SHARES, st.integers(0, 100), SHARES, SHARES, st.integers(-(2**63), 2**63 - 1))
+BIASES = st.dictionaries(st.integers(0, 2**31 - 1), SHARES, max_size=3).map(
+    lambda biases: tuple(sorted(biases.items()))
+)
+SAMPLINGS = st.builds(
+    ours.Sampling,
+    SHARES,
+    st.integers(0, 100),
+    SHARES,
+    SHARES,
+    st.integers(-(2**63), 2**63 - 1),
+    SHARES,
+    SHARES,
+    SHARES,
+    BIASES,
+    TOKENS,
+    st.lists(TOKENS, max_size=2).map(tuple),
+    COUNTS,
+)
 OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans())
 CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
 OUR_COMMANDS = st.one_of(
-    st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS, BLOCKS),
+    st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS, BLOCKS, TOKENS, TOKENS),
     st.builds(ours.ForkSequence, IDS, IDS, BLOCKS),
     st.builds(ours.DropSequence, IDS),
     st.builds(ours.OffloadSequence, IDS, st.sampled_from(ours.Tier)),

@@ -56,9 +56,9 @@ def test_sampling_that_no_request_may_ask_for_is_refused_and_can_be_left_aside(g
 
 
 def test_what_is_not_applied_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    sampling_defaults({"repetition_penalty": 1.05, "typical_p": 1.0}, 100)
+    sampling_defaults({"no_repeat_ngram_size": 3, "typical_p": 1.0}, 100)
     assert [record.getMessage() for record in caplog.records] == [
-        "generation_config.json: repetition_penalty=1.05 is not supported and not applied"
+        "generation_config.json: no_repeat_ngram_size=3 is not supported and not applied"
     ]
 
 

@@ -1,6 +1,6 @@
 """What is wrong with one sequence ends that one, by name, and no other, with real and simulated executors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from gpu_worker.contract.commands import BatchItem, Command, OffloadSequence, Re
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CacheLost, CommandRefused
 from gpu_worker.execution.forgiving import ForgivingExecutor
+from gpu_worker.sampling.sampler import Choice, NoChoice
 from tests.unit.gpu_worker.simulated.test_executor import (
     BLOCK_SIZE,
     END,
@@ -172,8 +173,8 @@ def test_a_sequence_whose_output_is_no_number_is_left_out_of_what_is_begun_alrea
     executor.apply(add(1))
     executor.apply(add(2))
     executor.apply(start(1, prompt(1), prompt(2)))
-    sample: Callable[..., list[tuple[int, float] | None]] = lambda logits, draws: [(5, -1.0), None]  # noqa: E731
-    monkeypatch.setattr("gpu_worker.execution.stepper.sample", sample)
+    choices = [Choice(5, -1.0), NoChoice.NOT_FINITE]
+    monkeypatch.setattr("gpu_worker.execution.stepper.sample", lambda logits, draws: choices)
     tokens, errors = run(executor, 1)
     assert tokens == [1]
     assert "not finite" in errors[2]

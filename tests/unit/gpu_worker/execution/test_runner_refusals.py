@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpu_worker.contract.commands import BatchItem, Sampling
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused
 from gpu_worker.execution.runner import Runner
@@ -20,7 +20,7 @@ def runner() -> Runner:
     """Sequences 1 (new), 2 (one token sampled, blocks 10 and 11), 3 (in batch 30, block 12) and 4 (offloaded)."""
     runner = Runner(loaded(), num_blocks=16, block_size=4, num_host_blocks=2)
     for seq_id in (1, 2, 3, 4):
-        runner.add_sequence(seq_id, Sampling(), (), 5)
+        runner.add_sequence(AddSequence(seq_id, Sampling(), (), 5))
     runner.start_batch(20, [BatchItem(2, 5, (5, 6, 7, 8, 9), 0, (10, 11)), BatchItem(4, 3, (5, 6, 7), 0, (13,))])
     runner.advance([20], END)
     runner.start_batch(30, [BatchItem(3, 2, (5, 6), 0, (12,))])
@@ -75,7 +75,7 @@ def test_an_iteration_that_contradicts_what_is_held_is_refused(
 
 def test_a_sequence_longer_than_the_model_allows_is_refused() -> None:
     runner = Runner(loaded(), num_blocks=200, block_size=4, num_host_blocks=0)
-    runner.add_sequence(1, Sampling(), (), 5)
+    runner.add_sequence(AddSequence(1, Sampling(), (), 5))
     with pytest.raises(CommandRefused, match="513 tokens, at most 512"):
         runner.start_batch(1, [BatchItem(1, 513, [5] * 513, 0, range(200))])
 
@@ -132,9 +132,9 @@ def test_offloading_needs_room_on_the_host(runner: Runner) -> None:
 def test_ids_that_are_not_known_or_known_already_are_refused(runner: Runner) -> None:
     before = _state(runner)
     with pytest.raises(CommandRefused, match="sequence 1 is known already"):
-        runner.add_sequence(1, Sampling(), (), 5)
+        runner.add_sequence(AddSequence(1, Sampling(), (), 5))
     with pytest.raises(CommandRefused, match="token 600"):
-        runner.add_sequence(5, Sampling(), (600,), 5)
+        runner.add_sequence(AddSequence(5, Sampling(), (600,), 5))
     with pytest.raises(CommandRefused, match="batch 30 is known already"):
         runner.start_batch(30, [FIRST])
     with pytest.raises(CommandRefused, match="sequence 99"):

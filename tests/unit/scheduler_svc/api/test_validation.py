@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_svc.api import validation
-from scheduler_svc.api.draft import SamplingDraft, StopDraft
+from scheduler_svc.api.draft import StopDraft
 from scheduler_svc.api.grpc import requests
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.service.fakes import served_model
 
@@ -47,49 +46,6 @@ def test_printable_ids_are_kept(given_id: str) -> None:
 )
 def test_class_numbers_are_classes(number: int, expected: RequestClass) -> None:
     assert requests.valid_request_class(number) is expected
-
-
-def test_sampling_defaults_filter_nothing() -> None:
-    sampling = validation.valid_sampling(SamplingDraft(), 400)
-    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (1.0, 0, 1.0, 0.0)
-
-
-def test_the_models_own_defaults_stand_for_what_is_left_out() -> None:
-    defaults = SamplingDefaults(temperature=0.6, top_k=20, top_p=0.95, min_p=0.1)
-    sampling = validation.valid_sampling(SamplingDraft(), 400, defaults)
-    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.6, 20, 0.95, 0.1)
-    given = SamplingDraft(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
-    sampling = validation.valid_sampling(given, 400, defaults)
-    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.0, 0, 1.0, 0.0)
-
-
-def test_seed_is_random_unless_given() -> None:
-    seeds = {validation.valid_sampling(SamplingDraft(), 400).seed for _ in range(10)}
-    assert len(seeds) == 10
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert validation.valid_sampling(SamplingDraft(seed=0), 400).seed == 0
-
-
-@pytest.mark.parametrize("temperature", [0.0, -0.0, 5e-324, 9e-6])
-def test_vanishing_temperature_is_greedy(temperature: float) -> None:
-    sampling = validation.valid_sampling(SamplingDraft(temperature=temperature), 400)
-    assert str(sampling.temperature) == "0.0" or temperature == 0
-
-
-@settings(deadline=None)
-@given(
-    temperature=st.floats(width=64), top_p=st.floats(width=64), min_p=st.floats(width=64), top_k=st.integers(-9, 500)
-)
-def test_sampling_is_within_its_limits_or_refused(temperature: float, top_p: float, min_p: float, top_k: int) -> None:
-    message = SamplingDraft(temperature=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
-    try:
-        sampling = validation.valid_sampling(message, 400)
-    except InvalidRequest:
-        return
-    assert 0 <= sampling.temperature <= 100
-    assert 0 < sampling.top_p <= 1
-    assert 0 <= sampling.min_p <= 1
-    assert 0 <= sampling.top_k <= 400
 
 
 def test_default_max_tokens_is_256_or_what_the_context_holds() -> None:

@@ -15,8 +15,8 @@ from scheduler_svc.channel.codec import ProtocolError
 from scheduler_svc.core.state import commands
 from scheduler_svc.core.state.cursor import Cursor, Stage
 from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
-from scheduler_svc.core.state.results import SequenceError
-from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
+from scheduler_svc.core.state.results import SequenceError, TokenLogprob
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, Sequence, StopConditions
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 from tests.support.channel.fake_worker import hello
 
@@ -48,6 +48,20 @@ def test_add_sequence_carries_every_field_of_sampling_and_stop() -> None:
     fields = ("temperature", "top_k", "top_p", "min_p", "seed")
     assert [getattr(add.sampling, field) for field in fields] == [0.0, 5, 0.5, 0.25, -3]
     assert all(add.sampling.HasField(field) for field in fields)  # type: ignore[arg-type]
+
+
+def test_add_sequence_tells_what_the_sequence_had_where_its_choices_look_back() -> None:
+    def added(**fields: object) -> commands.AddSequence:
+        sampling = SamplingParams(**fields)  # type: ignore[arg-type]
+        sequence = Sequence(SeqId(1), RequestClass.BEST_EFFORT, (7, 5, 7), sampling, StopConditions(9), 0.0, [3, 3])
+        return commands.AddSequence.of(sequence)
+
+    assert (added().num_output_tokens, added().prompt_token_ids, added().output_token_ids) == (2, (), ())
+    penalized = added(repetition_penalty=1.5)
+    assert (penalized.prompt_token_ids, penalized.output_token_ids) == ((5, 7), (3, 3))
+    for rule in ({"presence_penalty": 0.5}, {"frequency_penalty": 0.5}, {"bad_words": ((1, 2),)}):
+        assert (added(**rule).prompt_token_ids, added(**rule).output_token_ids) == ((), (3, 3))
+    assert added(bad_words=((1,),)).output_token_ids == ()
 
 
 def test_start_batch_carries_its_items() -> None:
@@ -126,7 +140,8 @@ def test_hello_tells_how_the_models_makers_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("temperature", float("nan")), ("top_k", 101), ("top_p", 0.0), ("min_p", 2.0)]
+    ("field", "value"),
+    [("temperature", float("nan")), ("top_k", 101), ("top_p", 0.0), ("min_p", 2.0), ("repetition_penalty", 0.0)],
 )
 def test_hello_with_a_default_that_no_request_may_ask_for_is_refused(field: str, value: float) -> None:
     greeting = hello()
@@ -152,13 +167,14 @@ def test_calibration_with_an_absurd_time_is_refused() -> None:
 def test_step_result_carries_everything() -> None:
     message = result(idle_ns=3)
     message.tokens.add(seq_id=1, token_id=99, logprob=-0.5, finish_reason=inference_pb2.FINISH_REASON_LENGTH)
-    message.tokens.add(seq_id=2, token_id=0, logprob=0.0)
+    message.tokens.add(seq_id=2, token_id=0, logprob=0.0).top.tokens.add(token_id=5, logprob=-1.0)
     message.batch_errors.add(batch_id=6, seq_ids=[7, 8], message="why")
     message.sequence_errors.add(seq_id=9, message="its fault")
     message.timing.attention_pairs = 11
     step = codec.decode_step_result(message, model())
     assert (step.command_id, step.reached, step.duration_ns, step.idle_ns) == (1, Cursor(1, Stage.EXPERTS, 2), 5, 3)
     assert [token.finish_reason for token in step.tokens] == [FinishReason.LENGTH, None]
+    assert [token.top for token in step.tokens] == [(), (TokenLogprob(5, -1.0),)]
     assert (step.batch_errors[0].seq_ids, step.timing.attention_pairs) == ((7, 8), 11)
     assert step.sequence_errors == (SequenceError(SeqId(9), "its fault"),)
 
@@ -193,6 +209,8 @@ def add_token(**fields: object) -> Callable[[control_pb2.StepResult], None]:
         (add_token(token_id=-1), "token_id"),
         (add_token(token_id=100), "token_id"),
         (add_token(logprob=math.nan), "logprob"),
+        (add_token(top={"tokens": [{"token_id": 100}]}), "top.token_id"),
+        (add_token(top={"tokens": [{"logprob": math.nan}]}), "top.logprob"),
         (add_token(finish_reason=3), "finish_reason"),
         (add_token(finish_reason=77), "finish_reason"),
     ],

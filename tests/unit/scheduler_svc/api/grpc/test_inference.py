@@ -147,7 +147,19 @@ async def test_defaults_and_choices_reach_the_generator() -> None:
     full = pb.GenerateRequest(
         request_class=pb.BEST_EFFORT,
         token_ids=pb.TokenIds(ids=[5, 6]),
-        sampling=pb.SamplingParams(temperature=0.5, top_k=3, top_p=0.25, min_p=0.125, seed=-9),
+        sampling=pb.SamplingParams(
+            temperature=0.5,
+            top_k=3,
+            top_p=0.25,
+            min_p=0.125,
+            seed=-9,
+            repetition_penalty=1.5,
+            presence_penalty=0.25,
+            frequency_penalty=-0.5,
+            logit_bias={7: 2.0},
+            allowed_token_ids=[9, 8, 7],
+            bad_words=["the"],
+        ),
         stop=pb.StopConditions(max_tokens=4, min_tokens=2, ignore_eos=True, stop_token_ids=[9, 9, 8]),
     )
     async with running(generator) as service:
@@ -163,6 +175,23 @@ async def test_defaults_and_choices_reach_the_generator() -> None:
     assert chosen.stop.stop_token_ids == (9, 8)
     assert (chosen.sampling.temperature, chosen.sampling.top_k, chosen.sampling.seed) == (0.5, 3, -9)
     assert (chosen.sampling.top_p, chosen.sampling.min_p) == (0.25, 0.125)
+    penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+    assert [getattr(chosen.sampling, name) for name in penalties] == [1.5, 0.25, -0.5]
+    assert (chosen.sampling.logit_bias, chosen.sampling.allowed_token_ids) == (((7, 2.0),), (7, 8, 9))
+    assert tuple(encode("the")) in chosen.sampling.bad_words
+
+
+async def test_alternatives_of_each_token_come_if_asked_for() -> None:
+    async with running(FakeGenerator()) as service:
+        request = text_request("hello", max_tokens=3)
+        request.num_top_logprobs = 2
+        responses = await collect(service, request)
+        plain = await collect(service, text_request("hello", max_tokens=3))
+    tops = [top for response in responses for top in response.top_logprobs]
+    token_ids = [token_id for response in responses for token_id in response.token_ids]
+    assert [top.tokens[0].token_id for top in tops] == token_ids
+    assert [len(top.tokens) for top in tops] == [2] * len(token_ids)
+    assert not any(response.top_logprobs for response in plain)
 
 
 async def test_abort_from_another_connection_ends_the_stream() -> None:

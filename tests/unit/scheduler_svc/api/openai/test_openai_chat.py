@@ -150,6 +150,20 @@ async def test_logprobs_and_token_ids_come_if_asked_for() -> None:
     assert (tokens[-1]["token"], tokens[-1]["bytes"]) == ("</s>", [*b"</s>"])
 
 
+async def test_alternatives_of_each_token_come_if_asked_for() -> None:
+    async with http_app(saying("the日")) as service:
+        options: dict[str, object] = {"messages": USER_SAYS_HI, "logprobs": True, "top_logprobs": 2}
+        answer = await service.answer(CHAT, **options)
+        plain = await service.answer(CHAT, messages=USER_SAYS_HI, logprobs=True)
+    tokens = answer["choices"][0]["logprobs"]["content"]
+    for token in tokens:
+        first, second = token["top_logprobs"]
+        assert first == {field: token[field] for field in ("token", "logprob", "bytes")}
+        assert second["logprob"] == -1
+    without = [{**token, "top_logprobs": []} for token in tokens]
+    assert without == plain["choices"][0]["logprobs"]["content"]  # looking at others changes no text
+
+
 async def test_several_choices_are_streamed_side_by_side() -> None:
     async with http_app(FakeGenerator()) as service:
         chunks = await service.chunks(CHAT, messages=USER_SAYS_HI, n=3, max_tokens=2)

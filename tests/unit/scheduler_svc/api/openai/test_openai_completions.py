@@ -163,6 +163,26 @@ async def test_token_ids_come_if_asked_for() -> None:
     assert [chunk["choices"][0]["token_ids"] for chunk in chunks] == [[5], [6], [5]]
 
 
+async def test_alternatives_of_each_token_are_told_by_their_text() -> None:
+    async with http_app(saying("the日")) as service:
+        answer = await service.answer(COMPLETIONS, prompt="hello", logprobs=3)
+    logprobs = answer["choices"][0]["logprobs"]
+    for token, logprob, top in zip(*(logprobs[f] for f in ("tokens", "token_logprobs", "top_logprobs")), strict=True):
+        assert top[token] == logprob
+        assert 1 < len(top) <= 3  # two tokens may have one text
+
+
+async def test_rules_of_choosing_reach_the_generator() -> None:
+    generator = FakeGenerator()
+    rules = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5, "allowed_token_ids": [9, 8]}
+    async with http_app(generator) as service:
+        await service.answer(COMPLETIONS, prompt="hello", logit_bias={"7": 2}, bad_words=["the"], **rules)
+    sampling = generator.submitted[0].sampling
+    assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.5, 0.5, -0.5)
+    assert (sampling.logit_bias, sampling.allowed_token_ids) == (((7, 2),), (8, 9))
+    assert sampling.bad_words
+
+
 async def test_logprobs_are_those_of_the_chosen_tokens() -> None:
     async with http_app(saying("the日")) as service:
         answer = await service.answer(COMPLETIONS, prompt="hello", logprobs=0)

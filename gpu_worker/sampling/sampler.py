@@ -6,60 +6,87 @@ as it would have. It knows no sequences and no model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpu_worker.contract.commands import Sampling
+from gpu_worker.contract.results import TokenLogprob
 from gpu_worker.machine.devices import to_device
+from gpu_worker.sampling.draw import Draw
+from gpu_worker.sampling.rules import ruled
 
 _MOST_NUMBERS = 1 << 23  # of logits at a time: filters take several copies of them in double precision
 _MASK_64 = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One row's wish.
+class Choice(NamedTuple):
+    """What was chosen.
 
     Attributes:
-        sampling: How to choose.
-        output_index: Tokens that the sequence has generated before this one.
-        banned_ids: Tokens that must not be chosen.
+        token_id: The token.
+        logprob: The natural logarithm of its probability under the logits as they are, before rules and filters.
+        top: The most probable tokens under them, the most probable one first, as many as were asked for.
     """
 
-    sampling: Sampling
-    output_index: int
-    banned_ids: tuple[int, ...] = ()
+    token_id: int
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
-    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long.
+class NoChoice(StrEnum):
+    """Why nothing could be chosen."""
 
-    Returns:
-        For each row the token and the natural logarithm of its probability under the logits as they are; None for a row
-        that holds something that is no number, or no finite one at all.
-    """
+    NOT_FINITE = "its logits are not finite numbers: the model's output can't be sampled"
+    NOTHING_LEFT = "its rules leave no token to choose: allowed tokens, bad words and min_tokens exclude all of them"
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
+    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long."""
     at_once = max(1, _MOST_NUMBERS // logits.shape[1])
     groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
     return [choice for rows in groups for choice in _sample(logits[rows], draws[rows])]
 
 
-def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[tuple[int, float] | None]:
+def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
     logits = logits.float()  # (B, V)
-    token_ids = _choose(logits, draws)  # (B,)
-    logprobs = logits.log_softmax(-1).gather(1, token_ids[:, None])[:, 0]  # (B,)
+    changed = ruled(logits, draws)  # (B, V)
+    token_ids = _choose(changed, draws)  # (B,)
+    logprobs = logits.log_softmax(-1)  # (B, V)
+    chosen = logprobs.gather(1, token_ids[:, None])[:, 0]  # (B,)
     is_finite = logits.amax(-1).isfinite()  # (B,)
-    rows = torch.stack([token_ids.double(), logprobs.double(), is_finite.double()], dim=1).tolist()  # one wait for all
-    return [(int(token_id), logprob) if finite else None for token_id, logprob, finite in rows]
+    is_left = is_finite if changed is logits else changed.amax(-1).isfinite()  # (B,)
+    columns = [token_ids.double(), chosen.double(), is_finite.double(), is_left.double()]
+    rows = torch.stack(columns, dim=1).tolist()  # one wait for all
+    tops = _tops(logprobs, draws)
+    return [
+        NoChoice.NOT_FINITE
+        if not finite
+        else NoChoice.NOTHING_LEFT
+        if not left
+        else Choice(int(token_id), logprob, tops.get(row, ()))
+        for row, (token_id, logprob, finite, left) in enumerate(rows)
+    ]
+
+
+def _tops(logprobs: Tensor, draws: Sequence[Draw]) -> dict[int, tuple[TokenLogprob, ...]]:
+    """The most probable tokens of each row of logprobs (B, V) that asks for any."""
+    wishes = {row: draw.sampling.num_top_logprobs for row, draw in enumerate(draws) if draw.sampling.num_top_logprobs}
+    if not wishes:
+        return {}
+    rows = to_device(torch.tensor(list(wishes)), logprobs.device)  # (T,)
+    best = logprobs.index_select(0, rows).topk(min(max(wishes.values()), logprobs.shape[1]))  # (T, most) each
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return {
+        row: tuple(TokenLogprob(*one) for one in zip(ids[:count], values[:count], strict=True))
+        for (row, count), (ids, values) in zip(wishes.items(), pairs, strict=True)
+    }
 
 
 def _choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The chosen tokens (B,)."""
-    banned = [(row, token_id) for row, draw in enumerate(draws) for token_id in draw.banned_ids]
-    if banned:
-        rows, ids = to_device(torch.tensor(banned), logits.device).unbind(1)  # (banned,) each
-        logits = logits.index_put((rows, ids), logits.new_full((), float("-inf")))
     token_ids = logits.argmax(-1)  # (B,)
     drawing = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
     if not drawing:

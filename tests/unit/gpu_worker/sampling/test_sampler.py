@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from gpu_worker.contract.commands import Sampling
-from gpu_worker.execution.sampler import Draw, sample, uniform
+from gpu_worker.sampling.draw import Draw
+from gpu_worker.sampling.sampler import Choice, NoChoice, sample, uniform
 
 PROBABILITIES = (0.5, 0.25, 0.15, 0.1)
 LOGITS = torch.tensor([[math.log(p) for p in PROBABILITIES]])
 
 
-def tokens_of(logits: torch.Tensor, draws: Sequence[Draw]) -> list[tuple[int, float]]:
+def tokens_of(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """Samples where every row can be."""
-    return [choice for choice in sample(logits, draws) if choice is not None]
+    return [choice for choice in sample(logits, draws) if isinstance(choice, Choice)]
 
 
 def _frequencies(sampling: Sampling, num_draws: int = 4000, banned: tuple[int, ...] = ()) -> list[float]:
     draws = [Draw(sampling, index, banned) for index in range(num_draws)]
     counts = [0] * len(PROBABILITIES)
-    for token_id, _ in tokens_of(LOGITS.expand(num_draws, -1), draws):
+    for token_id, _, _ in tokens_of(LOGITS.expand(num_draws, -1), draws):
         counts[token_id] += 1
     return [count / num_draws for count in counts]
 
@@ -67,7 +68,7 @@ def test_filters_keep_what_they_say_in_proportion(sampling: Sampling, kept: tupl
 
 def test_among_equals_top_k_keeps_exactly_k() -> None:
     draws = [Draw(Sampling(temperature=1, top_k=2, seed=4), index) for index in range(200)]
-    assert len({token_id for token_id, _ in tokens_of(torch.zeros(200, 8), draws)}) == 2
+    assert len({token_id for token_id, _, _ in tokens_of(torch.zeros(200, 8), draws)}) == 2
 
 
 def test_a_draw_depends_on_seed_and_index_alone() -> None:
@@ -76,19 +77,19 @@ def test_a_draw_depends_on_seed_and_index_alone() -> None:
     draws = [Draw(Sampling(temperature=1, seed=seed), index) for seed, index in ((1, 0), (1, 5), (2, 0))]
     together = tokens_of(logits, draws)
     alone = [tokens_of(logits[row : row + 1], [draw])[0] for row, draw in enumerate(draws)]
-    assert [token for token, _ in together] == [token for token, _ in alone]
+    assert [choice.token_id for choice in together] == [choice.token_id for choice in alone]
 
 
 def test_the_logprob_is_the_raw_one_whatever_is_filtered_or_banned() -> None:
     for sampling in (Sampling(), Sampling(temperature=0.3, top_k=2, seed=5)):
-        ((token_id, logprob),) = tokens_of(LOGITS, [Draw(sampling, 0, (0,))])
+        ((token_id, logprob, _),) = tokens_of(LOGITS, [Draw(sampling, 0, (0,))])
         assert logprob == pytest.approx(math.log(PROBABILITIES[token_id]), abs=1e-6)
 
 
 def test_banned_tokens_are_never_chosen_and_other_rows_not_touched() -> None:
     assert _frequencies(Sampling(temperature=1, seed=6), 500, banned=(0, 1))[:2] == [0, 0]
     chosen = tokens_of(LOGITS.expand(2, -1), [Draw(Sampling(), 0, (0,)), Draw(Sampling(), 0)])
-    assert [token_id for token_id, _ in chosen] == [1, 0]
+    assert [choice.token_id for choice in chosen] == [1, 0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -99,7 +100,7 @@ def test_a_row_of_logits_that_are_no_finite_numbers_gets_no_token_and_the_others
     logits = LOGITS.repeat(3, 1)
     logits[1, 2] = value
     first, broken, last = sample(logits, [Draw(sampling, 0)] * 3)
-    assert broken is None
+    assert broken is NoChoice.NOT_FINITE
     assert [first, last] == sample(LOGITS.repeat(2, 1), [Draw(sampling, 0)] * 2)
 
 
@@ -137,5 +138,5 @@ def test_rows_are_drawn_alike_where_they_are_too_many_to_be_drawn_at_once(monkey
     logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(2))
     draws = [Draw(Sampling(temperature=row % 3, top_p=0.9, seed=row), row) for row in range(7)]
     together = sample(logits, draws)
-    monkeypatch.setattr("gpu_worker.execution.sampler._MOST_NUMBERS", 120)
+    monkeypatch.setattr("gpu_worker.sampling.sampler._MOST_NUMBERS", 120)
     assert sample(logits, draws) == together

@@ -1,0 +1,1 @@
+"""How tokens are chosen from logits: rules, filters, draws, and what a sequence has had so far."""

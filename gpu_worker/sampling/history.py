@@ -1,0 +1,62 @@
+"""The tokens that a sequence has had, as far as what it may choose next depends on them.
+
+Counts lie in tensors that grow in place, so that an iteration reads them without a look at single tokens.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+_FIRST_ROOM = 64
+
+
+class History:
+    """One sequence's tokens.
+
+    Args:
+        prompt_ids: Tokens of the prompt that count as seen.
+        output_ids: Tokens generated so far, in order.
+    """
+
+    def __init__(self, prompt_ids: Iterable[int] = (), output_ids: Iterable[int] = ()) -> None:
+        self._places: dict[int, int] = {}
+        self._ids = torch.empty(_FIRST_ROOM, dtype=torch.int64)
+        self._counts = torch.zeros(_FIRST_ROOM)
+        self._outputs: list[int] = []
+        for token_id in prompt_ids:
+            self._place(token_id)
+        for token_id in output_ids:
+            self.append(token_id)
+
+    @property
+    def token_ids(self) -> Tensor:
+        """The different tokens seen, (n,)."""
+        return self._ids[: len(self._places)]
+
+    @property
+    def counts(self) -> Tensor:
+        """How often the output has each of them, (n,)."""
+        return self._counts[: len(self._places)]
+
+    def append(self, token_id: int) -> None:
+        """Takes in a token of the output."""
+        place = self._place(token_id)  # first: it may put larger tensors in place
+        self._counts[place] += 1
+        self._outputs.append(token_id)
+
+    def follows(self, token_ids: Sequence[int]) -> bool:
+        """Whether the output ends with these tokens; it does with none."""
+        return not token_ids or self._outputs[-len(token_ids) :] == list(token_ids)
+
+    def behind(self, other: "History") -> "History":
+        """Returns the history of a sequence with this one's prompt that goes on from another one's output."""
+        return History(self._places, other._outputs)
+
+    def _place(self, token_id: int) -> int:
+        place = self._places.setdefault(token_id, len(self._places))
+        if place == len(self._ids):
+            self._ids = torch.cat([self._ids, torch.empty_like(self._ids)])
+            self._counts = torch.cat([self._counts, torch.zeros_like(self._counts)])
+        self._ids[place] = token_id
+        return place
