@@ -115,6 +115,34 @@ def test_chat_has_the_tokens_of_grpc(service: HttpService, client: openai.OpenAI
     assert (choice.message.content, token_ids(choice)) == (text, ids)
 
 
+def test_rules_of_choosing_hold_and_are_those_of_grpc(service: HttpService, client: openai.OpenAI) -> None:
+    stop = pb.StopConditions(max_tokens=16, ignore_eos=True)
+    _, plain, _ = over_grpc(service, text=PROMPT, stop=stop)
+    banned = {str(token_id): -100.0 for token_id in plain[:3]}
+    answer = client.completions.create(
+        model=service.model,
+        prompt=PROMPT,
+        max_tokens=16,
+        temperature=0,
+        logit_bias=banned,  # type: ignore[arg-type]
+        presence_penalty=2,
+        frequency_penalty=2,
+        logprobs=2,
+        extra_body={"return_token_ids": True, "ignore_eos": True, "repetition_penalty": 2.0},
+    )
+    [choice] = answer.choices
+    assert not {int(token_id) for token_id in banned} & set(token_ids(choice))
+    assert choice.logprobs is not None
+    assert choice.logprobs.top_logprobs is not None
+    assert [len(top) for top in choice.logprobs.top_logprobs] == [2] * 16
+    rules: Any = {"repetition_penalty": 2.0, "presence_penalty": 2.0, "frequency_penalty": 2.0}
+    sampling = pb.SamplingParams(temperature=0, logit_bias={int(k): bias for k, bias in banned.items()}, **rules)
+    message = pb.GenerateRequest(text=PROMPT, stop=stop, sampling=sampling)
+    with service.live.channel() as channel:
+        responses = list(service.live.inference(channel).Generate(message, timeout=300))
+    assert [token_id for response in responses for token_id in response.token_ids] == token_ids(choice)
+
+
 def test_token_ids_are_used_as_they_are(service: HttpService, client: openai.OpenAI) -> None:
     prompt = list(range(50, 90))
     stop = pb.StopConditions(max_tokens=12, ignore_eos=True)
