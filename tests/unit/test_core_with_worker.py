@@ -1,4 +1,7 @@
-"""The real core drives the real model, in virtual time: whatever their history, tokens are those of generate."""
+"""The real core drives the real model, in virtual time: whatever their history, tokens are those of generate.
+
+Every other prompt is continued with a repetition penalty, which looks back at all tokens before.
+"""
 
 from collections.abc import Iterator
 
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.cursor import PreemptAt
-from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams
 from tests.support.core.model_worker import ModelWorker, model_of
 from tests.support.core.simulation import BE, LS, Simulation
 from tests.support.models.families import generated
@@ -18,6 +21,8 @@ from tests.support.worker.worker_driver import loaded, random_prompts
 PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6
 FAMILY = "mixtral"
+PENALTY = 1.5
+SAMPLINGS = (SamplingParams(0.0), SamplingParams(0.0, repetition_penalty=PENALTY))
 Arrival = tuple[float, RequestClass, int, int | None, float | None]  # when, class, prompt, stops after, aborted after
 
 
@@ -42,13 +47,17 @@ def simulation(
 
 def play(sim: Simulation, arrivals: list[Arrival]) -> None:
     """Plays one history and checks tokens and blocks; an aborted sequence has a beginning of its tokens."""
-    expected = generated(FAMILY, PROMPTS, NUM_TOKENS)
+    plain = generated(FAMILY, PROMPTS, NUM_TOKENS)
+    penalized = generated(FAMILY, PROMPTS, NUM_TOKENS, repetition_penalty=PENALTY)
+    expected = [(plain, penalized)[prompt % 2][prompt] for prompt in range(len(PROMPTS))]
     which: dict[int, int] = {}
     aborted: set[int] = set()
 
     def arrive(request_class: RequestClass, prompt: int, stop_after: int | None, abort_after_s: float | None) -> None:
         stop_token_ids = () if stop_after is None else (expected[prompt][stop_after],)
-        sequence = sim.submit(request_class, PROMPTS[prompt], NUM_TOKENS, stop_token_ids)
+        sequence = sim.submit(
+            request_class, PROMPTS[prompt], NUM_TOKENS, stop_token_ids, sampling=SAMPLINGS[prompt % 2]
+        )
         which[sequence.seq_id] = prompt
         if abort_after_s is not None:
             sim.at(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_restore, check_start
+from gpu_worker.contract.commands import AddSequence as WorkerAdd
+from gpu_worker.contract.commands import Sampling
 from gpu_worker.contract.commands import Tier as WorkerTier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor as WorkerCursor
@@ -46,6 +48,7 @@ from scheduler_svc.core.state.sequence import (
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 VOCAB_SIZE = 1 << 16
+GREEDY = SamplingParams(0.0)
 NO_TARGETS = Targets()
 
 
@@ -230,8 +233,9 @@ class SimWorker:
     def apply(self, command: Command) -> None:
         """Carries out a command that takes no time."""
         match command:
-            case AddSequence(seq_id, _, stop, _, shared_block_ids):
-                check_add(self.known, seq_id, stop.stop_token_ids, shared_block_ids)
+            case AddSequence(seq_id=seq_id, stop=stop, shared_block_ids=shared_block_ids):
+                limits = stop.stop_token_ids, stop.max_tokens
+                check_add(self.known, WorkerAdd(seq_id, Sampling(), *limits, shared_block_ids=shared_block_ids))
                 self.sequences[seq_id] = sequence = SimSequence()
                 self.blocks.share(seq_id, shared_block_ids)
                 sequence.num_cached = len(shared_block_ids) * self.model.block_size
@@ -418,6 +422,7 @@ class Simulation:
         alike: int | None = None,
         session: SessionTurn | None = None,
         salt: bytes = b"",
+        sampling: SamplingParams = GREEDY,
     ) -> Sequence:
         """Queues a sequence now, with a prompt or the length of one; those that are alike by a number begin alike."""
         seq_id = SeqId(next(self._ids))
@@ -429,7 +434,7 @@ class Simulation:
             seq_id,
             request_class,
             prompt,
-            SamplingParams(0.0),
+            sampling,
             stop,
             self.now_s,
             targets=targets,

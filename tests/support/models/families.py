@@ -203,6 +203,7 @@ def generated(
     num_tokens: int,
     dtype: torch.dtype = torch.float32,
     chunk: int | None = None,
+    repetition_penalty: float | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Greedy output of `generate` for each prompt alone, prefilled in chunks of so many tokens or at once."""
     model = random_model(family, dtype=dtype)
@@ -217,6 +218,7 @@ def generated(
                 do_sample=False,
                 use_cache=True,
                 prefill_chunk_size=chunk,
+                repetition_penalty=repetition_penalty,
             )
             outputs.append(tuple(output[0, len(prompt) :].tolist()))
     return tuple(outputs)

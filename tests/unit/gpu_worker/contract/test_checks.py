@@ -1,6 +1,9 @@
 """Commands are checked against what a worker holds, whatever it holds it for: here for nothing at all."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,12 @@ from gpu_worker.contract.checks import (
     check_start,
     tokens_of,
 )
-from gpu_worker.contract.commands import BatchItem
+from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.errors import CommandRefused, SequenceRefused
+
+GREEDY = Sampling()
 
 
 @dataclass
@@ -39,6 +44,10 @@ def worker() -> Known[Held, Suspended]:
     blocks.extend(3, [2])
     sequences = {1: Held(), 2: Held(5, 17), 3: Held(batch_id=30)}
     return Known(ModelLimits((0, 8), 100, 32), blocks, sequences, {30: Suspended([3])}, {40})
+
+
+def adding(seq_id: int, stop_token_ids: Sequence[int] = (), *, sampling: Sampling = GREEDY, **more: Any) -> AddSequence:
+    return AddSequence(seq_id, sampling, stop_token_ids, 5, **more)
 
 
 def test_what_may_start_is_known_by_its_sequences_and_their_tokens() -> None:
@@ -104,15 +113,42 @@ def test_a_cursor_that_no_batch_can_stand_at_is_refused_with_the_experts_that_th
 
 
 def test_a_stop_token_outside_of_the_vocabulary_is_refused_and_a_known_id_too() -> None:
-    check_add(worker(), 9, [0, 99])
+    check_add(worker(), adding(9, [0, 99]))
     with pytest.raises(CommandRefused, match="token -1 is outside of the vocabulary of 100"):
-        check_add(worker(), 9, [100, -1])
+        check_add(worker(), adding(9, [100, -1]))
     with pytest.raises(CommandRefused, match="sequence 1 is known already"):
-        check_add(worker(), 1, [])
+        check_add(worker(), adding(1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"logit_bias": ((100, 1.0),)}, "token 100 is outside"),
+        ({"allowed_token_ids": (-1,)}, "token -1 is outside"),
+        ({"bad_words": ((5, 100),)}, "token 100 is outside"),
+        ({"bad_words": ((5,), ())}, "a word of no tokens"),
+        ({"logit_bias": ((5, math.nan),)}, "finite"),
+        ({"presence_penalty": math.inf}, "finite"),
+        ({"frequency_penalty": math.nan}, "finite"),
+        ({"repetition_penalty": 0.0}, "above 0"),
+    ],
+)
+def test_rules_that_would_make_nonsense_of_logits_are_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CommandRefused, match=reason):
+        check_add(worker(), adding(9, sampling=Sampling(**fields)))
+
+
+def test_what_a_sequence_had_is_of_the_vocabulary_and_whole() -> None:
+    check_add(worker(), adding(9, num_output_tokens=2, output_token_ids=(5, 6), prompt_token_ids=(7,)))
+    check_add(worker(), adding(9, num_output_tokens=2))
+    with pytest.raises(CommandRefused, match="1 of the 2 tokens"):
+        check_add(worker(), adding(9, num_output_tokens=2, output_token_ids=(5,)))
+    with pytest.raises(CommandRefused, match="token 100 is outside"):
+        check_add(worker(), adding(9, prompt_token_ids=(100,)))
 
 
 def test_a_sequence_shares_blocks_that_exist_and_no_more_than_a_text_has() -> None:
-    check_add(worker(), 9, [], [0, 7])
+    check_add(worker(), adding(9, shared_block_ids=[0, 7]))
     known = replace(worker(), limits=ModelLimits((0, 8), 100, 7))
     for shared, reason in (
         ([0, 0], "name a block twice"),
@@ -120,7 +156,7 @@ def test_a_sequence_shares_blocks_that_exist_and_no_more_than_a_text_has() -> No
         ([0, 1], "sequence 9 would share 8 tokens, at most 7 fit"),
     ):
         with pytest.raises(CommandRefused, match=reason):
-            check_add(known, 9, [], shared)
+            check_add(known, adding(9, shared_block_ids=shared))
 
 
 @pytest.mark.parametrize(
