@@ -15,6 +15,10 @@ MINUTES ?= 9
 PROOF_PYTHON ?= python3
 PROOF_OPTIONS ?=
 
+# Tests start hundreds of processes: each would compile the project anew where the environment has nothing kept.
+export PYTHONDONTWRITEBYTECODE :=
+
+# Traced for coverage, which makes them four times as slow: long simulations of the core are in ../traffic.
 CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
 	tests/integration/service/test_service.py tests/integration/service/test_cores.py \
