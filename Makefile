@@ -23,8 +23,9 @@ CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
 	tests/integration/service/test_service.py tests/integration/service/test_cores.py \
 	tests/integration/api/test_openai.py
-# A process for each core, each with whole files, since a file's tests share services. Long files come first.
-SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Two processes for each core, since tests of services wait half of the time; each takes whole files, whose tests share
+# services. Long files come first.
+SIDE_BY_SIDE := -n $$((2 * $$(nproc))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
