@@ -15,12 +15,17 @@ MINUTES ?= 9
 PROOF_PYTHON ?= python3
 PROOF_OPTIONS ?=
 
+# Tests start hundreds of processes: each would compile the project anew where the environment has nothing kept.
+export PYTHONDONTWRITEBYTECODE :=
+
+# Traced for coverage, which makes them four times as slow: long simulations of the core are in ../traffic.
 CORE_TESTS := tests/unit/scheduler_svc/core
 TESTS_WITH_A_MODEL := tests/unit/gpu_worker tests/unit/test_core_with_worker.py \
 	tests/integration/service/test_service.py tests/integration/service/test_cores.py \
 	tests/integration/api/test_openai.py
-# A process for each core, each with whole files, since a file's tests share services. Long files come first.
-SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Two processes for each core, since tests of services wait half of the time; each takes whole files, whose tests share
+# services. Long files come first.
+SIDE_BY_SIDE := -n $$((2 * $$(nproc))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 

@@ -90,7 +90,7 @@ ARRIVAL = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     arrivals=st.lists(ARRIVAL, min_size=2, max_size=8),
     policy=st.sampled_from(sorted(POLICIES)),

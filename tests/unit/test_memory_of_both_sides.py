@@ -128,7 +128,7 @@ class Table:
         assert not self.sim.worker.tables
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     programs=PROGRAMS,
     policy=st.sampled_from(sorted(POLICIES)),

@@ -137,7 +137,7 @@ class _Experiment:
             "warm_up_s": 0.5 if self.task.is_rehearsal else _WARM_UP_S,
             "window_s": window_s,
             "drain_s": window_s * _DRAIN_SHARE,
-            "most_tokens": 64 if self.task.is_rehearsal else 2048,
+            "most_tokens": 16 if self.task.is_rehearsal else 2048,
         }
         command = [sys.executable, "-m", "scripts.gpu_proof.steps.load", json.dumps(settings), str(result)]
         process = subprocess.Popen(command, cwd=ROOT, preexec_fn=end_with_parent)

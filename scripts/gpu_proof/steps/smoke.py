@@ -25,7 +25,7 @@ _VOCAB_SIZE = 1024
 _LS_LENGTHS = (5, 40, 300)
 _BE_LENGTHS = (200, 300, 400, 500)
 _NUM_TOKENS = 24
-_NUM_BE_TOKENS = 24
+_NUM_REHEARSED_TOKENS = 8
 _FEWEST_ARRIVALS = 8
 _LONGEST_PAUSE_S = 0.02
 _SALTS = itertools.count()
@@ -59,8 +59,12 @@ class Case:
         }
 
 
-_CASES = (Case.of(LS, _LS_LENGTHS, _NUM_TOKENS), Case.of(BE, _BE_LENGTHS, _NUM_BE_TOKENS))
 Expected = Mapping[RequestClass, Sequence[Tokens]]
+
+
+def _cases(num_tokens: int) -> Sequence[Case]:
+    """Latency-sensitive prompts, which are asked alone, and best-effort ones, which are asked together."""
+    return (Case.of(LS, _LS_LENGTHS, num_tokens), Case.of(BE, _BE_LENGTHS, num_tokens))
 
 
 def run(task: Task) -> None:
@@ -70,15 +74,16 @@ def run(task: Task) -> None:
         folder = Path(name)
         _write_model(folder)
         # One after another: transformers sets torch's default type, which threads share, while it reads a model.
-        expected = {dtype: one_by_one.submit(_generate, folder, device, dtype) for dtype in _TYPES}
-        asyncio.run(_serve_all(task, folder, device, expected))
+        cases = _cases(_NUM_REHEARSED_TOKENS if task.is_rehearsal else _NUM_TOKENS)
+        expected = {dtype: one_by_one.submit(_generate, folder, device, dtype, cases) for dtype in _TYPES}
+        checks = [_Check(task, folder, device, dtype, cases, expected[dtype]) for dtype in _TYPES]
+        asyncio.run(_serve_all(checks))
 
 
-async def _serve_all(task: Task, folder: Path, device: str, expected: "Mapping[str, Future[Expected]]") -> None:
+async def _serve_all(checks: "Sequence[_Check]") -> None:
     """Starts all services at once, since each takes seconds; a fault of one type hides nothing of another's."""
-    checks = (_Check(task, folder, device, dtype, expected[dtype]).run() for dtype in _TYPES)
-    outcomes = await asyncio.gather(*checks, return_exceptions=True)
-    faults = [f"{dtype}: {outcome}" for dtype, outcome in zip(_TYPES, outcomes, strict=True) if outcome is not None]
+    outcomes = await asyncio.gather(*(check.run() for check in checks), return_exceptions=True)
+    faults = [f"{check.dtype}: {outcome}" for check, outcome in zip(checks, outcomes, strict=True) if outcome]
     if faults:
         raise StepFailed("\n".join(faults))
 
@@ -91,6 +96,7 @@ class _Check:
     folder: Path
     device: str
     dtype: str
+    cases: Sequence[Case]
     expected: "Future[Expected]"
 
     async def run(self) -> None:
@@ -99,7 +105,7 @@ class _Check:
         options = ServiceOptions(str(self.folder), worker=worker)
         async with running_service(options, echo=True) as address, AsyncClient(address) as client:
             expected = await asyncio.wrap_future(self.expected)
-            alone, batch = _CASES
+            alone, batch = self.cases
             faults = [await self._compare(client, alone, expected[LS])]
             stop = asyncio.Event()
             flood = [
@@ -184,7 +190,7 @@ def _write_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _generate(folder: Path, device: str, dtype: str) -> Expected:
+def _generate(folder: Path, device: str, dtype: str, cases: Sequence[Case]) -> Expected:
     """What transformers generates for each prompt by itself."""
     with torch.inference_mode():
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
@@ -195,9 +201,7 @@ def _generate(folder: Path, device: str, dtype: str) -> Expected:
             tokens = model.generate(ids, max_new_tokens=count, do_sample=False, attention_mask=torch.ones_like(ids))
             return tuple(tokens[0, len(prompt) :].tolist())
 
-        return {
-            case.request_class: [continue_by(case.num_tokens, prompt) for prompt in case.prompts] for case in _CASES
-        }
+        return {case.request_class: [continue_by(case.num_tokens, prompt) for prompt in case.prompts] for case in cases}
 
 
 def _num_equal(given: Tokens, right: Tokens) -> int:

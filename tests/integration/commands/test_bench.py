@@ -85,7 +85,8 @@ def test_the_paper_s_experiment_runs_on_random_weights_and_prints_its_claims(tmp
         "--max-output-tokens=8",
         "--max-prompt-tokens=64",
     )
-    result = bench("paper", "--geometry=tiny", "--set-up=qllm-expert", "--worker-arg=--threads=1", *brief, *options)
+    worker = ("--worker-arg=--threads=1", "--worker-arg=--kv-memory=50MiB", "--worker-arg=--host-kv-gib=0.01")
+    result = bench("paper", "--geometry=tiny", "--set-up=qllm-expert", *worker, *brief, *options)
     assert result.returncode == 0, result.stderr
     assert "MEASURED: the claims of arXiv 2503.09304" in result.stdout
     content = json.loads(files["json"].read_text())

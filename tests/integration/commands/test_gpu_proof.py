@@ -30,8 +30,10 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def wait_for(folder: Path, step: str, status: str) -> None:
+    """Waits until a step is in a state by the summary, which is the last file to be written."""
     deadline_s = time.monotonic() + LONG_S
-    while not (folder / "results.json").exists() or statuses(folder)[step] != status:
+    summary = folder / "summary.txt"
+    while not summary.exists() or f"{step:12} {status}" not in summary.read_text():
         assert time.monotonic() < deadline_s, (folder / "log.txt").read_text()
         time.sleep(0.05)
 
@@ -42,10 +44,11 @@ def test_every_step_passes_on_a_cpu_and_leaves_figures_in_a_few_small_files(tmp_
     assert proof.returncode == 0, output + (tmp_path / "log.txt").read_text()[-4000:]
     steps = results(tmp_path)["steps"]
     assert set(statuses(tmp_path).values()) == {"passed"}
-    assert steps["smoke"]["figures"]["float32: tokens of LS equal to generate's"] == {"equal": 72, "of": 72}
+    assert steps["smoke"]["figures"]["float32: tokens of LS equal to generate's"] == {"equal": 24, "of": 24}
     interrupted = steps["smoke"]["figures"]["float32: tokens of interrupted BE equal to generate's"]
     assert interrupted["equal"] == interrupted["of"] > 0
     assert "bfloat16: tokens of LS equal to generate's" in steps["smoke"]["figures"]
+    assert sum(steps["gpu_tests"]["figures"]["tests"].values()) > 25  # skipped, where there is no device
     assert {"eager, batch 1", "eager, batch 8", "eager, batch 32"} <= set(steps["decode"]["figures"])
     assert all(figure["p50_ms"] > 0 for figure in steps["preemption"]["figures"].values())
     assert {"fcfs at 8/s", "qllm-expert at 8/s"} == set(steps["paper"]["figures"])

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.service.live_service import ROOT, free_port
 
@@ -100,13 +102,24 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(directory)
 
 
-def wait_for(wanted: str, installed: Installed, port: int, running: Sequence["subprocess.Popen[bytes]"]) -> None:
+def wait_for(
+    wanted: health_pb2.HealthCheckResponse.ServingStatus.ValueType,
+    installed: Installed,
+    port: int,
+    running: Sequence["subprocess.Popen[bytes]"],
+) -> None:
+    """Waits until the scheduler says so, and then has the installed client ask too."""
     deadline = time.monotonic() + 300
-    while wanted not in (
-        seen := installed.run("qllm-client", "health", "--address", f"127.0.0.1:{port}").stdout.split()
-    ):
-        assert all(process.poll() is None for process in running)
-        assert time.monotonic() < deadline, seen
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while (
+            seen := health.Check(health_pb2.HealthCheckRequest(), timeout=300, wait_for_ready=True)
+        ).status != wanted:
+            assert all(process.poll() is None for process in running)
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.1)
+    said = installed.run("qllm-client", "health", "--address", f"127.0.0.1:{port}").stdout.split()
+    assert health_pb2.HealthCheckResponse.ServingStatus.Name(wanted) in said
 
 
 @pytest.mark.slow
@@ -131,9 +144,9 @@ def test_a_scheduler_and_a_simulated_worker_serve_from_a_base_install_that_has_n
     serve = ("--control-endpoint", endpoint, "--grpc-port", str(port), "--metrics-port", str(metrics_port))
     work = ("--control-endpoint", endpoint, "--model", ROOT / "demo/model", "--simulated", "a100-mixtral-8x7b")
     with installed.running("qllm-scheduler", *serve) as scheduler:
-        wait_for("NOT_SERVING", installed, port, [scheduler])
+        wait_for(health_pb2.HealthCheckResponse.NOT_SERVING, installed, port, [scheduler])
         with installed.running("qllm-worker", *work) as worker:
-            wait_for("SERVING", installed, port, [scheduler, worker])
+            wait_for(health_pb2.HealthCheckResponse.SERVING, installed, port, [scheduler, worker])
             address = ("--address", f"127.0.0.1:{port}")
             assert installed.output_of("qllm-client", "generate", *address, "--max-tokens", "3", "def f").strip()
             with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=300) as page:

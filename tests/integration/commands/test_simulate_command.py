@@ -73,8 +73,6 @@ def test_clients_that_never_pause_are_simulated_on_several_machines_for_several_
     ("arguments", "message"),
     [
         (("--values", "a"), "--values: got 'a'"),
-        (("--sweep", "quantum", "--values", "0"), "--values: got 0, allowed for quantum is 0.1 to 10000"),
-        (("--cost-table", "h100"), "cost_table: got 'h100', allowed is an object, or a100-mixtral-8x7b"),
         (("--set", "speed=2"), "job.settings: got speed, allowed are max_num_seqs"),
         (("--trace", "nowhere.csv"), "nowhere.csv"),
         (("--trace", "nowhere.csv", "--be-clients", "2"), "--be-clients: allowed without --trace only"),
@@ -102,7 +100,7 @@ def test_agents_are_simulated_under_several_times_to_live(tmp_path: Path) -> Non
         "--rate",
         "0.2",
         "--seconds",
-        "30",
+        "10",
         "--cost-table",
         "h200-mixtral-8x7b",
         "--num-blocks",
@@ -116,7 +114,7 @@ def test_agents_are_simulated_under_several_times_to_live(tmp_path: Path) -> Non
     assert "program's completion, mean seconds" in result.stdout
     results = json.loads(json_file.read_text())["results"]
     assert list(results) == ["0 s", "2 s", "20 s", "by the rule"]
-    assert [one["num_turns"] for one in results["2 s"]] == [48, 48]
+    assert [one["num_turns"] for one in results["2 s"]] == [16, 16]
 
 
 def test_agents_that_do_not_fit_the_model_are_refused_in_one_line() -> None:

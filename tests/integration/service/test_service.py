@@ -23,7 +23,7 @@ from tests.support.service.live_service import ROOT, LiveService, start_service
 from tests.support.service.simulated_worker import slow_worker
 
 # The worker's tests run many more; through the whole service each costs a start.
-SERVED_FAMILIES = ("mixtral", "qwen2_moe", "gpt_oss", "granitemoe")
+SERVED_FAMILIES = ("mixtral", "gpt_oss")
 GREEDY = pb.SamplingParams(temperature=0)
 SALTS = itertools.count()
 
@@ -122,18 +122,20 @@ def test_best_effort_output_is_the_same_whether_it_was_preempted_or_not(live_ser
     def messages() -> list[pb.GenerateRequest]:
         return [request(prompt_of(300 + 40 * i, i), pb.BEST_EFFORT, 40) for i in range(4)]
 
-    with live_service.channel() as channel:
+    def num_preemptions() -> int:
+        loads = live_service.loads()
+        return loads.num_preemptions_at_expert + loads.num_preemptions_at_layer
+
+    with live_service.channel() as channel, ThreadPoolExecutor(5) as pool:
         expected = [generate(live_service, channel, message) for message in messages()]
-        before = live_service.loads()
-        with ThreadPoolExecutor(5) as pool:
+        before = num_preemptions()
+        while num_preemptions() == before:  # an arrival may miss all that runs
             flood = [pool.submit(generate, live_service, channel, message) for message in messages()]
             while not all(future.done() for future in flood):
                 generate(live_service, channel, request(prompt_of(30, 99), pb.LATENCY_SENSITIVE, 4))
             assert [future.result() for future in flood] == expected
-        after = live_service.loads()
-    preemptions = after.num_preemptions_at_expert + after.num_preemptions_at_layer
-    assert preemptions > before.num_preemptions_at_expert + before.num_preemptions_at_layer
-    assert after.free_blocks == after.total_blocks
+    loads = live_service.loads()
+    assert loads.free_blocks == loads.total_blocks
 
 
 def test_two_hundred_streams_cancelled_at_random_moments_leave_nothing_behind(live_service: LiveService) -> None:

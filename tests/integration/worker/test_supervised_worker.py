@@ -1,4 +1,4 @@
-"""The real worker with the demo model, started and kept alive by the scheduler's side."""
+"""A worker process, started and kept alive by the scheduler's side; one with a model is killed in test_recovery."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,7 @@ from scheduler_svc.core.state.ids import BatchId, BlockId, CommandId, SeqId
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, SamplingParams, StopConditions
 from scheduler_svc.supervisor import WorkerSupervisor
 from tests.support.channel.control_channel import ROOT, RecordingListener, ipc_endpoint, listening
-
-pytestmark = pytest.mark.slow
+from tests.support.service.simulated_worker import INSTANT
 
 
 class SupervisedListener(RecordingListener):
@@ -45,12 +44,10 @@ async def first_token(link: WorkerLink, listener: RecordingListener) -> int:
     return token.token_id
 
 
-@pytest.mark.timeout(900)
 async def test_killed_worker_is_replaced_and_gives_the_same_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.channel.control_channel.LONG_S", 400.0)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'protos'}")
     with ipc_endpoint() as endpoint:
-        supervisor = WorkerSupervisor(endpoint, str(ROOT / "demo/model"), ["--num-blocks", "64"])
+        supervisor = WorkerSupervisor(endpoint, str(ROOT / "demo/model"), [*INSTANT])
         async with listening(endpoint, SupervisedListener(supervisor)) as (link, listener):
             running = asyncio.create_task(supervisor.run())
             try:

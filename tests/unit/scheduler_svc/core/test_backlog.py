@@ -43,8 +43,8 @@ def test_decodes_are_waited_for_where_they_have_all_places() -> None:
 def test_decodes_that_leave_places_do_not_keep_a_newcomer_waiting() -> None:
     simulation = Simulation()
     for _ in range(12):
-        simulation.submit(BE, 20, 4000)
-    simulation.run(until_s=3.0)
+        simulation.submit(BE, 20, 500)
+    simulation.run(until_s=1.0)
     predicted_s, waited_s = waits_s(simulation)
     assert predicted_s == 0.0
     assert waited_s < 0.2

@@ -80,7 +80,7 @@ def assert_all_served(sim: Simulation, aborted: set[int]) -> None:
     assert not sim.worker.batches
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     arrivals=st.lists(ARRIVAL, max_size=14),
     policy=st.sampled_from(sorted(POLICIES)),
