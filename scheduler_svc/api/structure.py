@@ -18,7 +18,7 @@ from scheduler_svc.text.threads import TextThreads
 
 MAX_PROBLEM_CHARS = 300
 # White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
-_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,40}"
+_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,20}"
 _ANY_OBJECT = '{"type": "object"}'
 
 
