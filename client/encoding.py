@@ -1,7 +1,8 @@
 """Translates between this package's values and the messages of `qllm.v1`. Knows nothing of channels and calls."""
 
+import json
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from qllm.v1 import inference_pb2 as pb
 
@@ -36,6 +37,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             cache_salt=options.get("cache_salt") or "",
             session=_encode_session(options),
             num_top_logprobs=options.get("num_top_logprobs", 0),
+            structure=_encode_structure(options),
         )
         _set_prompt(request, prompt)
     except (TypeError, ValueError) as error:
@@ -103,6 +105,22 @@ def _encode_session(options: GenerateOptions) -> pb.SessionTurn | None:
     if session_id is None and not tool and not is_last:
         return None
     return pb.SessionTurn(session_id=session_id or "", expects_tool_call=tool, last_turn=is_last)
+
+
+def _encode_structure(options: GenerateOptions) -> pb.Structure | None:
+    """Returns what the text is to be kept to; None for nothing, and an error for two things."""
+    schema, choices = options.get("json_schema"), options.get("choices")
+    given = {
+        "json_schema": schema if schema is None or isinstance(schema, str) else json.dumps(schema),
+        "json_object": options.get("json_object") or None,
+        "regex": options.get("regex"),
+        "choices": None if choices is None else pb.Choices(texts=choices),
+        "lark": options.get("lark"),
+    }
+    there: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if len(there) > 1:
+        raise ValueError(f"{' and '.join(there)} were given, and a text can be kept to one structure only")
+    return pb.Structure(**there) if there else None
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:

@@ -58,6 +58,11 @@ class GenerateOptions(TypedDict, total=False):
         logit_bias: What is added to the logits of tokens.
         allowed_token_ids: The only tokens that may be chosen.
         bad_words: Words that the output shall not have.
+        json_schema: Keeps the text to JSON of this schema, an object or JSON.
+        json_object: Keeps the text to a JSON object.
+        regex: Keeps the text to one that this regular expression matches.
+        choices: Keeps the text to one of these.
+        lark: Keeps the text to this grammar.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
@@ -88,6 +93,11 @@ class GenerateOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     allowed_token_ids: Sequence[int] | None
     bad_words: Sequence[str] | None
+    json_schema: Mapping[str, object] | str | None
+    json_object: bool
+    regex: str | None
+    choices: Sequence[str] | None
+    lark: str | None
     num_top_logprobs: int
     ttft_ms: float | None
     tpot_ms: float | None

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -141,6 +142,21 @@ class GenerateSettings:
         Setting(metavar="WORD", panel=_SAMPLING),
         "Names a word that the answer shall not have. It may be given several times.",
     ] = None
+    json_schema: Annotated[
+        Path | None,
+        Setting(metavar="FILE", panel=_SAMPLING),
+        "Keeps the answer to JSON of the schema in this file.",
+    ] = None
+    regex: Annotated[
+        str | None,
+        Setting(panel=_SAMPLING),
+        "Keeps the answer to a text that this regular expression matches as a whole.",
+    ] = None
+    choice: Annotated[
+        list[str] | None,
+        Setting(metavar="TEXT", panel=_SAMPLING),
+        "Keeps the answer to one of these texts. It is given once for each.",
+    ] = None
     chat: Annotated[
         bool | None,
         Setting(panel=_PROMPT, unset="no-chat, with --system chat"),
@@ -169,6 +185,9 @@ class GenerateSettings:
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             bad_words=self.bad_word or (),
+            json_schema=None if self.json_schema is None else _content(self.json_schema),
+            regex=self.regex,
+            choices=self.choice,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_id or (),
             ttft_ms=self.ttft_ms,
@@ -179,6 +198,13 @@ class GenerateSettings:
             last_turn=self.last_turn,
             timeout_s=self.timeout_s,
         )
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint="--json-schema") from None
 
 
 @with_settings

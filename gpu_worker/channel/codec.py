@@ -87,6 +87,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         allowed_token_ids=tuple(given.allowed_token_ids),
         bad_words=tuple(tuple(word.ids) for word in add.bad_words),
         num_top_logprobs=add.num_top_logprobs,
+        grammar=add.grammar,
     )
 
 
@@ -167,9 +168,9 @@ def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """Returns what AddSequence says of how tokens are chosen."""
     values = asdict(sampling)
     bad_words = [inference_pb2.TokenIds(ids=word) for word in values.pop("bad_words")]
-    num_top_logprobs = values.pop("num_top_logprobs")
+    beside = {name: values.pop(name) for name in ("num_top_logprobs", "grammar")}
     params = inference_pb2.SamplingParams(**values | {"logit_bias": dict(sampling.logit_bias)})
-    return {"sampling": params, "bad_words": bad_words, "num_top_logprobs": num_top_logprobs}
+    return {"sampling": params, "bad_words": bad_words, **beside}
 
 
 def decode_frame(frame: bytes) -> Command | Advance:

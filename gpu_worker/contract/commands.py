@@ -30,6 +30,7 @@ class Sampling:
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another; each has at least one.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        grammar: What the text is kept to, as llguidance reads it; empty: nothing.
     """
 
     temperature: float = 0.0
@@ -44,6 +45,7 @@ class Sampling:
     allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[Sequence[int]] = ()
     num_top_logprobs: int = 0
+    grammar: str = ""
 
     @property
     def has_penalties(self) -> bool:
@@ -53,7 +55,7 @@ class Sampling:
     @property
     def has_rules(self) -> bool:
         """Whether the logits are changed before anything is chosen from them."""
-        return self.has_penalties or bool(self.logit_bias or self.allowed_token_ids or self.bad_words)
+        return self.has_penalties or bool(self.logit_bias or self.allowed_token_ids or self.bad_words or self.grammar)
 
     @property
     def looks_back(self) -> bool:

@@ -40,6 +40,7 @@ from gpu_worker.execution.stepper import Step
 from gpu_worker.machine.clock import clock_of
 from gpu_worker.model.loader import LoadedModel, ModelFacts
 from gpu_worker.replay.recording import Recording
+from gpu_worker.sampling.guide import Guides
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,11 @@ class Runner:
         self._failed_batch_ids: set[int] = set()  # named by commands that were on their way, until they are dropped
         self._clock = clock_of(device, run_ahead_ms)
         blocks = BlockLedger(num_blocks, block_size, num_host_blocks, disk.num_slots if disk else 0)
-        limits = ModelLimits(loaded.facts.experts_by_layer, loaded.facts.vocab_size, loaded.facts.max_model_len)
+        facts = loaded.facts
+        limits = ModelLimits(facts.experts_by_layer, facts.vocab_size, facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
         self.cache = UnifiedDynamicCache(blocks, device, layout, disk, form)
+        self._guides = Guides(facts.tokenizer.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
         self._moves = Moves(self.cache)
         self._passes = PassMaker(loaded, self.cache, self._clock)
 
@@ -111,7 +114,7 @@ class Runner:
         check_add(self._known, add)
         table = self.cache.new_table(add.seq_id)
         self.cache.share(table, add.shared_block_ids)
-        self._sequences[add.seq_id] = Sequence.of(add, table)
+        self._sequences[add.seq_id] = Sequence.of(add, table, self._guides)
 
     def fork_sequence(self, seq_id: int, parent_seq_id: int, new_block_ids: abc.Sequence[int]) -> None:
         """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.
@@ -122,6 +125,8 @@ class Runner:
             new_block_ids: A free block for the rows in the other's last one, if that is not full; else none.
         """
         child, parent = check_fork(self._known, seq_id, parent_seq_id, new_block_ids)
+        if child.sampling.grammar != parent.sampling.grammar:
+            raise CommandRefused(f"sequence {seq_id} is kept to another structure than sequence {parent_seq_id}")
         if child.history is not None and parent.history is None:
             raise CommandRefused(
                 f"sequence {seq_id} looks back at its tokens, which sequence {parent_seq_id} has not kept"

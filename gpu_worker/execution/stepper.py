@@ -205,7 +205,7 @@ class Step:
             choices = sample(rows, [sequence.next_draw() for _, sequence in live])
             for (_, sequence), choice in zip(live, choices, strict=True):
                 if isinstance(choice, NoChoice):
-                    self.sequence_errors.append(SequenceError(sequence.seq_id, choice.value))
+                    self.sequence_errors.append(SequenceError(sequence.seq_id, choice.reason))
                 else:
                     self.tokens.append(sequence.accept(choice))
         self.timing.num_heads += 1

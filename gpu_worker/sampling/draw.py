@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpu_worker.contract.commands import Sampling
+from gpu_worker.sampling.guide import Guide
 from gpu_worker.sampling.history import History
 
 
@@ -16,12 +17,14 @@ class Draw:
         output_index: Tokens that the sequence has generated before this one.
         banned_ids: Tokens that must not be chosen here, besides bad words.
         history: What the sequence has had; None where nothing depends on it.
+        guide: Keeps it to a structure; None where it has none.
     """
 
     sampling: Sampling
     output_index: int
     banned_ids: tuple[int, ...] = ()
     history: History | None = None
+    guide: Guide | None = None
 
     @property
     def has_rules(self) -> bool:

@@ -23,10 +23,23 @@ def ruled(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     if not any(draw.has_rules for draw in draws):
         return logits
     logits = logits.clone()
+    _keep_to_structures(logits, draws)
     _keep_allowed(logits, draws)
     _shift(logits, draws)
     _penalize(logits, draws)
     return logits
+
+
+def _keep_to_structures(logits: Tensor, draws: Sequence[Draw]) -> None:
+    """Leaves the tokens that may come next in each row's structure; none where that can't be said."""
+    guided = [(row, draw.guide) for row, draw in enumerate(draws) if draw.guide is not None]
+    if not guided:
+        return
+    masks = to_device(torch.stack([guide.mask() for _, guide in guided]), logits.device)  # (G, words)
+    bits = torch.arange(32, dtype=torch.int32, device=logits.device)  # (32,)
+    allowed = ((masks[:, :, None] >> bits) & 1).bool().flatten(1)[:, : logits.shape[1]]  # (G, V)
+    rows = to_device(torch.tensor([row for row, _ in guided]), logits.device)  # (G,)
+    logits[rows] = logits[rows].where(allowed, _NEVER)
 
 
 def _keep_allowed(logits: Tensor, draws: Sequence[Draw]) -> None:

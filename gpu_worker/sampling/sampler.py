@@ -6,7 +6,6 @@ as it would have. It knows no sequences and no model.
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -36,11 +35,14 @@ class Choice(NamedTuple):
     top: tuple[TokenLogprob, ...] = ()
 
 
-class NoChoice(StrEnum):
+class NoChoice(NamedTuple):
     """Why nothing could be chosen."""
 
-    NOT_FINITE = "its logits are not finite numbers: the model's output can't be sampled"
-    NOTHING_LEFT = "its rules leave no token to choose: allowed tokens, bad words and min_tokens exclude all of them"
+    reason: str
+
+
+NOT_FINITE = NoChoice("its logits are not finite numbers: the model's output can't be sampled")
+NOTHING_LEFT = NoChoice("its rules leave no token: structure, allowed tokens, bad words and min_tokens exclude all")
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
@@ -62,13 +64,16 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
     rows = torch.stack(columns, dim=1).tolist()  # one wait for all
     tops = _tops(logprobs, draws)
     return [
-        NoChoice.NOT_FINITE
-        if not finite
-        else NoChoice.NOTHING_LEFT
-        if not left
-        else Choice(int(token_id), logprob, tops.get(row, ()))
+        Choice(int(token_id), logprob, tops.get(row, ())) if finite and left else _no_choice(draws[row], bool(finite))
         for row, (token_id, logprob, finite, left) in enumerate(rows)
     ]
+
+
+def _no_choice(draw: Draw, is_finite: bool) -> NoChoice:
+    if not is_finite:
+        return NOT_FINITE
+    problem = draw.guide.problem if draw.guide is not None else ""
+    return NoChoice(problem) if problem else NOTHING_LEFT
 
 
 def _tops(logprobs: Tensor, draws: Sequence[Draw]) -> dict[int, tuple[TokenLogprob, ...]]:

@@ -5,6 +5,7 @@ Knows nothing of wire formats. What a value may be is decided in validation.py a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from scheduler_svc.core.state.sequence import RequestClass
@@ -73,6 +74,29 @@ class SamplingDraft:
     num_top_logprobs: int = 0
 
 
+class StructureKind(StrEnum):
+    """In which way a structure is described; the names are those of qllm.v1's Structure."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    REGEX = "regex"
+    CHOICES = "choices"
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class StructureDraft:
+    """What the text shall be kept to.
+
+    Attributes:
+        kind: How it is described.
+        texts: The description; the choices, of which there may be several.
+    """
+
+    kind: StructureKind
+    texts: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopDraft:
     """When the text shall end.
@@ -114,6 +138,7 @@ class Draft:
         deadline_s: When the caller gives up, on the clock of the event loop; None: never.
         cache_salt: Keeps its cache apart from requests of another salt; empty: shared by all without one.
         session: The turn of a program that it is; None: it is none.
+        structure: What the text shall be kept to; None: nothing.
     """
 
     request_class: RequestClass
@@ -125,3 +150,4 @@ class Draft:
     deadline_s: float | None = None
     cache_salt: str = ""
     session: SessionDraft | None = None
+    structure: StructureDraft | None = None

@@ -15,6 +15,7 @@ from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
 from scheduler_svc.api.sampling import bad_word_ids, valid_sampling
+from scheduler_svc.api.structure import valid_grammar
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
@@ -190,6 +191,8 @@ class TextGenerator:
         requested_stop = valid_stop(draft.stop, model, stop_tokens)
         token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
+        grammar = await valid_grammar(draft.structure, draft.request_class, model, stop.stop_token_ids, self._threads)
+        sampling = replace(sampling, grammar=grammar)
         return PreparedGeneration(
             model=model,
             request=GenerationRequest(

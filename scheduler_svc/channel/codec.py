@@ -113,6 +113,7 @@ def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) 
     step.add_sequence.stop_token_ids.extend(stop.stop_token_ids)
     step.add_sequence.shared_block_ids.extend(command.shared_block_ids)
     step.add_sequence.num_top_logprobs = sampling.num_top_logprobs
+    step.add_sequence.grammar = sampling.grammar
     step.add_sequence.prompt_token_ids.extend(command.prompt_token_ids)
     step.add_sequence.output_token_ids.extend(command.output_token_ids)
     for word in sampling.bad_words:

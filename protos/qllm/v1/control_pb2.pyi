@@ -564,6 +564,7 @@ class AddSequence(_message.Message):
     NUM_TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The scheduler's id, never used again within an epoch."""
     max_tokens: _builtins.int
@@ -574,6 +575,8 @@ class AddSequence(_message.Message):
     """Tokens generated already, before this worker knew the sequence."""
     num_top_logprobs: _builtins.int
     """With each token come so many of the most probable ones at its place."""
+    grammar: _builtins.str
+    """What the text is kept to, as llguidance reads it; empty: nothing."""
     @_builtins.property
     def sampling(self) -> _inference_pb2.SamplingParams:
         """How tokens are chosen; every field is set but `bad_words`, which come as tokens."""
@@ -614,10 +617,11 @@ class AddSequence(_message.Message):
         num_top_logprobs: _builtins.int = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        grammar: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "grammar", b"grammar", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,8 @@ from scheduler_svc.api.draft import (
     SamplingDraft,
     SessionDraft,
     StopDraft,
+    StructureDraft,
+    StructureKind,
     TargetsDraft,
     TextPrompt,
     TokenPrompt,
@@ -40,6 +42,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         deadline_s=deadline_s,
         cache_salt=request.cache_salt,
         session=_session(request.session) if request.HasField("session") else None,
+        structure=_structure(request.structure) if request.HasField("structure") else None,
     )
 
 
@@ -83,6 +86,18 @@ def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
         bad_words=given.bad_words,
         num_top_logprobs=num_top_logprobs,
     )
+
+
+def _structure(given: pb.Structure) -> StructureDraft | None:
+    form = given.WhichOneof("form")
+    if form is None:
+        raise InvalidRequest("structure", None, f"one of {', '.join(StructureKind)}")
+    kind = StructureKind(form)
+    if kind is StructureKind.CHOICES:
+        return StructureDraft(kind, given.choices.texts)
+    if kind is StructureKind.JSON_OBJECT:
+        return StructureDraft(kind, ("",)) if given.json_object else None
+    return StructureDraft(kind, (getattr(given, form),))
 
 
 def _stop(given: pb.StopConditions) -> StopDraft:

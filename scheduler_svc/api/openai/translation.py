@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, SessionDraft, StopDraft, TargetsDraft
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
+from scheduler_svc.api.openai.structure import structure_of
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
@@ -46,6 +47,7 @@ def drafts_of(
     sampling = _sampling(body, top_logprobs.count)
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     session = _session(body, len(prompts) * num_per_prompt)
+    structure = structure_of(body)
     return [
         NamedDraft(
             Draft(
@@ -56,8 +58,14 @@ def drafts_of(
                 targets=targets,
                 cache_salt=body.cache_salt or "",
                 session=session,
+                structure=structure.draft if structure else None,
             ),
-            FieldNames.of(prompt=field, max_tokens=max_tokens_field, top_logprobs=top_logprobs.field),
+            FieldNames.of(
+                prompt=field,
+                max_tokens=max_tokens_field,
+                top_logprobs=top_logprobs.field,
+                structure=structure.field if structure else "",
+            ),
         )
         for field, prompt in prompts
         for index in range(num_per_prompt)

@@ -69,6 +69,7 @@ class SamplingParams:
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        grammar: What the text is kept to, as llguidance reads it; empty: nothing.
     """
 
     temperature: float = 1.0
@@ -83,6 +84,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     num_top_logprobs: int = 0
+    grammar: str = ""
 
     @property
     def looks_at_prompt(self) -> bool:
@@ -93,7 +95,7 @@ class SamplingParams:
     def looks_at_output(self) -> bool:
         """Whether the choice depends on tokens that were generated before."""
         has_penalty = self.looks_at_prompt or self.presence_penalty != 0 or self.frequency_penalty != 0
-        return has_penalty or any(len(word) > 1 for word in self.bad_words)
+        return has_penalty or bool(self.grammar) or any(len(word) > 1 for word in self.bad_words)
 
 
 @dataclass(frozen=True, slots=True)

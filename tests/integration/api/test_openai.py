@@ -5,11 +5,12 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import openai
 import pytest
+from pydantic import BaseModel, Field
 from qllm.v1 import inference_pb2 as pb
 
 from tests.support.service.live_service import ROOT, LiveService, free_port, start_service
@@ -141,6 +142,32 @@ def test_rules_of_choosing_hold_and_are_those_of_grpc(service: HttpService, clie
     with service.live.channel() as channel:
         responses = list(service.live.inference(channel).Generate(message, timeout=300))
     assert [token_id for response in responses for token_id in response.token_ids] == token_ids(choice)
+
+
+class Verdict(BaseModel):
+    """What a chat is asked to answer with."""
+
+    is_code: bool
+    language: Literal["python", "c"]
+    lines: list[Literal[1, 2, 3]] = Field(min_length=1, max_length=3)
+
+
+@pytest.mark.parametrize("service_tier", ["default", "flex"])
+def test_parse_returns_what_its_model_describes(
+    service: HttpService, client: openai.OpenAI, service_tier: Literal["default", "flex"]
+) -> None:
+    answer = client.chat.completions.parse(
+        model=service.model,
+        messages=CHAT,  # type: ignore[arg-type]
+        response_format=Verdict,
+        max_tokens=400,
+        temperature=1,
+        seed=5,
+        service_tier=service_tier,
+    )
+    [choice] = answer.choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.parsed == Verdict.model_validate_json(choice.message.content or "")
 
 
 def test_token_ids_are_used_as_they_are(service: HttpService, client: openai.OpenAI) -> None:

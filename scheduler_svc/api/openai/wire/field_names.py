@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scheduler_svc.api.draft import StructureKind
 from scheduler_svc.errors import InvalidRequest
 
 _SAME_IN_BOTH = {
@@ -27,10 +28,11 @@ class FieldNames:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, *, prompt: str, max_tokens: str, top_logprobs: str) -> "FieldNames":
+    def of(cls, *, prompt: str, max_tokens: str, top_logprobs: str, structure: str) -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
         others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 
     def translated(self, error: InvalidRequest) -> InvalidRequest:

@@ -5,7 +5,7 @@ error costs no more than a success.
 """
 
 from collections.abc import Callable, Set
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,12 @@ def _text_or_list(given: object) -> str | None:
     return "<list>" if isinstance(given, list) else None
 
 
+def _text_or_object(given: object) -> str | None:
+    if isinstance(given, str):
+        return "<text>"
+    return "<object>" if isinstance(given, dict) else None
+
+
 def _by(kind: Callable[[object], str | None], allowed: str) -> Discriminator:
     """Makes the kind of a value decide what is expected of it, so that an error speaks of that kind alone."""
     return Discriminator(kind, custom_error_type=NOT_ALLOWED, custom_error_message=allowed)
@@ -93,7 +99,7 @@ class _Strict(BaseModel):
         """Returns the fields that are known; refuses the first that is not and does not go without saying."""
         if not isinstance(given, dict):
             return given
-        known = cls.model_fields.keys()
+        known = {field.alias or name for name, field in cls.model_fields.items()}
         refusal = first_refusal(given, known, cls.neutral, cls.ignored)
         if refusal is not None:
             context = {"field": refusal.field, "given": refusal.given, "allowed": refusal.allowed}
@@ -113,6 +119,38 @@ class StreamOptions(_Strict):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+
+
+class JsonSchemaFormat(_Strict):
+    """The schema of a response_format; what it is called and said to be changes nothing."""
+
+    name: Text | None = None
+    description: Text | None = None
+    strict: bool | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(_Strict):
+    """What the answer is kept to, in OpenAI's words."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+SchemaField: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[dict[str, Any], Tag("<object>")],
+    _by(_text_or_object, "a JSON schema, as an object or as a text"),
+]
+
+
+class StructuredOutputs(_Strict):
+    """What the answer is kept to, in vLLM's words."""
+
+    json_: SchemaField | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: Texts | None = None
+    grammar: Text | None = None
+    json_object: bool | None = None
 
 
 class GenerationFields(_Strict):
@@ -143,6 +181,12 @@ class GenerationFields(_Strict):
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: SchemaField | None = None
+    guided_regex: Text | None = None
+    guided_choice: Texts | None = None
+    guided_grammar: Text | None = None
     return_token_ids: bool | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None

@@ -30,11 +30,9 @@ _NEUTRAL: NeutralValues = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }

@@ -9,7 +9,7 @@ from gpu_worker.contract.commands import BatchItem, Command, OffloadSequence, Re
 from gpu_worker.cursor import Cursor
 from gpu_worker.errors import CacheLost, CommandRefused
 from gpu_worker.execution.forgiving import ForgivingExecutor
-from gpu_worker.sampling.sampler import Choice, NoChoice
+from gpu_worker.sampling.sampler import NOT_FINITE, Choice
 from tests.unit.gpu_worker.simulated.test_executor import (
     BLOCK_SIZE,
     END,
@@ -173,7 +173,7 @@ def test_a_sequence_whose_output_is_no_number_is_left_out_of_what_is_begun_alrea
     executor.apply(add(1))
     executor.apply(add(2))
     executor.apply(start(1, prompt(1), prompt(2)))
-    choices = [Choice(5, -1.0), NoChoice.NOT_FINITE]
+    choices = [Choice(5, -1.0), NOT_FINITE]
     monkeypatch.setattr("gpu_worker.execution.stepper.sample", lambda logits, draws: choices)
     tokens, errors = run(executor, 1)
     assert tokens == [1]

@@ -15,7 +15,7 @@ from gpu_worker.contract.commands import Sampling
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.history import History
 from gpu_worker.sampling.rules import ruled
-from gpu_worker.sampling.sampler import Choice, NoChoice, sample
+from gpu_worker.sampling.sampler import NOTHING_LEFT, Choice, sample
 
 VOCAB_SIZE = 40
 LOGITS = torch.randn(1, VOCAB_SIZE, generator=torch.Generator().manual_seed(1))
@@ -113,4 +113,4 @@ def test_each_row_gets_as_many_alternatives_as_it_asks_for() -> None:
 
 def test_rules_that_leave_nothing_are_said_to() -> None:
     for fields in ({"allowed_token_ids": (4,), "bad_words": ((4,),)}, {"allowed_token_ids": (4,), "banned": (4,)}):
-        assert sample(LOGITS, [draw_of(**fields)]) == [NoChoice.NOTHING_LEFT]
+        assert sample(LOGITS, [draw_of(**fields)]) == [NOTHING_LEFT]

@@ -1,13 +1,19 @@
 """Rules hold in a model that runs in batches, is stopped and goes on elsewhere, as in transformers' `generate`."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from llguidance import LLMatcher
 
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.errors import CommandRefused
+from gpu_worker.model.loader import LoadedModel, adopt_model
+from gpu_worker.model.tokenizer import TokenizerFacts
 from tests.support.models.families import random_model
+from tests.support.models.sample_tokenizers import EOS_ID
+from tests.support.worker.guided import tokenizer
 from tests.support.worker.worker_driver import GREEDY, Driver, loaded, random_prompts
 
 NUM_TOKENS = 24
@@ -67,6 +73,29 @@ def test_a_sequence_that_is_added_again_from_its_output_goes_on_with_the_same_to
     )
     other.finish(again)
     assert tokens_of(again) == whole_tokens[len(half) :]
+
+
+def guided_model() -> LoadedModel:
+    """A tiny model that has a tokenizer."""
+    facts = TokenizerFacts(tokenizer().to_str().encode(), eos_token_id=EOS_ID)
+    return adopt_model(random_model("mixtral"), name="mixtral", tokenizer=facts)
+
+
+def test_a_text_is_of_its_structure_wherever_it_goes_on() -> None:
+    model = guided_model()
+    sampling = Sampling(temperature=1.0, seed=11, grammar=LLMatcher.grammar_from_regex("([a-f]{3}-){2}[0-9]{2}"))
+    whole = Driver(model)
+    stories = [whole.add(PROMPTS[0], 64, sampling, stop_token_ids=(EOS_ID,)), whole.add(PROMPTS[1], 5, GREEDY)]
+    whole.finish(*stories)
+    tokens = tokens_of(stories[0])
+    assert tokens[-1] == EOS_ID
+    assert re.fullmatch("([a-f]{3}-){2}[0-9]{2}", tokenizer().decode(tokens[:-1]))
+    half = tuple(tokens[:4])
+    other = Driver(model)
+    given = {"num_output_tokens": len(half), "output_token_ids": half, "stop_token_ids": (EOS_ID,)}
+    again = other.add((*PROMPTS[0], *half), 64, sampling, **given)
+    other.finish(again)
+    assert tokens_of(again) == tokens[len(half) :]
 
 
 def test_a_fork_counts_what_its_parent_had() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.sampling.draw import Draw
-from gpu_worker.sampling.sampler import Choice, NoChoice, sample, uniform
+from gpu_worker.sampling.sampler import NOT_FINITE, Choice, sample, uniform
 
 PROBABILITIES = (0.5, 0.25, 0.15, 0.1)
 LOGITS = torch.tensor([[math.log(p) for p in PROBABILITIES]])
@@ -100,7 +100,7 @@ def test_a_row_of_logits_that_are_no_finite_numbers_gets_no_token_and_the_others
     logits = LOGITS.repeat(3, 1)
     logits[1, 2] = value
     first, broken, last = sample(logits, [Draw(sampling, 0)] * 3)
-    assert broken is NoChoice.NOT_FINITE
+    assert broken is NOT_FINITE
     assert [first, last] == sample(LOGITS.repeat(2, 1), [Draw(sampling, 0)] * 2)
 
 

@@ -181,6 +181,29 @@ async def test_defaults_and_choices_reach_the_generator() -> None:
     assert tuple(encode("the")) in chosen.sampling.bad_words
 
 
+@pytest.mark.parametrize(
+    "structure",
+    [
+        pb.Structure(json_schema='{"type": "integer"}'),
+        pb.Structure(json_object=True),
+        pb.Structure(regex="[ab]+"),
+        pb.Structure(choices=pb.Choices(texts=["yes", "no"])),
+        pb.Structure(lark='start: "a"'),
+    ],
+    ids=lambda structure: structure.WhichOneof("form"),
+)
+async def test_a_structure_reaches_the_generator_as_a_grammar(structure: pb.Structure) -> None:
+    generator = FakeGenerator()
+    request = text_request("hello")
+    request.structure.CopyFrom(structure)
+    async with running(generator) as service:
+        await collect(service, request)
+        await collect(service, text_request("hello"))
+    kept, free = generator.submitted
+    assert kept.sampling.grammar
+    assert not free.sampling.grammar
+
+
 async def test_alternatives_of_each_token_come_if_asked_for() -> None:
     async with running(FakeGenerator()) as service:
         request = text_request("hello", max_tokens=3)

@@ -1,5 +1,7 @@
 """/v1/completions: what is asked of the generator, and how answers and streams are written."""
 
+from typing import Any
+
 import pytest
 
 from scheduler_svc.core.state.sequence import RequestClass
@@ -170,6 +172,30 @@ async def test_alternatives_of_each_token_are_told_by_their_text() -> None:
     for token, logprob, top in zip(*(logprobs[f] for f in ("tokens", "token_logprobs", "top_logprobs")), strict=True):
         assert top[token] == logprob
         assert 1 < len(top) <= 3  # two tokens may have one text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}},
+        {"structured_outputs": {"json": {"type": "integer"}}},
+        {"structured_outputs": {"json_object": True}},
+        {"structured_outputs": {"choice": ["a", "b"]}},
+        {"guided_json": '{"type": "integer"}'},
+        {"guided_regex": "[ab]+"},
+        {"guided_grammar": 'start: "a"'},
+    ],
+    ids=str,
+)
+async def test_a_structure_reaches_the_generator_as_a_grammar(fields: dict[str, Any]) -> None:
+    generator = FakeGenerator()
+    async with http_app(generator) as service:
+        await service.answer(COMPLETIONS, prompt="hello", **fields)
+        await service.answer(COMPLETIONS, prompt="hello", response_format={"type": "text"})
+    kept, free = generator.submitted
+    assert kept.sampling.grammar
+    assert not free.sampling.grammar
 
 
 async def test_rules_of_choosing_reach_the_generator() -> None:

@@ -1,0 +1,82 @@
+"""Decides whether a text can be kept to the structure that a draft asks for, and writes that as a grammar.
+
+Each refusal is an InvalidRequest that names the field as GenerateRequest does, what was given and what is allowed.
+"""
+
+import json
+from collections.abc import Sequence
+
+from llguidance import LLMatcher
+from qllm.grammar import MAX_GRAMMAR_BYTES, grammar_problem
+
+from scheduler_svc.api.draft import StructureDraft, StructureKind
+from scheduler_svc.api.validation import Amount
+from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.generation import ServedModel
+from scheduler_svc.text.threads import TextThreads
+
+MAX_PROBLEM_CHARS = 300
+# White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
+_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,20}"
+_ANY_OBJECT = '{"type": "object"}'
+
+
+async def valid_grammar(
+    given: StructureDraft | None,
+    request_class: RequestClass,
+    model: ServedModel,
+    stop_token_ids: Sequence[int],
+    threads: TextThreads,
+) -> str:
+    """Returns the grammar of a structure; empty where none is asked for. It is compiled on a thread, once, to see."""
+    if given is None:
+        return ""
+    field = f"structure.{given.kind}"
+    num_bytes = sum(len(text.encode()) for text in given.texts)
+    if num_bytes > MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {MAX_GRAMMAR_BYTES} bytes")
+    if not model.tokenizer_json:
+        raise InvalidRequest(field, Amount(num_bytes, "bytes"), "none: the model has no tokenizer")
+    if not set(model.eos_token_ids) & set(stop_token_ids):
+        allowed = "none with ignore_eos, or of a model that has no such token: an end-of-sequence token ends the text"
+        raise InvalidRequest(field, Amount(num_bytes, "bytes"), allowed)
+    grammar = _grammar(field, given)
+    problem = await threads.run(request_class, len(grammar), lambda: grammar_problem(grammar))
+    if problem:
+        shown = given.texts[0] if num_bytes <= MAX_PROBLEM_CHARS else Amount(num_bytes, "bytes")
+        raise InvalidRequest(field, shown, f"one that can be followed: {problem[:MAX_PROBLEM_CHARS]}")
+    return grammar
+
+
+def _grammar(field: str, given: StructureDraft) -> str:
+    match given.kind:
+        case StructureKind.JSON_SCHEMA:
+            return _json(field, given.texts[0])
+        case StructureKind.JSON_OBJECT:
+            return _json(field, _ANY_OBJECT)
+        case StructureKind.REGEX:
+            return LLMatcher.grammar_from_regex(_not_empty(field, given.texts[0]))
+        case StructureKind.CHOICES:
+            return LLMatcher.grammar_from_lark(f"start: {_alternatives(field, given.texts)}")
+        case StructureKind.LARK:
+            return LLMatcher.grammar_from_lark(_not_empty(field, given.texts[0]))
+
+
+def _json(field: str, schema: str) -> str:
+    try:
+        return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE})
+    except ValueError as error:
+        raise InvalidRequest(field, Amount(len(schema), "characters"), f"a JSON schema: {error}") from None
+
+
+def _alternatives(field: str, texts: Sequence[str]) -> str:
+    if not texts or not all(texts) or len(set(texts)) != len(texts):
+        raise InvalidRequest(field, Amount(len(texts), "texts"), "at least one text, each once, none of them empty")
+    return " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+
+
+def _not_empty(field: str, text: str) -> str:
+    if not text:
+        raise InvalidRequest(field, text, "a text that is not empty")
+    return text
