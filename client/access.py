@@ -1,5 +1,6 @@
 """How a client is let in, and whom it trusts: TLS, a certificate of its own, an API key. Knows nothing of addresses."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,9 @@ class AccessOptions(TypedDict, total=False):
     tls_cert: str | Path | None
     tls_key: str | Path | None
     api_key: str | None
+
+
+NO_ACCESS = AccessOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,23 @@ class Access:
             return channel
         metadata = (("authorization", f"Bearer {self.api_key}"),)
         return cast(grpc.aio.Channel, _ChannelWithMetadata(channel, metadata))
+
+    def judge(self) -> None:
+        """Raises AccessRefused for files that can't be used."""
+        self._credentials()
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Returns what makes a client of HTTP speak TLS so; None: as it does by itself. Raises AccessRefused."""
+        if self.tls_ca is None:
+            return None
+        self.judge()
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+        except ssl.SSLError as error:
+            raise AccessRefused(f"--tls-ca, --tls-cert and --tls-key: they can't be used: {error.reason}") from None
+        return context
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if self.tls_ca is None:

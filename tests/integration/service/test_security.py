@@ -1,6 +1,7 @@
 """A real service with TLS and API keys: tenants meet nowhere, and strangers get nowhere."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -125,6 +126,28 @@ def test_commands_are_let_in_by_what_the_environment_says(service: SecuredServic
         assert done.returncode == code, done.stderr
     assert done.stderr.startswith("qllm-client: UNAUTHENTICATED: the API key is not known to this service")
     assert "nobody" not in service.live.log.read_text()
+
+
+BENCH = (
+    "--seconds 0.5 --warm-up 0 --idle-requests 1 --ls-rate 4 --be-clients 1 --ls-prompt-tokens 4 --ls-max-tokens 1 "
+    "--be-prompt-tokens 4 --be-max-tokens 1 --drain 100"
+)
+
+
+@pytest.mark.parametrize("protocol", ["--grpc", "--http"])
+def test_a_secured_service_is_measured_and_no_result_holds_the_key(
+    service: SecuredService, tmp_path: Path, protocol: str
+) -> None:
+    server = service.live.grpc_address if protocol == "--grpc" else f"https://{service.http_address}"
+    file = tmp_path / "result.json"
+    words = ["bench", protocol, server, "--tls-ca", str(service.ca), "--api-key", "key-a", *BENCH.split()]
+    command = [sys.executable, "-m", "client", *words, "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, env=python_path(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    written = file.read_text()
+    assert json.loads(written)["summary"]["ls"]["num_done"] > 0
+    assert "--api-key" in written
+    assert "key-a" not in written
 
 
 def test_strangers_who_do_not_speak_tls_write_nothing_into_the_log(service: SecuredService) -> None:
