@@ -227,8 +227,7 @@ class Service:
         if not self._over.done():
             self._grace_s = self._config.grace_s if grace_s is None else grace_s
             _log.info("drain grace_s=%s", self._grace_s)
-            self._refuse_new_requests()
-            self._over.set_result(None)
+            self._begin_to_stop()
         return self._grace_s
 
     def _stop(self, number: signal.Signals) -> None:
@@ -236,7 +235,12 @@ class Service:
         if self._over.done():
             self._hurry.set()
         else:
-            self._over.set_result(None)
+            self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        """Refuses new requests at once: what ends before the front ends, jobs and their store, may take seconds."""
+        self._refuse_new_requests()
+        self._over.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
         self._hurry.set()  # what runs can't be relied on to end
