@@ -32,6 +32,7 @@ from scheduler_svc.durable_jobs import make_runner, make_store, opened
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
+from scheduler_svc.security.exposure import own_names
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.key_file import KeyFile
 from scheduler_svc.security.tls import Certificates
@@ -287,9 +288,10 @@ def _make_http(
             f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
         ) from None
     host = listening_host("--http-host", config.http_host)
+    names = own_names(host, config.cors_origins, has_keys=gate is not None, is_insecure=config.insecure)
     http = OpenAiServer(
         backend,
-        Listening(host, config.http_port, gate, certificates),
+        Listening(host, config.http_port, gate, certificates, names),
         config.grace_s,
         HttpLimits(max_connections=max_connections, slow_reader_s=config.slow_reader_s),
         config.cors_origins,

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 from qllm.addresses import join
+from starlette.types import ASGIApp
 
 from scheduler_svc.api.backend import Backend
 from scheduler_svc.api.listening import Listening
@@ -21,6 +22,7 @@ from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.host_check import HostCheck
 from scheduler_svc.api.openai.connections.key_check import KeyCheck
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.connections.tls_entrance import TlsEntrance
@@ -68,8 +70,7 @@ class OpenAiServer:
         self._limits = limits
         app = make_app(backend, limits.comment_interval_s)
         self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
-        gate = listening.gate
-        self._app = Envelope(self._guard if gate is None else KeyCheck(self._guard, gate), cors_origins)
+        self._app = _protected(self._guard, listening, cors_origins)
         self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
@@ -131,6 +132,16 @@ class OpenAiServer:
             await asyncio.wait((self._serving,))
         if self._listener is not None:
             self._listener.close()
+
+
+def _protected(guard: RequestGuard, listening: Listening, cors_origins: Sequence[str]) -> ASGIApp:
+    """Returns the application as it is on an address: each layer stands before what is inside of it."""
+    app: ASGIApp = guard
+    if listening.gate is not None:
+        app = KeyCheck(app, listening.gate)
+    if listening.names is not None:
+        app = HostCheck(app, listening.names)
+    return Envelope(app, cors_origins)
 
 
 class _Server(uvicorn.Server):
