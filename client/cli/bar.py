@@ -1,7 +1,7 @@
 """The frame of what moves on a terminal while a command waits: a spinner, words, a bar."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
@@ -16,7 +16,7 @@ class Bar:
         fields: What columns show of the task besides, at first.
     """
 
-    def __init__(self, console: Console, *columns: ProgressColumn, **fields: str) -> None:
+    def __init__(self, console: Console, *columns: ProgressColumn, **fields: Any) -> None:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
