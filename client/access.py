@@ -22,12 +22,14 @@ class AccessOptions(TypedDict, total=False):
         tls_cert: File with the client's own certificate in PEM, where the service asks for one; with `tls_key`.
         tls_key: File with its private key in PEM.
         api_key: The API key.
+        insecure: Send the API key to another machine without TLS, where whoever reads along sees it.
     """
 
     tls_ca: str | Path | None
     tls_cert: str | Path | None
     tls_key: str | Path | None
     api_key: str | None
+    insecure: bool
 
 
 NO_ACCESS = AccessOptions()
@@ -45,6 +47,7 @@ class Access:
     tls_cert: str | Path | None = None
     tls_key: str | Path | None = None
     api_key: str | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -58,6 +61,14 @@ class Access:
     def speaks_tls(self) -> bool:
         """Whether the client speaks TLS."""
         return self.tls_ca is not None
+
+    def require_protection(self, *, is_local: bool, speaks_tls: bool) -> None:
+        """Raises AccessRefused if the API key would be sent in the clear to another machine without having said so."""
+        if self.api_key is not None and not (is_local or speaks_tls or self.insecure):
+            raise AccessRefused(
+                "--api-key: it would be sent to another machine in the clear; give --tls-ca, or --insecure where "
+                "something else keeps others from reading along"
+            )
 
     def open_channel(self, target: str, options: list[tuple[str, int]]) -> grpc.aio.Channel:
         """Returns a channel to the target, whose calls carry the API key; raises AccessRefused for unreadable files."""

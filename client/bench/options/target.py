@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
-from qllm.addresses import AddressRefused, read_target
+from qllm.addresses import AddressRefused, is_loopback, read_target
 from qllm.settings import Setting
 
 from client.access import NO_ACCESS, Access, AccessRefused
@@ -80,12 +81,22 @@ class TargetOptions:
             read_target(self.grpc or DEFAULT_ADDRESS)
         except AddressRefused as refusal:
             raise typer.BadParameter(str(refusal), param_hint="--grpc") from None
-        try:
-            Access(**chosen_access()).judge()
-        except AccessRefused as refusal:
-            raise typer.BadParameter(str(refusal)) from None
+        self._check_access()
         if self.chat and self.http is None:
             raise typer.BadParameter("it is a way to ask a server over --http", param_hint="--chat")
+
+    def _check_access(self) -> None:
+        if self.serve is not None:
+            return
+        url = urlsplit(self.http or "")
+        is_local = is_loopback(url.hostname or "") if self.http else read_target(self.grpc or DEFAULT_ADDRESS).is_local
+        try:
+            access = Access(**chosen_access())
+            access.judge()
+            speaks_tls = url.scheme == "https" if self.http else access.speaks_tls
+            access.require_protection(is_local=is_local, speaks_tls=speaks_tls)
+        except AccessRefused as refusal:
+            raise typer.BadParameter(str(refusal)) from None
 
     def target(self, grpc_address: str | None) -> Target:
         """Makes the target: a QLLM service at the address if there is one, or else the server at `http`."""
