@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from scheduler_svc import __version__
@@ -25,6 +25,7 @@ from scheduler_svc.api.openai.wire.errors import (
     invalid_body,
     plain_error_response,
 )
+from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.api.openai.wire.sse import EventStream
@@ -60,9 +61,13 @@ def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, co
     async def answer(request: Request, question: Question) -> Response:
         ids = (new_answer_id(question), request.state.request_id)
         headers = {REQUEST_ID: ids[0]}
+        forget_body(request)
         if question.stream is None:
-            begun = await begin_answer(texts, question, *ids)
-            return JSONResponse(await begun.whole(), headers=headers)
+
+            async def whole() -> JsonObject:
+                return await (await begin_answer(texts, question, *ids)).whole()
+
+            return LaterJson(whole, headers)
 
         async def begin() -> AsyncGenerator[bytes, None]:
             return (await begin_answer(texts, question, *ids)).events()

@@ -80,7 +80,9 @@ class RequestGuard:
             await error_response(refusal)(scope, receive, send)
         else:
             if body is not None:
-                await self._run(scope, _replay(body), _until_client_leaves(receive), Progress(send))
+                source = _replay(body)
+                del body  # it may be megabytes, and the application lets go of it
+                await self._run(scope, source, _until_client_leaves(receive), Progress(send))
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests; gives running ones `grace_s` to end, then ends them with an error."""

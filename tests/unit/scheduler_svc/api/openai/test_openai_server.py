@@ -145,7 +145,7 @@ async def test_body_that_does_not_come_is_refused_in_time() -> None:
         sent.append(message)
 
     async with asyncio.timeout(300):
-        await app({"type": "http"}, receive, send)  # type: ignore[arg-type]
+        await app({"type": "http", "headers": []}, receive, send)  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator]
 
