@@ -84,6 +84,7 @@ class Service:
         with _refusing_address("--grpc-port", listening.host, listening.port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs_task: asyncio.Task[None] | None = None
         self._worker_pid = 0
 
     async def run(self) -> None:
@@ -122,7 +123,8 @@ class Service:
             if self._jobs is not None:  # of a service that stops, the first thing to end
                 max_be_requests = self._config.engine.max_be_requests
                 runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
-                self._own((await stack.enter_async_context(runner)).task)
+                self._jobs_task = (await stack.enter_async_context(runner)).task
+                self._own(self._jobs_task)
             spare_the_loop()
             if self._http is not None:
                 self._own(self._http.start())
@@ -235,6 +237,8 @@ class Service:
         _log.info("signal name=%s", number.name)
         if self._over.done():
             self._hurry.set()
+            if self._jobs_task is not None:
+                self._jobs_task.cancel()  # its store may not answer; what it leaves is free when its leases end
         else:
             self._begin_to_stop()
 

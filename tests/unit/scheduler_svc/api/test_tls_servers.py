@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import warnings
 from pathlib import Path
 
 import httpx2
@@ -268,3 +269,27 @@ async def test_an_authority_of_clients_that_is_replaced_lets_in_its_own_and_no_l
         assert isinstance(await refusal(address, tls_ca=ca, tls_cert=own.cert, tls_key=own.key), Unavailable)
         async with AsyncClient(address, tls_ca=ca, tls_cert=theirs.cert, tls_key=theirs.key) as client:
             assert await client.health()
+
+
+async def begins_tls(port: int, authority: Authority, version: ssl.TLSVersion) -> bool:
+    """Tells whether a server speaks a version with a client that speaks no other, and cares for no strength."""
+    context = ssl.create_default_context(cafile=str(authority.cert))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    except (ssl.SSLError, ConnectionError):
+        return False
+    writer.close()
+    return True
+
+
+async def test_neither_server_speaks_a_version_of_tls_that_is_broken(authority: Authority, server: Pair) -> None:
+    files = TlsFiles(server.cert, server.key)
+    async with running(FakeGenerator(), tls=files) as over_grpc, running_http(FakeGenerator(), tls=files) as over_http:
+        for port in (over_grpc.server.port, over_http.server.port):
+            assert await begins_tls(port, authority, ssl.TLSVersion.TLSv1_2)
+            assert not await begins_tls(port, authority, ssl.TLSVersion.TLSv1_1)
