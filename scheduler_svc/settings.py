@@ -125,7 +125,8 @@ class Config:
     insecure: Annotated[
         bool,
         Setting(panel=SECURITY),
-        "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither.",
+        "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither. "
+        "HTTP then answers to any host name, as a proxy on this machine passes it on.",
     ] = False
     slow_reader_s: Annotated[
         float,
