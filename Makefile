@@ -31,7 +31,7 @@ STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos settings check demo serve bench-model clean
-.PHONY: faults soak test test-avx2 test-transformers test-gpu gpu-proof
+.PHONY: contracts faults soak test test-avx2 test-transformers test-gpu gpu-proof
 
 help: ## lists these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ faults: $(STAMP) ## faults on real processes, an hour: the whole matrix, 200 ran
 
 soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat
 	$(BIN)/python -m tests.faults soak --minutes 30 --json build/soak.json
+
+contracts: $(STAMP) ## clients of other languages against a real service, from the protos alone (needs Node with npm)
+	$(BIN)/python -m tests.contracts
 
 gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
 	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)

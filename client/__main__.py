@@ -2,7 +2,7 @@
 
 from qllm.command_line import run_command
 
-from client.cli import app
+from client.cli.app import app
 
 
 def main() -> None:

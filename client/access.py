@@ -1,5 +1,6 @@
 """How a client is let in, and whom it trusts: TLS, a certificate of its own, an API key. Knows nothing of addresses."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +22,17 @@ class AccessOptions(TypedDict, total=False):
         tls_cert: File with the client's own certificate in PEM, where the service asks for one; with `tls_key`.
         tls_key: File with its private key in PEM.
         api_key: The API key.
+        insecure: Send the API key to another machine without TLS, where whoever reads along sees it.
     """
 
     tls_ca: str | Path | None
     tls_cert: str | Path | None
     tls_key: str | Path | None
     api_key: str | None
+    insecure: bool
+
+
+NO_ACCESS = AccessOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Access:
     tls_cert: str | Path | None = None
     tls_key: str | Path | None = None
     api_key: str | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -55,6 +62,14 @@ class Access:
         """Whether the client speaks TLS."""
         return self.tls_ca is not None
 
+    def require_protection(self, *, is_local: bool, speaks_tls: bool) -> None:
+        """Raises AccessRefused if the API key would be sent in the clear to another machine without having said so."""
+        if self.api_key is not None and not (is_local or speaks_tls or self.insecure):
+            raise AccessRefused(
+                "--api-key: it would be sent to another machine in the clear; give --tls-ca, or --insecure where "
+                "something else keeps others from reading along"
+            )
+
     def open_channel(self, target: str, options: list[tuple[str, int]]) -> grpc.aio.Channel:
         """Returns a channel to the target, whose calls carry the API key; raises AccessRefused for unreadable files."""
         credentials = self._credentials()
@@ -66,6 +81,23 @@ class Access:
             return channel
         metadata = (("authorization", f"Bearer {self.api_key}"),)
         return cast(grpc.aio.Channel, _ChannelWithMetadata(channel, metadata))
+
+    def judge(self) -> None:
+        """Raises AccessRefused for files that can't be used."""
+        self._credentials()
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Returns what makes a client of HTTP speak TLS so; None: as it does by itself. Raises AccessRefused."""
+        if self.tls_ca is None:
+            return None
+        self.judge()
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+        except ssl.SSLError as error:
+            raise AccessRefused(f"--tls-ca, --tls-cert and --tls-key: they can't be used: {error.reason}") from None
+        return context
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if self.tls_ca is None:

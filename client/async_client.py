@@ -52,6 +52,7 @@ class AsyncClient:
     ) -> None:
         shown = Access(**access)
         self._endpoint = Endpoint(address, speaks_tls=shown.speaks_tls)
+        shown.require_protection(is_local=self._endpoint.is_local, speaks_tls=shown.speaks_tls)
         self.address = address
         self._timeout_s = timeout_s
         self._channel = shown.open_channel(self._endpoint.target, self._endpoint.channel_options())

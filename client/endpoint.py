@@ -50,6 +50,11 @@ class Endpoint:
         """The address as gRPC takes it."""
         return self._target.name
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        return self._target.is_local
+
     def channel_options(self) -> list[tuple[str, int]]:
         """Returns the options of a channel: a lost service is noticed, and this machine is reached without a proxy."""
         return [

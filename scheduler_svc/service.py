@@ -16,8 +16,10 @@ from qllm.settings import SettingRefused
 from qllm.stop_signals import stop_signals
 
 from scheduler_svc import __version__
-from scheduler_svc.api.grpc.admin import ServiceSettings
-from scheduler_svc.api.grpc.server import ApiServer
+from scheduler_svc.api.backend import Backend
+from scheduler_svc.api.grpc.admin import Operation, ServiceSettings
+from scheduler_svc.api.grpc.server import ApiServer, GrpcLimits
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.metrics_server import MetricsServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.channel.link import WorkerLink
@@ -28,11 +30,12 @@ from scheduler_svc.core.state.ids import CommandId
 from scheduler_svc.core.state.results import IntegrityReport, StepResult, WorkTiming
 from scheduler_svc.durable_jobs import make_runner, make_store, opened
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.descriptors import log_failed_accepts_rarely, max_connections, raise_descriptor_limit
 from scheduler_svc.process.garbage import spare_the_loop
+from scheduler_svc.security.exposure import own_names
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.key_file import KeyFile
+from scheduler_svc.security.tls import Certificates
 from scheduler_svc.serving.engine import Engine
 from scheduler_svc.serving.tool_times_file import StateDirectoryRefused, ToolTimesFile
 from scheduler_svc.settings import Config, listening_host
@@ -70,27 +73,18 @@ class Service:
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
-        host = listening_host("--grpc-host", config.grpc_host)
+        backend = Backend(self._engine, self._texts, self._jobs)
         gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
-        self._api = ApiServer(
-            self._engine,
-            self._texts,
-            _facts(config),
-            host,
-            config.grpc_port,
-            max_connections=most,
-            slow_reader_s=config.slow_reader_s,
-            stop_service=self._drain,
-            hand_over=lambda: self._link.hand_over(),
-            jobs=self._jobs,
-            gate=gate,
-            tls=config.tls,
-        )
-        self._http = _make_http(self._engine, self._texts, config, most, self._jobs, gate)
+        certificates = None if config.tls is None else Certificates(config.tls)
+        listening = Listening(listening_host("--grpc-host", config.grpc_host), config.grpc_port, gate, certificates)
+        operation = Operation(_facts(config), self._drain, lambda: self._link.hand_over())
+        self._api = ApiServer(backend, operation, listening, GrpcLimits(most, config.slow_reader_s))
+        self._http = _make_http(backend, config, most, gate, certificates)
         self._metrics = _make_metrics_server(self._engine, config)
-        with _refusing_address("--grpc-port", host, config.grpc_port):
+        with _refusing_address("--grpc-port", listening.host, listening.port):
             self._api.bind()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs_task: asyncio.Task[None] | None = None
         self._worker_pid = 0
 
     async def run(self) -> None:
@@ -129,7 +123,8 @@ class Service:
             if self._jobs is not None:  # of a service that stops, the first thing to end
                 max_be_requests = self._config.engine.max_be_requests
                 runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
-                self._own((await stack.enter_async_context(runner)).task)
+                self._jobs_task = (await stack.enter_async_context(runner)).task
+                self._own(self._jobs_task)
             spare_the_loop()
             if self._http is not None:
                 self._own(self._http.start())
@@ -235,16 +230,22 @@ class Service:
         if not self._over.done():
             self._grace_s = self._config.grace_s if grace_s is None else grace_s
             _log.info("drain grace_s=%s", self._grace_s)
-            self._refuse_new_requests()
-            self._over.set_result(None)
+            self._begin_to_stop()
         return self._grace_s
 
     def _stop(self, number: signal.Signals) -> None:
         _log.info("signal name=%s", number.name)
         if self._over.done():
             self._hurry.set()
+            if self._jobs_task is not None:
+                self._jobs_task.cancel()  # its store may not answer; what it leaves is free when its leases end
         else:
-            self._over.set_result(None)
+            self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        """Refuses new requests at once: what ends before the front ends, jobs and their store, may take seconds."""
+        self._refuse_new_requests()
+        self._over.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
         self._hurry.set()  # what runs can't be relied on to end
@@ -278,12 +279,7 @@ def _facts(config: Config) -> ServiceSettings:
 
 
 def _make_http(
-    engine: Engine,
-    texts: TextGenerator,
-    config: Config,
-    max_connections: int,
-    jobs: JobFrontDoor | None,
-    gate: Gate | None,
+    backend: Backend, config: Config, max_connections: int, gate: Gate | None, certificates: Certificates | None
 ) -> "OpenAiServer | None":
     """Returns the HTTP server, on its address already; raises SettingRefused if it cannot be had."""
     if config.http_port is None:
@@ -296,17 +292,13 @@ def _make_http(
             f"--http-port: HTTP needs packages of an extra: pip install 'qllm[http]' ({error})"
         ) from None
     host = listening_host("--http-host", config.http_host)
+    names = own_names(host, config.cors_origins, has_keys=gate is not None, is_insecure=config.insecure)
     http = OpenAiServer(
-        engine,
-        texts,
-        host,
-        config.http_port,
+        backend,
+        Listening(host, config.http_port, gate, certificates, names),
         config.grace_s,
-        limits=HttpLimits(max_connections=max_connections, slow_reader_s=config.slow_reader_s),
-        cors_origins=config.cors_origins,
-        jobs=jobs,
-        gate=gate,
-        tls=config.tls,
+        HttpLimits(max_connections=max_connections, slow_reader_s=config.slow_reader_s),
+        config.cors_origins,
     )
     with _refusing_address("--http-port", host, config.http_port):
         http.bind()

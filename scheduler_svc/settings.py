@@ -104,7 +104,7 @@ class Config:
         Path | None,
         Setting(panel=SECURITY, unset="gRPC and HTTP are not encrypted"),
         "Names the certificate that gRPC and HTTP show, in PEM, with those that lead to its root. It goes with "
-        "--tls-key. It is read at the start only.",
+        "--tls-key. A changed file counts within a second, for clients that connect from then on.",
     ] = None
     tls_key: Annotated[
         Path | None,
@@ -125,7 +125,8 @@ class Config:
     insecure: Annotated[
         bool,
         Setting(panel=SECURITY),
-        "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither.",
+        "Lets gRPC and HTTP be served to other machines without TLS and API keys, and metrics too, which have neither. "
+        "HTTP then answers to any host name, as a proxy on this machine passes it on.",
     ] = False
     slow_reader_s: Annotated[
         float,
@@ -258,7 +259,7 @@ class Config:
             raise SettingRefused("--tls-client-ca: it goes with --tls-cert and --tls-key")
         try:
             if self.tls is not None:
-                self.tls.context()
+                self.tls.read()
             if self.api_keys is not None:
                 KeyFile(self.api_keys)
         except TlsRefused as refusal:

@@ -37,6 +37,8 @@ _DTYPES = ("float32", "bfloat16", "float16")  # what a worker's --dtype may name
 _REFUSAL = "qllm-worker: "  # begins the one line in which a worker says why it refuses what it was told
 _LONGEST_LINE_BYTES = 1 << 16
 
+# The scheduler's own keys, its config file, and what leads to its clients' keys and to the store of their jobs.
+_NOT_THE_WORKERS = ("QLLM_CURVE_", "QLLM_CONFIG", "QLLM_API_KEY", "QLLM_STATE_", "QLLM_TLS_", "PGPASS")
 # On a CPU, weights are read faster from huge pages, and what a step frees the next one takes: giving memory back to
 # the system between two steps costs page faults. Read by the C library before a process begins, so the worker can't
 # set it itself.
@@ -242,6 +244,6 @@ def _told(control_endpoint: str, model: str, options: Sequence[str]) -> tuple[st
 
 
 def _environment() -> dict[str, str]:
-    """Returns the environment less what is not the worker's (CURVE keys, config file), with `_MALLOC` unless set."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("QLLM_CURVE_", "QLLM_CONFIG"))}
+    """Returns the environment less what is not the worker's, with `_MALLOC` unless set."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_THE_WORKERS)}
     return {"GLIBC_TUNABLES": _MALLOC, **own}

@@ -29,6 +29,7 @@ from client.bench.console import complaining
 from client.bench.options.load import LoadOptions
 from client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
 from client.bench.set_ups import SetUpName
+from client.cli.access_options import with_access
 from client.cli.session import is_on_command_line
 
 EXAMPLES = """
@@ -56,6 +57,7 @@ app = typer.Typer(rich_markup_mode="rich")
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True, epilog=EXAMPLES)
+@with_access
 @with_settings
 def bench(
     context: typer.Context,
@@ -131,9 +133,9 @@ def ablation_command(
         ablate(model, list(dict.fromkeys(set_up)), rounds, service, load, results)
 
 
-app.command(epilog=GOODPUT_EXAMPLES, no_args_is_help=True)(goodput)
+app.command(epilog=GOODPUT_EXAMPLES, no_args_is_help=True)(with_access(goodput))
 app.command(epilog=PRESSURE_EXAMPLES, no_args_is_help=True)(pressure)
-app.command(epilog=PREFIX_EXAMPLES, no_args_is_help=True)(prefix)
+app.command(epilog=PREFIX_EXAMPLES, no_args_is_help=True)(with_access(prefix))
 app.command(epilog=AGENT_EXAMPLES, no_args_is_help=True)(agents)
 app.command(epilog=PAPER_EXAMPLES, no_args_is_help=True)(paper)
 app.command(epilog=SIMULATE_EXAMPLES)(simulate)

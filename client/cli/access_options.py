@@ -46,6 +46,14 @@ _OPTIONS: dict[str, Any] = {
             "QLLM_API_KEY is better.",
         ),
     ],
+    "insecure": Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure",
+            rich_help_panel="Access",
+            help="Sends the API key to another machine without TLS, where whoever reads along sees it.",
+        ),
+    ],
 }
 
 

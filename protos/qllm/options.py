@@ -10,6 +10,7 @@ come from the command line alone. A refusal ends either with one line and exit c
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, is_dataclass
 from enum import Enum, StrEnum
@@ -25,6 +26,8 @@ from qllm.settings import PlacedSetting, SettingRefused, make, plain, settings_o
 EXIT_REFUSED = 2
 _FILES = "qllm.config_files"  # in a context: which settings come from which file
 _CHECK = "check_config"
+# What is shown of settings is passed on, to who is asked for help for example.
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^@\s]+@")
 _CHECK_HELP = (
     "Prints every setting of this process, its value and where that comes from, checks them, and starts nothing."
 )
@@ -90,7 +93,7 @@ def with_settings(
 
 
 def as_text(setting: PlacedSetting, value: Any) -> str:
-    """Returns a value in the option's unit as it is written on the command line."""
+    """Returns a value in the option's unit as it is written on the command line, but for passwords in URLs."""
     if value in (None, ""):
         return setting.setting.unset or "none"
     if isinstance(value, Enum):
@@ -99,7 +102,7 @@ def as_text(setting: PlacedSetting, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return " ".join(as_text(setting, one) for one in value) or setting.setting.unset or "none"
-    return plain(value) if isinstance(value, float) else str(value)
+    return plain(value) if isinstance(value, float) else _PASSWORD.sub(r"\1…@", str(value))
 
 
 # ---- parameters, as typer reads them

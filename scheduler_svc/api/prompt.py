@@ -52,7 +52,7 @@ async def prompt_token_ids(
     max_context_tokens = context_tokens(model)
     if isinstance(prompt, TokenPrompt):
         require_prompt_length("token_ids.ids", len(prompt.token_ids), max_context_tokens)
-        return valid_token_ids("token_ids.ids", prompt.token_ids, model.vocab_size)
+        return text.token_ids.kept(valid_token_ids("token_ids.ids", prompt.token_ids, model.vocab_size))
     kind = "chat" if isinstance(prompt, ChatPrompt) else "text"
     tokenizer = text.tokenizer
     if tokenizer is None:
@@ -69,7 +69,7 @@ async def prompt_token_ids(
         raise
     require_prompt_length(kind, len(token_ids), max_context_tokens)
     _require_known(kind, token_ids, tokenizer, model.vocab_size)
-    return token_ids
+    return text.token_ids.kept(token_ids)
 
 
 def _text_work(text: str, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
@@ -147,8 +147,8 @@ def _require_bound(field: str, text: str, tokenizer: Tokenizer, max_context_toke
 
 def _require_known(field: str, token_ids: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:
     """Tokenizers may have tokens that the model was never given a row of its embedding for."""
-    unknown = next((token_id for token_id in token_ids if not 0 <= token_id < vocab_size), None)
-    if unknown is not None:
+    unknown = max(token_ids)
+    if unknown >= vocab_size:
         given = UnknownToken(unknown, tokenizer.token_text(unknown))
         allowed = f"text of token ids in [0, {vocab_size - 1}], which are all that the model knows"
         raise InvalidRequest(field, given, allowed)

@@ -1,12 +1,29 @@
-"""Decides whether an address may be listened on: beyond this machine only with TLS and API keys, or if told to."""
+"""Decides who may reach an address: beyond this machine only with TLS and API keys, or if told to."""
 
 import ipaddress
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from qllm.addresses import join
 
 
 class ExposureRefused(ValueError):
     """An address that others can reach, without what keeps them out; the message says what to give."""
+
+
+def own_names(host: str, origins: Sequence[str], *, has_keys: bool, is_insecure: bool) -> frozenset[str] | None:
+    """Returns the names of this machine to which an API answers that is there for this machine alone; else None.
+
+    Args:
+        host: The IP address that it listens on.
+        origins: Of web pages that may ask: it may have the names of theirs.
+        has_keys: Whether it asks for API keys, which no page in a browser has.
+        is_insecure: Whether others may reach it as it is, through a proxy on this machine for example.
+    """
+    if has_keys or is_insecure or "*" in origins or not _is_loopback(host):
+        return None
+    return frozenset((socket.gethostname().lower(), *(urlsplit(origin).hostname or "" for origin in origins)))
 
 
 def require_protection(option: str, host: str, port: int, *, has_tls: bool, has_keys: bool) -> None:

@@ -1,23 +1,15 @@
-"""Keeps the entries of a file of API keys up to date: an edited file counts within a second, a broken one never.
+"""Reads a file of API keys, which others may neither read nor change; an edited one counts within a second."""
 
-asked ──a second has passed──▶ looks at time and size ──changed──▶ reads ──broken──▶ keeps the old, logs one line
-"""
-
-import logging
 import os
 import stat
+from functools import partial
 from pathlib import Path
 
 from scheduler_svc.security.key_entries import KeyEntry, KeysRefused, read_entries
+from scheduler_svc.security.watched_files import WatchedFiles
 
-_log = logging.getLogger(__name__)
-
-CHECK_INTERVAL_S = 1.0
 MAX_FILE_BYTES = 4 << 20
 _FORBIDDEN = stat.S_IWGRP | stat.S_IRWXO
-
-# What changes when a file is edited or replaced; None: it can't be looked at.
-_Signature = tuple[int, int, int, int] | None
 
 
 class KeyFile:
@@ -31,37 +23,11 @@ class KeyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._signature = _signature(path)
-        self._entries = _read(path)
-        self._next_check_s = -float("inf")
+        self._file = WatchedFiles("api_keys", (path,), partial(_read, path), KeysRefused)
 
     def entries(self, now_s: float) -> tuple[KeyEntry, ...]:
         """Returns the entries, those of the file as it stands if it can be used."""
-        if now_s >= self._next_check_s:
-            self._next_check_s = now_s + CHECK_INTERVAL_S
-            self._look()
-        return self._entries
-
-    def _look(self) -> None:
-        signature = _signature(self._path)
-        if signature == self._signature:
-            return
-        self._signature = signature
-        try:
-            self._entries = _read(self._path)
-        except KeysRefused as refusal:
-            _log.error("api_keys_kept file=%s error=%r: the keys of before still count", self._path, str(refusal))
-        else:
-            _log.info("api_keys_read file=%s num=%d", self._path, len(self._entries))
-
-
-def _signature(path: Path) -> _Signature:
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_mtime_ns, facts.st_size, facts.st_ino, facts.st_mode
+        return self._file.content(now_s)
 
 
 def _read(path: Path) -> tuple[KeyEntry, ...]:

@@ -1,12 +1,18 @@
-"""Reads the certificates that a server shows and asks for, and judges them at start. Knows no protocol but TLS's own.
+"""Reads the certificates that a server shows and asks for, and judges them. Knows no protocol but TLS's own.
 
 --tls-cert, --tls-key     what the server shows       (TLS)
 --tls-client-ca           whose clients it lets in    (mutual TLS)
+
+Changed files count for connections that begin a second later.
 """
 
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from scheduler_svc.security.watched_files import WatchedFiles
 
 _CERT, _KEY, _CLIENT_CA = "--tls-cert", "--tls-key", "--tls-client-ca"
 
@@ -29,23 +35,23 @@ class TlsFiles:
     key: Path
     client_ca: Path | None = None
 
-    def context(self) -> ssl.SSLContext:
-        """Returns what makes a server of asyncio speak TLS; raises TlsRefused if the files don't serve."""
-        for option, path in ((_CERT, self.cert), (_KEY, self.key), (_CLIENT_CA, self.client_ca)):
-            if path is not None:
-                _read(option, path)
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return tuple(path for path in (self.cert, self.key, self.client_ca) if path is not None)
+
+    def read(self) -> "TlsContent":
+        """Returns what the files say; raises TlsRefused if they don't serve."""
+        client_ca = None if self.client_ca is None else _read(_CLIENT_CA, self.client_ca)
+        return TlsContent(self._context(), _read(_KEY, self.key), _read(_CERT, self.cert), client_ca)
+
+    def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load_own(context)
         if self.client_ca is not None:
             _load_client_ca(context, self.client_ca)
         return context
-
-    def contents(self) -> tuple[bytes, bytes, bytes | None]:
-        """Returns the bytes of key, certificate and client CA, as gRPC takes them; raises TlsRefused."""
-        self.context()
-        client_ca = None if self.client_ca is None else _read(_CLIENT_CA, self.client_ca)
-        return _read(_KEY, self.key), _read(_CERT, self.cert), client_ca
 
     def _load_own(self, context: ssl.SSLContext) -> None:
         cert, key = _read(_CERT, self.cert), _read(_KEY, self.key)
@@ -64,6 +70,42 @@ class TlsFiles:
             raise TlsRefused(
                 f"{_CERT} and {_KEY}: got {self.cert} and {self.key}, which don't load: {reason}"
             ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContent:
+    """What the files say.
+
+    Attributes:
+        context: What makes a server of asyncio speak TLS.
+        key, cert, client_ca: The bytes of the files, as gRPC takes them.
+    """
+
+    context: ssl.SSLContext
+    key: bytes
+    cert: bytes
+    client_ca: bytes | None
+
+
+class Certificates:
+    """The certificates of running servers. Threads may share it.
+
+    Args:
+        files: Where they are.
+        now_s: Gives a time that only grows, in seconds.
+
+    Raises:
+        TlsRefused: They don't serve.
+    """
+
+    def __init__(self, files: TlsFiles, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._files = WatchedFiles("certificates", files.paths, files.read, TlsRefused)
+        self._now_s = now_s
+
+    @property
+    def current(self) -> TlsContent:
+        """What the files say now; what they said before, if they don't serve now."""
+        return self._files.content(self._now_s())
 
 
 class _EncryptedKey(Exception):

@@ -77,20 +77,21 @@ class EngineSettings:
     max_be_requests: Annotated[
         int,
         Setting(1, 1 << 20, panel=MEMORY),
-        "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once.",
-    ] = 16384
+        "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once. One that "
+        "waits takes some 30 KiB of memory, and 8 bytes more for each token of its prompt.",
+    ] = 4096
     max_ls_tokens: Annotated[
         int,
         Setting(0, 1 << 40, panel=MEMORY),
         "Limits the tokens of all latency-sensitive requests that run or wait: those of their prompts, and as many "
         "more as they may generate. Further requests are refused at once. With 0 there is no limit.",
-    ] = 0
+    ] = 1 << 24
     max_be_tokens: Annotated[
         int,
         Setting(0, 1 << 40, panel=MEMORY),
         "Limits the tokens of all best-effort requests that run or wait: those of their prompts, and as many more as "
         "they may generate. Further requests are refused at once. With 0 there is no limit.",
-    ] = 0
+    ] = 1 << 24
     ls_max_wait_s: Annotated[
         float,
         Setting(0, 86_400, panel=MEMORY),

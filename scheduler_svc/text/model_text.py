@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.chat_renderer import ChatRenderer
+from scheduler_svc.text.token_ids import TokenIds
 from scheduler_svc.text.tokenizer import Tokenizer
 
 
@@ -15,6 +16,7 @@ from scheduler_svc.text.tokenizer import Tokenizer
 class ModelText:
     """The text side of one model; each part is None if the model has none."""
 
+    token_ids: TokenIds
     tokenizer: Tokenizer | None
     chat: ChatRenderer | None
 
@@ -51,6 +53,7 @@ class ModelTextCache:
 def _build(model: ServedModel) -> ModelText:
     template, special_tokens = model.chat_template, model.special_tokens
     return ModelText(
+        token_ids=TokenIds(model.vocab_size),
         tokenizer=Tokenizer(model.tokenizer_json) if model.tokenizer_json else None,
         chat=ChatRenderer(model.name, template, special_tokens) if template else None,
     )

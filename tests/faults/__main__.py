@@ -130,7 +130,7 @@ def overload(
     json_file: JsonOption = None,
 ) -> None:
     """More requests than can be answered: memory, who is refused, and whether as much is answered as before."""
-    settings = _settings(worker, option)
+    settings = _settings(worker, option, overload_run.OPTIONS)
     result = asyncio.run(
         overload_run.run_overload(settings, factor=factor, duration_s=60 * minutes, seed=seed, tell=typer.echo)
     )

@@ -28,6 +28,8 @@ from client.bench.service.service import ServiceOptions, running_service
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_KEY_OPTION, _HIDDEN = "--api-key", "…"
+
 
 def measure(
     target: TargetOptions, service: ServiceArguments, load: LoadOptions, results: ResultOptions, label: str | None
@@ -84,8 +86,19 @@ def provenance_of(options: Mapping[str, object]) -> Provenance:
     config = {
         name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value is not None
     }
-    command = ("qllm-client", *sys.argv[1:])
-    return Provenance(command, datetime.now().astimezone().isoformat(timespec="seconds"), config, environment())
+    return Provenance(_command_line(), datetime.now().astimezone().isoformat(timespec="seconds"), config, environment())
+
+
+def _command_line() -> tuple[str, ...]:
+    """Returns the command as it was given, without the API key: results are passed on."""
+    words = ["qllm-client", *sys.argv[1:]]
+    for place, word in enumerate(words):
+        option, equals, _ = word.partition("=")
+        if option == _KEY_OPTION and equals:
+            words[place] = f"{_KEY_OPTION}={_HIDDEN}"
+        elif words[place - 1] == _KEY_OPTION:
+            words[place] = _HIDDEN
+    return tuple(words)
 
 
 async def _run(

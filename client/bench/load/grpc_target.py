@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 
+from client.access import NO_ACCESS, AccessOptions
 from client.async_client import AsyncClient, Loads
 from client.bench.errors import RequestFailed, TargetFailed
 from client.bench.load.memory.books import Books
@@ -20,14 +21,22 @@ class GrpcTarget:
         address: "host:port".
         ignore_eos: Generate exactly as many tokens as are asked for.
         chat: Classes whose texts are asked as one message of a user, in the model's own chat template.
+        access: What is needed to be let in.
     """
 
-    def __init__(self, address: str, *, ignore_eos: bool, chat: Collection[RequestClass] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        ignore_eos: bool,
+        chat: Collection[RequestClass] = (),
+        access: AccessOptions = NO_ACCESS,
+    ) -> None:
         self._address = address
         self._ignore_eos = ignore_eos
         self._chat = chat
         self._salt = RunSalt()
-        self._client = AsyncClient(address)
+        self._client = AsyncClient(address, **access)
 
     async def prepare(self) -> TargetFacts:
         """Asks the service for its facts."""

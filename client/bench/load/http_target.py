@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from client.access import Access
 from client.bench.errors import MissingExtra, RequestFailed, TargetFailed
 from client.bench.load.openai_events import OpenAIStream
 from client.bench.load.target import Ask, RunSalt, Stream, TargetFacts
@@ -32,6 +33,9 @@ _PRIORITIES: Mapping[str, Mapping[RequestClass, str | int]] = {
     "service_tier": {LS: "default", BE: "flex"},
     "priority": {LS: 0, BE: 1},
 }
+
+
+NO_ACCESS = Access()
 
 
 class PriorityField(StrEnum):
@@ -62,21 +66,23 @@ class HttpDialect:
 class HttpTarget:
     """Asks `/v1/completions` or `/v1/chat/completions`, streaming and greedy.
 
-    The environment's OPENAI_API_KEY is sent as the bearer token, if it is set. Proxies are not used.
+    The environment's OPENAI_API_KEY is sent as the bearer token, if it is set and no other key is given. Proxies
+    are not used.
 
     Args:
         url: The server's address, with or without `/v1`.
         model: The model's name; None takes the first that the server lists.
         dialect: How the server wants to be asked.
+        access: Whom to trust, and what is needed to be let in.
     """
 
-    def __init__(self, url: str, *, model: str | None, dialect: HttpDialect) -> None:
+    def __init__(self, url: str, *, model: str | None, dialect: HttpDialect, access: Access = NO_ACCESS) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._model = model
         self._dialect = dialect
         self._optional = dict(_OPTIONAL_FIELDS)
         self._salt = RunSalt()
-        self._http = _make_client()
+        self._http = _make_client(access)
 
     async def prepare(self) -> TargetFacts:
         """Asks for the model's name, and finds out with the shortest request which fields the server takes."""
@@ -193,16 +199,17 @@ def _turn_fields(ask: Ask) -> dict[str, object]:
     return fields
 
 
-def _make_client() -> "httpx2.AsyncClient":
+def _make_client(access: Access) -> "httpx2.AsyncClient":
     """Makes a client with as many connections as there are requests, and no limit on how long an answer may take."""
     try:
         import httpx2
     except ImportError:
         raise MissingExtra("httpx2") from None
-    key = os.environ.get("OPENAI_API_KEY")
+    key = access.api_key or os.environ.get("OPENAI_API_KEY")
     return httpx2.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_S),
         timeout=httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S),
         trust_env=False,
+        verify=access.ssl_context() or True,
     )

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
-from qllm.addresses import AddressRefused, read_target
+from qllm.addresses import AddressRefused, is_loopback, read_target
 from qllm.settings import Setting
 
+from client.access import NO_ACCESS, Access, AccessRefused
 from client.async_client import DEFAULT_ADDRESS
 from client.bench.load.grpc_target import GrpcTarget
 from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
 from client.bench.load.target import Target
+from client.cli.access_options import chosen_access
 
 _TARGET, _SERVICE, _RESULTS = "What is measured", "Starting a service", "Results"
 
@@ -78,17 +81,32 @@ class TargetOptions:
             read_target(self.grpc or DEFAULT_ADDRESS)
         except AddressRefused as refusal:
             raise typer.BadParameter(str(refusal), param_hint="--grpc") from None
+        self._check_access()
         if self.chat and self.http is None:
             raise typer.BadParameter("it is a way to ask a server over --http", param_hint="--chat")
 
+    def _check_access(self) -> None:
+        if self.serve is not None:
+            return
+        url = urlsplit(self.http or "")
+        is_local = is_loopback(url.hostname or "") if self.http else read_target(self.grpc or DEFAULT_ADDRESS).is_local
+        try:
+            access = Access(**chosen_access())
+            access.judge()
+            speaks_tls = url.scheme == "https" if self.http else access.speaks_tls
+            access.require_protection(is_local=is_local, speaks_tls=speaks_tls)
+        except AccessRefused as refusal:
+            raise typer.BadParameter(str(refusal)) from None
+
     def target(self, grpc_address: str | None) -> Target:
         """Makes the target: a QLLM service at the address if there is one, or else the server at `http`."""
+        access = chosen_access() if self.serve is None else NO_ACCESS  # what is started here asks for nothing
         if grpc_address is not None:
-            return GrpcTarget(grpc_address, ignore_eos=self.ignore_eos)
+            return GrpcTarget(grpc_address, ignore_eos=self.ignore_eos, access=access)
         dialect = HttpDialect(
             chat=self.chat, priority_field=self.priority_field, ignore_eos=self.ignore_eos, extra=self._extra()
         )
-        return HttpTarget(self.http or "", model=self.model, dialect=dialect)
+        return HttpTarget(self.http or "", model=self.model, dialect=dialect, access=Access(**access))
 
     def _extra(self) -> dict[str, object]:
         try:

@@ -1,44 +1,22 @@
 """Shows a run while it goes on, on stderr: a bar, and what has come so far."""
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn, TimeElapsedColumn
 
 from client.bench.load.load import Load
 from client.bench.load.workload import BE, LS
+from client.cli.bar import Bar
 
 
-class ProgressBar:
+class ProgressBar(Bar):
     """One line that tells the phase, how far it is, what is in flight, and what has come. A context manager.
 
     On anything but a terminal it writes one line for each phase instead.
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console, TimeElapsedColumn(), TextColumn("[dim]{task.fields[seen]}"), seen="")
         self._title = ""
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[seen]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None, seen="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def entitle(self, title: str) -> None:
         """Puts a title before the phases to come, such as the number of a round."""

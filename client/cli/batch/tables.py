@@ -4,15 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from client.batches import Batch
+from client.cli.bar import Bar
 
 
 def as_json(batch: Batch) -> str:
@@ -63,30 +62,11 @@ def _time(time_s: float | None) -> str:
     return "" if time_s is None else f"{datetime.fromtimestamp(time_s):%Y-%m-%d %H:%M:%S}"
 
 
-class JobBar:
-    """A bar that fills as items end; on anything but a terminal, a line at the end. A context manager."""
+class JobBar(Bar):
+    """A bar that fills as items end."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        super().__init__(console, MofNCompleteColumn(), TimeElapsedColumn())
 
     def update(self, batch: Batch) -> None:
         """Moves the bar."""

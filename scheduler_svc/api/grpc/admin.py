@@ -42,30 +42,34 @@ class ServiceSettings:
     ls_tpot_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What operators are told of the service, and may order.
+
+    Attributes:
+        settings: How it was started.
+        stop_service: Stops it, given seconds of grace or None for its own; returns them. None: Drain is UNIMPLEMENTED.
+        hand_over: Lets a worker that waits take over; returns False if none waits.
+    """
+
+    settings: ServiceSettings
+    stop_service: Callable[[float | None], float] | None = None
+    hand_over: Callable[[], bool] = lambda: False
+
+
 class AdminServicer(pb_grpc.AdminServicer):
     """GetServerInfo, GetLoads, Handover and Drain.
 
     Args:
         generator: What is asked.
-        settings: How the service was started.
         entrance: Knows which generations are under way.
-        stop_service: Stops the service, given seconds of grace or None for its own; returns them.
-        hand_over: Lets a worker that waits take over; returns False if none waits.
+        operation: What operators are told, and may order.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        settings: ServiceSettings,
-        entrance: Entrance,
-        stop_service: Callable[[float | None], float] | None,
-        hand_over: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, generator: Generator, entrance: Entrance, operation: Operation) -> None:
         self._generator = generator
-        self._settings = settings
         self._entrance = entrance
-        self._stop_service = stop_service
-        self._hand_over = hand_over
+        self._operation = operation
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: "Context") -> pb.GetServerInfoResponse:
         """Returns the facts; `model` is absent while no worker is connected or waited for."""
@@ -76,7 +80,7 @@ class AdminServicer(pb_grpc.AdminServicer):
             worker_epoch=self._generator.worker_epoch,
             shares_prefixes=not self._generator.no_sharing_reason,
             no_sharing_reason=self._generator.no_sharing_reason,
-            **asdict(self._settings),
+            **asdict(self._operation.settings),
         )
 
     async def GetLoads(self, request: pb.GetLoadsRequest, context: "Context") -> pb.GetLoadsResponse:
@@ -93,17 +97,18 @@ class AdminServicer(pb_grpc.AdminServicer):
 
     async def Handover(self, request: pb.HandoverRequest, context: "Context") -> pb.HandoverResponse:
         """Lets a worker that stands by take over; raises NoStandby."""
-        if not self._hand_over():
+        if not self._operation.hand_over():
             raise NoStandby
         return pb.HandoverResponse()
 
     async def Drain(self, request: pb.DrainRequest, context: "Context") -> pb.DrainResponse:
         """Begins to stop the service, and returns before it has; raises InvalidRequest."""
-        if self._stop_service is None:
+        stop_service = self._operation.stop_service
+        if stop_service is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not stop its service")
         if request.grace_ms > MAX_GRACE_MS:
             raise InvalidRequest("grace_ms", request.grace_ms, f"0 to {MAX_GRACE_MS}")
-        grace_s = self._stop_service(request.grace_ms / 1e3 if request.HasField("grace_ms") else None)
+        grace_s = stop_service(request.grace_ms / 1e3 if request.HasField("grace_ms") else None)
         return pb.DrainResponse(grace_ms=round(grace_s * 1e3), num_requests=self._entrance.num_inside)
 
 

@@ -11,7 +11,7 @@ Cancellation passes: it is no error. Knows nothing of what the methods do.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +19,8 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from scheduler_svc.api.grpc.malformed import MalformedRequest, decode
+from scheduler_svc.api.grpc.calls import RequestPatience, behavior_of
+from scheduler_svc.api.grpc.malformed import decode
 from scheduler_svc.errors import InvalidRequest, ReaderTooSlow, ServiceError
 from scheduler_svc.process.panics import ENDINGS
 
@@ -40,70 +41,45 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         slow_reader_s: Seconds after which a stream ends whose caller takes no message.
+        patience: Waits for requests.
     """
 
-    def __init__(self, slow_reader_s: float = DEFAULT_SLOW_READER_S) -> None:
+    def __init__(self, slow_reader_s: float = DEFAULT_SLOW_READER_S, patience: RequestPatience | None = None) -> None:
         self._slow_reader_s = slow_reader_s
+        self._patience = patience or RequestPatience()
 
     async def intercept_service(  # type: ignore[override]  # None is the library's answer for an unknown method
         self, continuation: "Continuation", handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
         """Returns the handler for a call, wrapped; None, which becomes UNIMPLEMENTED, if there is none."""
         handler: Handler | None = await continuation(handler_call_details)
-        return None if handler is None else _guarded(handler_call_details.method, handler, self._slow_reader_s)
+        return None if handler is None else self._guarded(handler_call_details.method, handler)
 
+    def _guarded(self, method: str, handler: Any) -> "Handler":
+        """Returns the handler with its method in a guard, and with bytes that are no message as a MalformedRequest."""
+        message_type = type(handler.request_deserializer(b""))
+        behavior = behavior_of(handler, self._patience)
 
-def _guarded(method: str, handler: Any, slow_reader_s: float) -> "Handler":
-    """Returns the handler with its method in a guard, and with bytes that are no message as a MalformedRequest."""
-    message_type = type(handler.request_deserializer(b""))
-    codec = {
-        "request_deserializer": lambda raw: decode(message_type, raw),
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.request_streaming and not handler.response_streaming:
-        return grpc.stream_unary_rpc_method_handler(_guard_unary(method, handler.stream_unary, _decoded_each), **codec)
-    if handler.request_streaming:
+        async def guarded(_requests: object, context: "Context") -> None:
+            try:
+                # Written here rather than yielded, so that a call that ends while a message is being written closes the
+                # generator at once and not when it is collected.
+                async with aclosing(await behavior(context)) as responses:
+                    async for response in responses:
+                        await _write(response, context, self._slow_reader_s)
+            except ENDINGS:
+                raise
+            except ReaderTooSlow as error:
+                logger.warning("method=%s peer=%s error=%r", method, context.peer(), str(error))
+                await _abort_soon(method, error, context)
+            except BaseException as error:
+                await _abort(method, error, context)
+
         return grpc.stream_stream_rpc_method_handler(
-            _guard_stream(method, handler.stream_stream, _decoded_each, slow_reader_s), **codec
+            guarded,
+            request_deserializer=lambda raw: decode(message_type, raw),
+            response_serializer=handler.response_serializer,
         )
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(
-            _guard_stream(method, handler.unary_stream, _decoded, slow_reader_s), **codec
-        )
-    return grpc.unary_unary_rpc_method_handler(_guard_unary(method, handler.unary_unary, _decoded), **codec)
-
-
-def _guard_unary(method: str, behavior: Any, decoded: Callable[[Any], Any]) -> Any:
-    async def guarded(request: Any, context: "Context") -> Message:
-        try:
-            response: Message = await behavior(decoded(request), context)
-        except ENDINGS:
-            raise
-        except BaseException as error:
-            await _abort(method, error, context)
-        return response
-
-    return guarded
-
-
-def _guard_stream(method: str, behavior: Any, decoded: Callable[[Any], Any], slow_reader_s: float) -> Any:
-    async def guarded(request: Any, context: "Context") -> None:
-        try:
-            # Written here rather than yielded, so that a call that ends while a message is being written closes the
-            # generator at once and not when it is collected.
-            responses: AsyncGenerator[Message, None] = behavior(decoded(request), context)
-            async with aclosing(responses):
-                async for response in responses:
-                    await _write(response, context, slow_reader_s)
-        except ENDINGS:
-            raise
-        except ReaderTooSlow as error:
-            logger.warning("method=%s peer=%s error=%r", method, context.peer(), str(error))
-            await _abort_soon(method, error, context)
-        except BaseException as error:
-            await _abort(method, error, context)
-
-    return guarded
 
 
 async def _write(response: Message, context: "Context", slow_reader_s: float) -> None:
@@ -122,17 +98,6 @@ async def _abort_soon(method: str, error: ServiceError, context: "Context") -> N
             await _abort(method, error, context)
     except TimeoutError:
         raise asyncio.CancelledError from None
-
-
-def _decoded(request: Message | MalformedRequest) -> Message:
-    if isinstance(request, MalformedRequest):
-        raise request.error
-    return request
-
-
-async def _decoded_each(requests: AsyncIterable[Message | MalformedRequest]) -> AsyncIterator[Message]:
-    async for request in requests:
-        yield _decoded(request)
 
 
 async def _abort(method: str, error: BaseException, context: "Context") -> NoReturn:

@@ -38,6 +38,7 @@ class InferenceServicer(pb_grpc.InferenceServicer):
         with counting_refusals(self._generator, likely_class(request)):
             draft = draft_of(request, _deadline_s(context))
         generation = await self._texts.begin(draft)
+        del request, draft  # its prompt may be megabytes, and it may wait for long
         try:
             sequence_number = 0
             async for delta in generation:

@@ -7,15 +7,16 @@ Health is open, so that balancers and containers can ask; all else needs a key, 
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from scheduler_svc.api.grpc.calls import preceded
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import ServiceError
 from scheduler_svc.security.gate import ANY_KEY, NOT_LISTED, OPEN, Gate, Rule
-from scheduler_svc.security.grant import Grant, Permission, act_for
+from scheduler_svc.security.grant import Permission, act_for
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -64,7 +65,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
             rule.check(grant, handler_call_details.method)
         except ServiceError as refusal:
             return _refusing(handler, refusal)
-        return _on_behalf(handler, grant)
+        return preceded(handler, partial(act_for, grant))
 
 
 def _authorization(details: grpc.HandlerCallDetails) -> str | None:
@@ -77,46 +78,10 @@ def _authorization(details: grpc.HandlerCallDetails) -> str | None:
 
 
 def _refusing(handler: Any, refusal: ServiceError) -> "Handler":
-    """Returns a handler that ends a call with an error; one of streams, for it need not wait for the request."""
+    """Returns a handler that ends a call with an error; it does not wait for the request."""
 
-    async def refuse(requests: Any, context: "Context") -> AsyncIterator[Any]:
+    async def refuse(requests: object, context: "Context") -> AsyncIterator[Any]:
         raise refusal
         yield  # type: ignore[unreachable]  # it makes this a generator
 
-    return grpc.stream_stream_rpc_method_handler(refuse, **_codec(handler))
-
-
-def _on_behalf(handler: Any, grant: Grant) -> "Handler":
-    """Returns the handler with its method done on behalf of the key's tenant."""
-    if handler.request_streaming and not handler.response_streaming:
-        return grpc.stream_unary_rpc_method_handler(_one_answer(handler.stream_unary, grant), **_codec(handler))
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(_many_answers(handler.stream_stream, grant), **_codec(handler))
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_many_answers(handler.unary_stream, grant), **_codec(handler))
-    return grpc.unary_unary_rpc_method_handler(_one_answer(handler.unary_unary, grant), **_codec(handler))
-
-
-def _codec(handler: Any) -> dict[str, Any]:
-    return {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-
-
-def _one_answer(behavior: Any, grant: Grant) -> Any:
-    async def act(request: Any, context: "Context") -> Any:
-        act_for(grant)
-        return await behavior(request, context)
-
-    return act
-
-
-def _many_answers(behavior: Any, grant: Grant) -> Any:
-    async def act(request: Any, context: "Context") -> AsyncIterator[Any]:
-        act_for(grant)
-        async with aclosing(behavior(request, context)) as answers:
-            async for answer in answers:
-                yield answer
-
-    return act
+    return grpc.stream_stream_rpc_method_handler(refuse, handler.request_deserializer, handler.response_serializer)

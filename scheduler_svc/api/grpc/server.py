@@ -2,26 +2,25 @@
 
 import errno
 import socket
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qllm.addresses import join
 from qllm.v1 import admin_pb2, admin_pb2_grpc, batches_pb2, batches_pb2_grpc, inference_pb2, inference_pb2_grpc
 
-from scheduler_svc.api.grpc.admin import AdminServicer, ServiceSettings
+from scheduler_svc.api.backend import Backend
+from scheduler_svc.api.grpc.admin import AdminServicer, Operation
 from scheduler_svc.api.grpc.batches import BatchesServicer
+from scheduler_svc.api.grpc.credentials import server_credentials
 from scheduler_svc.api.grpc.errors import DEFAULT_SLOW_READER_S, ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.grpc.key_check import KeyInterceptor
 from scheduler_svc.api.grpc.reflection import add_reflection
-from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.generation import Generator
-from scheduler_svc.jobs.interface import JobFrontDoor
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.process.descriptors import MOST_CONNECTIONS
-from scheduler_svc.security.gate import Gate
-from scheduler_svc.security.tls import TlsFiles
+from scheduler_svc.security.tls import Certificates
 
 MAX_MESSAGE_BYTES = 4 << 20
 
@@ -56,92 +55,76 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """How much of the service clients may take over gRPC.
+
+    Attributes:
+        max_connections: Connections at a time; more are closed as they come.
+        slow_reader_s: Seconds after which an answer ends whose caller reads nothing of it.
+    """
+
+    max_connections: int = MOST_CONNECTIONS
+    slow_reader_s: float = DEFAULT_SLOW_READER_S
+
+
+DEFAULT_LIMITS = GrpcLimits()
+
+
 class ApiServer:
-    """The public gRPC server over a generator.
+    """The public gRPC server.
 
     Args:
-        generator: Runs the requests.
-        texts: Its text side.
-        settings: How the service was started, for GetServerInfo.
-        host: IP address to listen on, without brackets; anything but a loopback address is open
-            to others.
-        port: 0 for any free port.
-        max_connections: Connections at a time; more are closed as they come.
-        hand_over: Lets a worker that waits take over; returns False if none waits.
-        jobs: Where durable jobs are; None: none are kept, and calls about them say so.
-        gate: Knows the API keys; None: none are asked for.
-        tls: The certificates; None: it speaks plainly.
-        slow_reader_s: Seconds after which an answer ends whose caller reads nothing of it.
-        stop_service: Stops the whole service, given seconds of grace or None for its own; returns them. Without it
-            Drain is UNIMPLEMENTED.
+        backend: What it serves.
+        operation: What operators are told, and may order.
+        listening: Where, and whom it lets in.
+        limits: What clients may take.
     """
 
     def __init__(
         self,
-        generator: Generator,
-        texts: TextGenerator,
-        settings: ServiceSettings,
-        host: str = "127.0.0.1",
-        port: int = 50051,
-        *,
-        max_connections: int = MOST_CONNECTIONS,
-        hand_over: Callable[[], bool] = lambda: False,
-        jobs: JobFrontDoor | None = None,
-        gate: Gate | None = None,
-        tls: TlsFiles | None = None,
-        slow_reader_s: float = DEFAULT_SLOW_READER_S,
-        stop_service: Callable[[float | None], float] | None = None,
+        backend: Backend,
+        operation: Operation,
+        listening: Listening,
+        limits: GrpcLimits = DEFAULT_LIMITS,
     ) -> None:
-        self._generator = generator
-        self._texts = texts
-        self._settings = settings
-        self._max_connections = max_connections
-        self._hand_over = hand_over
-        self._jobs = jobs
-        self._gate = gate
-        self._tls = tls
-        self._slow_reader_s = slow_reader_s
-        self._stop_service = stop_service
-        self._host = host
-        self._requested_port = port
+        self._backend = backend
+        self._operation = operation
+        self._listening = listening
+        self._limits = limits
         self._server: grpc.aio.Server | None = None
-        self._health = HealthServicer(generator, SERVICE_NAMES)
-        self.port = port
+        self._health = HealthServicer(backend.generator, SERVICE_NAMES)
+        self.port = listening.port
 
     @property
     def address(self) -> str:
         """The address that is listened on, with the real port once bound."""
-        return join(self._host, self.port)
+        return join(self._listening.host, self.port)
 
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
-        _try_to_listen(self._host, self._requested_port)
-        key_check = () if self._gate is None else (KeyInterceptor(self._gate),)
+        listening = self._listening
+        _try_to_listen(listening.host, listening.port)
+        key_check = () if listening.gate is None else (KeyInterceptor(listening.gate),)
         server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(self._slow_reader_s), *key_check], options=self._options()
+            interceptors=[ErrorInterceptor(self._limits.slow_reader_s), *key_check], options=self._options()
         )
-        inference = InferenceServicer(self._generator, self._texts)
-        inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
-        admin = AdminServicer(
-            self._generator, self._settings, self._texts.entrance, self._stop_service, self._hand_over
-        )
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
-        batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(self._texts, self._jobs), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        add_reflection((*SERVICE_NAMES, health_name), server)
+        self._add_services(server)
         try:
-            self.port = self._add_port(server, join(self._host, self._requested_port))
+            self.port = _add_port(server, join(listening.host, listening.port), listening.certificates)
         except RuntimeError as error:
             raise OSError(errno.EADDRNOTAVAIL, str(error)) from error
         self._server = server
 
-    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
-        if self._tls is None:
-            return server.add_insecure_port(address)
-        key, cert, client_ca = self._tls.contents()
-        credentials = grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
-        return server.add_secure_port(address, credentials)
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        generator, texts = self._backend.generator, self._backend.texts
+        inference_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(generator, texts), server)
+        admin = AdminServicer(generator, texts.entrance, self._operation)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+        batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(texts, self._backend.jobs), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        add_reflection((*SERVICE_NAMES, health_name), server)
 
     async def start(self) -> None:
         """Starts to serve; raises OSError where it has not been bound before and cannot be."""
@@ -152,11 +135,11 @@ class ApiServer:
 
     def _options(self) -> tuple[tuple[str, int], ...]:
         """Returns the limits; one connection may hold all live requests: overload is refused and not kept waiting."""
-        most_requests = self._settings.max_ls_requests + self._settings.max_be_requests
+        most_requests = self._operation.settings.max_ls_requests + self._operation.settings.max_be_requests
         return (
             *SERVER_OPTIONS,
             ("grpc.max_concurrent_streams", most_requests + _OTHER_CALLS),
-            ("grpc.max_allowed_incoming_connections", self._max_connections),
+            ("grpc.max_allowed_incoming_connections", self._limits.max_connections),
         )
 
     def drain(self) -> None:
@@ -169,6 +152,12 @@ class ApiServer:
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
+
+
+def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
+    if certificates is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, server_credentials(certificates))
 
 
 def _try_to_listen(host: str, port: int) -> None:

@@ -136,7 +136,9 @@ async def begin_answer(texts: TextGenerator, question: Question, answer_id: str,
         replace(named.draft, request_id=answer_id if is_single else f"{answer_id}-{index}")
         for index, named in enumerate(question.drafts)
     ]
-    return begin_prepared(texts, question, answer_id, request_id, await prepare_all(texts, question, drafts))
+    prepared = await prepare_all(texts, question, drafts)
+    question.forget_prompts()
+    return begin_prepared(texts, question, answer_id, request_id, prepared)
 
 
 async def prepare_all(texts: TextGenerator, question: Question, drafts: Sequence[Draft]) -> list[PreparedGeneration]:

@@ -7,10 +7,11 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from scheduler_svc import __version__
+from scheduler_svc.api.backend import Backend
 from scheduler_svc.api.openai.answer import begin_answer, error_event, new_answer_id, require_model
 from scheduler_svc.api.openai.batches.batch_routes import add_batches
 from scheduler_svc.api.openai.batches.file_routes import add_files
@@ -24,6 +25,7 @@ from scheduler_svc.api.openai.wire.errors import (
     invalid_body,
     plain_error_response,
 )
+from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.api.openai.wire.sse import EventStream
@@ -33,28 +35,24 @@ from scheduler_svc.api.validation import context_tokens
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import Generator, WorkerState
-from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.metrics import CONTENT_TYPE
 
 _MAX_SHOWN_CHARS = 100
 
 
-def make_app(
-    generator: Generator, texts: TextGenerator, comment_interval_s: float, jobs: JobFrontDoor | None = None
-) -> FastAPI:
+def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     """Returns the application.
 
     Args:
-        generator: Runs the requests.
-        texts: Its text side.
+        backend: What it serves.
         comment_interval_s: Seconds after which a silent stream sends a comment.
-        jobs: Where durable jobs and files are; None: none are kept, and requests about them are told so.
     """
+    generator, texts = backend.generator, backend.texts
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_generation(app, generator, texts, comment_interval_s)
     _add_facts(app, generator, texts)
-    add_files(app, jobs)
-    add_batches(app, jobs)
+    add_files(app, backend.jobs)
+    add_batches(app, backend.jobs)
     _add_errors(app, generator)
     return app
 
@@ -63,9 +61,13 @@ def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, co
     async def answer(request: Request, question: Question) -> Response:
         ids = (new_answer_id(question), request.state.request_id)
         headers = {REQUEST_ID: ids[0]}
+        forget_body(request)
         if question.stream is None:
-            begun = await begin_answer(texts, question, *ids)
-            return JSONResponse(await begun.whole(), headers=headers)
+
+            async def whole() -> JsonObject:
+                return await (await begin_answer(texts, question, *ids)).whole()
+
+            return LaterJson(whole, headers)
 
         async def begin() -> AsyncGenerator[bytes, None]:
             return (await begin_answer(texts, question, *ids)).events()

@@ -26,11 +26,10 @@ _PARTS_SEPARATOR = "\n"
 
 def chat_question(body: ChatCompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
+    with_logprobs, with_token_ids = bool(body.logprobs), bool(body.return_token_ids)
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
-        return _ChatChoice(
-            index, token_texts, with_logprobs=bool(body.logprobs), with_token_ids=bool(body.return_token_ids)
-        )
+        return _ChatChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
 
     prompt = ChatPrompt([_turn(message) for message in body.messages])
     return Question(

@@ -21,14 +21,10 @@ DEFAULT_MAX_TOKENS = 16
 
 def completion_question(body: CompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
+    with_logprobs, with_token_ids = body.logprobs is not None, bool(body.return_token_ids)
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
-        return _CompletionChoice(
-            index,
-            token_texts,
-            with_logprobs=body.logprobs is not None,
-            with_token_ids=bool(body.return_token_ids),
-        )
+        return _CompletionChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
 
     return Question(
         id_prefix="cmpl",

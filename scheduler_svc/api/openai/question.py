@@ -64,3 +64,7 @@ class Question:
     num_choices_per_prompt: int
     stream: StreamPlan | None
     new_choice: Callable[[int, TokenTexts], Choice]
+
+    def forget_prompts(self) -> None:
+        """Lets go of the drafts, whose prompts are tokens by now: the answer may wait for long."""
+        self.drafts.clear()

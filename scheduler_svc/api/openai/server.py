@@ -7,29 +7,28 @@ import asyncio
 import contextlib
 import math
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
 import uvicorn
 from qllm.addresses import join
+from starlette.types import ASGIApp
 
+from scheduler_svc.api.backend import Backend
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
+from scheduler_svc.api.openai.connections.host_check import HostCheck
 from scheduler_svc.api.openai.connections.key_check import KeyCheck
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
 from scheduler_svc.api.openai.connections.tls_entrance import TlsEntrance
-from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.generation import Generator
-from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.process.connection_room import ConnectionRoom
 from scheduler_svc.process.listening import listen
-from scheduler_svc.security.gate import Gate
-from scheduler_svc.security.tls import TlsFiles
+from scheduler_svc.security.tls import Certificates
 
 _BACKLOG = 2048
 # asyncio accepts as many connections in one turn as its backlog is, before any of them is counted.
@@ -48,54 +47,40 @@ _SOCKET_OPTIONS = (
 
 
 class OpenAiServer:
-    """The HTTP server over a generator and its text side.
+    """The HTTP server.
 
     Args:
-        generator: Runs the requests.
-        texts: Its text side.
-        host: IP address to listen on, without brackets; anything but a loopback address is open
-            to others.
-        port: 0 for any free port.
+        backend: What it serves.
+        listening: Where, and whom it lets in.
         grace_s: Seconds that running requests get when the server stops.
         limits: What clients may take.
         cors_origins: Web pages of these origins may ask; "*" for all.
-        jobs: Where durable jobs and files are; None: none are kept.
-        gate: Knows the API keys; None: none are asked for.
-        tls: The certificates; None: it speaks plainly.
     """
 
     def __init__(
         self,
-        generator: Generator,
-        texts: TextGenerator,
-        host: str,
-        port: int,
-        grace_s: float,
-        *,
+        backend: Backend,
+        listening: Listening,
+        grace_s: float = 0.0,
         limits: HttpLimits = DEFAULT_LIMITS,
         cors_origins: Sequence[str] = (),
-        jobs: JobFrontDoor | None = None,
-        gate: Gate | None = None,
-        tls: TlsFiles | None = None,
     ) -> None:
-        self._host = host
-        self._requested_port = port
+        self._listening = listening
         self._grace_s = grace_s
         self._limits = limits
-        app = make_app(generator, texts, limits.comment_interval_s, jobs)
+        app = make_app(backend, limits.comment_interval_s)
         self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
-        self._app = Envelope(self._guard if gate is None else KeyCheck(self._guard, gate), cors_origins)
-        self._tls = None if tls is None else tls.context()
+        self._app = _protected(self._guard, listening, cors_origins)
         self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
-        self.port = port
+        self.port = listening.port
 
     @property
     def address(self) -> str:
         """The address that is listened on, with the real port once bound."""
-        return join(self._host, self.port)
+        return join(self._listening.host, self.port)
 
     @property
     def num_running(self) -> int:
@@ -104,7 +89,7 @@ class OpenAiServer:
 
     def bind(self) -> None:
         """Listens; who connects waits until `start`. Raises OSError: the address cannot be had."""
-        self._listener = listen(self._host, self._requested_port, _BACKLOG)
+        self._listener = listen(self._listening.host, self._listening.port, _BACKLOG)
         self.port = self._listener.getsockname()[1]
         most = (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", round(self._limits.slow_reader_s * 1e3))
         for level, name, value in (*_SOCKET_OPTIONS, most):  # connections inherit them
@@ -131,7 +116,7 @@ class OpenAiServer:
             # The guard ends requests after the grace; this is for connections whose client does not read to the end.
             timeout_graceful_shutdown=math.ceil(self._grace_s) + 1,
         )
-        self._server = _Server(config, self._tls, self._limits.header_timeout_s)
+        self._server = _Server(config, self._listening.certificates, self._limits.header_timeout_s)
         self._serving = asyncio.create_task(self._server.serve([self._listener]), name="http-server")
         return self._serving
 
@@ -149,18 +134,30 @@ class OpenAiServer:
             self._listener.close()
 
 
+def _protected(guard: RequestGuard, listening: Listening, cors_origins: Sequence[str]) -> ASGIApp:
+    """Returns the application as it is on an address: each layer stands before what is inside of it."""
+    app: ASGIApp = guard
+    if listening.gate is not None:
+        app = KeyCheck(app, listening.gate)
+    if listening.names is not None:
+        app = HostCheck(app, listening.names)
+    return Envelope(app, cors_origins)
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to the service, and lets many connections wait to be accepted, though not all in one turn.
 
     Args:
         config: The server's settings.
-        tls: What makes it speak TLS; None: it speaks plainly.
+        certificates: Those that it shows and asks for; None: it speaks plainly.
         handshake_timeout_s: Seconds that a client has to begin to speak TLS.
     """
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, handshake_timeout_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, certificates: Certificates | None, handshake_timeout_s: float) -> None:
         super().__init__(config)
-        self._entrance = None if tls is None else TlsEntrance(tls, handshake_timeout_s, self._new_connection)
+        self._entrance = (
+            None if certificates is None else TlsEntrance(certificates, handshake_timeout_s, self._new_connection)
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

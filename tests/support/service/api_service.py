@@ -8,11 +8,13 @@ import grpc
 from qllm.v1 import batches_pb2_grpc, inference_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
-from scheduler_svc.api.grpc.admin import ServiceSettings
-from scheduler_svc.api.grpc.server import ApiServer
+from scheduler_svc.api.backend import Backend
+from scheduler_svc.api.grpc.admin import Operation, ServiceSettings
+from scheduler_svc.api.grpc.server import DEFAULT_LIMITS, ApiServer, GrpcLimits
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.security.gate import Gate
-from scheduler_svc.security.tls import TlsFiles
+from scheduler_svc.security.tls import Certificates, TlsFiles
 from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
@@ -27,6 +29,8 @@ SETTINGS = ServiceSettings(
     ls_ttft_ms=250.0,
     ls_tpot_ms=50.0,
 )
+OPERATION = Operation(SETTINGS)
+THIS_MACHINE = Listening()
 
 
 @dataclass
@@ -40,6 +44,18 @@ class Service:
     batches: "batches_pb2_grpc.BatchesAsyncStub"
 
 
+def api_server(
+    generator: FakeGenerator,
+    texts: TextGenerator | None = None,
+    jobs: MemoryJobs | None = None,
+    listening: Listening = THIS_MACHINE,
+    limits: GrpcLimits = DEFAULT_LIMITS,
+    operation: Operation = OPERATION,
+) -> ApiServer:
+    """Returns a server that is not started yet, on a free port if nothing else is said."""
+    return ApiServer(Backend(generator, texts or TextGenerator(generator), jobs), operation, listening, limits)
+
+
 @asynccontextmanager
 async def running(
     generator: FakeGenerator,
@@ -50,7 +66,8 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Runs a server until the block ends; the channel speaks plainly and has no key."""
     texts = TextGenerator(generator)
-    server = ApiServer(generator, texts, SETTINGS, port=0, jobs=jobs, gate=gate, tls=tls)
+    certificates = None if tls is None else Certificates(tls)
+    server = api_server(generator, texts, jobs, Listening(gate=gate, certificates=certificates))
     await server.start()
     options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:

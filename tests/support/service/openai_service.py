@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx2
 
+from scheduler_svc.api.backend import Backend
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.batches.file_routes import UPLOADS
 from scheduler_svc.api.openai.connections.envelope import Envelope
@@ -17,7 +19,7 @@ from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimi
 from scheduler_svc.api.openai.server import OpenAiServer
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.security.gate import Gate
-from scheduler_svc.security.tls import TlsFiles
+from scheduler_svc.security.tls import Certificates, TlsFiles
 from tests.support.jobs.memory_jobs import MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 
@@ -87,12 +89,17 @@ async def http_app(
 ) -> AsyncIterator[HttpService]:
     """Calls the application without a server, which is faster; a stream arrives when it is over."""
     texts = TextGenerator(generator)
-    app = make_app(generator, texts, comment_interval_s, jobs)
+    app = make_app(Backend(generator, texts, jobs), comment_interval_s)
     guard = RequestGuard(app, uploads=UPLOADS)
     transport = httpx2.ASGITransport(Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http, texts)
     texts.close()
+
+
+def openai_server(generator: FakeGenerator, host: str = "127.0.0.1", port: int = 0) -> OpenAiServer:
+    """Returns a server that is not started yet."""
+    return OpenAiServer(Backend(generator, TextGenerator(generator)), Listening(host, port))
 
 
 @asynccontextmanager
@@ -107,18 +114,9 @@ async def running_http(
 ) -> AsyncIterator[HttpServer]:
     """Runs a server until the block ends; the client speaks plainly and has no key."""
     texts = TextGenerator(generator)
-    server = OpenAiServer(
-        generator,
-        texts,
-        "127.0.0.1",
-        0,
-        grace_s,
-        limits=limits,
-        cors_origins=cors_origins,
-        jobs=jobs,
-        gate=gate,
-        tls=tls,
-    )
+    certificates = None if tls is None else Certificates(tls)
+    listening = Listening(gate=gate, certificates=certificates)
+    server = OpenAiServer(Backend(generator, texts, jobs), listening, grace_s, limits, cors_origins)
     server.bind()
     serving = server.start()
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from typer.testing import CliRunner
 
-from client.cli import app
+from client.cli.app import app
 
 
 @dataclass

@@ -20,6 +20,33 @@ async def test_a_key_that_can_not_be_sent_is_refused(key: str) -> None:
         Client(NOWHERE, api_key=key)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.7:50051", "scheduler:50051", "dns:///scheduler:50051"])
+async def test_a_key_is_sent_to_another_machine_in_the_clear_only_if_somebody_says_so(
+    address: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AccessRefused, match="--api-key: it would be sent to another machine in the clear"):
+        AsyncClient(address, api_key="mine")
+    authority = Authority(tmp_path, "ca")
+    for access in ({"insecure": True}, {"tls_ca": authority.cert}):
+        async with AsyncClient(address, api_key="mine", **access):  # type: ignore[arg-type]
+            pass
+    async with AsyncClient(address):
+        pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/qllm/api"])
+async def test_a_key_may_be_sent_within_this_machine(address: str) -> None:
+    async with AsyncClient(address, api_key="mine"):
+        pass
+
+
+async def test_a_command_refuses_to_send_a_key_in_the_clear(tmp_path: Path) -> None:
+    for words in (("stats", "--address", "192.0.2.7:1"), ("bench", "--http", "http://192.0.2.7:1", "--seconds", "1")):
+        finished = await run_here(*words, QLLM_API_KEY="mine")
+        assert finished.code == 2
+        assert "it would be sent to another machine in the clear" in " ".join(finished.err.split())
+
+
 async def test_files_that_can_not_be_used_are_refused_by_their_option(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ca")
     pair = authority.issue("client")

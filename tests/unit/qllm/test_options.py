@@ -151,6 +151,12 @@ def test_check_config_says_a_number_as_it_is_in_force(given: str, said: str) -> 
     assert re.search(r"^--max-wait-ms +(\S+)", result.stdout, re.MULTILINE)[1] == said  # type: ignore[index]
 
 
+def test_check_config_does_not_say_the_password_in_a_url() -> None:
+    result = call("--check-config", "--name", "postgresql://me:hunter/2@host:5432/jobs")
+    assert "postgresql://me:…@host:5432/jobs" in result.stdout
+    assert "hunter" not in result.stdout
+
+
 def test_check_config_refuses_what_a_start_would_refuse() -> None:
     result = call("--check-config", "--count", "0")
     assert result.exit_code == 2

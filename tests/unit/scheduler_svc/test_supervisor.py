@@ -56,6 +56,19 @@ async def test_worker_gets_its_arguments_and_the_parent_to_die_with(tmp_path: Pa
     assert seen.read_text() == expected
 
 
+async def test_a_worker_learns_no_secret_of_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("QLLM_CURVE_SECRET_KEY", "QLLM_STATE_URL", "QLLM_API_KEYS", "QLLM_TLS_KEY", "PGPASSWORD", "PGPASSFILE")
+    for name in (*secrets, "QLLM_MODEL"):
+        monkeypatch.setenv(name, "secret")
+    seen = tmp_path / "seen"
+    program = f"import os, pathlib; pathlib.Path({str(seen)!r}).write_text(' '.join(os.environ)); {SLEEP}"
+    async with running(supervise(program, stop_grace_s=0.1)):
+        await eventually(lambda: seen.exists() and seen.read_text())
+    names = seen.read_text().split()
+    assert "QLLM_MODEL" in names
+    assert not {*secrets}.intersection(names)
+
+
 async def test_later_workers_compute_in_the_type_of_the_first_unless_one_is_asked_for(tmp_path: Path) -> None:
     for options, expected in (((), "--dtype float32"), (("--dtype=bfloat16",), "--dtype=bfloat16")):
         seen = tmp_path / f"seen{len(options)}"

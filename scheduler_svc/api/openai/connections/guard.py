@@ -14,11 +14,12 @@ from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS
 from scheduler_svc.api.openai.connections.progress import Progress
-from scheduler_svc.api.openai.wire.errors import BodyTooLarge, BodyTooSlow, error_body, error_response
+from scheduler_svc.api.openai.wire.errors import BodyPacked, BodyTooLarge, BodyTooSlow, error_body, error_response
 from scheduler_svc.api.openai.wire.sse import event
 from scheduler_svc.caller import set_caller
 from scheduler_svc.errors import ServiceError, ServiceStopping
@@ -66,6 +67,7 @@ class RequestGuard:
         try:
             if self._is_stopping:
                 raise ServiceStopping
+            _require_plain(scope)
             if scope.get("method") == "POST" and scope["path"] in self._uploads:
                 upload = _bounded(receive, self._uploads[scope["path"]], self._body_timeout_s)
                 await self._run(scope, upload, _never(), Progress(send))
@@ -78,7 +80,9 @@ class RequestGuard:
             await error_response(refusal)(scope, receive, send)
         else:
             if body is not None:
-                await self._run(scope, _replay(body), _until_client_leaves(receive), Progress(send))
+                source = _replay(body)
+                del body  # it may be megabytes, and the application lets go of it
+                await self._run(scope, source, _until_client_leaves(receive), Progress(send))
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new requests; gives running ones `grace_s` to end, then ends them with an error."""
@@ -117,6 +121,13 @@ class RequestGuard:
             if not progress.has_begun:
                 await error_response(ServiceError("internal error"))(scope, receive, progress.send)
             raise LibraryPanic(type(panic).__name__) from panic
+
+
+def _require_plain(scope: Scope) -> None:
+    """Raises BodyPacked for a body that would have to be unpacked."""
+    coding = Headers(scope=scope).get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise BodyPacked(coding)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -7,10 +7,10 @@ asyncio's own way would keep a silent client for a minute, uncounted. Knows noth
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 
 from scheduler_svc.process.connection_room import ConnectionRoom
+from scheduler_svc.security.tls import Certificates
 
 # Each holds a descriptor, and lasts for milliseconds where the client means it; the oldest gives way to a new one.
 MOST_BEGINNING = 128
@@ -21,15 +21,15 @@ class TlsEntrance:
     """Speaks TLS with new clients.
 
     Args:
-        context: The certificates.
+        certificates: Those that it shows and asks for, as they are when a client connects.
         timeout_s: Seconds that a client has to begin.
         new_connection: Makes what goes on with a client that has.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, timeout_s: float, new_connection: Callable[[], asyncio.Protocol]
+        self, certificates: Certificates, timeout_s: float, new_connection: Callable[[], asyncio.Protocol]
     ) -> None:
-        self._context = context
+        self._certificates = certificates
         self._timeout_s = timeout_s
         self._new_connection = new_connection
         self._room = ConnectionRoom("tls", MOST_BEGINNING)
@@ -60,7 +60,7 @@ class TlsEntrance:
             return await asyncio.get_running_loop().start_tls(
                 transport,
                 door,
-                self._context,
+                self._certificates.current.context,
                 server_side=True,
                 ssl_handshake_timeout=self._timeout_s,
                 ssl_shutdown_timeout=_GOODBYE_S,

@@ -151,6 +151,27 @@ class BodyTooLarge(HttpError):
         super().__init__(f"body: got too many bytes, allowed are at most {max_bytes}")
 
 
+class BodyPacked(HttpError):
+    """The body is compressed: what it unpacks to is not known before."""
+
+    http_status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    def __init__(self, given: str) -> None:
+        super().__init__(f"content-encoding: got {given[:_MAX_SHOWN_CHARS]!r}, allowed is none: send the body as it is")
+
+
+class StrangeHost(HttpError):
+    """The request is for another host, which leads here by mistake or by trickery."""
+
+    http_status = HTTPStatus.MISDIRECTED_REQUEST
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"host: got {given[:_MAX_SHOWN_CHARS]!r}, allowed are addresses and names of this machine, and those of "
+            "--cors-origin; with --api-keys or --insecure any will do"
+        )
+
+
 class HeadersTooSlow(HttpError):
     """The headers did not come in time."""
 

@@ -10,11 +10,11 @@ from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.entrance import Entrance
-from scheduler_svc.api.grpc.server import ApiServer
+from scheduler_svc.api.grpc.admin import Operation
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.errors import Refusal, ServiceStopping
 from scheduler_svc.generation import WorkerState
-from tests.support.service.api_service import SETTINGS, rest, running, text_request
+from tests.support.service.api_service import SETTINGS, api_server, rest, running, text_request
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import COMPLETIONS, error_of, http_app
 
@@ -51,7 +51,7 @@ async def test_a_draining_server_refuses_new_requests_with_a_time_to_come_back_w
     async with running(generator) as service:
         call = service.inference.Generate(pb.GenerateRequest(request_id="last", text="hello"))
         await call.read()
-        texts: TextGenerator = service.server._texts
+        texts: TextGenerator = service.server._backend.texts
         texts.entrance.close()
         service.server.drain()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -118,7 +118,7 @@ class Stopper:
 async def test_drain_stops_the_service_and_answers_what_still_runs() -> None:
     stopper, generator = Stopper(), FakeGenerator(hold_after=1)
     texts = TextGenerator(generator)
-    server = ApiServer(generator, texts, SETTINGS, port=0, stop_service=stopper)
+    server = api_server(generator, texts, operation=Operation(SETTINGS, stopper))
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
         admin = admin_pb2_grpc.AdminStub(channel)

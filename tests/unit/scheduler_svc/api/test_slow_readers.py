@@ -11,11 +11,11 @@ import pytest
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc
 
-from scheduler_svc.api.grpc.server import ApiServer
+from scheduler_svc.api.grpc.server import GrpcLimits
 from scheduler_svc.api.openai.connections.limits import HttpLimits
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import GenerationRequest
-from tests.support.service.api_service import SETTINGS
+from tests.support.service.api_service import api_server
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import COMPLETIONS, running_http
 
@@ -35,7 +35,7 @@ def generator_without_end() -> FakeGenerator:
 @asynccontextmanager
 async def serving(generator: FakeGenerator, slow_reader_s: float) -> AsyncIterator[grpc.aio.Channel]:
     texts = TextGenerator(generator)
-    server = ApiServer(generator, texts, SETTINGS, port=0, slow_reader_s=slow_reader_s)
+    server = api_server(generator, texts, limits=GrpcLimits(slow_reader_s=slow_reader_s))
     await server.start()
     async with grpc.aio.insecure_channel(server.address, options=SMALL_WINDOW) as channel:
         yield channel

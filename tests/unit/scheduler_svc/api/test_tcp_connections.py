@@ -14,11 +14,9 @@ from client import AsyncClient
 from client.bench.load.http_target import HttpDialect, HttpTarget
 from client.bench.load.target import Ask
 from client.bench.load.workload import LS
-from scheduler_svc.api.openai.server import OpenAiServer
-from scheduler_svc.api.text_generation import TextGenerator
 from tests.support.service.api_service import collect, running, text_request
 from tests.support.service.fakes import FakeGenerator
-from tests.support.service.openai_service import running_http
+from tests.support.service.openai_service import openai_server, running_http
 
 
 def sends_at_once(connection: socket.socket) -> bool:
@@ -55,7 +53,7 @@ def open_connection(descriptor: int) -> Iterator[socket.socket | None]:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_an_accepted_http_connection_sends_at_once(host: str) -> None:
     generator = FakeGenerator()
-    server = OpenAiServer(generator, TextGenerator(generator), host, 0, 0)
+    server = openai_server(generator, host)
     server.bind()
     listener = server._listener
     assert listener is not None
@@ -68,7 +66,7 @@ def test_an_accepted_http_connection_sends_at_once(host: str) -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_every_address_of_a_machine_is_listened_on_as_by_grpc() -> None:
     generator = FakeGenerator()
-    server = OpenAiServer(generator, TextGenerator(generator), "::", 0, 0)
+    server = openai_server(generator, "::")
     server.bind()
     listener = server._listener
     assert listener is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import warnings
 from pathlib import Path
 
 import httpx2
@@ -185,3 +186,110 @@ async def https_get(url: str, authority: Authority, pair: Pair | None) -> httpx2
         context.load_cert_chain(pair.cert, pair.key)
     async with httpx2.AsyncClient(verify=context, timeout=20) as http:
         return await http.get(url)
+
+
+def replace(files: TlsFiles, pair: Pair) -> None:
+    """Puts another certificate and its key in the place of those that a server shows."""
+    pair.cert.replace(files.cert)
+    pair.key.replace(files.key)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has files looked at for each client that connects."""
+    monkeypatch.setattr("scheduler_svc.security.watched_files.CHECK_INTERVAL_S", 0.0)
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_new_certificate_is_shown_over_grpc_without_a_restart(authority: Authority, server: Pair) -> None:
+    files = TlsFiles(server.cert, server.key)
+    first = authority.issue("first", "192.0.2.7")
+    replace(files, first)
+    async with running(FakeGenerator(), tls=files) as service:
+        address = service.server.address
+        refused = await refusal(address, tls_ca=authority.cert)
+        assert "its certificate is for another host than this address names" in str(refused)
+        replace(files, authority.issue("second"))
+        async with AsyncClient(address, tls_ca=authority.cert) as client:
+            assert await client.health()
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_new_certificate_is_shown_over_http_without_a_restart(authority: Authority, server: Pair) -> None:
+    files = TlsFiles(server.cert, server.key)
+    replace(files, authority.issue("first", "192.0.2.7"))
+    async with running_http(FakeGenerator(), tls=files) as service:
+        url = f"https://{service.server.address}/health"
+        with pytest.raises(httpx2.TransportError, match="IP address mismatch"):
+            await https_get(url, authority, None)
+        replace(files, authority.issue("second"))
+        assert (await https_get(url, authority, None)).status_code == 200
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_connections_that_are_open_outlive_a_new_certificate(authority: Authority, server: Pair) -> None:
+    files = TlsFiles(server.cert, server.key)
+    async with (
+        running(FakeGenerator(), tls=files) as service,
+        AsyncClient(service.server.address, tls_ca=authority.cert) as client,
+    ):
+        assert await client.health()
+        replace(files, authority.issue("second", "192.0.2.7"))
+        assert await client.health()
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_certificate_that_does_not_serve_leaves_the_one_of_before(
+    authority: Authority, server: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = TlsFiles(server.cert, server.key)
+    async with (
+        running(FakeGenerator(), tls=files) as over_grpc,
+        running_http(FakeGenerator(), tls=files) as over_http,
+    ):
+        authority.issue("other").cert.replace(files.cert)  # its key is not there yet
+        async with AsyncClient(over_grpc.server.address, tls_ca=authority.cert) as client:
+            assert await client.health()
+        url = f"https://{over_http.server.address}/health"
+        assert (await https_get(url, authority, None)).status_code == 200
+    assert "certificates_kept" in caplog.text
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_an_authority_of_clients_that_is_replaced_lets_in_its_own_and_no_longer_the_others(
+    authority: Authority, server: Pair, stranger: tuple[Authority, Pair]
+) -> None:
+    own, (others, theirs) = authority.issue("client"), stranger
+    client_ca = authority.cert.with_name("clients.pem")
+    client_ca.write_bytes(authority.cert.read_bytes())
+    async with running(FakeGenerator(), tls=TlsFiles(server.cert, server.key, client_ca)) as service:
+        address, ca = service.server.address, authority.cert
+        assert isinstance(await refusal(address, tls_ca=ca, tls_cert=theirs.cert, tls_key=theirs.key), Unavailable)
+        client_ca.write_bytes(others.cert.read_bytes() + b"\n")
+        assert isinstance(await refusal(address, tls_ca=ca, tls_cert=own.cert, tls_key=own.key), Unavailable)
+        async with AsyncClient(address, tls_ca=ca, tls_cert=theirs.cert, tls_key=theirs.key) as client:
+            assert await client.health()
+
+
+async def begins_tls(port: int, authority: Authority, version: ssl.TLSVersion) -> bool:
+    """Tells whether a server speaks a version with a client that speaks no other, and cares for no strength."""
+    context = ssl.create_default_context(cafile=str(authority.cert))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    except (ssl.SSLError, ConnectionError):
+        return False
+    writer.close()
+    return True
+
+
+async def test_neither_server_speaks_a_version_of_tls_that_is_broken(authority: Authority, server: Pair) -> None:
+    files = TlsFiles(server.cert, server.key)
+    async with running(FakeGenerator(), tls=files) as over_grpc, running_http(FakeGenerator(), tls=files) as over_http:
+        for port in (over_grpc.server.port, over_http.server.port):
+            assert await begins_tls(port, authority, ssl.TLSVersion.TLSv1_2)
+            assert not await begins_tls(port, authority, ssl.TLSVersion.TLSv1_1)

@@ -1,10 +1,12 @@
 """What other machines can reach is not served without TLS and API keys, unless somebody says so."""
 
+import socket
 from pathlib import Path
 
 import pytest
 from qllm.settings import SettingRefused
 
+from scheduler_svc.security.exposure import own_names
 from scheduler_svc.settings import Config
 from tests.support.security.api_keys import entry, write_keys
 from tests.support.security.certificates import Authority, Pair
@@ -75,3 +77,21 @@ def test_files_that_can_not_serve_are_refused_before_anything_is_started(pair: P
         config(tls_cert=pair.cert, tls_key=tmp_path / "nothing")
     with pytest.raises(SettingRefused, match=r"--api-keys: got .*nothing, which can't be read"):
         config(api_keys=tmp_path / "nothing")
+
+
+def test_names_count_where_an_api_is_there_for_this_machine_alone_and_asks_for_no_key() -> None:
+    names = own_names("127.0.0.1", ("https://Pages.example:8443",), has_keys=False, is_insecure=False)
+    assert names == {socket.gethostname().lower(), "pages.example"}
+
+
+@pytest.mark.parametrize(
+    ("host", "origins", "has_keys", "is_insecure"),
+    [
+        ("0.0.0.0", (), False, False),
+        ("::1", (), True, False),
+        ("127.0.0.1", (), False, True),
+        ("127.0.0.1", ("*",), False, False),
+    ],
+)
+def test_elsewhere_any_name_will_do(host: str, origins: tuple[str, ...], has_keys: bool, is_insecure: bool) -> None:
+    assert own_names(host, origins, has_keys=has_keys, is_insecure=is_insecure) is None

@@ -54,7 +54,7 @@ def test_a_broken_file_keeps_the_old_keys_and_is_told_of_once(
     for now_s in (0.0, 1.0, 2.0):
         assert tenants(file, now_s) == ["a"]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert line.startswith(f"api_keys_kept file={path} error=")
+    assert line.startswith(f"api_keys_kept files={str(path)!r} error=")
     path.unlink(missing_ok=True)
     write_keys(path, B)
     assert tenants(file, 3.0) == ["b"]

@@ -22,14 +22,15 @@ def pair(authority: Authority) -> Pair:
 
 def refusal(cert: Path, key: Path, client_ca: Path | None = None) -> str:
     with pytest.raises(TlsRefused) as refused:
-        TlsFiles(cert, key, client_ca).contents()
+        TlsFiles(cert, key, client_ca).read()
     return str(refused.value)
 
 
 def test_files_that_serve_are_given_as_they_are(authority: Authority, pair: Pair) -> None:
-    files = TlsFiles(pair.cert, pair.key, authority.cert)
-    assert files.contents() == (pair.key.read_bytes(), pair.cert.read_bytes(), authority.cert.read_bytes())
-    assert TlsFiles(pair.cert, pair.key).contents()[2] is None
+    content = TlsFiles(pair.cert, pair.key, authority.cert).read()
+    files = (pair.cert.read_bytes(), pair.key.read_bytes(), authority.cert.read_bytes())
+    assert (content.cert, content.key, content.client_ca) == files
+    assert TlsFiles(pair.cert, pair.key).read().client_ca is None
 
 
 def test_a_missing_file_is_refused_by_its_option(pair: Pair, tmp_path: Path) -> None:
@@ -66,4 +67,4 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(pair: Pair) -> N
 
 
 def test_versions_of_tls_that_are_broken_are_not_spoken(pair: Pair) -> None:
-    assert TlsFiles(pair.cert, pair.key).context().minimum_version is ssl.TLSVersion.TLSv1_2
+    assert TlsFiles(pair.cert, pair.key).read().context.minimum_version is ssl.TLSVersion.TLSv1_2

@@ -9,9 +9,8 @@ import pytest
 from qllm.v1 import batches_pb2_grpc, inference_pb2_grpc
 
 from scheduler_svc.api.grpc import server
-from scheduler_svc.api.grpc.server import ApiServer
-from scheduler_svc.api.text_generation import TextGenerator
-from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
+from scheduler_svc.api.grpc.server import GrpcLimits
+from tests.support.service.api_service import SETTINGS, Service, api_server, collect, rest, running, text_request
 from tests.support.service.fakes import FakeGenerator
 
 LONG_S = 20
@@ -41,7 +40,7 @@ async def until_closed(reader: asyncio.StreamReader) -> None:
 
 async def test_connections_beyond_the_limit_are_closed_and_others_go_on() -> None:
     generator = FakeGenerator()
-    api = ApiServer(generator, TextGenerator(generator), SETTINGS, port=0, max_connections=3)
+    api = api_server(generator, limits=GrpcLimits(max_connections=3))
     await api.start()
     async with grpc.aio.insecure_channel(api.address) as channel:
         stubs = inference_pb2_grpc.InferenceStub(channel), batches_pb2_grpc.BatchesStub(channel)
@@ -85,6 +84,6 @@ async def test_an_idle_connection_is_closed_and_comes_back_and_a_stream_is_never
 
 
 async def test_one_connection_may_hold_every_request_that_may_be_live() -> None:
-    options = dict(ApiServer(FakeGenerator(), TextGenerator(FakeGenerator()), SETTINGS)._options())
+    options = dict(api_server(FakeGenerator())._options())
     assert options["grpc.max_concurrent_streams"] > SETTINGS.max_ls_requests + SETTINGS.max_be_requests
     assert "grpc.max_connection_age_ms" not in options

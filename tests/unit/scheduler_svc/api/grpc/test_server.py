@@ -13,11 +13,10 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
-from scheduler_svc.api.grpc.server import ApiServer
-from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.api.listening import Listening
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.generation import IntegrityCheck, WorkerState
-from tests.support.service.api_service import SETTINGS, Service, collect, rest, running, text_request
+from tests.support.service.api_service import Service, api_server, collect, rest, running, text_request
 from tests.support.service.fakes import MEMORY, FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -287,8 +286,7 @@ async def test_streams_that_outlive_the_grace_are_cancelled_and_closed(caplog: p
 
 async def test_port_that_is_taken_is_refused() -> None:
     async with running(FakeGenerator()) as service:
-        generator = FakeGenerator()
-        second = ApiServer(generator, TextGenerator(generator), SETTINGS, port=service.server.port)
+        second = api_server(FakeGenerator(), listening=Listening(port=service.server.port))
         with pytest.raises(OSError, match="Address already in use"):
             second.bind()
         await second.stop(grace_s=0)
@@ -296,5 +294,4 @@ async def test_port_that_is_taken_is_refused() -> None:
 
 
 def test_default_address_is_this_machine_only() -> None:
-    generator = FakeGenerator()
-    assert ApiServer(generator, TextGenerator(generator), SETTINGS).address == "127.0.0.1:50051"
+    assert Listening().host == "127.0.0.1"

@@ -1,5 +1,6 @@
 """Every bad input gets an error of OpenAI's form that names the field, and nothing of it reaches the generator."""
 
+import gzip
 import json
 from dataclasses import dataclass
 
@@ -299,6 +300,21 @@ async def test_body_that_is_too_large_is_refused(has_length: bool) -> None:
         assert response.status_code == 413
         assert str(MAX_BODY_BYTES) in error_of(response)["message"]
         await service.answer(COMPLETIONS, prompt="hello")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x" * 1000])
+async def test_a_body_that_is_packed_is_not_unpacked(coding: str) -> None:
+    packed = gzip.compress(b'{"prompt": "' + b"a" * 1000 + b'"}')
+    generator = FakeGenerator()
+    async with http_app(generator) as service:
+        headers = {"content-type": "application/json", "content-encoding": coding}
+        response = await service.http.post(COMPLETIONS, content=packed, headers=headers)
+        assert response.status_code == 415
+        assert error_of(response)["message"].startswith(f"content-encoding: got '{coding[:50]}")
+        headers["content-encoding"] = "identity"
+        plain = await service.http.post(COMPLETIONS, content=b'{"prompt": "hello"}', headers=headers)
+        assert plain.status_code == 200
+    assert len(generator.submitted) == 1
 
 
 @pytest.mark.parametrize(

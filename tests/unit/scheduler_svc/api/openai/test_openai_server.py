@@ -14,13 +14,12 @@ from qllm.settings import SettingRefused
 from scheduler_svc import __version__
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.server import OpenAiServer
-from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.generation import WorkerState
 from scheduler_svc.service import Service
 from scheduler_svc.settings import Config
 from tests.support.service.fakes import FakeGenerator, served_model
 from tests.support.service.live_service import ROOT, free_port
-from tests.support.service.openai_service import COMPLETIONS, error_of, events_of, http_app, running_http
+from tests.support.service.openai_service import COMPLETIONS, error_of, events_of, http_app, openai_server, running_http
 
 
 async def test_health_is_ok_only_while_the_worker_is_ready() -> None:
@@ -146,7 +145,7 @@ async def test_body_that_does_not_come_is_refused_in_time() -> None:
         sent.append(message)
 
     async with asyncio.timeout(300):
-        await app({"type": "http"}, receive, send)  # type: ignore[arg-type]
+        await app({"type": "http", "headers": []}, receive, send)  # type: ignore[arg-type]
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator]
 
@@ -155,7 +154,7 @@ def test_port_that_is_taken_is_refused() -> None:
     generator = FakeGenerator()
 
     def server(port: int) -> OpenAiServer:
-        return OpenAiServer(generator, TextGenerator(generator), "127.0.0.1", port, 0)
+        return openai_server(generator, port=port)
 
     first = server(0)
     first.bind()
@@ -169,7 +168,7 @@ def test_port_that_is_taken_is_refused() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 async def test_server_listens_where_it_is_told(host: str) -> None:
     generator = FakeGenerator()
-    server = OpenAiServer(generator, TextGenerator(generator), host, 0, 0)
+    server = openai_server(generator, host)
     try:
         server.bind()
     except OSError as error:
@@ -214,7 +213,7 @@ def test_service_refuses_to_start_on_a_port_that_is_taken() -> None:
     port = free_port()
     command = [sys.executable, "-m", "scheduler_svc", "--control-endpoint", "ipc:///nowhere", "--http-port", str(port)]
     generator = FakeGenerator()
-    first = OpenAiServer(generator, TextGenerator(generator), "127.0.0.1", port, 0)
+    first = openai_server(generator, port=port)
     first.bind()
     try:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}

@@ -280,3 +280,10 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
             assert (head.status_code, head.content) == (got.status_code, b"")
             assert head.headers["content-length"] == got.headers["content-length"]
         assert (await service.http.head(COMPLETIONS)).status_code == 405
+
+
+async def test_headers_without_end_are_refused_before_they_fill_the_memory() -> None:
+    async with running_http(FakeGenerator()) as service, connection(service) as (reader, writer):
+        writer.write(b"GET /version HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * 20_000)
+        answer = parsed(await until_closed(reader))
+        assert (answer.status, answer.message.partition(",")[0]) == (400, "what came is no HTTP/1.1")

@@ -9,6 +9,7 @@ import openai
 import pytest
 from starlette.routing import Route
 
+from scheduler_svc.api.backend import Backend
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.connections.key_check import rule_of
 from scheduler_svc.api.text_generation import TextGenerator
@@ -35,7 +36,7 @@ def routes() -> list[tuple[str, str]]:
     """Returns the method and a path of every route of the application."""
     generator = FakeGenerator()
     texts = TextGenerator(generator)
-    app = make_app(generator, texts, 15)
+    app = make_app(Backend(generator, texts), 15)
     texts.close()
     found = [(method, route) for route in app.routes if isinstance(route, Route) for method in route.methods or ()]
     return [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for method, route in found]

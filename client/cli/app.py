@@ -1,0 +1,42 @@
+"""The `qllm-client` command. Exit codes: 0 done, 1 the service said no, 2 wrong usage, 130 interrupted."""
+
+import typer
+
+from client.bench.cli import app as bench_app
+from client.cli.access_options import with_access
+from client.cli.batch import app as batch_app
+from client.cli.drain import drain
+from client.cli.generate import EXAMPLES, generate
+from client.cli.handover import handover
+from client.cli.health import health
+from client.cli.session import Address, address_default, is_on_command_line
+from client.cli.stats import stats
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(no_args_is_help=True, epilog="Start one with: make serve, or qllm-scheduler --model DIR --spawn-worker")
+@with_access
+def main(context: typer.Context, address: Address = address_default) -> None:
+    """Talks to a QLLM service.
+
+    It is at --address, which may stand before or after the command's name, or where the environment's
+    QLLM_ADDRESS says, or at 127.0.0.1:50051.
+    """
+    if context.invoked_subcommand == "bench" and is_on_command_line(context, "address"):
+        raise typer.BadParameter(
+            "bench measures the server that its own --grpc or --http names", param_hint="--address"
+        )
+
+
+app.command(epilog=EXAMPLES)(with_access(generate))
+app.command()(with_access(health))
+app.command()(with_access(stats))
+app.command()(with_access(drain))
+app.command()(with_access(handover))
+app.add_typer(batch_app, name="batch")
+app.add_typer(bench_app, name="bench")
