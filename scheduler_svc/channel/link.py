@@ -261,6 +261,7 @@ class WorkerLink:
             self._dropped.add("epoch", f"hello of epoch {epoch:016x}, which is over")
         elif incumbent := self._incumbent(identity):
             self._waiting.add(identity, epoch, f"the worker of pid {incumbent.pid} serves here", hello.pid)
+            self._listener.worker_waits(hello.pid)
         else:
             self._welcome(identity, epoch, hello)
 

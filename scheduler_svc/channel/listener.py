@@ -28,6 +28,9 @@ class LinkListener(Protocol):
     def worker_lost(self, reason: str) -> None:
         """The worker is gone, and what it knew with it."""
 
+    def worker_waits(self, pid: int) -> None:
+        """A worker that another one keeps from serving says that it is there; it says so again every ten seconds."""
+
     def worker_hung(self, reason: str) -> None:
         """The worker makes no progress; it may recover."""
 

@@ -320,6 +320,9 @@ class Engine:
         if self._live:
             _log.warning("requests_wait num=%d reason=%r", len(self._live), reason)
 
+    def worker_waits(self, pid: int) -> None:
+        """Changes nothing here."""
+
     def worker_hung(self, reason: str) -> None:
         """Lets the requests wait: the worker may recover, or another take its place."""
         self._absence.begins(f"the worker makes no progress: {reason}")

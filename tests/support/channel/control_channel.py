@@ -63,6 +63,9 @@ class RecordingListener:
     def worker_lost(self, reason: str) -> None:
         self._note("lost", reason)
 
+    def worker_waits(self, pid: int) -> None:
+        self._note("waits", pid)
+
     def worker_hung(self, reason: str) -> None:
         self._note("hung", reason)
 

@@ -115,6 +115,7 @@ async def test_newcomer_is_told_to_wait_while_the_worker_is_there_and_heard_when
         assert "pid" in refused.reason
         assert refused.retry_after_ms >= 1000
         assert not refused.final
+        assert len(listener.of("waits")) == 1
         assert link.epoch == 7
         peer.socket.close()
         await listener.wait_for("lost")
@@ -138,7 +139,7 @@ async def test_a_worker_that_waits_is_handed_the_place_and_the_one_before_it_end
         await newcomer.receive("refused")
         newcomer.say_hello(9)
         await listener.wait_for("joined", 2)
-    assert [event[0] for event in listener.events[:3]] == ["joined", "lost", "joined"]
+    assert [event[0] for event in listener.events[:4]] == ["joined", "waits", "lost", "joined"]
     assert not link.hand_over()
 
 
