@@ -168,9 +168,9 @@ class Service:
         if self._team is not None:
             self._team.worker_waits(pid)
 
-    def worker_lost(self, reason: str) -> None:
+    def worker_lost(self, reason: str, *, died: bool) -> None:
         """The worker is gone."""
-        self._engine.worker_lost(reason)
+        self._engine.worker_lost(reason, died=died)
         if self._team is not None:
             self._team.worker_lost()
 

@@ -18,7 +18,7 @@ from scheduler_svc.security.exposure import ExposureRefused, require_loopback, r
 from scheduler_svc.security.key_entries import KeysRefused
 from scheduler_svc.security.key_file import KeyFile
 from scheduler_svc.security.tls import TlsFiles, TlsRefused
-from scheduler_svc.serving.engine import EngineSettings
+from scheduler_svc.serving.engine_settings import EngineSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the
 # port that the scheme implies.
@@ -162,9 +162,9 @@ class Config:
     hang_timeout_s: Annotated[
         float,
         Setting(0.2, 3600, panel=ADVANCED),
-        "Sets after how many seconds without any progress a worker counts as hung and is replaced. One of --spawn-worker "
-        "that loads its model, or stands by, is replaced once it did nothing at all for six times as long, and for "
-        "30 s at least: it neither computed nor read.",
+        "Sets after how many seconds without any progress a worker counts as hung and is replaced. One that "
+        "--spawn-worker started, and that loads its model or stands by, is replaced once it did nothing at all for six "
+        "times as long, 30 s at least: it neither computed nor read.",
     ] = 10.0
     curve_secret_key: Annotated[
         Path | None,

@@ -73,6 +73,8 @@ class Dispatcher:
 
     def advance(self, batch: Batch, now_s: float) -> bool:
         """Sends one step of the batch with companions that stand where it does; returns False if the window is full."""
+        if not self.window.takes(batch):
+            return False
         window_s = self._policy_window_s(batch)
         reach = self._reach(batch, window_s, now_s)
         if reach is None:

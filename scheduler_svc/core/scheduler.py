@@ -134,11 +134,13 @@ class Scheduler:
         """The batches under way."""
         return tuple(self.work.batches)
 
-    @property
-    def running(self) -> tuple[Sequence, ...]:
-        """The sequences of the step that the worker runs now, as far as its answers tell."""
-        head = self.window.head
-        return tuple(member.sequence for batch in head.batches for member in batch.members) if head else ()
+    def worker_died(self) -> bool:
+        """Notes whom the worker was running when it died, as far as its answers tell; returns whether it ran any."""
+        head, was_alone = self.window.head, len(self.window.sequences) == 1
+        for batch in head.batches if head else ():
+            for member in batch.members:
+                member.sequence.note_death(was_alone=was_alone)
+        return head is not None
 
     @property
     def running_unit_s(self) -> float | None:

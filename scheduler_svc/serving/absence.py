@@ -31,6 +31,12 @@ class Absence:
         if self._timer is None and not self.is_over:
             self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._end_waiting)
 
+    def is_enough(self) -> None:
+        """Takes in that there is nothing to wait for any more."""
+        self.close()
+        self.is_over = True
+        self._give_up(str(self.reason))
+
     def ends(self) -> None:
         """Takes in that a worker serves."""
         self.close()

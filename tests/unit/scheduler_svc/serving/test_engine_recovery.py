@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import TokenStream, WorkerState
+from scheduler_svc.serving.succession import MOST_IN_VAIN
 from tests.support.service.engine_bench import EngineBench
 from tests.support.service.fakes import served_model
 
@@ -195,6 +196,62 @@ async def test_a_request_that_gets_on_between_two_deaths_is_not_blamed_for_them(
         bench.work(8)
     bench.work()
     assert await read(stream) == whole(100)
+
+
+async def test_a_worker_that_hands_over_died_of_nobody() -> None:
+    bench = EngineBench()
+    stream = bench.submit("a", 9)
+    for _ in range(5):
+        bench.hand_over()
+    bench.work()
+    assert await read(stream) == whole(9)
+
+
+async def test_while_a_suspect_is_on_its_way_nothing_else_is() -> None:
+    bench = EngineBench()
+    bench.lose()
+    streams = [bench.submit(name, 6) for name in ("a", "b", "c")] + [bench.submit("d", 6, BE)]
+    bench.join()
+    kill_while(bench, 2)
+    seen: set[int] = set()
+    while bench.steps:
+        for suspect in {1, 2, 3} - seen:
+            if suspect in bench.running():
+                assert bench.in_flight() == {suspect}
+        before = set(bench.running())
+        bench.answer()
+        seen |= before  # with an answer it is past the token at which the worker died
+    assert [await read(stream) for stream in streams] == [whole(6)] * 4
+
+
+async def test_a_request_is_not_blamed_for_what_the_step_behind_it_did() -> None:
+    bench = EngineBench()
+    streams = [bench.submit("a", 6), bench.submit("b", 6, BE)]
+    for _ in range(4):
+        while bench.in_flight() != {1, 2}:
+            if not bench.steps:
+                break
+            bench.answer()
+        bench.lose()
+        bench.join()
+    bench.work()
+    assert [await read(stream) for stream in streams] == [whole(6)] * 2
+
+
+async def test_where_workers_die_whatever_they_run_all_requests_end_and_are_told_when_to_come_back() -> None:
+    bench = EngineBench()
+    streams = [bench.submit(str(number), 5) for number in range(20)]
+    for _ in range(MOST_IN_VAIN):
+        assert bench.steps
+        bench.lose()
+        bench.join()
+    assert bench.engine.loads().latency_sensitive.num_finished == 0
+    for stream in streams:
+        with pytest.raises((WorkerUnavailable, BatchFailed)):
+            await read(stream)
+    again = bench.submit("again", 3)
+    bench.work()
+    assert await read(again) == whole(3)
 
 
 # ---- how long it may be without progress
