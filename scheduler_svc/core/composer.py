@@ -4,8 +4,8 @@ import math
 from heapq import nlargest
 
 from scheduler_svc.core.cache.memory import Memory
-from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.prediction.outlook import Outlook
 from scheduler_svc.core.room import Room, Seeker
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue

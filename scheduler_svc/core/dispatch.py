@@ -12,9 +12,9 @@ from functools import partial
 from itertools import count
 
 from scheduler_svc.core.accounts import Accounts
-from scheduler_svc.core.outlook import Moment
-from scheduler_svc.core.planner import Reach
 from scheduler_svc.core.policies import Policy
+from scheduler_svc.core.prediction.outlook import Moment
+from scheduler_svc.core.prediction.planner import Reach
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.commands import Advance, Command, Preempt
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt

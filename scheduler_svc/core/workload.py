@@ -4,10 +4,10 @@ Answers questions and decides nothing. Sequences and batches change in `iteratio
 learned and owed in `accounts`.
 """
 
-from scheduler_svc.core.cost_model import CostModel
-from scheduler_svc.core.outlook import Moment, Outlook
-from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Ahead, Limits
+from scheduler_svc.core.prediction.cost_model import CostModel
+from scheduler_svc.core.prediction.outlook import Moment, Outlook
+from scheduler_svc.core.prediction.planner import StepPlanner
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import PreemptAt

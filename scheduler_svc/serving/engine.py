@@ -11,7 +11,6 @@ from collections import abc
 from collections.abc import Callable
 from itertools import count
 
-from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.forecast import Forecast
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.scheduler import Scheduler
@@ -159,7 +158,7 @@ class Engine:
         """Predicts after how long a further best-effort request would be begun; None while no worker serves."""
         if self._driver.core is None or self._state is not WorkerState.READY:
             return None
-        return best_effort_wait_s(self._driver.core.work)
+        return self._driver.core.wait_s(RequestClass.BEST_EFFORT)
 
     async def check_integrity(self) -> IntegrityCheck:
         """Checks the books of memory on both sides."""

@@ -11,11 +11,11 @@ from collections import abc
 from functools import cached_property
 from typing import NamedTuple
 
-from scheduler_svc.core import promise
-from scheduler_svc.core.chunk import largest, most_that_fit
-from scheduler_svc.core.cost_model import CostModel
-from scheduler_svc.core.planner import StepPlanner
-from scheduler_svc.core.promise import Awaited
+from scheduler_svc.core.prediction import promise
+from scheduler_svc.core.prediction.chunk import largest, most_that_fit
+from scheduler_svc.core.prediction.cost_model import CostModel
+from scheduler_svc.core.prediction.planner import StepPlanner
+from scheduler_svc.core.prediction.promise import Awaited
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, Queues
 from scheduler_svc.core.state.sequence import RequestClass, Sequence
