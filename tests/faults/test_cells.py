@@ -32,6 +32,7 @@ ONCE_WORKERS_ARE_REPLACED_UNNOTICED = (
     "worker-kill@decode",
     "worker-kill@offloaded",
     "worker-hang@decode",
+    "worker-stuck@decode",
 )
 
 
