@@ -21,10 +21,11 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from scheduler_svc.process.activity import Standstill, counts_of
 from scheduler_svc.process.ancestry import is_or_descends_from
+from scheduler_svc.process.group import ended_with_its_group, kill_group
 from scheduler_svc.process.rarely import Rarely
 
 _log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class WorkerSupervisor:
         try:
             if self._closed.is_set():  # closed while it was being started
                 self._kill()
-            with _ended_with_its_group(process.pid):
+            with ended_with_its_group(process.pid):
                 await self._forward(process)
                 return await process.wait()
         finally:
@@ -257,41 +258,13 @@ class WorkerSupervisor:
     def _kill(self) -> None:
         """Ends it, and all that it has started in its group."""
         if self._process is not None and self._process.returncode is None:
-            _kill_group(self._process.pid)
+            kill_group(self._process.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             # Its own send_signal would reap one that has ended, and asyncio lose its exit code.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
-
-
-@contextlib.contextmanager
-def _ended_with_its_group(pid: int) -> Iterator[None]:
-    """Has what a process has started in its group end with it, which would keep open the pipe that tells of its end."""
-    loop = asyncio.get_running_loop()
-    try:
-        descriptor = os.pidfd_open(pid)  # readable once the process has ended
-    except OSError:  # it has already
-        _kill_group(pid)
-        yield
-        return
-
-    def end() -> None:
-        loop.remove_reader(descriptor)
-        _kill_group(pid)
-
-    loop.add_reader(descriptor, end)
-    try:
-        yield
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def check_worker(control_endpoint: str, model: str, options: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
