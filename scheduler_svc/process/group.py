@@ -13,8 +13,11 @@ def ended_with_its_group(pid: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     try:
         descriptor = os.pidfd_open(pid)  # readable once the process has ended
-    except OSError:  # it has already
+    except ProcessLookupError:  # it has already
         kill_group(pid)
+        yield
+        return
+    except OSError:  # no descriptor is left: then its end is noticed once the pipe is closed
         yield
         return
 

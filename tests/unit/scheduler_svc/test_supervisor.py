@@ -245,6 +245,18 @@ async def test_worker_is_started_again_once_the_system_has_room(
     ]
 
 
+async def test_a_worker_for_which_no_further_descriptor_is_left_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    worker = supervise(SLEEP, stop_grace_s=0.1)
+    async with running(worker):
+        first = worker.pid
+        await asyncio.sleep(0.2)
+        assert worker.pid == first is not None
+
+
 async def test_worker_that_finds_no_room_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asyncio.Event()
 
