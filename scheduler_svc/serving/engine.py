@@ -236,7 +236,7 @@ class Engine:
         self._absence.begins(f"the worker is gone: {reason}")
         self._change_state(WorkerState.ABSENT)
         if self._succession.is_in_vain:
-            self._absence.is_enough()
+            self._absence.is_enough(f"worker after worker dies before it has answered anything: {reason}")
         elif self._live:
             _log.warning("requests_wait num=%d reason=%r", len(self._live), reason)
 
