@@ -91,6 +91,11 @@ class WorkerLink:
         return self._epoch
 
     @property
+    def num_waiting(self) -> int:
+        """How many workers are there and wait for the place of the one that serves."""
+        return self._waiting.num_there()
+
+    @property
     def dropped_frames(self) -> Mapping[str, int]:
         """Frames dropped since the start, by reason: shape, unparsable, stranger, epoch, version, invalid, unasked."""
         return self._dropped.counts
@@ -166,7 +171,7 @@ class WorkerLink:
 
         The listener hears of a loss, and then that a worker joined.
         """
-        if self._worker is None or not self._waiting:
+        if self._worker is None or not self.num_waiting:
             return False
         self._send([codec.encode_shutdown(self._epoch)])
         self._lose("it hands over to a worker that waits", died=False)
