@@ -141,7 +141,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ClassLoad:
-    """Load of one class; fields as in admin.proto."""
+    """Load of one class; fields as in admin.proto. What is predicted is None while it is not known."""
 
     queued_prefill: int
     queued_decode: int
@@ -157,6 +157,7 @@ class ClassLoad:
     num_paced_in_time: int
     num_judged: int
     num_attained: int
+    predicted_wait_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,16 @@ class Service:
         """How long the worker may go without progress."""
         return self._engine.patience_s()
 
-    def worker_lost(self, reason: str) -> None:
+    def worker_waits(self, pid: int) -> None:
+        """A worker stands by."""
+        if self._team is not None:
+            self._team.worker_waits(pid)
+
+    def worker_lost(self, reason: str, *, died: bool) -> None:
         """The worker is gone."""
-        self._engine.worker_lost(reason)
+        self._engine.worker_lost(reason, died=died)
+        if self._team is not None:
+            self._team.worker_lost()
 
     def worker_hung(self, reason: str) -> None:
         """The worker makes no progress; one of our own is replaced."""
@@ -220,7 +227,8 @@ class Service:
         config, model = self._config, self._config.model
         if not config.spawn_worker or model is None:
             return None
-        return WorkerTeam(lambda: WorkerSupervisor(endpoint, model, config.spawned_worker_options), config.standby)
+        options, standstill_s = config.spawned_worker_options, config.standstill_s
+        return WorkerTeam(lambda: WorkerSupervisor(endpoint, model, options, standstill_s=standstill_s), config.standby)
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self._link.send(commands)

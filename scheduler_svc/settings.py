@@ -18,10 +18,12 @@ from scheduler_svc.security.exposure import ExposureRefused, require_loopback, r
 from scheduler_svc.security.key_entries import KeysRefused
 from scheduler_svc.security.key_file import KeyFile
 from scheduler_svc.security.tls import TlsFiles, TlsRefused
-from scheduler_svc.serving.engine import EngineSettings
+from scheduler_svc.serving.engine_settings import EngineSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the
 # port that the scheme implies.
+# How long a worker that does not serve may do nothing, in --hang-timeout-s: a slow disk may take long for one piece.
+_STANDSTILL, _LEAST_STANDSTILL_S = 6, 30.0
 _ORIGIN = re.compile(
     r"\*|(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
 )
@@ -161,7 +163,9 @@ class Config:
     hang_timeout_s: Annotated[
         float,
         Setting(0.2, 3600, panel=ADVANCED),
-        "Sets after how many seconds without any progress a worker counts as hung and is replaced.",
+        "Sets after how many seconds without any progress a worker counts as hung and is replaced. One that "
+        "--spawn-worker started, and that loads its model or stands by, is replaced once it did nothing at all for six "
+        "times as long, 30 s at least: it neither computed nor read.",
     ] = 10.0
     curve_secret_key: Annotated[
         Path | None,
@@ -214,6 +218,11 @@ class Config:
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+    @property
+    def standstill_s(self) -> float:
+        """For how long a worker that does not serve may do nothing at all."""
+        return max(_LEAST_STANDSTILL_S, _STANDSTILL * self.hang_timeout_s)
 
     @property
     def spawned_worker_options(self) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
     start --first Hello--> serving --exit--> wait (0.5 s, 1 s, ... 10 s) --> start ...
       │                                                   └── no descriptors, processes or memory left: again in 1 s
-      └── exit code 2 or 3 before the first Hello of all: the worker refuses what it was told, so the service gives up
+      ├── exit code 2 or 3 before the first Hello of all: the worker refuses what it was told, so the service gives up
+      └── nothing done for `standstill_s` while it does not serve: ended, as by an exit
 
-Knows nothing of what the worker does: its owner tells it when a worker joined or hung, from the link's events. The
-worker gets a process group of its own, so that Ctrl-C reaches it through its supervisor only, and `--parent-pid`, so
-that it dies with it. What a worker would be told can be checked without starting one.
+Knows nothing of what the worker does: its owner tells it when a worker joined, waits, was lost or hung, from the link's
+events. While it serves, whether it gets on is the link's to say; before and after that, this one looks whether its
+process does anything at all. The worker gets a process group of its own, so that Ctrl-C reaches it through its
+supervisor only, and `--parent-pid`, so that it dies with it. What a worker would be told can be checked without
+starting one.
 """
 
 import asyncio
@@ -20,7 +23,9 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
+from scheduler_svc.process.activity import Standstill, counts_of
 from scheduler_svc.process.ancestry import is_or_descends_from
+from scheduler_svc.process.group import ended_with_its_group, kill_group
 from scheduler_svc.process.rarely import Rarely
 
 _log = logging.getLogger(__name__)
@@ -33,6 +38,7 @@ _MAX_BACKOFF_S = 10.0
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _SHORTAGE_PAUSE_S = 1.0
 _MAX_FAILED_STARTS = 5
+_LOOKS = 20  # so often within `standstill_s` it is looked whether a worker does anything
 _DTYPES = ("float32", "bfloat16", "float16")  # what a worker's --dtype may name besides auto
 _REFUSAL = "qllm-worker: "  # begins the one line in which a worker says why it refuses what it was told
 _LONGEST_LINE_BYTES = 1 << 16
@@ -61,6 +67,7 @@ class WorkerSupervisor:
         options: Further options of the worker, as on its command line.
         command: The program that runs the worker.
         stop_grace_s: Seconds that the worker has to end in good order, and again after SIGTERM.
+        standstill_s: Seconds for which a worker that does not serve may do nothing at all.
     """
 
     def __init__(
@@ -71,13 +78,17 @@ class WorkerSupervisor:
         *,
         command: Sequence[str] = _WORKER,
         stop_grace_s: float = 3.0,
+        standstill_s: float = 60.0,
     ) -> None:
         self._arguments = [*command, *_told(control_endpoint, model, options), "--parent-pid", str(os.getpid())]
         self._settled: tuple[str, ...] = ()
         self._stop_grace_s = stop_grace_s
+        self._standstill_s = standstill_s
+        self._standstill = Standstill()
         self._process: Process | None = None
         self._ever_joined = False
         self._joined = False
+        self._serves = False
         self._closed = asyncio.Event()
         self._refusal = ""
         self._last_line = ""
@@ -118,8 +129,17 @@ class WorkerSupervisor:
             self._kill()
 
     def worker_joined(self) -> None:
-        """Notes that the worker said Hello."""
-        self._joined = self._ever_joined = True
+        """Notes that the worker serves: whoever told so watches it from now on."""
+        self._joined = self._ever_joined = self._serves = True
+
+    def worker_waits(self) -> None:
+        """Notes that the worker says that it stands by."""
+        self._standstill.ends()
+
+    def worker_lost(self) -> None:
+        """Notes that the worker serves no more, if it did."""
+        self._serves = False
+        self._standstill.ends()
 
     def worker_hung(self) -> None:
         """Ends a worker that makes no progress; another is started."""
@@ -137,21 +157,37 @@ class WorkerSupervisor:
             self._kill()
 
     async def _run_once(self) -> int:
-        self._joined = False
+        self._joined = self._serves = False
         self._refusal = self._last_line = ""
         process = await self._start()
         if process is None:
             return 0
         self._process = process
         _log.info("worker_started pid=%d", process.pid)
+        watching = asyncio.create_task(self._watch(process), name="worker-watch")
         try:
             if self._closed.is_set():  # closed while it was being started
                 self._kill()
-            await self._forward(process)
-            return await process.wait()
+            with ended_with_its_group(process.pid):
+                await self._forward(process)
+                return await process.wait()
         finally:
             self._kill()
             self._process = None
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch(self, process: Process) -> None:
+        """Ends a worker that does not serve and does nothing: it was stopped, or hangs while it loads its model."""
+        self._standstill.ends()
+        while True:
+            await asyncio.sleep(self._standstill_s / _LOOKS)
+            if self._serves:
+                self._standstill.ends()
+            elif self._standstill.look(counts_of(process.pid)) >= _LOOKS and process.returncode is None:
+                _log.error("worker_killed pid=%d reason='it did nothing for %g s'", process.pid, self._standstill_s)
+                self._kill()
 
     async def _start(self) -> Process | None:
         """Starts the worker as soon as the system has room for it; returns None if that is not before `close`."""
@@ -222,7 +258,9 @@ class WorkerSupervisor:
         return True
 
     def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        """Ends it, and all that it has started in its group."""
+        if self._process is not None and self._process.returncode is None:
+            kill_group(self._process.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

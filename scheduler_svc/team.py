@@ -52,6 +52,17 @@ class WorkerTeam:
             supervisor.keep_dtype(dtype)
         self._served.set()
 
+    def worker_waits(self, pid: int) -> None:
+        """Notes that the worker of this process stands by."""
+        for supervisor in self._supervisors:
+            if supervisor.owns(pid):
+                supervisor.worker_waits()
+
+    def worker_lost(self) -> None:
+        """Notes that none of them serves."""
+        for supervisor in self._supervisors:
+            supervisor.worker_lost()
+
     def worker_hung(self, pid: int) -> None:
         """Ends the worker of this process, if it is one of ours."""
         for supervisor in self._supervisors:

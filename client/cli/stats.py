@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.message import Message
+from qllm.v1 import admin_pb2
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -134,8 +135,13 @@ def _class_table(loads: Loads) -> Table:
     table = Table("", "latency-sensitive", "best-effort", title="Classes")
     for name in _CLASS_ROWS:
         table.add_row(name, shown(getattr(loads.latency_sensitive, name)), shown(getattr(loads.best_effort, name)))
+    table.add_row("predicted_wait_ms", *(_predicted_wait(one) for one in (loads.latency_sensitive, loads.best_effort)))
     table.add_row("busy_s", f"{loads.latency_sensitive.busy_ns / 1e9:.1f}", f"{loads.best_effort.busy_ns / 1e9:.1f}")
     return table
+
+
+def _predicted_wait(load: admin_pb2.ClassLoad) -> str:
+    return shown(load.predicted_wait_ms) if load.HasField("predicted_wait_ms") else "not known"
 
 
 def _promise_table(loads: Loads) -> Table:
@@ -161,7 +167,7 @@ def _counter_table(loads: Loads) -> Table:
 def _as_dict(message: Message) -> dict[str, Any]:
     """Returns all fields by name, with numbers as numbers (protobuf's own JSON makes strings of 64-bit ones).
 
-    A message that is absent is None.
+    What is absent is None.
     """
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
@@ -173,5 +179,6 @@ def _as_dict(message: Message) -> dict[str, Any]:
         elif field.enum_type is not None:
             fields[field.name] = field.enum_type.values_by_number[value].name
         else:
-            fields[field.name] = value
+            is_absent = field.has_presence and not message.HasField(field.name)
+            fields[field.name] = None if is_absent else value
     return fields

@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from qllm.protocol import PROTOCOL_VERSION
 from qllm.v1 import control_pb2
@@ -37,6 +37,11 @@ _log = logging.getLogger(__name__)
 
 _PROBE_DELAYS_S = (0.0, 0.01, 0.05, 0.2)
 _MAX_ENDED_EPOCHS = 64
+
+
+class _Loss(NamedTuple):
+    reason: str
+    died: bool
 
 
 class WorkerLink:
@@ -68,7 +73,7 @@ class WorkerLink:
         self._epoch = 0
         self._ended_epochs: deque[int] = deque(maxlen=_MAX_ENDED_EPOCHS)
         self._is_ending = False
-        self._unreported_loss: str | None = None
+        self._unreported_loss: _Loss | None = None
         self._dropped = DroppedFrames()
         self._watch_task: asyncio.Task[None] | None = None
         self._probe_timers: list[asyncio.TimerHandle] = []
@@ -84,6 +89,11 @@ class WorkerLink:
     def epoch(self) -> int:
         """The connected or last worker's epoch; 0 if none ever joined."""
         return self._epoch
+
+    @property
+    def num_waiting(self) -> int:
+        """How many workers are there and wait for the place of the one that serves."""
+        return self._waiting.num_there()
 
     @property
     def dropped_frames(self) -> Mapping[str, int]:
@@ -161,10 +171,10 @@ class WorkerLink:
 
         The listener hears of a loss, and then that a worker joined.
         """
-        if self._worker is None or not self._waiting:
+        if self._worker is None or not self.num_waiting:
             return False
         self._send([codec.encode_shutdown(self._epoch)])
-        self._lose("it hands over to a worker that waits")
+        self._lose("it hands over to a worker that waits", died=False)
         self._report_loss()
         return True
 
@@ -261,6 +271,7 @@ class WorkerLink:
             self._dropped.add("epoch", f"hello of epoch {epoch:016x}, which is over")
         elif incumbent := self._incumbent(identity):
             self._waiting.add(identity, epoch, f"the worker of pid {incumbent.pid} serves here", hello.pid)
+            self._listener.worker_waits(hello.pid)
         else:
             self._welcome(identity, epoch, hello)
 
@@ -351,18 +362,18 @@ class WorkerLink:
         else:
             self._router.check_readable()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, died: bool = True) -> None:
         if self._worker is None:
             return
         self._worker = None
         self._ended_epochs.append(self._epoch)
-        self._unreported_loss = reason
+        self._unreported_loss = _Loss(reason, died)
         level = logging.INFO if self._is_ending else logging.ERROR
         _log.log(level, "worker_lost epoch=%016x reason=%r", self._epoch, reason)
 
     def _report_loss(self) -> None:
         if self._unreported_loss is not None:
-            reason, self._unreported_loss = self._unreported_loss, None
-            self._listener.worker_lost(reason)
+            loss, self._unreported_loss = self._unreported_loss, None
+            self._listener.worker_lost(loss.reason, died=loss.died)
             if not self._is_ending:
                 self._waiting.invite()

@@ -25,8 +25,11 @@ class LinkListener(Protocol):
     def patience_s(self) -> float | None:
         """Returns how long the worker may go without progress in the step that it runs; None if nothing is known."""
 
-    def worker_lost(self, reason: str) -> None:
-        """The worker is gone, and what it knew with it."""
+    def worker_lost(self, reason: str, *, died: bool) -> None:
+        """The worker is gone, and what it knew with it; unless it `died` it went in good order."""
+
+    def worker_waits(self, pid: int) -> None:
+        """A worker that another one keeps from serving says that it is there; it says so again every ten seconds."""
 
     def worker_hung(self, reason: str) -> None:
         """The worker makes no progress; it may recover."""

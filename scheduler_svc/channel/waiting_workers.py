@@ -4,7 +4,6 @@ Decides nothing about who serves. A worker that hears nothing asks again by itse
 nothing depends on this memory.
 """
 
-import contextlib
 import logging
 
 from scheduler_svc.channel import codec
@@ -27,9 +26,6 @@ class WaitingWorkers:
         self._router = router
         self._epochs: dict[bytes, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._epochs)
-
     def add(self, identity: bytes, epoch: int, reason: str, pid: int) -> None:
         """Tells a worker to wait; logged once for each of its epochs."""
         if self._epochs.get(identity) != epoch:
@@ -39,13 +35,26 @@ class WaitingWorkers:
             del self._epochs[next(iter(self._epochs))]
         self._tell(identity, epoch, reason, RETRY_AFTER_S)
 
+    def num_there(self) -> int:
+        """Counts those that are still there: the others are forgotten."""
+        reason = "the place is taken"
+        gone = [one for one, epoch in self._epochs.items() if not self._tell(one, epoch, reason, RETRY_AFTER_S)]
+        for identity in gone:
+            del self._epochs[identity]
+        return len(self._epochs)
+
     def invite(self) -> None:
         """Has all of them ask again at once; the first to do so gets the place."""
         waiting, self._epochs = self._epochs, {}
         for identity, epoch in waiting.items():
             self._tell(identity, epoch, "the place may be free", 0.0)
 
-    def _tell(self, identity: bytes, epoch: int, reason: str, retry_after_s: float) -> None:
-        with contextlib.suppress(PeerGone):
+    def _tell(self, identity: bytes, epoch: int, reason: str, retry_after_s: float) -> bool:
+        """Tells one of them; returns False if it is gone."""
+        try:
             self._router.send(identity, [codec.encode_refused(epoch, reason, retry_after_s)])
-        self._router.check_readable()
+        except PeerGone:
+            return False
+        finally:
+            self._router.check_readable()
+        return True

@@ -3,9 +3,9 @@
 Writes down what others decided; decides nothing and sends nothing.
 """
 
-from scheduler_svc.core import promise
 from scheduler_svc.core.counters import Counters
 from scheduler_svc.core.observer import StepObserver
+from scheduler_svc.core.prediction import promise
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import Cursor, Stage
 from scheduler_svc.core.state.results import StepResult

@@ -4,8 +4,8 @@ import math
 from heapq import nlargest
 
 from scheduler_svc.core.cache.memory import Memory
-from scheduler_svc.core.outlook import Outlook
 from scheduler_svc.core.policies import BatchPlan
+from scheduler_svc.core.prediction.outlook import Outlook
 from scheduler_svc.core.room import Room, Seeker
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue
@@ -41,10 +41,10 @@ class Composer:
     def compose_sequel(self, batch: Batch, plan: BatchPlan, outlook: Outlook) -> list[Member]:
         """Makes members of the next iteration of a batch whose tokens are still being sampled, filled up as planned.
 
-        Returns an empty list unless one of the batch's class goes on and the blocks for all of it who do are free. Who
-        rides goes on as far as the iteration is in time.
+        Returns an empty list unless one of the batch's class goes on and the blocks for all of it who do are free, and
+        where a suspect waits, whom no sequel may put off. Who rides goes on as far as the iteration is in time.
         """
-        if not batch.is_resident or batch.is_suspect:
+        if not batch.is_resident or batch.is_suspect or any(self._suspects.waiting_in(plan.sources)):
             return []
         following = self._following(batch, plan)
         own = [each for each in following if each[0].sequence.effective_class is batch.request_class]
@@ -138,9 +138,6 @@ class Composer:
         is_full = False
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             self._room.aside.add(sequence.seq_id)
-            if sequence.is_suspect:  # it would have been taken alone, had there been room for it
-                waiting.append(sequence)
-                continue
             if is_full and sequence.is_offloaded:  # who comes back first is who runs first
                 skipped.append(sequence)
                 continue
@@ -150,10 +147,10 @@ class Composer:
                 waiting.append(sequence)
                 if len(waiting) >= _MOST_PASSED_OVER:
                     break
-            elif self._room.has_room(seeker, num_tokens):
+            elif not sequence.is_suspect and self._room.has_room(seeker, num_tokens):
                 members.append(self._admit(seeker, num_tokens))
                 left -= num_tokens
-            else:
+            else:  # a suspect would have been taken alone, had there been room for it
                 skipped.append(sequence)
                 is_full = True
                 if source.phase is Phase.PREFILL:

@@ -12,9 +12,9 @@ from functools import partial
 from itertools import count
 
 from scheduler_svc.core.accounts import Accounts
-from scheduler_svc.core.outlook import Moment
-from scheduler_svc.core.planner import Reach
 from scheduler_svc.core.policies import Policy
+from scheduler_svc.core.prediction.outlook import Moment
+from scheduler_svc.core.prediction.planner import Reach
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.commands import Advance, Command, Preempt
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt
@@ -73,6 +73,8 @@ class Dispatcher:
 
     def advance(self, batch: Batch, now_s: float) -> bool:
         """Sends one step of the batch with companions that stand where it does; returns False if the window is full."""
+        if not self.window.takes(batch):
+            return False
         window_s = self._policy_window_s(batch)
         reach = self._reach(batch, window_s, now_s)
         if reach is None:

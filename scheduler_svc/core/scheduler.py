@@ -13,16 +13,16 @@ I/O and no clock. Source: arXiv 2503.09304, sections 3 and 4.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from scheduler_svc.core import promise
 from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.cache.load import MemoryLoad, read_load
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
-from scheduler_svc.core.forecast import Forecast, foresee
+from scheduler_svc.core.forecast import Forecast, Forecasts
 from scheduler_svc.core.iterations import Iterations
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
+from scheduler_svc.core.prediction import promise
 from scheduler_svc.core.room import Room
 from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.starvation import StarvationLimits
@@ -85,6 +85,7 @@ class Scheduler:
         self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
         self.window = self._dispatcher.window
+        self._forecasts = Forecasts(self.work, self.memory, self.counters.classes)
 
     # ---- sequences come and go
 
@@ -103,7 +104,14 @@ class Scheduler:
 
     def forecast(self, sequence: Sequence) -> Forecast:
         """Predicts how a sequence would fare that were added now."""
-        return foresee(self.work, self.memory, self.counters.classes[LS], sequence)
+        return self._forecasts.of(sequence)
+
+    def wait_s(self, request_class: RequestClass) -> float:
+        """Predicts after how long a further request of a class would be begun, had it the worker to itself.
+
+        Infinite while that is not known.
+        """
+        return self._forecasts.wait_s(request_class)
 
     def abort(self, seq_id: SeqId, now_s: float) -> Sequence | None:
         """Ends a live sequence at once and gives up its memory; returns it, or None if it is not live."""
@@ -134,11 +142,13 @@ class Scheduler:
         """The batches under way."""
         return tuple(self.work.batches)
 
-    @property
-    def running(self) -> tuple[Sequence, ...]:
-        """The sequences of the step that the worker runs now, as far as its answers tell."""
-        head = self.window.head
-        return tuple(member.sequence for batch in head.batches for member in batch.members) if head else ()
+    def worker_died(self) -> bool:
+        """Notes whom the worker was running when it died, as far as its answers tell; returns whether it ran any."""
+        head, was_alone = self.window.head, len(self.window.sequences) == 1
+        for batch in head.batches if head else ():
+            for member in batch.members:
+                member.sequence.note_death(was_alone=was_alone)
+        return head is not None
 
     @property
     def running_unit_s(self) -> float | None:

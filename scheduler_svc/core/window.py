@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.commands import Advance
+from scheduler_svc.core.state.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,18 @@ class CommandWindow:
     def head(self) -> InFlight | None:
         """The command that runs, or is about to; None while there is none."""
         return self._in_flight[0] if self._in_flight else None
+
+    @property
+    def sequences(self) -> set[Sequence]:
+        """Those of all commands in flight."""
+        return {member.sequence for step in self._in_flight for batch in step.batches for member in batch.members}
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether a step of this batch may be sent beside those in flight: a suspect's is to be in flight alone.
+
+        An answer may be lost together with its worker, so of two steps it would not be known which one it died of.
+        """
+        return not self._in_flight or not (batch.is_suspect or any(b.is_suspect for b in self._in_flight[-1].batches))
 
     @property
     def may_be_preempted(self) -> bool:

@@ -4,15 +4,15 @@ Answers questions and decides nothing. Sequences and batches change in `iteratio
 learned and owed in `accounts`.
 """
 
-from scheduler_svc.core.cost_model import CostModel
-from scheduler_svc.core.outlook import Moment, Outlook
-from scheduler_svc.core.planner import StepPlanner
 from scheduler_svc.core.policies import Ahead, Limits
+from scheduler_svc.core.prediction.cost_model import CostModel
+from scheduler_svc.core.prediction.outlook import Moment, Outlook
+from scheduler_svc.core.prediction.planner import StepPlanner
 from scheduler_svc.core.starvation import StarvationGuard, StarvationLimits
 from scheduler_svc.core.state.batch import Batch, Shape
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import SeqId
-from scheduler_svc.core.state.queues import QueueKey, QueueName, Queues
+from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, QueueKey, QueueName, Queues
 from scheduler_svc.core.state.results import WorkerModel
 from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceState
 from scheduler_svc.core.suspects import Suspects
@@ -149,5 +149,13 @@ class Workload:
 
     def look(self, moment: Moment) -> None:
         """Looks ahead from now on."""
-        chunk_tokens = self.limits.be_chunk_tokens
-        self.outlook = Outlook(self.queues, self.batches, self.cost_model, self.planner, chunk_tokens, moment)
+        may_ride = next(self.suspects.waiting_in((BE_DECODE, BE_PREFILL)), None) is None
+        self.outlook = Outlook(
+            self.queues,
+            self.batches,
+            self.cost_model,
+            self.planner,
+            self.limits.be_chunk_tokens,
+            moment,
+            may_ride=may_ride,
+        )

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from scheduler_svc.generation import ClassLoad, Loads
 from scheduler_svc.metrics.labels import CLASS, PREFIX
-from scheduler_svc.metrics.load_metric import LS, LoadMetric, Samples, by_class, by_label, one
+from scheduler_svc.metrics.load_metric import BE, LS, LoadMetric, Samples, by_class, by_label, one
 from scheduler_svc.metrics.memory_metrics import MEMORY_COUNTERS, MEMORY_GAUGES
 
 
@@ -24,6 +24,11 @@ def _by_target(name: str, help_: str, read: Callable[[ClassLoad], tuple[int, int
     return LoadMetric(name, help_, (CLASS, "target"), samples)
 
 
+def _predicted_waits(loads: Loads) -> Samples:
+    waits_ms = {LS: loads.latency_sensitive.predicted_wait_ms, BE: loads.best_effort.predicted_wait_ms}
+    return {(name,): wait_ms / 1e3 for name, wait_ms in waits_ms.items() if wait_ms is not None}
+
+
 _GAUGES = (
     by_class(
         "num_requests_running",
@@ -34,6 +39,13 @@ _GAUGES = (
         "num_requests_waiting", "Requests that wait for their prompt to be computed.", lambda load: load.queued_prefill
     ),
     by_class("num_requests_offloaded", "Requests whose cache was moved off the device.", lambda load: load.offloaded),
+    LoadMetric(
+        "predicted_wait_seconds",
+        "Predicted time until a further request would be begun, were there none of the other class. Absent while it is "
+        "not known.",
+        (CLASS,),
+        _predicted_waits,
+    ),
     one(
         "kv_cache_usage_perc",
         "Used part of the K/V cache; 1 is all of it.",

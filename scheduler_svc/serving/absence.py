@@ -31,6 +31,12 @@ class Absence:
         if self._timer is None and not self.is_over:
             self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._end_waiting)
 
+    def is_enough(self, reason: str) -> None:
+        """Takes in that waiting for a worker is of no use, for a reason."""
+        self.close()
+        self.reason, self.is_over = reason, True
+        self._give_up(reason)
+
     def ends(self) -> None:
         """Takes in that a worker serves."""
         self.close()

@@ -1,6 +1,6 @@
 """Owns the scheduler core at run time: requests in, commands to the worker, tokens out.
 
-Runs on the event loop as plain callbacks: each event (a request, a result, a timer) ends in one `_pump`, which asks
+Runs on the event loop as plain callbacks: each event (a request, a result) ends in one `pump` of the driver, which asks
 the core what to send. Commands leave before tokens are handed out, so that the worker waits for nobody. Knows no
 socket and no text.
 """
@@ -9,20 +9,13 @@ import asyncio
 import logging
 from collections import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Annotated, TypeVar
 
-from qllm.settings import MEMORY, SCHEDULING, SERVING, Setting
-
-from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.forecast import Forecast
-from scheduler_svc.core.policies import POLICIES, Limits
+from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.scheduler import Scheduler
-from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
-from scheduler_svc.core.starvation import StarvationLimits
+from scheduler_svc.core.sessions import Programs, ToolTimes
 from scheduler_svc.core.state.commands import Command
-from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import CommandId, SeqId
 from scheduler_svc.core.state.results import IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
@@ -30,88 +23,21 @@ from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnava
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.absence import Absence
-from scheduler_svc.serving.admission import ClassLimits
+from scheduler_svc.serving.driver import CoreDriver
+from scheduler_svc.serving.engine_settings import EngineSettings
 from scheduler_svc.serving.fan_out import FanOut
 from scheduler_svc.serving.integrity import Books, IntegrityChecks, read_books
 from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
 from scheduler_svc.serving.loads import loads_without_worker, read_loads
+from scheduler_svc.serving.succession import Succession
 from scheduler_svc.serving.token_stream import BufferedTokenStream
 from scheduler_svc.timeline import Timeline
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-LS = RequestClass.LATENCY_SENSITIVE
-_MOST_DEATHS_ALONE = 2
 # A worker hangs that takes so many times as long for a unit as is predicted, and this long besides: the machine may be
 # busy with other things, and what is done for the first time takes longer.
 _PATIENCE, _LEAST_PATIENCE_S = 20.0, 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How the engine schedules, and how many requests of each class may be live."""
-
-    policy: Annotated[
-        str,
-        Setting(choices=tuple(POLICIES), panel=SCHEDULING),
-        "Chooses what runs next: qllm lets latency-sensitive requests stop best-effort work inside a layer, paper is "
-        "the published algorithm, priority-iteration lets them go first but only between iterations, and fcfs ignores "
-        "the class of a request.",
-    ] = "qllm"
-    preempt_at: Annotated[
-        PreemptAt,
-        Setting(panel=SCHEDULING),
-        "Chooses where running work may be stopped: before any expert, before any layer, or only at the end of an "
-        "iteration. With the policies priority-iteration and fcfs it is always the end of an iteration.",
-    ] = PreemptAt.EXPERT
-    limits: Limits = field(default_factory=Limits)
-    starvation: StarvationLimits = field(default_factory=StarvationLimits)
-    sessions: SessionLimits = field(default_factory=SessionLimits)
-    max_ls_requests: Annotated[
-        int,
-        Setting(1, 1 << 20, panel=MEMORY),
-        "Limits how many latency-sensitive requests may run or wait at a time. Further ones are refused at once.",
-    ] = 1024
-    max_be_requests: Annotated[
-        int,
-        Setting(1, 1 << 20, panel=MEMORY),
-        "Limits how many best-effort requests may run or wait at a time. Further ones are refused at once. One that "
-        "waits takes some 30 KiB of memory, and 8 bytes more for each token of its prompt.",
-    ] = 4096
-    max_ls_tokens: Annotated[
-        int,
-        Setting(0, 1 << 40, panel=MEMORY),
-        "Limits the tokens of all latency-sensitive requests that run or wait: those of their prompts, and as many "
-        "more as they may generate. Further requests are refused at once. With 0 there is no limit.",
-    ] = 1 << 24
-    max_be_tokens: Annotated[
-        int,
-        Setting(0, 1 << 40, panel=MEMORY),
-        "Limits the tokens of all best-effort requests that run or wait: those of their prompts, and as many more as "
-        "they may generate. Further requests are refused at once. With 0 there is no limit.",
-    ] = 1 << 24
-    ls_max_wait_s: Annotated[
-        float,
-        Setting(0, 86_400, panel=MEMORY),
-        "Refuses a latency-sensitive request at once if it is predicted to wait longer than so many seconds before it "
-        "is begun, and says when to come back. With 0 it may wait however long.",
-    ] = 30.0
-    prefix_caching: Annotated[
-        bool,
-        Setting(panel=MEMORY),
-        "Lets requests whose prompts begin with equal tokens share what is cached of them, so that only the rest of "
-        "each prompt is computed. Requests whose cache_salt differs never share. Where a model can't share, the log "
-        "says why.",
-    ] = True
-    worker_wait_s: Annotated[
-        float,
-        Setting(0, 3600, panel=SERVING),
-        "Sets for how many seconds requests wait for a worker when the one that served is gone or makes no progress. "
-        "Those that run go on with the next worker where they were, and new ones begin there. After that time they "
-        "end with UNAVAILABLE (HTTP 503).",
-    ] = 60.0
 
 
 class Engine:
@@ -134,26 +60,18 @@ class Engine:
         tool_times: ToolTimes | None = None,
     ) -> None:
         self._settings = settings
-        self._send = send
-        self._on_fatal = on_fatal
         self._timeline = timeline
         self._sessions = Programs(settings.sessions, tool_times)
         self._loop = asyncio.get_running_loop()
         self._fan_out = FanOut(self._loop.call_soon)
-        self._timer: asyncio.TimerHandle | None = None
-        self._scheduler: Scheduler | None = None
+        self._driver = CoreDriver(send, on_fatal)
         self._model: ServedModel | None = None
         self._state = WorkerState.ABSENT
         self._epoch = 0
         self._seq_ids = count(1)
         self._metrics = Metrics()
-        limits = {
-            RequestClass.LATENCY_SENSITIVE: ClassLimits(
-                settings.max_ls_requests, settings.max_ls_tokens, settings.ls_max_wait_s
-            ),
-            RequestClass.BEST_EFFORT: ClassLimits(settings.max_be_requests, settings.max_be_tokens),
-        }
-        self._live = LiveRequests(limits, self._loop.time, self._metrics, timeline)
+        self._live = LiveRequests(settings.class_limits, self._loop.time, self._metrics, timeline)
+        self._succession = Succession(self._live)
         self._checks = IntegrityChecks(send)
         self._absence = Absence(settings.worker_wait_s, self._give_up)
         self._on_state_change: list[Callable[[], None]] = []
@@ -204,7 +122,8 @@ class Engine:
             salt=request.cache_salt,
             session=request.session,
         )
-        forecast = Forecast() if self._scheduler is None else self._scheduler.forecast(sequence)
+        core = self._driver.core
+        forecast = Forecast() if core is None else core.forecast(sequence)
         self._live.admit(request, forecast)
         stream = BufferedTokenStream(
             request.request_class,
@@ -213,9 +132,9 @@ class Engine:
             on_close=lambda reason: self._end_early(seq_id, reason),
         )
         self._live.add(LiveRequest(request, sequence, stream))
-        if self._scheduler is not None:
-            self._scheduler.add(sequence)
-            self._pump()
+        if core is not None:
+            core.add(sequence)
+            self._driver.pump()
         return stream
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:
@@ -231,15 +150,15 @@ class Engine:
 
     def loads(self) -> Loads:
         """Returns the loads now."""
-        if self._scheduler is None:
+        if self._driver.core is None:
             return loads_without_worker(self._live.num_by_class)
-        return read_loads(self._scheduler, self._loop.time())
+        return read_loads(self._driver.core, self._loop.time())
 
     def best_effort_wait_s(self) -> float | None:
         """Predicts after how long a further best-effort request would be begun; None while no worker serves."""
-        if self._scheduler is None or self._state is not WorkerState.READY:
+        if self._driver.core is None or self._state is not WorkerState.READY:
             return None
-        return best_effort_wait_s(self._scheduler.work)
+        return self._driver.core.wait_s(RequestClass.BEST_EFFORT)
 
     async def check_integrity(self) -> IntegrityCheck:
         """Checks the books of memory on both sides."""
@@ -262,7 +181,7 @@ class Engine:
     def worker_joined(self, epoch: int, model: ServedModel, calibration: list[WorkTiming], pid: int) -> None:
         """Starts a new scheduler core for a new life of the worker, and goes on with the requests that wait for it."""
         self._retire_core()
-        settings, last = self._settings, self._model
+        settings = self._settings
         scheduler = Scheduler(
             model.core,
             POLICIES[settings.policy](),
@@ -274,19 +193,21 @@ class Engine:
             self._sessions,
             shares=settings.prefix_caching,
         )
-        self._scheduler, self._model, self._epoch = scheduler, model, epoch
+        self._driver.drive(scheduler)
+        self._model, self._epoch = model, epoch
         _log.info("worker_ready epoch=%016x model=%s pid=%d policy=%s", epoch, model.name, pid, settings.policy)
         if self.no_sharing_reason:
             _log.info("prefixes_not_shared epoch=%016x reason=%r", epoch, self.no_sharing_reason)
         self._absence.ends()
-        self._go_on_with(scheduler, model, last)
+        self._go_on_with(scheduler, model)
         self._change_state(WorkerState.READY)
 
     def step_result(self, result: StepResult) -> None:
         """Takes in what a step did."""
-        if self._scheduler is not None:
-            outputs = self._guarded(lambda core: core.update(result, self._loop.time()))
-            self._pump()  # first: the worker may be about to run dry, and handing tokens out takes longer
+        if self._driver.core is not None:
+            self._succession.answered()
+            outputs = self._driver.call(lambda core: core.update(result, self._loop.time()))
+            self._driver.pump()  # first: the worker may be about to run dry, and handing tokens out takes longer
             self._deliver(outputs or [])
 
     def integrity_reported(self, report: IntegrityReport) -> None:
@@ -295,31 +216,32 @@ class Engine:
 
     def command_refused(self, message: str, command_id: CommandId | None) -> None:
         """Ends the requests whose step the worker refused."""
-        if self._scheduler is not None and command_id is not None:
-            outputs = self._guarded(lambda core: core.refuse(command_id, message, self._loop.time()))
-            self._pump()
+        if self._driver.core is not None and command_id is not None:
+            outputs = self._driver.call(lambda core: core.refuse(command_id, message, self._loop.time()))
+            self._driver.pump()
             self._deliver(outputs or [])
 
     def patience_s(self) -> float | None:
         """Returns how long the worker may go without progress in the step that it runs; None if nothing is known."""
-        unit_s = None if self._scheduler is None else self._scheduler.running_unit_s
+        unit_s = None if self._driver.core is None else self._driver.core.running_unit_s
         return None if unit_s is None else _LEAST_PATIENCE_S + _PATIENCE * unit_s
 
-    def worker_lost(self, reason: str) -> None:
+    def worker_lost(self, reason: str, *, died: bool) -> None:
         """Keeps the requests for the next worker, which computes again what this one knew."""
-        running = self._scheduler.running if self._scheduler is not None else ()
+        core = self._driver.core
         self._retire_core()
-        self._cancel_timer()
-        for sequence in running:
-            sequence.note_death(was_alone=len(running) == 1)
-        for live in self._live.all():
-            live.sequence.lose_worker()
-            if live.sequence.num_deaths_alone >= _MOST_DEATHS_ALONE:
-                self._quarantine(live)
+        for live, error in self._succession.lost(core, died=died):
+            _log.error("request_quarantined request_id=%s", live.request.request_id)
+            self._fail_one(live, error)
         self._absence.begins(f"the worker is gone: {reason}")
         self._change_state(WorkerState.ABSENT)
-        if self._live:
+        if self._succession.is_in_vain:
+            self._absence.is_enough(f"worker after worker dies before it has answered anything: {reason}")
+        elif self._live:
             _log.warning("requests_wait num=%d reason=%r", len(self._live), reason)
+
+    def worker_waits(self, pid: int) -> None:
+        """Changes nothing here."""
 
     def worker_hung(self, reason: str) -> None:
         """Lets the requests wait: the worker may recover, or another take its place."""
@@ -334,73 +256,45 @@ class Engine:
     def close(self) -> None:
         """Stops waiting for a worker."""
         self._absence.close()
-        self._cancel_timer()
+        self._driver.close()
 
     # ---- inside
 
     def _retire_core(self) -> None:
         """Parts with the core of a worker that is gone; what it counted goes on to be shown."""
-        if self._scheduler is not None:
+        if self._driver.core is not None:
             self._metrics.worker_lost(self.loads())
             self._checks.worker_lost()
             self._sessions.worker_lost()
-        self._scheduler = None
+        self._driver.drive(None)
 
-    def _go_on_with(self, scheduler: Scheduler, model: ServedModel, last: ServedModel | None) -> None:
-        """Has the new worker go on with the requests of the last one, latency-sensitive ones first."""
-        waiting = sorted(self._live.all(), key=lambda live: live.request.request_class is not LS)
-        for live in waiting:
-            reason = _why_not(live.request, model, last)
-            if reason is None:
+    def _go_on_with(self, scheduler: Scheduler, model: ServedModel) -> None:
+        """Has the new worker go on with the requests of the last one."""
+        waiting = self._succession.next(model)
+        for live, error in waiting:
+            if error is None:
                 scheduler.add(live.sequence)
                 self._metrics.requests.resumed(live.request.request_class)
             else:
-                self._fail_one(live, WorkerUnavailable(reason))
+                self._fail_one(live, error)
         if waiting:
             _log.info("requests_go_on num=%d", len(self._live))
-            self._pump()
-
-    def _quarantine(self, live: LiveRequest) -> None:
-        """Ends a request that killed a worker each time that it ran alone."""
-        _log.error("request_quarantined request_id=%s", live.request.request_id)
-        times = live.sequence.num_deaths_alone
-        self._fail_one(live, BatchFailed(f"the worker died {times} times while it ran this request and no other"))
+            self._driver.pump()
 
     def _give_up(self, reason: str) -> None:
         """Ends all requests: they have waited for a worker for as long as they may."""
         for live in self._live.all():
             seq_id = live.sequence.seq_id
-            self._guarded(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
-        if self._scheduler is None:
+            self._driver.call(lambda core, seq_id=seq_id: core.abort(seq_id, self._loop.time()))  # type: ignore[misc]
+        if self._driver.core is None:
             self._model = None
-        self._pump()  # one that hangs is told, should it recover
+        self._driver.pump()  # one that hangs is told, should it recover
         self._fail_all(reason)
 
     def _read_books(self) -> Books | None:
         """Returns the core's books once all that it has decided is on its way; None if no worker is connected."""
-        self._pump()
-        return read_books(self._scheduler) if self._scheduler is not None else None
-
-    def _pump(self) -> None:
-        """Sends what the core wants sent now, and sets the timer for when it wants to be asked again."""
-        self._cancel_timer()  # the core says anew when it wants to be asked
-        commands = self._guarded(lambda core: core.schedule(self._loop.time()))
-        if commands:
-            # A worker that is gone is reported later, so that no scheduler vanishes under this call.
-            self._send(commands)
-        if self._scheduler is not None and self._scheduler.wakeup_s is not None:
-            self._timer = self._loop.call_at(self._scheduler.wakeup_s, self._pump)
-
-    def _guarded(self, act: Callable[[Scheduler], T]) -> T | None:
-        """Calls the core; an error in there is a defect that must not go unnoticed, so it ends the process."""
-        if self._scheduler is None:
-            return None
-        try:
-            return act(self._scheduler)
-        except Exception as error:
-            _log.exception("core_failed")
-            self._on_fatal(error)
-            return None
+        self._driver.pump()
+        return read_books(self._driver.core) if self._driver.core is not None else None
 
     def _deliver(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -422,10 +316,10 @@ class Engine:
         if live is None:
             return
         end = Scheduler.abort if reason is FinishReason.ABORTED else Scheduler.finish
-        self._guarded(lambda core: end(core, seq_id, self._loop.time()))
+        self._driver.call(lambda core: end(core, seq_id, self._loop.time()))
         self._live.leave(seq_id, reason)
         live.stream.finish(reason, live.sequence.usage(self._loop.time()))
-        self._pump()
+        self._driver.pump()
 
     def _fail_all(self, reason: str) -> None:
         """Ends every live request, each with an error and a time to come back of its own."""
@@ -443,22 +337,3 @@ class Engine:
             self._state = state
             for tell in self._on_state_change:
                 tell()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _why_not(request: GenerationRequest, model: ServedModel, last: ServedModel | None) -> str | None:
-    """Says why a request can't go on with a worker's model; None if it can."""
-    if last is not None and (model.name, model.tokenizer_json, model.vocab_size) != (
-        last.name,
-        last.tokenizer_json,
-        last.vocab_size,
-    ):
-        return f"the new worker serves another model, {model.name}; send the request again"
-    num_tokens, most = len(request.prompt_token_ids) + request.stop.max_tokens, model.core.max_sequence_tokens
-    if num_tokens > most:
-        return f"the new worker has room for {most} tokens; the request may need {num_tokens}"
-    return None

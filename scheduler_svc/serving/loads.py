@@ -1,5 +1,6 @@
 """Reads the loads of a scheduler core for operators. Changes nothing."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -9,7 +10,7 @@ from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence, SequenceState
 from scheduler_svc.generation import ClassLoad, Loads
 
-NO_LOAD = ClassLoad(**{field.name: 0 for field in fields(ClassLoad)})
+NO_LOAD = ClassLoad(**{field.name: 0 for field in fields(ClassLoad)[:-1]})
 NO_LOADS = Loads(NO_LOAD, NO_LOAD, **{field.name: 0 for field in fields(Loads)[2:-1]}, memory=MemoryLoad())
 
 
@@ -51,6 +52,7 @@ def read_loads(scheduler: Scheduler, now_s: float) -> Loads:
 
 def _class_load(scheduler: Scheduler, request_class: RequestClass) -> ClassLoad:
     counters = scheduler.counters.classes[request_class]
+    wait_s = scheduler.wait_s(request_class)
     places = Counter([_place(sequence) for sequence in scheduler.sequences if sequence.request_class is request_class])
     return ClassLoad(
         queued_prefill=places["queued_prefill"],
@@ -67,6 +69,7 @@ def _class_load(scheduler: Scheduler, request_class: RequestClass) -> ClassLoad:
         num_paced_in_time=counters.num_paced_in_time,
         num_judged=counters.num_judged,
         num_attained=counters.num_attained,
+        predicted_wait_ms=wait_s * 1e3 if math.isfinite(wait_s) else None,
     )
 
 

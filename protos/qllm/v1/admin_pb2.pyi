@@ -615,6 +615,7 @@ class ClassLoad(_message.Message):
     NUM_PACED_IN_TIME_FIELD_NUMBER: _builtins.int
     NUM_JUDGED_FIELD_NUMBER: _builtins.int
     NUM_ATTAINED_FIELD_NUMBER: _builtins.int
+    PREDICTED_WAIT_MS_FIELD_NUMBER: _builtins.int
     queued_prefill: _builtins.int
     """Sequences waiting for prefill."""
     queued_decode: _builtins.int
@@ -643,6 +644,10 @@ class ClassLoad(_message.Message):
     """Requests that ended whole, not aborted and not failed."""
     num_attained: _builtins.int
     """Of num_judged, those that had both in time."""
+    predicted_wait_ms: _builtins.float
+    """Predicted milliseconds after which a further request would be begun, were there none of the other class. Absent
+    while it is not known: no worker serves, or nothing is known yet of what takes how long.
+    """
     def __init__(
         self,
         *,
@@ -660,11 +665,14 @@ class ClassLoad(_message.Message):
         num_paced_in_time: _builtins.int = ...,
         num_judged: _builtins.int = ...,
         num_attained: _builtins.int = ...,
+        predicted_wait_ms: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_ms", b"_predicted_wait_ms", "predicted_wait_ms", b"predicted_wait_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_ns", b"busy_ns", "num_attained", b"num_attained", "num_finished", b"num_finished", "num_first_tokens", b"num_first_tokens", "num_first_tokens_in_time", b"num_first_tokens_in_time", "num_generated_tokens", b"num_generated_tokens", "num_judged", b"num_judged", "num_paced", b"num_paced", "num_paced_in_time", b"num_paced_in_time", "num_prompt_tokens", b"num_prompt_tokens", "offloaded", b"offloaded", "queued_decode", b"queued_decode", "queued_prefill", b"queued_prefill", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_wait_ms", b"_predicted_wait_ms", "busy_ns", b"busy_ns", "num_attained", b"num_attained", "num_finished", b"num_finished", "num_first_tokens", b"num_first_tokens", "num_first_tokens_in_time", b"num_first_tokens_in_time", "num_generated_tokens", b"num_generated_tokens", "num_judged", b"num_judged", "num_paced", b"num_paced", "num_paced_in_time", b"num_paced_in_time", "num_prompt_tokens", b"num_prompt_tokens", "offloaded", b"offloaded", "predicted_wait_ms", b"predicted_wait_ms", "queued_decode", b"queued_decode", "queued_prefill", b"queued_prefill", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__predicted_wait_ms: _TypeAlias = _typing.Literal["predicted_wait_ms"]  # noqa: Y015
+    _WhichOneofArgType__predicted_wait_ms: _TypeAlias = _typing.Literal["_predicted_wait_ms", b"_predicted_wait_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_wait_ms) -> _WhichOneofReturnType__predicted_wait_ms | None: ...
 
 Global___ClassLoad: _TypeAlias = ClassLoad  # noqa: Y015

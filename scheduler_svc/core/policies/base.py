@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol
 
 from qllm.settings import ADVANCED, MEMORY, SCHEDULING, Setting
 
-from scheduler_svc.core.outlook import Outlook
+from scheduler_svc.core.prediction.outlook import Outlook
 from scheduler_svc.core.state.batch import Batch
 from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.queues import QueueName
@@ -32,7 +32,7 @@ class BatchPlan:
         max_sequences: Most sequences; where more decode than that, they take turns.
         max_tokens: Most tokens of one iteration; a longer prompt is split into chunks. None: whole prompts.
         filler: Queues to take along from, in order, while the predicted iteration is in time for whom it is for
-            (`core.promise`); nobody gives up memory for them.
+            (`core.prediction.promise`); nobody gives up memory for them.
         needs: Nobody runs unless there is room for the first one of this queue; None: whoever can.
     """
 

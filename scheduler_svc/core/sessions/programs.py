@@ -58,7 +58,9 @@ class Programs:
         if key is None:
             return
         self._forget_idle(now_s)
-        program = self._programs.setdefault(key, Program(now_s))
+        # One whose worker was lost has its place already: its program goes on from there.
+        came_s = now_s if sequence.order_s is None else sequence.order_s
+        program = self._programs.setdefault(key, Program(came_s))
         self._idle.pop(key, None)
         if program.ended_s is not None:
             self.experience.tool_times.record(program.tool, now_s - program.ended_s)
@@ -117,7 +119,7 @@ class Programs:
     def worker_lost(self) -> None:
         """Takes in that all caches are gone, with nothing left to release.
 
-        Requests that waited or ran arrive again with the next worker, and begin their programs anew.
+        Requests that waited or ran arrive again with the next worker, and begin their programs anew, at their place.
         """
         self._kept.clear()
         self._next_expiry_s = _NEVER_S

@@ -8,6 +8,9 @@ from enum import Enum
 
 from scheduler_svc.core.state.ids import BlockId, SeqId
 
+# So many workers died while they ran one sequence and no other, with so many tokens: then it is to blame.
+MOST_DEATHS_ALONE = 2
+
 
 class RequestClass(Enum):
     """Who is waiting."""
@@ -253,8 +256,13 @@ class Sequence:
         """Whether a worker died running it and it has not got past that token since: it then runs alone."""
         return self.num_tokens_at_death is not None and self.num_tokens_at_death == self.num_tokens
 
+    @property
+    def kills_workers(self) -> bool:
+        """Whether workers died of it: nobody else can have been the reason."""
+        return self.num_deaths_alone >= MOST_DEATHS_ALONE
+
     def note_death(self, *, was_alone: bool) -> None:
-        """Takes in that the worker died while it ran this sequence; `was_alone`: and no other."""
+        """Takes in that the worker died while it ran this sequence; `was_alone`: and had no other to run next."""
         if not self.is_suspect:
             self.num_deaths_alone = 0
         self.num_deaths_alone += was_alone

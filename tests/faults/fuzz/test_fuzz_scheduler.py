@@ -19,7 +19,8 @@ from qllm.v1 import control_pb2
 from scheduler_svc.channel.link import WorkerLink
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions
 from scheduler_svc.generation import GenerationRequest, WorkerState
-from scheduler_svc.serving.engine import Engine, EngineSettings
+from scheduler_svc.serving.engine import Engine
+from scheduler_svc.serving.engine_settings import EngineSettings
 from tests.faults.fuzz.inputs import fuzzing, messages
 from tests.support.channel.control_channel import RawPeer, eventually, ipc_endpoint
 from tests.support.channel.fake_worker import hello

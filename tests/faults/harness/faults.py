@@ -11,13 +11,17 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.faults import plans
 from tests.faults.harness.process_usage import children_of, is_alive, is_worker
 from tests.faults.harness.scene import Scene
 from tests.faults.records import Manner
+from tests.support.channel.control_channel import ROOT, python_path
 
 _SHORT_S = 0.5  # less than any time after which somebody counts as gone
 _SLOW_READER = Manner(pause_s=1.5)
@@ -49,6 +53,25 @@ def _signal_worker(number: signal.Signals) -> Callable[[Scene], Awaitable[None]]
         os.kill(scene.worker_pid(), number)
 
     return inject
+
+
+async def _hold_engine(scene: Scene) -> None:
+    """Has the worker's engine stand still while its link beats, as a kernel without an end does."""
+    await asyncio.to_thread(_hold_first_thread, scene.worker_pid())
+
+
+def _hold_first_thread(pid: int) -> None:
+    command = [sys.executable, "-m", "tests.faults.harness.stuck", str(pid)]
+    holder = subprocess.Popen(command, cwd=ROOT, env=python_path(), stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline(), "the worker could not be held"
+    threading.Thread(target=holder.communicate, daemon=True).start()  # it ends with the worker
+
+
+def _no_tracing() -> str:
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    may = os.geteuid() == 0 or not scope.exists() or scope.read_text().strip() == "0"
+    return "" if may else f"no right to hold a thread of another process: {scope} is not 0"
 
 
 def _signal_scheduler(number: signal.Signals) -> Callable[[Scene], Awaitable[None]]:
@@ -135,6 +158,7 @@ FAULTS = {
         Fault("worker-kill", _signal_worker(signal.SIGKILL)),
         Fault("worker-term", _signal_worker(signal.SIGTERM)),
         Fault("worker-hang", _signal_worker(signal.SIGSTOP)),
+        Fault("worker-stuck", _hold_engine, why_not=_no_tracing),
         Fault("worker-pause", _pause_worker),
         Fault("scheduler-kill", _signal_scheduler(signal.SIGKILL), ends_streams=True, exit_codes=(-signal.SIGKILL,)),
         Fault("scheduler-term", _signal_scheduler(signal.SIGTERM), ends_streams=True, exit_codes=(0,)),

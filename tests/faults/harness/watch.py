@@ -28,7 +28,10 @@ class Watch:
         self.signs: list[Sign] = []
 
     async def __aenter__(self) -> Self:
-        """Begins to look."""
+        """Begins to look, at what is said from now on."""
+        self._lines = self._service.new_lines()
+        next(self._lines)
+        self._before = await self._state()
         self._task = asyncio.create_task(self._look())
         return self
 
@@ -39,11 +42,10 @@ class Watch:
             await self._task
 
     async def _look(self) -> None:
-        lines = self._service.new_lines()
-        before = await self._state()
+        before = self._before
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            self._note_log(next(lines))
+            self._note_log(next(self._lines))
             now = await self._state()
             if now != before and (before.startswith("READY") or now == _NO_ANSWER):
                 self._note(f"{before} -> {now}")

@@ -273,7 +273,7 @@ async def test_second_worker_waits_while_the_first_serves_and_takes_over_when_th
                     await eventually(lambda: "worker_waits" in caplog.text)
                     link.send([advance(1)])
                     await listener.wait_for("result")
-                    assert [event[0] for event in listener.events] == ["joined", "result"]
+                    assert [event[0] for event in listener.events] == ["joined", "waits", "result"]
                     first.kill()
                     async with asyncio.timeout(RETRY_AFTER_S / 2):  # it is told, and need not ask
                         _, _, pid = await listener.wait_for("joined", 2)
@@ -292,7 +292,7 @@ async def test_waiting_worker_takes_the_place_of_one_that_hangs(caplog: pytest.L
                 stopped.send_signal(signal.SIGSTOP)
                 _, _, pid = await listener.wait_for("joined", 2)
                 assert pid == waiting.pid
-                assert [event[0] for event in listener.events] == ["joined", "hung", "lost", "joined"]
+                assert [event[0] for event in listener.events] == ["joined", "waits", "hung", "lost", "joined"]
                 stopped.send_signal(signal.SIGCONT)
                 assert await asyncio.to_thread(stopped.wait, 10) == 0
 

@@ -60,8 +60,11 @@ class RecordingListener:
     def patience_s(self) -> float | None:
         return None
 
-    def worker_lost(self, reason: str) -> None:
-        self._note("lost", reason)
+    def worker_lost(self, reason: str, *, died: bool) -> None:
+        self._note("lost", reason, died)
+
+    def worker_waits(self, pid: int) -> None:
+        self._note("waits", pid)
 
     def worker_hung(self, reason: str) -> None:
         self._note("hung", reason)

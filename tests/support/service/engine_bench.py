@@ -10,7 +10,8 @@ from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command, 
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.generation import GenerationRequest, ServedModel, TokenStream
-from scheduler_svc.serving.engine import Engine, EngineSettings
+from scheduler_svc.serving.engine import Engine
+from scheduler_svc.serving.engine_settings import EngineSettings
 from tests.support.service.fakes import served_model
 
 MOST_STREAMS = 40
@@ -48,11 +49,22 @@ class EngineBench:
     def lose(self) -> None:
         """The worker is gone."""
         self.lose_commands()
-        self.engine.worker_lost("killed")
+        self.engine.worker_lost("killed", died=True)
+
+    def hand_over(self) -> None:
+        """The worker goes in good order, and another one joins."""
+        self.lose_commands()
+        self.engine.worker_lost("it hands over", died=False)
+        self.join()
 
     def running(self) -> list[int]:
         """Returns the ids of the sequences in the step that runs."""
         return [item.seq_id for batch_id in self.steps[0].batch_ids for item in self.starts[batch_id].items]
+
+    def in_flight(self) -> set[int]:
+        """Returns the ids of the sequences in all steps that were sent and not answered."""
+        batches = (self.starts[batch_id] for step in self.steps for batch_id in step.batch_ids)
+        return {item.seq_id for batch in batches for item in batch.items}
 
     def work(self, num_steps: int = 1000) -> None:
         """Answers steps until there are none, or so many."""

@@ -224,6 +224,7 @@ class FakeGenerator:
             num_paced_in_time=12,
             num_judged=10,
             num_attained=5,
+            predicted_wait_ms=250.0,
         )
         return Loads(
             latency_sensitive=one,

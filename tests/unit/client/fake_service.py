@@ -102,7 +102,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
 
     async def GetLoads(self, request: Any, context: Context) -> admin_pb2.GetLoadsResponse:
         found = admin_pb2.IntegrityCheck(problems=self.problems, num_held_blocks=1234, num_sequences=7)
-        promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993)
+        promised = admin_pb2.ClassLoad(num_first_tokens=2000, num_first_tokens_in_time=1993, predicted_wait_ms=250)
         memory = admin_pb2.MemoryLoad()
         memory.CopyFrom(self.memory)
         memory.num_offloads += len(self.requests)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from scheduler_svc.__main__ import serve
 from scheduler_svc.core.policies import POLICIES, Limits
-from scheduler_svc.serving.engine import EngineSettings
+from scheduler_svc.serving.engine_settings import EngineSettings
 from scheduler_svc.settings import Config
 
 SERVING = ("--control-endpoint", "ipc:///nowhere")

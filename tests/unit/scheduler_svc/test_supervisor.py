@@ -16,6 +16,9 @@ from scheduler_svc.supervisor import WorkerRefused, WorkerSupervisor
 from tests.support.channel.control_channel import eventually
 
 SLEEP = "import time; time.sleep(600)"
+BUSY = "while True: pass"
+READS = "import time\nwhile True: open('/dev/zero', 'rb').read(4096); time.sleep(0.05)"
+WAITS_FOR_A_CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({{!r}}, 'w').close(); {SLEEP}"
 
 
@@ -107,12 +110,56 @@ async def test_killed_worker_is_started_again() -> None:
         await eventually(lambda: worker.pid not in (None, first))
 
 
+async def test_what_a_worker_has_started_ends_with_it_and_holds_up_no_successor(tmp_path: Path) -> None:
+    told = tmp_path / "child"
+    starts_one = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])"
+    worker = supervise(f"{starts_one}; open({str(told)!r}, 'w').write(f'{{child.pid}}.'); {SLEEP}", stop_grace_s=0.1)
+    async with running(worker):
+        await eventually(lambda: told.exists() and told.read_text().endswith("."))
+        first, child = worker.pid, int(told.read_text().strip("."))
+        assert first is not None
+        os.kill(first, signal.SIGKILL)  # as the system does that lacks memory: the child is not told
+        await eventually(lambda: worker.pid not in (None, first) and not is_alive(child))
+
+
 async def test_hung_worker_is_killed_and_started_again() -> None:
     worker = supervise(SLEEP, stop_grace_s=0.1)
     async with running(worker):
         worker.worker_joined()
         first = worker.pid
         worker.worker_hung()
+        await eventually(lambda: worker.pid not in (None, first))
+
+
+async def test_a_worker_that_was_stopped_while_it_loads_is_killed_and_started_again() -> None:
+    worker = supervise(BUSY, stop_grace_s=0.1, standstill_s=0.2)
+    async with running(worker):
+        first = worker.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        await eventually(lambda: worker.pid not in (None, first))
+
+
+@pytest.mark.parametrize("program", [BUSY, READS, WAITS_FOR_A_CHILD])
+async def test_a_worker_that_does_anything_while_it_loads_is_let_be(program: str) -> None:
+    worker = supervise(program, stop_grace_s=0.1, standstill_s=0.8)
+    async with running(worker):
+        first = worker.pid
+        await asyncio.sleep(1.2)
+        assert worker.pid == first
+
+
+async def test_a_worker_that_serves_or_says_that_it_stands_by_may_do_nothing_else() -> None:
+    worker = supervise(SLEEP, stop_grace_s=0.1, standstill_s=0.4)
+    async with running(worker):
+        first = worker.pid
+        for _ in range(10):
+            worker.worker_waits()
+            await asyncio.sleep(0.1)
+        worker.worker_joined()
+        await asyncio.sleep(1.0)
+        assert worker.pid == first
+        worker.worker_lost()  # and neither serves nor says hello
         await eventually(lambda: worker.pid not in (None, first))
 
 
@@ -209,6 +256,18 @@ async def test_worker_is_started_again_once_the_system_has_room(
     assert [record.message for record in caplog.records if "worker_waits" in record.message] == [
         f"worker_waits reason={os.strerror(shortage)!r} (said once a minute)"
     ]
+
+
+async def test_a_worker_for_which_no_further_descriptor_is_left_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    worker = supervise(SLEEP, stop_grace_s=0.1)
+    async with running(worker):
+        first = worker.pid
+        await asyncio.sleep(0.2)
+        assert worker.pid == first is not None
 
 
 async def test_worker_that_finds_no_room_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

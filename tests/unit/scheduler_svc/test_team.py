@@ -33,7 +33,8 @@ class Team:
 
     def _make(self) -> WorkerSupervisor:
         command = (sys.executable, "-c", self._programs[len(self.workers)])
-        self.workers.append(WorkerSupervisor("ipc:///tmp/x", "some/model", command=command, stop_grace_s=0.1))
+        supervisor = WorkerSupervisor("ipc:///tmp/x", "some/model", command=command, stop_grace_s=0.1, standstill_s=0.4)
+        self.workers.append(supervisor)
         return self.workers[-1]
 
     @property
@@ -73,6 +74,28 @@ async def test_a_worker_that_hangs_is_killed_and_the_others_are_not() -> None:
         members.team.worker_hung(first)
         await eventually(lambda: members.pids[0] not in (first, None))
         assert members.pids[1] == second
+
+
+async def test_a_standby_that_was_stopped_is_replaced_and_one_that_says_that_it_waits_is_not() -> None:
+    async with running(SLEEP, SLEEP) as members:
+        members.join(0)
+        await eventually(lambda: members.pids[1])
+        first, second = members.pids
+        assert second is not None
+        for _ in range(8):
+            members.team.worker_waits(second)
+            await asyncio.sleep(0.1)
+        assert members.pids == [first, second]
+        await eventually(lambda: members.pids[1] not in (second, None))
+        assert members.pids[0] == first
+
+
+async def test_a_worker_that_lost_its_connection_and_does_nothing_is_replaced() -> None:
+    async with running(SLEEP) as members:
+        members.join(0)
+        (before,) = members.pids
+        members.team.worker_lost()
+        await eventually(lambda: members.pids[0] not in (before, None))
 
 
 async def test_a_worker_that_somebody_else_started_is_none_of_ours() -> None:

@@ -220,9 +220,12 @@ async def test_stats_prints_tables_and_json(qllm_client: Call) -> None:
     tables = await qllm_client("stats")
     assert tables.code == 0
     assert "num_preemptions_at_expert" in tables.out
+    assert rows_of(tables.out)["predicted_wait_ms"] == ("250", "not known")
     (line,) = (await qllm_client("stats", "--json")).out.splitlines()
     answer = json.loads(line)
     assert answer["loads"]["busy_ns"] == 2**53 + 1
+    assert answer["loads"]["latency_sensitive"]["predicted_wait_ms"] == 250.0
+    assert answer["loads"]["best_effort"]["predicted_wait_ms"] is None
     assert answer["server"]["worker_state"] == "WORKER_STATE_READY"
     assert answer["server"]["model"]["num_layers"] == 3
     assert (answer["server"]["ls_ttft_ms"], answer["server"]["ls_tpot_ms"]) == (2500, 16.7)

@@ -115,6 +115,7 @@ async def test_newcomer_is_told_to_wait_while_the_worker_is_there_and_heard_when
         assert "pid" in refused.reason
         assert refused.retry_after_ms >= 1000
         assert not refused.final
+        assert len(listener.of("waits")) == 1
         assert link.epoch == 7
         peer.socket.close()
         await listener.wait_for("lost")
@@ -138,8 +139,23 @@ async def test_a_worker_that_waits_is_handed_the_place_and_the_one_before_it_end
         await newcomer.receive("refused")
         newcomer.say_hello(9)
         await listener.wait_for("joined", 2)
-    assert [event[0] for event in listener.events[:3]] == ["joined", "lost", "joined"]
+    assert [event[0] for event in listener.events[:4]] == ["joined", "waits", "lost", "joined"]
+    assert listener.of("lost")[0][2] is False  # nobody is to blame for that
     assert not link.hand_over()
+
+
+async def test_nothing_is_handed_over_to_a_worker_that_waited_and_is_gone(
+    endpoint: str, peer: RawPeer, channel: Channel
+) -> None:
+    link, listener = channel
+    await join(peer, channel)
+    with RawPeer(endpoint, b"newcomer") as newcomer:
+        newcomer.say_hello(9)
+        await newcomer.receive("refused")
+    await eventually(lambda: not link.num_waiting)
+    assert not link.hand_over()
+    assert link.state is WorkerState.READY
+    assert not listener.of("lost")
 
 
 async def test_newcomer_takes_the_place_of_a_worker_that_hangs_at_once(endpoint: str) -> None:
@@ -228,8 +244,9 @@ async def test_worker_that_takes_nothing_is_lost_instead_of_blocking(
             while link.send([advance(number + 1)] * 1000):
                 number += 1
                 assert number < 10_000
-            _, reason = await listener.wait_for("lost")
+            _, reason, died = await listener.wait_for("lost")
             assert "untaken" in str(reason)
+            assert died
 
 
 async def test_listener_that_raises_does_not_stop_the_channel(peer: RawPeer, channel: Channel) -> None:

@@ -171,3 +171,10 @@ def test_items_of_jobs_are_counted_by_how_they_ended() -> None:
     page = Page(metrics)
     counts = [page["batch_items_total", status] for status in ("succeeded", "failed", "cancelled", "expired")]
     assert counts == [2, 0, 0, 1]
+
+
+def test_a_wait_that_is_not_known_is_no_number() -> None:
+    known = replace(LOADS, best_effort=replace(LOADS.best_effort, predicted_wait_ms=None))
+    page = Page(Metrics(), known)
+    assert page["predicted_wait_seconds", "ls"] == 0.25
+    assert ("qllm:predicted_wait_seconds", "be") not in page.samples

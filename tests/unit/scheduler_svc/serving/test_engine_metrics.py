@@ -76,7 +76,7 @@ async def test_requests_that_find_no_other_worker_in_time_are_errors() -> None:
     bench = EngineBench(worker_wait_s=0.0)
     bench.submit("a", 9)
     bench.submit("b", 9, BE)
-    bench.engine.worker_lost("killed")
+    bench.engine.worker_lost("killed", died=True)
     assert ends(bench) == {}
     await asyncio.sleep(0.01)
     assert ends(bench) == {("ls", "error"): 1, ("be", "error"): 1}
@@ -88,7 +88,7 @@ async def test_counters_go_on_with_the_next_worker() -> None:
     for _ in range(2):
         bench.submit("a", 3)
         bench.work()
-        bench.engine.worker_lost("killed")
+        bench.engine.worker_lost("killed", died=True)
         bench.join()
     assert count(bench, "generation_tokens_total", "ls") == 6
     assert count(bench, "e2e_request_latency_seconds_count", "ls") == 2

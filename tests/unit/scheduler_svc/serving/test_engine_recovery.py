@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.errors import BatchFailed, WorkerUnavailable
 from scheduler_svc.generation import TokenStream, WorkerState
+from scheduler_svc.serving.succession import MOST_IN_VAIN
 from tests.support.service.engine_bench import EngineBench
 from tests.support.service.fakes import served_model
 
@@ -197,6 +198,51 @@ async def test_a_request_that_gets_on_between_two_deaths_is_not_blamed_for_them(
     assert await read(stream) == whole(100)
 
 
+async def test_a_worker_that_hands_over_died_of_nobody() -> None:
+    bench = EngineBench()
+    stream = bench.submit("a", 9)
+    for _ in range(5):
+        bench.hand_over()
+    bench.work()
+    assert await read(stream) == whole(9)
+
+
+async def test_while_a_suspect_is_on_its_way_nothing_else_is() -> None:
+    bench = EngineBench()
+    streams = [bench.submit("a", 6, BE), bench.submit("b", 6, BE)]
+    bench.work(3)
+    assert bench.in_flight() == {1, 2}
+    bench.lose()
+    bench.join()
+    assert bench.in_flight() == {1}
+    streams.append(bench.submit("c", 6))  # is sent at once, behind any other best-effort step
+    assert bench.in_flight() == {1}
+    bench.answer()
+    assert 3 in bench.in_flight()
+    bench.work()
+    assert [await read(stream) for stream in streams] == [whole(6)] * 3
+
+
+async def test_where_workers_die_whatever_they_run_all_requests_end_and_are_told_when_to_come_back() -> None:
+    bench = EngineBench()
+    streams = [bench.submit(str(number), 5) for number in range(20)]
+    for _ in range(MOST_IN_VAIN - 1):
+        assert bench.steps
+        bench.lose()
+        bench.join()
+    bench.lose()
+    for stream in streams:
+        with pytest.raises((WorkerUnavailable, BatchFailed)):
+            await read(stream)
+    with pytest.raises(WorkerUnavailable, match="worker after worker dies") as refused:
+        bench.submit("refused", 3)
+    assert refused.value.retry_after_s
+    bench.join()
+    again = bench.submit("again", 3)
+    bench.work()
+    assert await read(again) == whole(3)
+
+
 # ---- how long it may be without progress
 
 
@@ -249,6 +295,9 @@ async def live_through(actions: list[tuple[object, ...]]) -> None:
             tokens, reason = await read(stream)
         except BatchFailed:
             assert actions.count(("lose",)) >= 2  # it ran alone at both
+            continue
+        except WorkerUnavailable:
+            assert actions.count(("lose",)) >= MOST_IN_VAIN
             continue
         assert tokens == whole(len(tokens))[0]
         assert reason is FinishReason.LENGTH or was_aborted

@@ -5,7 +5,8 @@ import pytest
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
 from scheduler_svc.serving import engine as engine_module
-from scheduler_svc.serving.engine import Engine, EngineSettings
+from scheduler_svc.serving.engine import Engine
+from scheduler_svc.serving.engine_settings import EngineSettings
 from tests.support.service.engine_bench import TIMING
 from tests.support.service.fakes import served_model
 from tests.unit.scheduler_svc.core.sessions.turns import turn
@@ -46,7 +47,7 @@ async def test_nothing_is_kept_of_a_worker_that_is_gone_and_programs_keep_their_
     first, second = turn("a", 1.0), turn("a", 5.0)
     programs.arrives(first, 1.0)
     assert programs.ends(first, 2.0, 1.0)
-    engine.worker_lost("killed")
+    engine.worker_lost("killed", died=True)
     assert programs.num_kept == 0
     programs.arrives(second, 5.0)
     assert second.order_s == 1.0

@@ -75,8 +75,8 @@ def test_each_count_is_compared(field: str) -> None:
 
 async def test_a_core_that_contradicts_itself_is_a_problem_and_goes_on() -> None:
     bench = EngineBench()
-    assert bench.engine._scheduler is not None
-    bench.engine._scheduler.memory.pool.allocate(2)  # for nobody
+    assert bench.engine._driver.core is not None
+    bench.engine._driver.core.memory.pool.allocate(2)  # for nobody
     check = await checking(bench)
     for number in range(3):
         await answer(bench, number, num_held_blocks=2)
@@ -87,14 +87,14 @@ async def test_a_core_that_contradicts_itself_is_a_problem_and_goes_on() -> None
 
 async def test_without_a_worker_a_check_says_so() -> None:
     bench = EngineBench()
-    bench.engine.worker_lost("killed")
+    bench.engine.worker_lost("killed", died=True)
     assert (await bench.engine.check_integrity()).problems == ("no worker is connected, so there is nothing to check",)
 
 
 async def test_a_worker_that_goes_away_ends_the_check() -> None:
     bench = EngineBench()
     check = await checking(bench)
-    bench.engine.worker_lost("killed")
+    bench.engine.worker_lost("killed", died=True)
     assert "no worker is connected" in (await check).problems[0]
 
 

@@ -3,11 +3,12 @@
 import pytest
 
 from scheduler_svc.core.cache.load import MemoryLoad
-from scheduler_svc.core.policies import POLICIES
+from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, SequenceState, StopConditions
 from scheduler_svc.serving.loads import NO_LOADS, read_loads
+from tests.support.core.simulation import Simulation
 from tests.support.service.fakes import MEMORY, served_model
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
@@ -46,9 +47,21 @@ def test_what_was_promised_and_kept_and_who_rode_is_told() -> None:
     assert loads.num_riders == 3
 
 
+def test_the_wait_of_each_class_is_told_once_it_is_known() -> None:
+    unknown, known = scheduler_with(sequence(1, LS)), Simulation(limits=Limits(max_num_seqs=2)).scheduler
+    for number in range(3):
+        known.add(sequence(number, LS))
+    waits = [read_loads(one, 0.0).latency_sensitive.predicted_wait_ms for one in (unknown, known)]
+    assert waits[0] is None
+    assert waits[1]
+    assert waits[1] == known.wait_s(LS) * 1e3
+    assert read_loads(known, 0.0).best_effort.predicted_wait_ms == 0.0
+
+
 def test_without_a_worker_all_loads_are_zero() -> None:
     assert NO_LOADS.best_effort.running == NO_LOADS.total_blocks == NO_LOADS.be_share == 0
     assert NO_LOADS.memory == MemoryLoad()
+    assert NO_LOADS.best_effort.predicted_wait_ms is None
 
 
 def test_memory_is_what_the_core_says(monkeypatch: pytest.MonkeyPatch) -> None:

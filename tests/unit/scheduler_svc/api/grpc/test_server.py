@@ -181,6 +181,7 @@ async def test_loads_are_the_generators() -> None:
     assert (loads.num_preemptions_at_layer, loads.num_preemptions_at_expert, loads.num_promotions) == (14, 15, 18)
     assert {field: getattr(loads.memory, field) for field in MemoryLoad.__dataclass_fields__} == asdict(MEMORY)
     assert not loads.HasField("check")
+    assert loads.latency_sensitive.predicted_wait_ms == 250.0
     assert (loads.latency_sensitive.num_attained, loads.latency_sensitive.num_judged, loads.num_riders) == (5, 10, 19)
 
 

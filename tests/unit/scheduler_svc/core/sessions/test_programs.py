@@ -230,5 +230,18 @@ def test_a_lost_worker_leaves_nothing_to_release_and_idle_programs_their_place()
     assert programs.kept_for(anew) is None
 
 
+def test_a_turn_whose_worker_is_lost_keeps_its_programs_place_and_so_do_those_that_follow() -> None:
+    programs, waiting, following = fixed(), turn("a", 90.0), turn("a", 200.0)
+    served(programs, turn("a", 10.0), end_s=20.0)
+    programs.arrives(waiting, 90.0)
+    assert waiting.order_s == 10.0
+    programs.worker_lost()
+    programs.arrives(waiting, 90.0)
+    assert waiting.order_s == 10.0
+    served(programs, waiting, end_s=100.0)
+    programs.arrives(following, 200.0)
+    assert following.order_s == 10.0
+
+
 def test_of_an_unknown_request_nothing_is_kept() -> None:
     assert not fixed().ends(turn("a"), 1.0, 1.0)

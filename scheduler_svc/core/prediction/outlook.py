@@ -11,11 +11,11 @@ from collections import abc
 from functools import cached_property
 from typing import NamedTuple
 
-from scheduler_svc.core import promise
-from scheduler_svc.core.chunk import largest, most_that_fit
-from scheduler_svc.core.cost_model import CostModel
-from scheduler_svc.core.planner import StepPlanner
-from scheduler_svc.core.promise import Awaited
+from scheduler_svc.core.prediction import promise
+from scheduler_svc.core.prediction.chunk import largest, most_that_fit
+from scheduler_svc.core.prediction.cost_model import CostModel
+from scheduler_svc.core.prediction.planner import StepPlanner
+from scheduler_svc.core.prediction.promise import Awaited
 from scheduler_svc.core.state.batch import Batch, Member, Shape
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL, Queues
 from scheduler_svc.core.state.sequence import RequestClass, Sequence
@@ -54,6 +54,7 @@ class Outlook:
         planner: Knows the layers.
         chunk_tokens: Tokens of a best-effort prompt that an iteration of its own would compute.
         moment: The time of the decision.
+        may_ride: Whether best-effort work may ride: not while some of it has to run alone, which would wait for ever.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Outlook:
         planner: StepPlanner,
         chunk_tokens: int,
         moment: Moment,
+        *,
+        may_ride: bool = True,
     ) -> None:
         self.moment = moment
         self._queues = queues
@@ -71,6 +74,7 @@ class Outlook:
         self._cost_model = cost_model
         self._planner = planner
         self._chunk_tokens = chunk_tokens
+        self._may_ride = may_ride
 
     def iteration_s(self, shape: Shape) -> float:
         """Predicts a whole iteration in seconds."""
@@ -112,7 +116,7 @@ class Outlook:
         What is compared is how much of one round of it is done in the time of one latency-sensitive iteration. A round
         is a token for each decode, and of prompts as much as keeps step with that.
         """
-        if self._next is None or not self._cost_model.is_ready:
+        if self._next is None or not self._may_ride or not self._cost_model.is_ready:
             return False
         led, best_effort = self._next.shape, self._round
         if not best_effort.num_tokens:

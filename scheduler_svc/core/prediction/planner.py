@@ -7,7 +7,7 @@ unit costs and where stops are allowed.
 import math
 from typing import Protocol
 
-from scheduler_svc.core.cost_model import UnitCosts
+from scheduler_svc.core.prediction.cost_model import UnitCosts
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 
 _ROUNDING = 1e-9  # a unit that fits exactly, fits

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler_svc.core.cost_model import CostModel, OnlineFit
+from scheduler_svc.core.prediction.cost_model import CostModel, OnlineFit
 from scheduler_svc.core.state.batch import Shape
 from tests.support.core.simulation import Costs, SimWorker, small_model
 

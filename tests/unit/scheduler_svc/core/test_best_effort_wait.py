@@ -4,14 +4,13 @@ import math
 
 import pytest
 
-from scheduler_svc.core.backlog import best_effort_wait_s
 from scheduler_svc.core.policies import Limits
 from tests.support.core.simulation import BE, Simulation
 
 
 def waits_s(simulation: Simulation) -> tuple[float, float]:
     """Returns what a newcomer's wait is predicted to be, and what it is."""
-    predicted_s = best_effort_wait_s(simulation.scheduler.work)
+    predicted_s = simulation.scheduler.wait_s(BE)
     newcomer = simulation.submit(BE, 20, 1)
     simulation.run()
     assert newcomer.first_run_s is not None
@@ -19,7 +18,7 @@ def waits_s(simulation: Simulation) -> tuple[float, float]:
 
 
 def test_who_comes_first_does_not_wait() -> None:
-    assert best_effort_wait_s(Simulation().scheduler.work) == 0.0
+    assert Simulation().scheduler.wait_s(BE) == 0.0
 
 
 @pytest.mark.parametrize("num_prompts", [4, 40])
@@ -52,6 +51,6 @@ def test_decodes_that_leave_places_do_not_keep_a_newcomer_waiting() -> None:
 
 def test_nothing_is_known_to_be_soon_before_costs_are_known() -> None:
     simulation = Simulation(calibrated=False)
-    assert best_effort_wait_s(simulation.scheduler.work) == 0.0
+    assert simulation.scheduler.wait_s(BE) == 0.0
     simulation.submit(BE, 20, 4)
-    assert best_effort_wait_s(simulation.scheduler.work) == math.inf
+    assert simulation.scheduler.wait_s(BE) == math.inf

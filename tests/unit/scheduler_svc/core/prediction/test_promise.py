@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_svc.core import promise
-from scheduler_svc.core.promise import RESERVE, STRETCH, Awaited
+from scheduler_svc.core.prediction import promise
+from scheduler_svc.core.prediction.promise import RESERVE, STRETCH, Awaited
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions, Targets
 

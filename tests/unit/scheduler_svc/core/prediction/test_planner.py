@@ -1,7 +1,7 @@
 import pytest
 
-from scheduler_svc.core.cost_model import UnitCosts
-from scheduler_svc.core.planner import StepPlanner
+from scheduler_svc.core.prediction.cost_model import UnitCosts
+from scheduler_svc.core.prediction.planner import StepPlanner
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 
 COSTS = UnitCosts(attention_s=3.0, expert_s=1.0, head_s=0.5)
