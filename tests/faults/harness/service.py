@@ -162,6 +162,11 @@ class Service:
 
     async def start_scheduler(self) -> None:
         """Starts a scheduler where there is none, and waits until it serves."""
+        self.begin_scheduler()
+        await self.wait_until_serving()
+
+    def begin_scheduler(self) -> None:
+        """Starts a scheduler where there is none."""
         assert not self.is_running
         command = [sys.executable, "-m", "scheduler_svc", "--grpc-port", str(self._port), *self._settings.options]
         if self._settings.is_apart:
@@ -170,7 +175,6 @@ class Service:
             command += ["--model", str(DEMO_MODEL), "--spawn-worker", "--", *self._worker_options()]
         self._log_begin = self.log_file.stat().st_size
         self._scheduler = self._start(command)
-        await self.wait_until_serving()
 
     async def wait_until_serving(self, bound_s: float = START_S) -> None:
         """Waits until a worker is ready; raises TimeoutError, or ProcessLookupError if the scheduler ends before."""
