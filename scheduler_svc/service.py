@@ -66,12 +66,12 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         tool_times = ToolTimes()
         self._tool_times_file = _open_tool_times(config, tool_times)
-        self._jobs = make_store(config.state_dir, config.state_url)
+        self._jobs = make_store(config.state_dir, config.state_url, config.job_retention_days)
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         host = listening_host("--grpc-host", config.grpc_host)
-        gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
+        self._gate = gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
         self._api = ApiServer(
             self._engine,
             self._texts,
@@ -127,8 +127,8 @@ class Service:
             stack.push_async_callback(self._stop_serving)
             await self._api.start()
             if self._jobs is not None:  # of a service that stops, the first thing to end
-                max_be_requests = self._config.engine.max_be_requests
-                runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
+                ahead_s, max_be_requests = self._config.batch_ahead_s, self._config.engine.max_be_requests
+                runner = make_runner(self._jobs, self._engine, self._texts, self._gate, ahead_s, max_be_requests)
                 self._own((await stack.enter_async_context(runner)).task)
             spare_the_loop()
             if self._http is not None:

@@ -15,7 +15,7 @@ from qllm.settings import plain, settings_of
 from scheduler_svc.api.draft import SamplingDraft, StopDraft, TargetsDraft
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import SamplingDefaults, ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -33,17 +33,6 @@ _PROMISES = {one.field: one.setting for one in settings_of(Limits)}
 MAX_TTFT_MS, MAX_TPOT_MS = _PROMISES["ls_ttft_s"].high, _PROMISES["ls_tpot_s"].high
 
 Number = TypeVar("Number", int, float)
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """A count to show in an error in place of the thing counted."""
-
-    count: int
-    unit: str
-
-    def __repr__(self) -> str:
-        return f"{self.count} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

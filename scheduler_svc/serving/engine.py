@@ -26,7 +26,7 @@ from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.ids import CommandId, SeqId
 from scheduler_svc.core.state.results import IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
-from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerKilled, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.absence import Absence
@@ -252,9 +252,9 @@ class Engine:
         """Counts a request that was refused."""
         self._metrics.requests.refused(request_class, refusal)
 
-    def note_item_ended(self, status: str) -> None:
-        """Counts an item of a durable job whose outcome was recorded, by how it ended."""
-        self._metrics.items.ended(status)
+    def note_items_ended(self, status: str, number: int) -> None:
+        """Counts items of durable jobs whose outcome was recorded, by how they ended."""
+        self._metrics.items.ended(status, number)
 
     # ---- LinkListener: what the worker link calls
 
@@ -362,8 +362,7 @@ class Engine:
     def _quarantine(self, live: LiveRequest) -> None:
         """Ends a request that killed a worker each time that it ran alone."""
         _log.error("request_quarantined request_id=%s", live.request.request_id)
-        times = live.sequence.num_deaths_alone
-        self._fail_one(live, BatchFailed(f"the worker died {times} times while it ran this request and no other"))
+        self._fail_one(live, WorkerKilled(live.sequence.num_deaths_alone))
 
     def _give_up(self, reason: str) -> None:
         """Ends all requests: they have waited for a worker for as long as they may."""

@@ -8,9 +8,8 @@ from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
-from scheduler_svc.api.validation import Amount
 from scheduler_svc.core.state.sequence import FinishReason
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
 # vLLM's word for "all of them", which is 0 here.

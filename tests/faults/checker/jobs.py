@@ -114,7 +114,7 @@ def _judge_job(
         counts = f"{job.num_items} items, {job.num_succeeded} succeeded, {job.num_failed} failed"
         verdict.note(JobFlaw.MISCOUNTED, f"{job.batch_id}: {counts} of {len(record.plans)}")
     numbers = Counter(result.position for result in job.results)
-    for position, plan in enumerate(record.plans):
+    for position in range(len(record.plans)):
         where = f"{job.batch_id} item {position}"
         if numbers[position] != 1:
             flaw = JobFlaw.RESULT_TWICE if numbers[position] else JobFlaw.RESULT_MISSING

@@ -1,4 +1,4 @@
-"""The store of jobs that a run's schedulers share: SQLite in a directory of its own, or a PostgreSQL that can be killed."""
+"""The store of jobs that a run's schedulers share: SQLite in a directory, or a PostgreSQL that can be killed."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ _DATABASE = "qllm"
 class Attempts:
     """How often items were begun: that many more than once, and one of them most often."""
 
-    num_again: int
-    most: int
+    num_again: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True, slots=True)

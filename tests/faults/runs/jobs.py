@@ -88,7 +88,7 @@ class JobsResult:
 
     verdict: JobsVerdict = field(default_factory=JobsVerdict)
     happened: Counter[str] = field(default_factory=Counter)
-    attempts: Attempts = Attempts(0, 0)
+    attempts: Attempts = field(default_factory=Attempts)
     num_fenced: int = 0
     took_s: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -245,7 +245,7 @@ class _JobsRun:
         await until(lambda: not service.is_running, 30)
 
     async def _restart_database(self) -> None:
-        """Kills the database as often as it should be while schedulers are killed: each time after so many of theirs."""
+        """Kills the database as often as it should be, each time after so many kills of schedulers."""
         amounts = self._amounts
         for number in range(amounts.num_restarts):
             least = (number + 0.5) * amounts.num_kills / amounts.num_restarts
@@ -275,15 +275,12 @@ class _JobsRun:
         return []
 
     async def _with_results(self, clients: JobClients, batches: Iterable[pb.Batch]) -> list[FoundJob]:
-        found: list[FoundJob] = []
         left = iter(batches)
 
-        async def read() -> None:
-            for batch in left:
-                found.append(await clients.found(batch))
+        async def read() -> list[FoundJob]:
+            return [await clients.found(batch) for batch in left]
 
-        await asyncio.gather(*[read() for _ in range(_NUM_READERS)])
-        return found
+        return [job for jobs in await asyncio.gather(*[read() for _ in range(_NUM_READERS)]) for job in jobs]
 
 
 def report(result: JobsResult) -> list[str]:

@@ -23,12 +23,14 @@ from scheduler_svc.jobs.job import Claim, ItemKind, ItemOutcome, ItemStatus, Pro
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
 from tests.support.service.api_service import collect, running
-from tests.support.service.fakes import FakeGenerator
+from tests.support.service.fakes import FakeGenerator, served_model
 from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, http_app
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 ANSWER = "naïve 日本😀 café, and so on"
 SCRIPT = [*TOKENIZER.encode(ANSWER, add_special_tokens=False), EOS_ID]
+
+MODEL = served_model().identity
 
 
 def saying(script: Sequence[int] = SCRIPT, **options: Any) -> FakeGenerator:
@@ -90,7 +92,7 @@ async def run() -> AsyncIterator[Run]:
 
 
 def split(num_tokens: int) -> Progress:
-    return Progress(tuple(SCRIPT[:num_tokens]), (-0.5,) * num_tokens)
+    return Progress(tuple(SCRIPT[:num_tokens]), (-0.5,) * num_tokens, MODEL)
 
 
 def comparable(answer: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +141,22 @@ async def test_the_engine_is_told_the_tokens_that_are_there(run: Run) -> None:
     run = Run(generator)
     await run.answer(generate_claim(pb.GenerateRequest(text="hello"), progress=split(4)))
     assert generator.submitted[0].output_token_ids == tuple(SCRIPT[:4])
+
+
+async def test_an_item_begins_anew_on_another_model(run: Run) -> None:
+    generator = saying()
+    run = Run(generator)
+    await run.answer(generate_claim(pb.GenerateRequest(text="hello"), progress=replace(split(4), model="another")))
+    assert generator.submitted[0].output_token_ids == ()
+    assert run.progress[0] == Progress(model=MODEL)
+    assert run.progress[-1] == split(len(SCRIPT) - 1)
+
+
+@pytest.mark.parametrize("change", [{"name": "b"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"vocab_size": 9}])
+def test_models_that_choose_other_tokens_are_other_models(change: dict[str, Any]) -> None:
+    model = served_model()
+    assert replace(model, **change).identity != model.identity
+    assert replace(model, device="elsewhere").identity == model.identity
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from scheduler_svc.api.openai.batches.file_routes import MAX_FILE_BYTES
 from scheduler_svc.caller import set_tenant
+from scheduler_svc.jobs.limits import MAX_FILE_BYTES
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import HttpService, error_of, http_app, running_http
