@@ -7,7 +7,7 @@ A job that is coming in is not whole: nobody sees it and nothing of it is claime
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -104,7 +104,7 @@ def give_up(connection: Connection, job_id: str, now_s: float) -> None:
     connection.execute(update(jobs).where(is_coming_in).values(ended_at=now_s))
 
 
-def _show(connection: Connection, job_id: str, job: NewJob, columns: dict[str, object]) -> bool:
+def _show(connection: Connection, job_id: str, job: NewJob, columns: Mapping[str, object]) -> bool:
     """Makes a job whole; returns False if the tenant has another one of its key."""
     shown = {**columns, "is_whole": True, "idempotency_key": job.idempotency_key or None}
     try:

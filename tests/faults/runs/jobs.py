@@ -17,25 +17,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import grpc
-from qllm.v1 import batches_pb2 as pb
 
 from scheduler_svc.jobs.runner import LEASE_S
 from tests.faults import plans
 from tests.faults.checker.jobs import JobsVerdict, judge_jobs
 from tests.faults.harness.job_clients import JobClients
+from tests.faults.harness.job_load import ended_jobs, with_results
 from tests.faults.harness.job_store import Attempts, StoreOfJobs, postgresql_store, sqlite_store
 from tests.faults.harness.service import Service, Settings, until
-from tests.faults.job_records import FoundJob, FoundResult, JobRecord
+from tests.faults.job_records import FoundResult, JobRecord
 from tests.faults.plans import References
-from tests.faults.records import Class
 
-PLANS = [
-    plans.plan(Class.BEST_EFFORT, 4 + number, 2 + 2 * number, 9000 + number, seeded=bool(number % 2))
-    for number in range(12)
-]
 _MOST_ITEMS = 3
 _SHARE_WITHOUT_KEY = 0.3
 _SHARE_ASKED_TWICE = 0.1
@@ -46,10 +41,7 @@ _MOST_START_S = 2.0
 _STANDS_STILL_S = LEASE_S + 3
 _MOST_AWAY_S = 1.0
 _READ_EVERY_S = 0.05
-_POLL_S = 0.5
-_NUM_READERS = 4
 _FENCED = re.compile(r"\b(?:outcome_refused|item_lost|item_stopped)\b")
-_ENDS = (pb.BATCH_STATUS_COMPLETED, pb.BATCH_STATUS_FAILED, pb.BATCH_STATUS_EXPIRED, pb.BATCH_STATUS_CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +97,9 @@ async def run_jobs(
     """Runs it, and judges every job."""
     begun_s = time.monotonic()
     with postgresql_store() if amounts.num_restarts else sqlite_store() as store:
-        settings = replace(settings, options=(*settings.options, *store.options))
         async with AsyncExitStack() as stack:
             number = 2 if amounts.num_restarts else 1
-            services = [await stack.enter_async_context(Service(settings)) for _ in range(number)]
+            services = [await stack.enter_async_context(Service(settings, store)) for _ in range(number)]
             run = _JobsRun(services, store, amounts, random.Random(seed), tell)
             await run.run()
             run.result.attempts = store.attempts()
@@ -142,7 +133,7 @@ class _JobsRun:
 
     async def run(self) -> None:
         """Lets everything happen, waits for the rest, and judges."""
-        await self._references.learn(self._services[0].address, PLANS)
+        await self._references.learn(self._services[0].address, plans.JOB_ITEMS)
         async with JobClients([service.address for service in self._services], self._rng) as clients:
             asking = [asyncio.create_task(self._ask(clients)) for _ in range(self._amounts.num_clients)]
             async with self._read_meanwhile(clients):
@@ -150,13 +141,13 @@ class _JobsRun:
                 for _ in range(self._amounts.num_jobs + self._amounts.num_clients):
                     self._allowed.release()
                 await self._wait_for(asking)
-                jobs = await self._ended_jobs(clients)
+                jobs = await with_results(clients, await ended_jobs(clients, self._amounts.end_s))
             self.result.verdict = judge_jobs(self._records, jobs, self._seen, self._references.of)
 
     # ---- clients
 
     def _new_record(self, number: int) -> JobRecord:
-        items = tuple(self._rng.choice(PLANS) for _ in range(self._rng.randint(1, _MOST_ITEMS)))
+        items = tuple(self._rng.choice(plans.JOB_ITEMS) for _ in range(self._rng.randint(1, _MOST_ITEMS)))
         key = "" if self._rng.random() < _SHARE_WITHOUT_KEY else f"key-{number}"
         return JobRecord(f"job-{number}", items, key)
 
@@ -257,30 +248,6 @@ class _JobsRun:
         self.result.happened[what] += 1
         num_heard = sum(bool(record.batch_ids) for record in self._records)
         self._tell(f"{what}: {self.result.happened[what]}; {num_heard} jobs acknowledged")
-
-    # ---- what became of the jobs
-
-    async def _ended_jobs(self, clients: JobClients) -> list[FoundJob]:
-        """Waits until every job has ended, or has had its time, and returns all of them."""
-        deadline_s = time.monotonic() + self._amounts.end_s
-        while time.monotonic() < deadline_s + self._amounts.end_s:
-            await asyncio.sleep(_POLL_S)
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                batches = await clients.all_jobs()
-                num_open = sum(batch.status not in _ENDS for batch in batches)
-                if not num_open or time.monotonic() > deadline_s:
-                    return await self._with_results(clients, batches)
-                self._tell(f"{num_open} of {len(batches)} jobs have not ended")
-        self.result.problems.append("the jobs could not be read")
-        return []
-
-    async def _with_results(self, clients: JobClients, batches: Iterable[pb.Batch]) -> list[FoundJob]:
-        left = iter(batches)
-
-        async def read() -> list[FoundJob]:
-            return [await clients.found(batch) for batch in left]
-
-        return [job for jobs in await asyncio.gather(*[read() for _ in range(_NUM_READERS)]) for job in jobs]
 
 
 def report(result: JobsResult) -> list[str]:
