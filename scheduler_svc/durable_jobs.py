@@ -20,6 +20,7 @@ from scheduler_svc.jobs.item_worker import ItemWorker
 from scheduler_svc.jobs.job import ItemKind
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
 from scheduler_svc.jobs.runner import JobRunner
+from scheduler_svc.process.sole_use import InUse, sole_use
 from scheduler_svc.security.gate import Gate
 from scheduler_svc.security.grant import Grant
 from scheduler_svc.serving.engine import Engine
@@ -60,31 +61,58 @@ def make_store(directory: Path | None, url: str | None, keep_days: float) -> "Jo
 
 
 @contextlib.asynccontextmanager
-async def opened(store: "JobStore", *, is_remote: bool) -> AsyncIterator[None]:
+async def opened(store: "JobStore", directory: Path | None) -> AsyncIterator[None]:
     """Opens a store, and closes it at the end.
 
     Args:
         store: It.
-        is_remote: Whether it may come back by itself: the service then starts without it.
+        directory: Where it is, which is then this process's alone; None: in a database that others use too, and that
+            may come back by itself, so that the service starts without it.
 
     Raises:
         SettingRefused: It can't be used.
     """
-    option = "--state-url" if is_remote else "--state-dir"
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        if directory is None:
+            await _open_shared(store)
+        else:
+            stack.enter_context(_kept_to_this_process(directory))
+            await _open_own(store)
+        yield
+
+
+async def _open_shared(store: "JobStore") -> None:
     try:
-        with _refusing(option):
+        with _refusing("--state-url"):
             await store.open()
-        if not is_remote and (num_left := await store.end_leases()):  # the directory is this service's alone
+    except StoreUnavailable as error:
+        _log.error("job_store_unavailable reason=%r", str(error))
+
+
+async def _open_own(store: "JobStore") -> None:
+    """Opens a store that nobody else uses: items that ran when its last owner was killed are free at once."""
+    try:
+        with _refusing("--state-dir"):
+            await store.open()
+        if num_left := await store.end_leases():
             _log.info("items_left_by_earlier_life num=%d", num_left)
     except StoreUnavailable as error:
-        if not is_remote:
-            await store.close()
-            raise SettingRefused(f"{option}: {error}") from None
-        _log.error("job_store_unavailable reason=%r", str(error))
-    try:
+        raise SettingRefused(f"--state-dir: {error}") from None
+
+
+@contextlib.contextmanager
+def _kept_to_this_process(directory: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_use(directory))
+        except InUse:
+            raise SettingRefused(
+                f"--state-dir: got {directory}, which another scheduler uses; several can share a --state-url"
+            ) from None
+        except OSError as error:
+            raise SettingRefused(f"--state-dir: got {directory}, which cannot be written: {error.strerror}") from None
         yield
-    finally:
-        await store.close()
 
 
 def make_runner(

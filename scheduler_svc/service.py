@@ -106,8 +106,8 @@ class Service:
                 await stack.enter_async_context(self._tool_times_file)
                 self._own(self._tool_times_file.task)
             if self._jobs is not None:
-                is_remote = self._config.state_url is not None
-                await stack.enter_async_context(opened(self._jobs, is_remote=is_remote))
+                directory = self._config.state_dir if self._config.state_url is None else None
+                await stack.enter_async_context(opened(self._jobs, directory))
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
             self._team = self._make_team(endpoint)
             self._link = WorkerLink(

@@ -115,7 +115,7 @@ class JobStore:
         """Accepts a job; returns after the commit. A large one comes in over several, of which the last one counts."""
         job_id = new_id("batch", self._clock())
         async with aclosing(chunks_of(items)) as chunks:
-            first = await anext(chunks, [])
+            first: Sequence[NewItem] = await anext(chunks, ())
             second = await anext(chunks, None)
             if second is None:
                 created = await self._write_whole(job_id, job, first)

@@ -40,6 +40,7 @@ _SHARE_KILLED_AT_START = 1 / 3
 _MOST_START_S = 2.0
 _STANDS_STILL_S = LEASE_S + 3
 _MOST_AWAY_S = 1.0
+_ITEMS_RUN_WITHIN_S = 60.0
 _READ_EVERY_S = 0.05
 _FENCED = re.compile(r"\b(?:outcome_refused|item_lost|item_stopped)\b")
 
@@ -104,6 +105,8 @@ async def run_jobs(
             await run.run()
             run.result.attempts = store.attempts()
             run.result.num_fenced = sum(len(_FENCED.findall(service.log)) for service in services)
+            if amounts.num_stills and not run.result.num_fenced:
+                run.result.problems.append("nothing was fenced off, so that nothing was proved of it")
     run.result.took_s = time.monotonic() - begun_s
     return run.result
 
@@ -220,10 +223,7 @@ class _JobsRun:
                     self._note("killed while it started")
                 await service.start_scheduler()
             else:
-                service.signal_scheduler(signal.SIGSTOP)
-                await asyncio.sleep(_STANDS_STILL_S)
-                service.signal_scheduler(signal.SIGCONT)
-                await service.wait_until_serving()
+                await self._stand_still(service)
             self._note(deed)
 
     def _allow_share(self) -> None:
@@ -234,6 +234,20 @@ class _JobsRun:
     async def _kill(self, service: Service) -> None:
         service.signal_scheduler(signal.SIGKILL)
         await until(lambda: not service.is_running, 30)
+
+    async def _stand_still(self, service: Service) -> None:
+        """Stops a scheduler while items run there, until others have taken them, and lets it go on with them."""
+        deadline_s = time.monotonic() + _ITEMS_RUN_WITHIN_S
+        while (loads := await service.loads()) is None or not loads.best_effort.running:
+            if time.monotonic() > deadline_s:
+                self.result.problems.append("no item ran where a scheduler was to stand still")
+                return
+            self._allow_share()
+            await asyncio.sleep(_MOST_CREATING_S)
+        service.signal_scheduler(signal.SIGSTOP)
+        await asyncio.sleep(_STANDS_STILL_S)
+        service.signal_scheduler(signal.SIGCONT)
+        await service.wait_until_serving()
 
     async def _restart_database(self) -> None:
         """Kills the database as often as it should be, each time after so many kills of schedulers."""

@@ -1,7 +1,9 @@
 """Large jobs come in over several commits, and nobody notices before the last one."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +113,20 @@ async def test_chunks_hold_no_more_than_one_item_beyond_their_bytes(monkeypatch:
     monkeypatch.setattr(chunks, "MAX_CHUNK_BYTES", 10)
     items = [NewItem(str(at), b"x" * 4) for at in range(8)]
     assert [len(chunk) async for chunk in chunks_of(each(items))] == [3, 3, 2]
+
+
+async def test_a_large_job_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "MAX_CHUNK_ITEMS", 500)
+    store = JobStore.in_directory(tmp_path)
+    await store.open()
+    item_bytes, num_items = 1 << 17, 240
+    tracemalloc.start()
+    try:
+        items = (NewItem(str(at), bytes(item_bytes)) for at in range(num_items))
+        job = await store.create_job(new_job(), each(items))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert job.counts.total == num_items
+    assert most_bytes < 8 * chunks.MAX_CHUNK_BYTES < item_bytes * num_items / 3
+    await store.close()
