@@ -115,8 +115,9 @@ class JobStore:
         """Accepts a job; returns after the commit. A large one comes in over several, of which the last one counts."""
         job_id = new_id("batch", self._clock())
         async with aclosing(chunks_of(items)) as chunks:
-            first: Sequence[NewItem] = await anext(chunks, ())
-            second = await anext(chunks, None)
+            first, second = await anext(chunks, None), await anext(chunks, None)
+            if first is None:
+                raise InvalidRequest("items", "none", "at least one item")
             if second is None:
                 created = await self._write_whole(job_id, job, first)
             else:
@@ -244,8 +245,6 @@ class JobStore:
     # ---- inside
 
     async def _write_whole(self, job_id: str, job: NewJob, items: Sequence[NewItem]) -> Job:
-        if not items:
-            raise InvalidRequest("items", "none", "at least one item")
         return await self._database.write(lambda db: intake.create(db, job_id, job, items, self._clock()))
 
     async def _write_in_parts(
