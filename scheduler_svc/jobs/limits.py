@@ -4,6 +4,7 @@ The only place that does: whoever takes a job in gives the name that the field h
 """
 
 from collections.abc import Mapping
+from hashlib import blake2b
 
 from scheduler_svc.errors import Amount, InvalidRequest
 
@@ -15,6 +16,7 @@ MAX_CUSTOM_ID_CHARACTERS = 256
 MAX_KEY_CHARACTERS = 128
 MAX_METADATA_PAIRS, MAX_METADATA_KEY_CHARACTERS, MAX_METADATA_VALUE_CHARACTERS = 16, 64, 512
 MAX_FILENAME_CHARACTERS = 256
+_DIGEST_BYTES = 16
 MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 30 * 86400.0
 
 
@@ -59,16 +61,16 @@ def require_text(field: str, given: str, least: int, most: int) -> None:
 
 
 class ItemsSoFar:
-    """Counts a job's items as they come in, and knows what they are called."""
+    """Counts a job's items as they come in, and knows which ids there were, in some MiB at most."""
 
     def __init__(self) -> None:
-        self._custom_ids: set[str] = set()
+        self._id_digests: set[bytes] = set()  # ids may be a KiB each
         self._num_bytes = 0
 
     @property
     def number(self) -> int:
         """How many items there are."""
-        return len(self._custom_ids)
+        return len(self._id_digests)
 
     def take(self, field: str, custom_id: str, num_bytes: int) -> None:
         """Counts one more item, of so many bytes; raises InvalidRequest if the job can't have it.
@@ -79,13 +81,14 @@ class ItemsSoFar:
             num_bytes: How large its body is.
         """
         require_text(field, custom_id, 1, MAX_CUSTOM_ID_CHARACTERS)
-        if custom_id in self._custom_ids:
+        digest = blake2b(custom_id.encode(), digest_size=_DIGEST_BYTES).digest()
+        if digest in self._id_digests:
             raise InvalidRequest(field, custom_id, "an id that no earlier item of the job has")
         if num_bytes > MAX_ITEM_BYTES:
             raise InvalidRequest("item", Amount(num_bytes, "bytes"), f"at most {MAX_ITEM_BYTES} bytes in one item")
-        if len(self._custom_ids) == MAX_ITEMS:
+        if self.number == MAX_ITEMS:
             raise InvalidRequest("items", Amount(MAX_ITEMS + 1, "items or more"), f"at most {MAX_ITEMS} in one job")
-        self._custom_ids.add(custom_id)
+        self._id_digests.add(digest)
         self._num_bytes += num_bytes
         if self._num_bytes > MAX_JOB_BYTES:
             given = Amount(self._num_bytes, "bytes or more")

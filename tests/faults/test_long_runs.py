@@ -42,7 +42,7 @@ def test_random_kills_of_the_worker_cost_no_stream(killed: KillsResult) -> None:
 
 
 def test_jobs_are_done_once_and_rightly_however_often_their_scheduler_is_killed() -> None:
-    amounts = Amounts(num_jobs=80, num_kills=4, end_s=120)
+    amounts = Amounts(num_jobs=40, num_kills=2, end_s=120)
     result = asyncio.run(run_jobs(Settings(), amounts, seed=1))
     assert result.is_clean, report_of_jobs(result)
     assert result.attempts.num_again > 0, "no kill hit an item that ran"
@@ -51,7 +51,7 @@ def test_jobs_are_done_once_and_rightly_however_often_their_scheduler_is_killed(
 def test_jobs_of_two_schedulers_are_done_once_and_rightly_though_they_and_their_database_are_killed() -> None:
     if why_not := why_no_postgresql():
         pytest.skip(why_not)
-    amounts = Amounts(num_jobs=60, num_kills=4, end_s=120, num_restarts=1)
+    amounts = Amounts(num_jobs=30, num_kills=2, end_s=120, num_restarts=1)
     result = asyncio.run(run_jobs(Settings(), amounts, seed=2))
     assert result.is_clean, report_of_jobs(result)
     assert result.happened["database killed"] == 1

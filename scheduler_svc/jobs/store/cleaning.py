@@ -7,7 +7,7 @@ A job of 50,000 items is deleted in many transactions, lest everybody else's com
 it, since it is hidden first.
 """
 
-from sqlalchemy import Connection, delete, or_, select, tuple_, update
+from sqlalchemy import Connection, delete, not_, or_, select, tuple_, update
 
 from scheduler_svc.jobs.store.schema import files, items, jobs
 
@@ -44,7 +44,7 @@ def clean(connection: Connection, now_s: float, file_before_s: float) -> bool:
 
 def _clean_job(connection: Connection, now_s: float) -> bool:
     is_over = or_(jobs.c.ended_at.is_not(None), jobs.c.created_at < now_s - _UNFINISHED_S)
-    hidden = select(jobs.c.job_id).where(jobs.c.is_whole.is_(False), is_over).limit(1)
+    hidden = select(jobs.c.job_id).where(not_(jobs.c.is_whole), is_over).limit(1)
     job_id = connection.scalar(hidden.with_for_update(skip_locked=True))
     if job_id is None:
         return False
@@ -57,7 +57,7 @@ def _clean_job(connection: Connection, now_s: float) -> bool:
 
 
 def _clean_file(connection: Connection, now_s: float, before_s: float) -> bool:
-    is_left = files.c.is_whole.is_(False) & (files.c.created_at < now_s - _UNFINISHED_S)
+    is_left = not_(files.c.is_whole) & (files.c.created_at < now_s - _UNFINISHED_S)
     over = select(files.c.file_id).where(or_(is_left, files.c.created_at < before_s)).limit(1)
     file_id = connection.scalar(over.with_for_update(skip_locked=True))
     if file_id is None:

@@ -9,7 +9,7 @@ A job that is coming in is not whole: nobody sees it and nothing of it is claime
 import json
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, not_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from scheduler_svc.jobs.job import Job, JobStatus, LineError, NewItem, NewJob
@@ -100,7 +100,7 @@ def fail(connection: Connection, job_id: str, job: NewJob, errors: Sequence[Line
 
 def give_up(connection: Connection, job_id: str, now_s: float) -> None:
     """Leaves what came of a job to `clean`; one that was accepted stays as it is."""
-    is_coming_in = (jobs.c.job_id == job_id) & jobs.c.is_whole.is_(False)
+    is_coming_in = (jobs.c.job_id == job_id) & not_(jobs.c.is_whole)
     connection.execute(update(jobs).where(is_coming_in).values(ended_at=now_s))
 
 

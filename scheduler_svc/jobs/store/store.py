@@ -119,7 +119,8 @@ class JobStore:
             if first is None:
                 raise InvalidRequest("items", "none", "at least one item")
             if second is None:
-                created = await self._write_whole(job_id, job, first)
+                now_s, write = self._clock(), self._database.write
+                created = await write(lambda db: intake.create(db, job_id, job, first, now_s))
             else:
                 created = await self._write_in_parts(job_id, job, first, second, chunks)
         self._on_added()
@@ -243,9 +244,6 @@ class JobStore:
         return await self._database.write(lambda db: claim_table.end_leases(db, self._clock()))
 
     # ---- inside
-
-    async def _write_whole(self, job_id: str, job: NewJob, items: Sequence[NewItem]) -> Job:
-        return await self._database.write(lambda db: intake.create(db, job_id, job, items, self._clock()))
 
     async def _write_in_parts(
         self,

@@ -1,8 +1,10 @@
 """What ended long ago is deleted whole, a little at a time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, event
 
 from scheduler_svc.jobs.store import cleaning
 from scheduler_svc.jobs.store import store as store_module
@@ -95,3 +97,28 @@ async def test_a_store_that_keeps_all_deletes_nothing(database_url: str, clock: 
     await store.clean()
     assert len(await ended(store, job_id)) == 1
     await store.close()
+
+
+async def test_looking_for_what_is_over_reads_no_job_that_is_not(tmp_path: Path, clock: Clock) -> None:
+    store = JobStore.in_directory(tmp_path, clock, KEEP_S)
+    await add_ended(store, 1)
+    seen: list[str] = []
+
+    def plans_of(act: Callable[[Connection], object]) -> Callable[[Connection], object]:
+        def explained(connection: Connection) -> None:
+            def note(_conn: object, _cursor: object, statement: str, given: Sequence[object], *_: object) -> None:
+                if statement.startswith("SELECT jobs"):
+                    plan = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)  # type: ignore[attr-defined]
+                    seen.extend(str(row[3]) for row in plan)
+
+            event.listen(connection, "before_cursor_execute", note)
+            act(connection)
+
+        return explained
+
+    await store._database.write(plans_of(lambda db: cleaning.hide_old_jobs(db, 0.0)))
+    await store._database.write(plans_of(lambda db: cleaning.clean(db, clock.now_s, 0.0)))
+    await store.close()
+    assert len(seen) == 2
+    assert "jobs_ended" in seen[0]
+    assert "jobs_hidden" in seen[1]

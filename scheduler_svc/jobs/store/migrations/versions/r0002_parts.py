@@ -11,10 +11,8 @@ def upgrade() -> None:
     """Adds the columns; all jobs that are there are whole."""
     op.add_column("jobs", sa.Column("is_whole", sa.Boolean, nullable=False, server_default=sa.true()))
     op.add_column("items", sa.Column("progress_model", sa.Text))
-    _make_partial_index("jobs_ended", "jobs", ["ended_at"], "ended_at IS NOT NULL")
-    _make_partial_index("jobs_hidden", "jobs", ["job_id"], "NOT is_whole")
-
-
-def _make_partial_index(name: str, table: str, columns: list[str], condition: str) -> None:
-    where = sa.text(condition)
-    op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
+    has_ended = sa.column("ended_at").is_not(None)
+    op.create_index("jobs_ended", "jobs", ["ended_at"], sqlite_where=has_ended, postgresql_where=has_ended)
+    # As an expression, which is written as the queries write it: a database compares the two by their form.
+    is_hidden = sa.not_(sa.column("is_whole", sa.Boolean))
+    op.create_index("jobs_hidden", "jobs", ["job_id"], sqlite_where=is_hidden, postgresql_where=is_hidden)
