@@ -53,12 +53,15 @@ class JobClients:
                 if error.code() not in _EXCUSED:
                     record.refusals.append(f"{error.code().name}: {error.details()}")
                     return
-                if not record.key:
-                    return
-                await asyncio.sleep(self._rng.uniform(*_RETRY_S))
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
             else:
                 record.batch_ids.append(batch.batch_id)
                 return
+            if not record.key:
+                return
+            await asyncio.sleep(self._rng.uniform(*_RETRY_S))
 
     async def all_jobs(self) -> list[pb.Batch]:
         """Returns all jobs as they stand; raises AioRpcError if that can't be had."""
@@ -88,6 +91,12 @@ class JobClients:
     @property
     def _stub(self) -> Any:
         return self._rng.choice(self._stubs)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled this task: gRPC raises the same where a connection breaks while it sends."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _parts(record: JobRecord) -> Iterator[pb.CreateBatchRequest]:

@@ -1,10 +1,12 @@
 """Jobs through the Python client, over the real API and jobs in memory."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 import grpc
 import pytest
+from qllm.v1 import batches_pb2 as pb
+from qllm.v1 import batches_pb2_grpc
 
 from client import (
     AsyncClient,
@@ -116,6 +118,45 @@ class LosesItsAnswer(MemoryJobs):
         if self.num_created == 1:
             raise self.unavailable()  # after the commit
         return made
+
+
+class BreaksWhileSending:
+    """The first call ends as gRPC ends one whose connection breaks while it sends."""
+
+    def __init__(self, stub: batches_pb2_grpc.BatchesStub) -> None:
+        self._create = stub.CreateBatch
+        self.num_calls = 0
+
+    async def CreateBatch(self, messages: Iterator[pb.CreateBatchRequest]) -> pb.Batch:
+        self.num_calls += 1
+        if self.num_calls == 1:
+            raise asyncio.CancelledError
+        return await self._create(messages)
+
+
+async def test_a_connection_that_breaks_while_a_job_is_sent_is_an_error_that_is_tried_again(service: Service) -> None:
+    async with AsyncClient(service.server.address) as client:
+        client._batches._stub = stub = BreaksWhileSending(service.batches)
+        assert (await client.create_batch(ITEMS)).num_items == 3
+        assert stub.num_calls == 2
+        stub.num_calls = 0
+        with pytest.raises(Unavailable, match="broke while the job was sent"):
+            await client.create_batch(ITEMS, idempotency_key="")
+
+
+async def test_who_cancels_the_sending_of_a_job_is_heard() -> None:
+    class Never(MemoryJobs):
+        async def create_job(self, job: NewJob, items: AsyncIterable[NewItem]) -> Job:
+            reached.set()
+            return await asyncio.Event().wait() and await super().create_job(job, items)
+
+    reached = asyncio.Event()
+    async with running(FakeGenerator(), Never()) as service, AsyncClient(service.server.address) as client:
+        sending = asyncio.create_task(client.create_batch(ITEMS))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
 
 
 async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once() -> None:
