@@ -72,7 +72,7 @@ test-transformers: $(STAMP) ## the worker's tests with another transformers (old
 test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
 	$(BIN)/pytest -m gpu -rs
 
-faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of workers and of schedulers with jobs, an overload
+faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of workers and schedulers, an overload
 	$(BIN)/python -m tests.faults matrix --json build/faults-matrix.json
 	$(BIN)/python -m tests.faults kills --minutes 20 --every 6 --standby --json build/faults-kills.json
 	$(BIN)/python -m tests.faults jobs --json build/faults-jobs.json
