@@ -56,6 +56,20 @@ async def test_fields_may_come_in_any_order(service: HttpService) -> None:
     assert (response.status_code, response.json()["bytes"]) == (200, len(LINES))
 
 
+async def test_a_file_says_until_when_it_is_kept(service: HttpService, jobs: MemoryJobs) -> None:
+    assert (await upload(service)).json()["expires_at"] is None
+    jobs.kept_s = 3600.0
+    file = (await upload(service)).json()
+    assert file["expires_at"] == file["created_at"] + 3600
+
+
+@pytest.mark.parametrize("name", ["expires_after[seconds]", "nonsense"])
+async def test_what_an_upload_asks_for_and_does_not_get_is_refused_by_name(service: HttpService, name: str) -> None:
+    refused = await upload(service, **{name: "3600"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, name)
+    assert (await service.http.get("/v1/files")).json()["data"] == []
+
+
 async def test_files_are_listed_newest_first_page_by_page(service: HttpService) -> None:
     ids = [(await upload(service)).json()["id"] for _ in range(3)]
     first = (await service.http.get("/v1/files", params={"limit": 2})).json()
