@@ -18,12 +18,13 @@ from client.batches import (
     encode_batch,
 )
 from client.endpoint import Endpoint
-from client.errors import Unavailable
+from client.errors import ServerError, Unavailable
 
 # A service that is started again is back within this time, unless its model is large.
 PATIENCE_S = 120.0
 _CREATE_TRIES = 3
 _RETRY_S = 0.5
+_BROKE_WHILE_SENDING = "Internal error from Core"
 
 
 class BatchCalls:
@@ -64,12 +65,15 @@ class BatchCalls:
         try:
             with self._endpoint.translated_errors():
                 return await self._stub.CreateBatch(iter(messages))
+        # gRPC ends a call whose connection breaks while it sends as if its caller had cancelled it, or with INTERNAL.
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # gRPC ends a call like that whose connection breaks while it sends, as if its caller had cancelled it.
-            raise Unavailable(f"the connection to {self._endpoint.target} broke while the job was sent") from None
+        except ServerError as error:
+            if _BROKE_WHILE_SENDING not in str(error):
+                raise
+        raise Unavailable(f"the connection to {self._endpoint.target} broke while the job was sent")
 
     async def get(self, batch_id: str) -> Batch:
         """Returns a job."""

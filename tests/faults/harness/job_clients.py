@@ -18,6 +18,7 @@ _RETRY_S = (0.02, 0.2)
 _NAME = "name"
 _PAGE_SIZE = 100
 # What a call ends with whose service, or whose store, is gone: it may have been carried out.
+_BROKE_WHILE_SENDING = "Internal error from Core"  # gRPC's own words, INTERNAL by its code
 _EXCUSED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -50,7 +51,7 @@ class JobClients:
             try:
                 batch = await self._stub.CreateBatch(_parts(record), timeout=_CALL_S)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _EXCUSED:
+                if error.code() not in _EXCUSED and _BROKE_WHILE_SENDING not in (error.details() or ""):
                     record.refusals.append(f"{error.code().name}: {error.details()}")
                     return
             except asyncio.CancelledError:

@@ -38,7 +38,7 @@ _MOST_LIFE_S = 1.5
 _MOST_CREATING_S = 0.06
 _SHARE_KILLED_AT_START = 1 / 3
 _MOST_START_S = 2.0
-_STANDS_STILL_S = LEASE_S + 3
+_STANDS_STILL_S = LEASE_S + 10
 _MOST_AWAY_S = 1.0
 _ITEMS_RUN_WITHIN_S = 60.0
 _READ_EVERY_S = 0.05
@@ -131,6 +131,8 @@ class _JobsRun:
         self._records = [self._new_record(number) for number in range(amounts.num_jobs)]
         self._waiting = iter(self._records)
         self._allowed = asyncio.Semaphore(0)
+        self._nobody_stands_still = asyncio.Event()
+        self._nobody_stands_still.set()
         self._seen: dict[tuple[str, int], FoundResult] = {}
         self.result = JobsResult()
 
@@ -210,6 +212,7 @@ class _JobsRun:
         deeds = ["killed"] * num_kills + ["stood still"] * num_stills
         self._rng.shuffle(deeds)
         for deed in deeds:
+            await self._nobody_stands_still.wait()
             self._allow_share()
             await asyncio.sleep(self._rng.uniform(0, _MOST_LIFE_S))
             self._allow_share()  # so that calls are under way
@@ -244,9 +247,11 @@ class _JobsRun:
                 return
             self._allow_share()
             await asyncio.sleep(_MOST_CREATING_S)
+        self._nobody_stands_still.clear()  # who takes its items has to live so long
         service.signal_scheduler(signal.SIGSTOP)
         await asyncio.sleep(_STANDS_STILL_S)
         service.signal_scheduler(signal.SIGCONT)
+        self._nobody_stands_still.set()
         await service.wait_until_serving()
 
     async def _restart_database(self) -> None:
@@ -255,6 +260,7 @@ class _JobsRun:
         for number in range(amounts.num_restarts):
             least = (number + 0.5) * amounts.num_kills / amounts.num_restarts
             await until(lambda least=least: self.result.happened["killed"] >= least, float("inf"))
+            await self._nobody_stands_still.wait()
             await self._store.restart(self._rng.uniform(0, _MOST_AWAY_S))
             self._note("database killed")
 

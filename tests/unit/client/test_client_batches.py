@@ -120,23 +120,31 @@ class LosesItsAnswer(MemoryJobs):
         return made
 
 
+def internal(details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
 class BreaksWhileSending:
     """The first call ends as gRPC ends one whose connection breaks while it sends."""
 
-    def __init__(self, stub: batches_pb2_grpc.BatchesStub) -> None:
+    def __init__(self, stub: batches_pb2_grpc.BatchesStub, error: BaseException) -> None:
+        self.error = error
         self._create = stub.CreateBatch
         self.num_calls = 0
 
     async def CreateBatch(self, messages: Iterator[pb.CreateBatchRequest]) -> pb.Batch:
         self.num_calls += 1
         if self.num_calls == 1:
-            raise asyncio.CancelledError
+            raise self.error
         return await self._create(messages)
 
 
-async def test_a_connection_that_breaks_while_a_job_is_sent_is_an_error_that_is_tried_again(service: Service) -> None:
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), internal("Internal error from Core")])
+async def test_a_connection_that_breaks_while_a_job_is_sent_is_an_error_that_is_tried_again(
+    service: Service, error: BaseException
+) -> None:
     async with AsyncClient(service.server.address) as client:
-        client._batches._stub = stub = BreaksWhileSending(service.batches)
+        client._batches._stub = stub = BreaksWhileSending(service.batches, error)
         assert (await client.create_batch(ITEMS)).num_items == 3
         assert stub.num_calls == 2
         stub.num_calls = 0
