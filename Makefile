@@ -77,9 +77,11 @@ test-transformers: $(STAMP) ## the worker's tests with another transformers (old
 test-gpu: $(STAMP) ## the tests that need a CUDA device (a torch that has it must be installed)
 	$(BIN)/pytest -m gpu -rs
 
-faults: $(STAMP) ## faults on real processes, an hour: the whole matrix, 200 random kills, an overload of five minutes
+faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of workers and schedulers, an overload
 	$(BIN)/python -m tests.faults matrix --json build/faults-matrix.json
 	$(BIN)/python -m tests.faults kills --minutes 20 --every 6 --standby --json build/faults-kills.json
+	$(BIN)/python -m tests.faults jobs --json build/faults-jobs.json
+	$(BIN)/python -m tests.faults jobs --postgresql --json build/faults-jobs-postgresql.json
 	$(BIN)/python -m tests.faults overload --factor 5 --minutes 5 --json build/faults-overload.json
 
 soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 import grpc
 from qllm.v1 import batches_pb2 as pb
@@ -18,12 +18,13 @@ from client.batches import (
     encode_batch,
 )
 from client.endpoint import Endpoint
-from client.errors import Unavailable
+from client.errors import ServerError, Unavailable
 
 # A service that is started again is back within this time, unless its model is large.
 PATIENCE_S = 120.0
 _CREATE_TRIES = 3
 _RETRY_S = 0.5
+_BROKE_WHILE_SENDING = "Internal error from Core"
 
 
 class BatchCalls:
@@ -53,13 +54,26 @@ class BatchCalls:
         messages = encode_batch(list(items), key, metadata or {}, completion_window_s)
         for tries_left in reversed(range(_CREATE_TRIES if key else 1)):
             try:
-                with self._endpoint.translated_errors():
-                    return decode_batch(await self._stub.CreateBatch(iter(messages)))
+                return decode_batch(await self._send(messages))
             except Unavailable as error:
                 if not tries_left:
                     raise
                 await asyncio.sleep(error.retry_after_s or _RETRY_S)
         raise AssertionError("the last try returns or raises")
+
+    async def _send(self, messages: Sequence[pb.CreateBatchRequest]) -> pb.Batch:
+        try:
+            with self._endpoint.translated_errors():
+                return await self._stub.CreateBatch(iter(messages))
+        # gRPC ends a call whose connection breaks while it sends as if its caller had cancelled it, or with INTERNAL.
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        except ServerError as error:
+            if _BROKE_WHILE_SENDING not in str(error):
+                raise
+        raise Unavailable(f"the connection to {self._endpoint.target} broke while the job was sent")
 
     async def get(self, batch_id: str) -> Batch:
         """Returns a job."""

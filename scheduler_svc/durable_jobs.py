@@ -17,9 +17,12 @@ from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.jobs.interface import StoreRefused, StoreUnavailable
 from scheduler_svc.jobs.item_worker import ItemWorker
-from scheduler_svc.jobs.job import ItemKind, ItemStatus
+from scheduler_svc.jobs.job import ItemKind
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
 from scheduler_svc.jobs.runner import JobRunner
+from scheduler_svc.process.sole_use import InUse, sole_use
+from scheduler_svc.security.gate import Gate
+from scheduler_svc.security.grant import Grant
 from scheduler_svc.serving.engine import Engine
 
 if TYPE_CHECKING:
@@ -27,11 +30,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_S_PER_DAY = 86400.0
 _PART_OF_PLACES = 2  # of those for best-effort requests jobs take one in so many at most
 
 
-def make_store(directory: Path | None, url: str | None) -> "JobStore | None":
+def make_store(directory: Path | None, url: str | None, keep_days: float) -> "JobStore | None":
     """Returns the store of jobs at a URL, or in a directory; None if neither is given.
+
+    Args:
+        directory: Where it is unless there is a URL.
+        url: Where it is.
+        keep_days: For how long what is over is kept.
 
     Raises:
         SettingRefused: It can't be there, or packages are missing.
@@ -47,40 +56,67 @@ def make_store(directory: Path | None, url: str | None) -> "JobStore | None":
         ) from None
     with _refusing(option):
         if url is not None:
-            return JobStore.at_url(url)
-        return None if directory is None else JobStore.in_directory(directory)
+            return JobStore.at_url(url, keep_s=keep_days * _S_PER_DAY)
+        return None if directory is None else JobStore.in_directory(directory, keep_s=keep_days * _S_PER_DAY)
 
 
 @contextlib.asynccontextmanager
-async def opened(store: "JobStore", *, is_remote: bool) -> AsyncIterator[None]:
+async def opened(store: "JobStore", directory: Path | None) -> AsyncIterator[None]:
     """Opens a store, and closes it at the end.
 
     Args:
         store: It.
-        is_remote: Whether it may come back by itself: the service then starts without it.
+        directory: Where it is, which is then this process's alone; None: in a database that others use too, and that
+            may come back by itself, so that the service starts without it.
 
     Raises:
         SettingRefused: It can't be used.
     """
-    option = "--state-url" if is_remote else "--state-dir"
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        if directory is None:
+            await _open_shared(store)
+        else:
+            stack.enter_context(_kept_to_this_process(directory))
+            await _open_own(store)
+        yield
+
+
+async def _open_shared(store: "JobStore") -> None:
     try:
-        with _refusing(option):
+        with _refusing("--state-url"):
             await store.open()
-        if not is_remote and (num_left := await store.end_leases()):  # the directory is this service's alone
+    except StoreUnavailable as error:
+        _log.error("job_store_unavailable reason=%r", str(error))
+
+
+async def _open_own(store: "JobStore") -> None:
+    """Opens a store that nobody else uses: items that ran when its last owner was killed are free at once."""
+    try:
+        with _refusing("--state-dir"):
+            await store.open()
+        if num_left := await store.end_leases():
             _log.info("items_left_by_earlier_life num=%d", num_left)
     except StoreUnavailable as error:
-        if not is_remote:
-            await store.close()
-            raise SettingRefused(f"{option}: {error}") from None
-        _log.error("job_store_unavailable reason=%r", str(error))
-    try:
+        raise SettingRefused(f"--state-dir: {error}") from None
+
+
+@contextlib.contextmanager
+def _kept_to_this_process(directory: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_use(directory))
+        except InUse:
+            raise SettingRefused(
+                f"--state-dir: got {directory}, which another scheduler uses; several can share a --state-url"
+            ) from None
+        except OSError as error:
+            raise SettingRefused(f"--state-dir: got {directory}, which cannot be written: {error.strerror}") from None
         yield
-    finally:
-        await store.close()
 
 
 def make_runner(
-    store: "JobStore", engine: Engine, texts: TextGenerator, ahead_s: float, max_be_requests: int
+    store: "JobStore", engine: Engine, texts: TextGenerator, gate: Gate | None, ahead_s: float, max_be_requests: int
 ) -> JobRunner:
     """Returns what feeds items of the store to the engine.
 
@@ -88,27 +124,25 @@ def make_runner(
         store: Where items are.
         engine: Runs them, and says how much best-effort work it has.
         texts: The engine's text side.
+        gate: Knows the tenants' quotas; None: there are none.
         ahead_s: Items are taken while a further best-effort request would begin within so many seconds.
         max_be_requests: The most best-effort requests that the engine takes.
     """
-
-    def note_end(status: ItemStatus) -> None:
-        engine.note_item_ended(status.value)
-
     pull = Pull(ahead_s, max(1, max_be_requests // _PART_OF_PLACES))
-    runner = JobRunner(store, _item_worker(texts), _load_of(engine), pull, _new_owner(), time.monotonic, note_end)
-    store.listen(runner.wake, runner.renew_now)
+    worker = _item_worker(texts, Grant if gate is None else gate.items_grant)
+    runner = JobRunner(store, worker, _load_of(engine), pull, _new_owner(), time.monotonic)
+    store.listen(runner.wake, runner.renew_now, lambda status, number: engine.note_items_ended(status.value, number))
     return runner
 
 
-def _item_worker(texts: TextGenerator) -> ItemWorker:
+def _item_worker(texts: TextGenerator, grant_of: Callable[[str], Grant]) -> ItemWorker:
     """Returns what computes items of all kinds that this installation knows."""
     by_kind = {ItemKind.GENERATE: generate_items(texts)}
     with contextlib.suppress(ModuleNotFoundError):  # the extra http
         from scheduler_svc.api.openai.batches.items import json_items
 
         by_kind |= json_items(texts)
-    return ItemAnswers(by_kind)
+    return ItemAnswers(by_kind, grant_of)
 
 
 def _load_of(engine: Engine) -> Callable[[], BestEffortLoad]:

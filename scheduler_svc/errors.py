@@ -16,9 +16,11 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 ├── WorkerUnavailable        UNAVAILABLE: no worker, or it went away while the request was live
 ├── ServiceStopping          UNAVAILABLE: the service is told to stop, and takes no new requests
 └── BatchFailed              INTERNAL: the worker could not run the request, or the batch that held it
+    └── WorkerKilled         each worker that ran the request alone died of it
 """
 
 import random
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -60,6 +62,17 @@ class ServiceError(Exception):
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     refusal: ClassVar[Refusal] = Refusal.OTHER
     retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A count to show in an error in place of the thing counted."""
+
+    count: int
+    unit: str
+
+    def __repr__(self) -> str:
+        return f"{self.count} {self.unit}"
 
 
 class InvalidRequest(ServiceError):
@@ -218,3 +231,10 @@ class BatchFailed(ServiceError):
     """The worker could not run the request, or the batch that held it."""
 
     status = grpc.StatusCode.INTERNAL
+
+
+class WorkerKilled(BatchFailed):
+    """Each worker that ran the request alone died of it, so no other one is to run it."""
+
+    def __init__(self, num_times: int) -> None:
+        super().__init__(f"the worker died {num_times} times while it ran this request and no other")

@@ -4,6 +4,7 @@ The engine implements `Generator`; gRPC servicers (and any other front end) tran
 text belongs to the front ends.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -137,6 +138,15 @@ class ServedModel:
     def names(self) -> tuple[str, ...]:
         """All its names, the one that answers carry first."""
         return (self.name, *self.other_names)
+
+    @property
+    def identity(self) -> str:
+        """A word for what decides which tokens it generates, the same over lives of worker and scheduler.
+
+        It is as much as Hello says: other weights under the same name look equal.
+        """
+        told = (self.name, self.family, self.vocab_size, self.dtype, self.quantization, self.core.experts_by_layer)
+        return hashlib.sha256(repr((*told, len(self.tokenizer_json))).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

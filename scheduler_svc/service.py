@@ -69,12 +69,12 @@ class Service:
         timeline = Timeline(self._trace, loop.time()) if self._trace is not None else None
         tool_times = ToolTimes()
         self._tool_times_file = _open_tool_times(config, tool_times)
-        self._jobs = make_store(config.state_dir, config.state_url)
+        self._jobs = make_store(config.state_dir, config.state_url, config.job_retention_days)
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
         self._texts = TextGenerator(self._engine)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         backend = Backend(self._engine, self._texts, self._jobs)
-        gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
+        self._gate = gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)
         certificates = None if config.tls is None else Certificates(config.tls)
         listening = Listening(listening_host("--grpc-host", config.grpc_host), config.grpc_port, gate, certificates)
         operation = Operation(_facts(config), self._drain, lambda: self._link.hand_over())
@@ -100,8 +100,8 @@ class Service:
                 await stack.enter_async_context(self._tool_times_file)
                 self._own(self._tool_times_file.task)
             if self._jobs is not None:
-                is_remote = self._config.state_url is not None
-                await stack.enter_async_context(opened(self._jobs, is_remote=is_remote))
+                directory = self._config.state_dir if self._config.state_url is None else None
+                await stack.enter_async_context(opened(self._jobs, directory))
             endpoint = self._config.control_endpoint or stack.enter_context(private_endpoint())
             self._team = self._make_team(endpoint)
             self._link = WorkerLink(
@@ -122,7 +122,9 @@ class Service:
             await self._api.start()
             if self._jobs is not None:  # of a service that stops, the first thing to end
                 max_be_requests = self._config.engine.max_be_requests
-                runner = make_runner(self._jobs, self._engine, self._texts, self._config.batch_ahead_s, max_be_requests)
+                runner = make_runner(
+                    self._jobs, self._engine, self._texts, self._gate, self._config.batch_ahead_s, max_be_requests
+                )
                 self._jobs_task = (await stack.enter_async_context(runner)).task
                 self._own(self._jobs_task)
             spare_the_loop()

@@ -148,6 +148,12 @@ class Config:
         "Keeps durable jobs and their files in the PostgreSQL database of this URL, postgresql://USER@HOST/DATABASE "
         "for example. Several schedulers may share it. A password is better kept in PGPASSWORD or in ~/.pgpass.",
     ] = None
+    job_retention_days: Annotated[
+        float,
+        Setting(0.001, 3650, panel=SERVING),
+        "Deletes durable jobs, with their results, so many days after they ended, and files so many days after they "
+        "were uploaded.",
+    ] = 30.0
     batch_ahead_s: Annotated[
         float,
         Setting(0.1, 86400, panel=SCHEDULING),

@@ -8,14 +8,13 @@ from typing import TypeAlias
 
 from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt, Turn
 from scheduler_svc.api.validation import (
-    Amount,
     UnknownToken,
     context_tokens,
     require_prompt_length,
     valid_token_ids,
 )
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.chat_format import LostTurn
 from scheduler_svc.text.chat_renderer import num_chars

@@ -5,9 +5,8 @@ Knows nothing of blocks: what is reused, and by whom, is the core's.
 """
 
 from scheduler_svc.api.draft import SessionDraft
-from scheduler_svc.api.validation import Amount
 from scheduler_svc.core.state.sequence import SessionTurn
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 
 MAX_CACHE_SALT_BYTES = 128
 MAX_SESSION_ID_CHARS = 128

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from scheduler_svc.api.draft import SamplingDraft
-from scheduler_svc.api.validation import Amount, valid_token_ids
+from scheduler_svc.api.validation import valid_token_ids
 from scheduler_svc.core.state.sequence import SamplingParams
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer
 

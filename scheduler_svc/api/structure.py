@@ -10,9 +10,8 @@ from llguidance import LLMatcher
 from qllm.grammar import MAX_GRAMMAR_BYTES, grammar_problem
 
 from scheduler_svc.api.draft import StructureDraft, StructureKind
-from scheduler_svc.api.validation import Amount
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.threads import TextThreads
 

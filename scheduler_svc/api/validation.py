@@ -13,7 +13,7 @@ from qllm.settings import plain, settings_of
 from scheduler_svc.api.draft import StopDraft, TargetsDraft
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.sequence import RequestClass, StopConditions, Targets
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -24,17 +24,6 @@ MAX_STOP_TOKEN_IDS = 64
 # A request may ask for what an operator may promise.
 _PROMISES = {one.field: one.setting for one in settings_of(Limits)}
 MAX_TTFT_MS, MAX_TPOT_MS = _PROMISES["ls_ttft_s"].high, _PROMISES["ls_tpot_s"].high
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """A count to show in an error in place of the thing counted."""
-
-    count: int
-    unit: str
-
-    def __repr__(self) -> str:
-        return f"{self.count} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

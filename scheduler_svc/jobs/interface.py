@@ -1,6 +1,6 @@
 """What front ends and the runner need of a store of jobs. A call that changes something returns after its commit."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Sequence
 from typing import Protocol
 
 import grpc
@@ -26,12 +26,22 @@ class JobFrontDoor(Protocol):
     All methods raise StoreUnavailable when the store can't be reached.
     """
 
-    async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
+    @property
+    def keep_s(self) -> float | None:
+        """For how long jobs are kept once they have ended, and files once they came; None: for ever."""
+
+    async def create_job(self, job: NewJob, items: AsyncIterable[NewItem]) -> Job:
         """Accepts a job; returns after the commit. The same key of the same tenant gives the first job again.
 
+        What the job says of itself and of its items is within `jobs.limits` already. Nothing is accepted if `items`
+        raises, which is raised here.
+
         Raises:
-            InvalidRequest: There is no item, there are too many or too large ones, or custom ids repeat.
+            InvalidRequest: There is no item.
         """
+
+    async def job_of_key(self, tenant: str, key: str) -> Job | None:
+        """Returns the job that a tenant made with a key; None if there is none."""
 
     async def fail_job(self, job: NewJob, errors: Sequence[LineError]) -> Job:
         """Records a job whose input can't be run, as FAILED."""
@@ -78,8 +88,8 @@ class ClaimStore(Protocol):
     called again.
     """
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claim]:
-        """Claims items that wait, or whose lease is over, oldest job first."""
+    async def claim(self, owner: str, limit: int, lease_s: float, but_of: Collection[str] = ()) -> list[Claim]:
+        """Claims items that wait, or whose lease is over, oldest job first, but none of some tenants."""
 
     async def renew(self, owner: str, claims: Iterable[tuple[Claim, Progress]], lease_s: float) -> list[Claim]:
         """Renews leases and keeps progress, in one commit; returns the claims that need not be run any more.
@@ -95,6 +105,9 @@ class ClaimStore(Protocol):
 
     async def expire(self) -> None:
         """Ends what is past its completion window, and stopped items whose owner is gone."""
+
+    async def clean(self) -> None:
+        """Deletes some of what was kept long enough, and of what never came whole."""
 
 
 class StoreUnavailable(ServiceError):

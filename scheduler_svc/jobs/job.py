@@ -130,10 +130,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The tokens that an item has so far, with the natural logarithm of each one's probability."""
+    """The tokens that an item has so far.
+
+    Attributes:
+        logprobs: The natural logarithm of each one's probability.
+        model: What computed them, so that no other model goes on from them.
+    """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +175,14 @@ class Return:
         progress: What it has so far.
         delay_s: How long nobody may claim it.
         has_failed: Whether the attempt failed for the service's own reasons, which is counted.
+        is_over_quota: Whether it waits for its tenant's tokens, and not for the service.
     """
 
     claim: Claim
     progress: Progress = Progress()
     delay_s: float = 0.0
     has_failed: bool = False
+    is_over_quota: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Self
 
 from scheduler_svc.jobs.interface import ClaimStore, StoreRefused, StoreUnavailable
 from scheduler_svc.jobs.item_worker import ItemWorker
-from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, Return
+from scheduler_svc.jobs.job import Claim, ItemOutcome, Return
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
 from scheduler_svc.jobs.running_item import RunningItem
 from scheduler_svc.process.rarely import Rarely
@@ -31,10 +31,6 @@ _QUEUES_WITHIN_S = 0.25  # what takes longer, a long text for example, holds up 
 _PARTING_S = 5.0
 
 
-def _ignore(_status: ItemStatus) -> None:
-    pass
-
-
 class JobRunner:
     """An asynchronous context manager, in which items are run; on leaving, what runs is given back with its progress.
 
@@ -45,7 +41,6 @@ class JobRunner:
         pull: Decides how many to claim.
         owner: Names this life of this scheduler.
         now_s: Gives a time that only grows, in seconds.
-        on_end: Hears how each item ended whose outcome was recorded.
     """
 
     def __init__(
@@ -56,7 +51,6 @@ class JobRunner:
         pull: Pull,
         owner: str,
         now_s: Callable[[], float],
-        on_end: Callable[[ItemStatus], None] = _ignore,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -64,11 +58,11 @@ class JobRunner:
         self._pull = pull
         self._owner = owner
         self._now_s = now_s
-        self._on_end = on_end
         self._running: dict[tuple[str, int], RunningItem] = {}
         self._tasks: dict[asyncio.Task[None], RunningItem] = {}
         self._ends: list[tuple[Claim, ItemOutcome]] = []
         self._returns: list[Return] = []
+        self._over_quota: dict[str, float] = {}  # tenants, and until when
         self._renew_at_s = -float("inf")
         self._is_stopping = False
         self._wakened = asyncio.Event()
@@ -158,9 +152,6 @@ class JobRunner:
             del self._ends[: len(ends)]  # others may have ended meanwhile
             for claim in refused:
                 _log.warning("outcome_refused job_id=%s position=%d", claim.job_id, claim.position)
-            for claim, outcome in ends:
-                if claim not in refused:
-                    self._on_end(outcome.status)
         if returns := [*self._returns]:
             lost = await self._store.give_back(self._owner, returns)
             del self._returns[: len(returns)]
@@ -182,6 +173,7 @@ class JobRunner:
         for claim in over:
             _log.info("item_stopped job_id=%s position=%d", claim.job_id, claim.position)
             self._drop(claim)
+        await self._store.clean()
 
     async def _claim(self) -> None:
         now_s = self._now_s()
@@ -190,7 +182,8 @@ class JobRunner:
         num_wanted = self._pull.number(self._load(), self.num_running, now_s)
         if not num_wanted:
             return
-        claims = await self._store.claim(self._owner, num_wanted, LEASE_S)
+        self._over_quota = {tenant: until_s for tenant, until_s in self._over_quota.items() if until_s > now_s}
+        claims = await self._store.claim(self._owner, num_wanted, LEASE_S, [*self._over_quota])
         self._pull.claimed(num_wanted, len(claims))
         for claim in claims:
             self._drop(claim)  # an earlier attempt, whose lease ended while nothing was done here
@@ -210,11 +203,18 @@ class JobRunner:
         del self._running[key]
         if isinstance(ended, Return):
             self._returns.append(ended)
-            if not ended.has_failed:
-                self._pull.pause(self._now_s() + ended.delay_s)
+            self._wait(ended)
         else:
             self._ends.append((item.claim, ended))
         self._wakened.set()
+
+    def _wait(self, back: Return) -> None:
+        """Claims nothing, or nothing of its tenant, for as long as an item was told to wait."""
+        until_s = self._now_s() + back.delay_s
+        if back.is_over_quota:
+            self._over_quota[back.claim.tenant] = until_s
+        elif not back.has_failed:
+            self._pull.pause(until_s)
 
     def _drop(self, claim: Claim) -> None:
         """Stops an attempt whose outcome nobody wants."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import grpc
 
 from scheduler_svc.caller import set_tenant
-from scheduler_svc.errors import RETRY_S, ServiceError, jittered
+from scheduler_svc.errors import RETRY_S, QuotaExceeded, ServiceError, WorkerKilled, jittered
 from scheduler_svc.jobs.item_worker import ItemWorker
 from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, Progress, Return
 
@@ -56,6 +56,8 @@ class RunningItem:
         set_tenant(self.claim.tenant)
         try:
             outcome = await worker.run(self.claim, self.note)
+        except WorkerKilled as error:  # no other worker is to die of it
+            return _failed(error.status, str(error))
         except ServiceError as error:
             if error.status in _IN_THE_WAY or error.retry_after_s is not None:
                 return self._later(error)
@@ -69,7 +71,7 @@ class RunningItem:
 
     def _later(self, error: ServiceError) -> Return:
         delay_s = jittered(RETRY_S) if error.retry_after_s is None else error.retry_after_s
-        return Return(self.claim, self.progress, delay_s)
+        return Return(self.claim, self.progress, delay_s, is_over_quota=isinstance(error, QuotaExceeded))
 
     def _after_failure(self, outcome: ItemOutcome) -> ItemOutcome | Return:
         """Has it tried again, each time later, unless it failed too often."""

@@ -23,6 +23,6 @@ class ItemMetrics:
         )
         self._ended = {status: counter.labels(status) for status in _STATUSES}
 
-    def ended(self, status: str) -> None:
-        """Takes in that an item's outcome was recorded."""
-        self._ended[status].inc()
+    def ended(self, status: str, number: int) -> None:
+        """Takes in that outcomes of items were recorded."""
+        self._ended[status].inc(number)

@@ -18,7 +18,7 @@ from scheduler_svc.process.rarely import Rarely
 from scheduler_svc.security.grant import Grant, Permission
 from scheduler_svc.security.key_entries import KeyEntry, quotas_of
 from scheduler_svc.security.key_file import KeyFile
-from scheduler_svc.security.quotas import Account, Quota
+from scheduler_svc.security.quotas import Account, ItemsAccount, Quota
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +80,12 @@ class Gate:
                 _log.warning("api_key_unknown: a call was refused (said once a minute)")
             raise Unauthenticated("the API key is not known to this service")
         return Grant(entry.tenant, entry.permissions, entry.classes, self._accounts[entry.tenant])
+
+    def items_grant(self, tenant: str) -> Grant:
+        """Returns with which rights items of a tenant's jobs run: within its tokens, as the file says them now."""
+        self._take_entries()
+        account = ItemsAccount(self._accounts.setdefault(tenant, Account(tenant)))
+        return Grant(tenant, frozenset(), frozenset({RequestClass.BEST_EFFORT}), account)
 
     def _take_entries(self) -> None:
         """Takes what the file says now; tenants that are still there keep what they have used."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from scheduler_svc.caller import set_tenant
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import PermissionDenied
-from scheduler_svc.security.quotas import Account
+from scheduler_svc.security.quotas import Account, UseCount
 
 CLASS_WORDS = {"ls": RequestClass.LATENCY_SENSITIVE, "be": RequestClass.BEST_EFFORT}
 
@@ -38,7 +38,7 @@ class Grant:
     tenant: str = ""
     permissions: frozenset[Permission] = frozenset(Permission)
     classes: frozenset[RequestClass] = frozenset(RequestClass)
-    account: Account = field(default_factory=Account)
+    account: UseCount = field(default_factory=Account)
 
     def may(self, permission: Permission) -> bool:
         """Returns whether the key has a permission."""

@@ -5,16 +5,21 @@
 
 A request that is larger than a minute's tokens waits for a full minute's worth, and leaves a debt that those who follow
 wait for: it is served, and the rate holds over time.
+
+Items of durable jobs take tokens too, but leave half of a minute's worth for requests that somebody waits for. How many
+of them run is the scheduler's to decide, so they count neither as requests nor as live.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from scheduler_svc.errors import QuotaExceeded, jittered
 
 _MINUTE_S = 60.0
 _LIVE_RETRY_S = 1.0  # when one of the tenant's own requests ends is the tenant's to know
 _LEAST_RETRY_S = 0.05
+_SPARED_BY_ITEMS = 0.5  # of a minute's tokens, so that a tenant's jobs don't shut out its own requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +93,71 @@ class Account:
     def enter(self, num_tokens: int, now_s: float) -> None:
         """Counts a request in that may use so many tokens; raises QuotaExceeded, and then nothing was counted."""
         self.require_place(now_s)
-        self._tokens = _bucket(self._tokens, self.quota.tokens_per_minute, now_s)
-        if self._tokens is not None and (wait_s := self._tokens.wait_s(num_tokens, now_s)):
-            limit = f"{self.quota.tokens_per_minute} tokens a minute, of which this request may use {num_tokens}"
-            raise self._refusal(limit, wait_s)
+        self.take_tokens(num_tokens, now_s)
         if self._requests is not None:
             self._requests.take(1)
-        if self._tokens is not None:
-            self._tokens.take(num_tokens)
         self.num_live += 1
 
     def leave(self, num_unused_tokens: int, now_s: float) -> None:
         """Counts a request out, and gives back the tokens that it did not use."""
         self.num_live -= 1
+        self.give_back_tokens(num_unused_tokens, now_s)
+
+    def take_tokens(self, num_tokens: int, now_s: float, spared: float = 0.0) -> None:
+        """Takes so many tokens; raises QuotaExceeded, and then nothing was taken.
+
+        Args:
+            num_tokens: How many.
+            now_s: The time.
+            spared: The part of a minute's tokens that has to be left afterwards.
+        """
+        per_minute = self.quota.tokens_per_minute
+        self._tokens = _bucket(self._tokens, per_minute, now_s)
+        if self._tokens is None or per_minute is None:
+            return
+        if wait_s := self._tokens.wait_s(num_tokens + spared * per_minute, now_s):
+            limit = f"{per_minute} tokens a minute, of which this request may use {num_tokens}"
+            raise self._refusal(limit, wait_s)
+        self._tokens.take(num_tokens)
+
+    def give_back_tokens(self, num_tokens: int, now_s: float) -> None:
+        """Gives tokens back that were taken and not used."""
         if self._tokens is not None:
-            self._tokens.give_back(num_unused_tokens, now_s)
+            self._tokens.give_back(num_tokens, now_s)
 
     def _refusal(self, limit: str, wait_s: float) -> QuotaExceeded:
         return QuotaExceeded(self.tenant, limit, jittered(max(_LEAST_RETRY_S, wait_s)))
+
+
+class UseCount(Protocol):
+    """What a request is counted in."""
+
+    def require_place(self, now_s: float) -> None:
+        """Raises QuotaExceeded where one more request is one too many, whatever its length."""
+
+    def enter(self, num_tokens: int, now_s: float) -> None:
+        """Counts a request in that may use so many tokens; raises QuotaExceeded, and then nothing was counted."""
+
+    def leave(self, num_unused_tokens: int, now_s: float) -> None:
+        """Counts a request out, and gives back the tokens that it did not use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsAccount:
+    """A tenant's account as items of its jobs use it: tokens alone, and not all of them."""
+
+    account: Account
+
+    def require_place(self, now_s: float) -> None:
+        """Does nothing: items wait for tokens, once it is known how many they need."""
+
+    def enter(self, num_tokens: int, now_s: float) -> None:
+        """Takes the tokens; raises QuotaExceeded unless enough are left for requests."""
+        self.account.take_tokens(num_tokens, now_s, spared=_SPARED_BY_ITEMS)
+
+    def leave(self, num_unused_tokens: int, now_s: float) -> None:
+        """Gives back the tokens that were not used."""
+        self.account.give_back_tokens(num_unused_tokens, now_s)
 
 
 class Place:
@@ -120,7 +172,7 @@ class Place:
         QuotaExceeded: There is none.
     """
 
-    def __init__(self, account: Account, most_tokens: int, now_s: Callable[[], float]) -> None:
+    def __init__(self, account: UseCount, most_tokens: int, now_s: Callable[[], float]) -> None:
         account.enter(most_tokens, now_s())
         self._account = account
         self._most_tokens = most_tokens

@@ -172,9 +172,9 @@ class Engine:
         """Counts a request that was refused."""
         self._metrics.requests.refused(request_class, refusal)
 
-    def note_item_ended(self, status: str) -> None:
-        """Counts an item of a durable job whose outcome was recorded, by how it ended."""
-        self._metrics.items.ended(status)
+    def note_items_ended(self, status: str, number: int) -> None:
+        """Counts items of durable jobs whose outcome was recorded, by how they ended."""
+        self._metrics.items.ended(status, number)
 
     # ---- LinkListener: what the worker link calls
 

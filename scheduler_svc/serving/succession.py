@@ -9,7 +9,7 @@ run. Ends nobody: says who is to end, and why.
 
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import BatchFailed, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import ServiceError, WorkerKilled, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, ServedModel
 from scheduler_svc.serving.live_requests import LiveRequest, LiveRequests
 
@@ -46,7 +46,8 @@ class Succession:
             self._num_in_vain += core.worker_died()
         for live in self._live.all():
             live.sequence.lose_worker()
-        return [(live, BatchFailed(_guilt(live))) for live in self._live.all() if live.sequence.kills_workers]
+        guilty = [live for live in self._live.all() if live.sequence.kills_workers]
+        return [(live, WorkerKilled(live.sequence.num_deaths_alone)) for live in guilty]
 
     def next(self, model: ServedModel) -> list[tuple[LiveRequest, ServiceError | None]]:
         """Takes in that another worker is there; returns who goes on with it, latency-sensitive ones first.
@@ -56,10 +57,6 @@ class Succession:
         last, self._model = self._model, model
         waiting = sorted(self._live.all(), key=lambda live: live.request.request_class is not LS)
         return [(live, _why_not(live.request, model, last)) for live in waiting]
-
-
-def _guilt(live: LiveRequest) -> str:
-    return f"the worker died {live.sequence.num_deaths_alone} times while it ran this request and no other"
 
 
 def _why_not(request: GenerationRequest, model: ServedModel, last: ServedModel | None) -> ServiceError | None:

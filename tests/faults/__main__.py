@@ -1,4 +1,4 @@
-"""Runs the fault instruments for long: `python -m tests.faults matrix|kills|soak|overload`.
+"""Runs the fault instruments for long: `python -m tests.faults matrix|kills|jobs|soak|overload`.
 
 It exits with 1 if anything is wrong. Short runs of the same are tests. docs/guides/faults.md says how to read what
 is printed.
@@ -16,10 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from tests.faults.harness.service import Settings
+from tests.faults.runs import jobs as jobs_run
 from tests.faults.runs import kills as kills_run
 from tests.faults.runs import matrix as matrix_run
 from tests.faults.runs import overload as overload_run
 from tests.faults.runs import soak as soak_run
+from tests.support.jobs.postgresql import why_no_postgresql
 
 
 class Worker(StrEnum):
@@ -99,6 +101,33 @@ def kills(
         )
     )
     _tell(kills_run.report(result))
+    _end(result, json_file, is_clean=result.is_clean)
+
+
+@app.command()
+def jobs(
+    number: Annotated[int, typer.Option(min=1, help="Jobs of one to three items.")] = 5000,
+    num_kills: Annotated[int, typer.Option("--kills", min=1, help="Kills of schedulers, all together.")] = 100,
+    postgresql: Annotated[
+        bool,
+        typer.Option(
+            "--postgresql",
+            help="Two schedulers on one PostgreSQL, which is started for this, and killed under them; otherwise one "
+            "scheduler on SQLite.",
+        ),
+    ] = False,
+    option: SchedulerOptions = None,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Kills schedulers at random while jobs come in and run: whether each accepted job is done once, and rightly."""
+    if postgresql and (why_not := why_no_postgresql()):
+        typer.echo(f"skipped: {why_not}")
+        return
+    amounts = jobs_run.ON_POSTGRESQL if postgresql else jobs_run.ON_SQLITE
+    amounts = replace(amounts, num_jobs=number, num_kills=num_kills)
+    result = asyncio.run(jobs_run.run_jobs(_settings(Worker.SIMULATED, option), amounts, seed=seed, tell=typer.echo))
+    _tell(jobs_run.report(result))
     _end(result, json_file, is_clean=result.is_clean)
 
 

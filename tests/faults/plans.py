@@ -40,7 +40,8 @@ DECODES = [
 ]
 FILLERS = [plan(Class.BEST_EFFORT, 500, 60, 60 + i, seeded=bool(i % 2)) for i in range(4)]
 CROWDERS = [plan(Class.LATENCY_SENSITIVE, 900, 40, 70 + i) for i in range(2)]
-OF_MOMENTS = (PROBE, *LS_PROMPTS, *BE_PROMPTS, ARRIVAL, *DECODES, *FILLERS, *CROWDERS)
+JOB_ITEMS = [plan(Class.BEST_EFFORT, 4 + i, 2 + 2 * i, 9000 + i, seeded=bool(i % 2)) for i in range(12)]
+OF_MOMENTS = (PROBE, *LS_PROMPTS, *BE_PROMPTS, ARRIVAL, *DECODES, *FILLERS, *CROWDERS, *JOB_ITEMS)
 
 
 class References:

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.faults import plans
+from tests.faults.harness.job_store import postgresql_store, sqlite_store
 from tests.faults.harness.service import Service, Settings
 from tests.faults.plans import References
 from tests.faults.runs.cell import CellRun
 from tests.faults.runs.cell_result import CellResult
-from tests.faults.runs.matrix import OPTIONS, all_cells, chosen, line
+from tests.faults.runs.matrix import OPTIONS, NewStore, all_cells, chosen, line
+from tests.support.jobs.postgresql import why_no_postgresql
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -25,7 +28,10 @@ TODAY = (
     "cancels@offloaded",
     "slow-readers@decode",
     "disk-full@decode",
+    "scheduler-kill@committing",
+    "disk-full@committing",
 )
+OF_DATABASES = ("database-gone@committing", "database-gone@decode")
 ONCE_WORKERS_ARE_REPLACED_UNNOTICED = (
     "worker-kill@ls-prefill",
     "worker-kill@be-prefill",
@@ -45,8 +51,10 @@ def runner() -> Iterator[asyncio.Runner]:
 class Bench:
     """A service for all cells; the next cell has another one where one cell left it in no state to serve."""
 
-    def __init__(self, runner: asyncio.Runner) -> None:
+    def __init__(self, runner: asyncio.Runner, new_store: NewStore = sqlite_store) -> None:
         self._runner = runner
+        self._new_store = new_store
+        self._stack = AsyncExitStack()
         self._service: Service | None = None
         self._references = References()
 
@@ -55,7 +63,8 @@ class Bench:
 
     async def _run(self, name: str) -> CellResult:
         if self._service is None:
-            self._service = await Service(Settings(options=OPTIONS)).__aenter__()
+            store = self._stack.enter_context(self._new_store())
+            self._service = await self._stack.enter_async_context(Service(Settings(options=OPTIONS), store))
             await self._references.learn(self._service.address, plans.OF_MOMENTS)
         (cell,) = chosen([name])
         result = await CellRun(cell, self._service, self._references).run()
@@ -64,9 +73,8 @@ class Bench:
         return result
 
     async def _close(self) -> None:
-        if self._service is not None:
-            service, self._service = self._service, None
-            await service.__aexit__()
+        self._service = None
+        await self._stack.aclose()
 
     def close(self) -> None:
         self._runner.run(self._close())
@@ -75,6 +83,15 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(runner: asyncio.Runner) -> Iterator[Bench]:
     bench = Bench(runner)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="module")
+def bench_on_postgresql(runner: asyncio.Runner) -> Iterator[Bench]:
+    if why_not := why_no_postgresql():
+        pytest.skip(why_not)
+    bench = Bench(runner, postgresql_store)
     yield bench
     bench.close()
 
@@ -88,6 +105,11 @@ def assert_clean(result: CellResult) -> None:
 @pytest.mark.parametrize("name", TODAY)
 def test_nothing_is_lost_twice_or_wrong(bench: Bench, name: str) -> None:
     assert_clean(bench.run(name))
+
+
+@pytest.mark.parametrize("name", OF_DATABASES)
+def test_a_database_that_is_gone_costs_no_stream_and_no_job(bench_on_postgresql: Bench, name: str) -> None:
+    assert_clean(bench_on_postgresql.run(name))
 
 
 @pytest.mark.parametrize("name", ONCE_WORKERS_ARE_REPLACED_UNNOTICED)

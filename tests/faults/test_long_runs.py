@@ -7,12 +7,15 @@ import pytest
 from tests.faults.checker.verdict import Outcome
 from tests.faults.harness.service import Settings
 from tests.faults.records import Class
+from tests.faults.runs.jobs import Amounts, run_jobs
+from tests.faults.runs.jobs import report as report_of_jobs
 from tests.faults.runs.kills import KillsResult, run_kills
 from tests.faults.runs.kills import report as report_of_kills
 from tests.faults.runs.overload import report as report_of_overload
 from tests.faults.runs.overload import run_overload
 from tests.faults.runs.soak import report as report_of_soak
 from tests.faults.runs.soak import run_soak
+from tests.support.jobs.postgresql import why_no_postgresql
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,6 +39,22 @@ def test_every_request_ends_and_every_kill_is_noticed_and_got_over(killed: Kills
 def test_random_kills_of_the_worker_cost_no_stream(killed: KillsResult) -> None:
     assert killed.is_clean, report_of_kills(killed)
     assert all(kill.silences_s for kill in killed.kills)
+
+
+def test_jobs_are_done_once_and_rightly_however_often_their_scheduler_is_killed() -> None:
+    amounts = Amounts(num_jobs=40, num_kills=2, end_s=120)
+    result = asyncio.run(run_jobs(Settings(), amounts, seed=1))
+    assert result.is_clean, report_of_jobs(result)
+    assert result.attempts.num_again > 0, "no kill hit an item that ran"
+
+
+def test_jobs_of_two_schedulers_are_done_once_and_rightly_though_they_and_their_database_are_killed() -> None:
+    if why_not := why_no_postgresql():
+        pytest.skip(why_not)
+    amounts = Amounts(num_jobs=30, num_kills=2, end_s=120, num_restarts=1)
+    result = asyncio.run(run_jobs(Settings(), amounts, seed=2))
+    assert result.is_clean, report_of_jobs(result)
+    assert result.happened["database killed"] == 1
 
 
 def test_a_load_with_cancels_and_slow_readers_leaves_nothing_behind() -> None:

@@ -32,13 +32,13 @@ class _BatchStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchStat
     BATCH_STATUS_UNSPECIFIED: _BatchStatus.ValueType  # 0
     """Never sent."""
     BATCH_STATUS_VALIDATING: _BatchStatus.ValueType  # 1
-    """Accepted; nothing of it has run."""
+    """Not used: a job is accepted with its input checked."""
     BATCH_STATUS_FAILED: _BatchStatus.ValueType  # 2
     """An end: its input cannot be run."""
     BATCH_STATUS_IN_PROGRESS: _BatchStatus.ValueType  # 3
     """Its items run whenever there is room."""
     BATCH_STATUS_FINALIZING: _BatchStatus.ValueType  # 4
-    """All items have ended."""
+    """Its completion window is over, and what runs is being stopped."""
     BATCH_STATUS_COMPLETED: _BatchStatus.ValueType  # 5
     """An end: each item has its own result, an answer or an error."""
     BATCH_STATUS_EXPIRED: _BatchStatus.ValueType  # 6
@@ -54,13 +54,13 @@ class BatchStatus(_BatchStatus, metaclass=_BatchStatusEnumTypeWrapper):
 BATCH_STATUS_UNSPECIFIED: BatchStatus.ValueType  # 0
 """Never sent."""
 BATCH_STATUS_VALIDATING: BatchStatus.ValueType  # 1
-"""Accepted; nothing of it has run."""
+"""Not used: a job is accepted with its input checked."""
 BATCH_STATUS_FAILED: BatchStatus.ValueType  # 2
 """An end: its input cannot be run."""
 BATCH_STATUS_IN_PROGRESS: BatchStatus.ValueType  # 3
 """Its items run whenever there is room."""
 BATCH_STATUS_FINALIZING: BatchStatus.ValueType  # 4
-"""All items have ended."""
+"""Its completion window is over, and what runs is being stopped."""
 BATCH_STATUS_COMPLETED: BatchStatus.ValueType  # 5
 """An end: each item has its own result, an answer or an error."""
 BATCH_STATUS_EXPIRED: BatchStatus.ValueType  # 6
@@ -248,7 +248,7 @@ class Batch(_message.Message):
     expires_at_s: _builtins.float
     """When what has not ended expires."""
     in_progress_at_s: _builtins.float
-    """When the first item ran; absent: not yet."""
+    """From when on its items may run; absent: they never may."""
     cancelling_at_s: _builtins.float
     """When it was cancelled; absent: it was not."""
     ended_at_s: _builtins.float

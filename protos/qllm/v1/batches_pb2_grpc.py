@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class BatchesStub:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     def __init__(self, channel):
@@ -65,7 +65,7 @@ class BatchesStub:
 
 class BatchesServicer:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     def CreateBatch(self, request_iterator, context):
@@ -143,7 +143,7 @@ def add_BatchesServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Batches:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     @staticmethod

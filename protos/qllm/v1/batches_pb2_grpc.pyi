@@ -31,7 +31,7 @@ GRPC_VERSION: str
 
 class BatchesStub:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     @_typing.overload
@@ -55,7 +55,7 @@ class BatchesStub:
 @_typing.type_check_only
 class BatchesAsyncStub(BatchesStub):
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,7 +75,7 @@ class BatchesAsyncStub(BatchesStub):
 
 class BatchesServicer(metaclass=_abc_1.ABCMeta):
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir.
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
 
     @_abc_1.abstractmethod

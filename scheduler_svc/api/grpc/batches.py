@@ -3,7 +3,7 @@
 Errors leave as ServiceError and get their status from the interceptor. Knows nothing of when items run.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from qllm.v1 import inference_pb2
 
 from scheduler_svc.api.grpc.batch_messages import batch_message, result_message
 from scheduler_svc.api.grpc.requests import draft_of
-from scheduler_svc.api.jobs.checks import ItemsSoFar, require_idempotency_key, require_metadata, require_window
 from scheduler_svc.api.jobs.errors import JobsNotKept, NoSuchJob
 from scheduler_svc.api.jobs.results import all_results, ended_results, require_job
 from scheduler_svc.api.text_generation import TextGenerator
@@ -21,6 +20,13 @@ from scheduler_svc.caller import current_tenant
 from scheduler_svc.errors import InvalidRequest, ServiceError
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import ItemKind, Job, NewItem, NewJob
+from scheduler_svc.jobs.limits import (
+    MAX_JOB_BYTES,
+    ItemsSoFar,
+    require_idempotency_key,
+    require_metadata,
+    require_window,
+)
 
 if TYPE_CHECKING:
     import grpc
@@ -29,7 +35,6 @@ if TYPE_CHECKING:
 
 MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
-_MAX_DISCARDED_BYTES = 64 << 20
 
 
 class BatchesServicer(pb_grpc.BatchesServicer):
@@ -45,17 +50,14 @@ class BatchesServicer(pb_grpc.BatchesServicer):
         self._given_door = door
 
     async def CreateBatch(self, request_iterator: AsyncIterator[pb.CreateBatchRequest], context: "Context") -> pb.Batch:
-        """Accepts a job; one that is refused is heard out first."""
+        """Accepts a job; one that is refused, or was accepted before, is heard out first."""
         try:
-            door = self._door
-            job = await _read_header(request_iterator)
-            items = [item async for item in self._read_items(request_iterator)]
-            if not items:
-                raise InvalidRequest("items", "none", "at least one item after the header")
+            job = await self._create(request_iterator)
         except ServiceError:
             await _hear_out(request_iterator)
             raise
-        return batch_message(await door.create_job(job, items))
+        await _hear_out(request_iterator)
+        return batch_message(job)
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: "Context") -> pb.Batch:
         """Returns a job as it stands."""
@@ -100,7 +102,15 @@ class BatchesServicer(pb_grpc.BatchesServicer):
             raise JobsNotKept
         return self._given_door
 
-    async def _read_items(self, messages: AsyncIterator[pb.CreateBatchRequest]) -> AsyncIterator[NewItem]:
+    async def _create(self, messages: AsyncIterator[pb.CreateBatchRequest]) -> Job:
+        door = self._door
+        job = await _read_header(messages)
+        if job.idempotency_key and (earlier := await door.job_of_key(job.tenant, job.idempotency_key)) is not None:
+            return earlier
+        async with aclosing(self._read_items(messages)) as items:
+            return await door.create_job(job, items)
+
+    async def _read_items(self, messages: AsyncIterator[pb.CreateBatchRequest]) -> AsyncGenerator[NewItem, None]:
         so_far, index = ItemsSoFar(), 0
         async for message in messages:
             field = f"items[{index}]"
@@ -129,7 +139,7 @@ async def _hear_out(messages: AsyncIterator[pb.CreateBatchRequest]) -> None:
     num_bytes = 0
     async for message in messages:
         num_bytes += message.ByteSize()
-        if num_bytes > _MAX_DISCARDED_BYTES:
+        if num_bytes > MAX_JOB_BYTES:
             return
 
 

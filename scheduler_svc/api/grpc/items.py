@@ -6,7 +6,7 @@ from qllm.v1 import inference_pb2 as pb
 from scheduler_svc.api.deltas import joined
 from scheduler_svc.api.grpc.requests import draft_of
 from scheduler_svc.api.grpc.responses import response_message
-from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id
+from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, resumed
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import Claim
@@ -17,8 +17,9 @@ def generate_items(texts: TextGenerator) -> AnswerItem:
 
     async def answer(claim: Claim, notes: ProgressNotes) -> bytes:
         prepared = await texts.prepare(as_item(draft_of(_request_of(claim.body)), claim))
-        generation = texts.submit(prepared.resumed(claim.progress.token_ids, claim.progress.logprobs))
-        notes.queued(claim.progress)
+        prepared, progress = resumed(prepared, claim.progress)
+        generation = texts.submit(prepared)
+        notes.queued(progress)
         deltas = []
         try:
             async for delta in generation:

@@ -14,10 +14,12 @@ from typing import TypeAlias
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Draft, TargetsDraft
 from scheduler_svc.api.jobs.errors import ItemAborted, KindNotServed
-from scheduler_svc.caller import set_caller, set_tenant
+from scheduler_svc.api.text_generation import PreparedGeneration
+from scheduler_svc.caller import set_caller
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
 from scheduler_svc.jobs.job import Claim, ItemKind, ItemOutcome, ItemStatus, Progress
 from scheduler_svc.process.panics import ENDINGS, LibraryPanic
+from scheduler_svc.security.grant import Grant, act_for
 
 _SEED_BYTES = 8
 # A seed is signed on its way.
@@ -33,11 +35,13 @@ class ProgressNotes:
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self._on_progress = on_progress
+        self._model = ""
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
 
     def queued(self, progress: Progress) -> None:
-        """The item is queued; `progress` is what it goes on from."""
+        """The item is queued; `progress` is what it goes on from, on the model that it names."""
+        self._model = progress.model
         self._on_progress(progress)
 
     def add(self, delta: Delta) -> None:
@@ -46,7 +50,7 @@ class ProgressNotes:
         if delta.finish is None and delta.token_ids:
             self._token_ids += delta.token_ids
             self._logprobs += delta.logprobs
-            self._on_progress(Progress(tuple(self._token_ids), tuple(self._logprobs)))
+            self._on_progress(Progress(tuple(self._token_ids), tuple(self._logprobs), self._model))
 
 
 def require_not_aborted(delta: Delta) -> None:
@@ -64,10 +68,12 @@ class ItemAnswers:
 
     Args:
         by_kind: Runs items of each kind that this service knows.
+        grant_of: Says with which rights items of a tenant run.
     """
 
-    def __init__(self, by_kind: Mapping[ItemKind, AnswerItem]) -> None:
+    def __init__(self, by_kind: Mapping[ItemKind, AnswerItem], grant_of: Callable[[str], Grant] = Grant) -> None:
         self._by_kind = by_kind
+        self._grant_of = grant_of
 
     async def run(self, claim: Claim, on_progress: Callable[[Progress], None]) -> ItemOutcome:
         """Runs an item to its end; cancelling this ends its work.
@@ -75,7 +81,7 @@ class ItemAnswers:
         Raises:
             ServiceError: It can't be run, now or at all, as its status says.
         """
-        set_tenant(claim.tenant)
+        act_for(self._grant_of(claim.tenant))
         set_caller(f"jobs of {claim.tenant}")
         try:
             body = await self._answer(claim, ProgressNotes(on_progress))
@@ -92,6 +98,14 @@ class ItemAnswers:
         if answer is None:
             raise KindNotServed(claim.kind)
         return await answer(claim, notes)
+
+
+def resumed(prepared: PreparedGeneration, progress: Progress) -> tuple[PreparedGeneration, Progress]:
+    """Returns a generation as it goes on, and from what: from its start if the tokens are another model's."""
+    model = prepared.model.identity
+    if progress.model != model:
+        return prepared, Progress(model=model)
+    return prepared.resumed(progress.token_ids, progress.logprobs), progress
 
 
 def item_id(claim: Claim) -> str:

@@ -9,9 +9,8 @@ from scheduler_svc.api.openai.structure import structure_of
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
-from scheduler_svc.api.validation import Amount
 from scheduler_svc.core.state.sequence import FinishReason
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 
 FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
 _MANY_DIGITS = 12

@@ -5,13 +5,13 @@ So what an owner writes that lost its item to another is refused, however late i
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Update, bindparam, insert, select, tuple_, update
 
 from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, JobStatus, Progress, Return
-from scheduler_svc.jobs.store.endings import PENDING, RUNNING, ended_columns, lock_jobs, settle, stop_items
+from scheduler_svc.jobs.store.endings import PENDING, RUNNING, Ended, ended_columns, lock_jobs, settle, stop_items
 from scheduler_svc.jobs.store.rows import claim_of, progress_columns
 from scheduler_svc.jobs.store.schema import item_answers, item_bodies, items, jobs
 
@@ -40,6 +40,8 @@ def _new(*names: str) -> dict[str, Any]:
     return {name: bindparam(f"new_{name}") for name in names}
 
 
+_PROGRESS = ("progress_tokens", "progress_logprobs", "progress_model")
+
 # Made once: making a statement takes several times as long as executing it.
 _CLAIMED = (
     select(items, jobs.c.tenant, jobs.c.kind, jobs.c.expires_at, item_bodies.c.body)
@@ -50,20 +52,34 @@ _CLAIMED = (
 )
 _HAS_NOT_TO_STOP = items.c.stop_as.is_(None)
 _END = _fenced(**_new(*ended_columns(ItemStatus.SUCCEEDED, 0.0)))
-_RENEW = _fenced(**_new("due_at", "progress_tokens", "progress_logprobs")).where(_HAS_NOT_TO_STOP)
+_RENEW = _fenced(**_new("due_at", *_PROGRESS)).where(_HAS_NOT_TO_STOP)
 _GIVE_BACK = _fenced(
     status=PENDING,
     owner=None,
     num_failures=items.c.num_failures + bindparam("new_further_failures"),
-    **_new("due_at", "progress_tokens", "progress_logprobs"),
+    **_new("due_at", *_PROGRESS),
 ).where(_HAS_NOT_TO_STOP)
 
 
-def claim(connection: Connection, owner: str, limit: int, lease_s: float, now_s: float) -> list[Claim]:
-    """Claims items that wait or whose lease is over, oldest job first, and none that another claims just now."""
+def claim(
+    connection: Connection, owner: str, limit: int, lease_s: float, now_s: float, but_of: Collection[str]
+) -> list[Claim]:
+    """Claims items that wait or whose lease is over, oldest job first, and none that another claims just now.
+
+    Args:
+        connection: The transaction.
+        owner: Who claims.
+        limit: How many at most.
+        lease_s: For how long.
+        now_s: The time.
+        but_of: Tenants whose items are left where they are.
+    """
+    is_due = [items.c.due_at <= now_s, items.c.stop_as.is_(None)]
+    if but_of:
+        is_due.append(items.c.job_id.not_in(select(jobs.c.job_id).where(jobs.c.tenant.in_(but_of))))
     due = (
         select(items.c.job_id, items.c.position)
-        .where(items.c.due_at <= now_s, items.c.stop_as.is_(None))
+        .where(*is_due)
         .order_by(items.c.job_id, items.c.position)
         .limit(limit)
         .with_for_update(skip_locked=True)  # which SQLite neither has nor needs
@@ -85,19 +101,21 @@ def claim(connection: Connection, owner: str, limit: int, lease_s: float, now_s:
 
 def renew(
     connection: Connection, owner: str, held: Sequence[tuple[Claim, Progress]], lease_s: float, now_s: float
-) -> list[Claim]:
-    """Renews leases and keeps progress; ends what is to stop, and returns it with what was lost."""
-    over = _end_stopped(connection, owner, [each for each, _ in held], now_s)
+) -> tuple[list[Claim], Ended]:
+    """Renews leases and keeps progress; ends what is to stop, and returns it with what was lost, and what ended."""
+    over, ended = _end_stopped(connection, owner, [each for each, _ in held], now_s)
     for each, progress in held:
         if each not in over:
             kept = {"due_at": now_s + lease_s, **progress_columns(progress)}
             if not _write(connection, _RENEW, owner, each, kept):
                 over.append(each)
-    return over
+    return over, ended
 
 
-def finish(connection: Connection, owner: str, ends: Sequence[tuple[Claim, ItemOutcome]], now_s: float) -> list[Claim]:
-    """Records outcomes; returns the claims that were lost. What is recorded already is not lost."""
+def finish(
+    connection: Connection, owner: str, ends: Sequence[tuple[Claim, ItemOutcome]], now_s: float
+) -> tuple[list[Claim], Ended]:
+    """Records outcomes; returns the claims that were lost, and what ended. What is recorded already is not lost."""
     lock_jobs(connection, (each.job_id for each, _ in ends))
     recorded: list[tuple[Claim, ItemOutcome]] = []
     refused: list[Claim] = []
@@ -114,13 +132,16 @@ def finish(connection: Connection, owner: str, ends: Sequence[tuple[Claim, ItemO
     ]
     if answers:
         connection.execute(insert(item_answers), answers)
-    settle(connection, ((each.job_id, each.position, outcome.status) for each, outcome in recorded), now_s)
-    return refused
+    ended = settle(connection, ((each.job_id, each.position, outcome.status) for each, outcome in recorded), now_s)
+    return refused, ended
 
 
-def give_back(connection: Connection, owner: str, returns: Sequence[Return], now_s: float) -> list[Claim]:
-    """Lets items wait again, with their progress; ends those that are to stop; returns the claims that were lost."""
-    stopped = _end_stopped(connection, owner, [each.claim for each in returns], now_s)
+def give_back(connection: Connection, owner: str, returns: Sequence[Return], now_s: float) -> tuple[list[Claim], Ended]:
+    """Lets items wait again, with their progress; ends those that are to stop.
+
+    Returns the claims that were lost, and what ended.
+    """
+    stopped, ended = _end_stopped(connection, owner, [each.claim for each in returns], now_s)
     lost: list[Claim] = []
     for each in returns:
         columns = {
@@ -130,11 +151,14 @@ def give_back(connection: Connection, owner: str, returns: Sequence[Return], now
         }
         if each.claim not in stopped and not _write(connection, _GIVE_BACK, owner, each.claim, columns):
             lost.append(each.claim)
-    return lost
+    return lost, ended
 
 
-def expire(connection: Connection, now_s: float) -> bool:
-    """Stops jobs whose window is over, and ends stopped items whose lease is; returns whether there may be more."""
+def expire(connection: Connection, now_s: float) -> tuple[bool, Ended]:
+    """Stops jobs whose window is over, and ends stopped items whose lease is.
+
+    Returns whether there may be more, and what ended.
+    """
     late = (
         select(jobs.c.job_id)
         .where(jobs.c.ended_at.is_(None), jobs.c.status == JobStatus.IN_PROGRESS.value, jobs.c.expires_at <= now_s)
@@ -143,16 +167,17 @@ def expire(connection: Connection, now_s: float) -> bool:
         .with_for_update(skip_locked=True)
     )
     late_ids = connection.scalars(late).all()
+    ended = Ended()
     for job_id in late_ids:
         finalizing = {"status": JobStatus.FINALIZING.value, "finalizing_at": now_s}
         connection.execute(update(jobs).where(jobs.c.job_id == job_id).values(**finalizing))
-        stop_items(connection, job_id, ItemStatus.EXPIRED, now_s)
+        ended += stop_items(connection, job_id, ItemStatus.EXPIRED, now_s)
     left = select(items.c.job_id, items.c.position, items.c.attempt, items.c.owner, items.c.stop_as).where(
         items.c.due_at <= now_s, items.c.stop_as.is_not(None), items.c.status == RUNNING
     )
     rows = connection.execute(left.limit(_MOST_EXPIRED)).all()
-    _end_as_marked(connection, rows, now_s)
-    return len(late_ids) == _MOST_EXPIRED or len(rows) == _MOST_EXPIRED
+    ended += _end_as_marked(connection, rows, now_s)
+    return len(late_ids) == _MOST_EXPIRED or len(rows) == _MOST_EXPIRED, ended
 
 
 def end_leases(connection: Connection, now_s: float) -> int:
@@ -185,18 +210,20 @@ def _was_recorded(connection: Connection, owner: str, claim: Claim, outcome: Ite
     return connection.execute(select(items.c.position).where(*same)).first() is not None
 
 
-def _end_stopped(connection: Connection, owner: str, claims: Iterable[Claim], now_s: float) -> list[Claim]:
-    """Ends an owner's items that are to stop, and returns their claims."""
+def _end_stopped(
+    connection: Connection, owner: str, claims: Iterable[Claim], now_s: float
+) -> tuple[list[Claim], Ended]:
+    """Ends an owner's items that are to stop, and returns their claims, and what ended."""
     stopping = select(items.c.job_id, items.c.position, items.c.attempt, items.c.owner, items.c.stop_as).where(
         items.c.due_at.is_not(None), items.c.stop_as.is_not(None), items.c.owner == owner, items.c.status == RUNNING
     )
     rows = {(row.job_id, row.position, row.attempt): row for row in connection.execute(stopping)}
     ending = [each for each in claims if (each.job_id, each.position, each.attempt) in rows]
-    _end_as_marked(connection, [rows[each.job_id, each.position, each.attempt] for each in ending], now_s)
-    return ending
+    marked = [rows[each.job_id, each.position, each.attempt] for each in ending]
+    return ending, _end_as_marked(connection, marked, now_s)
 
 
-def _end_as_marked(connection: Connection, rows: Iterable[Any], now_s: float) -> None:
+def _end_as_marked(connection: Connection, rows: Iterable[Any], now_s: float) -> Ended:
     """Ends items that run as it was said when they were stopped, but for those that another ended meanwhile."""
     marked = [*rows]
     lock_jobs(connection, (row.job_id for row in marked))
@@ -205,4 +232,4 @@ def _end_as_marked(connection: Connection, rows: Iterable[Any], now_s: float) ->
         status = ItemStatus(row.stop_as)
         if _write(connection, _END, row.owner, row, ended_columns(status, now_s)):
             ended.append((row.job_id, row.position, status))
-    settle(connection, ended, now_s)
+    return settle(connection, ended, now_s)

@@ -6,12 +6,15 @@ whichever schedulers end them. SQLite's transactions exclude each other anyway.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, bindparam, case, delete, exists, func, select, update
 
 from scheduler_svc.jobs.job import ItemStatus, JobStatus
 from scheduler_svc.jobs.store.schema import item_bodies, items, jobs
+
+Ended: TypeAlias = Counter[ItemStatus]
+"""How many items ended how."""
 
 PENDING, RUNNING = ItemStatus.PENDING.value, ItemStatus.RUNNING.value
 _COUNTED_AS_FAILED = (ItemStatus.FAILED, ItemStatus.EXPIRED)
@@ -32,18 +35,19 @@ def ended_columns(status: ItemStatus, now_s: float, code: str = "", message: str
         "due_at": None,
         "progress_tokens": None,
         "progress_logprobs": None,
+        "progress_model": None,
         "error_code": code,
         "error_message": message,
         "ended_at": now_s,
     }
 
 
-def settle(connection: Connection, ended: Iterable[tuple[str, int, ItemStatus]], now_s: float) -> None:
+def settle(connection: Connection, ended: Iterable[tuple[str, int, ItemStatus]], now_s: float) -> Ended:
     """Counts items that ended just now: each by its job, its position and how it ended. Their jobs are locked.
 
-    What they asked is deleted. A job whose last open item is among them ends too.
+    What they asked is deleted. A job whose last open item is among them ends too. Returns how many ended how.
     """
-    counts: defaultdict[str, Counter[ItemStatus]] = defaultdict(Counter)
+    counts: defaultdict[str, Ended] = defaultdict(Ended)
     bodies = []
     for job_id, position, status in ended:
         counts[job_id][status] += 1
@@ -53,26 +57,30 @@ def settle(connection: Connection, ended: Iterable[tuple[str, int, ItemStatus]],
         connection.execute(delete(item_bodies).where(key), bodies)
     for job_id, by_status in counts.items():
         _count(connection, job_id, by_status, now_s)
+    return sum(counts.values(), Ended())
 
 
-def stop_items(connection: Connection, job_id: str, status: ItemStatus, now_s: float) -> None:
+def stop_items(connection: Connection, job_id: str, status: ItemStatus, now_s: float) -> Ended:
     """Ends a locked job's items that wait, and marks those that run, whose owners hear of it when they renew.
 
-    One statement for both: an item may begin or come back meanwhile, and is then looked at as it is by then.
+    One statement for both: an item may begin or come back meanwhile, and is then looked at as it is by then. Returns
+    how many ended how.
     """
     is_open = (items.c.job_id == job_id) & items.c.status.in_((PENDING, RUNNING))
     waits = items.c.status == PENDING
-    ended = {name: case((waits, value), else_=items.c[name]) for name, value in ended_columns(status, now_s).items()}
-    connection.execute(update(items).where(is_open).values(stop_as=status.value, **ended))
+    columns = {name: case((waits, value), else_=items.c[name]) for name, value in ended_columns(status, now_s).items()}
+    connection.execute(update(items).where(is_open).values(stop_as=status.value, **columns))
     runs = select(items.c.position).where(items.c.job_id == job_id, items.c.status == RUNNING)
     gone = (item_bodies.c.job_id == job_id) & item_bodies.c.position.not_in(runs)
     connection.execute(delete(item_bodies).where(gone))
     num_running = connection.scalar(select(func.count()).select_from(runs.subquery())) or 0
     num_open = connection.scalar(select(jobs.c.num_open).where(jobs.c.job_id == job_id)) or 0
-    _count(connection, job_id, Counter({status: num_open - num_running}), now_s)
+    ended = Ended({status: num_open - num_running})
+    _count(connection, job_id, ended, now_s)
+    return ended
 
 
-def _count(connection: Connection, job_id: str, by_status: Counter[ItemStatus], now_s: float) -> None:
+def _count(connection: Connection, job_id: str, by_status: Ended, now_s: float) -> None:
     """Counts a locked job's items that ended, and ends the job with the last one."""
     counted = (
         update(jobs)

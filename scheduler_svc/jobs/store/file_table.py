@@ -11,7 +11,6 @@ from scheduler_svc.jobs.store.rows import file_of
 from scheduler_svc.jobs.store.schema import file_pieces, files
 
 PIECE_BYTES = 1 << 20
-_UNFINISHED_S = 86400.0  # after which nobody is taken to go on writing it
 
 
 def begin(connection: Connection, file: StoredFile) -> None:
@@ -66,12 +65,6 @@ def drop(connection: Connection, tenant: str, file_id: str) -> bool:
     """Deletes a file, whole or not; returns False if the tenant has none of that id."""
     owned = delete(files).where(files.c.file_id == file_id, files.c.tenant == tenant)
     return connection.execute(owned).rowcount > 0
-
-
-def drop_unfinished(connection: Connection, now_s: float) -> None:
-    """Deletes what was left of files that never came whole."""
-    is_left = (files.c.is_whole.is_(False), files.c.created_at < now_s - _UNFINISHED_S)
-    connection.execute(delete(files).where(*is_left))
 
 
 def _of_tenant(tenant: str, file_id: str) -> Select[tuple[object, ...]]:

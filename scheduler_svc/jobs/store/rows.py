@@ -50,7 +50,7 @@ def claim_of(row: Any) -> Claim:
         kind=ItemKind(row.kind),
         custom_id=row.custom_id,
         body=row.body,
-        progress=progress_of(row.progress_tokens, row.progress_logprobs),
+        progress=progress_of(row.progress_tokens, row.progress_logprobs, row.progress_model),
         lease_ends_at_s=row.due_at,
         expires_at_s=row.expires_at,
         num_failures=row.num_failures,
@@ -80,17 +80,18 @@ def file_of(row: Any) -> StoredFile:
     )
 
 
-def progress_columns(progress: Progress) -> dict[str, bytes | None]:
+def progress_columns(progress: Progress) -> dict[str, bytes | str | None]:
     """Returns what is stored of progress: 4 bytes a token, 8 a log-probability, little-endian; NULL where none."""
     return {
         "progress_tokens": _packed("i", progress.token_ids),
         "progress_logprobs": _packed("d", progress.logprobs),
+        "progress_model": progress.model or None,
     }
 
 
-def progress_of(tokens: bytes | None, logprobs: bytes | None) -> Progress:
+def progress_of(tokens: bytes | None, logprobs: bytes | None, model: str | None) -> Progress:
     """Returns the progress that was stored."""
-    return Progress(_unpacked("i", tokens), _unpacked("d", logprobs))
+    return Progress(_unpacked("i", tokens), _unpacked("d", logprobs), model or "")
 
 
 def _packed(kind: str, values: tuple[Any, ...]) -> bytes | None:

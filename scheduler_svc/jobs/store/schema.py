@@ -4,9 +4,10 @@
                    └─ item_answers    what came of it
     files ──< file_pieces
 
-What changes often (`items`) is narrow: a row of SQLite is written whole. Of an item `due_at` says from when on it may
-be claimed: a time of its own while it waits, the end of its lease while it runs, NULL once it has ended. Times are
-seconds since 1970. Job ids sort by age, so that the oldest job's items are the first of the index.
+A job or a file that is not whole is coming in or going away: nobody sees it. What changes often (`items`) is narrow: a
+row of SQLite is written whole. Of an item `due_at` says from when on it may be claimed: a time of its own while it
+waits, the end of its lease while it runs, NULL once it has ended, or while its job is coming in. Times are seconds
+since 1970. Job ids sort by age, so that the oldest job's items are the first of the index.
 """
 
 from sqlalchemy import (
@@ -22,6 +23,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    not_,
+    true,
 )
 
 metadata = MetaData()
@@ -47,9 +50,13 @@ jobs = Table(
     Column("cancelling_at", Double),
     Column("finalizing_at", Double),
     Column("ended_at", Double),
+    Column("is_whole", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("tenant", "idempotency_key", name="jobs_key"),
 )
 Index("jobs_of_tenant", jobs.c.tenant, jobs.c.job_id)
+_has_ended, _is_hidden = jobs.c.ended_at.is_not(None), not_(jobs.c.is_whole)
+Index("jobs_ended", jobs.c.ended_at, sqlite_where=_has_ended, postgresql_where=_has_ended)
+Index("jobs_hidden", jobs.c.job_id, sqlite_where=_is_hidden, postgresql_where=_is_hidden)
 _has_not_ended = jobs.c.ended_at.is_(None)
 Index("jobs_expiring", jobs.c.expires_at, sqlite_where=_has_not_ended, postgresql_where=_has_not_ended)
 
@@ -67,6 +74,7 @@ items = Table(
     Column("stop_as", Text),  # how it is to end as soon as its owner hears of it
     Column("progress_tokens", LargeBinary),
     Column("progress_logprobs", LargeBinary),
+    Column("progress_model", Text),
     Column("error_code", Text, nullable=False),
     Column("error_message", Text, nullable=False),
     Column("ended_at", Double),

@@ -1,6 +1,6 @@
 """The faults: each does one bad thing to a scene and says what clients may notice of it.
 
-    streams go on        worker-*, *-pause, *-hold, disk-full, others' cancels and slow readers
+    streams go on        worker-*, *-pause, *-hold, disk-full, database-gone, others' cancels and slow readers
     streams may end      scheduler-kill, scheduler-term, connections-cut: a request lives with its connection
 
 There is no clock jump: nothing that the service decides looks at the clock of the wall, which a test proves.
@@ -22,10 +22,10 @@ from tests.faults.harness.process_usage import children_of, is_alive, is_worker
 from tests.faults.harness.scene import Scene
 from tests.faults.records import Manner
 from tests.support.channel.control_channel import ROOT, python_path
+from tests.support.jobs.postgresql import why_no_postgresql
 
 _SHORT_S = 0.5  # less than any time after which somebody counts as gone
 _SLOW_READER = Manner(pause_s=1.5)
-DATABASE_STOP, DATABASE_START = "QLLM_FAULTS_DATABASE_STOP", "QLLM_FAULTS_DATABASE_START"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Fault:
         ends_streams: Whether streams may end with it, with UNAVAILABLE; otherwise they go on.
         exit_codes: What the scheduler may end with; empty: it does not end.
         on_control: Whether it is done to the channel between scheduler and worker.
+        on_database: Whether it is done to a database, in which jobs are then.
         why_not: Says why it can't be had here; empty: it can.
     """
 
@@ -45,6 +46,7 @@ class Fault:
     ends_streams: bool = False
     exit_codes: tuple[int, ...] = ()
     on_control: bool = False
+    on_database: bool = False
     why_not: Callable[[], str] = str
 
 
@@ -129,16 +131,10 @@ async def _fill_disk(scene: Scene) -> None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
 
-async def _stop_database(_: Scene) -> None:
-    """Runs the command that stops the database, and after a while the one that starts it."""
-    await asyncio.to_thread(subprocess.run, os.environ[DATABASE_STOP], shell=True, check=True)
-    await asyncio.sleep(2 * _SHORT_S)
-    await asyncio.to_thread(subprocess.run, os.environ[DATABASE_START], shell=True, check=True)
-
-
-def _no_database() -> str:
-    there = os.environ.get(DATABASE_STOP) and os.environ.get(DATABASE_START)
-    return "" if there else f"no database: {DATABASE_STOP} and {DATABASE_START} name no commands"
+async def _kill_database(scene: Scene) -> None:
+    """Ends the database as a crash does, and starts it again after a while."""
+    assert scene.service.store is not None
+    await scene.service.store.restart(2 * _SHORT_S)
 
 
 async def _cancel_half(scene: Scene) -> None:
@@ -168,7 +164,7 @@ FAULTS = {
         Fault("control-cut", _cut_control, on_control=True),
         Fault("control-hold", _hold_control, on_control=True),
         Fault("disk-full", _fill_disk),
-        Fault("database-gone", _stop_database, why_not=_no_database),
+        Fault("database-gone", _kill_database, on_database=True, why_not=why_no_postgresql),
         Fault("cancels", _cancel_half),
         Fault("slow-readers", _read_slowly),
     )

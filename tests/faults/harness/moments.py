@@ -3,7 +3,7 @@
     idle         nothing runs                       offloaded   best-effort caches lie in host memory
     ls-prefill   a prompt of LS work is computed    loading     the worker has been killed, another one starts
     be-prefill   one of BE work stands in a layer   draining    the scheduler was told to end, streams go on
-    decode       streams of both classes are open
+    decode       streams of both classes are open          committing  jobs are created, and outcomes recorded
 
 Where the service stands is read from what it says of its loads (GetLoads), and from what clients have got.
 """
@@ -25,6 +25,7 @@ from tests.faults.records import Plan, Record
 _BOUND_S = 30.0
 _POLL_S = 0.004
 _NUM_DECODED = 3
+_NUM_JOBS = 5
 _SETTLE_S = 0.2  # in which a request that is not to wait is refused
 
 
@@ -89,6 +90,15 @@ async def _draining(scene: Scene) -> None:
         raise Unreachable("the scheduler does not stop")
 
 
+async def _committing(scene: Scene) -> None:
+    """Jobs come in without pause, some have ended, and two streams are open."""
+    records = _begin(scene, *plans.DECODES[:2])
+    scene.jobs.begin()
+    await _loads_say(
+        scene, lambda loads: scene.jobs.num_acknowledged > _NUM_JOBS and loads.best_effort.running > 1, records
+    )
+
+
 MOMENTS = {
     moment.name: moment
     for moment in (
@@ -99,6 +109,7 @@ MOMENTS = {
         Moment("offloaded", _offloaded),
         Moment("loading", _loading),
         Moment("draining", _draining, drains=True),
+        Moment("committing", _committing),
     )
 }
 

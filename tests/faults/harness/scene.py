@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from tests.faults.harness.clients import Clients
+from tests.faults.harness.job_load import JobLoad
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.service import Service
 
@@ -18,12 +19,14 @@ class Scene:
 
     Attributes:
         front: The clients' connections go through it.
+        jobs: Asks for jobs, once it is told to.
         rng: Decides what is left to chance.
     """
 
     service: Service
     front: Proxy
     clients: Clients
+    jobs: JobLoad
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def worker_pid(self) -> int:

@@ -25,6 +25,7 @@ import grpc
 from qllm.v1 import admin_pb2, admin_pb2_grpc
 
 from tests.faults.harness.clients import CHANNEL_OPTIONS
+from tests.faults.harness.job_store import StoreOfJobs
 from tests.faults.harness.process_usage import children_of, is_alive, is_worker
 from tests.faults.harness.proxy import Proxy
 from tests.support.channel.control_channel import ROOT, python_path
@@ -71,13 +72,18 @@ class Settings:
 class Service:
     """A running service; use it as an async context.
 
+    Args:
+        settings: How it is started.
+        store: Where its jobs are; None: it keeps none.
+
     Attributes:
         log_file: What its processes said, of all their lives.
         control_proxy: Stands between scheduler and worker; None where the scheduler starts its worker.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: StoreOfJobs | None = None) -> None:
         self._settings = settings
+        self.store = store
         self._port = free_port()
         self._log_begin = 0
         self._stack = AsyncExitStack()
@@ -162,15 +168,20 @@ class Service:
 
     async def start_scheduler(self) -> None:
         """Starts a scheduler where there is none, and waits until it serves."""
+        self.begin_scheduler()
+        await self.wait_until_serving()
+
+    def begin_scheduler(self) -> None:
+        """Starts a scheduler where there is none."""
         assert not self.is_running
         command = [sys.executable, "-m", "scheduler_svc", "--grpc-port", str(self._port), *self._settings.options]
+        command += () if self.store is None else self.store.options
         if self._settings.is_apart:
             command += ["--control-endpoint", f"ipc://{self._directory}/c/s"]
         else:
             command += ["--model", str(DEMO_MODEL), "--spawn-worker", "--", *self._worker_options()]
         self._log_begin = self.log_file.stat().st_size
         self._scheduler = self._start(command)
-        await self.wait_until_serving()
 
     async def wait_until_serving(self, bound_s: float = START_S) -> None:
         """Waits until a worker is ready; raises TimeoutError, or ProcessLookupError if the scheduler ends before."""

@@ -13,7 +13,7 @@ from tests.faults.harness.service import Service
 _INTERVAL_S = 0.01
 _PATIENCE_S = 0.3
 _NO_ANSWER = "no answer"
-_WORDS = ("worker_lost", "worker_hung", "worker_exited", "worker_recovered")
+_WORDS = ("worker_lost", "worker_hung", "worker_exited", "worker_recovered", "job_store_unavailable")
 
 
 class Watch:

@@ -16,6 +16,7 @@ from tests.faults import plans
 from tests.faults.checker.times import Sign, time_to_detect, time_to_serve_again
 from tests.faults.checker.verdict import Span, judge
 from tests.faults.harness.clients import Clients
+from tests.faults.harness.job_load import JobLoad
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scene import Scene, Unreachable
 from tests.faults.harness.service import Service, until
@@ -75,10 +76,11 @@ class CellRun:
         async with (
             Proxy("127.0.0.1:0", service.address) as front,
             Clients(front.address) as clients,
+            JobLoad(front.address, self._rng) as jobs,
             Watch(service) as watch,
             self._kept_running(),
         ):
-            scene = Scene(service, front, clients, self._rng)
+            scene = Scene(service, front, clients, jobs, self._rng)
             try:
                 await self._cell.moment.reach(scene)
             except Unreachable as why:
@@ -90,6 +92,7 @@ class CellRun:
             probes = await probing
             await clients.all_ended(self._bounds.end_s)
             await self._judge_exit()
+            await self._judge_jobs(jobs)
             self._judge_records(fault_s, clients.records, probes)
             self._result.detect_s = time_to_detect([*watch.signs, *_ends(clients.records, fault_s)], fault_s)
 
@@ -133,6 +136,14 @@ class CellRun:
         answered = [probe for probe in probes if probe.status == "OK"]
         for record in (*records, *answered):
             result.add(record, judge(record, self._references.of(record.plan), spans), fault_s)
+
+    async def _judge_jobs(self, jobs: JobLoad) -> None:
+        """Jobs that were asked for are done, each once."""
+        if jobs.records:
+            verdict = await jobs.judged(self._references, self._bounds.serve_s)
+            self._result.num_jobs = verdict.num_acknowledged
+            self._result.problems += [f"{count} jobs {flaw}" for flaw, count in sorted(verdict.flaws.items())]
+            self._result.examples += verdict.examples
 
     async def _judge_exit(self) -> None:
         """A scheduler that was told to end does, with the right code; no other one ends."""

@@ -48,6 +48,7 @@ class CellResult:
         skipped: Why it could not be had; empty: it was.
         outcomes: How many requests ended how.
         flaws: How often what was wrong.
+        num_jobs: Jobs that were accepted.
         detect_s: From the fault to the first sign of it; None: there was none.
         serve_again_s: From the fault to the first token of a new request; None: none came within the bound.
         problems: What was wrong with the service itself.
@@ -58,6 +59,7 @@ class CellResult:
     skipped: str = ""
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     flaws: Counter[Flaw] = field(default_factory=Counter)
+    num_jobs: int = 0
     detect_s: float | None = None
     serve_again_s: float | None = None
     problems: list[str] = field(default_factory=list)

@@ -1,20 +1,26 @@
 """The fault matrix: every fault at every moment, on real processes, each cell with its verdict and its times."""
 
 import fnmatch
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TypeAlias
 
 from tests.faults import plans
 from tests.faults.checker.verdict import Flaw
 from tests.faults.harness.faults import FAULTS
+from tests.faults.harness.job_store import StoreOfJobs, postgresql_store, sqlite_store
 from tests.faults.harness.moments import MOMENTS
 from tests.faults.harness.service import Service, Settings
 from tests.faults.plans import References
 from tests.faults.runs.cell import BOUNDS, Bounds, CellRun
 from tests.faults.runs.cell_result import Cell, CellResult
+from tests.support.jobs.postgresql import why_no_postgresql
 
 # Draining must leave time for all streams to end; hung workers are given up soon.
 OPTIONS = ("--hang-timeout-s", "2", "--grace-s", "20")
+NewStore: TypeAlias = Callable[[], AbstractContextManager[StoreOfJobs]]
 _LOST = (Flaw.LOST, Flaw.HUNG, Flaw.NO_LAST_MESSAGE)
 _TWICE = (Flaw.ENDED_TWICE, Flaw.REPEATED, Flaw.TOKENS_TWICE)
 
@@ -40,30 +46,34 @@ async def run_matrix(
     bounds: Bounds = BOUNDS,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[CellResult]:
-    """Runs cells one after the other; those on the control channel have a service of their own kind."""
+    """Runs cells one after the other; those on the control channel, or a database, have a service of their own kind."""
     results: list[CellResult] = []
-    cells = list(cells)
-    for is_apart in (False, True):
-        group = [cell for cell in cells if cell.fault.on_control == is_apart]
-        if group:
-            async for result in _run_group(group, replace(settings, is_apart=is_apart), bounds):
-                tell(line(result))
-                results.append(result)
+    groups: defaultdict[tuple[bool, bool], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.fault.on_control, cell.fault.on_database].append(cell)
+    for (is_apart, on_database), group in sorted(groups.items()):
+        new_store = postgresql_store if on_database and not why_no_postgresql() else sqlite_store
+        async for result in _run_group(group, replace(settings, is_apart=is_apart), new_store, bounds):
+            tell(line(result))
+            results.append(result)
     return results
 
 
-async def _run_group(cells: Sequence[Cell], settings: Settings, bounds: Bounds) -> AsyncIterator[CellResult]:
+async def _run_group(
+    cells: Sequence[Cell], settings: Settings, new_store: NewStore, bounds: Bounds
+) -> AsyncIterator[CellResult]:
     """Runs cells on one service, and on another one after a cell that left it unable to serve."""
     left, references = [*cells], References()
     while left:
-        async with Service(settings) as service:
-            await references.learn(service.address, plans.OF_MOMENTS)
-            serves = True
-            while left and serves:
-                cell = left.pop(0)
-                result = await CellRun(cell, service, references, bounds, seed=len(left)).run()
-                serves = await _rests(service)
-                yield result
+        with new_store() as store:
+            async with Service(settings, store) as service:
+                await references.learn(service.address, plans.OF_MOMENTS)
+                serves = True
+                while left and serves:
+                    cell = left.pop(0)
+                    result = await CellRun(cell, service, references, bounds, seed=len(left)).run()
+                    serves = await _rests(service)
+                    yield result
 
 
 async def _rests(service: Service) -> bool:
@@ -91,6 +101,7 @@ def line(result: CellResult) -> str:
 
 def _verdict(result: CellResult) -> str:
     said = ["clean" if result.is_clean else "NOT CLEAN"]
+    said += [f"{result.num_jobs} jobs"] if result.num_jobs else []
     said += [f"{count} {outcome}" for outcome, count in sorted(result.outcomes.items()) if outcome != "flawed"]
     return "; ".join([", ".join(said), *result.problems])
 

@@ -1,7 +1,7 @@
 """An ItemWorker whose items end when the test says so, and a store that can be out of reach."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scheduler_svc.jobs.interface import ClaimStore, StoreUnavailable
 from scheduler_svc.jobs.item_worker import OnProgress
@@ -55,8 +55,8 @@ class StoreWithOutages:
         self._store = store
         self.is_out = False
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claim]:
-        return await self._reached().claim(owner, limit, lease_s)
+    async def claim(self, owner: str, limit: int, lease_s: float, but_of: Collection[str] = ()) -> list[Claim]:
+        return await self._reached().claim(owner, limit, lease_s, but_of)
 
     async def renew(self, owner: str, claims: Iterable[tuple[Claim, Progress]], lease_s: float) -> list[Claim]:
         return await self._reached().renew(owner, claims, lease_s)
@@ -69,6 +69,9 @@ class StoreWithOutages:
 
     async def expire(self) -> None:
         await self._reached().expire()
+
+    async def clean(self) -> None:
+        await self._reached().clean()
 
     def _reached(self) -> ClaimStore:
         if self.is_out:

@@ -1,11 +1,11 @@
 """Jobs and files in memory, with what a runner does as calls that a test makes."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from scheduler_svc.errors import ServiceError
+from scheduler_svc.errors import InvalidRequest, ServiceError
 from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.job import (
     Claim,
@@ -46,6 +46,7 @@ class MemoryJobs:
 
     Attributes:
         is_down: Whether the store can't be reached.
+        kept_s: For how long it says that it keeps jobs and files.
         retry_after_s: When it says that it will be there again.
         progress: What items had when their work was last noted.
     """
@@ -56,16 +57,29 @@ class MemoryJobs:
         self._files: dict[str, tuple[StoredFile, bytes]] = {}
         self._ids = itertools.count(1)
         self.is_down = False
+        self.kept_s: float | None = None
         self.retry_after_s = 2.0
         self.progress: dict[tuple[str, int], list[Progress]] = {}
 
-    async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
+    @property
+    def keep_s(self) -> float | None:
+        return self.kept_s
+
+    async def job_of_key(self, tenant: str, key: str) -> Job | None:
         self._require_up()
+        found = (stored.job for stored in self._jobs.values() if (stored.job.tenant, stored.key) == (tenant, key))
+        return next(found, None)
+
+    async def create_job(self, job: NewJob, items: AsyncIterable[NewItem]) -> Job:
+        self._require_up()
+        new = [item async for item in items]
+        if not new:
+            raise InvalidRequest("items", "none", "at least one item")
         for stored in self._jobs.values():
             if job.idempotency_key and (stored.job.tenant, stored.key) == (job.tenant, job.idempotency_key):
                 return stored.job
-        counts = ItemCounts(total=len(items), succeeded=0, failed=0)
-        return self._add(job, JobStatus.IN_PROGRESS, counts, items)
+        counts = ItemCounts(total=len(new), succeeded=0, failed=0)
+        return self._add(job, JobStatus.IN_PROGRESS, counts, new)
 
     async def fail_job(self, job: NewJob, errors: Sequence[LineError]) -> Job:
         self._require_up()

@@ -1,8 +1,11 @@
 """Jobs to put into a store, and a short way to read what became of them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+from sqlalchemy import func, select
 
 from scheduler_svc.jobs.job import Claim, ItemKind, ItemOutcome, ItemResult, ItemStatus, NewItem, NewJob
+from scheduler_svc.jobs.store.schema import metadata
 from scheduler_svc.jobs.store.store import JobStore
 
 SUCCEEDED = ItemOutcome(status=ItemStatus.SUCCEEDED, body=b"answer")
@@ -14,8 +17,14 @@ def new_job(tenant: str = "", key: str = "", window_s: float = 86400.0) -> NewJo
     return NewJob(tenant=tenant, kind=ItemKind.GENERATE, idempotency_key=key, completion_window_s=window_s)
 
 
-def new_items(number: int) -> list[NewItem]:
-    return [NewItem(f"item-{position}", b"body %d" % position) for position in range(number)]
+async def each(items: Iterable[NewItem]) -> AsyncGenerator[NewItem, None]:
+    """Yields items as they come to a store."""
+    for item in items:
+        yield item
+
+
+def new_items(number: int) -> AsyncGenerator[NewItem, None]:
+    return each(NewItem(f"item-{position}", b"body %d" % position) for position in range(number))
 
 
 async def added(store: JobStore, num_items: int = 1, **job: object) -> str:
@@ -37,3 +46,9 @@ async def statuses(store: JobStore, job_id: str) -> dict[int, str]:
 
 def keys(claims: Sequence[Claim]) -> list[tuple[str, int, int]]:
     return [(claim.job_id, claim.position, claim.attempt) for claim in claims]
+
+
+async def number_of_rows(store: JobStore, table: str) -> int:
+    """Counts the rows of a table, whether anybody may see them or not."""
+    count = select(func.count()).select_from(metadata.tables[table])
+    return int(await store._database.read(lambda connection: connection.scalar(count)) or 0)

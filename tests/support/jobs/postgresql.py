@@ -1,6 +1,10 @@
-"""A PostgreSQL of the tests' own, on a socket in a directory; there is none where its programs are not installed."""
+"""A PostgreSQL of the tests' own, on a socket in a directory; there is none where its programs are not installed.
+
+Its files are not flushed: a process that is killed loses nothing of what it wrote to a file, only a machine does.
+"""
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -69,12 +73,27 @@ class PostgreSQL:
         return True
 
 
+def why_no_postgresql() -> str:
+    """Says why there can be none here; empty: there can."""
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg is not installed"
+    if shutil.which("initdb") is None or shutil.which("postgres") is None:
+        return "initdb and postgres are not on the PATH"
+    return ""
+
+
 @contextlib.contextmanager
 def running_postgresql() -> Iterator[PostgreSQL]:
     """Runs a server; skips the test where that is not possible."""
-    pytest.importorskip("psycopg")
-    if shutil.which("initdb") is None or shutil.which("postgres") is None:
-        pytest.skip("initdb and postgres are not on the PATH")
+    if why_not := why_no_postgresql():
+        pytest.skip(why_not)
+    with started_postgresql() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started_postgresql() -> Iterator[PostgreSQL]:
+    """Runs a server."""
     directory = Path(tempfile.mkdtemp(prefix="qllm-pg-", dir="/tmp"))  # a socket's path has to be short
     server = PostgreSQL(directory)
     try:

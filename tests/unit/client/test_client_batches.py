@@ -1,10 +1,12 @@
 """Jobs through the Python client, over the real API and jobs in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 import grpc
 import pytest
+from qllm.v1 import batches_pb2 as pb
+from qllm.v1 import batches_pb2_grpc
 
 from client import (
     AsyncClient,
@@ -24,6 +26,7 @@ from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, Job, NewItem, NewJob
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
+from tests.support.jobs.new_jobs import each
 from tests.support.service.api_service import Service, running
 from tests.support.service.fakes import FakeGenerator
 
@@ -83,7 +86,7 @@ async def test_items_without_an_answer_say_why(client: AsyncClient, jobs: Memory
 
 
 async def test_jobs_of_http_have_their_json(client: AsyncClient, jobs: MemoryJobs) -> None:
-    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), [NewItem("a", b"{}")])
+    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), each([NewItem("a", b"{}")]))
     jobs.finish(job.job_id, 0, ItemOutcome(status=ItemStatus.SUCCEEDED, body=b'{"text":"x"}'))
     (result,) = [result async for result in client.batch_results(job.job_id)]
     assert (result.json, result.answer, result.error) == ('{"text":"x"}', None, None)
@@ -107,14 +110,61 @@ async def test_every_call_makes_a_job_unless_it_has_the_key_of_one(client: Async
 class LosesItsAnswer(MemoryJobs):
     """The first job is made, but nobody hears of it."""
 
-    num_tries = 0
+    num_created = 0
 
-    async def create_job(self, job: NewJob, items: Sequence[NewItem]) -> Job:
+    async def create_job(self, job: NewJob, items: AsyncIterable[NewItem]) -> Job:
         made = await super().create_job(job, items)
-        self.num_tries += 1
-        if self.num_tries == 1:
+        self.num_created += 1
+        if self.num_created == 1:
             raise self.unavailable()  # after the commit
         return made
+
+
+def internal(details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+class BreaksWhileSending:
+    """The first call ends as gRPC ends one whose connection breaks while it sends."""
+
+    def __init__(self, stub: batches_pb2_grpc.BatchesStub, error: BaseException) -> None:
+        self.error = error
+        self._create = stub.CreateBatch
+        self.num_calls = 0
+
+    async def CreateBatch(self, messages: Iterator[pb.CreateBatchRequest]) -> pb.Batch:
+        self.num_calls += 1
+        if self.num_calls == 1:
+            raise self.error
+        return await self._create(messages)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), internal("Internal error from Core")])
+async def test_a_connection_that_breaks_while_a_job_is_sent_is_an_error_that_is_tried_again(
+    service: Service, error: BaseException
+) -> None:
+    async with AsyncClient(service.server.address) as client:
+        client._batches._stub = stub = BreaksWhileSending(service.batches, error)
+        assert (await client.create_batch(ITEMS)).num_items == 3
+        assert stub.num_calls == 2
+        stub.num_calls = 0
+        with pytest.raises(Unavailable, match="broke while the job was sent"):
+            await client.create_batch(ITEMS, idempotency_key="")
+
+
+async def test_who_cancels_the_sending_of_a_job_is_heard() -> None:
+    class Never(MemoryJobs):
+        async def create_job(self, job: NewJob, items: AsyncIterable[NewItem]) -> Job:
+            reached.set()
+            return await asyncio.Event().wait() and await super().create_job(job, items)
+
+    reached = asyncio.Event()
+    async with running(FakeGenerator(), Never()) as service, AsyncClient(service.server.address) as client:
+        sending = asyncio.create_task(client.create_batch(ITEMS))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
 
 
 async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once() -> None:
@@ -122,7 +172,7 @@ async def test_a_job_whose_acceptance_was_not_heard_of_is_made_once() -> None:
     jobs.retry_after_s = 0.001
     async with running(FakeGenerator(), jobs) as service, AsyncClient(service.server.address) as client:
         batch = await client.create_batch(ITEMS)
-        assert jobs.num_tries == 2
+        assert jobs.num_created == 1
         assert [one.batch_id for one in (await client.list_batches()).batches] == [batch.batch_id]
 
 

@@ -1,14 +1,14 @@
 """The paths below /v1/batches. Knows nothing of when items run."""
 
 import re
+from contextlib import aclosing
 
 from fastapi import FastAPI, Header, Query
 
-from scheduler_svc.api.jobs.checks import MAX_WINDOW_S, require_idempotency_key, require_metadata
 from scheduler_svc.api.jobs.errors import NoSuchJob
 from scheduler_svc.api.jobs.results import require_job
 from scheduler_svc.api.openai.batches.door import require_door
-from scheduler_svc.api.openai.batches.input_lines import read_input
+from scheduler_svc.api.openai.batches.input_lines import InputFailed, read_input
 from scheduler_svc.api.openai.batches.objects import PURPOSE, batch_object, page_object
 from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.wire.schemas import BatchRequest
@@ -16,6 +16,7 @@ from scheduler_svc.caller import current_tenant
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import ItemKind, NewJob
+from scheduler_svc.jobs.limits import MAX_WINDOW_S, require_idempotency_key, require_metadata
 
 MAX_PAGE_SIZE = 100
 _S_PER_HOUR = 3600.0
@@ -67,12 +68,16 @@ async def _create(door: JobFrontDoor, body: BatchRequest, idempotency_key: str) 
         metadata=metadata,
         input_file_id=body.input_file_id,
     )
+    if idempotency_key and (earlier := await door.job_of_key(tenant, idempotency_key)) is not None:
+        return batch_object(earlier)
     file = await door.file(tenant, body.input_file_id)
     if file is None or file.purpose != PURPOSE:
         raise InvalidRequest("input_file_id", body.input_file_id, f"the id of a file uploaded for purpose {PURPOSE!r}")
-    lines = await read_input(door.read_file(tenant, file.file_id), job.kind)
-    created = await (door.fail_job(job, lines.errors) if lines.errors else door.create_job(job, lines.items))
-    return batch_object(created)
+    try:
+        async with aclosing(read_input(door.read_file(tenant, file.file_id), job.kind)) as items:
+            return batch_object(await door.create_job(job, items))
+    except InputFailed as failed:
+        return batch_object(await door.fail_job(job, failed.errors))
 
 
 def _window_s(given: str) -> float:

@@ -14,8 +14,8 @@ from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.wire.errors import FormUnreadable
 from scheduler_svc.caller import current_tenant
 from scheduler_svc.jobs.interface import JobFrontDoor, StoreUnavailable
+from scheduler_svc.jobs.limits import MAX_FILE_BYTES
 
-MAX_FILE_BYTES = 200 << 20
 # What stands around the file in the form.
 _FORM_BYTES = 1 << 20
 MAX_PAGE_SIZE = 10_000

@@ -21,9 +21,10 @@ from scheduler_svc.api.openai.wire.errors import Absent
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import Job, StoredFile
+from scheduler_svc.jobs.limits import require_filename
 
-MAX_FILENAME_CHARS = 256
 _PIECE_BYTES = 1 << 18
+_MAX_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,11 @@ class Files:
             raise InvalidRequest("purpose", Absent() if purpose is None else purpose, repr(PURPOSE))
         if not isinstance(upload, UploadFile):
             raise InvalidRequest("file", Absent() if upload is None else "a text", "a file with a name")
-        filename = upload.filename or ""
-        if not 1 <= len(filename) <= MAX_FILENAME_CHARS or "\0" in filename:
-            raise InvalidRequest("file", filename, f"a file with a name of 1 to {MAX_FILENAME_CHARS} characters")
-        return file_object(await self.door.create_file(self.tenant, filename, PURPOSE, _pieces(upload)))
+        other = next((name for name in form if name not in ("purpose", "file")), None)
+        if other is not None:
+            raise InvalidRequest(other[:_MAX_SHOWN_CHARS], form[other], "nothing: it is not supported")
+        require_filename("file", upload.filename or "")
+        return self._object(await self.door.create_file(self.tenant, upload.filename or "", PURPOSE, _pieces(upload)))
 
     async def page(self, after: str | None, limit: int, purpose: str | None) -> JsonObject:
         """Returns a page of uploads, newest first; files of answers are named by their jobs."""
@@ -52,19 +54,19 @@ class Files:
         if after is not None:
             await self._upload(after)
         found, has_more = await self.door.files(self.tenant, after, limit)
-        return page_object([file_object(file) for file in found], has_more=has_more)
+        return page_object([self._object(file) for file in found], has_more=has_more)
 
     async def describe(self, file_id: str) -> JsonObject:
         """Returns what is known of a file; one of answers is written for it, to be measured."""
         output = OutputFile.of(file_id)
         if output is None:
-            return file_object(await self._upload(file_id))
+            return self._object(await self._upload(file_id))
         job = await self._job_of(output)
         num_bytes = 0
         async with aclosing(output_lines(self.door, job, output)) as lines:
             async for line in lines:
                 num_bytes += len(line)
-        return output_file_object(output, job, num_bytes)
+        return output_file_object(output, job, num_bytes, self.door.keep_s)
 
     async def open(self, file_id: str) -> tuple[AsyncGenerator[bytes, None], str]:
         """Returns a file's bytes in pieces, to be closed by who reads them, and its name."""
@@ -82,6 +84,9 @@ class Files:
         if not await self.door.delete_file(self.tenant, file_id):
             raise NoSuchFile(file_id)
         return {"id": file_id, "object": "file", "deleted": True}
+
+    def _object(self, file: StoredFile) -> JsonObject:
+        return file_object(file, self.door.keep_s)
 
     async def _upload(self, file_id: str) -> StoredFile:
         file = await self.door.file(self.tenant, file_id)

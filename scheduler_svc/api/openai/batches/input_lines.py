@@ -7,27 +7,28 @@ Bodies are judged when they run, as those of requests that are sent alone.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
-from scheduler_svc.api.jobs.checks import ItemsSoFar
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import ItemKind, LineError, NewItem
+from scheduler_svc.jobs.limits import MAX_ITEM_BYTES, ItemsSoFar
 
 # As long as the body of a request that is sent alone may be.
-MAX_LINE_BYTES = 4 << 20
+MAX_LINE_BYTES = MAX_ITEM_BYTES
 # A file that is wrong from beginning to end is not read out to its sender.
 MAX_ERRORS = 50
+_HALF = re.compile("[\ud800-\udfff]")
 # Others' requests get a turn after so many bytes, which take some milliseconds.
 _BYTES_PER_TURN = 1 << 18
 
 
-@dataclass(slots=True)
-class InputLines:
-    """What is in an input file: its items, or what is wrong with it."""
+class InputFailed(Exception):
+    """A file can't be a job's input; `errors` says what is wrong with its lines, the first MAX_ERRORS of them."""
 
-    items: list[NewItem] = field(default_factory=list)
-    errors: list[LineError] = field(default_factory=list)
+    def __init__(self, errors: Sequence[LineError]) -> None:
+        super().__init__(f"{len(errors)} lines")
+        self.errors = errors
 
 
 class BadLine(Exception):
@@ -38,9 +39,14 @@ class BadLine(Exception):
         self.code = code
 
 
-async def read_input(content: AsyncIterator[bytes], kind: ItemKind) -> InputLines:
-    """Reads a file for a job of that kind; after MAX_ERRORS errors the rest is not looked at."""
-    found, so_far = InputLines(), ItemsSoFar()
+async def read_input(content: AsyncIterator[bytes], kind: ItemKind) -> AsyncGenerator[NewItem, None]:
+    """Yields the items in a file for a job of that kind, until a line is wrong; then it looks at the rest, and raises.
+
+    Raises:
+        InputFailed: Lines are wrong, or there are none.
+    """
+    errors: list[LineError] = []
+    so_far = ItemsSoFar()
     since_turn, number = 0, 0
     async for number, line in _lines(content):
         since_turn += len(line)
@@ -48,15 +54,18 @@ async def read_input(content: AsyncIterator[bytes], kind: ItemKind) -> InputLine
             since_turn = 0
             await asyncio.sleep(0)
         try:
-            if line.strip():
-                found.items.append(_item(line, kind, so_far))
+            item = _item(line, kind, so_far) if line.strip() else None
         except BadLine as bad:
-            found.errors.append(LineError(number, bad.code, str(bad)))
-        if len(found.errors) == MAX_ERRORS:
-            return found
-    if not found.items and not found.errors:
-        found.errors.append(LineError(max(number, 1), "empty_file", "the file has no requests: allowed is one a line"))
-    return found
+            errors.append(LineError(number, bad.code, str(bad)))
+            if len(errors) == MAX_ERRORS:
+                break
+        else:
+            if item is not None and not errors:
+                yield item
+    if not errors and not so_far.number:
+        errors.append(LineError(max(number, 1), "empty_file", "the file has no requests: allowed is one a line"))
+    if errors:
+        raise InputFailed(errors)
 
 
 async def _lines(content: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
@@ -87,10 +96,6 @@ def _item(line: bytes, kind: ItemKind, so_far: ItemsSoFar) -> NewItem:
         raise BadLine("invalid_custom_id", f"custom_id: got {_shown(given, 'custom_id')}, allowed is a text")
     if not isinstance(body, dict):
         raise BadLine("invalid_body", f"body: got {_shown(given, 'body')}, allowed is an object")
-    try:
-        custom_id.encode()
-    except UnicodeEncodeError:
-        raise BadLine("invalid_custom_id", "custom_id: got halves of characters, allowed is a text") from None
     serialized = _serialized(body)
     try:
         so_far.take("custom_id", custom_id, len(serialized))
@@ -112,8 +117,10 @@ def _object(line: bytes) -> dict[str, object]:
 
 
 def _serialized(body: object) -> bytes:
+    """Returns a body as JSON: as short as it came, but for halves of characters, which UTF-8 can't hold."""
     try:
-        return json.dumps(body, separators=(",", ":")).encode()
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+        return text.encode() if _HALF.search(text) is None else json.dumps(body, separators=(",", ":")).encode()
     except RecursionError:
         raise BadLine("invalid_body", "body: got a value that is nested too deeply, allowed is an object") from None
 

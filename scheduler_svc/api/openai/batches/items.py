@@ -10,7 +10,7 @@ from dataclasses import replace
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, require_not_aborted
+from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, require_not_aborted, resumed
 from scheduler_svc.api.openai.answer import begin_prepared, prepare_all, require_model
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
@@ -31,13 +31,12 @@ def json_items(texts: TextGenerator) -> Mapping[ItemKind, AnswerItem]:
         question = _question(claim, texts)
         drafts = [as_item(named.draft, claim, choice) for choice, named in enumerate(question.drafts)]
         prepared = await prepare_all(texts, question, drafts)
-        is_single = len(prepared) == 1
-        if is_single:
-            prepared = [prepared[0].resumed(claim.progress.token_ids, claim.progress.logprobs)]
+        progress, is_single = Progress(), len(prepared) == 1
+        if is_single:  # of several choices there is no progress: it would not be known whose it is
+            prepared[0], progress = resumed(prepared[0], claim.progress)
         answer_id = f"{question.id_prefix}-{item_id(claim)}"
         begun = begin_prepared(texts, question, answer_id, item_id(claim), prepared)
-        # Of several choices there is no progress: it would not be known whose it is.
-        notes.queued(claim.progress if is_single else Progress())
+        notes.queued(progress)
         answer = await begun.whole(notes.add if is_single else require_not_aborted)
         return json.dumps(answer, separators=(",", ":")).encode()
 

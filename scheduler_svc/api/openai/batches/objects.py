@@ -76,35 +76,38 @@ def batch_object(job: Job) -> JsonObject:
     return {**batch, **ended}
 
 
-def file_object(file: StoredFile) -> JsonObject:
-    """Returns an uploaded file."""
-    return _file(file.file_id, file.num_bytes, file.created_at_s, file.filename, file.purpose)
+def file_object(file: StoredFile, keep_s: float | None) -> JsonObject:
+    """Returns an uploaded file, which is kept for so long; None: for ever."""
+    return {
+        "id": file.file_id,
+        "object": "file",
+        "bytes": file.num_bytes,
+        "created_at": int(file.created_at_s),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+        "expires_at": None if keep_s is None else int(file.created_at_s + keep_s),
+    }
 
 
-def output_file_object(file: OutputFile, job: Job, num_bytes: int) -> JsonObject:
-    """Returns the file of a job's answers or errors."""
-    created_at_s = job.created_at_s if job.ended_at_s is None else job.ended_at_s
-    return _file(file.file_id, num_bytes, created_at_s, file.filename, "batch_output")
+def output_file_object(file: OutputFile, job: Job, num_bytes: int, keep_s: float | None) -> JsonObject:
+    """Returns the file of a job's answers or errors, which is kept as long as its job once that has ended."""
+    written = StoredFile(
+        file_id=file.file_id,
+        tenant=job.tenant,
+        filename=file.filename,
+        purpose="batch_output",
+        num_bytes=num_bytes,
+        created_at_s=job.created_at_s if job.ended_at_s is None else job.ended_at_s,
+    )
+    return file_object(written, None if job.ended_at_s is None else keep_s)
 
 
 def page_object(objects: Sequence[JsonObject], *, has_more: bool) -> JsonObject:
     """Returns a page of a list."""
     first, last = (objects[0]["id"], objects[-1]["id"]) if objects else (None, None)
     return {"object": "list", "data": objects, "first_id": first, "last_id": last, "has_more": has_more}
-
-
-def _file(file_id: str, num_bytes: int, created_at_s: float, filename: str, purpose: str) -> JsonObject:
-    return {
-        "id": file_id,
-        "object": "file",
-        "bytes": num_bytes,
-        "created_at": int(created_at_s),
-        "filename": filename,
-        "purpose": purpose,
-        "status": "processed",
-        "status_details": None,
-        "expires_at": None,
-    }
 
 
 def _file_id(job: Job, part: OutputPart, *, is_there: bool) -> str | None:

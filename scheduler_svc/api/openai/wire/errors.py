@@ -28,8 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from scheduler_svc.api.openai.wire.schemas import KIND_MARK
-from scheduler_svc.api.validation import Amount
-from scheduler_svc.errors import RETRY_S, InvalidRequest, Refusal, ServiceError, jittered
+from scheduler_svc.errors import RETRY_S, Amount, InvalidRequest, Refusal, ServiceError, jittered
 
 _HTTP_STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,

@@ -16,6 +16,7 @@ from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, NewItem, NewJob
 from tests.support.jobs.memory_jobs import MemoryJobs
+from tests.support.jobs.new_jobs import each
 from tests.support.service.api_service import Service, running
 from tests.support.service.fakes import FakeGenerator
 from tests.unit.client.in_process import Finished, run_here
@@ -257,7 +258,7 @@ async def test_results_go_into_a_file(
 
 
 async def test_results_of_a_job_of_http_are_openais_objects(batch: Call, jobs: MemoryJobs) -> None:
-    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), [NewItem("a", b"{}")])
+    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), each([NewItem("a", b"{}")]))
     jobs.finish(job.job_id, 0, ItemOutcome(status=ItemStatus.SUCCEEDED, body=b'{"object":"text_completion"}'))
     line = json.loads((await batch("results", job.job_id)).out)
     assert line["response"] == {"object": "text_completion"}

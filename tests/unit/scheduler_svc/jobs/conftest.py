@@ -33,8 +33,10 @@ def clock() -> Clock:
     return Clock()
 
 
-def open_store(url: str, clock: Clock) -> JobStore:
-    return JobStore.at_url(url, clock) if url.startswith("postgresql:") else JobStore.in_directory(Path(url), clock)
+def open_store(url: str, clock: Clock, keep_s: float | None = None) -> JobStore:
+    if url.startswith("postgresql:"):
+        return JobStore.at_url(url, clock, keep_s)
+    return JobStore.in_directory(Path(url), clock, keep_s)
 
 
 @pytest.fixture

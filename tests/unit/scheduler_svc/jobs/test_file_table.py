@@ -35,7 +35,7 @@ async def test_a_file_is_read_as_it_came_in_pieces_of_one_size(store: JobStore, 
 
 
 async def test_a_file_may_be_empty(store: JobStore) -> None:
-    file = await store.create_file("t", "", "", sent())
+    file = await store.create_file("t", "f", "batch", sent())
     assert await content(store, file.file_id) == []
     assert await store.file("t", file.file_id) == file
 
@@ -99,6 +99,6 @@ async def test_a_file_that_is_too_large_is_refused_before_all_of_it_came(
         while True:
             yield b"x" * PIECE_BYTES
 
-    with pytest.raises(InvalidRequest, match=r"file: got 4194304, allowed is 3145728 bytes or less"):
+    with pytest.raises(InvalidRequest, match=r"file: got 4194304 bytes or more, allowed is at most 3145728 bytes"):
         await store.create_file("t", "f", "batch", endless())
     assert await store.files("t", None, 10) == ([], False)

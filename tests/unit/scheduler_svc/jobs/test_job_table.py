@@ -3,8 +3,7 @@ import asyncio
 import pytest
 
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.jobs import limits
-from scheduler_svc.jobs.job import ItemCounts, ItemKind, JobStatus, LineError, NewItem, NewJob
+from scheduler_svc.jobs.job import ItemCounts, ItemKind, JobStatus, LineError, NewJob
 from scheduler_svc.jobs.store.store import JobStore
 from tests.support.jobs.clock import Clock
 from tests.support.jobs.new_jobs import SUCCEEDED, added, claimed, ended, new_items, new_job
@@ -96,39 +95,9 @@ async def test_a_job_that_has_ended_stays_as_it_is(store: JobStore) -> None:
     assert await store.cancel_job("", job_id) == job
 
 
-@pytest.mark.parametrize(
-    ("items", "field"),
-    [
-        ([], "items"),
-        ([NewItem("", b"")], "items[0].custom_id"),
-        ([NewItem("a", b""), NewItem("a", b"")], "items[1].custom_id"),
-        ([NewItem("a\0", b"")], "items[0].custom_id"),
-        ([NewItem("\ud800", b"")], "items[0].custom_id"),
-        ([NewItem("a", b"x" * (limits.MAX_ITEM_BYTES + 1))], "items[0]"),
-        ([NewItem("a", b"")] * (limits.MAX_ITEMS + 1), "items"),
-        ([NewItem(str(i), b"x" * limits.MAX_ITEM_BYTES) for i in range(51)], "items"),
-    ],
-    ids=["none", "no id", "an id twice", "NUL", "a surrogate", "a large one", "many", "large ones together"],
-)
-def test_items_that_can_not_be_stored_are_refused(items: list[NewItem], field: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        limits.check_job(new_job(), items)
-    assert refused.value.field == field
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        NewJob(tenant="", kind=ItemKind.GENERATE, idempotency_key="k" * 513),
-        NewJob(tenant="", kind=ItemKind.GENERATE, metadata={str(i): "" for i in range(65)}),
-        NewJob(tenant="", kind=ItemKind.GENERATE, metadata={"a": "\0"}),
-        NewJob(tenant="", kind=ItemKind.GENERATE, completion_window_s=0.0),
-        NewJob(tenant="", kind=ItemKind.GENERATE, completion_window_s=float("nan")),
-    ],
-)
-def test_a_job_whose_words_can_not_be_stored_is_refused(job: NewJob) -> None:
-    with pytest.raises(InvalidRequest):
-        limits.check_job(job, new_items(1))
+async def test_a_job_without_items_is_refused(store: JobStore) -> None:
+    with pytest.raises(InvalidRequest, match="items: got 'none'"):
+        await store.create_job(new_job(), new_items(0))
 
 
 async def test_a_job_of_many_items_is_claimed_from_its_first_on(store: JobStore) -> None:

@@ -6,6 +6,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from scheduler_svc.jobs.interface import StoreRefused, StoreUnavailable
+from scheduler_svc.jobs.store import migrate
 from scheduler_svc.jobs.store.schema import metadata
 from scheduler_svc.jobs.store.store import JobStore
 from tests.support.jobs.clock import Clock
@@ -26,6 +27,35 @@ async def test_schedulers_that_start_together_migrate_once(database_url: str, cl
     await asyncio.gather(*[added(store) for store in stores])
     assert len((await stores[0].jobs("", None, 10))[0]) == 4
     await asyncio.gather(*[store.close() for store in stores])
+
+
+OLD_JOB = """
+    INSERT INTO jobs (job_id, tenant, kind, status, idempotency_key, metadata, input_file_id, errors, num_items,
+                      num_open, num_succeeded, num_failed, created_at, expires_at)
+    VALUES ('batch_1', 't', '/v1/completions', 'in_progress', 'k', '{}', '', '[]', 1, 1, 0, 0, 1, 9e9)
+"""
+OLD_ITEM = """
+    INSERT INTO items (job_id, position, custom_id, status, due_at, attempt, num_failures, error_code, error_message)
+    VALUES ('batch_1', 0, 'a', 'pending', 1, 0, 0, '', '')
+"""
+OLD_BODY = "INSERT INTO item_bodies (job_id, position, body) VALUES ('batch_1', 0, '{}')"
+
+
+async def test_jobs_of_an_earlier_version_are_whole_and_run(
+    database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = migrate.command.upgrade
+    with monkeypatch.context() as earlier:
+        earlier.setattr(migrate.command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        first = open_store(database_url, clock)
+        await first.open()
+    for statement in (OLD_JOB, OLD_ITEM, OLD_BODY):
+        await first._database.write(lambda connection, given=statement: connection.execute(text(given)).rowcount)
+    await first.close()
+    second = open_store(database_url, clock)
+    assert await second.job_of_key("t", "k") == await second.job("t", "batch_1") is not None
+    assert [claim.custom_id for claim in await second.claim("a", 5, 30.0)] == ["a"]
+    await second.close()
 
 
 async def test_what_was_stored_outlives_the_store(database_url: str, clock: Clock) -> None:

@@ -1,12 +1,21 @@
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.errors import BatchFailed, InvalidRequest, Overloaded, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import (
+    BatchFailed,
+    InvalidRequest,
+    Overloaded,
+    QuotaExceeded,
+    ServiceError,
+    WorkerKilled,
+    WorkerUnavailable,
+)
 from scheduler_svc.jobs.item_worker import OnProgress
 from scheduler_svc.jobs.job import Claim, ItemOutcome, ItemStatus, JobStatus, Progress
 from scheduler_svc.jobs.pull import BestEffortLoad, Pull
@@ -35,7 +44,7 @@ class Life:
         self.store = StoreWithOutages(store)
         self.worker = FakeItemWorker()
         self.load = IDLE
-        self.recorded: list[ItemStatus] = []
+        self.recorded: Counter[ItemStatus] = Counter()
         self.runner = JobRunner(
             self.store,
             self.worker,
@@ -43,8 +52,11 @@ class Life:
             Pull(10.0, max_items),
             owner,
             clock,
-            self.recorded.append,
         )
+        store.listen(on_ended=self.note_ended)
+
+    def note_ended(self, status: ItemStatus, number: int) -> None:
+        self.recorded[status] += number
 
     async def turns(self, number: int = 1) -> None:
         """Takes turns, after each of which the items that began have come to where they wait."""
@@ -82,7 +94,7 @@ async def test_items_are_run_and_their_outcomes_recorded(sqlite_store: JobStore,
     job = await sqlite_store.job("", job_id)
     assert job is not None
     assert job.status is JobStatus.COMPLETED
-    assert sorted(status.value for status in life.recorded) == ["failed", "succeeded", "succeeded"]
+    assert life.recorded == {ItemStatus.FAILED: 1, ItemStatus.SUCCEEDED: 2}
 
 
 async def test_no_more_is_claimed_while_there_is_work_enough(sqlite_store: JobStore, life: Life) -> None:
@@ -155,7 +167,7 @@ async def test_an_outcome_of_a_lost_item_is_refused_and_said(
     await life.end(0, FAILED)
     await life.turns()
     assert f"outcome_refused job_id={job_id} position=0" in caplog.text
-    assert life.recorded == []
+    assert not life.recorded
     assert await sqlite_store.finish("b", [(claim, SUCCEEDED)]) == []
 
 
@@ -233,6 +245,49 @@ async def test_nothing_is_claimed_for_a_while_after_an_item_found_no_place(
     clock.now_s += 2.0
     await life.turns()
     assert len(life.worker.started) > 1
+
+
+async def test_items_of_a_tenant_over_its_quota_wait_and_those_of_others_run(
+    sqlite_store: JobStore, life: Life, clock: Clock
+) -> None:
+    over = await added(sqlite_store, 5, tenant="over")
+    others = await added(sqlite_store, 2, tenant="other")
+    life.worker.errors = [QuotaExceeded("over", "10 tokens a minute", 20.0)]
+    await life.turns(4)
+    assert [claim.tenant for claim in life.worker.started] == ["over", "other", "other"]
+    clock.now_s += 20
+    await life.turns(4)
+    assert [claim.tenant for claim in life.worker.started[3:]] == ["over"] * 5
+    assert await ended(sqlite_store, over, "over") == await ended(sqlite_store, others, "other") == []
+
+
+async def test_an_item_that_kills_every_worker_is_given_to_no_other(sqlite_store: JobStore, life: Life) -> None:
+    job_id = await added(sqlite_store)
+    life.worker.errors = [WorkerKilled(2)]
+    await life.turns(3)
+    [result] = await ended(sqlite_store, job_id)
+    assert (result.outcome.status, result.outcome.error_code) == (ItemStatus.FAILED, "INTERNAL")
+    assert "the worker died 2 times" in result.outcome.error_message
+    assert len(life.worker.started) == 1
+
+
+async def test_every_end_of_an_item_is_counted_whoever_brings_it_about(
+    sqlite_store: JobStore, life: Life, clock: Clock
+) -> None:
+    cancelled = await added(sqlite_store, 4)
+    expiring = await added(sqlite_store, 2, window_s=1000)
+    await life.turns(2)  # three of the first job's run
+    await sqlite_store.cancel_job("", cancelled)
+    assert life.recorded == {ItemStatus.CANCELLED: 1}
+    life.runner.renew_now()
+    life.load = BUSY
+    await life.turns()
+    assert life.recorded == {ItemStatus.CANCELLED: 4}
+    clock.now_s += 1000
+    life.runner.renew_now()
+    await life.turns()
+    assert life.recorded == {ItemStatus.CANCELLED: 4, ItemStatus.EXPIRED: 2}
+    assert len(await ended(sqlite_store, expiring)) == 2
 
 
 INTERNAL = ItemOutcome(status=ItemStatus.FAILED, error_code="INTERNAL", error_message="internal error")
@@ -321,12 +376,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_it_runs_by_itself_from_start_to_stop(sqlite_store: JobStore, clock: Clock) -> None:
     life = Life(sqlite_store, clock)
-    sqlite_store.listen(life.runner.wake, life.runner.renew_now)
+    sqlite_store.listen(life.runner.wake, life.runner.renew_now, life.note_ended)
     async with life.runner as runner:
         job_id = await added(sqlite_store, 2)
         await until(lambda: runner.num_running == 2)
         await life.end(0)
-        await until(lambda: life.recorded == [ItemStatus.SUCCEEDED])
+        await until(lambda: life.recorded == {ItemStatus.SUCCEEDED: 1})
     assert runner.task.done()
     assert await statuses(sqlite_store, job_id) == {0: "succeeded"}
     assert [claim.position for claim in await claimed(sqlite_store, "b")] == [1]

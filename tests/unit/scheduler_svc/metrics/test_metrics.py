@@ -166,11 +166,11 @@ def test_a_page_has_each_metric_once_with_help_under_our_prefix_and_labels_of_fe
 
 def test_items_of_jobs_are_counted_by_how_they_ended() -> None:
     metrics = Metrics()
-    for status in ("succeeded", "succeeded", "expired"):
-        metrics.items.ended(status)
+    for status, number in (("succeeded", 1), ("expired", 3), ("succeeded", 2)):
+        metrics.items.ended(status, number)
     page = Page(metrics)
     counts = [page["batch_items_total", status] for status in ("succeeded", "failed", "cancelled", "expired")]
-    assert counts == [2, 0, 0, 1]
+    assert counts == [3, 0, 0, 3]
 
 
 def test_a_wait_that_is_not_known_is_no_number() -> None:

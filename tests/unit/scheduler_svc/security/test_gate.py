@@ -129,3 +129,15 @@ def test_who_may_administer_may_observe_and_not_generate(gate: Gate) -> None:
         True,
         False,
     ]
+
+
+def test_items_of_a_tenants_jobs_use_the_same_tokens_as_its_requests(path: Path, clock: Clock) -> None:
+    gate = gate_of(path, entry("a", "key a", tokens_per_minute=100), clock=clock)
+    gate.items_grant("a").account.enter(50, clock())
+    with pytest.raises(QuotaExceeded):
+        gate.grant_of("Bearer key a").account.enter(51, clock())
+    assert gate.items_grant("a").classes == {RequestClass.BEST_EFFORT}
+
+
+def test_items_of_a_tenant_that_is_not_in_the_file_have_no_limit(gate: Gate, clock: Clock) -> None:
+    gate.items_grant("gone").account.enter(10**9, clock())

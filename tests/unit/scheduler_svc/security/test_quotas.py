@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_svc.errors import QuotaExceeded
-from scheduler_svc.security.quotas import Account, Place, Quota
+from scheduler_svc.security.quotas import Account, ItemsAccount, Place, Quota
 
 
 def account(**quota: int) -> Account:
@@ -101,3 +101,39 @@ def test_a_changed_quota_counts_at_once_and_what_is_live_stays_counted() -> None
         one.enter(1, 0.0)
     one.change(Quota(requests_per_minute=2))
     one.enter(1, 0.0)
+
+
+def test_items_of_jobs_leave_half_of_a_minutes_tokens_for_requests() -> None:
+    one = account(tokens_per_minute=100, requests_per_minute=1, max_live=1)
+    items = ItemsAccount(one)
+    for _ in range(5):
+        items.require_place(0.0)
+        items.enter(10, 0.0)
+    with pytest.raises(QuotaExceeded, match="100 tokens a minute, of which this request may use 10") as refused:
+        items.enter(10, 0.0)
+    assert 6 <= retry_s(refused) <= 9
+    one.enter(50, 0.0)
+    with pytest.raises(QuotaExceeded):
+        items.enter(10, 30.0)
+    items.enter(10, 36.0)
+
+
+def test_tokens_that_an_item_did_not_use_come_back() -> None:
+    one = account(tokens_per_minute=100)
+    place = Place(ItemsAccount(one), 50, lambda: 0.0)
+    place.leave(5)
+    one.enter(95, 0.0)
+    assert one.num_live == 1
+
+
+def test_an_item_larger_than_what_items_may_take_waits_for_a_full_minutes_tokens() -> None:
+    one = account(tokens_per_minute=100)
+    ItemsAccount(one).enter(80, 0.0)
+    with pytest.raises(QuotaExceeded):
+        ItemsAccount(one).enter(80, 47.0)
+    ItemsAccount(one).enter(80, 48.0)
+
+
+def test_items_of_a_tenant_without_a_quota_never_wait() -> None:
+    for _ in range(1000):
+        ItemsAccount(account()).enter(10**9, 0.0)

@@ -10,13 +10,13 @@ from qllm.v1 import batches_pb2 as pb
 from qllm.v1 import inference_pb2
 
 from scheduler_svc.api.grpc.items import generate_items
-from scheduler_svc.api.jobs.checks import ItemsSoFar
 from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, NewItem, NewJob
-from scheduler_svc.jobs.limits import MAX_ITEMS
+from scheduler_svc.jobs.limits import MAX_ITEMS, ItemsSoFar
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
+from tests.support.jobs.new_jobs import each
 from tests.support.service.api_service import Service, collect, running, text_request
 from tests.support.service.fakes import FakeGenerator
 
@@ -171,8 +171,17 @@ def test_a_job_has_a_limit_of_items_and_of_bytes() -> None:
         so_far.take("custom_id", str(number), 1)
     with pytest.raises(InvalidRequest, match="items: got 50001 items or more, allowed is at most 50000 in one job"):
         so_far.take("custom_id", "one more", 1)
+    so_far = ItemsSoFar()
+    for number in range(50):
+        so_far.take("custom_id", str(number), 4 << 20)
     with pytest.raises(InvalidRequest, match="bytes in one job"):
-        ItemsSoFar().take("custom_id", "a", (200 << 20) + 1)
+        so_far.take("custom_id", "one more", 1)
+
+
+async def test_a_key_that_was_accepted_gives_its_job_whatever_is_sent_again(service: Service) -> None:
+    first = await create(service, header(idempotency_key="k"), item("a"))
+    again = await create(service, header(idempotency_key="k"), *(item("") for _ in range(2000)))
+    assert again == first
 
 
 async def test_jobs_are_listed_newest_first_page_by_page(service: Service) -> None:
@@ -239,7 +248,7 @@ async def test_a_failed_item_has_its_own_error(service: Service, jobs: MemoryJob
 
 
 async def test_results_of_jobs_that_came_over_http_are_json(service: Service, jobs: MemoryJobs) -> None:
-    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), [NewItem("a", b"{}")])
+    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.COMPLETION), each([NewItem("a", b"{}")]))
     jobs.finish(job.job_id, 0, ItemOutcome(status=ItemStatus.SUCCEEDED, body='{"text":"é"}'.encode()))
     (result,) = await results(service, job.job_id)
     assert result.json == '{"text":"é"}'

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +18,22 @@ from scheduler_svc.api.openai.batches.items import json_items
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import current_tenant
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
-from scheduler_svc.errors import InvalidRequest, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import InvalidRequest, QuotaExceeded, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest
 from scheduler_svc.jobs.job import Claim, ItemKind, ItemOutcome, ItemStatus, Progress
+from scheduler_svc.security.grant import Grant
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.security.api_keys import entry, gate_of
 from tests.support.service.api_service import collect, running
-from tests.support.service.fakes import FakeGenerator
+from tests.support.service.fakes import FakeGenerator, served_model
 from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, http_app
 
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 ANSWER = "naïve 日本😀 café, and so on"
 SCRIPT = [*TOKENIZER.encode(ANSWER, add_special_tokens=False), EOS_ID]
+
+MODEL = served_model().identity
 
 
 def saying(script: Sequence[int] = SCRIPT, **options: Any) -> FakeGenerator:
@@ -61,9 +66,10 @@ def json_claim(path: str, **body: object) -> Claim:
 class Run:
     """Runs items, and keeps what was told of their progress."""
 
-    def __init__(self, generator: FakeGenerator) -> None:
+    def __init__(self, generator: FakeGenerator, grant_of: Callable[[str], Grant] = Grant) -> None:
         self.texts = TextGenerator(generator)
-        self._worker = ItemAnswers({ItemKind.GENERATE: generate_items(self.texts), **json_items(self.texts)})
+        by_kind = {ItemKind.GENERATE: generate_items(self.texts), **json_items(self.texts)}
+        self._worker = ItemAnswers(by_kind, grant_of)
         self.progress: list[Progress] = []
 
     async def __call__(self, claim: Claim) -> ItemOutcome:
@@ -90,7 +96,7 @@ async def run() -> AsyncIterator[Run]:
 
 
 def split(num_tokens: int) -> Progress:
-    return Progress(tuple(SCRIPT[:num_tokens]), (-0.5,) * num_tokens)
+    return Progress(tuple(SCRIPT[:num_tokens]), (-0.5,) * num_tokens, MODEL)
 
 
 def comparable(answer: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +145,22 @@ async def test_the_engine_is_told_the_tokens_that_are_there(run: Run) -> None:
     run = Run(generator)
     await run.answer(generate_claim(pb.GenerateRequest(text="hello"), progress=split(4)))
     assert generator.submitted[0].output_token_ids == tuple(SCRIPT[:4])
+
+
+async def test_an_item_begins_anew_on_another_model(run: Run) -> None:
+    generator = saying()
+    run = Run(generator)
+    await run.answer(generate_claim(pb.GenerateRequest(text="hello"), progress=replace(split(4), model="another")))
+    assert generator.submitted[0].output_token_ids == ()
+    assert run.progress[0] == Progress(model=MODEL)
+    assert run.progress[-1] == split(len(SCRIPT) - 1)
+
+
+@pytest.mark.parametrize("change", [{"name": "b"}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"vocab_size": 9}])
+def test_models_that_choose_other_tokens_are_other_models(change: dict[str, Any]) -> None:
+    model = served_model()
+    assert replace(model, **change).identity != model.identity
+    assert replace(model, device="elsewhere").identity == model.identity
 
 
 @pytest.mark.parametrize(
@@ -293,6 +315,22 @@ async def test_a_kind_that_is_not_served_is_refused_with_what_it_needs(run: Run)
     only_grpc = ItemAnswers({ItemKind.GENERATE: generate_items(run.texts)})
     with pytest.raises(KindNotServed, match=r"qllm\[http\]"):
         await only_grpc.run(json_claim(CHAT, messages=USER_SAYS_HI), lambda _: None)
+
+
+async def test_items_take_their_tenants_tokens_and_give_back_what_they_did_not_use(tmp_path: Path) -> None:
+    now_s = asyncio.get_running_loop().time
+    gate = gate_of(tmp_path / "keys", entry("somebody", "key", tokens_per_minute=200, requests_per_minute=1))
+    account = gate.grant_of("Bearer key").account
+    run = Run(saying(), gate.items_grant)
+    claim = generate_claim(pb.GenerateRequest(text="hello", stop=pb.StopConditions(max_tokens=60)))
+    used = 0
+    for _ in range(2):  # had the first kept what it might have used, there would not be enough for the second
+        usage = (await run.answer(claim)).finish.usage
+        used += usage.prompt_tokens + usage.completion_tokens
+    account.enter(200 - used, now_s())
+    with pytest.raises(QuotaExceeded):
+        await run(claim)
+    run.texts.close()
 
 
 async def test_items_are_worked_on_for_their_tenant() -> None:

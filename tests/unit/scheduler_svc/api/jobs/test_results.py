@@ -9,6 +9,7 @@ from scheduler_svc.api.jobs.errors import NoSuchJob
 from scheduler_svc.api.jobs.results import all_results, ended_results
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemResult, ItemStatus, NewItem, NewJob
 from tests.support.jobs.memory_jobs import MemoryJobs
+from tests.support.jobs.new_jobs import each
 
 DONE = ItemOutcome(status=ItemStatus.SUCCEEDED, body=b"an answer")
 
@@ -20,7 +21,7 @@ def jobs() -> MemoryJobs:
 
 async def job_of(jobs: MemoryJobs, num_items: int) -> str:
     items = [NewItem(f"item {position}", b"") for position in range(num_items)]
-    return (await jobs.create_job(NewJob(tenant="", kind=ItemKind.GENERATE), items)).job_id
+    return (await jobs.create_job(NewJob(tenant="", kind=ItemKind.GENERATE), each(items))).job_id
 
 
 def followed(jobs: MemoryJobs, job_id: str, from_position: int = 0) -> AsyncIterator[ItemResult]:

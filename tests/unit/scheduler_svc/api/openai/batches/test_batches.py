@@ -9,12 +9,13 @@ import pytest
 from qllm.v1 import inference_pb2
 
 from scheduler_svc.api.jobs.items import ItemAnswers
-from scheduler_svc.api.openai.batches.input_lines import MAX_ERRORS, MAX_LINE_BYTES, read_input
+from scheduler_svc.api.openai.batches.input_lines import MAX_ERRORS, MAX_LINE_BYTES, InputFailed, read_input
 from scheduler_svc.api.openai.batches.items import json_items
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import set_tenant
 from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, NewItem, NewJob
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
+from tests.support.jobs.new_jobs import each
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import CHAT, COMPLETIONS, HttpService, error_of, http_app
 
@@ -180,7 +181,7 @@ async def test_an_expired_job_says_which_requests_it_is_about(service: HttpServi
 
 
 async def test_a_job_of_grpcs_is_shown_and_its_answers_are_its_messages(service: HttpService, jobs: MemoryJobs) -> None:
-    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.GENERATE), [NewItem("a", b"")])
+    job = await jobs.create_job(NewJob(tenant="", kind=ItemKind.GENERATE), each([NewItem("a", b"")]))
     answer = inference_pb2.GenerateResponse(text="hé", token_ids=[1, 2])
     jobs.finish(job.job_id, 0, ItemOutcome(status=ItemStatus.SUCCEEDED, body=answer.SerializeToString()))
     now = await batch_now(service, {"id": job.job_id})
@@ -236,8 +237,10 @@ async def test_a_file_that_is_all_wrong_is_not_read_out() -> None:
         for _ in range(1000):
             yield b"{\n"
 
-    found = await read_input(content(), ItemKind.COMPLETION)
-    assert [error.line for error in found.errors] == [*range(1, MAX_ERRORS + 1)]
+    with pytest.raises(InputFailed) as failed:
+        async for _ in read_input(content(), ItemKind.COMPLETION):
+            pass
+    assert [error.line for error in failed.value.errors] == [*range(1, MAX_ERRORS + 1)]
 
 
 async def test_lines_may_end_as_on_windows_and_begin_with_a_mark(service: HttpService) -> None:
@@ -270,6 +273,27 @@ async def test_the_same_key_is_the_same_job(service: HttpService) -> None:
     third = (await service.http.post("/v1/batches", json=body)).json()
     assert first == second
     assert third["id"] != first["id"]
+
+
+async def test_a_key_gives_its_job_after_its_file_was_deleted(service: HttpService) -> None:
+    file_id = await upload(service, json.dumps(line("a")).encode())
+    body = {"endpoint": COMPLETIONS, "completion_window": "24h", "input_file_id": file_id}
+    headers = {"idempotency-key": "k"}
+    first = (await service.http.post("/v1/batches", json=body, headers=headers)).json()
+    assert (await service.http.delete(f"/v1/files/{file_id}")).status_code == 200
+    assert (await service.http.post("/v1/batches", json=body, headers=headers)).json() == first
+
+
+async def test_a_long_text_beyond_ascii_fits_a_line_as_it_would_a_request(
+    service: HttpService, jobs: MemoryJobs
+) -> None:
+    text = "日" * ((MAX_LINE_BYTES - 1000) // 3)
+    content = json.dumps(line("a", prompt=text), ensure_ascii=False).encode()
+    assert (await created(service, content))["request_counts"]["total"] == 1
+
+
+async def test_halves_of_characters_in_a_body_are_judged_when_the_item_runs(service: HttpService) -> None:
+    assert (await created(service, json.dumps(line("a", prompt="\ud800")).encode()))["status"] == "in_progress"
 
 
 async def test_jobs_of_others_are_not_there(jobs: MemoryJobs) -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from scheduler_svc.api.openai.batches.file_routes import MAX_FILE_BYTES
 from scheduler_svc.caller import set_tenant
+from scheduler_svc.jobs.limits import MAX_FILE_BYTES
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import HttpService, error_of, http_app, running_http
@@ -54,6 +54,20 @@ async def test_fields_may_come_in_any_order(service: HttpService) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     response = await service.http.post("/v1/files", content=b"".join(parts), headers=headers)
     assert (response.status_code, response.json()["bytes"]) == (200, len(LINES))
+
+
+async def test_a_file_says_until_when_it_is_kept(service: HttpService, jobs: MemoryJobs) -> None:
+    assert (await upload(service)).json()["expires_at"] is None
+    jobs.kept_s = 3600.0
+    file = (await upload(service)).json()
+    assert file["expires_at"] == file["created_at"] + 3600
+
+
+@pytest.mark.parametrize("name", ["expires_after[seconds]", "nonsense"])
+async def test_what_an_upload_asks_for_and_does_not_get_is_refused_by_name(service: HttpService, name: str) -> None:
+    refused = await upload(service, **{name: "3600"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, name)
+    assert (await service.http.get("/v1/files")).json()["data"] == []
 
 
 async def test_files_are_listed_newest_first_page_by_page(service: HttpService) -> None:
