@@ -32,7 +32,7 @@ from gpu_worker.contract.integrity import check_members, integrity_report
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport
 from gpu_worker.cursor import Cursor
-from gpu_worker.errors import CacheLost, CommandRefused
+from gpu_worker.errors import CacheLost
 from gpu_worker.execution.moves import Moves
 from gpu_worker.execution.pass_maker import PassMaker
 from gpu_worker.execution.sequences import Batch, Member, Sequence
@@ -125,14 +125,9 @@ class Runner:
             new_block_ids: A free block for the rows in the other's last one, if that is not full; else none.
         """
         child, parent = check_fork(self._known, seq_id, parent_seq_id, new_block_ids)
-        if child.sampling.grammar != parent.sampling.grammar:
-            raise CommandRefused(f"sequence {seq_id} is kept to another structure than sequence {parent_seq_id}")
-        if child.history is not None and parent.history is None:
-            raise CommandRefused(
-                f"sequence {seq_id} looks back at its tokens, which sequence {parent_seq_id} has not kept"
-            )
+        rules = None if child.rules is None else child.rules.behind(parent.rules)
         self.cache.fork(child.table, parent.table, new_block_ids)
-        child.follow(parent)
+        child.follow(parent, rules)
 
     def drop_sequence(self, seq_id: int) -> None:
         """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""

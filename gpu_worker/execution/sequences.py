@@ -12,8 +12,8 @@ from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor
 from gpu_worker.passes.interface import Pass
 from gpu_worker.sampling.draw import Draw
-from gpu_worker.sampling.guide import Guide, Guides
-from gpu_worker.sampling.history import History
+from gpu_worker.sampling.guide import Guides
+from gpu_worker.sampling.rules import Rules
 from gpu_worker.sampling.sampler import Choice
 
 
@@ -29,8 +29,7 @@ class Sequence:
         min_tokens: Tokens that must be generated before a stop token may be chosen.
         num_output_tokens: Tokens generated so far, by other workers too.
         table: Where its cache lies.
-        history: The tokens that it has had; None where its choices do not depend on them.
-        guide: Keeps it to a structure; None where it has none.
+        rules: What its tokens have to keep to; None: nothing.
         last_token: The token sampled last, which the next iteration may begin with.
         finish_reason: Why it ended, None while it goes on.
         batch_id: The suspended batch that it is in, if any.
@@ -43,8 +42,7 @@ class Sequence:
     min_tokens: int
     num_output_tokens: int
     table: BlockTable
-    history: History | None = None
-    guide: Guide | None = None
+    rules: Rules | None = None
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
@@ -52,25 +50,19 @@ class Sequence:
     @classmethod
     def of(cls, add: AddSequence, table: BlockTable, guides: Guides) -> "Sequence":
         """Returns the sequence that a command makes known."""
-        grammar = add.sampling.grammar
-        guide = guides.guide(grammar, add.output_token_ids) if grammar else None
-        history = History(add.prompt_token_ids, add.output_token_ids) if add.sampling.looks_back else None
         stop_ids = frozenset(add.stop_token_ids)
         limits = add.max_tokens, add.min_tokens, add.num_output_tokens
-        return cls(add.seq_id, add.sampling, stop_ids, *limits, table, history, guide)
+        return cls(add.seq_id, add.sampling, stop_ids, *limits, table, Rules.of(add, guides))
 
     @property
     def num_cached(self) -> int:
         """Tokens of finished iterations that are cached."""
         return self.table.num_cached
 
-    def follow(self, parent: "Sequence") -> None:
+    def follow(self, parent: "Sequence", rules: Rules | None) -> None:
         """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
+        self.rules = rules
         self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
-        if self.history is not None and parent.history is not None:
-            self.history = self.history.behind(parent.history)
-        if self.guide is not None and parent.guide is not None:
-            self.guide = parent.guide.copy()
         if (last := self.last_token) is not None:
             self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
 
@@ -78,17 +70,15 @@ class Sequence:
         """How its next token is to be chosen."""
         early = self.num_output_tokens < self.min_tokens
         banned_ids = tuple(sorted(self.stop_ids)) if early else ()
-        return Draw(self.sampling, self.num_output_tokens, banned_ids, self.history, self.guide)
+        return Draw(self.sampling, self.num_output_tokens, banned_ids, self.rules)
 
     def accept(self, choice: Choice) -> SampledToken:
         """Takes a sampled token in and says whether the sequence ends with it."""
         token_id, logprob, top = choice
         self.num_output_tokens += 1
         self.last_token = token_id
-        if self.history is not None:
-            self.history.append(token_id)
-        if self.guide is not None:
-            self.guide.accept(token_id)
+        if self.rules is not None:
+            self.rules.accept(token_id)
         self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason, top)
 

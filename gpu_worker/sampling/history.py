@@ -39,6 +39,11 @@ class History:
         """How often the output has each of them, (n,)."""
         return self._counts[: len(self._places)]
 
+    @property
+    def last(self) -> int | None:
+        """The last token of the output, if it has any."""
+        return self._outputs[-1] if self._outputs else None
+
     def append(self, token_id: int) -> None:
         """Takes in a token of the output."""
         place = self._place(token_id)  # first: it may put larger tensors in place

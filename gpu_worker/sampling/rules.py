@@ -1,88 +1,85 @@
-"""Changes rows of logits as their sequences' rules say: tokens that may be chosen, biases, penalties.
+"""What one sequence's tokens have to keep to, made ready once, with what of its tokens so far that depends on.
 
-The order is vLLM's: what may be chosen at all, biases, penalties; temperature and filters come behind, and are the
-sampler's. A row comes out the same whatever the others ask for.
-
-Sources: arXiv 1909.05858, section 4.1 (repetition penalty, as transformers applies it); OpenAI's API reference
-(presence and frequency penalty, logit_bias).
+What is the same at each token lies in tensors, so that an iteration does not look at hundreds of biases one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from gpu_worker.machine.devices import to_device
-from gpu_worker.sampling.draw import Draw
+from gpu_worker.contract.commands import AddSequence, Sampling
+from gpu_worker.errors import CommandRefused
+from gpu_worker.sampling.guide import Guide, Guides
+from gpu_worker.sampling.history import History
 
-_NEVER = float("-inf")
-
-
-def ruled(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Returns logits (B, V) with each row's rules applied; the argument itself where no row has any."""
-    if not any(draw.has_rules for draw in draws):
-        return logits
-    logits = logits.clone()
-    _keep_to_structures(logits, draws)
-    _keep_allowed(logits, draws)
-    _shift(logits, draws)
-    _penalize(logits, draws)
-    return logits
+NEVER = float("-inf")
 
 
-def _keep_to_structures(logits: Tensor, draws: Sequence[Draw]) -> None:
-    """Leaves the tokens that may come next in each row's structure; none where that can't be said."""
-    guided = [(row, draw.guide) for row, draw in enumerate(draws) if draw.guide is not None]
-    if not guided:
-        return
-    masks = to_device(torch.stack([guide.mask() for _, guide in guided]), logits.device)  # (G, words)
-    bits = torch.arange(32, dtype=torch.int32, device=logits.device)  # (32,)
-    allowed = ((masks[:, :, None] >> bits) & 1).bool().flatten(1)[:, : logits.shape[1]]  # (G, V)
-    rows = to_device(torch.tensor([row for row, _ in guided]), logits.device)  # (G,)
-    logits[rows] = logits[rows].where(allowed, _NEVER)
+class Rules:
+    """One sequence's rules.
 
+    Args:
+        sampling: What they are.
+        history: The tokens that it has had; None where nothing depends on them.
+        guide: Keeps it to a structure; None where it has none.
 
-def _keep_allowed(logits: Tensor, draws: Sequence[Draw]) -> None:
-    for row, draw in enumerate(draws):
-        if draw.sampling.allowed_token_ids:
-            ids = to_device(torch.tensor(draw.sampling.allowed_token_ids), logits.device)  # (A,)
-            kept = logits[row, ids]  # (A,)
-            logits[row] = _NEVER
-            logits[row, ids] = kept
+    Attributes:
+        sampling: As given.
+        history: As given.
+        guide: As given.
+        allowed_ids: The only tokens that may be chosen (A,); none: all may.
+        shifted_ids: Tokens whose logits are changed wherever they stand (S,).
+        shifts: What is added to them (S,).
+    """
 
+    def __init__(self, sampling: Sampling, history: History | None = None, guide: Guide | None = None) -> None:
+        self.sampling, self.history, self.guide = sampling, history, guide
+        self.allowed_ids = torch.tensor(sampling.allowed_token_ids, dtype=torch.int64)
+        shifts = [*sampling.logit_bias, *((word[0], NEVER) for word in sampling.bad_words if len(word) == 1)]
+        self.shifted_ids = torch.tensor([token_id for token_id, _ in shifts], dtype=torch.int64)
+        self.shifts = torch.tensor([shift for _, shift in shifts], dtype=torch.float32)
+        self._words: dict[int, list[Sequence[int]]] = {}
+        for word in sampling.bad_words:
+            if len(word) > 1:
+                self._words.setdefault(word[-2], []).append(word)
 
-def _shift(logits: Tensor, draws: Sequence[Draw]) -> None:
-    """Adds biases, and takes out tokens that must not be chosen."""
-    shifts = [
-        (row, token_id, shift)
-        for row, draw in enumerate(draws)
-        for token_id, shift in (*draw.sampling.logit_bias, *((token_id, _NEVER) for token_id in draw.all_banned_ids))
-    ]
-    if shifts:
-        rows, ids, amounts = (list(each) for each in zip(*shifts, strict=True))
-        places = to_device(torch.tensor([rows, ids]), logits.device)  # (2, S)
-        logits.index_put_(
-            tuple(places), to_device(torch.tensor(amounts, dtype=logits.dtype), logits.device), accumulate=True
-        )
+    @classmethod
+    def of(cls, add: AddSequence, guides: Guides) -> "Rules | None":
+        """Returns the rules of a sequence that is made known; None if it has none."""
+        sampling = add.sampling
+        if not sampling.has_rules:
+            return None
+        history = History(add.prompt_token_ids, add.output_token_ids) if sampling.looks_back else None
+        guide = guides.guide(sampling.grammar, add.output_token_ids) if sampling.grammar else None
+        return cls(sampling, history, guide)
 
+    @property
+    def last_of_bad_words(self) -> Iterator[int]:
+        """Tokens that would end a bad word of several."""
+        last = None if self.history is None else self.history.last
+        for word in self._words.get(last, ()) if last is not None else ():
+            if self.history is not None and self.history.follows(word[:-1]):
+                yield word[-1]
 
-def _penalize(logits: Tensor, draws: Sequence[Draw]) -> None:
-    """Makes tokens that a sequence has had less likely, or more."""
-    penalized = [
-        (row, draw.sampling, draw.history)
-        for row, draw in enumerate(draws)
-        if draw.history is not None and draw.sampling.has_penalties
-    ]
-    if not penalized:
-        return
-    ids = torch.cat([history.token_ids for _, _, history in penalized])  # (N,)
-    counts = torch.cat([history.counts for _, _, history in penalized])  # (N,)
-    sizes = torch.tensor([len(history.token_ids) for _, _, history in penalized])
-    rows = torch.tensor([row for row, _, _ in penalized]).repeat_interleave(sizes)  # (N,)
-    weights = torch.tensor([(s.repetition_penalty, s.presence_penalty, s.frequency_penalty) for _, s, _ in penalized])
-    repetition, presence, frequency = weights.repeat_interleave(sizes, dim=0).unbind(1)  # (N,) each
-    taken = frequency * counts + presence * (counts > 0)  # (N,)
-    places = to_device(torch.stack([rows, ids]), logits.device)  # (2, N)
-    factors, amounts = to_device(torch.stack([repetition, taken]), logits.device)  # (N,) each
-    scores = logits[tuple(places)]  # (N,)
-    logits[tuple(places)] = torch.where(scores > 0, scores / factors, scores * factors) - amounts
+    def accept(self, token_id: int) -> None:
+        """Takes in the next token."""
+        if self.history is not None:
+            self.history.append(token_id)
+        if self.guide is not None:
+            self.guide.accept(token_id)
+
+    def behind(self, parent: "Rules | None") -> "Rules":
+        """Returns these rules where another sequence stands.
+
+        Raises:
+            CommandRefused: The other did not keep what these depend on.
+        """
+        grammar = "" if parent is None else parent.sampling.grammar
+        if grammar != self.sampling.grammar:
+            raise CommandRefused("it is kept to another structure than the sequence that it would follow")
+        history = None if parent is None else parent.history
+        if self.history is not None and history is None:
+            raise CommandRefused("it looks back at tokens that the sequence that it would follow has not kept")
+        behind = self.history.behind(history) if self.history is not None and history is not None else None
+        guide = parent.guide.copy() if parent is not None and parent.guide is not None else None
+        return Rules(self.sampling, behind, guide)

@@ -15,7 +15,7 @@ from gpu_worker.contract.commands import Sampling
 from gpu_worker.contract.results import TokenLogprob
 from gpu_worker.machine.devices import to_device
 from gpu_worker.sampling.draw import Draw
-from gpu_worker.sampling.rules import ruled
+from gpu_worker.sampling.ruling import ruled
 
 _MOST_NUMBERS = 1 << 23  # of logits at a time: filters take several copies of them in double precision
 _MASK_64 = 2**64 - 1
@@ -72,7 +72,8 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
 def _no_choice(draw: Draw, is_finite: bool) -> NoChoice:
     if not is_finite:
         return NOT_FINITE
-    problem = draw.guide.problem if draw.guide is not None else ""
+    guide = None if draw.rules is None else draw.rules.guide
+    problem = "" if guide is None else guide.problem
     return NoChoice(problem) if problem else NOTHING_LEFT
 
 

@@ -12,7 +12,8 @@ from qllm.grammar import grammar_problem
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.guide import Guide
-from gpu_worker.sampling.rules import ruled
+from gpu_worker.sampling.rules import Rules
+from gpu_worker.sampling.ruling import ruled
 from gpu_worker.sampling.sampler import Choice, NoChoice, sample
 from tests.support.models.sample_tokenizers import EOS_ID
 from tests.support.worker.guided import allowed, guides, tokenizer
@@ -83,7 +84,7 @@ def test_rows_are_kept_to_their_own_structures_and_others_to_none() -> None:
     rows = torch.randn(4, tokenizer().get_vocab_size(), generator=torch.Generator().manual_seed(1))
     sampling = Sampling(grammar=CHOICES)
     given = [guides().guide(CHOICES), None, guides().guide(ENTITY), guides().guide(CHOICES)]
-    draws = [Draw(sampling if guide else Sampling(), 0, guide=guide) for guide in given]
+    draws = [Draw(Sampling(), 0, rules=Rules(sampling, guide=guide) if guide else None) for guide in given]
     changed = ruled(rows, draws)
     for row, guide in enumerate(given):
         left = set(changed[row].isfinite().nonzero()[:, 0].tolist())
@@ -95,7 +96,7 @@ def test_a_token_that_does_not_fit_is_said_and_others_do_not_notice() -> None:
     broken, whole = guides().guide(CHOICES, (5, 6)), guides().guide(CHOICES)
     rows = torch.zeros(2, tokenizer().get_vocab_size())
     sampling = Sampling(grammar=CHOICES)
-    first, second = sample(rows, [Draw(sampling, 2, guide=broken), Draw(sampling, 0, guide=whole)])
+    first, second = sample(rows, [Draw(sampling, 0, rules=Rules(sampling, guide=guide)) for guide in (broken, whole)])
     assert isinstance(first, NoChoice)
     assert "structure" in first.reason
     assert isinstance(second, Choice)

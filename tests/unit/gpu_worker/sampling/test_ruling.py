@@ -14,7 +14,8 @@ from transformers import (
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.history import History
-from gpu_worker.sampling.rules import ruled
+from gpu_worker.sampling.rules import Rules
+from gpu_worker.sampling.ruling import ruled
 from gpu_worker.sampling.sampler import NOTHING_LEFT, Choice, sample
 
 VOCAB_SIZE = 40
@@ -25,7 +26,8 @@ TOKENS = torch.tensor([[*PROMPT, *OUTPUT]])
 
 
 def draw_of(history: History | None = None, banned: tuple[int, ...] = (), **fields: Any) -> Draw:
-    return Draw(Sampling(**fields), len(OUTPUT), banned, history)
+    sampling = Sampling(**fields)
+    return Draw(sampling, len(OUTPUT), banned, Rules(sampling, history) if sampling.has_rules else None)
 
 
 def history() -> History:
@@ -57,6 +59,12 @@ def test_bad_words_are_transformers_ones() -> None:
 def test_biases_are_transformers_ones() -> None:
     expected = SequenceBiasLogitsProcessor([[[2], 1.5], [[30], -4.0]])(TOKENS, LOGITS.clone())
     torch.testing.assert_close(ruled(LOGITS, [draw_of(logit_bias=((2, 1.5), (30, -4.0)))]), expected)
+
+
+def test_a_bad_word_of_one_token_stays_one_whatever_its_bias() -> None:
+    changed = ruled(LOGITS, [draw_of(bad_words=((2,),), logit_bias=((2, 100.0), (3, 1.0)))])
+    assert changed[0, 2] == -math.inf
+    assert changed[0, 3] == LOGITS[0, 3] + 1
 
 
 def test_nothing_but_allowed_tokens_is_left() -> None:
