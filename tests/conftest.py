@@ -1,8 +1,9 @@
-"""Tests that need a GPU are skipped where there is none, none depends on a fast machine, and no proxy stands before
-local servers.
+"""Tests that need a GPU are skipped where there is none, none depends on a fast machine, no proxy stands before local
+servers, and Ctrl-C ends what it should.
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,11 @@ settings.load_profile("any machine")
 for name in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and what that starts would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _ASYNCIO_SETTINGS = ("asyncio_mode", "asyncio_default_fixture_loop_scope")

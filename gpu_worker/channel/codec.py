@@ -80,7 +80,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         top_p=given.top_p,
         min_p=given.min_p,
         seed=given.seed,
-        repetition_penalty=given.repetition_penalty,
+        repetition_penalty=given.repetition_penalty if given.HasField("repetition_penalty") else 1.0,
         presence_penalty=given.presence_penalty,
         frequency_penalty=given.frequency_penalty,
         logit_bias=tuple(sorted(given.logit_bias.items())),

@@ -579,7 +579,9 @@ class AddSequence(_message.Message):
     """What the text is kept to, as llguidance reads it; empty: nothing."""
     @_builtins.property
     def sampling(self) -> _inference_pb2.SamplingParams:
-        """How tokens are chosen; every field is set but `bad_words`, which come as tokens."""
+        """How tokens are chosen; every field is set but `bad_words`, which come as tokens;
+        without a repetition_penalty there is none.
+        """
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

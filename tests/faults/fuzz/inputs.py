@@ -82,7 +82,8 @@ def _present(descriptor: Descriptor, rng: Random, nested: int) -> list[FieldDesc
 
 def _value(field: FieldDescriptor, rng: Random, nested: int) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return {_text(rng): _text(rng) for _ in range(rng.randint(0, 2))}
+        key, value = field.message_type.fields
+        return {_one(key, rng, nested): _one(value, rng, nested) for _ in range(rng.randint(0, 2))}
     return (
         [_one(field, rng, nested) for _ in range(rng.randint(0, 4))] if field.is_repeated else _one(field, rng, nested)
     )
