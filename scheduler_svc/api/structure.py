@@ -13,7 +13,7 @@ from scheduler_svc.api.draft import StructureDraft, StructureKind
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 
 MAX_PROBLEM_CHARS = 300
 # White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
@@ -41,7 +41,8 @@ async def valid_grammar(
         allowed = "none with ignore_eos, or of a model that has no such token: an end-of-sequence token ends the text"
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), allowed)
     grammar = _grammar(field, given)
-    problem = await threads.run(request_class, len(grammar), lambda: grammar_problem(grammar))
+    num_chars = max(len(grammar), INLINE_CHARS + 1)  # never on the event loop: a short one may take long, too
+    problem = await threads.run(request_class, num_chars, lambda: grammar_problem(grammar))
     if problem:
         shown = given.texts[0] if num_bytes <= MAX_PROBLEM_CHARS else Amount(num_bytes, "bytes")
         raise InvalidRequest(field, shown, f"one that can be followed: {problem[:MAX_PROBLEM_CHARS]}")

@@ -5,11 +5,12 @@ format; errors leave as ServiceError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
-from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.draft import Draft, Prompt
 from scheduler_svc.api.entrance import Entrance
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
@@ -23,9 +24,11 @@ from scheduler_svc.api.validation import (
     valid_stop,
     valid_stop_strings,
     valid_targets,
+    valid_token_ids,
 )
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.errors import WorkerUnavailable
+from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.errors import Amount, InvalidRequest, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenEvent, TokenStream
 from scheduler_svc.security.grant import current_grant
 from scheduler_svc.security.quotas import Place
@@ -224,6 +227,28 @@ class TextGenerator:
             except BaseException:
                 place.leave(0)
                 raise
+
+    async def tokenized(self, prompt: Prompt) -> list[tuple[int, str]]:
+        """Returns a prompt's tokens, each with how the vocabulary writes it.
+
+        Raises:
+            InvalidRequest: The prompt is one that could not be continued.
+        """
+        model = self.connected_model()
+        text = await self._texts.of(model)
+        token_ids = await prompt_token_ids(prompt, RequestClass.BEST_EFFORT, model, text, self._threads)
+        word = text.tokenizer.token_text if text.tokenizer is not None else str
+        return [(token_id, word(token_id)) for token_id in token_ids]
+
+    async def detokenized(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of token ids, special tokens included; raises InvalidRequest if there is none."""
+        model = self.connected_model()
+        tokenizer = (await self._texts.of(model)).tokenizer
+        if tokenizer is None:
+            raise InvalidRequest("tokens", Amount(len(token_ids), "ids"), "none: the model has no tokenizer")
+        valid_token_ids("tokens", token_ids, model.vocab_size)
+        work = partial(tokenizer.decode, token_ids, with_special_tokens=True)
+        return await self._threads.run(RequestClass.BEST_EFFORT, len(token_ids), work)
 
     def connected_model(self) -> ServedModel:
         """Returns the model that is served; raises WorkerUnavailable while there is none."""

@@ -66,9 +66,9 @@ class Tokenizer:
         return tuple(encoding.ids)
 
     @panics_as_errors
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of `token_ids` without special tokens; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
+        """Returns the text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not with_special_tokens)
         return text
 
     @panics_as_errors

@@ -92,8 +92,10 @@ class Group:
     def _run(self, items: Sequence[BatchItem]) -> None:
         self._runner.start_batch(self._batch_id, items)
         outcome = self._runner.advance([self._batch_id], Cursor(self._runner.facts.num_layers))
-        if outcome.batch_errors or outcome.sequence_errors:
-            raise SystemExit(f"could not be measured: {(*outcome.batch_errors, *outcome.sequence_errors)[0].message}")
+        reasons = [error.message for error in outcome.batch_errors]
+        reasons += [error.message for error in outcome.sequence_errors]
+        if reasons:
+            raise SystemExit(f"could not be measured: {reasons[0]}")
 
 
 def choosing_cost(

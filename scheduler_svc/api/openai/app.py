@@ -19,6 +19,7 @@ from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
 from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
+from scheduler_svc.api.openai.token_routes import add_tokens
 from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
     error_response,
@@ -50,7 +51,9 @@ def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     generator, texts = backend.generator, backend.texts
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_generation(app, generator, texts, comment_interval_s)
-    _add_facts(app, generator, texts)
+    _add_models(app, texts)
+    _add_state(app, generator, texts)
+    add_tokens(app, texts)
     add_files(app, backend.jobs)
     add_batches(app, backend.jobs)
     _add_errors(app, generator)
@@ -91,7 +94,7 @@ def _add_generation(app: FastAPI, generator: Generator, texts: TextGenerator, co
         return await answer(request, question)
 
 
-def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
+def _add_models(app: FastAPI, texts: TextGenerator) -> None:
     created = int(time.time())
 
     def served_model(name: str) -> JsonObject:
@@ -110,6 +113,8 @@ def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
         require_model(texts, model_id)
         return served_model(model_id)
 
+
+def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None:
     @app.get("/health/live")
     async def live() -> JsonObject:
         """Tells that the service runs: also while a model is loaded, or none is there, and while it stops."""
@@ -123,6 +128,24 @@ def _add_facts(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
         if generator.worker_state is not WorkerState.READY:
             raise WorkerUnavailable(f"the worker is {generator.worker_state.name.lower()}")
         return {"status": "ok"}
+
+    @app.get("/ping")
+    async def ping() -> JsonObject:
+        """Tells that the service runs."""
+        return {"status": "ok"}
+
+    @app.get("/")
+    async def root() -> JsonObject:
+        """Tells what this is, what it serves and where to read on."""
+        model = generator.model
+        return {
+            "name": "QLLM",
+            "version": __version__,
+            "model": None if model is None else model.name,
+            "worker": generator.worker_state.name.lower(),
+            "api": "/openapi.json",
+            "paths": ["/v1/completions", "/v1/chat/completions", "/v1/batches", "/v1/models", "/tokenize", "/health"],
+        }
 
     @app.get("/version")
     async def version() -> JsonObject:

@@ -31,7 +31,7 @@ def chat_question(body: ChatCompletionRequest) -> Question:
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
         return _ChatChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
 
-    prompt = ChatPrompt([_turn(message) for message in body.messages])
+    prompt = ChatPrompt([turn_of(message) for message in body.messages])
     return Question(
         id_prefix="chatcmpl",
         whole_object="chat.completion",
@@ -50,7 +50,8 @@ def _top_logprobs(body: ChatCompletionRequest) -> TopLogprobs:
     return TopLogprobs(body.top_logprobs or 0, "top_logprobs")
 
 
-def _turn(message: ChatMessage) -> ChatTurn:
+def turn_of(message: ChatMessage) -> ChatTurn:
+    """Returns a message as templates take it; its parts are joined by lines."""
     content = message.content
     text = content if isinstance(content, str) else _PARTS_SEPARATOR.join(part.text for part in content)
     return ChatTurn(message.role, text)

@@ -16,6 +16,7 @@ from scheduler_svc.security.grant import Permission, act_for
 
 _GENERATE = Rule((Permission.GENERATE,))
 _BATCH = Rule((Permission.GENERATE,), RequestClass.BEST_EFFORT)
+_ROOT = "/"
 # A path, or what paths below another begin with. A test proves that no route is left out.
 RULES = {
     "/health": OPEN,
@@ -24,6 +25,10 @@ RULES = {
     "/ping": OPEN,
     "/v1/completions": _GENERATE,
     "/v1/chat/completions": _GENERATE,
+    "/tokenize": _GENERATE,
+    "/detokenize": _GENERATE,
+    "/v1/tokenize": _GENERATE,
+    "/v1/detokenize": _GENERATE,
     "/v1/files": _BATCH,
     "/v1/files/": _BATCH,
     "/v1/batches": _BATCH,
@@ -31,6 +36,7 @@ RULES = {
     "/v1/models": ANY_KEY,
     "/v1/models/": ANY_KEY,
     "/version": ANY_KEY,
+    _ROOT: ANY_KEY,
     "/openapi.json": ANY_KEY,
     "/metrics": Rule((Permission.OBSERVE,)),
 }
@@ -39,9 +45,10 @@ _MAX_SHOWN_CHARS = 100
 
 def rule_of(path: str) -> Rule | None:
     """Returns the rule of a path; None if there is none."""
-    if not path.endswith("/") and path in RULES:
+    if path in RULES and (path == _ROOT or not path.endswith("/")):
         return RULES[path]
-    return next((rule for start, rule in RULES.items() if start.endswith("/") and path.startswith(start)), None)
+    above = (start for start in RULES if start != _ROOT and start.endswith("/") and path.startswith(start))
+    return next((RULES[start] for start in above), None)
 
 
 class KeyCheck:

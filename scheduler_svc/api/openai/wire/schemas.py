@@ -235,6 +235,24 @@ class ChatCompletionRequest(GenerationFields):
     top_logprobs: int | None = None
 
 
+class TokenizeRequest(_Strict):
+    """The body of POST /tokenize: a text, or a conversation."""
+
+    neutral: ClassVar[NeutralValues] = {"add_special_tokens": (True,), "add_generation_prompt": (True,)}
+
+    model: str | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(_Strict):
+    """The body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: TokenIds
+
+
 class BatchRequest(_Strict):
     """The body of POST /v1/batches."""
 
