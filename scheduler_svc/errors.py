@@ -227,6 +227,12 @@ class ServiceStopping(ServiceError):
         self.retry_after_s = jittered(RETRY_S)
 
 
+class RulesLeaveNothing(ServiceError):
+    """The request's own rules (structure, allowed tokens, bad words) leave no token to go on with."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
 class BatchFailed(ServiceError):
     """The worker could not run the request, or the batch that held it."""
 

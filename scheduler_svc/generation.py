@@ -116,6 +116,7 @@ class ServedModel:
         other_names: What else requests may call it than `name`, which is what answers call it.
         checkpoint_dtype: The checkpoint's type; empty if it is not known.
         dtype_reason: Why it is computed in `dtype`, in a few words.
+        no_structure_reason: Why texts can't be kept to structures; empty where they can.
     """
 
     core: WorkerModel
@@ -133,6 +134,7 @@ class ServedModel:
     other_names: tuple[str, ...] = ()
     checkpoint_dtype: str = ""
     dtype_reason: str = ""
+    no_structure_reason: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

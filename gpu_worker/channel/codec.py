@@ -205,7 +205,7 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
     for failed in outcome.sequence_errors:
-        result.sequence_errors.add(seq_id=failed.seq_id, message=failed.message, cache_is_lost=failed.cache_is_lost)
+        result.sequence_errors.add(**asdict(failed))
     return report
 
 
@@ -266,6 +266,7 @@ def _model(model: WorkerModel) -> control_pb2.WorkerModel:
         num_states=model.num_states,
         num_disk_blocks=model.num_disk_blocks,
         no_sharing_reason=model.no_sharing_reason,
+        no_structure_reason=model.no_structure_reason,
     )
 
 

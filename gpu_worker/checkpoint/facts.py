@@ -23,7 +23,7 @@ from gpu_worker.errors import ModelRefused
 logger = logging.getLogger(__name__)
 
 _MAX_TEMPERATURE = 100.0
-_MAX_PENALTY = 100.0
+_MIN_PENALTY, _MAX_PENALTY = 0.01, 100.0
 _STRETCHED = ("yarn", "linear")
 _SHARED = ("dynamic", "longrope")
 # What generation_config.json may ask for and nobody here does; a value that asks for what happens anyway is no loss.
@@ -54,15 +54,12 @@ def sampling_defaults(given: Mapping[str, Any], vocab_size: int) -> SamplingDefa
     top_p = _number(given, "top_p", 0, 1)
     if top_p == 0:
         raise _refused("top_p", 0, "a number in (0, 1]")
-    repetition_penalty = _number(given, "repetition_penalty", 0, _MAX_PENALTY)
-    if repetition_penalty == 0:
-        raise _refused("repetition_penalty", 0, f"a number in (0, {_MAX_PENALTY:g}]")
     return SamplingDefaults(
         temperature=_number(given, "temperature", 0, _MAX_TEMPERATURE),
         top_k=None if top_k is None else max(0, min(int(top_k), vocab_size)),
         top_p=top_p,
         min_p=_number(given, "min_p", 0, 1),
-        repetition_penalty=repetition_penalty,
+        repetition_penalty=_number(given, "repetition_penalty", _MIN_PENALTY, _MAX_PENALTY),
     )
 
 

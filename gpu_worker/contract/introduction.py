@@ -56,6 +56,7 @@ class WorkerModel:
         num_states: Most sequences on the device that keep such; 0: no limit.
         num_disk_blocks: Blocks' worth of disk for offloaded sequences.
         no_sharing_reason: Why blocks can't be shared by sequences that begin alike; empty where they can.
+        no_structure_reason: Why texts can't be kept to structures; empty where they can.
     """
 
     name: str
@@ -84,6 +85,7 @@ class WorkerModel:
     num_states: int = 0
     num_disk_blocks: int = 0
     no_sharing_reason: str = ""
+    no_structure_reason: str = ""
 
     @property
     def num_layers(self) -> int:

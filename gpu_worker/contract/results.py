@@ -62,11 +62,13 @@ class SequenceError:
 
     Attributes:
         cache_is_lost: Whether nothing is wrong but that its cache is lost, so that it can be computed again.
+        rules_leave_nothing: Whether its own rules are why; the message is then for its caller alone.
     """
 
     seq_id: int
     message: str
     cache_is_lost: bool = False
+    rules_leave_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Runner:
         limits = ModelLimits(facts.experts_by_layer, facts.vocab_size, facts.max_model_len)
         self._known = Known(limits, blocks, self._sequences, self._batches, self._failed_batch_ids)
         self.cache = UnifiedDynamicCache(blocks, device, layout, disk, form)
-        self._guides = Guides(facts.tokenizer.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
+        self.guides = Guides(facts.tokenizer.tokenizer_json, facts.vocab_size, facts.eos_token_ids)
         self._moves = Moves(self.cache)
         self._passes = PassMaker(loaded, self.cache, self._clock)
 
@@ -114,7 +114,7 @@ class Runner:
         check_add(self._known, add)
         table = self.cache.new_table(add.seq_id)
         self.cache.share(table, add.shared_block_ids)
-        self._sequences[add.seq_id] = Sequence.of(add, table, self._guides)
+        self._sequences[add.seq_id] = Sequence.of(add, table, self.guides)
 
     def fork_sequence(self, seq_id: int, parent_seq_id: int, new_block_ids: abc.Sequence[int]) -> None:
         """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.

@@ -68,7 +68,7 @@ class Sequence:
 
     def next_draw(self) -> Draw:
         """How its next token is to be chosen."""
-        early = self.num_output_tokens < self.min_tokens
+        early = self.num_output_tokens < self.min_tokens and not (self.rules is not None and self.rules.is_whole)
         banned_ids = tuple(sorted(self.stop_ids)) if early else ()
         return Draw(self.sampling, self.num_output_tokens, banned_ids, self.rules)
 

@@ -20,7 +20,7 @@ from gpu_worker.experts.queues import ExpertWeights, ExpertWork, run_jointly
 from gpu_worker.machine.clock import Clock, Stopwatch
 from gpu_worker.machine.devices import to_device
 from gpu_worker.passes.forward import RunExperts
-from gpu_worker.sampling.sampler import NoChoice, sample
+from gpu_worker.sampling.sampler import NOT_FINITE, NoChoice, sample
 
 _EXPERTS_ALONE = {"expert_ns": 1.0}
 _HEAD_ALONE = {"head_ns": 1.0}
@@ -205,7 +205,10 @@ class Step:
             choices = sample(rows, [sequence.next_draw() for _, sequence in live])
             for (_, sequence), choice in zip(live, choices, strict=True):
                 if isinstance(choice, NoChoice):
-                    self.sequence_errors.append(SequenceError(sequence.seq_id, choice.reason))
+                    rules = choice is not NOT_FINITE
+                    self.sequence_errors.append(
+                        SequenceError(sequence.seq_id, choice.reason, rules_leave_nothing=rules)
+                    )
                 else:
                     self.tokens.append(sequence.accept(choice))
         self.timing.num_heads += 1

@@ -1,125 +1,168 @@
 """Keeps texts to a structure: says before each token which ones may come.
 
-Grammars are compiled on one thread and followed on another while the model computes; whoever needs a mask waits for
-what is left of that. A guide's state follows from its grammar and the tokens that it took, so a sequence that is
-resumed elsewhere goes on as it would have.
+Grammars are prepared on one thread and followed on another while the model computes; whoever needs a mask waits for
+what is left of that, and never for long: the scheduler has tried each grammar, within a limit of time, before it comes
+here, and a text whose grammar takes much of its batch's time ends. A guide's state follows from its grammar and the
+tokens that it took, so a sequence that is resumed elsewhere goes on as it would have.
 
 Source: the library's documentation, github.com/guidance-ai/llguidance.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from time import thread_time
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
-from qllm.grammar import LIMITS
+from qllm.grammar import LIMITS, tokenizer_of
 from torch import Tensor
 
-_MOST_COMPILED = 64
+from gpu_worker.errors import one_line
+from gpu_worker.machine.daemon import Daemon
+
+_MOST_PREPARED = 64
 _MOST_CHARS = 300
-# Others of the batch wait for a mask that takes longer than a step: a grammar may not take much of their time.
-_SPARE_S, _SPARE_PER_TOKEN_S = 1.0, 0.005
+_LONGEST_WAIT_S = 2.0
+# Others of the batch wait for a mask that takes longer than a step: a text may not take much of their time.
+_SPARE_S, _SPARE_PER_TOKEN_S = 0.25, 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Where a text stands: what may come next (words,), and why nothing may, if nothing may."""
+    """Where a text stands.
 
-    matcher: LLMatcher
+    Attributes:
+        matcher: Takes tokens; None where there is none.
+        mask: A bit for each token that may come next, in words of 32 (words,); of no word where there is a problem.
+        problem: Why nothing may come; empty while something may.
+        is_whole: Whether only an end token may come.
+    """
+
+    matcher: LLMatcher | None
     mask: Tensor
     problem: str = ""
+    is_whole: bool = False
 
 
 class Guide:
     """Follows one text. One thread calls it; the work is another's.
 
     Args:
-        following: Follows texts; has one thread, so that what is asked of it happens in order.
+        follower: Follows texts.
         begun: Where the text stands at first.
         clock: The processor time of the thread that calls it, in seconds.
     """
 
-    def __init__(
-        self, following: ThreadPoolExecutor, begun: "Future[_State]", clock: Callable[[], float] = thread_time
-    ) -> None:
-        self._following = following
+    def __init__(self, follower: Daemon, begun: "Future[_State]", clock: Callable[[], float] = thread_time) -> None:
+        self._follower = follower
         self._state = begun
         self._clock = clock
         self._spare_s = _SPARE_S
 
     def accept(self, token_id: int) -> None:
-        """Takes in the next token; a mask that was there is waited for."""
-        state = self._state.result()
-        self._state = self._following.submit(self._step, state, token_id)
+        """Takes in the next token; the mask before it is there, since it was chosen by that."""
+        state = self._now()
+        self._state = self._follower.submit(lambda: self._step(state, token_id))
 
     def mask(self) -> Tensor:
-        """Returns a bit for each token that may come next, in words of 32 (words,); none where there is a problem."""
-        return self._state.result().mask
+        """Returns a bit for each token that may come next, in words of 32 (words,); none at all: see `problem`."""
+        return self._now().mask
 
     @property
     def problem(self) -> str:
         """Why the text can't go on, as it can't from then on; empty while it can."""
-        return self._state.result().problem
+        return self._now().problem
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text is whole, so that only an end token may come."""
+        return self._now().is_whole
 
     def copy(self) -> "Guide":
         """Returns another guide that stands where this one does."""
-        state = self._state.result()
-        copied: Future[_State] = Future()
-        copied.set_result(_State(state.matcher.deep_copy(), state.mask, state.problem))
-        return Guide(self._following, copied, self._clock)
+        state, copied = self._now(), Future[_State]()
+        matcher = None if state.matcher is None else state.matcher.deep_copy()
+        copied.set_result(_State(matcher, state.mask, state.problem, state.is_whole))
+        return Guide(self._follower, copied, self._clock)
+
+    def _now(self) -> _State:
+        """Where it stands; a state that is late is given up for good."""
+        try:
+            return self._state.result(_LONGEST_WAIT_S)
+        except TimeoutError:
+            problem = f"its structure was not ready within {_LONGEST_WAIT_S:g} s"
+        except Exception as error:  # the library raises no particular kind
+            problem = f"its structure can't be followed: {one_line(error)[:_MOST_CHARS]}"
+        given_up: Future[_State] = Future()
+        given_up.set_result(_stuck(problem))
+        self._state.cancel()
+        self._state = given_up
+        return given_up.result()
 
     def _step(self, state: _State, token_id: int) -> _State:
-        if state.problem:
+        if state.matcher is None:
             return state
         began_s = self._clock()
         after = _after(state.matcher, (token_id,))
         self._spare_s = min(_SPARE_S, self._spare_s + _SPARE_PER_TOKEN_S - (self._clock() - began_s))
-        if self._spare_s < 0:
-            return _State(after.matcher, torch.zeros_like(after.mask), "its structure takes too long to follow")
-        return after
+        return after if self._spare_s >= 0 else _stuck("its structure takes too long to follow")
 
 
 class Guides:
     """Makes guides for one model's tokens.
 
     Args:
-        tokenizer_json: Content of tokenizer.json.
+        tokenizer_json: Content of tokenizer.json; empty if the model has none.
         vocab_size: Token ids are below this.
         end_token_ids: Tokens that end a text that is whole.
     """
 
     def __init__(self, tokenizer_json: bytes, vocab_size: int, end_token_ids: Sequence[int]) -> None:
-        self._compiling = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-        self._following = ThreadPoolExecutor(1, thread_name_prefix="guides")
-        self._tokenizer = lru_cache(1)(lambda: _tokenizer_of(tokenizer_json, vocab_size, end_token_ids))
-        self._compiled = lru_cache(_MOST_COMPILED)(self._compile)
+        self._of_tokenizer = tokenizer_json, vocab_size, end_token_ids
+        self._tokenizer: LLTokenizer | None = None
+        self._preparer, self._follower = Daemon("grammars"), Daemon("guides")
+        self._prepared = lru_cache(_MOST_PREPARED)(self._prepare)
+
+    def get_ready(self) -> str:
+        """Reads the tokenizer, which takes a second and more; returns why structures can't be kept to, if so."""
+        if not self._of_tokenizer[0]:
+            return "the model has no tokenizer"
+        try:
+            self._tokenizer = tokenizer_of(*self._of_tokenizer)
+        except Exception as error:  # the library raises no particular kind
+            return f"the tokenizer is of a kind that can't be followed: {one_line(error)[:_MOST_CHARS]}"
+        return ""
 
     def guide(self, grammar: str, output_ids: Sequence[int] = ()) -> Guide:
         """Returns a guide by a grammar for a text that has these tokens already."""
-        return Guide(self._following, self._compiling.submit(self._begin, grammar, output_ids))
+        return Guide(self._follower, self._preparer.submit(lambda: self._begin(grammar, output_ids)))
 
     def _begin(self, grammar: str, output_ids: Sequence[int]) -> _State:
-        return _after(self._compiled(grammar).deep_copy(), output_ids)
+        begun = self._prepared(grammar)
+        if not output_ids or begun.matcher is None:
+            matcher = None if begun.matcher is None else begun.matcher.deep_copy()
+            return _State(matcher, begun.mask, begun.problem, begun.is_whole)
+        return _after(begun.matcher.deep_copy(), output_ids)
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer(), grammar, log_level=0, limits=LIMITS)
-
-
-def _tokenizer_of(tokenizer_json: bytes, vocab_size: int, end_token_ids: Sequence[int]) -> LLTokenizer:
-    text, end_tokens = tokenizer_json.decode(), list(end_token_ids)
-    tokenizer = LLTokenizer(text, eos_token=end_tokens)
-    return tokenizer if tokenizer.vocab_size >= vocab_size else LLTokenizer(text, vocab_size, end_tokens)
+    def _prepare(self, grammar: str) -> _State:
+        """Where texts of a grammar begin."""
+        if self._tokenizer is None and (problem := self.get_ready()):
+            return _stuck(problem)
+        assert self._tokenizer is not None
+        return _after(LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS), ())
 
 
 def _after(matcher: LLMatcher, token_ids: Sequence[int]) -> _State:
     """Takes tokens in, and says what may follow; the matcher is changed."""
     matcher.consume_tokens(list(token_ids))
     mask = torch.frombuffer(bytearray(matcher.compute_bitmask()), dtype=torch.int32)  # (words,)
-    if not matcher.is_error():
-        return _State(matcher, mask)
-    return _State(
-        matcher, torch.zeros_like(mask), f"its structure can't be followed: {matcher.get_error()[:_MOST_CHARS]}"
-    )
+    if matcher.is_error():
+        words = " ".join(matcher.get_error().split())
+        return _stuck(f"its structure can't be followed: {words[:_MOST_CHARS]}")
+    return _State(matcher, mask, is_whole=matcher.is_stopped())
+
+
+def _stuck(problem: str) -> _State:
+    return _State(None, torch.zeros(0, dtype=torch.int32), problem)

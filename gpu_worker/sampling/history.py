@@ -3,12 +3,11 @@
 Counts lie in tensors that grow in place, so that an iteration reads them without a look at single tokens.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-
-_FIRST_ROOM = 64
 
 
 class History:
@@ -20,14 +19,13 @@ class History:
     """
 
     def __init__(self, prompt_ids: Iterable[int] = (), output_ids: Iterable[int] = ()) -> None:
-        self._places: dict[int, int] = {}
-        self._ids = torch.empty(_FIRST_ROOM, dtype=torch.int64)
-        self._counts = torch.zeros(_FIRST_ROOM)
-        self._outputs: list[int] = []
-        for token_id in prompt_ids:
-            self._place(token_id)
-        for token_id in output_ids:
-            self.append(token_id)
+        self._outputs = list(output_ids)
+        counts = Counter(self._outputs)
+        seen = dict.fromkeys((*prompt_ids, *counts))
+        self._places = dict(zip(seen, range(len(seen)), strict=True))
+        # Made at once: a prompt may have tens of thousands.
+        self._ids = torch.tensor(list(seen) or [0], dtype=torch.int64)
+        self._counts = torch.tensor([float(counts[token_id]) for token_id in seen] or [0.0])
 
     @property
     def token_ids(self) -> Tensor:

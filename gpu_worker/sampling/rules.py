@@ -54,6 +54,11 @@ class Rules:
         return cls(sampling, history, guide)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the text is kept to a structure and whole, so that it can only end."""
+        return self.guide is not None and self.guide.is_whole
+
+    @property
     def last_of_bad_words(self) -> Iterator[int]:
         """Tokens that would end a bad word of several."""
         last = None if self.history is None else self.history.last

@@ -119,6 +119,7 @@ def make_ready(config: WorkerConfig, loaded: LoadedModel, ranks: Ranks | None = 
         state_bytes=kept.state_bytes,
         num_states=capacity.num_states,
         no_sharing_reason=loaded.no_sharing_reason,
+        no_structure_reason=_no_structures(runner, config),
     )
     hello = Hello(model, timings, os.getpid())
     return ReadyWorker(RunnerExecutor(runner), hello, ranks)
@@ -152,6 +153,15 @@ def _choose_device(device: Device) -> str:
     if device is Device.AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device.value
+
+
+def _no_structures(runner: Runner, config: WorkerConfig) -> str:
+    """Says why texts can't be kept to structures; empty where they can."""
+    # Each rank follows by itself, and what takes too long by a clock would end on one of them first.
+    reason = "the model is held by several ranks" if config.num_ranks > 1 else runner.guides.get_ready()
+    if reason:
+        _log.info("texts are kept to no structures reason=%r", reason)
+    return reason
 
 
 def _report_sharing(no_sharing_reason: str) -> None:

@@ -1,13 +1,16 @@
-"""Grammars that a text is kept to: how large they may be, and how much work may go into one.
+"""Grammars that a text is kept to: how large they may be, and with which tokens they are read.
 
-The scheduler checks them and the worker follows them, both by llguidance and within the same limits, so that what one
-takes the other takes too.
+The scheduler tries them and the worker follows them, both by llguidance, within the same limits and with the same
+tokens, so that what one takes the other takes too. The library's limits alone do not bound what a grammar costs.
 """
 
-from llguidance import LLMatcher, LLParserLimits
+from collections.abc import Sequence
+
+from llguidance import LLParserLimits, LLTokenizer
+from tokenizers import Tokenizer
 
 MAX_GRAMMAR_BYTES = 65_536
-# In the library's own units; about 10 ms for a grammar, 4 ms for a step, and 60 MB of states at most.
+# In the library's own units.
 LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
@@ -18,7 +21,20 @@ LIMITS = LLParserLimits(
 )
 
 
-def grammar_problem(grammar: str) -> str:
-    """Returns what is wrong with a grammar, in the library's words; empty if nothing is."""
-    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
-    return messages[0] if is_error else ""
+def tokenizer_of(tokenizer_json: bytes, vocab_size: int, end_token_ids: Sequence[int]) -> LLTokenizer:
+    """Returns a model's tokens as the library reads them; takes a second and more for large vocabularies.
+
+    Args:
+        tokenizer_json: Content of tokenizer.json.
+        vocab_size: The model's token ids are below this.
+        end_token_ids: Tokens that end a text that is whole.
+
+    Raises:
+        Exception: The library can't read it; it raises no particular kind.
+    """
+    text = tokenizer_json.decode()
+    num_tokens = Tokenizer.from_str(text).get_vocab_size(with_added_tokens=True)
+    end_tokens = [token_id for token_id in end_token_ids if token_id < num_tokens]  # a model may have more tokens
+    if not end_tokens:
+        raise ValueError(f"it has none of the model's end tokens {list(end_token_ids)}")
+    return LLTokenizer(text, n_vocab=max(vocab_size, num_tokens), eos_token=end_tokens)

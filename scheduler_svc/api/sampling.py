@@ -4,7 +4,7 @@ Each refusal is an InvalidRequest that names the field as GenerateRequest does, 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from scheduler_svc.api.draft import SamplingDraft
@@ -15,7 +15,8 @@ from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer
 
 MAX_TEMPERATURE = 100.0
-MAX_REPETITION_PENALTY = 100.0
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+MAX_ALLOWED_TOKENS = 4096
 MAX_PENALTY = 2.0
 MAX_BIASES = 1024
 MAX_BIAS = 100.0
@@ -25,6 +26,7 @@ MAX_TOP_LOGPROBS = 20
 MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
 # Below this, dividing the logits overflows; the choice is the most probable token anyway.
 GREEDY_BELOW_TEMPERATURE = 1e-5
+_LINE_END = "\n"
 NO_DEFAULTS = SamplingDefaults()
 
 Number = TypeVar("Number", int, float)
@@ -51,8 +53,8 @@ def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefa
         raise InvalidRequest("sampling.min_p", min_p, "a number in [0, 1]")
     if not MIN_SEED <= seed <= MAX_SEED:
         raise InvalidRequest("sampling.seed", seed, "an integer of 64 bits")
-    if not 0 < repetition_penalty <= MAX_REPETITION_PENALTY:
-        allowed = f"a number in (0, {MAX_REPETITION_PENALTY:g}], 1 for none"
+    if not MIN_REPETITION_PENALTY <= repetition_penalty <= MAX_REPETITION_PENALTY:
+        allowed = f"a number in [{MIN_REPETITION_PENALTY:g}, {MAX_REPETITION_PENALTY:g}], 1 for none"
         raise InvalidRequest("sampling.repetition_penalty", repetition_penalty, allowed)
     if not 0 <= given.num_top_logprobs <= MAX_TOP_LOGPROBS:
         raise InvalidRequest("num_top_logprobs", given.num_top_logprobs, f"an integer in [0, {MAX_TOP_LOGPROBS}]")
@@ -86,11 +88,22 @@ def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer | None, vocab_size: 
         if not 1 <= num_bytes <= MAX_BAD_WORD_BYTES or not word.strip():
             shown = word if num_bytes <= MAX_BAD_WORD_BYTES else Amount(num_bytes, "bytes")
             raise InvalidRequest(f"{field}[{index}]", shown, f"a word of 1 to {MAX_BAD_WORD_BYTES} bytes")
-        for text in (word, " " + word.lstrip()):
-            ids = tokenizer.encode(text, add_special_tokens=False)
+        for ids in _ways_to_write(word, tokenizer):
             if ids and max(ids) < vocab_size:  # what the model can't generate needs no rule
                 found[ids] = None
     return tuple(found)
+
+
+def _ways_to_write(word: str, tokenizer: Tokenizer) -> Iterator[tuple[int, ...]]:
+    """Returns the tokens of a word at the start of a text, behind a space, and behind a line's end.
+
+    The last are those at the start of an answer, too: some tokenizers write a space before every text by itself.
+    """
+    yield tokenizer.encode(word, add_special_tokens=False)
+    yield tokenizer.encode(" " + word.lstrip(), add_special_tokens=False)
+    before, both = (tokenizer.encode(text, add_special_tokens=False) for text in (_LINE_END, _LINE_END + word))
+    if both[: len(before)] == before:
+        yield both[len(before) :]
 
 
 def _valid_penalty(field: str, given: float | None) -> float:
@@ -114,8 +127,8 @@ def _valid_bias(given: Sequence[tuple[int, float]], vocab_size: int) -> tuple[tu
 
 def _valid_allowed(given: Sequence[int], vocab_size: int) -> tuple[int, ...]:
     field = "sampling.allowed_token_ids"
-    if len(given) > vocab_size:
-        raise InvalidRequest(field, Amount(len(given), "ids"), f"at most {vocab_size} ids, as many as there are tokens")
+    if len(given) > MAX_ALLOWED_TOKENS:
+        raise InvalidRequest(field, Amount(len(given), "ids"), f"at most {MAX_ALLOWED_TOKENS} ids")
     return tuple(sorted(set(valid_token_ids(field, given, vocab_size))))
 
 

@@ -7,13 +7,12 @@ import json
 from collections.abc import Sequence
 
 from llguidance import LLMatcher
-from qllm.grammar import MAX_GRAMMAR_BYTES, grammar_problem
+from qllm.grammar import MAX_GRAMMAR_BYTES
 
 from scheduler_svc.api.draft import StructureDraft, StructureKind
-from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
+from scheduler_svc.structure.grammar_checker import GrammarChecker
 
 MAX_PROBLEM_CHARS = 300
 # White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
@@ -22,27 +21,28 @@ _ANY_OBJECT = '{"type": "object"}'
 
 
 async def valid_grammar(
-    given: StructureDraft | None,
-    request_class: RequestClass,
-    model: ServedModel,
-    stop_token_ids: Sequence[int],
-    threads: TextThreads,
+    given: StructureDraft | None, model: ServedModel, stop_token_ids: Sequence[int], grammars: GrammarChecker | None
 ) -> str:
-    """Returns the grammar of a structure; empty where none is asked for. It is compiled on a thread, once, to see."""
+    """Returns the grammar of a structure; empty where none is asked for.
+
+    Raises:
+        InvalidRequest: It can't be followed, or takes too much.
+        GrammarsUnavailable: That can't be found out now.
+    """
     if given is None:
         return ""
     field = f"structure.{given.kind}"
     num_bytes = sum(len(text.encode()) for text in given.texts)
     if num_bytes > MAX_GRAMMAR_BYTES:
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {MAX_GRAMMAR_BYTES} bytes")
-    if not model.tokenizer_json:
-        raise InvalidRequest(field, Amount(num_bytes, "bytes"), "none: the model has no tokenizer")
-    if not set(model.eos_token_ids) & set(stop_token_ids):
+    if grammars is None:
+        reason = model.no_structure_reason or "the model has no tokenizer"
+        raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"none: {reason}")
+    if not model.eos_token_ids or not set(model.eos_token_ids) <= set(stop_token_ids):
         allowed = "none with ignore_eos, or of a model that has no such token: an end-of-sequence token ends the text"
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), allowed)
     grammar = _grammar(field, given)
-    num_chars = max(len(grammar), INLINE_CHARS + 1)  # never on the event loop: a short one may take long, too
-    problem = await threads.run(request_class, num_chars, lambda: grammar_problem(grammar))
+    problem = await grammars.problem(grammar)
     if problem:
         shown = given.texts[0] if num_bytes <= MAX_PROBLEM_CHARS else Amount(num_bytes, "bytes")
         raise InvalidRequest(field, shown, f"one that can be followed: {problem[:MAX_PROBLEM_CHARS]}")
@@ -73,7 +73,7 @@ def _json(field: str, schema: str) -> str:
 def _alternatives(field: str, texts: Sequence[str]) -> str:
     if not texts or not all(texts) or len(set(texts)) != len(texts):
         raise InvalidRequest(field, Amount(len(texts), "texts"), "at least one text, each once, none of them empty")
-    return " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return " | ".join(json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in texts)
 
 
 def _not_empty(field: str, text: str) -> str:

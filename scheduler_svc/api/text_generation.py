@@ -194,7 +194,7 @@ class TextGenerator:
         requested_stop = valid_stop(draft.stop, model, stop_tokens)
         token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
-        grammar = await valid_grammar(draft.structure, draft.request_class, model, stop.stop_token_ids, self._threads)
+        grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars)
         sampling = replace(sampling, grammar=grammar)
         return PreparedGeneration(
             model=model,

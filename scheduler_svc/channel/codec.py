@@ -250,6 +250,7 @@ def decode_model(hello: control_pb2.Hello) -> ServedModel:
         other_names=tuple(name for name in model.other_names if name),
         checkpoint_dtype=model.checkpoint_dtype,
         dtype_reason=model.dtype_reason,
+        no_structure_reason=model.no_structure_reason,
     )
 
 
@@ -259,7 +260,7 @@ def _sampling_defaults(given: inference_pb2.SamplingParams, vocab_size: int) -> 
         "top_k": (0, vocab_size),
         "top_p": (1e-300, 1.0),
         "min_p": (0.0, 1.0),
-        "repetition_penalty": (1e-300, 100.0),
+        "repetition_penalty": (0.01, 100.0),
     }
     values = {field: getattr(given, field) for field in limits if given.HasField(field)}  # type: ignore[arg-type]
     for field, value in values.items():
@@ -326,7 +327,8 @@ def decode_step_result(result: control_pb2.StepResult, model: ServedModel) -> St
         ),
         timing=_timing(result.timing),
         sequence_errors=tuple(
-            SequenceError(SeqId(error.seq_id), error.message, error.cache_is_lost) for error in result.sequence_errors
+            SequenceError(SeqId(error.seq_id), error.message, error.cache_is_lost, error.rules_leave_nothing)
+            for error in result.sequence_errors
         ),
         suspended_bytes=min(result.suspended_bytes, _MAX_BYTES),
     )

@@ -162,7 +162,7 @@ class Iterations:
             return []
         self._memory.distrust(sequence)
         self.end_sequence(sequence)
-        return [FailureOutput(error.seq_id, error.message)]
+        return [FailureOutput(error.seq_id, error.message, error.rules_leave_nothing)]
 
     def end_sequence(self, sequence: Sequence, whole_at_s: float | None = None) -> None:
         """Takes a live sequence out of wherever it is, and gives up its memory, unless that is kept for a next turn.

@@ -17,9 +17,9 @@ from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId, SeqId
-from scheduler_svc.core.state.results import IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
+from scheduler_svc.core.state.results import FailureOutput, IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
-from scheduler_svc.errors import BatchFailed, Refusal, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import BatchFailed, Refusal, RulesLeaveNothing, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
 from scheduler_svc.metrics import Metrics
 from scheduler_svc.serving.absence import Absence
@@ -308,8 +308,7 @@ class Engine:
                 if output.finish_reason is not None:
                     self._live.leave(output.seq_id, output.finish_reason)
             else:
-                _log.error("request_failed request_id=%s error=%r", live.request.request_id, output.message)
-                self._fail_one(live, BatchFailed("the worker could not run this request"))
+                self._fail_one(live, _failure(live, output))
 
     def _end_early(self, seq_id: SeqId, reason: FinishReason) -> None:
         live = self._live.get(seq_id)
@@ -337,3 +336,11 @@ class Engine:
             self._state = state
             for tell in self._on_state_change:
                 tell()
+
+
+def _failure(live: LiveRequest, output: FailureOutput) -> ServiceError:
+    """Returns the error that a failed request ends with; what its own rules say is its caller's, and not the log's."""
+    if output.rules_leave_nothing:
+        return RulesLeaveNothing(output.message)
+    _log.error("request_failed request_id=%s error=%r", live.request.request_id, output.message)
+    return BatchFailed("the worker could not run this request")

@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Any
 
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.process.frames import Frame
 from scheduler_svc.process.rarely import Rarely
 from scheduler_svc.text.chat_format import LostTurn
 from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
-from scheduler_svc.text.frames import Frame
 from scheduler_svc.text.template_process import (
     DEFAULT_LIMITS,
     TemplateExhausted,

@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 
 from scheduler_svc.generation import ServedModel
+from scheduler_svc.structure.grammar_checker import GrammarChecker
 from scheduler_svc.text.chat_renderer import ChatRenderer
 from scheduler_svc.text.token_ids import TokenIds
 from scheduler_svc.text.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ class ModelText:
     token_ids: TokenIds
     tokenizer: Tokenizer | None
     chat: ChatRenderer | None
+    grammars: GrammarChecker | None
 
 
 class ModelTextCache:
@@ -46,8 +48,11 @@ class ModelTextCache:
 
     def close(self) -> None:
         """Ends the processes of the model that was asked for last."""
-        if self._text is not None and self._text.chat is not None:
-            self._text.chat.close()
+        if self._text is None:
+            return
+        for part in (self._text.chat, self._text.grammars):
+            if part is not None:
+                part.close()
 
 
 def _build(model: ServedModel) -> ModelText:
@@ -56,4 +61,11 @@ def _build(model: ServedModel) -> ModelText:
         token_ids=TokenIds(model.vocab_size),
         tokenizer=Tokenizer(model.tokenizer_json) if model.tokenizer_json else None,
         chat=ChatRenderer(model.name, template, special_tokens) if template else None,
+        grammars=_grammars(model),
     )
+
+
+def _grammars(model: ServedModel) -> GrammarChecker | None:
+    if not model.tokenizer_json or model.no_structure_reason:
+        return None
+    return GrammarChecker(model.tokenizer_json, model.vocab_size, model.eos_token_ids)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import grpc
 
 from scheduler_svc.errors import RETRY_S, ServiceError, jittered
-from scheduler_svc.text import frames
+from scheduler_svc.process import frames
+from scheduler_svc.process.frames import Frame, FrameRefused
 from scheduler_svc.text.chat_template import ChatTemplateError
-from scheduler_svc.text.frames import Frame, FrameRefused
 
 _log = logging.getLogger(__name__)
 

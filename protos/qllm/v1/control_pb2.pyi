@@ -372,6 +372,7 @@ class WorkerModel(_message.Message):
     NUM_STATES_FIELD_NUMBER: _builtins.int
     NUM_DISK_BLOCKS_FIELD_NUMBER: _builtins.int
     NO_SHARING_REASON_FIELD_NUMBER: _builtins.int
+    NO_STRUCTURE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name that the model is served under."""
     family: _builtins.str
@@ -418,6 +419,8 @@ class WorkerModel(_message.Message):
     """Cache blocks on disk, for offloaded sequences that host memory has no room for."""
     no_sharing_reason: _builtins.str
     """Why blocks can't be shared by sequences that begin alike; empty where they can."""
+    no_structure_reason: _builtins.str
+    """Why texts can't be kept to structures; empty where they can."""
     @_builtins.property
     def experts_by_layer(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Experts of each decoder layer, 0 for a layer without a mixture."""
@@ -469,10 +472,11 @@ class WorkerModel(_message.Message):
         num_states: _builtins.int = ...,
         num_disk_blocks: _builtins.int = ...,
         no_sharing_reason: _builtins.str = ...,
+        no_structure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "chat_template", b"chat_template", "checkpoint_dtype", b"checkpoint_dtype", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "host_block_bytes", b"host_block_bytes", "max_model_len", b"max_model_len", "name", b"name", "no_sharing_reason", b"no_sharing_reason", "num_blocks", b"num_blocks", "num_disk_blocks", b"num_disk_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "num_states", b"num_states", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "state_bytes", b"state_bytes", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_bytes", b"block_bytes", "block_size", b"block_size", "chat_template", b"chat_template", "checkpoint_dtype", b"checkpoint_dtype", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "dtype_reason", b"dtype_reason", "eos_token_ids", b"eos_token_ids", "experts_by_layer", b"experts_by_layer", "family", b"family", "host_block_bytes", b"host_block_bytes", "max_model_len", b"max_model_len", "name", b"name", "no_sharing_reason", b"no_sharing_reason", "no_structure_reason", b"no_structure_reason", "num_blocks", b"num_blocks", "num_disk_blocks", b"num_disk_blocks", "num_experts_per_token", b"num_experts_per_token", "num_host_blocks", b"num_host_blocks", "num_layers", b"num_layers", "num_states", b"num_states", "other_names", b"other_names", "quantization", b"quantization", "special_tokens", b"special_tokens", "state_bytes", b"state_bytes", "tokenizer_json", b"tokenizer_json", "tokenizer_json_zlib", b"tokenizer_json_zlib", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1116,22 +1120,26 @@ class SequenceError(_message.Message):
     SEQ_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     CACHE_IS_LOST_FIELD_NUMBER: _builtins.int
+    RULES_LEAVE_NOTHING_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     message: _builtins.str
     """What happened, for the log."""
     cache_is_lost: _builtins.bool
     """Whether nothing is wrong but that its cache is lost: dropped and added anew, it can be computed again."""
+    rules_leave_nothing: _builtins.bool
+    """Whether the sequence's own rules are why: no token is left that they allow. `message` says more, to its caller alone."""
     def __init__(
         self,
         *,
         seq_id: _builtins.int = ...,
         message: _builtins.str = ...,
         cache_is_lost: _builtins.bool = ...,
+        rules_leave_nothing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_is_lost", b"cache_is_lost", "message", b"message", "seq_id", b"seq_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_is_lost", b"cache_is_lost", "message", b"message", "rules_leave_nothing", b"rules_leave_nothing", "seq_id", b"seq_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

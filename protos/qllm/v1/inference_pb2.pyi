@@ -390,7 +390,7 @@ class SamplingParams(_message.Message):
     """Makes sampling repeatable. Default: random for each request."""
     repetition_penalty: _builtins.float
     """Divides the logits above 0 of all tokens that the prompt or the output has so far, and multiplies those below. In
-    (0, 100]; above 1 they become less likely. Default 1.
+    [0.01, 100]; above 1 they become less likely. Default 1.
     """
     presence_penalty: _builtins.float
     """Is taken from the logits of all tokens that the output has so far. In [-2, 2]. Default 0."""
@@ -402,7 +402,7 @@ class SamplingParams(_message.Message):
 
     @_builtins.property
     def allowed_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The only tokens that may be chosen; none: all of them may. At most as many as the vocabulary has."""
+        """The only tokens that may be chosen; none: all of them may. At most 4096."""
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -88,7 +88,7 @@ def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
     )
 
 
-def _structure(given: pb.Structure) -> StructureDraft | None:
+def _structure(given: pb.Structure) -> StructureDraft:
     form = given.WhichOneof("form")
     if form is None:
         raise InvalidRequest("structure", None, f"one of {', '.join(StructureKind)}")
@@ -96,7 +96,9 @@ def _structure(given: pb.Structure) -> StructureDraft | None:
     if kind is StructureKind.CHOICES:
         return StructureDraft(kind, given.choices.texts)
     if kind is StructureKind.JSON_OBJECT:
-        return StructureDraft(kind, ("",)) if given.json_object else None
+        if not given.json_object:
+            raise InvalidRequest("structure.json_object", False, "true, or no structure at all")
+        return StructureDraft(kind, ("",))
     return StructureDraft(kind, (getattr(given, form),))
 
 

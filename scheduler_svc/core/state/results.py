@@ -113,11 +113,13 @@ class SequenceError:
 
     Attributes:
         cache_is_lost: Whether nothing is wrong but that its cache is lost, so that it can be computed again.
+        rules_leave_nothing: Whether its own rules are why; the message is then for its caller alone.
     """
 
     seq_id: SeqId
     message: str
     cache_is_lost: bool = False
+    rules_leave_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +165,11 @@ class TokenOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FailureOutput:
-    """A sequence that ended because it, or its batch, failed."""
+    """A sequence that ended because it, or its batch, failed; by its own rules, where those left no token."""
 
     seq_id: SeqId
     message: str
+    rules_leave_nothing: bool = False
 
 
 Output = TokenOutput | FailureOutput

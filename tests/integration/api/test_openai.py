@@ -1,6 +1,7 @@
 """The OpenAI SDK's own client against the whole service, beside gRPC."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -168,6 +169,38 @@ def test_parse_returns_what_its_model_describes(
     [choice] = answer.choices
     assert choice.finish_reason == "stop"
     assert choice.message.parsed == Verdict.model_validate_json(choice.message.content or "")
+
+
+def test_a_structure_is_kept_to_in_streams_of_several_choices(service: HttpService, client: openai.OpenAI) -> None:
+    chunks = client.completions.create(
+        model=service.model,
+        prompt=PROMPT,
+        n=3,
+        seed=4,
+        max_tokens=40,
+        stream=True,
+        extra_body={"guided_regex": "[a-c]{4}-[0-9]{2}", "service_tier": "flex"},
+    )
+    texts = dict.fromkeys(range(3), "")
+    for chunk in chunks:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert all(re.fullmatch("[a-c]{4}-[0-9]{2}", text) for text in texts.values()), texts
+    assert len(set(texts.values())) > 1
+
+
+def test_a_structure_that_takes_too_much_is_refused_and_others_are_served(
+    service: HttpService, client: openai.OpenAI
+) -> None:
+    schema = {"type": "string", "allOf": [{"pattern": f"[a-z]{{{n}}}[^a]*$"} for n in range(2, 26)]}
+    with pytest.raises(openai.BadRequestError, match="to prepare"):
+        client.completions.create(model=service.model, prompt=PROMPT, extra_body={"guided_json": schema})
+    assert client.completions.create(model=service.model, prompt=PROMPT, max_tokens=2).choices[0].text
+
+
+def test_rules_that_leave_no_token_are_their_callers_mistake(service: HttpService, client: openai.OpenAI) -> None:
+    extra = {"allowed_token_ids": [50], "bad_words": [], "min_tokens": 2, "stop_token_ids": [50]}
+    with pytest.raises(openai.BadRequestError, match="leave no token"):
+        client.completions.create(model=service.model, prompt=PROMPT, max_tokens=4, extra_body=extra)
 
 
 def test_token_ids_are_used_as_they_are(service: HttpService, client: openai.OpenAI) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import jsonschema
 import pytest
 from llguidance import LLMatcher
-from qllm.grammar import grammar_problem
 
 from tests.support.models.sample_tokenizers import EOS_ID
 from tests.support.worker.guided import allowed, guides, tokenizer
@@ -74,7 +73,6 @@ def test_a_text_of_a_random_schema_is_valid(seed: int) -> None:
     rng = random.Random(seed)
     schema = schema_of(rng)
     grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": r"[ \n]{0,2}"})
-    assert not grammar_problem(grammar), schema
     guide, token_ids = guides().guide(grammar), list[int]()
     while not token_ids or token_ids[-1] != EOS_ID:
         choices = sorted(allowed(guide))

@@ -1,6 +1,7 @@
 """How tokens are chosen is judged field by field; what is left out is as the model's makers say, else no rule."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from scheduler_svc.core.state.sequence import SamplingParams
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.generation import SamplingDefaults
 from scheduler_svc.text.tokenizer import Tokenizer
+from tests.support.models.sample_tokenizers import byte_fallback_tokenizer, byte_level_tokenizer
 from tests.support.service.fakes import served_model
 
 VOCAB_SIZE = 400
@@ -93,8 +95,8 @@ def test_the_models_own_repetition_penalty_stands_where_none_is_given() -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "allowed"),
     [
-        ({"repetition_penalty": 0}, "sampling.repetition_penalty", "(0, 100]"),
-        ({"repetition_penalty": math.nan}, "sampling.repetition_penalty", "(0, 100]"),
+        ({"repetition_penalty": 0}, "sampling.repetition_penalty", "[0.01, 100]"),
+        ({"repetition_penalty": math.nan}, "sampling.repetition_penalty", "[0.01, 100]"),
         ({"presence_penalty": 2.1}, "sampling.presence_penalty", "[-2, 2]"),
         ({"frequency_penalty": -math.inf}, "sampling.frequency_penalty", "[-2, 2]"),
         ({"logit_bias": [(400, 1)]}, "sampling.logit_bias", "[0, 399]"),
@@ -102,7 +104,7 @@ def test_the_models_own_repetition_penalty_stands_where_none_is_given() -> None:
         ({"logit_bias": [(4, math.nan)]}, "sampling.logit_bias[4]", "[-100, 100]"),
         ({"logit_bias": [(i, 1) for i in range(1025)]}, "sampling.logit_bias", "1024"),
         ({"allowed_token_ids": [-1]}, "sampling.allowed_token_ids[0]", "[0, 399]"),
-        ({"allowed_token_ids": [1] * 401}, "sampling.allowed_token_ids", "400"),
+        ({"allowed_token_ids": [1] * 4097}, "sampling.allowed_token_ids", "4096"),
         ({"num_top_logprobs": 21}, "num_top_logprobs", "[0, 20]"),
         ({"num_top_logprobs": -1}, "num_top_logprobs", "[0, 20]"),
     ],
@@ -112,6 +114,15 @@ def test_a_rule_out_of_range_is_refused_with_its_field(fields: dict[str, Any], f
         valid_sampling(SamplingDraft(**fields), VOCAB_SIZE)
     assert refusal.value.field == field
     assert allowed in refusal.value.allowed
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, byte_fallback_tokenizer])
+@pytest.mark.parametrize("before", ["", " ", "x ", "\n", "x\n"])
+def test_a_bad_word_is_kept_from_wherever_a_word_may_begin(make: Callable[[], Any], before: str) -> None:
+    tokenizer = Tokenizer(make().to_str().encode())
+    words = bad_word_ids(["ab"], tokenizer, VOCAB_SIZE)
+    written = tokenizer.encode(before + "ab", add_special_tokens=False)
+    assert any(written[-len(word) :] == word for word in words)
 
 
 def test_a_bad_word_is_kept_from_the_start_of_a_text_and_from_behind_a_space() -> None:

@@ -1,30 +1,38 @@
 """A structure becomes a grammar, or is refused with its field and what is wrong with it."""
 
+import asyncio
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from scheduler_svc.api.draft import StructureDraft, StructureKind
 from scheduler_svc.api.structure import valid_grammar
-from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.structure.grammar_checker import GrammarChecker, GrammarLimits
 from tests.support.service.fakes import served_model
 
 MODEL = served_model(eos_token_ids=(1, 2))
 SCHEMA = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})
 
 
-async def grammar_of(
-    kind: StructureKind, *texts: str, model: ServedModel = MODEL, stop_token_ids: tuple[int, ...] = (2,)
-) -> str:
-    threads = TextThreads()
-    try:
-        draft = StructureDraft(kind, texts)
-        return await valid_grammar(draft, RequestClass.LATENCY_SENSITIVE, model, stop_token_ids, threads)
-    finally:
-        threads.close()
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def grammar_of(runner: asyncio.Runner) -> Iterator[Callable[..., str]]:
+    """Judges structures with one process that tries their grammars."""
+    grammars = GrammarChecker(MODEL.tokenizer_json, MODEL.vocab_size, MODEL.eos_token_ids, GrammarLimits(cpu_s=2.0))
+
+    def judged(kind: StructureKind, *texts: str, stop_token_ids: tuple[int, ...] = (1, 2, 9)) -> str:
+        return runner.run(valid_grammar(StructureDraft(kind, texts), MODEL, stop_token_ids, grammars))
+
+    yield judged
+    grammars.close()
 
 
 @pytest.mark.parametrize(
@@ -37,12 +45,14 @@ async def grammar_of(
         (StructureKind.LARK, ('start: "a" start | "b"',)),
     ],
 )
-async def test_each_kind_becomes_a_grammar(kind: StructureKind, texts: tuple[str, ...]) -> None:
-    assert await grammar_of(kind, *texts)
+def test_each_kind_becomes_a_grammar(
+    grammar_of: Callable[..., str], kind: StructureKind, texts: tuple[str, ...]
+) -> None:
+    assert grammar_of(kind, *texts)
 
 
 async def test_no_structure_is_no_grammar() -> None:
-    assert await valid_grammar(None, RequestClass.BEST_EFFORT, MODEL, (), TextThreads()) == ""
+    assert await valid_grammar(None, MODEL, (), None) == ""
 
 
 @pytest.mark.parametrize(
@@ -63,18 +73,28 @@ async def test_no_structure_is_no_grammar() -> None:
         (StructureKind.LARK, ("",), "not empty"),
     ],
 )
-async def test_what_can_not_be_followed_is_refused_with_the_reason(
-    kind: StructureKind, texts: tuple[str, ...], allowed: str
+def test_what_can_not_be_followed_is_refused_with_the_reason(
+    grammar_of: Callable[..., str], kind: StructureKind, texts: tuple[str, ...], allowed: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        await grammar_of(kind, *texts)
+        grammar_of(kind, *texts)
     assert refusal.value.field == f"structure.{kind}"
     assert allowed in refusal.value.allowed
     assert len(str(refusal.value)) < 1000
 
 
-async def test_a_text_that_nothing_could_end_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="ignore_eos"):
-        await grammar_of(StructureKind.REGEX, "a", stop_token_ids=(7,))
-    with pytest.raises(InvalidRequest, match="no tokenizer"):
-        await grammar_of(StructureKind.REGEX, "a", model=served_model(tokenizer_json=b""))
+def test_a_text_that_nothing_could_end_is_refused(grammar_of: Callable[..., str]) -> None:
+    for stop_token_ids in ((7,), (1,)):  # each of the model's end tokens may end the text, so each has to
+        with pytest.raises(InvalidRequest, match="ignore_eos"):
+            grammar_of(StructureKind.REGEX, "a", stop_token_ids=stop_token_ids)
+
+
+@pytest.mark.parametrize("reason", ["", "the model is held by several ranks"])
+async def test_a_model_that_keeps_no_text_to_a_structure_says_why(reason: str) -> None:
+    model = replace(MODEL, no_structure_reason=reason)
+    with pytest.raises(InvalidRequest, match=reason or "no tokenizer"):
+        await valid_grammar(StructureDraft(StructureKind.REGEX, ("a",)), model, (1, 2), None)
+
+
+def test_choices_have_any_characters(grammar_of: Callable[..., str]) -> None:
+    assert grammar_of(StructureKind.CHOICES, "\x7f", "\0", "\\", "🙂")

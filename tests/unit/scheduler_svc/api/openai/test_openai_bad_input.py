@@ -131,7 +131,7 @@ CASES = (
     Case("logit_bias", {"5": "much"}, ("'much'", "number"), "logit_bias.5"),
     Case("presence_penalty", 2.5, ("2.5", "[-2, 2]")),
     Case("frequency_penalty", -3, ("[-2, 2]",)),
-    Case("repetition_penalty", 0, ("got 0", "(0, 100]")),
+    Case("repetition_penalty", 0, ("got 0", "[0.01, 100]")),
     Case("bad_words", [""], ("1 to 256",), "bad_words[0]"),
     Case("bad_words", "the", ("'the'", "list")),
     Case("allowed_token_ids", [], ("[]", "at least one")),

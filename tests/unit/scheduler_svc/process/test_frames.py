@@ -2,8 +2,8 @@
 
 import pytest
 
-from scheduler_svc.text import frames
-from scheduler_svc.text.frames import HEAD_BYTES, MAX_FRAME_BYTES, FrameRefused
+from scheduler_svc.process import frames
+from scheduler_svc.process.frames import HEAD_BYTES, MAX_FRAME_BYTES, FrameRefused
 
 
 @pytest.mark.parametrize("text", ["", "hi\n\x00", "ü🙂", "half of a character: \ud83d"])

@@ -1,6 +1,6 @@
-"""Writes what the scheduler and its child for chat templates tell each other: length, then an object as JSON.
+"""Writes what the scheduler and a child process tell each other: length, then an object as JSON.
 
-Knows no socket and no template.
+Knows no socket.
 """
 
 import json

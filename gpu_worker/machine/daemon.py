@@ -1,0 +1,41 @@
+"""A thread for work beside the engine's: one thing after the other, and nobody waits for it at the process's end."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Daemon:
+    """Runs what it is given, in order. The thread begins with the first work, and dies with the process.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], Result]) -> "Future[Result]":
+        """Returns what `work` will return or raise; cancelled before it begins, it is not run."""
+        future: Future[Result] = Future()
+        self._work.put((future, work))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, work = self._work.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(work())
+            except BaseException as error:  # whoever asked hears of it
+                future.set_exception(error)
