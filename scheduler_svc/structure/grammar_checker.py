@@ -7,10 +7,6 @@ import asyncio
 import hashlib
 import logging
 import os
-import socket
-import subprocess
-import sys
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +14,12 @@ from dataclasses import dataclass
 import grpc
 
 from scheduler_svc.errors import RETRY_S, ServiceError, jittered
-from scheduler_svc.process import frames
 from scheduler_svc.process.frames import Frame, FrameRefused
+from scheduler_svc.process.limited_child import LimitedChild, python_module
 
 _log = logging.getLogger(__name__)
 
-_CHILD = (sys.executable, "-B", "-m", "scheduler_svc.structure.grammar_child")
-# What an interpreter needs to find its modules; keys and passwords stay here.
-_ENVIRONMENT = frozenset(("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH"))
-_PART_BYTES = 1 << 16
+_CHILD = python_module("scheduler_svc.structure.grammar_child")
 
 
 class GrammarsUnavailable(ServiceError):
@@ -84,7 +77,7 @@ class GrammarChecker:
         self._tokenizer_json = tokenizer_json
         self._facts: Frame = {"vocab_size": vocab_size, "end_token_ids": list(end_token_ids)}
         self._limits = limits
-        self._child: _Child | None = None
+        self._child: LimitedChild | None = None
         self._turn = asyncio.Lock()
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Task[str]] = {}
@@ -92,7 +85,7 @@ class GrammarChecker:
     @property
     def pid(self) -> int | None:
         """The child's process id; None while none runs."""
-        return None if self._child is None else self._child.process.pid
+        return None if self._child is None else self._child.pid
 
     async def problem(self, grammar: str) -> str:
         """Returns why the worker can't follow a grammar; empty if it can.
@@ -138,10 +131,10 @@ class GrammarChecker:
             self.close()
             raise
 
-    async def _started(self) -> "_Child":
+    async def _started(self) -> LimitedChild:
         """Returns the child, which has read the tokenizer."""
         if self._child is None:
-            self._child = _Child(self._tokenizer_json, self._limits)
+            self._child = _child_of(self._tokenizer_json, self._limits)
             answer = await asyncio.wait_for(self._child.exchange(self._facts), self._limits.start_s)
             if "broken" in answer:
                 raise GrammarsUnavailable(f"the model's tokenizer is of no use for that: {answer['broken']}")
@@ -154,48 +147,10 @@ class GrammarChecker:
             self._child = None
 
 
-class _Child:
-    """One life of the process, and the socket that is its standard input and output; ended when nobody holds it."""
-
-    def __init__(self, tokenizer_json: bytes, limits: GrammarLimits) -> None:
-        self._socket, theirs = socket.socketpair()
-        tokenizer = os.memfd_create("tokenizer", 0)  # it may be larger than a frame
-        environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
-        try:
-            with theirs, os.fdopen(tokenizer, "wb") as file:
-                file.write(tokenizer_json)
-                file.flush()
-                told = (os.getpid(), limits.memory_bytes, limits.cpu_s, tokenizer)
-                self.process = subprocess.Popen(
-                    [*_CHILD, *map(str, told)],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    process_group=0,
-                    env=environment,
-                    pass_fds=(tokenizer,),
-                )
-        except BaseException:
-            self._socket.close()
-            raise
-        self._socket.setblocking(False)
-        self.end = weakref.finalize(self, _end, self.process, self._socket)
-
-    async def exchange(self, frame: Frame) -> Frame:
-        """Sends a frame, and returns the next that comes; raises EOFError where none does."""
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._socket, frames.written(frame))
-        received, num_bytes = bytearray(), frames.HEAD_BYTES
-        while len(received) < num_bytes:
-            part = await loop.sock_recv(self._socket, _PART_BYTES)
-            if not part:
-                raise EOFError
-            received += part
-            if len(received) >= frames.HEAD_BYTES:
-                num_bytes = frames.HEAD_BYTES + frames.body_bytes(received[: frames.HEAD_BYTES])
-        return frames.read(bytes(received[frames.HEAD_BYTES :]))
-
-
-def _end(process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
-    connection.close()
-    process.kill()
-    process.wait()
+def _child_of(tokenizer_json: bytes, limits: GrammarLimits) -> LimitedChild:
+    """Starts a child that can read the tokenizer, which may be larger than a frame."""
+    with os.fdopen(os.memfd_create("tokenizer", 0), "wb") as file:
+        file.write(tokenizer_json)
+        file.flush()
+        told = (limits.memory_bytes, limits.cpu_s, file.fileno())
+        return LimitedChild(_CHILD, *told, descriptors=(file.fileno(),))

@@ -8,29 +8,19 @@ template's fault. Knows nothing of requests.
 
 import asyncio
 import logging
-import os
 import signal
-import socket
-import subprocess
-import sys
-import weakref
 from dataclasses import dataclass
 
 import grpc
 
 from scheduler_svc.errors import RETRY_S, ServiceError, jittered
-from scheduler_svc.process import frames
 from scheduler_svc.process.frames import Frame, FrameRefused
+from scheduler_svc.process.limited_child import LimitedChild, python_module
 from scheduler_svc.text.chat_template import ChatTemplateError
 
 _log = logging.getLogger(__name__)
 
-_CHILD = (sys.executable, "-B", "-m", "scheduler_svc.text.template_child")
-# What an interpreter needs to find its modules, and a template to tell the date; keys and passwords stay here.
-_ENVIRONMENT = frozenset(
-    ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LC_TIME", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
-)
-_PART_BYTES = 1 << 18
+_CHILD = python_module("scheduler_svc.text.template_child")
 
 
 class TemplateUnusable(ChatTemplateError):
@@ -86,7 +76,7 @@ class TemplateProcess:
     def __init__(self, source: str, special_tokens: dict[str, str], limits: TemplateLimits = DEFAULT_LIMITS) -> None:
         self._template: Frame = {"source": source, "special_tokens": special_tokens}
         self._limits = limits
-        self._child: _Child | None = None
+        self._child: LimitedChild | None = None
         self._is_closed = False
         self.roles: tuple[str, ...] = ()
 
@@ -105,7 +95,7 @@ class TemplateProcess:
         if self._child is not None:
             return
         try:
-            self._child = _Child(self._limits)
+            self._child = LimitedChild(_CHILD, self._limits.memory_bytes, self._limits.cpu_s)
         except OSError as error:
             raise TemplateProcessUnavailable(f"no process can be started: {error.strerror}") from error
         try:
@@ -170,72 +160,3 @@ class TemplateProcess:
             return TemplateExhausted(f"the model's chat template took longer than {self._limits.cpu_s:g} s")
         _log.error("template_process_died exit_code=%d", exit_code)
         return TemplateExhausted(f"the process that renders the model's chat template died (exit code {exit_code})")
-
-
-class _Child:
-    """One life of the process, and the socket that is its standard input and output; ended when nobody holds it."""
-
-    def __init__(self, limits: TemplateLimits) -> None:
-        self._socket, theirs = socket.socketpair()
-        told = (os.getpid(), limits.memory_bytes, limits.cpu_s)
-        environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*_CHILD, *map(str, told)],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    process_group=0,
-                    env=environment,
-                )
-        except BaseException:
-            self._socket.close()
-            raise
-        self._socket.setblocking(False)
-        self._end = weakref.finalize(self, _end, self._process, self._socket)
-        self._is_asked = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def exchange(self, frame: Frame | None) -> Frame:
-        """Sends a frame, if there is one, and returns the next that comes; raises EOFError where none does."""
-        self._is_asked = True
-        try:
-            if frame is not None:
-                await asyncio.get_running_loop().sock_sendall(self._socket, frames.written(frame))
-            return frames.read(await self._receive_body())
-        finally:
-            self._is_asked = False
-
-    async def _receive_body(self) -> bytes:
-        """Returns the body of the one frame that is on its way: a short one comes in one piece, with its head."""
-        loop, received = asyncio.get_running_loop(), bytearray()
-        num_bytes = frames.HEAD_BYTES
-        while len(received) < num_bytes:
-            part = await loop.sock_recv(self._socket, _PART_BYTES)
-            if not part:
-                raise EOFError
-            received += part
-            if len(received) >= frames.HEAD_BYTES:
-                num_bytes = frames.HEAD_BYTES + frames.body_bytes(received[: frames.HEAD_BYTES])
-        return bytes(received[frames.HEAD_BYTES :])
-
-    def kill(self) -> None:
-        """Ends the process; the socket stays for whoever waits at it, and hears the end there."""
-        if self._is_asked:
-            self._process.kill()
-        else:
-            self.end()
-
-    def end(self) -> int:
-        """Ends the process and returns its exit code."""
-        self._end()
-        return self._process.returncode
-
-
-def _end(process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
-    connection.close()
-    process.kill()
-    process.wait()
