@@ -7,9 +7,11 @@ import asyncio
 import hashlib
 import logging
 import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import grpc
 
@@ -149,8 +151,15 @@ class GrammarChecker:
 
 def _child_of(tokenizer_json: bytes, limits: GrammarLimits) -> LimitedChild:
     """Starts a child that can read the tokenizer, which may be larger than a frame."""
-    with os.fdopen(os.memfd_create("tokenizer", 0), "wb") as file:
+    with _unnamed_file() as file:
         file.write(tokenizer_json)
         file.flush()
         told = (limits.memory_bytes, limits.cpu_s, file.fileno())
         return LimitedChild(_CHILD, *told, descriptors=(file.fileno(),))
+
+
+def _unnamed_file() -> IO[bytes]:
+    """A file in memory where there are such (Linux), so that a root that nobody may write to is no matter."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("tokenizer", 0), "wb")
+    return tempfile.TemporaryFile()
