@@ -12,7 +12,8 @@ Sample = tuple[float, float]
 """A time in seconds and a value."""
 
 NUM_WINDOWS = 20
-_WARM_UP_SHARE = 0.2
+# In half an hour that is twelve minutes: so long a worker's heap grows to what its largest batches take.
+_WARM_UP_SHARE = 0.4
 _NUM_ERRORS = 3.0
 
 
@@ -57,7 +58,7 @@ def fit(points: Sequence[Sample]) -> Trend:
 
 
 def trend(samples: Sequence[Sample], num_windows: int = NUM_WINDOWS) -> Trend:
-    """Returns the line through means of windows of equal length, the first fifth of the time left out as a warm-up."""
+    """Returns the line through means of windows of equal length, the first two fifths of the time left out."""
     begin_s, end_s = samples[0][0], samples[-1][0]
     begin_s += _WARM_UP_SHARE * (end_s - begin_s)
     return fit(window_means([sample for sample in samples if sample[0] >= begin_s], num_windows))
