@@ -10,7 +10,7 @@ Source: the library's documentation, github.com/guidance-ai/llguidance.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from time import thread_time
 
@@ -44,6 +44,10 @@ class _State:
     mask: Tensor
     problem: str = ""
     is_whole: bool = False
+
+    def copy(self) -> "_State":
+        """Returns the same with a matcher of its own: matchers change with each token."""
+        return replace(self, matcher=None if self.matcher is None else self.matcher.deep_copy())
 
 
 class Guide:
@@ -82,10 +86,7 @@ class Guide:
 
     def copy(self) -> "Guide":
         """Returns another guide that stands where this one does."""
-        state, copied = self._now(), Future[_State]()
-        matcher = None if state.matcher is None else state.matcher.deep_copy()
-        copied.set_result(_State(matcher, state.mask, state.problem, state.is_whole))
-        return Guide(self._follower, copied, self._clock)
+        return Guide(self._follower, _there(self._now().copy()), self._clock)
 
     def _now(self) -> _State:
         """Where it stands; a state that is late is given up for good."""
@@ -94,12 +95,10 @@ class Guide:
         except TimeoutError:
             problem = f"its structure was not ready within {_LONGEST_WAIT_S:g} s"
         except Exception as error:  # the library raises no particular kind
-            problem = f"its structure can't be followed: {one_line(error)[:_MOST_CHARS]}"
-        given_up: Future[_State] = Future()
-        given_up.set_result(_stuck(problem))
+            problem = f"its structure can't be followed: {one_line(error)}"
         self._state.cancel()
-        self._state = given_up
-        return given_up.result()
+        self._state = _there(_stuck(problem))
+        return self._state.result()
 
     def _step(self, state: _State, token_id: int) -> _State:
         if state.matcher is None:
@@ -132,7 +131,7 @@ class Guides:
         try:
             self._tokenizer = tokenizer_of(*self._of_tokenizer)
         except Exception as error:  # the library raises no particular kind
-            return f"the tokenizer is of a kind that can't be followed: {one_line(error)[:_MOST_CHARS]}"
+            return f"the tokenizer is of a kind that can't be followed: {one_line(error)}"
         return ""
 
     def guide(self, grammar: str, output_ids: Sequence[int] = ()) -> Guide:
@@ -140,11 +139,8 @@ class Guides:
         return Guide(self._follower, self._preparer.submit(lambda: self._begin(grammar, output_ids)))
 
     def _begin(self, grammar: str, output_ids: Sequence[int]) -> _State:
-        begun = self._prepared(grammar)
-        if not output_ids or begun.matcher is None:
-            matcher = None if begun.matcher is None else begun.matcher.deep_copy()
-            return _State(matcher, begun.mask, begun.problem, begun.is_whole)
-        return _after(begun.matcher.deep_copy(), output_ids)
+        begun = self._prepared(grammar).copy()
+        return begun if begun.matcher is None or not output_ids else _after(begun.matcher, output_ids)
 
     def _prepare(self, grammar: str) -> _State:
         """Where texts of a grammar begin."""
@@ -162,6 +158,13 @@ def _after(matcher: LLMatcher, token_ids: Sequence[int]) -> _State:
         words = " ".join(matcher.get_error().split())
         return _stuck(f"its structure can't be followed: {words[:_MOST_CHARS]}")
     return _State(matcher, mask, is_whole=matcher.is_stopped())
+
+
+def _there(state: _State) -> "Future[_State]":
+    """A state that nobody has to wait for."""
+    future: Future[_State] = Future()
+    future.set_result(state)
+    return future
 
 
 def _stuck(problem: str) -> _State:

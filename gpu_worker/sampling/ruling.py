@@ -42,20 +42,23 @@ def _keep_to_structures(logits: Tensor, rows: Rows) -> None:
     guided = [(row, rules.guide) for row, rules in rows if rules.guide is not None]
     if not guided:
         return
-    masks = to_device(_stacked([guide.mask() for _, guide in guided]), logits.device)  # (G, words)
+    vocab_size = logits.shape[1]
+    masks = to_device(
+        _as_rows([guide.mask() for _, guide in guided], -(-vocab_size // 32)), logits.device
+    )  # (G, words)
     bits = torch.arange(32, dtype=torch.int32, device=logits.device)  # (32,)
-    allowed = ((masks[:, :, None] >> bits) & 1).bool().flatten(1)[:, : logits.shape[1]]  # (G, V), or (G, 0)
-    if not allowed.shape[1]:
-        allowed = allowed.new_zeros(len(guided), logits.shape[1])
+    allowed = ((masks[:, :, None] >> bits) & 1).bool().flatten(1)[:, :vocab_size]  # (G, V)
     places = to_device(torch.tensor([row for row, _ in guided]), logits.device)  # (G,)
     logits[places] = logits[places].where(allowed, NEVER)
 
 
-def _stacked(masks: Sequence[Tensor]) -> Tensor:
-    """Masks as rows (G, words); those that say nothing, of no word, allow nothing."""
-    num_words = max(len(mask) for mask in masks)
-    empty = torch.zeros(num_words, dtype=torch.int32)
-    return torch.stack([mask if len(mask) else empty for mask in masks])
+def _as_rows(masks: Sequence[Tensor], num_words: int) -> Tensor:
+    """Masks as rows of so many words (G, words); what one has no word for is not allowed."""
+    rows = torch.zeros(len(masks), num_words, dtype=torch.int32)
+    for row, mask in zip(rows, masks, strict=True):
+        known = mask[:num_words]
+        row[: len(known)] = known
+    return rows
 
 
 def _keep_allowed(logits: Tensor, rows: Rows) -> None:

@@ -115,16 +115,16 @@ class GrammarChecker:
 
     async def _try(self, key: bytes, grammar: str) -> str:
         async with self._turn:
-            problem = str((await self._exchange({"grammar": grammar}, self._limits.wait_s))["problem"])
+            problem = str((await self._exchange({"grammar": grammar}))["problem"])
         self._known[key] = problem
         if len(self._known) > self._limits.most_remembered:
             self._known.popitem(last=False)
         return problem
 
-    async def _exchange(self, frame: Frame, wait_s: float) -> Frame:
+    async def _exchange(self, frame: Frame) -> Frame:
         try:
             child = await self._started()
-            return await asyncio.wait_for(child.exchange(frame), wait_s)
+            return await asyncio.wait_for(child.exchange(frame), self._limits.wait_s)
         except (TimeoutError, EOFError, OSError, FrameRefused) as error:
             self.close()
             _log.error("grammar_process_lost error=%r", type(error).__name__)
