@@ -302,7 +302,7 @@ class Memory:
         kept, rest = sequence.block_ids[:num_full], sequence.block_ids[num_full:]
         self.pool.release(rest)
         sequence.block_ids = kept
-        self._emit(AddSequence.of(sequence, tuple(kept)))
+        self._emit(AddSequence.kept(sequence, tuple(kept)))
         return True
 
     def forget(self, sequence: Sequence) -> None:

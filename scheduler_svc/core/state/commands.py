@@ -31,6 +31,11 @@ class AddSequence:
     output_token_ids: tuple[int, ...] = ()
 
     @classmethod
+    def kept(cls, sequence: Sequence, shared_block_ids: tuple[BlockId, ...]) -> "AddSequence":
+        """Returns the command for a sequence that ended, and holds these blocks without choosing another token."""
+        return cls(sequence.seq_id, SamplingParams(), sequence.stop, len(sequence.output_token_ids), shared_block_ids)
+
+    @classmethod
     def of(cls, sequence: Sequence, shared_block_ids: tuple[BlockId, ...] = ()) -> "AddSequence":
         """Returns the command for a sequence as it stands, which begins with these blocks."""
         sampling, outputs = sequence.sampling, sequence.output_token_ids

@@ -64,6 +64,14 @@ def test_add_sequence_tells_what_the_sequence_had_where_its_choices_look_back() 
     assert added(bad_words=((1,),)).output_token_ids == ()
 
 
+def test_a_sequence_that_is_only_kept_brings_no_rules_along() -> None:
+    sampling = SamplingParams(repetition_penalty=1.5, grammar="start: x")
+    sequence = Sequence(SeqId(1), RequestClass.BEST_EFFORT, (7, 5), sampling, StopConditions(9), 0.0, [3, 3])
+    kept = commands.AddSequence.kept(sequence, (BlockId(4),))
+    assert (kept.num_output_tokens, kept.shared_block_ids) == (2, (BlockId(4),))
+    assert (kept.prompt_token_ids, kept.output_token_ids, kept.sampling.grammar) == ((), (), "")
+
+
 def test_start_batch_carries_its_items() -> None:
     item = commands.BatchItem(SeqId(1), 2, (7, 8), 16, (BlockId(0), BlockId(3)), samples=True)
     start = decoded(commands.StartBatch(BatchId(4), RequestClass.BEST_EFFORT, (item,))).start_batch
