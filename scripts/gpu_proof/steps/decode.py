@@ -48,7 +48,7 @@ def _measure(
 ) -> None:
     """Measures one way, and reports each batch size as it is done."""
     ends_left_s = task.left_s() - seconds
-    most = 3 if task.is_rehearsal else _MOST_ROUNDS
+    most = 1 if task.is_rehearsal else _MOST_ROUNDS
     context, prefill = (64, 128) if task.is_rehearsal else (_CONTEXT, _PREFILL)
     num_steps = 2 * (most + _WARM_UPS) * len(_BATCHES)
     bench = Bench(loaded, max(_BATCHES), context, _CHUNK, num_steps, prefill, recorded)

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,82 +18,14 @@ from tests.support.channel.control_channel import ROOT, ipc_endpoint, python_pat
 from tests.support.service.live_service import LiveService, free_port, start_service
 from tests.support.service.mortal_worker import POISON
 from tests.support.service.simulated_worker import INSTANT, slow_worker
+from tests.support.service.streams import LONG_S, NUM_STREAMS, all_tokens, requests, streams_over, until
 
 MODEL = ROOT / "demo" / "model"
-LONG_S = 300.0
-NUM_STREAMS = 16
-
-
-def request(number: int, max_tokens: int, *, seed: int | None = None) -> pb.GenerateRequest:
-    """One of both classes, by turns; greedy without a seed."""
-    sampling = pb.SamplingParams(temperature=0) if seed is None else pb.SamplingParams(temperature=1, seed=seed)
-    return pb.GenerateRequest(
-        token_ids=pb.TokenIds(ids=range(10 + number, 50 + 2 * number)),
-        request_class=pb.BEST_EFFORT if number % 2 else pb.LATENCY_SENSITIVE,
-        sampling=sampling,
-        stop=pb.StopConditions(max_tokens=max_tokens, ignore_eos=True),
-    )
-
-
-def requests(max_tokens: int) -> list[pb.GenerateRequest]:
-    return [request(n, max_tokens, seed=n if n % 3 == 0 else None) for n in range(NUM_STREAMS)]
-
-
-def tokens_of(service: LiveService, channel: grpc.Channel, asked: pb.GenerateRequest, started: list[int]) -> list[int]:
-    """Reads a stream to its end; each message must follow the one before it. Notes each message in `started`."""
-    token_ids: list[int] = []
-    for number, message in enumerate(service.inference(channel).Generate(asked, timeout=LONG_S)):
-        assert message.sequence_number == number
-        token_ids += message.token_ids
-        started.append(number)
-    return token_ids
-
-
-def all_tokens(service: LiveService, asked: list[pb.GenerateRequest], started: list[int]) -> list[list[int]]:
-    with service.channel() as channel, ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(lambda one: tokens_of(service, channel, one, started), asked))
-
-
-def until(is_true: Callable[[], object]) -> float:
-    """Waits for what another process does; returns for how long, in seconds."""
-    began_s = time.monotonic()
-    while not is_true():
-        assert time.monotonic() - began_s < LONG_S
-        time.sleep(0.01)
-    return time.monotonic() - began_s
-
-
-def streams_over(service: LiveService, asked: list[pb.GenerateRequest], blow: Callable[[], object]) -> list[list[int]]:
-    """Returns the tokens of streams into which `blow` falls once some have begun."""
-    started: list[int] = []
-    results: list[list[list[int]]] = []
-    reader = threading.Thread(target=lambda: results.append(all_tokens(service, asked, started)))
-    reader.start()
-    until(lambda: len(started) > len(asked))
-    blow()
-    reader.join(LONG_S)
-    assert results, service.log.read_text()[-4000:]
-    return results[0]
 
 
 def handover(service: LiveService) -> None:
     with service.channel() as channel:
         admin_pb2_grpc.AdminStub(channel).Handover(admin_pb2.HandoverRequest(), timeout=60)
-
-
-# ---- the real model
-
-
-@pytest.mark.slow
-def test_streams_of_a_killed_worker_go_on_with_the_same_tokens(tmp_path: Path) -> None:
-    with start_service(MODEL, tmp_path / "log") as service:
-        asked = requests(60)
-        expected = all_tokens(service, asked, [])
-        epoch = service.info().worker_epoch
-        assert streams_over(service, asked, lambda: os.kill(service.worker_pid(), signal.SIGKILL)) == expected
-        assert service.info().worker_epoch != epoch
-        loads = service.loads()
-        assert loads.free_blocks == loads.total_blocks
 
 
 # ---- simulated workers, whose tokens depend on all tokens before them
