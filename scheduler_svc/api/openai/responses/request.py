@@ -1,12 +1,12 @@
 """Translates a request for a response to one of chat completions, whose words it translates back in errors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from scheduler_svc.api.openai.question import JsonObject
+from scheduler_svc.api.openai.chat import chat_question
+from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.responses.conversation import Conversation
 from scheduler_svc.api.openai.responses.schema import LOGPROBS, FunctionTool, ResponsesRequest, TextFormat
 from scheduler_svc.api.openai.wire.errors import invalid_body
@@ -60,23 +60,19 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A request in the words of chat completions, and what the caller calls its fields."""
-
-    chat: ChatCompletionRequest
-    names: FieldNames
-
-
-def chat_request(body: ResponsesRequest) -> Translated:
-    """Returns what the body asks for; raises ServiceError for what can't be asked for."""
+def response_question(body: ResponsesRequest) -> tuple[Question, FieldNames]:
+    """Returns what the body asks for, and what its fields are called; raises ServiceError for what can't be asked."""
     asked, names = chat_body(body)
+    with names.told():
+        return chat_question(_read(asked)), names
+
+
+def _read(asked: JsonObject) -> ChatCompletionRequest:
     try:
-        return Translated(ChatCompletionRequest.model_validate(asked), names)
+        return ChatCompletionRequest.model_validate(asked)
     except ValidationError as error:
         located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        refusal = invalid_body(RequestValidationError(located), None)
-        raise names.translated(refusal) if isinstance(refusal, InvalidRequest) else refusal from error
+        raise invalid_body(RequestValidationError(located), None) from error
 
 
 def chat_body(body: ResponsesRequest) -> tuple[JsonObject, FieldNames]:

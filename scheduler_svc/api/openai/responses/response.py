@@ -15,6 +15,7 @@ from scheduler_svc.api.openai.responses.schema import ResponsesRequest
 from scheduler_svc.api.openai.wire.errors import error_body
 from scheduler_svc.errors import ServiceError
 
+RESPONSE_ID_PREFIX = "resp_"
 _LENGTH = {"reason": "max_output_tokens"}
 # Of a chat's answer by the reason why it ended; any other is a whole answer.
 _STATUS = {"length": INCOMPLETE, "abort": "cancelled"}

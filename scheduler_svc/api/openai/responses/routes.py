@@ -1,18 +1,17 @@
 """The path /v1/responses."""
 
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from scheduler_svc.api.openai.answer import Answer, begin_answer, require_model, told_error
-from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
-from scheduler_svc.api.openai.responses.request import chat_request
-from scheduler_svc.api.openai.responses.response import ResponseWriter, echo
+from scheduler_svc.api.openai.responses.request import response_question
+from scheduler_svc.api.openai.responses.response import RESPONSE_ID_PREFIX, ResponseWriter, echo
 from scheduler_svc.api.openai.responses.schema import ResponsesRequest
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
@@ -33,7 +32,7 @@ def add_responses(app: FastAPI, generator: Generator, texts: TextGenerator, comm
         with counting_refusals(generator, request_class_of(body.service_tier, body.priority)):
             require_model(texts, body.model)
             question, names = response_question(body)
-        response_id = f"resp_{uuid.uuid4().hex}"
+        response_id = f"{RESPONSE_ID_PREFIX}{uuid.uuid4().hex}"
         writer = ResponseWriter(response_id, texts.connected_model().name, echo(body))
         asking = _Asking(texts, question, names, writer, (response_id, request.state.request_id))
         forget_body(request)
@@ -41,22 +40,6 @@ def add_responses(app: FastAPI, generator: Generator, texts: TextGenerator, comm
         if question.stream is None:
             return LaterJson(asking.whole, headers)
         return EventStream(asking.begin, asking.last_event, headers, comment_interval_s)
-
-
-def response_question(body: ResponsesRequest) -> tuple[Question, FieldNames]:
-    """Returns what the body asks for, and what its fields are called; raises ServiceError for what can't be asked."""
-    translated = chat_request(body)
-    with _named(translated.names):
-        return chat_question(translated.chat), translated.names
-
-
-@contextmanager
-def _named(names: FieldNames) -> Iterator[None]:
-    """Gives fields that the block refuses the caller's names."""
-    try:
-        yield
-    except InvalidRequest as error:
-        raise names.translated(error) from error
 
 
 class _Asking:
@@ -78,13 +61,13 @@ class _Asking:
 
     async def whole(self) -> JsonObject:
         """Returns the response when all of it is there."""
-        with _named(self._names):
+        with self._names.told():
             answer = await begin_answer(self._texts, self._question, *self._ids)
             return self._writer.whole(await answer.whole())
 
     async def begin(self) -> AsyncGenerator[bytes, None]:
         """Begins the response, and returns its events."""
-        with _named(self._names):
+        with self._names.told():
             return self._events(await begin_answer(self._texts, self._question, *self._ids))
 
     async def _events(self, answer: Answer) -> AsyncGenerator[bytes, None]:

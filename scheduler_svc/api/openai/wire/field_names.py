@@ -1,6 +1,7 @@
 """What this API calls the fields that validation names after GenerateRequest's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scheduler_svc.api.draft import StructureKind
@@ -42,3 +43,11 @@ class FieldNames:
             if error.field.startswith(name) and rest[:1] in ("", ".", "["):
                 return InvalidRequest(ours + rest if ours else rest.lstrip("."), error.given, error.allowed)
         return error
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Gives fields that the block refuses our names."""
+        try:
+            yield
+        except InvalidRequest as error:
+            raise self.translated(error) from error

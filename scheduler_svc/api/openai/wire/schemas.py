@@ -259,6 +259,6 @@ class BatchRequest(_Strict):
     neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
 
     input_file_id: Text
-    endpoint: Literal["/v1/completions", "/v1/chat/completions"]
+    endpoint: Literal["/v1/completions", "/v1/chat/completions", "/v1/responses"]
     completion_window: Text
     metadata: dict[Text, Text] | None = None

@@ -9,9 +9,8 @@ from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.models.chat_templates import SYSTEM_AND_USER
 from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
 from tests.support.service.fakes import FakeGenerator, served_model
-from tests.support.service.openai_service import error_of, http_app
+from tests.support.service.openai_service import RESPONSES, error_of, http_app
 
-RESPONSES = "/v1/responses"
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 # Of GenerationFields, what responses have in a form of their own, or refuse.
 OWN = {"stream_options", "n", "max_tokens", "max_completion_tokens", "response_format", "return_token_ids"}
