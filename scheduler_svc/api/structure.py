@@ -58,7 +58,7 @@ def _grammar(field: str, given: StructureDraft) -> str:
         case StructureKind.REGEX:
             return LLMatcher.grammar_from_regex(_not_empty(field, given.texts[0]))
         case StructureKind.CHOICES:
-            return LLMatcher.grammar_from_lark(f"start: {_alternatives(field, given.texts)}")
+            return LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {_alternatives(field, given.texts)}")
         case StructureKind.LARK:
             return LLMatcher.grammar_from_lark(_not_empty(field, given.texts[0]))
 
