@@ -89,7 +89,7 @@ class ChatRenderer:
             TemplateProcessUnavailable: There is no process for it now.
         """
         frame = {
-            "turns": [(turn.role, turn.content, turn.more) for turn in turns],
+            "turns": [{"role": turn.role, "content": turn.content, "more": turn.more} for turn in turns],
             "setting": asdict(setting),
             "max_chars": max_chars,
         }

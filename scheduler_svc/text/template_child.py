@@ -54,9 +54,9 @@ def _compiled(frame: Frame) -> tuple[ChatFormat | None, Frame]:
 
 
 def _rendered(chat_format: ChatFormat, frame: Frame) -> Frame:
-    turns = [ChatTurn(role, content, more=more) for role, content, more in frame["turns"]]
+    turns = [ChatTurn(**turn) for turn in frame["turns"]]
     try:
-        return {"text": chat_format.render(turns, frame["max_chars"], Setting(**frame["setting"]))}
+        return {"text": chat_format.render(turns, frame["max_chars"], Setting(**frame.get("setting", {})))}
     except LostTurn as lost:
         return {"lost": lost.index, "is_call": lost.is_call}
     except NoTools:

@@ -17,6 +17,7 @@ from scheduler_svc.api.draft import (
 )
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.text.chat_template import ChatTurn
 
 _CLASSES = {
     pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
@@ -65,10 +66,14 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
     if kind == "text":
         return TextPrompt(request.text)
     if kind == "chat":
-        return ChatPrompt(request.chat.messages)
+        return _chat(request.chat)
     if kind == "token_ids":
         return TokenPrompt(request.token_ids.ids)
     raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+
+
+def _chat(given: pb.ChatPrompt) -> ChatPrompt:
+    return ChatPrompt([ChatTurn(message.role, message.content) for message in given.messages])
 
 
 def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:

@@ -1,7 +1,7 @@
 """DeepSeek V3 and R1, and the shorter form of V3.1: each call between tokens of its own.
 
-    V3, R1: <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME, a new line, ```json, {...}, ```<｜tool▁call▁end｜>
-    V3.1:   <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>
+V3, R1: <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME, a new line, ```json, {...}, ```<｜tool▁call▁end｜>
+V3.1:   <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>
 """
 
 from collections.abc import Sequence
@@ -42,9 +42,7 @@ class DeepSeek(CallIds):
                 for index, one in enumerate(functions)
             ]
         else:
-            calls = [
-                f"{begin} {quoted(one.name)} {between} args_{index} {end}" for index, one in enumerate(functions)
-            ]
+            calls = [f"{begin} {quoted(one.name)} {between} args_{index} {end}" for index, one in enumerate(functions)]
         several = "call" if is_single else 'call ("\\n" call)*' if self._is_fenced else "call+"
         return "\n".join(
             [

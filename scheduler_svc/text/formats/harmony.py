@@ -42,7 +42,8 @@ class Harmony(CallIds):
         ]
         return "\n".join([f"calls: {word(_CHANNEL)} call", f"call: {alternatives(calls)}", *arguments_rules(functions)])
 
-    def thought_rules(self, word: Word) -> list[str]:
+    @staticmethod
+    def thought_rules(word: Word) -> list[str]:
         """Returns rules of a Lark grammar in which `thought` is a message of analysis, or nothing."""
         head = f'{word(_CHANNEL)} "analysis" {word(_MESSAGE)}'
         return [
@@ -50,8 +51,9 @@ class Harmony(CallIds):
             *text_before("thinking", word(_END), _END),
         ]
 
-    def answer_rule(self, word: Word, body: str) -> str:
-        """Returns the rule's text of an answer that is `body`."""
+    @staticmethod
+    def text_rule(word: Word, body: str) -> str:
+        """Returns the text of a rule for an answer that is `body`."""
         return f'{word(_CHANNEL)} "final" {word(_MESSAGE)} {body}'
 
 

@@ -23,7 +23,8 @@ class Hermes(CallIds):
         """Returns the rules of calls, each on lines of its own."""
         begin, end = word(_BEGIN), word(_END)
         calls = [
-            f'{begin} "\\n" {object_call(one.name, "arguments", index)} "\\n" {end}' for index, one in enumerate(functions)
+            f'{begin} "\\n" {object_call(one.name, "arguments", index)} "\\n" {end}'
+            for index, one in enumerate(functions)
         ]
         return "\n".join(
             [

@@ -1,4 +1,4 @@
-"""Mistral: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and newer `[TOOL_CALLS]name[ARGS]{...}`, again for each.
+"""Mistral: `[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`, and newer `[TOOL_CALLS]name[ARGS]{...}` each.
 
 Its templates take ids of nine letters and digits only.
 """

@@ -81,6 +81,9 @@ class Formats:
         return cls(calls, ReasoningFormat.THINK if is_thinking else ReasoningFormat.NONE)
 
 
+UNKNOWN = Formats()
+
+
 def _calls_in(template: str) -> str:
     shown = (name for name, entry in CALL_FORMATS.items() if any(text in template for text in entry.shown_by))
     return next(shown, NONE)

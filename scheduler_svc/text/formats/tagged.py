@@ -1,7 +1,7 @@
 """GLM 4.5 and Qwen3-Coder: a call's arguments one by one, each between tags; texts stand there without quotes.
 
-    GLM:         <tool_call>NAME, then for each: <arg_key>KEY</arg_key>, <arg_value>VALUE</arg_value>; </tool_call>
-    Qwen3-Coder: <tool_call><function=NAME>, then for each: <parameter=KEY> VALUE </parameter>; </function></tool_call>
+GLM:         <tool_call>NAME, then for each: <arg_key>KEY</arg_key>, <arg_value>VALUE</arg_value>; </tool_call>
+Qwen3-Coder: <tool_call><function=NAME>, then for each: <parameter=KEY> VALUE </parameter>; </function></tool_call>
 """
 
 from collections.abc import Sequence
@@ -153,4 +153,3 @@ def _value(text: str, *, is_text: bool) -> Any:
         return json_value(text)
     except Malformed:
         return text
-

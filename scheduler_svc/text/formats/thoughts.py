@@ -17,6 +17,11 @@ def is_open_at(prompt_end: str) -> bool:
     return prompt_end.rstrip().endswith(BEGIN)
 
 
+def is_over_at(prompt_end: str) -> bool:
+    """Returns whether a prompt ends behind a thought, so that none is to follow."""
+    return prompt_end.rstrip().endswith(END)
+
+
 def read_thought(cursor: TextCursor, sink: Sink, *, is_open: bool) -> Reading[None]:
     """Reads the thought that an answer begins with, if there is one.
 
@@ -37,4 +42,5 @@ def read_thought(cursor: TextCursor, sink: Sink, *, is_open: bool) -> Reading[No
 def thought_rules(word: Word, *, is_open: bool) -> list[str]:
     """Returns rules of a Lark grammar in which `thought` is a thought, or nothing where the prompt opens none."""
     rules = text_before("thinking", word(END), END)
-    return [*rules, "thought: thinking SPACE" if is_open else f"thought: ({word(BEGIN)} thinking SPACE)?", "SPACE: /\\s{0,4}/"]
+    thought = "thought: thinking SPACE?" if is_open else f"thought: ({word(BEGIN)} thinking SPACE?)?"
+    return [thought, *rules, r"SPACE: /\s{1,4}/"]
