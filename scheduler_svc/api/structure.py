@@ -41,9 +41,9 @@ async def valid_grammar(
         GrammarsUnavailable: That can't be found out now.
     """
     if answer.must_call:
-        field, texts = "chat.tools", (answer.around(""),)
+        field, texts = "chat.tools", [answer.around("")]
     elif given is not None:
-        field, texts = f"structure.{given.kind}", given.texts
+        field, texts = f"structure.{given.kind}", list(given.texts)
     else:
         return ""
     num_bytes = sum(len(text.encode()) for text in texts)

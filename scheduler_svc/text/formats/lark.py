@@ -29,7 +29,8 @@ def json_rule(name: str, schema: object) -> str:
 def text_before(name: str, word: str, marker: str) -> list[str]:
     """Returns rules for any text and the marker that ends it; `word` is the marker as `marker_word` has it."""
     if word.startswith("<"):  # a token, which no text has in it
-        return [f"{name}: TEXT_{name}? {word}", f"TEXT_{name}: /(?s:.+)/"]
+        text = f"TEXT_{name.upper()}"
+        return [f"{name}: {text}? {word}", f"{text}: /(?s:.+)/"]
     ending = re.escape(marker).replace("/", r"\/").replace("\\\n", r"\n")
     return [f"{name}[lazy]: /(?s:.*){ending}/"]
 

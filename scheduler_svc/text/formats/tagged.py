@@ -15,6 +15,7 @@ from scheduler_svc.text.formats.lark import alternatives, json_rule, quoted, tex
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+_NEW_LINE = quoted("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Tagged(CallIds):
     ) -> tuple[str, list[str]]:
         tags, name = self._tags, f"value_{suffix}"
         after = word(tags.after_value)
-        end = [after, '"\\n"'] if tags.before_value else [quoted(f"\n{tags.after_value}\n")]
+        end = [after, _NEW_LINE] if tags.before_value else [_NEW_LINE, after, _NEW_LINE]
         if tags.before_value:
             begin = [word(tags.before_key), quoted(key), word(tags.after_key), '"\\n"', word(tags.before_value)]
         else:

@@ -34,7 +34,8 @@ QWEN_THINKING = QWEN.replace(
 MISTRAL = (
     "{{- bos_token }}{%- for message in messages %}"
     "{%- if message.role == 'user' %}"
-    "{%- if tools is not none and loop.last %}{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}"
+    "{%- if tools is not none and loop.last %}"
+    "{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}"
     "{{- '[INST]' + message.content + '[/INST]' }}"
     "{%- elif message.tool_calls is defined and message.tool_calls is not none %}"
     "{{- '[TOOL_CALLS][' }}"
@@ -46,7 +47,8 @@ MISTRAL = (
     "{%- endfor %}"
     "{%- elif message.role == 'assistant' %}{{- message.content + eos_token }}"
     "{%- elif message.role == 'tool' %}"
-    "{{- '[TOOL_RESULTS]{\"content\": ' + message.content | tojson + ', \"call_id\": \"' + message.tool_call_id + '\"}' }}"
+    "{{- '[TOOL_RESULTS]{\"content\": ' + message.content | tojson }}"
+    "{{- ', \"call_id\": \"' + message.tool_call_id + '\"}' }}"
     "{%- else %}{{- raise_exception('Only user and assistant roles are supported!') }}{%- endif %}"
     "{%- endfor %}"
 )
@@ -60,7 +62,8 @@ LLAMA_3 = (
     "{%- if message.tool_calls | length != 1 %}"
     '{{- raise_exception("This model only supports single tool-calls at once!") }}{%- endif %}'
     "{%- set tool_call = message.tool_calls[0].function %}"
-    '{{- \'<|assistant|>{"name": "\' + tool_call.name + \'", "parameters": \' }}{{- tool_call.arguments | tojson }}{{- "}" }}'
+    '{{- \'<|assistant|>{"name": "\' + tool_call.name + \'", "parameters": \' }}'
+    '{{- tool_call.arguments | tojson }}{{- "}" }}'
     "{%- else %}{{- '<|ipython|>' + message.content }}{%- endif %}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
@@ -68,9 +71,11 @@ LLAMA_3 = (
 DEEPSEEK_R1 = (
     "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% endif %}"
-    "{% if message['role'] == 'assistant' and message['content'] is none %}{{ '<｜Assistant｜><｜tool▁calls▁begin｜>' }}"
+    "{% if message['role'] == 'assistant' and message['content'] is none %}"
+    "{{ '<｜Assistant｜><｜tool▁calls▁begin｜>' }}"
     "{% for tool in message['tool_calls'] %}{{ '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' }}"
-    "{{ tool['function']['name'] + '\n```json\n' + tool['function']['arguments'] | tojson + '\n```<｜tool▁call▁end｜>' }}"
+    "{{ tool['function']['name'] + '\n```json\n' + tool['function']['arguments'] | tojson }}"
+    "{{ '\n```<｜tool▁call▁end｜>' }}"
     "{% endfor %}{{ '<｜tool▁calls▁end｜>' }}{% endif %}"
     "{% if message['role'] == 'assistant' and message['content'] is not none %}"
     "{{ '<｜Assistant｜>' + message['content'] }}{% endif %}"
