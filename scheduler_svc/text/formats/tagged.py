@@ -112,7 +112,7 @@ class Tagged(CallIds):
         return [word(_BEGIN), quoted(("\n" if is_inside else "") + tags.before_name + name + after)]
 
     def _tail(self, word: Word) -> list[str]:
-        return [word(_END)] if self._tags.end == _END else [quoted(self._tags.end + "\n"), word(_END)]
+        return [word(_END)] if self._tags.end == _END else [word(self._tags.end), _NEW_LINE, word(_END)]
 
     def _arguments(self, index: int, function: Function, word: Word) -> list[tuple[str, list[str]]]:
         """Returns for each parameter how a call has it, and the rules that this needs."""
@@ -131,14 +131,14 @@ class Tagged(CallIds):
         after = word(tags.after_value)
         end = [after, _NEW_LINE] if tags.before_value else [_NEW_LINE, after, _NEW_LINE]
         if tags.before_value:
-            begin = [word(tags.before_key), quoted(key), word(tags.after_key), '"\\n"', word(tags.before_value)]
+            begin = [word(tags.before_key), quoted(key), word(tags.after_key), _NEW_LINE, word(tags.before_value)]
         else:
             begin = [quoted(tags.before_key + key + tags.after_key + "\n")]
         is_text = isinstance(schema, dict) and schema.get("type") == "string"
         if is_text and isinstance(schema.get("enum"), list) and all(isinstance(one, str) for one in schema["enum"]):
             rules = [f"{name}: {alternatives(quoted(one) for one in schema['enum'])}"]
         elif is_text:
-            rules, end = text_before(name, after, tags.after_value), ['"\\n"']
+            rules, end = text_before(name, after, tags.after_value), [_NEW_LINE]
         else:
             rules = [json_rule(name, {**schema, **shared} if isinstance(schema, dict) else {})]
         rules.append(f"argument_{suffix}: {' '.join([*begin, name, *end])}")
