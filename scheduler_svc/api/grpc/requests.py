@@ -3,7 +3,6 @@
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.draft import (
-    ChatPrompt,
     Draft,
     Prompt,
     SamplingDraft,
@@ -15,9 +14,9 @@ from scheduler_svc.api.draft import (
     TextPrompt,
     TokenPrompt,
 )
+from scheduler_svc.api.grpc.chats import chat_of
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.text.chat_template import ChatTurn
 
 _CLASSES = {
     pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
@@ -66,14 +65,10 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
     if kind == "text":
         return TextPrompt(request.text)
     if kind == "chat":
-        return _chat(request.chat)
+        return chat_of(request.chat)
     if kind == "token_ids":
         return TokenPrompt(request.token_ids.ids)
     raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
-
-
-def _chat(given: pb.ChatPrompt) -> ChatPrompt:
-    return ChatPrompt([ChatTurn(message.role, message.content) for message in given.messages])
 
 
 def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:

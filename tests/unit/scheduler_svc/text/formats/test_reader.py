@@ -144,7 +144,7 @@ def cut(draw: st.DrawFn, text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", WRITERS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_calls_are_found_however_the_text_is_cut(name: str, data: st.DataObject) -> None:
     template, written = WRITERS[name]
     calls = data.draw(CALLS)
@@ -158,7 +158,7 @@ def test_calls_are_found_however_the_text_is_cut(name: str, data: st.DataObject)
 
 @pytest.mark.parametrize("template", [text for entry in CALL_FORMATS.values() for text in entry.shown_by])
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_text_reads_the_same_however_it_is_cut(template: str, data: st.DataObject) -> None:
     text = "".join(data.draw(st.lists(st.sampled_from(ALL_MARKS), max_size=14)))
     is_thinking = data.draw(st.booleans())
