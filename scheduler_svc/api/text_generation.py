@@ -52,6 +52,7 @@ class PreparedGeneration:
         stop_tokens: Stop strings that are special tokens, by id.
         earlier: What it had in an earlier life; its answer begins with it.
         reader: Finds thoughts and calls in its text, where there may be some.
+        tools: The functions that it may call.
     """
 
     model: ServedModel
@@ -61,6 +62,7 @@ class PreparedGeneration:
     stop_tokens: Mapping[int, str]
     earlier: TokenEvent | None = None
     reader: PartReader | None = None
+    tools: frozenset[str] = frozenset()
 
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
@@ -99,6 +101,7 @@ class TextGeneration:
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._earlier = prepared.earlier
+        self._tools = prepared.tools
         self._stream = stream
         self._place = place
         self._entrance = entrance
@@ -126,6 +129,9 @@ class TextGeneration:
 
     def _step(self, event: TokenEvent) -> Delta:
         delta = self._deltas.step(event)
+        for call in delta.calls:
+            if call.name in self._tools:  # others take no time
+                self._stream.calls(call.name)
         if delta.finish is not None:
             # A stop string ends work that would go on while the last delta is written.
             self._stream.close(delta.finish.reason)
@@ -226,6 +232,7 @@ class TextGenerator:
             assembler=TextAssembler(answering.decoder(text.tokenizer), token_ids, stop_strings, stop.min_tokens),
             stop_tokens=stop_tokens,
             reader=answering.reader(),
+            tools=frozenset(one.name for one in use.functions),
         )
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:

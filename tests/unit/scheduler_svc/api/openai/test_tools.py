@@ -103,6 +103,12 @@ async def test_a_conversation_with_calls_and_results_reaches_the_template(weathe
     assert "<think>\nask\n</think>" in prompt
 
 
+async def test_the_engine_is_told_which_tool_is_called(weather: HttpService) -> None:
+    await whole(weather)
+    await whole(weather, tools=[TIME])  # which is not the one that is called
+    assert weather.generator.called == ["weather"]
+
+
 @pytest.mark.parametrize("read", [whole, streamed])
 async def test_thoughts_and_text_are_told_apart(read: Any) -> None:
     async with http_app(says(f"<think>\nhm, hm\n</think>\n\nI look.\n{CALL}")) as service:
