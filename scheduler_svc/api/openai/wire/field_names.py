@@ -15,6 +15,13 @@ _SAME_IN_BOTH = {
     "targets": "",
     "session": "",
 }
+_OF_CHATS = {
+    "chat.tools": "tools",
+    "chat.tool_choice": "tool_choice",
+    "chat.template_variables": "chat_template_kwargs",
+    "chat.reasoning_effort": "reasoning_effort",
+    "chat.continue_final_message": "continue_final_message",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class FieldNames:
     def of(cls, *, prompt: str, max_tokens: str = "", top_logprobs: str = "", structure: str = "") -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
-        others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        others = _OF_CHATS | {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
         others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 
