@@ -18,7 +18,7 @@ LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=50_000,
     step_max_items=30_000,
-    max_lexer_states=30_000,
+    max_lexer_states=65_536,  # ten thousand characters of a string that has a longest length
     max_grammar_size=100_000,
     verbose_errors=False,
 )

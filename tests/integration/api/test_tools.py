@@ -120,3 +120,20 @@ def test_a_call_that_is_cut_off_is_text(service: Service) -> None:
     assert choice.finish_reason == "length"
     assert choice.message.tool_calls is None
     assert choice.message.content.startswith("<tool_call>")
+
+
+def test_a_function_is_called_in_a_response_and_the_next_one_goes_on_behind_it(service: Service) -> None:
+    tool: Any = {"type": "function", "strict": True, **WEATHER["function"]}
+    asked: dict[str, Any] = {"model": "tool-model", "tools": [tool], "max_output_tokens": 200}
+    named = {"type": "function", "name": "weather"}
+    with service.client.responses.stream(input="How is it?", tool_choice=named, **asked) as stream:
+        written = "".join(event.delta for event in stream if event.type == "response.function_call_arguments.delta")
+        response: Any = stream.get_final_response()
+    [call] = response.output
+    assert call.arguments == written
+    arguments = json.loads(written)
+    assert arguments["unit"] in ("celsius", "kelvin")
+    assert 1 <= arguments["days"] <= 9
+    items = [*response.output, {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}]
+    asked |= {"input": [*HI, *items], "tool_choice": "none", "max_output_tokens": 5}
+    assert service.client.responses.create(**asked).output_text

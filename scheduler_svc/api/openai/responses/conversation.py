@@ -26,6 +26,7 @@ class Conversation:
     def __init__(self, body: ResponsesRequest) -> None:
         self.messages: list[JsonObject] = []
         self.names: dict[str, str] = {}
+        self._thought = ""
         if body.instructions is not None:
             self._say("instructions", "instructions", {"role": "system", "content": body.instructions})
         if isinstance(body.input, str):
@@ -44,11 +45,13 @@ class Conversation:
                 said: JsonObject = {"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)}
                 self._say(name, f"{name}.output", said)
             case ReasoningItem():
-                pass  # as templates do with the thoughts of earlier turns
+                self._thought += "".join(part.text for part in item.content or ())
 
     def _say(self, name: str, content_name: str, message: JsonObject) -> None:
         place = f"messages[{len(self.messages)}]"
         self.names |= {f"{place}.content": content_name, f"{place}.tool_call_id": f"{name}.call_id", place: name}
+        if message["role"] == "assistant" and self._thought:
+            message["reasoning_content"], self._thought = self._thought, ""
         self.messages.append(message)
 
     def _call(self, name: str, item: FunctionCallItem) -> None:

@@ -47,6 +47,8 @@ PASSED = frozenset(
         "session_id",
         "expects_tool_call",
         "last_turn",
+        "chat_template_kwargs",
+        "include_reasoning",
     }
 )
 _NAMES = {

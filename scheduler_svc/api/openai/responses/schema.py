@@ -264,6 +264,8 @@ class ResponsesRequest(GenerationFields):
     include: list[Includable] | None = None
     top_logprobs: int | None = None
     metadata: dict[Text, Text] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None
 
     previous_response_id: Annotated[None, _only(_STATELESS)] = None
     conversation: Annotated[None, _only(_STATELESS)] = None

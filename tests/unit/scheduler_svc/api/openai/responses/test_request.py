@@ -40,6 +40,7 @@ def test_items_are_turns_and_the_calls_of_one_turn_are_in_one_message() -> None:
         {
             "role": "assistant",
             "content": [{"type": "text", "text": "I look."}],
+            "reasoning_content": "Hm.",
             "tool_calls": [
                 {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
                 {"id": "b", "type": "function", "function": {"name": "time", "arguments": "{}"}},

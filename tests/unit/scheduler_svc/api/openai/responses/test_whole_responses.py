@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from scheduler_svc.api.openai.responses.request import PASSED
-from scheduler_svc.api.openai.wire.schemas import GenerationFields
+from scheduler_svc.api.openai.responses.schema import ResponsesRequest
+from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, GenerationFields
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.models.chat_templates import SYSTEM_AND_USER
@@ -14,6 +17,21 @@ from tests.support.service.openai_service import RESPONSES, error_of, http_app
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 # Of GenerationFields, what responses have in a form of their own, or refuse.
 OWN = {"stream_options", "n", "max_tokens", "max_completion_tokens", "response_format", "return_token_ids"}
+
+IN_ANOTHER_FORM = {
+    "messages",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+}
+NOT_HERE = {"add_generation_prompt", "continue_final_message"}
+
+
+def names_of(body: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in body.model_fields.items()}
 
 
 def encode(text: str) -> list[int]:
@@ -105,10 +123,11 @@ async def test_fields_mean_what_they_mean_in_a_chat() -> None:
     assert (response["temperature"], response["top_p"], response["service_tier"]) == (0.5, 0.9, "flex")
 
 
-def test_every_field_that_generations_have_is_passed_on_or_has_a_form_of_its_own() -> None:
-    known = {field.alias or name for name, field in GenerationFields.model_fields.items()}
-    assert not PASSED & OWN
-    assert known == PASSED | OWN
+def test_every_field_of_chats_is_passed_on_or_has_a_form_of_its_own_or_none() -> None:
+    assert names_of(GenerationFields) <= PASSED | OWN
+    assert names_of(ChatCompletionRequest) == PASSED | OWN | IN_ANOTHER_FORM | NOT_HERE
+    assert PASSED | IN_ANOTHER_FORM - {"messages", "logprobs", "reasoning_effort"} <= names_of(ResponsesRequest)
+    assert len(PASSED | OWN | IN_ANOTHER_FORM | NOT_HERE) == len(PASSED) + len(OWN) + len(IN_ANOTHER_FORM) + 2
 
 
 async def test_log_probabilities_come_if_they_are_included() -> None:
