@@ -41,6 +41,7 @@ from client.messages import (
 )
 from client.stream import GenerationStream
 from client.sync_client import Client, SyncGenerationStream
+from client.tools import Tool, ToolCall, ToolChoice
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -77,6 +78,9 @@ __all__ = [
     "ServerInfo",
     "SyncGenerationStream",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
     "Unauthenticated",
     "Unavailable",
     "Unreachable",

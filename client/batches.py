@@ -12,6 +12,7 @@ from qllm.v1 import batches_pb2 as pb
 from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage, encode_request
 from client.errors import InvalidRequest
 from client.messages import FinishReason, GenerateOptions, Prompt, TokenLogprob, Usage
+from client.tools import ToolCall, decode_calls
 
 
 class BatchStatus(StrEnum):
@@ -102,6 +103,8 @@ class BatchAnswer:
     stop_string: str | None
     usage: Usage
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,4 +199,6 @@ def _decode_answer(message: pb.BatchResult) -> BatchAnswer:
         stop_string=response.finish.stop_string or None,
         usage=decode_usage(response.finish.usage),
         top_logprobs=decode_top_logprobs(response),
+        tool_calls=decode_calls(response),
+        reasoning=response.reasoning,
     )

@@ -8,6 +8,7 @@ from qllm.v1 import inference_pb2 as pb
 
 from client.errors import InvalidRequest
 from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, TokenLogprob, Usage
+from client.tools import encode_calls, encode_choice, encode_tools, encode_variables
 
 _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
@@ -17,6 +18,7 @@ _FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_ABORTED: FinishReason.ABORTED,
+    pb.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
 }
 
 
@@ -40,6 +42,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             structure=_encode_structure(options),
         )
         _set_prompt(request, prompt)
+        _set_tools(request, options)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
     return request
@@ -130,6 +133,29 @@ def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
         request.token_ids.ids.extend(cast("Sequence[int]", prompt))
         request.token_ids.SetInParent()
     else:
-        for turn in cast("Sequence[ChatMessage | dict[str, str]]", prompt):
+        for turn in cast("Sequence[ChatMessage | dict[str, Any]]", prompt):
             message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn)
-            request.chat.messages.add(role=message.role, content=message.content)
+            request.chat.messages.add(
+                role=message.role,
+                content=message.content,
+                name=message.name,
+                tool_calls=encode_calls(message.tool_calls),
+                tool_call_id=message.tool_call_id,
+                reasoning=message.reasoning,
+            )
+
+
+def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
+    """Sets what only conversations have."""
+    given = pb.ChatPrompt(
+        tools=encode_tools(options.get("tools", ())),
+        tool_choice=encode_choice(options.get("tool_choice")),
+        required_tool=options.get("required_tool") or "",
+        single_call=options.get("single_call", False),
+        template_variables=encode_variables(options.get("template_variables")),
+    )
+    if not given.ByteSize():
+        return
+    if not request.HasField("chat"):
+        raise ValueError("tools and template_variables go with a conversation as the prompt")
+    request.chat.MergeFrom(given)

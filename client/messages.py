@@ -6,7 +6,9 @@ Knows nothing of channels and calls. Ranges are the service's to check: a wrong 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
+
+from client.tools import Tool, ToolCall, ToolChoice
 
 
 class RequestClass(StrEnum):
@@ -22,17 +24,29 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     ABORTED = "aborted"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a conversation; `role` is "system", "user", "assistant" or another that the model's template has."""
+    """One turn of a conversation; `role` is "system", "user", "assistant" or another that the model's template has.
+
+    Attributes:
+        name: Who speaks, among several of one role.
+        tool_calls: The functions that an assistant's turn calls.
+        tool_call_id: The call whose result the turn of a tool is.
+        reasoning: What an assistant thought before.
+    """
 
     role: str
-    content: str
+    content: str = ""
+    name: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
 
 
-Prompt = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]]
+Prompt = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, Any]]
 """Plain text, token ids, or a conversation (`ChatMessage` or `{"role": …, "content": …}`), oldest turn first."""
 
 
@@ -63,6 +77,11 @@ class GenerateOptions(TypedDict, total=False):
         regex: Keeps the text to one that this regular expression matches.
         choices: Keeps the text to one of these.
         lark: Keeps the text to this grammar.
+        tools: Functions that the answer to a conversation may call.
+        tool_choice: Whether it calls one: "auto", "none" or "required".
+        required_tool: The function that it must call, once.
+        single_call: Whether it ends with its first call.
+        template_variables: What the chat template is given besides, such as enable_thinking.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
@@ -98,6 +117,11 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     choices: Sequence[str] | None
     lark: str | None
+    tools: Sequence[Tool]
+    tool_choice: ToolChoice | str | None
+    required_tool: str | None
+    single_call: bool
+    template_variables: Mapping[str, object] | None
     num_top_logprobs: int
     ttft_ms: float | None
     tpot_ms: float | None
@@ -121,12 +145,16 @@ class Delta:
 
     Attributes:
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        tool_calls: Calls that were completed, each whole.
+        reasoning: Thoughts, which are no part of the text.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +189,8 @@ class GenerationResult:
         ttft_s: Seconds from the call to its first token, as this process saw it; None if no token came.
         e2e_s: Seconds from the call to its end, as this process saw it.
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        tool_calls: The functions that the answer calls.
+        reasoning: What the model thought before, which is no part of the text.
     """
 
     request_id: str
@@ -173,3 +203,5 @@ class GenerationResult:
     ttft_s: float | None
     e2e_s: float
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""

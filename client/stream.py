@@ -12,6 +12,7 @@ from qllm.v1 import inference_pb2 as pb
 from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage
 from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
 from client.messages import Delta, GenerationResult
+from client.tools import decode_calls
 
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
@@ -107,7 +108,14 @@ class GenerationStream:
             self._first_token_s = now_s
         self._request_id = message.request_id or self._request_id
         tops = decode_top_logprobs(message)
-        delta = Delta(message.text, tuple(message.token_ids), tuple(message.logprobs), tops)
+        delta = Delta(
+            text=message.text,
+            token_ids=tuple(message.token_ids),
+            logprobs=tuple(message.logprobs),
+            top_logprobs=tops,
+            tool_calls=decode_calls(message),
+            reasoning=message.reasoning,
+        )
         self._deltas.append(delta)
         if message.HasField("finish"):
             self._result = self._conclude(message.finish, now_s)
@@ -125,6 +133,8 @@ class GenerationStream:
             ttft_s=None if self._first_token_s is None else self._first_token_s - self._sent_s,
             e2e_s=now_s - self._sent_s,
             top_logprobs=tuple(top for delta in self._deltas for top in delta.top_logprobs),
+            tool_calls=tuple(call for delta in self._deltas for call in delta.tool_calls),
+            reasoning="".join(delta.reasoning for delta in self._deltas),
         )
 
 

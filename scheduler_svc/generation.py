@@ -80,6 +80,9 @@ class TokenStream(Protocol):
     def usage(self) -> Usage:
         """Returns what the request has used so far."""
 
+    def calls(self, tool: str) -> None:
+        """Takes in that the answer calls a tool, which its text shows; the answer may be over by then."""
+
     def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
         """Ends the request if it is live, for that reason."""
 

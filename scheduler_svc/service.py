@@ -71,7 +71,7 @@ class Service:
         self._tool_times_file = _open_tool_times(config, tool_times)
         self._jobs = make_store(config.state_dir, config.state_url, config.job_retention_days)
         self._engine = Engine(config.engine, self._send, self._fail, timeline, tool_times)
-        self._texts = TextGenerator(self._engine)
+        self._texts = TextGenerator(self._engine, formats=config.formats)
         most = max_connections(raise_descriptor_limit(), 1 if config.http_port is None else 2)
         backend = Backend(self._engine, self._texts, self._jobs)
         self._gate = gate = None if config.api_keys is None else Gate(KeyFile(config.api_keys), loop.time)

@@ -19,6 +19,7 @@ from scheduler_svc.security.key_entries import KeysRefused
 from scheduler_svc.security.key_file import KeyFile
 from scheduler_svc.security.tls import TlsFiles, TlsRefused
 from scheduler_svc.serving.engine_settings import EngineSettings
+from scheduler_svc.text.formats.settings import FormatSettings
 
 # As browsers write it, since it is compared letter by letter: in lower case, and without the
 # port that the scheme implies.
@@ -136,6 +137,7 @@ class Config:
         "Ends an answer after so many seconds in which its caller took nothing of it while tokens waited.",
     ] = 60.0
     engine: EngineSettings = field(default_factory=EngineSettings)
+    formats: FormatSettings = field(default_factory=FormatSettings)
     state_dir: Annotated[
         Path | None,
         Setting(panel=SERVING, unset="forgotten when the service stops"),

@@ -270,6 +270,7 @@ def _to_json(result: GenerationResult) -> str:
             "text": result.text,
             "token_ids": result.token_ids,
             "finish_reason": result.finish_reason,
+            **({"reasoning": result.reasoning} if result.reasoning else {}),
             "ttft_ms": None if result.ttft_s is None else round(result.ttft_s * 1e3, 3),
             "e2e_ms": round(result.e2e_s * 1e3, 3),
             "usage": asdict(result.usage),

@@ -14,10 +14,12 @@ class Daemon:
 
     Args:
         name: Of the thread.
+        stack_bytes: Of its stack; 0 is what threads have.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stack_bytes: int = 0) -> None:
         self._name = name
+        self._stack_bytes = stack_bytes
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -27,7 +29,11 @@ class Daemon:
         self._work.put((future, work))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            usual_bytes = threading.stack_size(self._stack_bytes)  # of threads that begin from now on
+            try:
+                self._thread.start()
+            finally:
+                threading.stack_size(usual_bytes)
         return future
 
     def _run(self) -> None:

@@ -16,7 +16,7 @@ from time import thread_time
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
-from qllm.grammar import LIMITS, tokenizer_of
+from qllm.grammar import LIMITS, STACK_BYTES, Spare, tokenizer_of
 from torch import Tensor
 
 from gpu_worker.errors import one_line
@@ -25,8 +25,6 @@ from gpu_worker.machine.daemon import Daemon
 _MOST_PREPARED = 64
 _MOST_CHARS = 300
 _LONGEST_WAIT_S = 2.0
-# Others of the batch wait for a mask that takes longer than a step: a text may not take much of their time.
-_SPARE_S, _SPARE_PER_TOKEN_S = 0.25, 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Guide:
         self._follower = follower
         self._state = begun
         self._clock = clock
-        self._spare_s = _SPARE_S
+        self._spare = Spare()
 
     def accept(self, token_id: int) -> None:
         """Takes in the next token; the mask before it is there, since it was chosen by that."""
@@ -105,8 +103,7 @@ class Guide:
             return state
         began_s = self._clock()
         after = _after(state.matcher, (token_id,))
-        self._spare_s = min(_SPARE_S, self._spare_s + _SPARE_PER_TOKEN_S - (self._clock() - began_s))
-        return after if self._spare_s >= 0 else _stuck("its structure takes too long to follow")
+        return after if self._spare.spend(self._clock() - began_s) else _stuck("its structure takes too long to follow")
 
 
 class Guides:
@@ -121,7 +118,7 @@ class Guides:
     def __init__(self, tokenizer_json: bytes, vocab_size: int, end_token_ids: Sequence[int]) -> None:
         self._of_tokenizer = tokenizer_json, vocab_size, end_token_ids
         self._tokenizer: LLTokenizer | None = None
-        self._preparer, self._follower = Daemon("grammars"), Daemon("guides")
+        self._preparer, self._follower = Daemon("grammars", STACK_BYTES), Daemon("guides", STACK_BYTES)
         self._prepared = lru_cache(_MOST_PREPARED)(self._prepare)
 
     def get_ready(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from scheduler_svc.api.parts import CallDelta, Part, PartReader
 from scheduler_svc.core.state.results import TokenLogprob
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.generation import TokenEvent
@@ -17,11 +18,17 @@ NO_TOKENS: Mapping[int, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Why a generation ended, and what it used; `stop_string` is the one that was met, if any."""
+    """Why a generation ended, and what it used.
+
+    Attributes:
+        stop_string: The one that was met, if any.
+        has_calls: Whether the answer stopped because it calls functions.
+    """
 
     reason: FinishReason
     stop_string: str | None
     usage: Usage
+    has_calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class Delta:
 
     Attributes:
         tops: The most probable tokens at the place of each token, as many as were asked for; empty if none were.
+        reasoning: Thoughts, which are no part of the text.
+        calls: Calls of functions, which are none either.
     """
 
     text: str
@@ -37,6 +46,8 @@ class Delta:
     logprobs: tuple[float, ...]
     finish: Finish | None
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
 
     @property
     def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
@@ -52,6 +63,8 @@ def joined(parts: Sequence[Delta]) -> Delta:
         logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
         finish=parts[-1].finish,
         tops=tuple(top for part in parts for top in part.tops),
+        reasoning="".join(part.reasoning for part in parts),
+        calls=tuple(call for part in parts for call in part.calls),
     )
 
 
@@ -62,11 +75,17 @@ class DeltaBuilder:
         assembler: Makes the text.
         usage: Returns what the generation has used, for an end that the engine did not decide.
         stop_tokens: Stop strings that are special tokens, by id.
+        reader: Finds thoughts and calls in the text; None: all of it is text.
     """
 
     def __init__(
-        self, assembler: TextAssembler, usage: Callable[[], Usage], stop_tokens: Mapping[int, str] = NO_TOKENS
+        self,
+        assembler: TextAssembler,
+        usage: Callable[[], Usage],
+        stop_tokens: Mapping[int, str] = NO_TOKENS,
+        reader: PartReader | None = None,
     ) -> None:
+        self._reader = reader
         self._assembler = assembler
         self._usage = usage
         self._stop_tokens = stop_tokens
@@ -78,13 +97,23 @@ class DeltaBuilder:
         text, num_used = self._text(event)
         self._num_tokens += num_used
         reason = event.finish_reason if self._stop_string is None else FinishReason.STOP
+        part, reason = self._read(text, reason)
         return Delta(
-            text=text,
+            text=part.text,
             token_ids=event.token_ids[:num_used],
             logprobs=event.logprobs[:num_used],
             finish=None if reason is None else self._finish(reason, event.usage or self._usage()),
             tops=event.tops[:num_used],
+            reasoning=part.reasoning,
+            calls=part.calls,
         )
+
+    def _read(self, text: str, reason: FinishReason | None) -> tuple[Part, FinishReason | None]:
+        """Returns what is in the text, and why the answer ends: with the last call that it may have, too."""
+        if self._reader is None:
+            return Part(text), reason
+        part = self._reader.read(text, is_last=reason is not None)
+        return part, FinishReason.STOP if self._reader.is_over and reason is None else reason
 
     def _text(self, event: TokenEvent) -> tuple[str, int]:
         """Returns the event's text up to a stop string, and the number of tokens that it took."""
@@ -104,4 +133,5 @@ class DeltaBuilder:
 
     def _finish(self, reason: FinishReason, usage: Usage) -> Finish:
         # The engine may have run on past a stop string: only what was reported counts.
-        return Finish(reason, self._stop_string, replace(usage, num_output_tokens=self._num_tokens))
+        has_calls = reason is FinishReason.STOP and self._reader is not None and self._reader.has_calls
+        return Finish(reason, self._stop_string, replace(usage, num_output_tokens=self._num_tokens), has_calls)

@@ -3,26 +3,15 @@
 Knows nothing of wire formats. What a value may be is decided in validation.py and prompt.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.text.chat_template import ChatTurn
 
 DEFAULT_MAX_TOKENS = 256
-
-
-class Turn(Protocol):
-    """One turn of a conversation."""
-
-    @property
-    def role(self) -> str:
-        """Who speaks."""
-
-    @property
-    def content(self) -> str:
-        """What is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +21,69 @@ class TextPrompt:
     text: str
 
 
+class ToolChoice(StrEnum):
+    """Whether the answer calls functions: as the model likes, never, always, or one that is named."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDraft:
+    """A function that the answer may call.
+
+    Attributes:
+        parameters: JSON schema of its arguments; None: it has none.
+        strict: Whether calls should keep to the schema; the template is told.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsDraft:
+    """The functions that the answer may call.
+
+    Attributes:
+        named: The function of ToolChoice.NAMED.
+        parallel: Whether there may be several calls.
+    """
+
+    tools: Sequence[ToolDraft]
+    choice: ToolChoice = ToolChoice.AUTO
+    named: str = ""
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateDraft:
+    """How the chat template is asked.
+
+    Attributes:
+        variables: Plain data that it is given; what it knows is the template's.
+        reasoning_effort: Refused where the template does not know it.
+        begins_answer: Whether the prompt ends with the beginning of an answer.
+        continues: Whether the answer goes on with the last turn.
+    """
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    reasoning_effort: str | None = None
+    begins_answer: bool = True
+    continues: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """A conversation to answer, oldest turn first."""
 
-    turns: Sequence[Turn]
+    turns: Sequence[ChatTurn]
+    tools: ToolsDraft | None = None
+    template: TemplateDraft = field(default_factory=TemplateDraft)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ Long texts are worked on by TextThreads, and chat templates run in processes of 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt, Turn
+from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt
+from scheduler_svc.api.tools import require_size
 from scheduler_svc.api.validation import (
     UnknownToken,
     context_tokens,
@@ -16,9 +17,9 @@ from scheduler_svc.api.validation import (
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.generation import ServedModel
-from scheduler_svc.text.chat_format import LostTurn
+from scheduler_svc.text.chat_format import LostTurn, NoTools, calls_of
 from scheduler_svc.text.chat_renderer import num_chars
-from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
+from scheduler_svc.text.chat_template import NO_SETTING, ChatTemplateError, ChatTurn, Setting
 from scheduler_svc.text.model_text import ModelText
 from scheduler_svc.text.template_process import TemplateExhausted, TemplateUnusable
 from scheduler_svc.text.threads import TextThreads
@@ -40,6 +41,7 @@ async def prompt_token_ids(
     model: ServedModel,
     text: ModelText,
     threads: TextThreads,
+    setting: Setting = NO_SETTING,
 ) -> tuple[int, ...]:
     """Returns the prompt's ids: at least one, and short enough that one more fits the context.
 
@@ -57,7 +59,7 @@ async def prompt_token_ids(
     if tokenizer is None:
         raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
     if isinstance(prompt, ChatPrompt):
-        rendered = await _rendered(prompt.turns, request_class, text, threads)
+        rendered = await _rendered(prompt.turns, setting, request_class, text, threads)
         length, work = _chat_work(rendered, tokenizer, max_context_tokens)
     else:
         length, work = _text_work(prompt.text, tokenizer, max_context_tokens)
@@ -88,17 +90,26 @@ def _chat_work(rendered: str, tokenizer: Tokenizer, max_context_tokens: int) -> 
     )
 
 
-async def _rendered(given: Sequence[Turn], request_class: RequestClass, text: ModelText, threads: TextThreads) -> str:
+async def _rendered(
+    given: Sequence[ChatTurn], setting: Setting, request_class: RequestClass, text: ModelText, threads: TextThreads
+) -> str:
     """Returns the conversation as the text that the model was trained on."""
     chat = text.chat
     if chat is None:
         raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no chat template")
-    turns = _turns(given)
+    turns = _turns(given, setting)
     amount = Amount(len(turns), "messages")
     try:
         with threads.room(request_class, num_chars(turns)):
-            return await chat.render(request_class, turns, MAX_RENDERED_CHARS)
+            return await chat.render(request_class, turns, MAX_RENDERED_CHARS, setting)
+    except NoTools as error:
+        allowed = "none: the model's chat template writes no functions into the prompt"
+        raise InvalidRequest("chat.tools", Amount(len(setting.tools), "tools"), allowed) from error
     except LostTurn as lost:
+        if lost.is_call:
+            allowed = "none: the model's chat template writes no calls into the prompt"
+            given_calls = Amount(len(calls_of(turns[lost.index])), "calls")
+            raise InvalidRequest(f"chat.messages[{lost.index}].tool_calls", given_calls, allowed) from lost
         raise InvalidRequest(
             f"chat.messages[{lost.index}].role", turns[lost.index].role, _roles_taken(chat.roles)
         ) from lost
@@ -117,7 +128,7 @@ def _roles_taken(roles: Sequence[str]) -> str:
     return f"a turn that the model's chat template writes into the prompt: it drops this one; it takes {taken}"
 
 
-def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:
+def _turns(given: Sequence[ChatTurn], setting: Setting) -> Sequence[ChatTurn]:
     if not 1 <= len(given) <= MAX_CHAT_MESSAGES:
         raise InvalidRequest("chat.messages", Amount(len(given), "messages"), f"1 to {MAX_CHAT_MESSAGES} messages")
     for index, message in enumerate(given):
@@ -125,8 +136,12 @@ def _turns(given: Sequence[Turn]) -> Sequence[ChatTurn]:
         if not 1 <= len(role) <= MAX_ROLE_CHARS or not role.isprintable():
             allowed = f"1 to {MAX_ROLE_CHARS} printable characters, such as system, user or assistant"
             raise InvalidRequest(f"chat.messages[{index}].role", role, allowed)
-    _require_bytes("chat", sum(len(message.content.encode()) for message in given))
-    return [ChatTurn(message.role, message.content) for message in given]
+    num_bytes = require_size("chat.tools", list(setting.tools), MAX_PROMPT_BYTES) if setting.tools else 0
+    for index, turn in enumerate(given):
+        more = require_size(f"chat.messages[{index}].tool_calls", turn.more, MAX_PROMPT_BYTES) if turn.more else 0
+        num_bytes += len(turn.content.encode()) + more
+    _require_bytes("chat", num_bytes)
+    return given
 
 
 def _require_bytes(field: str, num_bytes: int) -> None:

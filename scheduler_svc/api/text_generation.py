@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from scheduler_svc.api.answering import PLAIN, Answering
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
-from scheduler_svc.api.draft import Draft, Prompt
+from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt
 from scheduler_svc.api.entrance import Entrance
+from scheduler_svc.api.parts import PartReader
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
 from scheduler_svc.api.sampling import bad_word_ids, valid_sampling
 from scheduler_svc.api.structure import valid_grammar
+from scheduler_svc.api.tools import NO_TOOLS, ToolUse, setting_of, valid_tools
 from scheduler_svc.api.validation import (
     context_tokens,
     stop_tokens_of,
@@ -32,8 +35,10 @@ from scheduler_svc.errors import Amount, InvalidRequest, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenEvent, TokenStream
 from scheduler_svc.security.grant import current_grant
 from scheduler_svc.security.quotas import Place
+from scheduler_svc.text.chat_template import NO_SETTING, Setting
 from scheduler_svc.text.detokenizer import TextAssembler
-from scheduler_svc.text.model_text import ModelTextCache
+from scheduler_svc.text.formats.settings import DEFAULT_FORMATS, FormatSettings
+from scheduler_svc.text.model_text import ModelText, ModelTextCache
 from scheduler_svc.text.threads import TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -46,6 +51,8 @@ class PreparedGeneration:
         model: What it was tokenized for.
         stop_tokens: Stop strings that are special tokens, by id.
         earlier: What it had in an earlier life; its answer begins with it.
+        reader: Finds thoughts and calls in its text, where there may be some.
+        tools: The functions that it may call.
     """
 
     model: ServedModel
@@ -54,6 +61,8 @@ class PreparedGeneration:
     assembler: TextAssembler
     stop_tokens: Mapping[int, str]
     earlier: TokenEvent | None = None
+    reader: PartReader | None = None
+    tools: frozenset[str] = frozenset()
 
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
@@ -92,11 +101,12 @@ class TextGeneration:
         self.prompt_token_ids = prepared.request.prompt_token_ids
         self.tokenizer = prepared.tokenizer
         self._earlier = prepared.earlier
+        self._tools = prepared.tools
         self._stream = stream
         self._place = place
         self._entrance = entrance
         entrance.enter(self)
-        self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
+        self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens, prepared.reader)
 
     @property
     def num_cached_tokens(self) -> int:
@@ -119,6 +129,9 @@ class TextGeneration:
 
     def _step(self, event: TokenEvent) -> Delta:
         delta = self._deltas.step(event)
+        for call in delta.calls:
+            if call.name in self._tools:  # others take no time
+                self._stream.calls(call.name)
         if delta.finish is not None:
             # A stop string ends work that would go on while the last delta is written.
             self._stream.close(delta.finish.reason)
@@ -138,15 +151,18 @@ class TextGenerator:
     Args:
         generator: Runs them.
         threads: Works on long texts; closed with this.
+        formats: How to tell in which formats a model writes.
 
     Attributes:
         entrance: Knows which generations are under way, and whether there may be new ones.
     """
 
-    def __init__(self, generator: Generator, threads: TextThreads | None = None) -> None:
+    def __init__(
+        self, generator: Generator, threads: TextThreads | None = None, formats: FormatSettings = DEFAULT_FORMATS
+    ) -> None:
         self.entrance = Entrance()
         self._generator = generator
-        self._texts = ModelTextCache()
+        self._texts = ModelTextCache(formats)
         self._threads = threads or TextThreads()
 
     async def begin(self, draft: Draft) -> TextGeneration:
@@ -192,9 +208,11 @@ class TextGenerator:
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
         requested_stop = valid_stop(draft.stop, model, stop_tokens)
-        token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
+        use, setting = _conversation(draft.prompt, model, text)
+        token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads, setting)
+        answering = _answering(draft.prompt, use, token_ids, text)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
-        grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars)
+        grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars, answering.grammar)
         sampling = replace(sampling, grammar=grammar)
         return PreparedGeneration(
             model=model,
@@ -211,8 +229,10 @@ class TextGenerator:
                 tenant=tenant,
             ),
             tokenizer=text.tokenizer,
-            assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
+            assembler=TextAssembler(answering.decoder(text.tokenizer), token_ids, stop_strings, stop.min_tokens),
             stop_tokens=stop_tokens,
+            reader=answering.reader(),
+            tools=frozenset(one.name for one in use.functions),
         )
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
@@ -236,7 +256,8 @@ class TextGenerator:
         """
         model = self.connected_model()
         text = await self._texts.of(model)
-        token_ids = await prompt_token_ids(prompt, RequestClass.BEST_EFFORT, model, text, self._threads)
+        _, setting = _conversation(prompt, model, text)
+        token_ids = await prompt_token_ids(prompt, RequestClass.BEST_EFFORT, model, text, self._threads, setting)
         word = text.tokenizer.token_text if text.tokenizer is not None else str
         return [(token_id, word(token_id)) for token_id in token_ids]
 
@@ -267,6 +288,21 @@ class TextGenerator:
         """Drops texts that wait to be worked on."""
         self._threads.close()
         self._texts.close()
+
+
+def _conversation(prompt: Prompt, model: ServedModel, text: ModelText) -> tuple[ToolUse, Setting]:
+    """Returns which functions an answer may call, and what the chat template is given; nothing without a chat."""
+    if not isinstance(prompt, ChatPrompt):
+        return NO_TOOLS, NO_SETTING
+    use = valid_tools(prompt.tools, text.formats)
+    return use, setting_of(use, prompt.template, model.chat_template)
+
+
+def _answering(prompt: Prompt, use: ToolUse, token_ids: Sequence[int], text: ModelText) -> Answering:
+    """Returns how an answer is read: that of a chat only, since others go on from any text."""
+    if not isinstance(prompt, ChatPrompt) or text.tokenizer is None:
+        return PLAIN
+    return Answering.of(text.formats, use, text.tokenizer, token_ids)
 
 
 def _now_s() -> float:

@@ -54,6 +54,7 @@ class ItemKind(Enum):
     GENERATE = "/qllm.v1.Inference/Generate"
     COMPLETION = "/v1/completions"
     CHAT_COMPLETION = "/v1/chat/completions"
+    RESPONSE = "/v1/responses"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class Engine:
             self._fan_out,
             usage=lambda: sequence.usage(self._loop.time()),
             on_close=lambda reason: self._end_early(seq_id, reason),
+            on_call=lambda tool: self._sessions.calls(sequence, tool),
         )
         self._live.add(LiveRequest(request, sequence, stream))
         if core is not None:

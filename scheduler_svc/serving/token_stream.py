@@ -22,6 +22,7 @@ class BufferedTokenStream:
         fan_out: Says when the reader may go on.
         usage: Returns what the request has used so far.
         on_close: Called once when the reader leaves before the end, with why it does.
+        on_call: Called with each tool that the answer calls.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class BufferedTokenStream:
         fan_out: FanOut,
         usage: Callable[[], Usage],
         on_close: Callable[[FinishReason], None],
+        on_call: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._on_call = on_call
         self._request_class = request_class
         self._fan_out = fan_out
         self._usage = usage
@@ -103,6 +106,10 @@ class BufferedTokenStream:
     def usage(self) -> Usage:
         """Returns what the request has used so far."""
         return self._final_usage or self._usage()
+
+    def calls(self, tool: str) -> None:
+        """Takes in that the answer calls a tool."""
+        self._on_call(tool)
 
     def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
         """Ends the request if it is live."""

@@ -11,11 +11,12 @@ A template is a program that may never end, so this runs in a process of its own
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
-from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError, ChatTurn
+from scheduler_svc.text.chat_template import NO_SETTING, ChatTemplate, ChatTemplateError, ChatTurn, Setting
 
 # Sequences of roles as long as this are tried once; longer ones, which are rare, each time.
 _MAX_REMEMBERED_TURNS = 64
@@ -24,6 +25,13 @@ _MAX_TRIAL_CHARS = 4 << 20
 # What stands for the content of a turn in a trial, and how Python and JSON write out a list of one part with it.
 _MARK = re.compile("qz([0-9]+)zq")
 _LISTED_MARK = re.compile("""(?:'text': '|"text": ")qz([0-9]+)zq['"]""")
+_CALL_MARK = re.compile("qc([0-9]+)cq")
+_TOOL_MARK = "qtoolq"
+_TRIED_TOOL = {
+    "type": "function",
+    "function": {"name": _TOOL_MARK, "description": "x", "parameters": {"type": "object", "properties": {}}},
+}
+_TOOL_CONVERSATIONS = (("user",), ("system", "user"))
 _USUAL_ROLES = ("system", "developer", "user", "assistant")
 _USUAL_CONVERSATIONS = (("system", "user"), ("developer", "user"), ("user", "assistant", "user"))
 
@@ -33,11 +41,16 @@ class LostTurn(ChatTemplateError):
 
     Attributes:
         index: Its number, from 0.
+        is_call: Whether it is a call of the turn that is dropped.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, is_call: bool = False) -> None:
         super().__init__(f"turn {index} leaves no trace in the prompt")
-        self.index = index
+        self.index, self.is_call = index, is_call
+
+
+class NoTools(ChatTemplateError):
+    """The template writes no functions that may be called into the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +62,30 @@ class Convention:
         roles_in_parts: Roles whose content is a list of one part; the others' is a text.
         lost: Turns that leave no trace.
         is_guess: Whether the template refused all trials, so that nothing is known; `lost` are all turns then.
+        is_silent: Whether turns that call and say nothing have no content, instead of an empty one.
     """
 
     roles: tuple[str, ...]
     roles_in_parts: frozenset[str] = frozenset()
     lost: tuple[int, ...] = ()
     is_guess: bool = False
+    is_silent: bool = False
 
     def continues(self, shorter: "Convention") -> bool:
         """Returns whether this takes the first turns as `shorter` takes them."""
         is_alike = self.roles_in_parts & set(shorter.roles) == shorter.roles_in_parts
         return is_alike and self.roles[: len(shorter.roles)] == shorter.roles
 
-    def turns(self, contents: Sequence[str]) -> list[ChatTurn]:
+    def turns(self, turns: Sequence[ChatTurn]) -> list[ChatTurn]:
         """Returns the conversation as the template takes it."""
         return [
-            ChatTurn(role, content, role in self.roles_in_parts)
-            for role, content in zip(self.roles, contents, strict=True)
+            replace(
+                turn,
+                role=role,
+                is_in_parts=role in self.roles_in_parts,
+                is_silent=self.is_silent and _only_calls(turn),
+            )
+            for role, turn in zip(self.roles, turns, strict=True)
         ]
 
 
@@ -80,20 +100,31 @@ class ChatFormat:
         self._template = template
         self._remembered = lru_cache(_MAX_REMEMBERED)(self._find)
 
-    def render(self, turns: Sequence[ChatTurn], max_chars: int) -> str:
+    def render(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting = NO_SETTING) -> str:
         """Returns the conversation as text, special tokens included, ending where the model's answer begins.
 
         Raises:
-            LostTurn: The template drops a turn that says something.
+            NoTools: The template takes no functions, which must be in the prompt.
+            LostTurn: The template drops a turn that says something, or its calls.
             ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
         """
-        contents = [turn.content for turn in turns]
-        convention = self.convention(tuple(turn.role for turn in turns), max_chars)
-        text = self._template.render(convention.turns(contents), max_chars)
-        lost = next(_missing(contents, text) if convention.is_guess else _speaking(contents, convention.lost), None)
+        if setting.tools and not self.takes_tools:
+            if setting.needs_tools:
+                raise NoTools
+            setting = replace(setting, tools=())
+        convention = self._convention_of(turns, max_chars, setting)
+        text = self._template.render(convention.turns(turns), max_chars, setting)
+        lost = next(_missing(turns, text) if convention.is_guess else _speaking(turns, convention.lost), None)
         if lost is not None:
-            raise LostTurn(lost)
-        return text
+            raise LostTurn(lost, is_call=bool(calls_of(turns[lost])))
+        return _cut_behind(turns[-1].content.strip(), text) if setting.continues else text
+
+    def _convention_of(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting) -> Convention:
+        """Returns how the template takes a conversation; one with more than roles and contents is tried each time."""
+        roles = tuple(turn.role for turn in turns)
+        if not any(turn.more for turn in turns):
+            return self.convention(roles, max_chars)
+        return self._first_without_loss([_marked(index, turn) for index, turn in enumerate(turns)], max_chars, setting)
 
     def convention(self, roles: tuple[str, ...], max_chars: int = _MAX_TRIAL_CHARS) -> Convention:
         """Returns how the template takes a conversation of turns with these roles, found by trials of `max_chars`."""
@@ -111,59 +142,119 @@ class ChatFormat:
             taken.update(role for index, role in enumerate(roles) if index not in lost)
         return tuple(role for role in _USUAL_ROLES if role in taken)
 
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template writes functions into the prompt; found by trials at the first call."""
+        setting = Setting(tools=[_TRIED_TOOL])
+        for roles in _TOOL_CONVERSATIONS:
+            turns = [ChatTurn(role, f"qz{index}zq") for index, role in enumerate(roles)]
+            try:
+                text = self._template.render(self.convention(roles).turns(turns), _MAX_TRIAL_CHARS, setting)
+            except ChatTemplateError:
+                continue
+            if _TOOL_MARK in text:
+                return True
+        return False
+
     def _find(self, roles: tuple[str, ...], max_chars: int, likely: Convention | None = None) -> Convention:
+        marked = [ChatTurn(role, f"qz{index}zq") for index, role in enumerate(roles)]
+        return self._first_without_loss(marked, max_chars, NO_SETTING, likely)
+
+    def _first_without_loss(
+        self, marked: Sequence[ChatTurn], max_chars: int, setting: Setting, likely: Convention | None = None
+    ) -> Convention:
         """Returns the first convention in which all turns leave a trace, or the one in which most do.
 
         What is like `likely`, which holds for the first of the turns, is tried first.
         """
-        marks = [f"qz{index}zq" for index in range(len(roles))]
+        roles = tuple(turn.role for turn in marked)
         best = Convention(roles, lost=tuple(range(len(roles))), is_guess=True)
-        for tried in sorted(_conventions(roles), key=lambda one: likely is None or not one.continues(likely)):
+        has_silent = any(_only_calls(turn) for turn in marked)
+        for tried in sorted(
+            _conventions(roles, has_silent=has_silent), key=lambda one: likely is None or not one.continues(likely)
+        ):
             try:
-                text = self._template.render(tried.turns(marks), max_chars).casefold()
+                text = self._template.render(tried.turns(marked), max_chars, setting).casefold()
             except ChatTemplateError:
                 continue
-            lost = _lost_marks(tried, text)
+            lost = _lost_marks(tried, marked, text)
             if best.is_guess or len(lost) < len(best.lost):
-                best = Convention(tried.roles, tried.roles_in_parts, lost)
+                best = replace(tried, lost=lost)
             if not lost:
                 break
         return best
 
 
-def _conventions(roles: tuple[str, ...]) -> Iterator[Convention]:
+def calls_of(turn: ChatTurn) -> Sequence[Mapping[str, Any]]:
+    """Returns the calls of functions in a turn, as OpenAI's API has them."""
+    return turn.more.get("tool_calls") or ()
+
+
+def _only_calls(turn: ChatTurn) -> bool:
+    return not turn.content and bool(calls_of(turn))
+
+
+def _marked(index: int, turn: ChatTurn) -> ChatTurn:
+    """Returns a turn with marks in place of what it says and of what it calls."""
+    content = "" if _only_calls(turn) else f"qz{index}zq"
+    if not calls_of(turn):
+        return replace(turn, content=content)
+    calls = [{**call, "function": {**call["function"], "name": f"qc{index}cq"}} for call in calls_of(turn)]
+    return replace(turn, content=content, more={**turn.more, "tool_calls": calls})
+
+
+def _conventions(roles: tuple[str, ...], *, has_silent: bool = False) -> Iterator[Convention]:
     """Yields what may be tried, best first. OpenAI's developer is what was called system before."""
     as_system = tuple("system" if role == "developer" else role for role in roles)
     for called in dict.fromkeys((roles, as_system)):
         everyone = frozenset(called)
         for in_parts in dict.fromkeys((frozenset[str](), everyone, everyone - {"system"}, everyone & {"user"})):
             yield Convention(called, in_parts)
+            if has_silent:
+                yield Convention(called, in_parts, is_silent=True)
 
 
-def _lost_marks(tried: Convention, text: str) -> tuple[int, ...]:
-    """Returns the turns whose marks are not in a trial's text, or only in a list that was written out as it is."""
+def _lost_marks(tried: Convention, marked: Sequence[ChatTurn], text: str) -> tuple[int, ...]:
+    """Returns the turns whose marks are not in a trial's text, or only in a list that was written out as it is.
+
+    Of a turn that calls, the calls count: what it says beside them some templates drop, as their models were trained.
+    """
     written, listed = (set(map(int, mark.findall(text))) for mark in (_MARK, _LISTED_MARK))
+    called = set(map(int, _CALL_MARK.findall(text)))
     return tuple(
         index
-        for index, role in enumerate(tried.roles)
-        if index not in written or (role in tried.roles_in_parts and index in listed)
+        for index, turn in enumerate(marked)
+        if (
+            index not in called
+            if calls_of(turn)
+            else index not in written or (tried.roles[index] in tried.roles_in_parts and index in listed)
+        )
     )
 
 
-def _speaking(contents: Sequence[str], indices: Sequence[int]) -> Iterator[int]:
-    """Yields those of the turns that say something."""
-    return (index for index in indices if contents[index].strip())
+def _speaking(turns: Sequence[ChatTurn], indices: Sequence[int]) -> Iterator[int]:
+    """Yields those of the turns that say something, or call."""
+    return (index for index in indices if turns[index].content.strip() or calls_of(turns[index]))
 
 
-def _missing(contents: Sequence[str], text: str) -> Iterator[int]:
+def _missing(turns: Sequence[ChatTurn], text: str) -> Iterator[int]:
     """Yields the turns that are nowhere in the text, in the time of one search if the text has all of them in order."""
     plain, position = _plain(text), 0
-    for index, content in enumerate(map(_plain, contents)):
-        found = plain.find(content, position)
-        position = found if found >= 0 else plain.find(content)
-        if position < 0:
-            yield index
-            position = 0
+    for index, turn in enumerate(turns):
+        for content in map(_plain, [turn.content, *(call["function"]["name"] for call in calls_of(turn))]):
+            found = plain.find(content, position)
+            position = found if found >= 0 else plain.find(content)
+            if position < 0:
+                yield index
+                position = 0
+
+
+def _cut_behind(content: str, text: str) -> str:
+    """Returns the text up to the end of what was said last."""
+    at = text.rfind(content)
+    if at < 0:
+        raise ChatTemplateError("the last turn is not written as it is, so that it can't be continued")
+    return text[: at + len(content)]
 
 
 def _plain(text: str) -> str:

@@ -9,14 +9,15 @@ Processes are started when they are needed. Knows nothing of tokens.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict
 from time import monotonic
 from typing import Any
 
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.process.frames import Frame
 from scheduler_svc.process.rarely import Rarely
-from scheduler_svc.text.chat_format import LostTurn
-from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
+from scheduler_svc.text.chat_format import LostTurn, NoTools
+from scheduler_svc.text.chat_template import NO_SETTING, ChatTemplateError, ChatTurn, Setting
 from scheduler_svc.text.template_process import (
     DEFAULT_LIMITS,
     TemplateExhausted,
@@ -47,6 +48,7 @@ class ChatRenderer:
 
     Attributes:
         roles: The usual roles that the template takes; empty until it was tried.
+        takes_tools: Whether it writes functions that may be called into the prompt; known once it was tried.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ChatRenderer:
         self._rarely = Rarely()
         self._is_closed = False
         self.roles: tuple[str, ...] = ()
+        self.takes_tools = False
 
     async def load(self) -> None:
         """Tries the template, so that the first conversation does not wait for it; a failure is logged, not raised."""
@@ -68,20 +71,33 @@ class ChatRenderer:
             if self._defect is None:  # else it was logged
                 _log.warning("model=%s chat_template_not_tried reason=%r", self._name, str(error))
 
-    async def render(self, request_class: RequestClass, turns: Sequence[ChatTurn], max_chars: int) -> str:
+    async def render(
+        self,
+        request_class: RequestClass,
+        turns: Sequence[ChatTurn],
+        max_chars: int,
+        setting: Setting = NO_SETTING,
+    ) -> str:
         """Returns the conversation as text, special tokens included, ending where the model's answer begins.
 
         Raises:
+            NoTools: The template takes no functions.
             LostTurn: The template drops a turn that says something.
             TemplateUnusable: It renders nothing.
             TemplateExhausted: It takes too long, or too much memory, for this conversation.
             ChatTemplateError: It refuses the conversation, fails on it, or renders more than `max_chars`.
             TemplateProcessUnavailable: There is no process for it now.
         """
-        frame = {"turns": [(turn.role, turn.content) for turn in turns], "max_chars": max_chars}
+        frame = {
+            "turns": [{"role": turn.role, "content": turn.content, "more": turn.more} for turn in turns],
+            "setting": asdict(setting),
+            "max_chars": max_chars,
+        }
         answer = await self._ask(request_class, num_chars(turns), frame)
         if "lost" in answer:
-            raise LostTurn(answer["lost"])
+            raise LostTurn(answer["lost"], is_call=answer["is_call"])
+        if "no_tools" in answer:
+            raise NoTools
         if "refused" in answer:
             raise ChatTemplateError(answer["refused"])
         text: str = answer["text"]
@@ -114,7 +130,7 @@ class ChatRenderer:
         if self._defect is not None:
             raise TemplateUnusable(self._defect)
         await process.start()
-        self.roles = process.roles
+        self.roles, self.takes_tools = process.roles, process.takes_tools
         return {} if frame is None else await process.ask(frame)
 
     def _lane(self, request_class: RequestClass, is_very_long: bool) -> "_Lane":

@@ -5,8 +5,8 @@ Source: transformers, utils/chat_template_utils.py, for what templates may rely 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -27,16 +27,42 @@ class ChatTurn:
 
     Attributes:
         is_in_parts: Whether the template is given the content as a list of one part instead of a text.
+        more: What the template is given besides: plain data, such as calls of functions.
+        is_silent: Whether the template is given no content at all.
     """
 
     role: str
     content: str
     is_in_parts: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+    is_silent: bool = False
 
     def message(self) -> dict[str, object]:
         """Returns the turn as templates know it."""
         content = [{"type": "text", "text": self.content}] if self.is_in_parts else self.content
-        return {"role": self.role, "content": content}
+        return {"role": self.role, "content": None if self.is_silent else content, **self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a template is given besides the turns: plain data.
+
+    Attributes:
+        tools: The functions that may be called, as OpenAI's API has them.
+        variables: Further ones, which templates may know or not.
+        begins_answer: Whether the text ends where the answer begins.
+        continues: Whether it ends inside the last turn, which the answer goes on with.
+        needs_tools: Whether a template that takes no tools is of no use.
+    """
+
+    tools: Sequence[Mapping[str, Any]] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    begins_answer: bool = True
+    continues: bool = False
+    needs_tools: bool = False
+
+
+NO_SETTING = Setting()
 
 
 class ChatTemplate:
@@ -57,19 +83,25 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the model's chat template does not compile: {error}") from error
 
-    def render(self, turns: Sequence[ChatTurn], max_chars: int) -> str:
+    def render(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting = NO_SETTING) -> str:
         """Returns the conversation as text, special tokens included, ending where the model's answer begins.
 
         Raises:
             ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
         """
         messages = [turn.message() for turn in turns]
+        variables = {
+            **setting.variables,
+            "messages": messages,
+            "tools": list(setting.tools) or None,
+            "documents": None,
+            "add_generation_prompt": setting.begins_answer,
+            **self._special_tokens,
+        }
         pieces: list[str] = []
         num_chars = 0
         try:
-            for piece in self._template.generate(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-            ):
+            for piece in self._template.generate(variables):
                 num_chars += len(piece)
                 if num_chars > max_chars:
                     raise ChatTemplateError(f"rendered text is longer than {max_chars} characters")

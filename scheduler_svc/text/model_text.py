@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.structure.grammar_checker import GrammarChecker
 from scheduler_svc.text.chat_renderer import ChatRenderer
+from scheduler_svc.text.formats.settings import DEFAULT_FORMATS, FormatSettings
+from scheduler_svc.text.formats.table import Formats
 from scheduler_svc.text.token_ids import TokenIds
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -20,13 +22,19 @@ class ModelText:
     token_ids: TokenIds
     tokenizer: Tokenizer | None
     chat: ChatRenderer | None
+    formats: Formats
     grammars: GrammarChecker | None
 
 
 class ModelTextCache:
-    """Remembers the text side of the model that was asked for last."""
+    """Remembers the text side of the model that was asked for last.
 
-    def __init__(self) -> None:
+    Args:
+        settings: How to tell in which formats it writes.
+    """
+
+    def __init__(self, settings: FormatSettings = DEFAULT_FORMATS) -> None:
+        self._settings = settings
         self._lock = asyncio.Lock()
         self._model: ServedModel | None = None
         self._text: ModelText | None = None
@@ -36,7 +44,7 @@ class ModelTextCache:
         if self._text is None or self._model is not model:
             async with self._lock:
                 if self._text is None or self._model != model:
-                    self._text = await asyncio.to_thread(_build, model)
+                    self._text = await asyncio.to_thread(_build, model, self._settings)
                 self._model = model
         return self._text
 
@@ -55,12 +63,13 @@ class ModelTextCache:
                 part.close()
 
 
-def _build(model: ServedModel) -> ModelText:
+def _build(model: ServedModel, settings: FormatSettings) -> ModelText:
     template, special_tokens = model.chat_template, model.special_tokens
     return ModelText(
         token_ids=TokenIds(model.vocab_size),
         tokenizer=Tokenizer(model.tokenizer_json) if model.tokenizer_json else None,
         chat=ChatRenderer(model.name, template, special_tokens) if template else None,
+        formats=settings.formats_of(template),
         grammars=_grammars(model),
     )
 

@@ -3,8 +3,8 @@
 A template is a program that comes with a model: it may loop for hours, or ask for all memory there is. Here that costs
 the process alone.
 
-    ready ──▶ {source, special_tokens} ──▶ {roles} or {broken}
-              {turns, max_chars}       ──▶ {text}, {lost} or {refused} ──▶ ...
+    ready ──▶ {source, special_tokens} ──▶ {roles, takes_tools} or {broken}
+              {turns, setting, max_chars} ──▶ {text}, {lost} or {refused} ──▶ ...
               too much memory          ──▶ {memory}, and the process ends
               too much processor time  ──▶ SIGPROF ends the process
 
@@ -17,8 +17,8 @@ import sys
 
 from scheduler_svc.process.child_side import die_with, limit, next_frame, tell
 from scheduler_svc.process.frames import Frame
-from scheduler_svc.text.chat_format import ChatFormat, LostTurn
-from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError, ChatTurn
+from scheduler_svc.text.chat_format import ChatFormat, LostTurn, NoTools
+from scheduler_svc.text.chat_template import ChatTemplate, ChatTemplateError, ChatTurn, Setting
 
 _MAX_REASON_CHARS = 1000
 
@@ -50,14 +50,17 @@ def _compiled(frame: Frame) -> tuple[ChatFormat | None, Frame]:
         chat_format = ChatFormat(ChatTemplate(frame["source"], frame["special_tokens"]))
     except ChatTemplateError as error:
         return None, {"broken": _reason(error)}
-    return chat_format, {"roles": chat_format.roles}
+    return chat_format, {"roles": chat_format.roles, "takes_tools": chat_format.takes_tools}
 
 
 def _rendered(chat_format: ChatFormat, frame: Frame) -> Frame:
+    turns = [ChatTurn(**turn) for turn in frame["turns"]]
     try:
-        return {"text": chat_format.render([ChatTurn(*turn) for turn in frame["turns"]], frame["max_chars"])}
+        return {"text": chat_format.render(turns, frame["max_chars"], Setting(**frame.get("setting", {})))}
     except LostTurn as lost:
-        return {"lost": lost.index}
+        return {"lost": lost.index, "is_call": lost.is_call}
+    except NoTools:
+        return {"no_tools": True}
     except ChatTemplateError as error:
         return {"refused": _reason(error)}
 

@@ -71,6 +71,7 @@ class TemplateProcess:
 
     Attributes:
         roles: The usual roles that the template takes; empty until it was tried.
+        takes_tools: Whether it writes functions that may be called into the prompt; known once it was tried.
     """
 
     def __init__(self, source: str, special_tokens: dict[str, str], limits: TemplateLimits = DEFAULT_LIMITS) -> None:
@@ -79,6 +80,7 @@ class TemplateProcess:
         self._child: LimitedChild | None = None
         self._is_closed = False
         self.roles: tuple[str, ...] = ()
+        self.takes_tools = False
 
     @property
     def pid(self) -> int | None:
@@ -110,6 +112,7 @@ class TemplateProcess:
             self._end()
             raise TemplateUnusable(answer["broken"])
         self.roles = tuple(answer["roles"])
+        self.takes_tools = answer["takes_tools"]
 
     async def ask(self, frame: Frame) -> Frame:
         """Returns the child's answer; one call at a time, to be cancelled only where the process is of no more use.

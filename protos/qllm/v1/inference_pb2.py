@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\xb2\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargets\x12\x12\n\ncache_salt\x18\t \x01(\t\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.qllm.v1.SessionTurn\x12\x18\n\x10num_top_logprobs\x18\x0b \x01(\x05\x12%\n\tstructure\x18\x0c \x01(\x0b\x32\x12.qllm.v1.StructureB\x08\n\x06prompt\"\x87\x01\n\tStructure\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12#\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x10.qllm.v1.ChoicesH\x00\x12\x0e\n\x04lark\x18\x05 \x01(\tH\x00\x42\x06\n\x04\x66orm\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"O\n\x0bSessionTurn\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpects_tool_call\x18\x02 \x01(\t\x12\x11\n\tlast_turn\x18\x03 \x01(\x08\"4\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xee\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12:\n\nlogit_bias\x18\t \x03(\x0b\x32&.qllm.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\n \x03(\x05\x12\x11\n\tbad_words\x18\x0b \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\xbf\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\x12*\n\x0ctop_logprobs\x18\x07 \x03(\x0b\x32\x14.qllm.v1.TopLogprobs\"4\n\x0bTopLogprobs\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.qllm.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\xa2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*z\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qllm/v1/inference.proto\x12\x07qllm.v1\"\xb2\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\rrequest_class\x18\x02 \x01(\x0e\x32\x15.qllm.v1.RequestClass\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.qllm.v1.ChatPromptH\x00\x12&\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x11.qllm.v1.TokenIdsH\x00\x12)\n\x08sampling\x18\x06 \x01(\x0b\x32\x17.qllm.v1.SamplingParams\x12%\n\x04stop\x18\x07 \x01(\x0b\x32\x17.qllm.v1.StopConditions\x12(\n\x07targets\x18\x08 \x01(\x0b\x32\x17.qllm.v1.LatencyTargets\x12\x12\n\ncache_salt\x18\t \x01(\t\x12%\n\x07session\x18\n \x01(\x0b\x32\x14.qllm.v1.SessionTurn\x12\x18\n\x10num_top_logprobs\x18\x0b \x01(\x05\x12%\n\tstructure\x18\x0c \x01(\x0b\x32\x12.qllm.v1.StructureB\x08\n\x06prompt\"\x87\x01\n\tStructure\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12#\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x10.qllm.v1.ChoicesH\x00\x12\x0e\n\x04lark\x18\x05 \x01(\tH\x00\x42\x06\n\x04\x66orm\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"O\n\x0bSessionTurn\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpects_tool_call\x18\x02 \x01(\t\x12\x11\n\tlast_turn\x18\x03 \x01(\x08\"\xc4\x01\n\nChatPrompt\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.qllm.v1.ChatMessage\x12\x1c\n\x05tools\x18\x02 \x03(\x0b\x32\r.qllm.v1.Tool\x12(\n\x0btool_choice\x18\x03 \x01(\x0e\x32\x13.qllm.v1.ToolChoice\x12\x15\n\rrequired_tool\x18\x04 \x01(\t\x12\x13\n\x0bsingle_call\x18\x05 \x01(\x08\x12\x1a\n\x12template_variables\x18\x06 \x01(\t\"=\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x8a\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12%\n\ntool_calls\x18\x04 \x03(\x0b\x32\x11.qllm.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\x11\n\treasoning\x18\x06 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xee\x03\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12:\n\nlogit_bias\x18\t \x03(\x0b\x32&.qllm.v1.SamplingParams.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\n \x03(\x05\x12\x11\n\tbad_words\x18\x0b \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\xa2\x01\n\x0eStopConditions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x14\n\x0cstop_strings\x18\x05 \x03(\tB\r\n\x0b_max_tokensB\r\n\x0b_min_tokens\"T\n\x0eLatencyTargets\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"\xf9\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x1f\n\x06\x66inish\x18\x06 \x01(\x0b\x32\x0f.qllm.v1.Finish\x12*\n\x0ctop_logprobs\x18\x07 \x03(\x0b\x32\x14.qllm.v1.TopLogprobs\x12%\n\ntool_calls\x18\x0b \x03(\x0b\x32\x11.qllm.v1.ToolCall\x12\x11\n\treasoning\x18\x0c \x01(\t\"4\n\x0bTopLogprobs\x12%\n\x06tokens\x18\x01 \x03(\x0b\x32\x15.qllm.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"c\n\x06\x46inish\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.qllm.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x02 \x01(\t\x12\x1d\n\x05usage\x18\x03 \x01(\x0b\x32\x0e.qllm.v1.Usage\"\xa2\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x10\n\x08queue_ms\x18\x03 \x01(\x01\x12\x12\n\nprefill_ms\x18\x04 \x01(\x01\x12\x11\n\tdecode_ms\x18\x05 \x01(\x01\x12\x17\n\x0fnum_preemptions\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\" \n\rAbortResponse\x12\x0f\n\x07\x61\x62orted\x18\x01 \x01(\x08*U\n\x0cRequestClass\x12\x1d\n\x19REQUEST_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATENCY_SENSITIVE\x10\x01\x12\x0f\n\x0b\x42\x45ST_EFFORT\x10\x02*o\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x14\n\x10TOOL_CHOICE_AUTO\x10\x01\x12\x14\n\x10TOOL_CHOICE_NONE\x10\x02\x12\x18\n\x14TOOL_CHOICE_REQUIRED\x10\x03*\x98\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x32\x86\x01\n\tInference\x12\x41\n\x08Generate\x12\x18.qllm.v1.GenerateRequest\x1a\x19.qllm.v1.GenerateResponse0\x01\x12\x36\n\x05\x41\x62ort\x12\x15.qllm.v1.AbortRequest\x1a\x16.qllm.v1.AbortResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_REQUESTCLASS']._serialized_start=2226
-  _globals['_REQUESTCLASS']._serialized_end=2311
-  _globals['_FINISHREASON']._serialized_start=2313
-  _globals['_FINISHREASON']._serialized_end=2435
+  _globals['_REQUESTCLASS']._serialized_start=2644
+  _globals['_REQUESTCLASS']._serialized_end=2729
+  _globals['_TOOLCHOICE']._serialized_start=2731
+  _globals['_TOOLCHOICE']._serialized_end=2842
+  _globals['_FINISHREASON']._serialized_start=2845
+  _globals['_FINISHREASON']._serialized_end=2997
   _globals['_GENERATEREQUEST']._serialized_start=37
   _globals['_GENERATEREQUEST']._serialized_end=471
   _globals['_STRUCTURE']._serialized_start=474
@@ -45,34 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHOICES']._serialized_end=635
   _globals['_SESSIONTURN']._serialized_start=637
   _globals['_SESSIONTURN']._serialized_end=716
-  _globals['_CHATPROMPT']._serialized_start=718
-  _globals['_CHATPROMPT']._serialized_end=770
-  _globals['_CHATMESSAGE']._serialized_start=772
-  _globals['_CHATMESSAGE']._serialized_end=816
-  _globals['_TOKENIDS']._serialized_start=818
-  _globals['_TOKENIDS']._serialized_end=841
-  _globals['_SAMPLINGPARAMS']._serialized_start=844
-  _globals['_SAMPLINGPARAMS']._serialized_end=1338
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1169
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1217
-  _globals['_STOPCONDITIONS']._serialized_start=1341
-  _globals['_STOPCONDITIONS']._serialized_end=1503
-  _globals['_LATENCYTARGETS']._serialized_start=1505
-  _globals['_LATENCYTARGETS']._serialized_end=1589
-  _globals['_GENERATERESPONSE']._serialized_start=1592
-  _globals['_GENERATERESPONSE']._serialized_end=1783
-  _globals['_TOPLOGPROBS']._serialized_start=1785
-  _globals['_TOPLOGPROBS']._serialized_end=1837
-  _globals['_TOKENLOGPROB']._serialized_start=1839
-  _globals['_TOKENLOGPROB']._serialized_end=1888
-  _globals['_FINISH']._serialized_start=1890
-  _globals['_FINISH']._serialized_end=1989
-  _globals['_USAGE']._serialized_start=1992
-  _globals['_USAGE']._serialized_end=2154
-  _globals['_ABORTREQUEST']._serialized_start=2156
-  _globals['_ABORTREQUEST']._serialized_end=2190
-  _globals['_ABORTRESPONSE']._serialized_start=2192
-  _globals['_ABORTRESPONSE']._serialized_end=2224
-  _globals['_INFERENCE']._serialized_start=2438
-  _globals['_INFERENCE']._serialized_end=2572
+  _globals['_CHATPROMPT']._serialized_start=719
+  _globals['_CHATPROMPT']._serialized_end=915
+  _globals['_TOOL']._serialized_start=917
+  _globals['_TOOL']._serialized_end=978
+  _globals['_TOOLCALL']._serialized_start=980
+  _globals['_TOOLCALL']._serialized_end=1035
+  _globals['_CHATMESSAGE']._serialized_start=1038
+  _globals['_CHATMESSAGE']._serialized_end=1176
+  _globals['_TOKENIDS']._serialized_start=1178
+  _globals['_TOKENIDS']._serialized_end=1201
+  _globals['_SAMPLINGPARAMS']._serialized_start=1204
+  _globals['_SAMPLINGPARAMS']._serialized_end=1698
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=1529
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=1577
+  _globals['_STOPCONDITIONS']._serialized_start=1701
+  _globals['_STOPCONDITIONS']._serialized_end=1863
+  _globals['_LATENCYTARGETS']._serialized_start=1865
+  _globals['_LATENCYTARGETS']._serialized_end=1949
+  _globals['_GENERATERESPONSE']._serialized_start=1952
+  _globals['_GENERATERESPONSE']._serialized_end=2201
+  _globals['_TOPLOGPROBS']._serialized_start=2203
+  _globals['_TOPLOGPROBS']._serialized_end=2255
+  _globals['_TOKENLOGPROB']._serialized_start=2257
+  _globals['_TOKENLOGPROB']._serialized_end=2306
+  _globals['_FINISH']._serialized_start=2308
+  _globals['_FINISH']._serialized_end=2407
+  _globals['_USAGE']._serialized_start=2410
+  _globals['_USAGE']._serialized_end=2572
+  _globals['_ABORTREQUEST']._serialized_start=2574
+  _globals['_ABORTREQUEST']._serialized_end=2608
+  _globals['_ABORTRESPONSE']._serialized_start=2610
+  _globals['_ABORTRESPONSE']._serialized_end=2642
+  _globals['_INFERENCE']._serialized_start=3000
+  _globals['_INFERENCE']._serialized_end=3134
 # @@protoc_insertion_point(module_scope)

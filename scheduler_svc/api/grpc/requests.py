@@ -3,7 +3,6 @@
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.draft import (
-    ChatPrompt,
     Draft,
     Prompt,
     SamplingDraft,
@@ -15,6 +14,7 @@ from scheduler_svc.api.draft import (
     TextPrompt,
     TokenPrompt,
 )
+from scheduler_svc.api.grpc.chats import chat_of
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 
@@ -65,7 +65,7 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
     if kind == "text":
         return TextPrompt(request.text)
     if kind == "chat":
-        return ChatPrompt(request.chat.messages)
+        return chat_of(request.chat)
     if kind == "token_ids":
         return TokenPrompt(request.token_ids.ids)
     raise InvalidRequest("prompt", None, "one of text, chat, token_ids")

@@ -23,21 +23,23 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
         text=delta.text,
         token_ids=delta.token_ids,
         logprobs=delta.logprobs,
+        reasoning=delta.reasoning,
     )
     if any(delta.tops):
         for top in delta.tops:
             response.top_logprobs.add(
                 tokens=[pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in top]
             )
+    for call in delta.calls:
+        response.tool_calls.add(id=call.call_id, name=call.name, arguments=call.arguments)
     if delta.finish is not None:
         response.finish.CopyFrom(_finish_message(delta.finish))
     return response
 
 
 def _finish_message(finish: Finish) -> pb.Finish:
-    return pb.Finish(
-        reason=_REASONS[finish.reason], stop_string=finish.stop_string or "", usage=usage_message(finish.usage)
-    )
+    reason = pb.FINISH_REASON_TOOL_CALLS if finish.has_calls else _REASONS[finish.reason]
+    return pb.Finish(reason=reason, stop_string=finish.stop_string or "", usage=usage_message(finish.usage))
 
 
 def usage_message(usage: Usage) -> pb.Usage:

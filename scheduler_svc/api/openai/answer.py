@@ -72,43 +72,47 @@ class Answer:
             self._log_failure(error)
             raise
         finally:
-            self._close()
+            self.close()
         choices = [choice.whole(joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
         return {**self._head, "choices": choices, "usage": self._usage.read(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yields the answer as events, [DONE] at last; raises ServiceError if a part of it cannot be finished."""
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                yield event(chunk)
+        yield DONE
+
+    async def chunks(self) -> AsyncGenerator[JsonObject, None]:
+        """Yields the answer in parts; raises ServiceError if one of them cannot be finished.
+
+        They are one object, changed for each delta: it is to be written before the next is asked for.
+        """
+        plan = self._question.stream or StreamPlan()
+        usage = {"usage": None} if plan.include_usage else {}
+        chunk: JsonObject = {**self._head, "choices": [], **usage, **self._tail}
         try:
-            async with aclosing(self._chunks()) as chunks:
-                async for chunk in chunks:
-                    yield event(chunk)
-            yield DONE
+            async with aclosing(merged(self._generations)) as arriving:
+                async for index, delta in arriving:
+                    self._usage.add(delta)
+                    chunk["choices"] = [self._choices[index].part(delta)]
+                    if plan.continuous_usage:
+                        chunk["usage"] = self._usage.read()
+                    yield chunk
+            if plan.include_usage:
+                yield {**chunk, "choices": [], "usage": self._usage.read()}
         except BatchFailed as error:
             self._log_failure(error)
             raise
         finally:
-            self._close()
-
-    async def _chunks(self) -> AsyncGenerator[JsonObject, None]:
-        """Yields one object, changed for each delta: it is to be written before the next is asked for."""
-        plan = self._question.stream or StreamPlan()
-        usage = {"usage": None} if plan.include_usage else {}
-        chunk: JsonObject = {**self._head, "choices": [], **usage, **self._tail}
-        async with aclosing(merged(self._generations)) as arriving:
-            async for index, delta in arriving:
-                self._usage.add(delta)
-                chunk["choices"] = [self._choices[index].part(delta)]
-                if plan.continuous_usage:
-                    chunk["usage"] = self._usage.read()
-                yield chunk
-        if plan.include_usage:
-            yield {**chunk, "choices": [], "usage": self._usage.read()}
+            self.close()
 
     def _log_failure(self, error: ServiceError) -> None:
         """Logs whose answer it was that failed: the engine knows the answer's id only."""
         _log.error("answer_failed request_id=%s answer_id=%s error=%r", self._request_id, self.answer_id, str(error))
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends what still runs; whoever reads the answer to its end, or begins to, need not."""
         for generation in self._generations:
             generation.close()
 
@@ -162,10 +166,15 @@ def begin_prepared(
 
 def error_event(answer_id: str, request_id: str, error: BaseException) -> bytes:
     """Returns the event that ends a stream which cannot be begun or finished, in place of [DONE]."""
-    if not isinstance(error, ServiceError):
-        _log.error("request_id=%s answer_id=%s failed unexpectedly", request_id, answer_id, exc_info=error)
-        error = ServiceError("internal error")
-    return event(error_body(error))
+    return event(error_body(told_error(answer_id, request_id, error)))
+
+
+def told_error(answer_id: str, request_id: str, error: BaseException) -> ServiceError:
+    """Returns what a caller is told of an error; one that nobody foresaw is logged."""
+    if isinstance(error, ServiceError):
+        return error
+    _log.error("request_id=%s answer_id=%s failed unexpectedly", request_id, answer_id, exc_info=error)
+    return ServiceError("internal error")
 
 
 async def _prepare(texts: TextGenerator, names: FieldNames, draft: Draft) -> PreparedGeneration:

@@ -19,6 +19,7 @@ from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
 from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
+from scheduler_svc.api.openai.responses.routes import add_responses
 from scheduler_svc.api.openai.token_routes import add_tokens
 from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
@@ -53,6 +54,7 @@ def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     _add_generation(app, generator, texts, comment_interval_s)
     _add_models(app, texts)
     _add_state(app, generator, texts)
+    add_responses(app, generator, texts, comment_interval_s)
     add_tokens(app, texts)
     add_files(app, backend.jobs)
     add_batches(app, backend.jobs)
@@ -144,7 +146,15 @@ def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
             "model": None if model is None else model.name,
             "worker": generator.worker_state.name.lower(),
             "api": "/openapi.json",
-            "paths": ["/v1/completions", "/v1/chat/completions", "/v1/batches", "/v1/models", "/tokenize", "/health"],
+            "paths": [
+                "/v1/completions",
+                "/v1/chat/completions",
+                "/v1/responses",
+                "/v1/batches",
+                "/v1/models",
+                "/tokenize",
+                "/health",
+            ],
         }
 
     @app.get("/version")

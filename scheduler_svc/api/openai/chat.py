@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from scheduler_svc.api.deltas import Delta
-from scheduler_svc.api.draft import ChatPrompt
+from scheduler_svc.api.deltas import Delta, Finish
+from scheduler_svc.api.openai.conversation import prompt_of
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenText, TokenTexts, finite
 from scheduler_svc.api.openai.translation import (
@@ -14,24 +15,23 @@ from scheduler_svc.api.openai.translation import (
     num_choices_per_prompt,
     stream_plan,
 )
-from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage
+from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest
+from scheduler_svc.api.parts import CallDelta
 from scheduler_svc.core.state.results import TokenLogprob
 from scheduler_svc.errors import InvalidRequest
-from scheduler_svc.text.chat_template import ChatTurn
 
 # An answer may be as long as the context allows, as with OpenAI and vLLM.
 DEFAULT_MAX_TOKENS = sys.maxsize
-_PARTS_SEPARATOR = "\n"
 
 
 def chat_question(body: ChatCompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
-    with_logprobs, with_token_ids = bool(body.logprobs), bool(body.return_token_ids)
+    told = Told(bool(body.logprobs), bool(body.return_token_ids), body.include_reasoning is not False)
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
-        return _ChatChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
+        return _ChatChoice(index, token_texts, told)
 
-    prompt = ChatPrompt([turn_of(message) for message in body.messages])
+    prompt = prompt_of(body)
     return Question(
         id_prefix="chatcmpl",
         whole_object="chat.completion",
@@ -50,43 +50,53 @@ def _top_logprobs(body: ChatCompletionRequest) -> TopLogprobs:
     return TopLogprobs(body.top_logprobs or 0, "top_logprobs")
 
 
-def turn_of(message: ChatMessage) -> ChatTurn:
-    """Returns a message as templates take it; its parts are joined by lines."""
-    content = message.content
-    text = content if isinstance(content, str) else _PARTS_SEPARATOR.join(part.text for part in content)
-    return ChatTurn(message.role, text)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told besides text and calls."""
+
+    logprobs: bool
+    token_ids: bool
+    reasoning: bool
 
 
 class _ChatChoice:
     """Writes a choice; the role comes with the first part."""
 
-    def __init__(self, index: int, token_texts: TokenTexts, *, with_logprobs: bool, with_token_ids: bool) -> None:
+    def __init__(self, index: int, token_texts: TokenTexts, told: Told) -> None:
         self._index = index
         self._token_texts = token_texts
-        self._with_logprobs = with_logprobs
-        self._with_token_ids = with_token_ids
+        self._told = told
         self._has_role = False
 
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
-        return self._choice("message", {"role": "assistant", "content": delta.text, "refusal": None}, delta)
+        content = None if delta.calls and not delta.text else delta.text
+        message: JsonObject = {"role": "assistant", "content": content, "refusal": None, **self._reasoning(delta)}
+        if delta.calls:
+            message["tool_calls"] = [_call(call) for call in delta.calls]
+        return self._choice("message", message, delta)
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""
-        message: JsonObject = {"content": delta.text}
+        message: JsonObject = {"content": delta.text, **self._reasoning(delta)}
+        if delta.calls:
+            message["tool_calls"] = [{"index": call.index, **_call(call)} for call in delta.calls]
         if not self._has_role:
             message = {"role": "assistant", **message}
             self._has_role = True
         return self._choice("delta", message, delta)
 
+    def _reasoning(self, delta: Delta) -> JsonObject:
+        return {"reasoning_content": delta.reasoning} if delta.reasoning and self._told.reasoning else {}
+
     def _choice(self, message_field: str, message: JsonObject, delta: Delta) -> JsonObject:
         choice: JsonObject = {
             "index": self._index,
             message_field: message,
-            "logprobs": self._logprobs(delta) if self._with_logprobs else None,
-            "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
+            "logprobs": self._logprobs(delta) if self._told.logprobs else None,
+            "finish_reason": _finish_reason(delta.finish) if delta.finish else None,
         }
-        if self._with_token_ids:
+        if self._told.token_ids:
             choice["token_ids"] = delta.token_ids
         return choice
 
@@ -99,6 +109,14 @@ class _ChatChoice:
     def _token(self, token_id: int, logprob: float, top: Sequence[TokenLogprob]) -> JsonObject:
         others = [_shown(self._token_texts.peek(one.token_id), one.logprob) for one in top]  # before the text goes on
         return {**_shown(self._token_texts.next(token_id), logprob), "top_logprobs": others}
+
+
+def _finish_reason(finish: Finish) -> str:
+    return "tool_calls" if finish.has_calls else FINISH_REASONS[finish.reason]
+
+
+def _call(call: CallDelta) -> JsonObject:
+    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _shown(token: TokenText, logprob: float) -> JsonObject:

@@ -5,7 +5,7 @@ from fastapi.responses import Response
 
 from scheduler_svc.api.draft import ChatPrompt, Prompt, TextPrompt
 from scheduler_svc.api.openai.answer import require_model
-from scheduler_svc.api.openai.chat import turn_of
+from scheduler_svc.api.openai.conversation import turns_of
 from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
@@ -60,4 +60,4 @@ def _prompt(body: TokenizeRequest) -> tuple[str, Prompt]:
         raise InvalidRequest("prompt", body.prompt, "a text, or messages in its place, and not both")
     if body.messages is None:
         return "prompt", TextPrompt(body.prompt or "")
-    return "messages", ChatPrompt([turn_of(message) for message in body.messages])
+    return "messages", ChatPrompt(turns_of(body.messages))

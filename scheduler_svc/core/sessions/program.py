@@ -26,6 +26,7 @@ class Program:
         num_turns: Turns that ended whole.
         ended_s: When its last turn ended; None: another one has come since.
         tool: What that turn called.
+        reload_s: What it would cost to have that turn's cache again, in seconds.
         kept: What is kept of it.
     """
 
@@ -34,6 +35,7 @@ class Program:
     num_turns: int = 0
     ended_s: float | None = None
     tool: str = ""
+    reload_s: float = 0.0
     kept: Kept | None = None
 
 

@@ -9,6 +9,8 @@ Owns no memory: whoever does holds what is kept, and releases it. Time is an arg
 
 from collections import OrderedDict
 
+from dataclasses import replace
+
 from scheduler_svc.core.sessions.experience import Experience
 from scheduler_svc.core.sessions.limits import SessionLimits
 from scheduler_svc.core.sessions.program import Kept, Program, ProgramKey, key_of
@@ -101,7 +103,7 @@ class Programs:
             self.experience.turn_counts.program_ended(program.num_turns)
             self._end(sequence, program)
             return False
-        program.ended_s, program.tool = now_s, sequence.session.expects_tool_call
+        program.ended_s, program.tool, program.reload_s = now_s, sequence.session.expects_tool_call, reload_s
         lifetime_s = self.experience.lifetime_s(program.tool, reload_s)
         if lifetime_s > 0:
             self._end_keeping(program)
@@ -109,6 +111,23 @@ class Programs:
         self._rest(sequence, program)
         self._forget_idle(now_s)
         return lifetime_s > 0
+
+    def calls(self, sequence: Sequence, tool: str) -> None:
+        """Takes in that a turn calls a tool, as its text shows once it is read: the turn may have ended meanwhile.
+
+        What its request said of the tool counts more.
+        """
+        session = sequence.session
+        if session is None or session.expects_tool_call or session.last_turn:
+            return
+        sequence.session = replace(session, expects_tool_call=tool)
+        program = self._find(sequence)
+        if program is None or program.ended_s is None or program.waits or program.tool:
+            return
+        program.tool = tool
+        if program.kept is not None and program.kept.sequence is sequence:
+            lifetime_s = self.experience.lifetime_s(tool, program.reload_s)
+            self._keep(Kept(sequence, program.ended_s + lifetime_s), program)
 
     def fails(self, sequence: Sequence) -> None:
         """Takes in that a turn ended without an answer that is whole, which ends its program unless others wait."""

@@ -119,6 +119,9 @@ class FakeStream:
     def usage(self) -> Usage:
         return Usage(len(self.request.prompt_token_ids), self.num_out, 0.001, 0.002, 0.003, 4, self.num_cached_tokens)
 
+    def calls(self, tool: str) -> None:
+        self.generator.called.append(tool)
+
     def end(self) -> None:
         self.generator.live.pop(self.request.request_id, None)
 
@@ -144,6 +147,7 @@ class FakeGenerator:
         live: Streams that are not over.
         submitted: Every request that was accepted.
         closed_early: Ids of requests whose stream was closed while live, and the reasons.
+        called: Tools that answers called.
         refused: What front ends told of requests that they refused.
         check: What a check of memory finds.
     """
@@ -163,6 +167,7 @@ class FakeGenerator:
     submitted: list[GenerationRequest] = field(default_factory=list)
     closed_early: list[str] = field(default_factory=list)
     closing_reasons: list[FinishReason] = field(default_factory=list)
+    called: list[str] = field(default_factory=list)
     refused: list[tuple[RequestClass, Refusal]] = field(default_factory=list)
     listeners: list[Callable[[], None]] = field(default_factory=list)
     check: IntegrityCheck = field(default_factory=lambda: IntegrityCheck(()))

@@ -25,6 +25,8 @@ from tests.support.service.fakes import FakeGenerator
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+_OF_ONE_ANSWER = ("id", "created", "created_at", "completed_at", "service_tier")
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
 
 
@@ -59,6 +61,13 @@ class HttpServer(HttpService):
     """The same in a running server."""
 
     server: OpenAiServer
+
+
+def said_in(answer: Any) -> Any:
+    """Returns an answer without what differs from one answer to another that says the same."""
+    if isinstance(answer, dict):
+        return {name: said_in(value) for name, value in answer.items() if name not in _OF_ONE_ANSWER}
+    return [said_in(one) for one in answer] if isinstance(answer, list) else answer
 
 
 def events_of(text: str) -> list[str]:

@@ -25,6 +25,7 @@ RULES = {
     "/ping": OPEN,
     "/v1/completions": _GENERATE,
     "/v1/chat/completions": _GENERATE,
+    "/v1/responses": _GENERATE,
     "/tokenize": _GENERATE,
     "/detokenize": _GENERATE,
     "/v1/tokenize": _GENERATE,

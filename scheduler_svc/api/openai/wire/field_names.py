@@ -1,6 +1,7 @@
 """What this API calls the fields that validation names after GenerateRequest's."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scheduler_svc.api.draft import StructureKind
@@ -13,6 +14,13 @@ _SAME_IN_BOTH = {
     "stop": "",
     "targets": "",
     "session": "",
+}
+_OF_CHATS = {
+    "chat.tools": "tools",
+    "chat.tool_choice": "tool_choice",
+    "chat.template_variables": "chat_template_kwargs",
+    "chat.reasoning_effort": "reasoning_effort",
+    "chat.continue_final_message": "continue_final_message",
 }
 
 
@@ -31,7 +39,7 @@ class FieldNames:
     def of(cls, *, prompt: str, max_tokens: str = "", top_logprobs: str = "", structure: str = "") -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
-        others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        others = _OF_CHATS | {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
         others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 
@@ -42,3 +50,11 @@ class FieldNames:
             if error.field.startswith(name) and rest[:1] in ("", ".", "["):
                 return InvalidRequest(ours + rest if ours else rest.lstrip("."), error.given, error.allowed)
         return error
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Gives fields that the block refuses our names."""
+        try:
+            yield
+        except InvalidRequest as error:
+            raise self.translated(error) from error

@@ -28,6 +28,7 @@ from scheduler_svc.api.openai.wire.unsupported import (
     first_refusal,
 )
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
+from scheduler_svc.api.tools import MAX_TOOLS
 
 NOT_ALLOWED = "not_allowed"
 # A part of an error's location that starts so is a kind of value, no field.
@@ -212,17 +213,86 @@ class TextPart(_Strict):
     text: Text
 
 
+class FunctionDefinition(_Strict):
+    """A function that the answer may call; its parameters are a JSON schema."""
+
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    """Something that the answer may call; there are functions only."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(_Strict):
+    """Names a function."""
+
+    name: Text
+
+
+class NamedTool(_Strict):
+    """The function that the answer must call."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+ToolChoiceField: TypeAlias = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedTool, Tag("<object>")],
+    _by(_text_or_object, '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}'),
+]
+
+
+class CalledFunction(_Strict):
+    """What was called; the arguments are an object of JSON, as a text."""
+
+    name: Text
+    arguments: Text
+
+
+class ToolCall(_Strict):
+    """A call in an assistant's message."""
+
+    ignored: ClassVar[Set[str]] = frozenset({"index"})
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(_Strict):
-    """One turn of the conversation."""
+    """One turn of the conversation.
+
+    Attributes:
+        content: Null only in an assistant's message that calls functions.
+        name: Who speaks, among several of one role; whether the model is told is up to the template.
+        tool_calls: The functions that an assistant's message calls.
+        tool_call_id: The call whose result a tool's message is.
+        reasoning_content: What an assistant thought before; whether the model is told is up to the template.
+        reasoning: The same, in newer words.
+    """
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_MESSAGES
 
     role: str
-    content: Annotated[
-        Annotated[Text, Tag("<text>")]
-        | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
-        _by(_text_or_list, "a text or a list of parts of type text"),
-    ]
+    content: (
+        Annotated[
+            Annotated[Text, Tag("<text>")]
+            | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
+            _by(_text_or_list, "a text or a list of parts of type text"),
+        ]
+        | None
+    ) = None
+    name: Text | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Text | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -233,6 +303,14 @@ class ChatCompletionRequest(GenerationFields):
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Text | None = None
+    include_reasoning: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class TokenizeRequest(_Strict):
@@ -259,6 +337,6 @@ class BatchRequest(_Strict):
     neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
 
     input_file_id: Text
-    endpoint: Literal["/v1/completions", "/v1/chat/completions"]
+    endpoint: Literal["/v1/completions", "/v1/chat/completions", "/v1/responses"]
     completion_window: Text
     metadata: dict[Text, Text] | None = None

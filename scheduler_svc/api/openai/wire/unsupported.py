@@ -15,7 +15,6 @@ NeutralValues: TypeAlias = Mapping[str, tuple[object, ...]]
 IGNORED_FIELDS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "safety_identifier",
@@ -45,21 +44,15 @@ NEUTRAL_IN_COMPLETIONS: NeutralValues = {
 }
 NEUTRAL_IN_CHAT: NeutralValues = {
     **_NEUTRAL,
-    "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
     "audio": (),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
     "prediction": (),
-    "reasoning_effort": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -68,9 +61,7 @@ NEUTRAL_IN_MESSAGES: NeutralValues = {
     "annotations": ([],),
     "audio": (),
     "function_call": (),
-    "name": (),
     "refusal": (),
-    "tool_calls": ([],),
 }
 
 

@@ -47,8 +47,12 @@ def make(started: list[TemplateProcess], source: str, limits: TemplateLimits = L
     return process
 
 
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
 async def render(process: TemplateProcess, content: str) -> dict[str, Any]:
-    return await process.ask({"turns": [("user", content)], "max_chars": 1000})
+    return await process.ask({"turns": [turn("user", content)], "max_chars": 1000})
 
 
 async def test_a_conversation_is_rendered_elsewhere(started: list[TemplateProcess]) -> None:
@@ -65,7 +69,8 @@ async def test_the_usual_roles_are_tried_at_the_start(started: list[TemplateProc
     process = make(started, "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}")
     await process.start()
     assert process.roles == ("user",)
-    assert (await process.ask({"turns": [("user", "hi"), ("assistant", "ho")], "max_chars": 10})) == {"lost": 1}
+    frame = {"turns": [turn("user", "hi"), turn("assistant", "ho")], "max_chars": 10}
+    assert (await process.ask(frame)) == {"lost": 1, "is_call": False}
 
 
 async def test_a_refusal_is_an_answer(started: list[TemplateProcess]) -> None:
@@ -192,7 +197,7 @@ def test_the_child_ends_with_a_parent_that_is_killed() -> None:
         f"    process = TemplateProcess({ASKED_FOR.replace('BOMB', LOOP)!r}, {{}}, TemplateLimits(cpu_s=300))\n"
         "    await process.start()\n"
         "    print(process.pid, flush=True)\n"
-        "    await process.ask({'turns': [('user', 'bomb')], 'max_chars': 9})\n"
+        "    await process.ask({'turns': [{'role': 'user', 'content': 'bomb'}], 'max_chars': 9})\n"
         "asyncio.run(main())\n"
     )
     command = [sys.executable, "-c", program]

@@ -245,3 +245,36 @@ def test_a_turn_whose_worker_is_lost_keeps_its_programs_place_and_so_do_those_th
 
 def test_of_an_unknown_request_nothing_is_kept() -> None:
     assert not fixed().ends(turn("a"), 1.0, 1.0)
+
+
+def test_the_tool_that_a_turn_calls_is_learned_without_being_told() -> None:
+    for is_late in (False, True):
+        programs = Programs(SessionLimits(session_min_records=1, session_first_ttl_s=100))
+        first, second = turn("a"), turn("a", 8.0)
+        programs.arrives(first, 0.0)
+        if not is_late:
+            programs.calls(first, "search")
+        programs.ends(first, 1.0, 1.0)
+        if is_late:
+            programs.calls(first, "search")
+        programs.arrives(second, 8.0)
+        assert programs.experience.tool_times.expected_of("search", 1) == [7.0]
+
+
+def test_a_cache_is_kept_as_long_as_the_tool_that_is_called_takes() -> None:
+    programs, turns = Programs(SessionLimits(session_min_records=1, session_first_ttl_s=100)), turn("b", tool="search")
+    served(programs, turns, end_s=1.0, reload_s=50.0)
+    programs.arrives(turn("b", 4.0), 4.0)
+    late = turn("a", 5.0)
+    served(programs, late, end_s=6.0, reload_s=50.0)
+    programs.calls(late, "search")
+    (kept,) = [one for one in programs.victims() if one.sequence is late]
+    assert kept.until_s == 9.0  # three seconds, as the tool took before
+
+
+def test_what_a_request_said_of_its_tool_counts_more_than_what_it_calls() -> None:
+    programs, first = fixed(), turn("a", tool="search")
+    programs.arrives(first, 0.0)
+    programs.calls(first, "other")
+    assert first.session is not None
+    assert first.session.expects_tool_call == "search"

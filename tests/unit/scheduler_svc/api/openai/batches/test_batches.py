@@ -17,7 +17,7 @@ from scheduler_svc.jobs.job import ItemKind, ItemOutcome, ItemStatus, NewItem, N
 from tests.support.jobs.memory_jobs import NOW_S, MemoryJobs
 from tests.support.jobs.new_jobs import each
 from tests.support.service.fakes import FakeGenerator
-from tests.support.service.openai_service import CHAT, COMPLETIONS, HttpService, error_of, http_app
+from tests.support.service.openai_service import CHAT, COMPLETIONS, RESPONSES, HttpService, error_of, http_app, said_in
 
 
 @pytest.fixture
@@ -103,6 +103,7 @@ async def test_a_job_has_openais_form(service: HttpService) -> None:
     [
         (COMPLETIONS, {"prompt": "hello", "max_tokens": 5}),
         (CHAT, {"messages": [{"role": "user", "content": "hé"}], "max_tokens": 5}),
+        (RESPONSES, {"input": "hé", "max_output_tokens": 5}),
     ],
 )
 async def test_the_output_file_has_what_each_request_gets_alone(
@@ -118,8 +119,7 @@ async def test_the_output_file_has_what_each_request_gets_alone(
     assert (first["custom_id"], second["custom_id"], first["error"]) == ("a", "b", None)
     assert first["response"]["status_code"] == 200
     alone = await service.answer(url, **body)
-    assert first["response"]["body"]["choices"] == alone["choices"]
-    assert first["response"]["body"]["usage"] == alone["usage"]
+    assert said_in(first["response"]["body"]) == said_in(alone)
 
 
 async def test_the_files_of_a_job_are_described_but_not_deleted(service: HttpService, jobs: MemoryJobs) -> None:

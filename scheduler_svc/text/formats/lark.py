@@ -1,0 +1,59 @@
+"""Writes pieces of Lark grammars, in llguidance's variant of the notation."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from scheduler_svc.text.formats.pieces import Function
+
+# White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
+JSON_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,20}"
+
+
+def quoted(text: str) -> str:
+    """Returns a text as a grammar has it."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
+
+
+def alternatives(rules: Iterable[str]) -> str:
+    """Returns a choice of rules."""
+    return " | ".join(rules)
+
+
+def json_rule(name: str, schema: object) -> str:
+    """Returns a rule for JSON of a schema, which is an object or true."""
+    bounded = {**schema} if isinstance(schema, dict) else {}
+    return f"{name}: %json {json.dumps({**bounded, 'x-guidance': {'whitespace_pattern': JSON_WHITE_SPACE}})}"
+
+
+def text_before(name: str, word: str, marker: str) -> list[str]:
+    """Returns rules for any text and the marker that ends it; `word` is the marker as `marker_word` has it."""
+    if word.startswith("<"):  # a token, which no text has in it
+        text = f"TEXT_{name.upper()}"
+        return [f"{name}: {text}? {word}", f"{text}: /(?s:.+)/"]
+    ending = re.escape(marker).replace("/", r"\/").replace("\\\n", r"\n")
+    return [f"{name}[lazy]: /(?s:.*){ending}/"]
+
+
+def marker_word(marker: str, special_tokens: Mapping[str, int]) -> str:
+    """Returns a marker as a grammar has it: special tokens are no text."""
+    token_id = special_tokens.get(marker)
+    return quoted(marker) if token_id is None else f"<[{token_id}]>"
+
+
+def arguments_rules(functions: Sequence[Function]) -> list[str]:
+    """Returns a rule for the arguments of each function, `args_0` and so on."""
+    return [json_rule(f"args_{index}", _arguments_schema(one)) for index, one in enumerate(functions)]
+
+
+def _arguments_schema(function: Function) -> dict[str, object]:
+    """A function that says nothing of parameters has none."""
+    if not function.parameters:
+        return {"type": "object", "additionalProperties": False}
+    return {**function.parameters, "type": "object"}
+
+
+def object_call(name: str, key: str, index: int) -> str:
+    """Returns a rule's text for a call that is one object of JSON, its arguments under a key."""
+    head = f'{{"name": "{name}", "{key}": '
+    return f"{quoted(head)} args_{index} {quoted('}')}"

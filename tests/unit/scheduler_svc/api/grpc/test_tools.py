@@ -1,0 +1,108 @@
+"""Tools and thoughts over gRPC, asked for with the Python client."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from qllm.v1 import inference_pb2 as pb
+
+from client import AsyncClient, ChatMessage, FinishReason, InvalidRequest, Tool, ToolCall
+from client.messages import GenerationResult
+from scheduler_svc.generation import GenerationRequest
+from tests.support.models import tool_templates
+from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
+from tests.support.service.api_service import running
+from tests.support.service.fakes import FakeGenerator, served_model
+
+WEATHER = Tool("weather", "Tells it.", {"type": "object", "properties": {"city": {"type": "string"}}})
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+HI = [ChatMessage("user", "hi")]
+
+
+def says(text: str) -> FakeGenerator:
+    """A model with Qwen's template, which writes this text."""
+    token_ids = byte_level_tokenizer().encode(text, add_special_tokens=False).ids
+    served = served_model(chat_template=tool_templates.QWEN)
+    model = replace(served, core=replace(served.core, max_model_len=4096))
+    return FakeGenerator(model=model, script=lambda request: [*token_ids, EOS_ID])
+
+
+def prompt_of(request: GenerationRequest) -> str:
+    return byte_level_tokenizer().decode(list(request.prompt_token_ids), skip_special_tokens=False)
+
+
+async def ask(generator: FakeGenerator, turns: list[ChatMessage] = HI, **options: Any) -> GenerationResult:
+    async with running(generator) as service, AsyncClient(f"127.0.0.1:{service.server.port}") as client:
+        return await client.generate(turns, **{"tools": [WEATHER], **options}).collect()
+
+
+async def test_calls_and_thoughts_come_apart_from_the_text() -> None:
+    result = await ask(says(f"<think>hm</think>I look. {CALL}"))
+    [call] = result.tool_calls
+    assert (call.name, call.parsed()) == ("weather", {"city": "Köln"})
+    assert (result.text, result.reasoning) == ("I look.", "hm")
+    assert result.finish_reason is FinishReason.TOOL_CALLS
+    assert result.usage.completion_tokens == len(result.token_ids)
+
+
+async def test_a_conversation_with_calls_reaches_the_template() -> None:
+    generator = says("ok")
+    turns = [
+        *HI,
+        ChatMessage("assistant", reasoning="ask", tool_calls=[ToolCall("call_1", "weather", '{"city": "Bonn"}')]),
+        ChatMessage("tool", "rain", tool_call_id="call_1"),
+    ]
+    result = await ask(generator, turns, template_variables={"enable_thinking": False})
+    prompt = prompt_of(generator.submitted[0])
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>' in prompt
+    assert "<think>\nask\n</think>" in prompt
+    assert "<tool_response>\nrain\n" in prompt
+    assert prompt.endswith("<think>\n\n</think>\n\n")
+    assert (result.text, result.finish_reason) == ("ok", FinishReason.STOP)
+
+
+async def test_an_answer_ends_with_the_one_call_that_it_may_have() -> None:
+    assert len((await ask(says(CALL + CALL))).tool_calls) == 2
+    assert len((await ask(says(CALL + CALL), single_call=True)).tool_calls) == 1
+
+
+async def test_without_a_choice_of_functions_calls_are_text() -> None:
+    assert (await ask(says(CALL), tool_choice="none")).text == CALL
+
+
+async def test_only_chats_are_read_for_calls_and_thoughts() -> None:
+    async with running(says(f"<think>hm</think>{CALL}")) as service:
+        request = pb.GenerateRequest(text="hi", stop=pb.StopConditions(max_tokens=200))
+        responses = [response async for response in service.inference.Generate(request)]
+    assert "".join(response.text for response in responses) == f"<think>hm</think>{CALL}"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tools": [Tool("a b")]}, ("chat.tools[0]", "'a b'", "1 to 64 letters")),
+        ({"tools": [Tool("a", parameters="[")]}, ("chat.tools[0].parameters", "object of JSON")),
+        ({"tools": [], "tool_choice": "required"}, ("chat.tool_choice", "without tools")),
+        ({"required_tool": "other"}, ("chat.tool_choice", "'other'", "weather")),
+        ({"required_tool": "weather", "tool_choice": "none"}, ("chat.required_tool", "no function may be called")),
+        ({"template_variables": {"tools": 1}}, ("chat.template_variables", "'tools'")),
+        ({"tool_choice": "maybe"}, ("maybe",)),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_by_name(options: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await ask(says("ok"), **options)
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+async def test_an_unknown_choice_is_refused_by_name() -> None:
+    chat = pb.ChatPrompt(messages=[{"role": "user", "content": "hi"}], tool_choice=9)  # type: ignore[arg-type]
+    async with running(says("ok")) as service:
+        with pytest.raises(Exception, match=r"chat.tool_choice: got 9.*TOOL_CHOICE_AUTO"):
+            await service.inference.Generate(pb.GenerateRequest(chat=chat)).read()
+
+
+async def test_tools_without_a_conversation_are_refused_by_the_client() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest, match="conversation"):
+            client.generate("hi", tools=[WEATHER])

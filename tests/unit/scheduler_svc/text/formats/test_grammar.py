@@ -1,0 +1,173 @@
+"""What a grammar lets through is read as calls, in every format, whether its marks are tokens of their own or not."""
+
+import json
+import random
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from qllm.grammar import LIMITS, tokenizer_of
+from tokenizers import Tokenizer as Library
+
+from scheduler_svc.text.formats.bare_json import BareJson
+from scheduler_svc.text.formats.grammar import AnswerGrammar
+from scheduler_svc.text.formats.pieces import Found, Function
+from scheduler_svc.text.formats.reader import AnswerReader, words_of
+from scheduler_svc.text.formats.table import AUTO, CALL_FORMATS, NONE, Formats
+from scheduler_svc.text.kept_tokens import KeepingDecoder
+from scheduler_svc.text.tokenizer import Tokenizer
+from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
+
+# Where nothing says how long a text is, chance never ends it: all is bounded here.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "count": {"type": "integer", "minimum": 0, "maximum": 20},
+        "unit": {"type": "string", "enum": ["c", "<f>", "Größe"]},
+        "deep": {"$ref": "#/$defs/deep"},
+    },
+    "required": ["count", "deep"],
+    "additionalProperties": False,
+    "$defs": {"deep": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2, "minItems": 1}},
+}
+FUNCTIONS = [Function("weather", SCHEMA), Function("time-of_day")]
+THINKING = "<think>"
+TEMPLATES = [
+    *(text for entry in CALL_FORMATS.values() for text in entry.shown_by),
+    "[TOOL_CALLS] [ARGS]",
+    "<｜tool▁call▁begin｜> ```json",
+]
+WORDS = sorted({word for template in TEMPLATES for word in words_of(Formats.of(template), with_calls=True)})
+COMBINATIONS = [(template, is_special) for template in TEMPLATES for is_special in (False, True)]
+
+
+@cache
+def tokenizers(*, is_special: bool) -> tuple[Tokenizer, LLTokenizer]:
+    """Marks are special tokens, or plain text."""
+    library = Library.from_str(byte_level_tokenizer().to_str())
+    if is_special:
+        library.add_special_tokens([*WORDS, "<think>", "</think>"])
+    content = library.to_str().encode()
+    return Tokenizer(content), tokenizer_of(content, library.get_vocab_size(), [EOS_ID])
+
+
+def grammar_of(template: str, *, is_special: bool, reasoning: str = AUTO, **more: object) -> AnswerGrammar:
+    special, formats = tokenizers(is_special=is_special)[0].special_tokens, Formats.of(template, AUTO, reasoning)
+    return AnswerGrammar(formats, FUNCTIONS, special_tokens=special, **more)  # type: ignore[arg-type]
+
+
+def without_thoughts(template: str, *, is_special: bool, is_single: bool = False) -> AnswerGrammar:
+    """Chance would never end a thought."""
+    return grammar_of(template, is_special=is_special, reasoning=NONE, must_call=True, is_single=is_single)
+
+
+def matcher_of(grammar: AnswerGrammar, *, is_special: bool, body: str = "") -> LLMatcher:
+    matcher = LLMatcher(tokenizers(is_special=is_special)[1], grammar.around(body), log_level=0, limits=LIMITS)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher
+
+
+def by_chance(matcher: LLMatcher, seed: int, num_tokens: int = 2000) -> list[int]:
+    """Returns tokens that chance chose among those that may come; the end as soon as it may."""
+    chance, token_ids = random.Random(seed), list[int]()
+    while len(token_ids) < num_tokens:
+        mask = matcher.compute_logit_bias()
+        if mask[EOS_ID]:
+            return token_ids
+        token_ids.append(chance.choice([token_id for token_id, bias in enumerate(mask) if bias]))
+        assert matcher.consume_token(token_ids[-1])
+    raise AssertionError("it never ends")
+
+
+def text_of(grammar: AnswerGrammar, token_ids: Sequence[int], *, is_special: bool) -> str:
+    tokenizer = tokenizers(is_special=is_special)[0]
+    decoder = KeepingDecoder(tokenizer, words_of(grammar.formats, with_calls=True))
+    return decoder.decode([token_id for token_id in token_ids if token_id not in decoder.special_token_ids])
+
+
+def read(grammar: AnswerGrammar, token_ids: Sequence[int], *, is_special: bool) -> Found:
+    reader = AnswerReader(grammar.formats, FUNCTIONS, is_thinking=grammar.is_thinking)
+    return reader.finish(text_of(grammar, token_ids, is_special=is_special))
+
+
+@pytest.mark.parametrize(("template", "is_special"), COMBINATIONS)
+def test_whatever_chance_writes_by_the_grammar_is_a_call(template: str, is_special: bool) -> None:
+    grammar = without_thoughts(template, is_special=is_special)
+    for seed in range(6):
+        found = read(grammar, by_chance(matcher_of(grammar, is_special=is_special), seed), is_special=is_special)
+        assert found.text == ""
+        for call in found.calls:
+            arguments = json.loads(call.arguments)
+            if call.name == "weather":
+                assert 0 <= arguments["count"] <= 20
+                assert all(isinstance(one, bool) for one in arguments["deep"])
+                assert arguments.get("unit", "c") in ("c", "<f>", "Größe")
+            else:
+                assert (call.name, arguments) == ("time-of_day", {})
+        assert found.calls
+
+
+@pytest.mark.parametrize(("template", "is_special"), COMBINATIONS)
+def test_where_there_may_be_one_call_the_answer_ends_behind_it(template: str, is_special: bool) -> None:
+    grammar = without_thoughts(template, is_special=is_special, is_single=True)
+    matcher = matcher_of(grammar, is_special=is_special)
+    by_chance(matcher, 0)
+    assert [token_id for token_id, bias in enumerate(matcher.compute_logit_bias()) if bias] == [EOS_ID]
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("is_thinking", [False, True])
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [("", '<tool_call>\n{"name": "time-of_day", "arguments": {}}\n</tool_call>'), ("start: /[ab]+/", "abba")],
+)
+def test_a_thought_may_come_before_what_an_answer_is_kept_to(
+    is_special: bool, is_thinking: bool, body: str, text: str
+) -> None:
+    template = "<tool_call><think>"
+    grammar = grammar_of(template, is_special=is_special, must_call=not body, is_thinking=is_thinking)
+    tokenizer, _ = tokenizers(is_special=is_special)
+    thought = f"{'' if is_thinking else '<think>'}\nhm <tool_call>{{ </thin\n</think>\n\n"
+    token_ids = list(tokenizer.encode(thought.replace("<tool_call>", "<tool") + text, add_special_tokens=False))
+    matcher = matcher_of(grammar, is_special=is_special, body=body)
+    assert matcher.try_consume_tokens(token_ids) == len(token_ids)
+    assert matcher.is_accepting()
+    found = read(grammar, token_ids, is_special=is_special)
+    assert found.reasoning.startswith("hm <tool")
+    assert found.text == ("abba" if body else "")
+    assert len(found.calls) == (0 if body else 1)
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+def test_an_answer_with_a_structure_may_call_in_its_place(is_special: bool) -> None:
+    grammar = grammar_of("<tool_call>", is_special=is_special)
+    for text in ("ab", '<tool_call>\n{"name": "time-of_day", "arguments": {}}\n</tool_call>'):
+        token_ids = list(tokenizers(is_special=is_special)[0].encode(text, add_special_tokens=False))
+        matcher = matcher_of(grammar, is_special=is_special, body="start: /[ab]+/")
+        assert matcher.try_consume_tokens(token_ids) == len(token_ids)
+        assert matcher.is_accepting()
+
+
+@pytest.mark.parametrize("template", ["<arg_key>", "<function="])
+def test_a_text_between_tags_may_have_anything_in_it(template: str) -> None:
+    function = Function("f", {"properties": {"code": {"type": "string"}}, "required": ["code"]})
+    grammar = AnswerGrammar(Formats.of(template), [function], must_call=True)
+    code = 'if a < "b":\n  return </parameter'
+    if template == "<arg_key>":
+        text = f"<tool_call>f\n<arg_key>code</arg_key>\n<arg_value>{code}</arg_value>\n</tool_call>"
+    else:
+        text = f"<tool_call>\n<function=f>\n<parameter=code>\n{code}\n</parameter>\n</function>\n</tool_call>"
+    token_ids = list(tokenizers(is_special=False)[0].encode(text, add_special_tokens=False))
+    matcher = matcher_of(grammar, is_special=False)
+    assert matcher.try_consume_tokens(token_ids) == len(token_ids)
+    assert matcher.is_accepting()
+    [call] = AnswerReader(grammar.formats, [function]).finish(text).calls
+    assert json.loads(call.arguments) == {"code": code}
+
+
+def test_without_anything_to_keep_to_there_is_no_grammar() -> None:
+    assert AnswerGrammar().around("") == ""
+    assert AnswerGrammar().around("start: /a/") == "start: /a/"
+    assert AnswerGrammar(Formats.of("<tool_call><think>"), FUNCTIONS).around("") == ""
+    assert AnswerGrammar(Formats(BareJson()), FUNCTIONS, must_call=True).around("").startswith("start: answer")
