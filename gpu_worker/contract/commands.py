@@ -30,6 +30,7 @@ class Sampling:
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another; each has at least one.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        num_prompt_alternatives: So many are told with each token of the prompt that is scored.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
     """
 
@@ -45,6 +46,7 @@ class Sampling:
     allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[Sequence[int]] = ()
     num_top_logprobs: int = 0
+    num_prompt_alternatives: int = 0
     grammar: str = ""
 
     @property
@@ -140,6 +142,7 @@ class BatchItem(NamedTuple):
         first_position: Rows cached before, which is the position of the first token.
         new_block_ids: Blocks added to the end of the sequence's table.
         samples: Whether a next token is sampled at the end.
+        scored_token_ids: The tokens that follow its first ones, whose probabilities are told.
     """
 
     seq_id: int
@@ -148,6 +151,7 @@ class BatchItem(NamedTuple):
     first_position: int = 0
     new_block_ids: Sequence[int] = ()
     samples: bool = True
+    scored_token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
