@@ -79,6 +79,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         top_k=given.top_k,
         top_p=given.top_p,
         min_p=given.min_p,
+        typical_p=given.typical_p if given.HasField("typical_p") else 1.0,
         seed=given.seed,
         repetition_penalty=given.repetition_penalty if given.HasField("repetition_penalty") else 1.0,
         presence_penalty=given.presence_penalty,

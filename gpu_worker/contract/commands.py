@@ -21,6 +21,7 @@ class Sampling:
         top_k: Keeps the k most probable tokens; 0 keeps all.
         top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
         min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+        typical_p: Keeps the most typical tokens whose probability reaches this; 1 keeps all.
         seed: Makes the draws repeatable.
         repetition_penalty: Divides what is above 0 of the logits of tokens that prompt or output have, and multiplies
             what is below; 1 leaves them.
@@ -38,6 +39,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     seed: int = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0

@@ -51,7 +51,7 @@ class Scoring:
 
     Args:
         wishes: Whose; at least one.
-        vocab_size: Logits in a row.
+        vocab_size: Tokens of the vocabulary, which is about how many logits a row has.
 
     Attributes:
         scored: What was found, of sequences that were not dropped meanwhile.
@@ -61,6 +61,7 @@ class Scoring:
 
     def __init__(self, wishes: Sequence[Wish], vocab_size: int) -> None:
         self._wishes = wishes
+        self._vocab_size = vocab_size
         self._most_rows = max(1, _MOST_LOGITS // vocab_size)
         self.scored: list[ScoredTokens] = []
         self.unscored_seq_ids: list[int] = []
@@ -91,8 +92,20 @@ class Scoring:
             self.unscored_seq_ids.append(wish.seq_id)
             return False
         token_ids = torch.tensor(wish.token_ids[part.start : part.stop])  # (rows,)
-        _add(columns, logits, to_device(token_ids, logits.device), wish.num_alternatives)
+        self._add(columns, logits, to_device(token_ids, logits.device), wish.num_alternatives)
         return True
+
+    def _add(self, columns: _Columns, logits: Tensor, token_ids: Tensor, num_alternatives: int) -> None:
+        """Adds what logits (rows, V) say of tokens (rows,), one for each row."""
+        logprobs = logits.log_softmax(-1)  # (rows, V)
+        own = logprobs.gather(1, token_ids[:, None])  # (rows, 1)
+        columns.logprobs += own[:, 0].tolist()
+        columns.ranks += ((logprobs > own).sum(-1) + 1).tolist()
+        if num_alternatives:
+            tokens = logprobs[:, : self._vocab_size]  # a model may have further rows that are no tokens
+            best = tokens.topk(min(num_alternatives, tokens.shape[1]))  # (rows, alternatives) each
+            columns.alternative_ids += best.indices.flatten().tolist()
+            columns.alternative_logprobs += best.values.flatten().tolist()
 
     def _tell(self, wish: Wish, columns: _Columns) -> None:
         if wish.span.dropped:
@@ -110,15 +123,3 @@ class Scoring:
             )
         )
 
-
-def _add(columns: _Columns, logits: Tensor, token_ids: Tensor, num_alternatives: int) -> None:
-    """Adds what logits (rows, V) say of tokens (rows,), one for each row."""
-    logprobs = logits.log_softmax(-1)  # (rows, V)
-    own = logprobs.gather(1, token_ids[:, None])  # (rows, 1)
-    ranks = (logprobs > own).sum(-1) + 1  # (rows,)
-    columns.logprobs += own[:, 0].tolist()
-    columns.ranks += ranks.tolist()
-    if num_alternatives:
-        best = logprobs.topk(min(num_alternatives, logprobs.shape[1]))  # (rows, alternatives) each
-        columns.alternative_ids += best.indices.flatten().tolist()
-        columns.alternative_logprobs += best.values.flatten().tolist()
