@@ -122,4 +122,3 @@ class Scoring:
                 columns.alternative_logprobs,
             )
         )
-

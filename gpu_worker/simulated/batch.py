@@ -88,7 +88,7 @@ class SimulatedSequence:
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
     def score(self, token_ids: Sequence[int], logprob: float) -> ScoredTokens:
-        """Tells how probable the tokens are that stand behind what is cached: each as probable, without alternatives."""
+        """Tells how probable the tokens behind what is cached are: each as probable, without alternatives."""
         num_tokens = len(token_ids)
         logprobs, ranks = [logprob] * num_tokens, [1] * num_tokens
         return ScoredTokens(self.seq_id, self.num_cached + 1, token_ids, logprobs, ranks)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from scheduler_svc.core.state.prompt_scores import PromptScores, joined_scores
 from scheduler_svc.core.state.results import TokenLogprob
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.generation import TokenEvent
@@ -30,6 +31,7 @@ class Delta:
 
     Attributes:
         tops: The most probable tokens at the place of each token, as many as were asked for; empty if none were.
+        scores: How probable tokens of the prompt are; all come before the first token.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Delta:
     logprobs: tuple[float, ...]
     finish: Finish | None
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+    scores: PromptScores | None = None
 
     @property
     def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
@@ -52,6 +55,7 @@ def joined(parts: Sequence[Delta]) -> Delta:
         logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
         finish=parts[-1].finish,
         tops=tuple(top for part in parts for top in part.tops),
+        scores=joined_scores([part.scores for part in parts if part.scores is not None]),
     )
 
 
@@ -62,11 +66,18 @@ class DeltaBuilder:
         assembler: Makes the text.
         usage: Returns what the generation has used, for an end that the engine did not decide.
         stop_tokens: Stop strings that are special tokens, by id.
+        includes_stop: Whether what ends the text is a part of it.
     """
 
     def __init__(
-        self, assembler: TextAssembler, usage: Callable[[], Usage], stop_tokens: Mapping[int, str] = NO_TOKENS
+        self,
+        assembler: TextAssembler,
+        usage: Callable[[], Usage],
+        stop_tokens: Mapping[int, str] = NO_TOKENS,
+        *,
+        includes_stop: bool = False,
     ) -> None:
+        self._includes_stop = includes_stop
         self._assembler = assembler
         self._usage = usage
         self._stop_tokens = stop_tokens
@@ -84,12 +95,14 @@ class DeltaBuilder:
             logprobs=event.logprobs[:num_used],
             finish=None if reason is None else self._finish(reason, event.usage or self._usage()),
             tops=event.tops[:num_used],
+            scores=event.scores,
         )
 
     def _text(self, event: TokenEvent) -> tuple[str, int]:
         """Returns the event's text up to a stop string, and the number of tokens that it took."""
-        # The token that ends the text by being a stop token is reported, but is not text.
-        texts = event.token_ids[:-1] if event.finish_reason is FinishReason.STOP else event.token_ids
+        # The token that ends the text by being a stop token is reported, but is no text unless that is asked for.
+        is_stopped = event.finish_reason is FinishReason.STOP
+        texts = event.token_ids[:-1] if is_stopped and not self._includes_stop else event.token_ids
         delta, num_used = self._assembler.extend(texts)
         self._stop_string = delta.stop_string
         if delta.stop_string is not None:
@@ -98,9 +111,11 @@ class DeltaBuilder:
             return delta.text, len(event.token_ids)
         rest = self._assembler.finish()
         self._stop_string = rest.stop_string
-        if rest.stop_string is None and event.finish_reason is FinishReason.STOP:
+        end = ""
+        if rest.stop_string is None and is_stopped:
             self._stop_string = self._stop_tokens.get(event.token_ids[-1])
-        return delta.text + rest.text, len(event.token_ids)
+            end = self._stop_string or "" if self._includes_stop else ""
+        return delta.text + rest.text + end, len(event.token_ids)
 
     def _finish(self, reason: FinishReason, usage: Usage) -> Finish:
         # The engine may have run on past a stop string: only what was reported counts.

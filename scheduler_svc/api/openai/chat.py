@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import ChatPrompt
+from scheduler_svc.api.openai.prompt_tokens import prompt_logprobs
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenText, TokenTexts, finite
 from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
-    TopLogprobs,
+    Logprobs,
     drafts_of,
     num_choices_per_prompt,
     stream_plan,
@@ -27,9 +28,16 @@ _PARTS_SEPARATOR = "\n"
 def chat_question(body: ChatCompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
     with_logprobs, with_token_ids = bool(body.logprobs), bool(body.return_token_ids)
+    num_prompt_logprobs = body.prompt_logprobs
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
-        return _ChatChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
+        return _ChatChoice(
+            index,
+            token_texts,
+            with_logprobs=with_logprobs,
+            with_token_ids=with_token_ids,
+            num_prompt_logprobs=num_prompt_logprobs,
+        )
 
     prompt = ChatPrompt([turn_of(message) for message in body.messages])
     return Question(
@@ -37,17 +45,17 @@ def chat_question(body: ChatCompletionRequest) -> Question:
         whole_object="chat.completion",
         chunk_object="chat.completion.chunk",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _top_logprobs(body)),
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _logprobs(body)),
         num_choices_per_prompt=num_choices_per_prompt(body),
         stream=stream_plan(body),
         new_choice=new_choice,
     )
 
 
-def _top_logprobs(body: ChatCompletionRequest) -> TopLogprobs:
+def _logprobs(body: ChatCompletionRequest) -> Logprobs:
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs", body.top_logprobs, "0 or null unless logprobs is true")
-    return TopLogprobs(body.top_logprobs or 0, "top_logprobs")
+    return Logprobs(body.top_logprobs or 0, "top_logprobs", body.prompt_logprobs)
 
 
 def turn_of(message: ChatMessage) -> ChatTurn:
@@ -60,8 +68,17 @@ def turn_of(message: ChatMessage) -> ChatTurn:
 class _ChatChoice:
     """Writes a choice; the role comes with the first part."""
 
-    def __init__(self, index: int, token_texts: TokenTexts, *, with_logprobs: bool, with_token_ids: bool) -> None:
+    def __init__(
+        self,
+        index: int,
+        token_texts: TokenTexts,
+        *,
+        with_logprobs: bool,
+        with_token_ids: bool,
+        num_prompt_logprobs: int | None,
+    ) -> None:
         self._index = index
+        self._num_prompt_logprobs = num_prompt_logprobs
         self._token_texts = token_texts
         self._with_logprobs = with_logprobs
         self._with_token_ids = with_token_ids
@@ -70,6 +87,11 @@ class _ChatChoice:
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
         return self._choice("message", {"role": "assistant", "content": delta.text, "refusal": None}, delta)
+
+    def of_prompt(self, delta: Delta) -> JsonObject:
+        """Returns how probable the prompt's tokens are, if asked for."""
+        most = self._num_prompt_logprobs
+        return {} if most is None else {"prompt_logprobs": prompt_logprobs(self._token_texts, delta.scores, most)}
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""
