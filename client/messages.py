@@ -42,15 +42,17 @@ class GenerateOptions(TypedDict, total=False):
     Attributes:
         request_class: Who is waiting; latency-sensitive if left out.
         request_id: A name to abort by, unique among live requests; the service makes one if left out.
-        max_tokens: Most tokens to generate.
+        max_tokens: Most tokens to generate; 0, with num_prompt_logprobs, for none.
         min_tokens: Tokens before which no end-of-sequence or stop token ends the text.
         ignore_eos: Go on past the model's end-of-sequence token.
         stop: Strings that end the text; they are not part of it.
         stop_token_ids: Further token ids that end the text.
+        include_stop_string: Makes what ended the text, a stop string or a stop token's text, a part of it.
         temperature: Divides the logits; 0 takes the most probable token.
         top_k: Keeps the k most probable tokens; 0 keeps all.
         top_p: Keeps the smallest set of tokens whose probability reaches this.
         min_p: Keeps tokens at least this fraction as probable as the most probable one.
+        typical_p: Keeps the smallest set of typical tokens whose probability reaches this; 1 keeps all.
         seed: Makes sampling repeatable.
         repetition_penalty: Makes tokens that prompt or output have less likely, above 1.
         presence_penalty: Is taken from the logits of tokens that the output has.
@@ -64,6 +66,8 @@ class GenerateOptions(TypedDict, total=False):
         choices: Keeps the text to one of these.
         lark: Keeps the text to this grammar.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
+        num_prompt_logprobs: Tells how probable each token of the prompt is, with so many of the most probable ones.
+        truncate_prompt_tokens: Keeps only so many tokens of the prompt, its last ones; -1: as many as fit.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
@@ -82,10 +86,12 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     stop: Sequence[str]
     stop_token_ids: Sequence[int]
+    include_stop_string: bool
     temperature: float | None
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    typical_p: float | None
     seed: int | None
     repetition_penalty: float | None
     presence_penalty: float | None
@@ -99,6 +105,8 @@ class GenerateOptions(TypedDict, total=False):
     choices: Sequence[str] | None
     lark: str | None
     num_top_logprobs: int
+    num_prompt_logprobs: int | None
+    truncate_prompt_tokens: int | None
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
@@ -115,18 +123,36 @@ class TokenLogprob(NamedTuple):
     logprob: float
 
 
+class PromptToken(NamedTuple):
+    """A token of the prompt, and how probable it was behind those before it.
+
+    Attributes:
+        token_id: The token.
+        logprob: The natural logarithm of its probability in the model's own distribution.
+        rank: Its place among all tokens by probability; 1 is the most probable one's.
+        alternatives: The most probable tokens at its place, as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What one message of a stream added; `text` may be empty while tokens do not complete a character.
 
     Attributes:
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        prompt_logprobs: Tokens of the prompt, if asked for; all come before the first generated one.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    prompt_logprobs: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +187,7 @@ class GenerationResult:
         ttft_s: Seconds from the call to its first token, as this process saw it; None if no token came.
         e2e_s: Seconds from the call to its end, as this process saw it.
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        prompt_logprobs: All tokens of the prompt but the first, which stands behind nothing, if asked for.
     """
 
     request_id: str
@@ -173,3 +200,4 @@ class GenerationResult:
     ttft_s: float | None
     e2e_s: float
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    prompt_logprobs: tuple[PromptToken, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 from qllm.v1 import inference_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage
+from client.encoding import decode_finish_reason, decode_prompt_logprobs, decode_top_logprobs, decode_usage
 from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
 from client.messages import Delta, GenerationResult
 
@@ -107,7 +107,8 @@ class GenerationStream:
             self._first_token_s = now_s
         self._request_id = message.request_id or self._request_id
         tops = decode_top_logprobs(message)
-        delta = Delta(message.text, tuple(message.token_ids), tuple(message.logprobs), tops)
+        of_prompt = decode_prompt_logprobs(message)
+        delta = Delta(message.text, tuple(message.token_ids), tuple(message.logprobs), tops, of_prompt)
         self._deltas.append(delta)
         if message.HasField("finish"):
             self._result = self._conclude(message.finish, now_s)
@@ -125,6 +126,7 @@ class GenerationStream:
             ttft_s=None if self._first_token_s is None else self._first_token_s - self._sent_s,
             e2e_s=now_s - self._sent_s,
             top_logprobs=tuple(top for delta in self._deltas for top in delta.top_logprobs),
+            prompt_logprobs=tuple(token for delta in self._deltas for token in delta.prompt_logprobs),
         )
 
 
