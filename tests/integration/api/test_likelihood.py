@@ -116,13 +116,20 @@ def test_what_lm_evaluation_harness_sends_is_answered_as_it_reads_it(http: httpx
 def test_an_echo_is_the_prompt_and_then_the_answer_streamed_or_whole(
     http: httpx2.Client, logprobs: int | None, max_tokens: int
 ) -> None:
-    body = {"prompt": [TEXT, "import os\n"], "echo": True, "max_tokens": max_tokens, "temperature": 0, "n": 2}
+    body = {
+        "prompt": ["def fibonacci(n):", "import os, "],
+        "echo": True,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "n": 2,
+    }
     body |= {} if logprobs is None else {"logprobs": logprobs}
     choices = post(http, **body)["choices"]
     assert len(choices) == 4
     client = openai.OpenAI(base_url=str(http.base_url), api_key="none", max_retries=0)
+    model = client.models.list().data[0].id
     texts, tokens, offsets = ([""] * 4, [[], [], [], []], [[], [], [], []])  # type: ignore[var-annotated]
-    for chunk in client.completions.create(model=client.models.list().data[0].id, stream=True, **body):  # type: ignore[call-overload]
+    for chunk in client.completions.create(model=model, stream=True, **body):  # type: ignore[call-overload]
         for part in chunk.choices:
             texts[part.index] += part.text
             if part.logprobs is not None:
@@ -175,7 +182,7 @@ def test_a_prompt_that_is_cut_keeps_its_last_tokens(http: httpx2.Client, live_se
 
 
 def test_what_ends_a_text_may_be_a_part_of_it(http: httpx2.Client) -> None:
-    body: dict[str, Any] = {"prompt": TEXT, "max_tokens": 40, "temperature": 0}
+    body: dict[str, Any] = {"prompt": "def fibonacci(n):", "max_tokens": 40, "temperature": 0}
     [whole] = post(http, **body)["choices"]
     stop = whole["text"][5:9]
     end = whole["text"].index(stop)
