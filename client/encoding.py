@@ -7,7 +7,16 @@ from typing import Any, cast
 from qllm.v1 import inference_pb2 as pb
 
 from client.errors import InvalidRequest
-from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, TokenLogprob, Usage
+from client.messages import (
+    ChatMessage,
+    FinishReason,
+    GenerateOptions,
+    Prompt,
+    PromptToken,
+    RequestClass,
+    TokenLogprob,
+    Usage,
+)
 from client.tools import encode_calls, encode_choice, encode_tools, encode_variables
 
 _CLASSES = {
@@ -39,6 +48,8 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             cache_salt=options.get("cache_salt") or "",
             session=_encode_session(options),
             num_top_logprobs=options.get("num_top_logprobs", 0),
+            num_prompt_logprobs=options.get("num_prompt_logprobs"),
+            truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
             structure=_encode_structure(options),
         )
         _set_prompt(request, prompt)
@@ -56,6 +67,15 @@ def decode_finish_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
 def decode_top_logprobs(message: pb.GenerateResponse) -> tuple[tuple[TokenLogprob, ...], ...]:
     """Translates the most probable tokens at the place of each of a message's tokens; empty if not asked for."""
     return tuple(tuple(TokenLogprob(one.token_id, one.logprob) for one in top.tokens) for top in message.top_logprobs)
+
+
+def decode_prompt_logprobs(message: pb.GenerateResponse) -> tuple[PromptToken, ...]:
+    """Translates what a message tells of the prompt's tokens; empty if it tells nothing."""
+    told = message.prompt_logprobs
+    most = told.num_alternatives
+    pairs = [*map(TokenLogprob, told.alternative_ids, told.alternative_logprobs)]
+    tops = [tuple(pairs[start : start + most]) for start in range(0, len(pairs), most or 1)] or [()] * len(told.ranks)
+    return tuple(map(PromptToken, told.token_ids, told.logprobs, told.ranks, tops))
 
 
 def decode_usage(usage: pb.Usage) -> Usage:
@@ -77,6 +97,7 @@ def _encode_sampling(options: GenerateOptions) -> pb.SamplingParams:
         top_k=options.get("top_k"),
         top_p=options.get("top_p"),
         min_p=options.get("min_p"),
+        typical_p=options.get("typical_p"),
         seed=options.get("seed"),
         repetition_penalty=options.get("repetition_penalty"),
         presence_penalty=options.get("presence_penalty"),
@@ -94,6 +115,7 @@ def _encode_stop(options: GenerateOptions) -> pb.StopConditions:
         ignore_eos=options.get("ignore_eos", False),
         stop_token_ids=options.get("stop_token_ids", ()),
         stop_strings=options.get("stop", ()),
+        include_stop_string=options.get("include_stop_string", False),
     )
 
 

@@ -56,15 +56,17 @@ class GenerateOptions(TypedDict, total=False):
     Attributes:
         request_class: Who is waiting; latency-sensitive if left out.
         request_id: A name to abort by, unique among live requests; the service makes one if left out.
-        max_tokens: Most tokens to generate.
+        max_tokens: Most tokens to generate; 0, with num_prompt_logprobs, for none.
         min_tokens: Tokens before which no end-of-sequence or stop token ends the text.
         ignore_eos: Go on past the model's end-of-sequence token.
         stop: Strings that end the text; they are not part of it.
         stop_token_ids: Further token ids that end the text.
+        include_stop_string: Makes what ended the text, a stop string or a stop token's text, a part of it.
         temperature: Divides the logits; 0 takes the most probable token.
         top_k: Keeps the k most probable tokens; 0 keeps all.
         top_p: Keeps the smallest set of tokens whose probability reaches this.
         min_p: Keeps tokens at least this fraction as probable as the most probable one.
+        typical_p: Keeps the smallest set of typical tokens whose probability reaches this; 1 keeps all.
         seed: Makes sampling repeatable.
         repetition_penalty: Makes tokens that prompt or output have less likely, above 1.
         presence_penalty: Is taken from the logits of tokens that the output has.
@@ -83,6 +85,8 @@ class GenerateOptions(TypedDict, total=False):
         single_call: Whether it ends with its first call.
         template_variables: What the chat template is given besides, such as enable_thinking.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
+        num_prompt_logprobs: Tells how probable each token of the prompt is, with so many of the most probable ones.
+        truncate_prompt_tokens: Keeps only so many tokens of the prompt, its last ones; -1: as many as fit.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
@@ -101,10 +105,12 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     stop: Sequence[str]
     stop_token_ids: Sequence[int]
+    include_stop_string: bool
     temperature: float | None
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    typical_p: float | None
     seed: int | None
     repetition_penalty: float | None
     presence_penalty: float | None
@@ -123,6 +129,8 @@ class GenerateOptions(TypedDict, total=False):
     single_call: bool
     template_variables: Mapping[str, object] | None
     num_top_logprobs: int
+    num_prompt_logprobs: int | None
+    truncate_prompt_tokens: int | None
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
@@ -139,6 +147,22 @@ class TokenLogprob(NamedTuple):
     logprob: float
 
 
+class PromptToken(NamedTuple):
+    """A token of the prompt, and how probable it was behind those before it.
+
+    Attributes:
+        token_id: The token.
+        logprob: The natural logarithm of its probability in the model's own distribution.
+        rank: Its place among all tokens by probability; 1 is the most probable one's.
+        alternatives: The most probable tokens at its place, as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What one message of a stream added; `text` may be empty while tokens do not complete a character.
@@ -147,6 +171,7 @@ class Delta:
         top_logprobs: The most probable tokens at the place of each token, if asked for.
         tool_calls: Calls that were completed, each whole.
         reasoning: Thoughts, which are no part of the text.
+        prompt_logprobs: Tokens of the prompt, if asked for; all come before the first generated one.
     """
 
     text: str
@@ -155,6 +180,7 @@ class Delta:
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
+    prompt_logprobs: tuple[PromptToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +217,7 @@ class GenerationResult:
         top_logprobs: The most probable tokens at the place of each token, if asked for.
         tool_calls: The functions that the answer calls.
         reasoning: What the model thought before, which is no part of the text.
+        prompt_logprobs: All tokens of the prompt but the first, which stands behind nothing, if asked for.
     """
 
     request_id: str
@@ -205,3 +232,4 @@ class GenerationResult:
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
+    prompt_logprobs: tuple[PromptToken, ...] = ()

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from scheduler_svc.core.cache.load import MemoryLoad
+from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import (
     FinishReason,
@@ -62,6 +63,7 @@ class TokenEvent:
 
     Attributes:
         tops: The most probable tokens at the place of each, as many as were asked for; empty if none were.
+        scores: How probable tokens of the prompt are, since the last event; all come before the first token.
     """
 
     token_ids: tuple[int, ...]
@@ -69,6 +71,7 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+    scores: PromptScores | None = None
 
 
 class TokenStream(Protocol):

@@ -58,6 +58,22 @@ class GenerateSettings:
         Setting(panel=_REQUEST),
         "Ends the text at this token. It may be given several times.",
     ] = None
+    include_stop_string: Annotated[
+        bool,
+        Setting(panel=_REQUEST),
+        "Leaves what ended the text at its end: the stop string, or the text of the stop token.",
+    ] = False
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        Setting(panel=_REQUEST, unset="a prompt that is too long is refused"),
+        "Keeps only so many tokens of the prompt, its last ones, with -1 as many as fit.",
+    ] = None
+    prompt_logprobs: Annotated[
+        int | None,
+        Setting(panel=_REQUEST, unset="none"),
+        "Tells how probable each token of the prompt is, with so many of the most probable ones at its place. It goes "
+        "with --json, and allows --max-tokens 0.",
+    ] = None
     ttft_ms: Annotated[
         float | None,
         Setting(panel=_REQUEST, unset="what the service promises"),
@@ -121,6 +137,11 @@ class GenerateSettings:
         Setting(panel=_SAMPLING, unset="the model's own"),
         "Chooses among the tokens that are at least this fraction as probable as the most probable one.",
     ] = None
+    typical_p: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="1"),
+        "Chooses among the fewest typical tokens whose probabilities together reach this one.",
+    ] = None
     seed: Annotated[int | None, Setting(panel=_SAMPLING, unset="a random one"), "Makes the choices repeatable."] = None
     repetition_penalty: Annotated[
         float | None,
@@ -180,6 +201,7 @@ class GenerateSettings:
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
+            typical_p=self.typical_p,
             seed=self.seed,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
@@ -190,6 +212,9 @@ class GenerateSettings:
             choices=self.choice,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_id or (),
+            include_stop_string=self.include_stop_string,
+            truncate_prompt_tokens=self.truncate_prompt_tokens,
+            num_prompt_logprobs=self.prompt_logprobs,
             ttft_ms=self.ttft_ms,
             tpot_ms=self.tpot_ms,
             cache_salt=self.cache_salt,
@@ -218,6 +243,8 @@ def generate(
     """Generates text from one prompt and prints it as it comes. Ctrl-C stops it on the service too."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
+    if settings.prompt_logprobs is not None and not settings.as_json:
+        raise typer.BadParameter("it is shown in JSON only: add --json", param_hint="--prompt-logprobs")
     asked = _as_prompt(_read(prompt), settings.chat, settings.system)
     sending = _generate(address, asked, settings.options, as_json=settings.as_json)
     run(sending, when_interrupted="interrupted; the request was cancelled")
@@ -274,5 +301,13 @@ def _to_json(result: GenerationResult) -> str:
             "ttft_ms": None if result.ttft_s is None else round(result.ttft_s * 1e3, 3),
             "e2e_ms": round(result.e2e_s * 1e3, 3),
             "usage": asdict(result.usage),
+            **({"prompt_logprobs": of_prompt} if (of_prompt := _prompt_tokens(result)) else {}),
         }
     )
+
+
+def _prompt_tokens(result: GenerationResult) -> list[object]:
+    return [
+        {**token._asdict(), "alternatives": [one._asdict() for one in token.alternatives]}
+        for token in result.prompt_logprobs
+    ]

@@ -79,6 +79,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         top_k=given.top_k,
         top_p=given.top_p,
         min_p=given.min_p,
+        typical_p=given.typical_p if given.HasField("typical_p") else 1.0,
         seed=given.seed,
         repetition_penalty=given.repetition_penalty if given.HasField("repetition_penalty") else 1.0,
         presence_penalty=given.presence_penalty,
@@ -87,6 +88,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         allowed_token_ids=tuple(given.allowed_token_ids),
         bad_words=tuple(tuple(word.ids) for word in add.bad_words),
         num_top_logprobs=add.num_top_logprobs,
+        num_prompt_alternatives=add.num_prompt_alternatives,
         grammar=add.grammar,
     )
 
@@ -104,6 +106,7 @@ def _start_batch(start: control_pb2.StartBatch) -> StartBatch:
             item.first_position,
             tuple(item.new_block_ids),
             item.samples,
+            tuple(item.scored_token_ids),
         )
         for item in start.items
     ]
@@ -168,7 +171,7 @@ def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """Returns what AddSequence says of how tokens are chosen."""
     values = asdict(sampling)
     bad_words = [inference_pb2.TokenIds(ids=word) for word in values.pop("bad_words")]
-    beside = {name: values.pop(name) for name in ("num_top_logprobs", "grammar")}
+    beside = {name: values.pop(name) for name in ("num_top_logprobs", "num_prompt_alternatives", "grammar")}
     params = inference_pb2.SamplingParams(**values | {"logit_bias": dict(sampling.logit_bias)})
     return {"sampling": params, "bad_words": bad_words, **beside}
 
@@ -202,6 +205,9 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
         added = add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
         for one in top:
             added.top.tokens.add(token_id=one.token_id, logprob=one.logprob)
+    for scored in outcome.scored:
+        tokens = _named(scored)
+        result.scored.add(seq_id=tokens.pop("seq_id"), tokens=inference_pb2.PromptLogprobs(**tokens))
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
     for failed in outcome.sequence_errors:

@@ -219,6 +219,7 @@ def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: Know
     if first_position != num_cached:
         raise CommandRefused(f"sequence {seq_id} has {num_cached} tokens cached, not {first_position}")
     _check_tokens(item, sequence, known.limits)
+    _check_scored(item, known.limits)
     if new_block_ids:
         blocks.check_free(new_block_ids)
     length = first_position + item.num_tokens
@@ -247,6 +248,13 @@ def _check_tokens(item: BatchItem, sequence: KnownSequence, limits: ModelLimits)
         _check_vocabulary(token_ids, limits)
     elif num_tokens != 1 or sequence.last_token is None:
         raise CommandRefused(f"sequence {seq_id} has no token ids, and none that was sampled here stands for them")
+
+
+def _check_scored(item: BatchItem, limits: ModelLimits) -> None:
+    if len(item.scored_token_ids) > item.num_tokens:
+        given = f"{len(item.scored_token_ids)} tokens to score behind {item.num_tokens}"
+        raise CommandRefused(f"sequence {item.seq_id} has {given}, at most one behind each is allowed")
+    _check_vocabulary(item.scored_token_ids, limits)
 
 
 def _check_vocabulary(token_ids: Iterable[int], limits: ModelLimits) -> None:

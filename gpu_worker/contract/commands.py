@@ -21,6 +21,7 @@ class Sampling:
         top_k: Keeps the k most probable tokens; 0 keeps all.
         top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
         min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+        typical_p: Keeps the most typical tokens whose probability reaches this; 1 keeps all.
         seed: Makes the draws repeatable.
         repetition_penalty: Divides what is above 0 of the logits of tokens that prompt or output have, and multiplies
             what is below; 1 leaves them.
@@ -30,6 +31,7 @@ class Sampling:
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another; each has at least one.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        num_prompt_alternatives: So many are told with each token of the prompt that is scored.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
     """
 
@@ -37,6 +39,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     seed: int = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -45,6 +48,7 @@ class Sampling:
     allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[Sequence[int]] = ()
     num_top_logprobs: int = 0
+    num_prompt_alternatives: int = 0
     grammar: str = ""
 
     @property
@@ -140,6 +144,7 @@ class BatchItem(NamedTuple):
         first_position: Rows cached before, which is the position of the first token.
         new_block_ids: Blocks added to the end of the sequence's table.
         samples: Whether a next token is sampled at the end.
+        scored_token_ids: The tokens that follow its first ones, whose probabilities are told.
     """
 
     seq_id: int
@@ -148,6 +153,7 @@ class BatchItem(NamedTuple):
     first_position: int = 0
     new_block_ids: Sequence[int] = ()
     samples: bool = True
+    scored_token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

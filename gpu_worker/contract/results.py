@@ -1,6 +1,6 @@
 """What the worker tells the scheduler about an Advance: plain messages. Mirrors StepResult of control.proto."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import NamedTuple
@@ -45,6 +45,31 @@ class SampledToken(NamedTuple):
     logprob: float
     finish_reason: FinishReason | None
     top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """How probable tokens of one sequence were that stand side by side, each behind all those before it.
+
+    Attributes:
+        seq_id: Whose they are.
+        first_position: Where the first of them stands.
+        token_ids: The tokens.
+        logprobs: The natural logarithm of each one's probability.
+        ranks: The place of each among all tokens by probability, from 1.
+        num_alternatives: So many of the most probable tokens are told at the place of each.
+        alternative_ids: Those of all, end to end.
+        alternative_logprobs: The natural logarithms of their probabilities.
+    """
+
+    seq_id: int
+    first_position: int
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    ranks: Sequence[int]
+    num_alternatives: int = 0
+    alternative_ids: Sequence[int] = ()
+    alternative_logprobs: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +159,7 @@ class AdvanceOutcome:
         sequence_errors: Sequences that got no token because theirs could not be sampled.
         timing: What was run.
         suspended_bytes: What all suspended passes hold now.
+        scored: Tokens of prompts whose probabilities the batches whose iteration ended were asked for.
     """
 
     reached: Cursor
@@ -142,3 +168,4 @@ class AdvanceOutcome:
     sequence_errors: list[SequenceError] = field(default_factory=list)
     timing: WorkTiming = field(default_factory=WorkTiming)
     suspended_bytes: int = 0
+    scored: list[ScoredTokens] = field(default_factory=list)

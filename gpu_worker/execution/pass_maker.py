@@ -14,6 +14,7 @@ from gpu_worker.machine.clock import Clock
 from gpu_worker.machine.devices import to_device
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.passes.forward import ForwardPass
+from gpu_worker.passes.head import ReadRows
 from gpu_worker.passes.interface import Pass
 from gpu_worker.replay.recorded_pass import Recordings
 from gpu_worker.replay.recording import Recording
@@ -38,15 +39,17 @@ class PassMaker:
         """Has decodes replayed from now on, as `Runner.record_decodes` says."""
         self._recordings = Recordings(recordings, expert_share, self._clock.mark)
 
-    def make(self, members: Sequence[Member], tokens: Sequence[int]) -> Pass:
+    def make(self, members: Sequence[Member], tokens: Sequence[int], read_rows: ReadRows | None = None) -> Pass:
         """Makes a pass, which stands before layer 0.
 
         Args:
             members: Whose pass it is, in the order of their rows.
             tokens: The tokens of all rows (T,).
+            read_rows: Reads the logits of further rows than those that are sampled from.
         """
         spans = [member.span for member in members]
-        if all(member.samples for member in members) and (recorded := self._recordings.take(spans, tokens)):
+        is_decode = read_rows is None and all(member.samples for member in members)
+        if is_decode and (recorded := self._recordings.take(spans, tokens)):
             return recorded
         device = self._cache.device
         sampling_rows = [member.span.stop - 1 for member in members if member.samples]
@@ -61,4 +64,5 @@ class PassMaker:
             to_device(torch.tensor(sampling_rows or [len(tokens) - 1]), device),  # (rows,)
             self._clock,
             reads_rows_back=self._loaded.reads_rows_back,
+            read_rows=read_rows,
         )

@@ -41,6 +41,7 @@ from gpu_worker.machine.clock import clock_of
 from gpu_worker.model.loader import LoadedModel, ModelFacts
 from gpu_worker.replay.recording import Recording
 from gpu_worker.sampling.guide import Guides
+from gpu_worker.sampling.scoring import Scoring
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +172,13 @@ class Runner:
             sequence.table.begin(item.first_position, item.num_tokens)
             sequence.batch_id = batch_id if sequence.finish_reason is None else None
             span = Span(sequence.table, start, item.num_tokens, item.first_position)
-            members.append(Member(sequence, span, item.samples))
+            members.append(Member(sequence, span, item.samples, item.scored_token_ids))
             tokens += tokens_of(item, sequence)
             start += item.num_tokens
-        batch = self._batches[batch_id] = Batch(batch_id, members, self._passes.make(members, tokens))
+        wishes = [member.wish for member in members if member.scored_token_ids]
+        scoring = Scoring(wishes, self.facts.vocab_size) if wishes else None
+        forward_pass = self._passes.make(members, tokens, scoring)
+        batch = self._batches[batch_id] = Batch(batch_id, members, forward_pass, scoring)
         for member in members:
             if member.sequence.finish_reason is not None:  # it ended before the scheduler could know
                 batch.forward_pass.drop(member.span)
@@ -217,7 +221,9 @@ class Runner:
             self._forget_batch(batch)  # gives up rows that are not committed
         self._moves.tell(step.timing)
         errors = [self._fail(batch, error) for batch, error in step.failures]
-        return AdvanceOutcome(reached, step.tokens, errors, step.sequence_errors, step.timing, self._suspended_bytes)
+        return AdvanceOutcome(
+            reached, step.tokens, errors, step.sequence_errors, step.timing, self._suspended_bytes, step.scored
+        )
 
     def abandon(self, batch_ids: abc.Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised, with what their sequences cached; returns each as failed."""

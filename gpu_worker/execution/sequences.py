@@ -3,6 +3,7 @@
 Plain state: it runs nothing, and knows no model and no protobuf.
 """
 
+from collections import abc
 from dataclasses import dataclass, field
 
 from gpu_worker.cache.block_table import BlockTable
@@ -15,6 +16,7 @@ from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.guide import Guides
 from gpu_worker.sampling.rules import Rules
 from gpu_worker.sampling.sampler import Choice
+from gpu_worker.sampling.scoring import Scoring, Wish
 
 
 @dataclass(slots=True, eq=False)
@@ -91,11 +93,19 @@ class Member:
         sequence: The sequence.
         span: Its part of the pass.
         samples: Whether it samples a token when the iteration ends.
+        scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
     """
 
     sequence: Sequence
     span: Span
     samples: bool
+    scored_token_ids: abc.Sequence[int] = ()
+
+    @property
+    def wish(self) -> Wish:
+        """What of it is to be scored."""
+        sequence = self.sequence
+        return Wish(sequence.seq_id, self.span, self.scored_token_ids, sequence.sampling.num_prompt_alternatives)
 
 
 @dataclass(slots=True, eq=False)
@@ -106,11 +116,13 @@ class Batch:
         batch_id: The scheduler's id.
         members: Its sequences, those that were dropped meanwhile included.
         forward_pass: Where it stands.
+        scoring: What it tells of prompts' tokens; None: nothing.
     """
 
     batch_id: int
     members: list[Member]
     forward_pass: Pass = field(repr=False)
+    scoring: Scoring | None = None
 
     @property
     def cursor(self) -> Cursor:

@@ -9,11 +9,12 @@ Source: arXiv 2503.09304, section 4 (stages, and work that joins inside a layer)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gpu_worker.contract.results import SampledToken, SequenceError, WorkTiming
+from gpu_worker.contract.results import SampledToken, ScoredTokens, SequenceError, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.sequences import Batch
 from gpu_worker.experts.queues import ExpertWeights, ExpertWork, run_jointly
@@ -21,6 +22,7 @@ from gpu_worker.machine.clock import Clock, Stopwatch
 from gpu_worker.machine.devices import to_device
 from gpu_worker.passes.forward import RunExperts
 from gpu_worker.sampling.sampler import NOT_FINITE, NoChoice, sample
+from gpu_worker.sampling.scoring import Scoring
 
 _EXPERTS_ALONE = {"expert_ns": 1.0}
 _HEAD_ALONE = {"head_ns": 1.0}
@@ -42,7 +44,8 @@ class Step:
     Attributes:
         timing: What was run; its times are there once it is over.
         tokens: Tokens sampled by batches whose iteration ended.
-        sequence_errors: Sequences whose token could not be sampled.
+        scored: Tokens of prompts, scored by batches whose iteration ended.
+        sequence_errors: Sequences whose token could not be sampled, or scored.
         finished: Batches whose iteration ended.
         failures: Batches that failed, with what was raised.
     """
@@ -67,6 +70,7 @@ class Step:
         self._end = Cursor(len(weights_by_layer))
         self.timing = WorkTiming()
         self.tokens: list[SampledToken] = []
+        self.scored: list[ScoredTokens] = []
         self.sequence_errors: list[SequenceError] = []
         self.finished: list[Batch] = []
         self.failures: list[tuple[Batch, Exception]] = []
@@ -162,7 +166,8 @@ class Step:
         leaving = standing if self._until.layer > cursor.layer else ()
         for batch in leaving:
             if batch in self._batches and batch.forward_pass.expert_queues.is_done:  # one that failed has left the list
-                self._resume(batch, _EXPERTS_ALONE, batch.forward_pass.deliver)
+                deliver = partial(batch.forward_pass.deliver, lambda: self._ask(cursor))
+                self._resume(batch, _EXPERTS_ALONE, deliver)
 
     def _run_together(self, weights: ExpertWeights, batches: Sequence[Batch], expert: int) -> None:
         """Runs one expert for several batches at once; if that raises, one by one, so only those fail that must."""
@@ -184,12 +189,16 @@ class Step:
         """Runs a pass on, and samples if that ended the iteration; shares the time out, but for head and sampling."""
         began = self._clock.mark()
         forward_pass = batch.forward_pass
+        if forward_pass.layers_done is not None:  # it stands in the head
+            shares = _HEAD_ALONE
         try:
             resume()
-            if forward_pass.logits is not None:
+            if shares is not _HEAD_ALONE and forward_pass.layers_done is not None:
                 self._stopwatch.share_out(shares, began, forward_pass.layers_done)
                 shares, began = _HEAD_ALONE, forward_pass.layers_done
+            if forward_pass.logits is not None:
                 self._sample(batch, forward_pass.logits)
+                self._score(batch.scoring)
         except Exception as error:  # whatever the model raises is this batch's failure, and no other's
             self._fail(batch, error)
         self._stopwatch.share_out(shares, began, self._clock.mark())
@@ -214,6 +223,13 @@ class Step:
         self.timing.num_heads += 1
         self.timing.head_rows += len(logits)
         self.finished.append(batch)
+
+    def _score(self, scoring: Scoring | None) -> None:
+        """Takes in what an iteration that ended tells of prompts' tokens."""
+        if scoring is not None:
+            self.scored += scoring.scored
+            self.sequence_errors += [SequenceError(seq_id, NOT_FINITE.reason) for seq_id in scoring.unscored_seq_ids]
+            self.timing.head_rows += scoring.num_rows
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         self._batches.remove(batch)

@@ -241,7 +241,7 @@ def adopt_model(
                 f"this {model.config.model_type} computes logits that are NaN: its config.json is damaged?"
             )
         single = [SingleSequence(module) for module in structure.single_modules]
-        forward.add_boundaries(layers)
+        forward.add_boundaries(model.get_decoder(), layers)
         use_implementations(model, attention.NAME, forward.NAME)
         _check_equal(model, structure, experts, expected, limit, single)
         if Layout.of(model.device) is Layout.PAGES:

@@ -2,7 +2,8 @@
 
     layer boundary ──attention stage──▶ ExpertWork ──experts, one by one──▶ layer boundary ── … ──▶ head ──▶ logits
     (pre-hook on the layer)  │          (registered experts implementation)
-                             Pause (registered attention implementation), if the driver wants one
+                             Pause (registered attention implementation, and before each group of further rows that
+                                    go through the head), if the driver wants one
 
 The forward runs in a greenlet; the hooks find their pass as the greenlet that runs them. Suspending is a switch of
 stacks: it copies nothing and undoes nothing. It knows no policy, no sequences' state and no sampling.
@@ -27,6 +28,7 @@ from gpu_worker.errors import PassFailed
 from gpu_worker.experts.queues import ExpertQueues, ExpertWork
 from gpu_worker.machine.clock import HOST_CLOCK, Clock
 from gpu_worker.machine.devices import is_host
+from gpu_worker.passes.head import ReadRows, further_logits
 from gpu_worker.passes.unit import ATTENTION_ALONE
 
 NAME = "qllm_suspended"
@@ -48,7 +50,7 @@ class LayerBoundary:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """What a pass says when it stands inside an attention stage."""
+    """What a pass says when it stands inside an attention stage, or in the head behind the last layer."""
 
 
 def register() -> None:
@@ -61,8 +63,8 @@ def suspended_experts(module: nn.Module, hidden: Tensor, expert_ids: Tensor, wei
     return current_pass().ask_experts(ExpertWork(module, hidden, expert_ids, weights))
 
 
-def add_boundaries(layers: nn.ModuleList) -> None:
-    """Makes every forward pass stop before each of the decoder layers; forwards that are no ForwardPass run as ever."""
+def add_boundaries(decoder: nn.Module, layers: nn.ModuleList) -> None:
+    """Makes every forward pass stop before each of a decoder's layers; forwards that are no ForwardPass run as ever."""
 
     def before(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -75,6 +77,11 @@ def add_boundaries(layers: nn.ModuleList) -> None:
         if isinstance(stage := getcurrent(), ForwardPass):
             stage.layers_done = stage.clock.mark()
 
+    def after_decoder(_: nn.Module, __: tuple[Any, ...], decoded: Any) -> None:
+        if isinstance(stage := getcurrent(), ForwardPass):
+            stage.keep_decoded(decoded)
+
+    decoder.register_forward_hook(after_decoder)
     for number, layer in enumerate(layers):
         layer.register_forward_pre_hook(before(number), with_kwargs=True)
     layers[-1].register_forward_hook(after_last)
@@ -111,6 +118,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         clock: Times the work.
         reads_rows_back: Whether all rows of the last layer are read; else its attention and experts run
             for those that the head needs.
+        read_rows: Reads the logits of further rows, once those are there.
 
     Attributes:
         cursor: Where it stands.
@@ -132,6 +140,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         clock: Clock = HOST_CLOCK,
         *,
         reads_rows_back: bool = False,
+        read_rows: ReadRows | None = None,
     ) -> None:
         super().__init__()
         self._model = model
@@ -143,7 +152,10 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self._experts_by_layer = experts_by_layer
         self._num_tokens = len(token_ids)
         self._carried_bytes = 0
-        self._reads_rows_back = reads_rows_back
+        self._reads_rows_back = reads_rows_back or read_rows is not None
+        self._read_rows = read_rows
+        self._decoded: Any = None
+        self._stands_in_head = False
         self._run_experts: RunExperts | None = None
         self._goes_on: GoesOn = _always
         self._paused_bytes = 0
@@ -190,15 +202,21 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         self._run_experts, self._goes_on = run_experts, goes_on
         self._resume()
 
-    def deliver(self) -> None:
+    def deliver(self, goes_on: GoesOn = _always) -> None:
         """Gives the model the output of the experts, all of which have run, and runs to the next boundary or the end.
+
+        Args:
+            goes_on: Asked before each group of further rows that go through the head; False leaves the pass there, with
+                its cursor where it was: it is delivered once more.
 
         Raises:
             Exception: Whatever the model raised; the pass is over then.
         """
-        output = self.expert_queues.result()  # (T, D)
-        self.queues, self._goes_on = None, _always
-        self._resume(output)
+        queues, self.queues, self._goes_on = self.expert_queues, None, goes_on
+        reply = () if self._stands_in_head else (queues.result(),)  # (T, D)
+        self._resume(*reply)
+        if self._stands_in_head:
+            self.queues = queues  # all of which have run
 
     def note_expert_run(self) -> None:
         """Moves the cursor to the next expert that has tokens, after one has run or rows have gone."""
@@ -210,7 +228,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         span.dropped = True
         if all(s.dropped for s in self.cache.spans):
             self.close()
-        elif self.queues is not None:
+        elif self.queues is not None and not self._stands_in_head:
             self.queues.keep(self._wanted_rows(self.cursor.layer))
             self.note_expert_run()
 
@@ -219,6 +237,8 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         if self:  # started and not finished
             self.throw(GreenletExit)
         self._inputs = {}
+        self._decoded = self._read_rows = None
+        self._stands_in_head = False
         self.queues = self.logits = None
         self._carried_bytes = self._paused_bytes = 0
         self.cursor = Cursor(len(self._experts_by_layer))
@@ -234,9 +254,25 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
         """The greenlet's body: the model's forward. Returns logits (rows, V)."""
         argument = cache_argument(self._model)
         self.cache.stands_for = argument.of_class
-        output = self._model(**self._inputs, **{argument.name: self.cache}, use_cache=True)
-        logits: Tensor = output.logits[0]  # (rows, V)
+        inputs = {**self._inputs, argument.name: self.cache, "use_cache": True}
+        logits: Tensor = self._model(**inputs).logits[0]  # (rows, V)
+        if self._read_rows is not None:
+            self._read_rows(lambda rows: self._further_logits(inputs, rows))
         return logits
+
+    def _further_logits(self, inputs: dict[str, Any], rows: range) -> Tensor:
+        if self._decoded is None:
+            raise PassFailed("the model's forward does not run its decoder, so no further rows can be read")
+        self._stands_in_head = True
+        self.offer_pause(self._decoded[0])
+        self._stands_in_head = False
+        device = self._inputs["input_ids"].device
+        return further_logits(self._model, self._decoded, inputs, torch.arange(rows.start, rows.stop, device=device))
+
+    def keep_decoded(self, decoded: Any) -> None:
+        """Called by the model behind its decoder: keeps what that gave as long as further rows of it are read."""
+        if self._read_rows is not None:
+            self._decoded = decoded
 
     def arrive(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Called by the model before a decoder layer: stands there, unless it is the first, where passes begin."""

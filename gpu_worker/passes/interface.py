@@ -52,8 +52,8 @@ class Pass(Protocol):
         Where `goes_on` says no between two parts of the stage, it may stand there, with its cursor where it was.
         """
 
-    def deliver(self) -> None:
-        """Goes on once all experts that it waits for have run."""
+    def deliver(self, goes_on: GoesOn) -> None:
+        """Goes on once all experts that it waits for have run; where `goes_on` says no it may stand in the head."""
 
     def note_expert_run(self) -> None:
         """Moves the cursor to the next expert that has tokens."""

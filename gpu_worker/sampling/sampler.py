@@ -109,8 +109,8 @@ def _kept(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     A row comes out the same whatever the others ask for: filters that it does not want keep all of it.
     """
     vocab_size = logits.shape[1]
-    wishes = torch.tensor([(s.temperature, s.top_p, s.min_p) for s in samplings], dtype=torch.float64)
-    temperatures, top_ps, min_ps = to_device(wishes, logits.device)[:, :, None].unbind(1)  # (D, 1) each
+    wishes = torch.tensor([(s.temperature, s.top_p, s.min_p, s.typical_p) for s in samplings], dtype=torch.float64)
+    temperatures, top_ps, min_ps, typical_ps = to_device(wishes, logits.device)[:, :, None].unbind(1)  # (D, 1) each
     below_top = (logits - logits.amax(-1, keepdim=True)).double()  # (D, V), at most 0: no temperature can overflow it
     probabilities = (below_top / temperatures).softmax(-1)  # (D, V)
     top_ks = [s.top_k if 0 < s.top_k < vocab_size else vocab_size for s in samplings]
@@ -127,7 +127,24 @@ def _kept(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         passes = (before < top_ps * ordered.sum(-1, keepdim=True)) | (top_ps >= 1)
         probabilities = torch.zeros_like(probabilities).scatter(1, ids, ordered.where(passes, 0.0))
     least = min_ps * probabilities.amax(-1, keepdim=True)  # (D, 1)
-    return probabilities.where(probabilities >= least, 0.0)
+    probabilities = probabilities.where(probabilities >= least, 0.0)
+    if any(s.typical_p < 1 for s in samplings):
+        probabilities = _typical(probabilities, typical_ps)
+    return probabilities
+
+
+def _typical(probabilities: Tensor, masses: Tensor) -> Tensor:
+    """Keeps of probabilities (D, V) the most typical ones that reach a mass (D, 1); a mass of 1 keeps all.
+
+    A token is the more typical, the nearer its information is to the distribution's entropy. Source: arXiv 2202.00666.
+    """
+    shares = probabilities / probabilities.sum(-1, keepdim=True)  # (D, V)
+    information = -shares.log()  # (D, V), infinite where filters took a token out
+    entropy = (shares * information).nansum(-1, keepdim=True)  # (D, 1)
+    distances, ids = (information - entropy).abs().sort(stable=True)  # (D, V)
+    last = (shares.gather(1, ids).cumsum(-1) < masses).sum(-1, keepdim=True)  # (D, 1)
+    passes = (distances <= distances.gather(1, last.clamp(max=shares.shape[1] - 1))) | (masses >= 1)  # (D, V)
+    return torch.zeros_like(probabilities).scatter(1, ids, probabilities.gather(1, ids).where(passes, 0.0))
 
 
 def _draw(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:

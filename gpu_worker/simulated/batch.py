@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from gpu_worker.contract.results import FinishReason, SampledToken
+from gpu_worker.contract.results import FinishReason, SampledToken, ScoredTokens
 from gpu_worker.cursor import Cursor, Stage
 
 _GOLDEN = 0x9E3779B1  # spreads consecutive positions over 32 bits
@@ -87,6 +87,12 @@ class SimulatedSequence:
         self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason)
 
+    def score(self, token_ids: Sequence[int], logprob: float) -> ScoredTokens:
+        """Tells how probable the tokens behind what is cached are: each as probable, without alternatives."""
+        num_tokens = len(token_ids)
+        logprobs, ranks = [logprob] * num_tokens, [1] * num_tokens
+        return ScoredTokens(self.seq_id, self.num_cached + 1, token_ids, logprobs, ranks)
+
     def _choose(self, vocabulary: Sequence[int]) -> int:
         first = (self.context ^ self.seed * _SEEDS ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
         if self.num_output_tokens >= self.min_tokens or vocabulary[first] not in self.stop_ids:
@@ -103,11 +109,13 @@ class Part:
         sequence: The sequence.
         token_ids: The tokens that are computed.
         samples: Whether it samples a token when the iteration ends.
+        scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
     """
 
     sequence: SimulatedSequence
     token_ids: Sequence[int]
     samples: bool
+    scored_token_ids: Sequence[int] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -34,7 +34,14 @@ from gpu_worker.contract.commands import (
 from gpu_worker.contract.executor import GoesOn
 from gpu_worker.contract.integrity import check_members, integrity_report
 from gpu_worker.contract.ledger import BlockLedger
-from gpu_worker.contract.results import AdvanceOutcome, BatchError, IntegrityReport, SampledToken, WorkTiming
+from gpu_worker.contract.results import (
+    AdvanceOutcome,
+    BatchError,
+    IntegrityReport,
+    SampledToken,
+    ScoredTokens,
+    WorkTiming,
+)
 from gpu_worker.cursor import Stage
 from gpu_worker.simulated.batch import Part, Routing, SimulatedBatch, SimulatedSequence
 from gpu_worker.simulated.step import Pacer, SimulatedStep
@@ -106,9 +113,11 @@ class SimulatedExecutor:
             step.timing.add(self._untold)
             self._untold = WorkTiming()
         tokens: list[SampledToken] = []
+        scored: list[ScoredTokens] = []
         for batch in step.finished:
+            scored += self._score(batch)
             tokens += self._finish(batch)
-        return AdvanceOutcome(reached, tokens, timing=step.timing)
+        return AdvanceOutcome(reached, tokens, timing=step.timing, scored=scored)
 
     def abandon(self, batch_ids: Sequence[int], message: str) -> list[BatchError]:
         """Forgets the batches of an advance that raised; returns each as failed."""
@@ -190,12 +199,17 @@ class SimulatedExecutor:
             if item.new_block_ids:
                 self.blocks.extend(sequence.seq_id, item.new_block_ids)
             if sequence.finish_reason is None:  # one that ended before the scheduler could know is passed over
-                parts.append(Part(sequence, tokens_of(item, sequence), item.samples))
+                parts.append(Part(sequence, tokens_of(item, sequence), item.samples, item.scored_token_ids))
                 sequence.batch_id = batch_id
-        num_rows = sum(item.samples for item in items)
+        num_rows = sum(item.samples + len(item.scored_token_ids) for item in items)
         batch = self._batches[batch_id] = SimulatedBatch(batch_id, parts, max(1, num_rows))
         if not parts:
             batch.cursor = self._routing.end
+
+    def _score(self, batch: SimulatedBatch) -> list[ScoredTokens]:
+        """Tells how probable the tokens of prompts are that an iteration is to score."""
+        parts = [part for part in batch.parts if part.scored_token_ids]
+        return [part.sequence.score(part.scored_token_ids, self._logprob) for part in parts]
 
     def _finish(self, batch: SimulatedBatch) -> list[SampledToken]:
         """Takes what an iteration computed into the caches, and samples."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from scheduler_svc.api.parts import CallDelta, Part, PartReader
+from scheduler_svc.core.state.prompt_scores import PromptScores, joined_scores
 from scheduler_svc.core.state.results import TokenLogprob
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 from scheduler_svc.generation import TokenEvent
@@ -39,6 +40,7 @@ class Delta:
         tops: The most probable tokens at the place of each token, as many as were asked for; empty if none were.
         reasoning: Thoughts, which are no part of the text.
         calls: Calls of functions, which are none either.
+        scores: How probable tokens of the prompt are; all come before the first token.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Delta:
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
+    scores: PromptScores | None = None
 
     @property
     def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
@@ -65,6 +68,7 @@ def joined(parts: Sequence[Delta]) -> Delta:
         tops=tuple(top for part in parts for top in part.tops),
         reasoning="".join(part.reasoning for part in parts),
         calls=tuple(call for part in parts for call in part.calls),
+        scores=joined_scores([part.scores for part in parts if part.scores is not None]),
     )
 
 
@@ -76,6 +80,7 @@ class DeltaBuilder:
         usage: Returns what the generation has used, for an end that the engine did not decide.
         stop_tokens: Stop strings that are special tokens, by id.
         reader: Finds thoughts and calls in the text; None: all of it is text.
+        includes_stop: Whether what ends the text is a part of it.
     """
 
     def __init__(
@@ -84,8 +89,11 @@ class DeltaBuilder:
         usage: Callable[[], Usage],
         stop_tokens: Mapping[int, str] = NO_TOKENS,
         reader: PartReader | None = None,
+        *,
+        includes_stop: bool = False,
     ) -> None:
         self._reader = reader
+        self._includes_stop = includes_stop
         self._assembler = assembler
         self._usage = usage
         self._stop_tokens = stop_tokens
@@ -106,6 +114,7 @@ class DeltaBuilder:
             tops=event.tops[:num_used],
             reasoning=part.reasoning,
             calls=part.calls,
+            scores=event.scores,
         )
 
     def _read(self, text: str, reason: FinishReason | None) -> tuple[Part, FinishReason | None]:
@@ -117,8 +126,9 @@ class DeltaBuilder:
 
     def _text(self, event: TokenEvent) -> tuple[str, int]:
         """Returns the event's text up to a stop string, and the number of tokens that it took."""
-        # The token that ends the text by being a stop token is reported, but is not text.
-        texts = event.token_ids[:-1] if event.finish_reason is FinishReason.STOP else event.token_ids
+        # The token that ends the text by being a stop token is reported, but is no text unless that is asked for.
+        is_stopped = event.finish_reason is FinishReason.STOP
+        texts = event.token_ids[:-1] if is_stopped and not self._includes_stop else event.token_ids
         delta, num_used = self._assembler.extend(texts)
         self._stop_string = delta.stop_string
         if delta.stop_string is not None:
@@ -127,9 +137,11 @@ class DeltaBuilder:
             return delta.text, len(event.token_ids)
         rest = self._assembler.finish()
         self._stop_string = rest.stop_string
-        if rest.stop_string is None and event.finish_reason is FinishReason.STOP:
+        end = ""
+        if rest.stop_string is None and is_stopped:
             self._stop_string = self._stop_tokens.get(event.token_ids[-1])
-        return delta.text + rest.text, len(event.token_ids)
+            end = self._stop_string or "" if self._includes_stop else ""
+        return delta.text + rest.text + end, len(event.token_ids)
 
     def _finish(self, reason: FinishReason, usage: Usage) -> Finish:
         # The engine may have run on past a stop string: only what was reported counts.

@@ -16,9 +16,10 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A text to continue."""
+    """A text to continue; with the tokens that the model expects around a text, unless those are left out."""
 
     text: str
+    add_special_tokens: bool = True
 
 
 class ToolChoice(StrEnum):
@@ -105,12 +106,14 @@ class SamplingDraft:
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: What the output shall not have.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        num_prompt_logprobs: So many are told with each token of the prompt; None tells nothing of the prompt.
     """
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     seed: int | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
@@ -119,6 +122,7 @@ class SamplingDraft:
     allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[str] = ()
     num_top_logprobs: int = 0
+    num_prompt_logprobs: int | None = None
 
 
 class StructureKind(StrEnum):
@@ -150,6 +154,7 @@ class StopDraft:
 
     Attributes:
         max_tokens: None takes `default_max_tokens`, or what the context still holds if that is less.
+        include_stop_string: Whether what ended the text is a part of it.
     """
 
     max_tokens: int | None = None
@@ -158,6 +163,7 @@ class StopDraft:
     ignore_eos: bool = False
     stop_token_ids: Sequence[int] = ()
     stop_strings: Sequence[str] = ()
+    include_stop_string: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +192,8 @@ class Draft:
         cache_salt: Keeps its cache apart from requests of another salt; empty: shared by all without one.
         session: The turn of a program that it is; None: it is none.
         structure: What the text shall be kept to; None: nothing.
+        truncate_prompt_tokens: How many tokens of the prompt are kept, its last ones; -1: as many as the context holds.
+            None refuses one that is too long.
     """
 
     request_class: RequestClass
@@ -198,3 +206,4 @@ class Draft:
     cache_salt: str = ""
     session: SessionDraft | None = None
     structure: StructureDraft | None = None
+    truncate_prompt_tokens: int | None = None

@@ -6,7 +6,7 @@ Long texts are worked on by TextThreads, and chat templates run in processes of 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from scheduler_svc.api.draft import ChatPrompt, Prompt, TokenPrompt
+from scheduler_svc.api.draft import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from scheduler_svc.api.tools import require_size
 from scheduler_svc.api.validation import (
     UnknownToken,
@@ -42,8 +42,11 @@ async def prompt_token_ids(
     text: ModelText,
     threads: TextThreads,
     setting: Setting = NO_SETTING,
+    most_tokens: int | None = None,
 ) -> tuple[int, ...]:
     """Returns the prompt's ids: at least one, and short enough that one more fits the context.
+
+    Of a prompt that has more than `most_tokens`, if that is given, only so many are kept, its last ones.
 
     Raises:
         InvalidRequest: The prompt is empty, too long, or of a kind that the model cannot take.
@@ -52,42 +55,51 @@ async def prompt_token_ids(
     """
     max_context_tokens = context_tokens(model)
     if isinstance(prompt, TokenPrompt):
-        require_prompt_length("token_ids.ids", len(prompt.token_ids), max_context_tokens)
-        return text.token_ids.kept(valid_token_ids("token_ids.ids", prompt.token_ids, model.vocab_size))
+        ids = prompt.token_ids if most_tokens is None else prompt.token_ids[-most_tokens:]
+        require_prompt_length("token_ids.ids", len(ids), max_context_tokens)
+        return text.token_ids.kept(valid_token_ids("token_ids.ids", ids, model.vocab_size))
     kind = "chat" if isinstance(prompt, ChatPrompt) else "text"
     tokenizer = text.tokenizer
     if tokenizer is None:
         raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
     if isinstance(prompt, ChatPrompt):
         rendered = await _rendered(prompt.turns, setting, request_class, text, threads)
-        length, work = _chat_work(rendered, tokenizer, max_context_tokens)
+        length, work = _chat_work(rendered, tokenizer, max_context_tokens, cuts=most_tokens is not None)
     else:
-        length, work = _text_work(prompt.text, tokenizer, max_context_tokens)
+        length, work = _text_work(prompt, tokenizer, max_context_tokens, cuts=most_tokens is not None)
     try:
         token_ids = await threads.run(request_class, length, work)
     except TooManyTokens as error:
         require_prompt_length(kind, error.num_tokens, max_context_tokens)
         raise
+    if most_tokens is not None:
+        token_ids = token_ids[-most_tokens:]
     require_prompt_length(kind, len(token_ids), max_context_tokens)
     _require_known(kind, token_ids, tokenizer, model.vocab_size)
     return text.token_ids.kept(token_ids)
 
 
-def _text_work(text: str, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
-    """Returns the text's length in characters and what tokenizes it."""
+def _text_work(prompt: TextPrompt, tokenizer: Tokenizer, max_context_tokens: int, *, cuts: bool) -> TextWork:
+    """Returns the text's length in characters and what tokenizes it; `cuts`: it may be longer than the context."""
+    text = prompt.text
     if not text:
         raise InvalidRequest("text", text, "a text that is not empty")
     _require_bytes("text", len(text.encode()))
-    _require_bound("text", text, tokenizer, max_context_tokens)
-    return len(text), lambda: tokenizer.encode(text, add_special_tokens=True, max_tokens=max_context_tokens - 1)
+    return _encoding("text", text, tokenizer, None if cuts else max_context_tokens, prompt.add_special_tokens)
 
 
-def _chat_work(rendered: str, tokenizer: Tokenizer, max_context_tokens: int) -> TextWork:
-    """Returns the rendered conversation's length in characters and what tokenizes it."""
-    _require_bound("chat", rendered, tokenizer, max_context_tokens)
-    return len(rendered), lambda: tokenizer.encode(
-        rendered, add_special_tokens=False, max_tokens=max_context_tokens - 1
-    )
+def _chat_work(rendered: str, tokenizer: Tokenizer, max_context_tokens: int, *, cuts: bool) -> TextWork:
+    """Returns the rendered conversation's length in characters and what tokenizes it; `cuts` as in `_text_work`."""
+    return _encoding("chat", rendered, tokenizer, None if cuts else max_context_tokens, adds_special_tokens=False)
+
+
+def _encoding(
+    field: str, text: str, tokenizer: Tokenizer, max_context_tokens: int | None, adds_special_tokens: bool
+) -> TextWork:
+    most = None if max_context_tokens is None else max_context_tokens - 1
+    if max_context_tokens is not None:
+        _require_bound(field, text, tokenizer, max_context_tokens)
+    return len(text), lambda: tokenizer.encode(text, add_special_tokens=adds_special_tokens, max_tokens=most)
 
 
 async def _rendered(

@@ -23,6 +23,8 @@ MAX_BIAS = 100.0
 MAX_BAD_WORDS = 64
 MAX_BAD_WORD_BYTES = 256
 MAX_TOP_LOGPROBS = 20
+# Of one request, alternatives included: so many are written to an answer at once, of a megabyte or ten in JSON.
+MAX_PROMPT_LOGPROBS = 1 << 17
 MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1
 # Below this, dividing the logits overflows; the choice is the most probable token anyway.
 GREEDY_BELOW_TEMPERATURE = 1e-5
@@ -51,6 +53,9 @@ def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefa
         raise InvalidRequest("sampling.top_p", top_p, "a number in (0, 1]")
     if not 0 <= min_p <= 1:
         raise InvalidRequest("sampling.min_p", min_p, "a number in [0, 1]")
+    typical_p = _first_of(given.typical_p, None, 1.0)
+    if not 0 < typical_p <= 1:
+        raise InvalidRequest("sampling.typical_p", typical_p, "a number in (0, 1], 1 for all tokens")
     if not MIN_SEED <= seed <= MAX_SEED:
         raise InvalidRequest("sampling.seed", seed, "an integer of 64 bits")
     if not MIN_REPETITION_PENALTY <= repetition_penalty <= MAX_REPETITION_PENALTY:
@@ -58,11 +63,15 @@ def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefa
         raise InvalidRequest("sampling.repetition_penalty", repetition_penalty, allowed)
     if not 0 <= given.num_top_logprobs <= MAX_TOP_LOGPROBS:
         raise InvalidRequest("num_top_logprobs", given.num_top_logprobs, f"an integer in [0, {MAX_TOP_LOGPROBS}]")
+    wanted = given.num_prompt_logprobs
+    if wanted is not None and not 0 <= wanted <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest("num_prompt_logprobs", wanted, f"an integer in [0, {MAX_TOP_LOGPROBS}]")
     return SamplingParams(
         temperature=0.0 if temperature < GREEDY_BELOW_TEMPERATURE else temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        typical_p=typical_p,
         seed=seed,
         repetition_penalty=repetition_penalty,
         presence_penalty=_valid_penalty("sampling.presence_penalty", given.presence_penalty),
@@ -70,7 +79,21 @@ def valid_sampling(given: SamplingDraft, vocab_size: int, defaults: SamplingDefa
         logit_bias=_valid_bias(given.logit_bias, vocab_size),
         allowed_token_ids=_valid_allowed(given.allowed_token_ids, vocab_size),
         num_top_logprobs=min(given.num_top_logprobs, vocab_size),
+        num_prompt_logprobs=None if wanted is None else min(wanted, vocab_size),
     )
+
+
+def num_prompt_numbers(sampling: SamplingParams, num_prompt_tokens: int) -> int:
+    """Counts the log-probabilities that are told of a prompt, alternatives included."""
+    wanted = sampling.num_prompt_logprobs
+    return 0 if wanted is None else num_prompt_tokens * (1 + wanted)
+
+
+def require_prompt_numbers(given: int, field: str = "num_prompt_logprobs") -> None:
+    """Raises InvalidRequest if a request asks for more of them than an answer may hold."""
+    if given > MAX_PROMPT_LOGPROBS:
+        amount = Amount(given, "log-probabilities of prompts, alternatives included")
+        raise InvalidRequest(field, amount, f"at most {MAX_PROMPT_LOGPROBS} in all")
 
 
 def bad_word_ids(words: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int) -> tuple[tuple[int, ...], ...]:

@@ -17,11 +17,12 @@ from scheduler_svc.api.parts import PartReader
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
-from scheduler_svc.api.sampling import bad_word_ids, valid_sampling
+from scheduler_svc.api.sampling import bad_word_ids, num_prompt_numbers, require_prompt_numbers, valid_sampling
 from scheduler_svc.api.structure import valid_grammar
 from scheduler_svc.api.tools import NO_TOOLS, ToolUse, setting_of, valid_tools
 from scheduler_svc.api.validation import (
     context_tokens,
+    num_kept_tokens,
     stop_tokens_of,
     valid_request_id,
     valid_stop,
@@ -50,6 +51,7 @@ class PreparedGeneration:
     Attributes:
         model: What it was tokenized for.
         stop_tokens: Stop strings that are special tokens, by id.
+        includes_stop: Whether what ends the text is a part of it.
         earlier: What it had in an earlier life; its answer begins with it.
         reader: Finds thoughts and calls in its text, where there may be some.
         tools: The functions that it may call.
@@ -60,6 +62,7 @@ class PreparedGeneration:
     tokenizer: Tokenizer | None
     assembler: TextAssembler
     stop_tokens: Mapping[int, str]
+    includes_stop: bool = False
     earlier: TokenEvent | None = None
     reader: PartReader | None = None
     tools: frozenset[str] = frozenset()
@@ -67,19 +70,26 @@ class PreparedGeneration:
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
 
-        From its start, too, if alternatives of each token were asked for, which are not known of these.
+        From its start, too, if alternatives of each token were asked for, which are not known of these, or
+        log-probabilities of the prompt, which nobody kept.
 
         Args:
             token_ids: What it generated in an earlier life, without its last token.
             logprobs: One for each of them.
         """
-        if self.request.sampling.num_top_logprobs:
+        sampling = self.request.sampling
+        if sampling.num_top_logprobs or sampling.num_prompt_logprobs is not None:
             return self
         fits = 0 < len(token_ids) == len(logprobs) and len(token_ids) < self.request.stop.max_tokens
         if not fits or not 0 <= min(token_ids) <= max(token_ids) < self.model.vocab_size:
             return self
         request = replace(self.request, output_token_ids=token_ids)
         return replace(self, request=request, earlier=TokenEvent(token_ids, logprobs))
+
+    @property
+    def num_prompt_numbers(self) -> int:
+        """Log-probabilities that are told of its prompt, alternatives included."""
+        return num_prompt_numbers(self.request.sampling, len(self.request.prompt_token_ids))
 
     @property
     def most_tokens(self) -> int:
@@ -106,7 +116,13 @@ class TextGeneration:
         self._place = place
         self._entrance = entrance
         entrance.enter(self)
-        self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens, prepared.reader)
+        self._deltas = DeltaBuilder(
+            prepared.assembler,
+            stream.usage,
+            prepared.stop_tokens,
+            prepared.reader,
+            includes_stop=prepared.includes_stop,
+        )
 
     @property
     def num_cached_tokens(self) -> int:
@@ -189,7 +205,8 @@ class TextGenerator:
         model = self._generator.model
         if model is not None:
             valid_sampling(draft.sampling, model.vocab_size, model.sampling)
-            valid_stop(draft.stop, model)
+            valid_stop(draft.stop, model, may_be_empty=draft.sampling.num_prompt_logprobs is not None)
+            num_kept_tokens(draft.truncate_prompt_tokens, draft.stop, context_tokens(model))
 
     async def _prepare(self, draft: Draft) -> PreparedGeneration:
         grant = current_grant()
@@ -207,9 +224,14 @@ class TextGenerator:
         sampling = replace(valid_sampling(draft.sampling, model.vocab_size, model.sampling), bad_words=bad_words)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
-        requested_stop = valid_stop(draft.stop, model, stop_tokens)
+        is_scored = sampling.num_prompt_logprobs is not None
+        requested_stop = valid_stop(draft.stop, model, stop_tokens, may_be_empty=is_scored)
+        num_kept = num_kept_tokens(draft.truncate_prompt_tokens, draft.stop, context_tokens(model))
         use, setting = _conversation(draft.prompt, model, text)
-        token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads, setting)
+        token_ids = await prompt_token_ids(
+            draft.prompt, draft.request_class, model, text, self._threads, setting, num_kept
+        )
+        require_prompt_numbers(num_prompt_numbers(sampling, len(token_ids)))
         answering = _answering(draft.prompt, use, token_ids, text)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
         grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars, answering.grammar)
@@ -229,8 +251,15 @@ class TextGenerator:
                 tenant=tenant,
             ),
             tokenizer=text.tokenizer,
-            assembler=TextAssembler(answering.decoder(text.tokenizer), token_ids, stop_strings, stop.min_tokens),
+            assembler=TextAssembler(
+                answering.decoder(text.tokenizer),
+                token_ids,
+                stop_strings,
+                stop.min_tokens,
+                includes_stop=draft.stop.include_stop_string,
+            ),
             stop_tokens=stop_tokens,
+            includes_stop=draft.stop.include_stop_string,
             reader=answering.reader(),
             tools=frozenset(one.name for one in use.functions),
         )

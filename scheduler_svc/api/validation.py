@@ -158,11 +158,23 @@ class RequestedStop:
         return StopConditions(max_tokens, self.min_tokens, self.stop_token_ids)
 
 
-def valid_stop(given: StopDraft, model: ServedModel, also: Iterable[int] = ()) -> RequestedStop:
-    """Returns when the request wants to stop, at tokens of `also` too, as far as can be judged without its prompt."""
+def valid_stop(
+    given: StopDraft, model: ServedModel, also: Iterable[int] = (), *, may_be_empty: bool = False
+) -> RequestedStop:
+    """Returns when the request wants to stop, as far as can be judged without its prompt.
+
+    Args:
+        given: What it says.
+        model: The model.
+        also: Further tokens that end the text.
+        may_be_empty: Whether it may ask for no token at all, since something is told of its prompt.
+    """
     max_tokens = given.max_tokens
     most = context_tokens(model) - 1
-    if max_tokens is not None and not 1 <= max_tokens <= most:
+    if max_tokens == 0 and not may_be_empty:
+        allowed = f"1 to {most}; 0 only where the prompt is echoed, or its log-probabilities are asked for"
+        raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
+    if max_tokens is not None and not 0 <= max_tokens <= most:
         allowed = f"1 to {most}: the context of {most + 1} tokens less at least one of the prompt"
         raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
     if given.min_tokens < 0 or (max_tokens is not None and given.min_tokens > max_tokens):
@@ -175,6 +187,22 @@ def valid_stop(given: StopDraft, model: ServedModel, also: Iterable[int] = ()) -
     further = valid_token_ids(field, given.stop_token_ids, model.vocab_size)
     token_ids = tuple(dict.fromkeys((*own, *further, *also)))
     return RequestedStop(max_tokens, given.default_max_tokens, given.min_tokens, token_ids)
+
+
+def num_kept_tokens(given: int | None, stop: StopDraft, max_context_tokens: int) -> int | None:
+    """Returns how many tokens of a prompt are kept at most; None where it is refused if it is too long.
+
+    With -1 it is as many as the context holds beside what is to be generated: max_tokens, or their default, but that
+    takes no more than half of the context.
+    """
+    most = max_context_tokens - 1
+    if given == -1:
+        default = min(stop.default_max_tokens, max_context_tokens // 2)
+        return max(1, max_context_tokens - max(1, default if stop.max_tokens is None else stop.max_tokens))
+    if given is not None and not 1 <= given <= most:
+        allowed = f"-1, or 1 to {most}: the context of {max_context_tokens} tokens less one to generate"
+        raise InvalidRequest("truncate_prompt_tokens", given, allowed)
+    return given
 
 
 def require_prompt_length(field: str, num_tokens: int, max_context_tokens: int) -> None:

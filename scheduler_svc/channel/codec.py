@@ -15,6 +15,7 @@ from qllm.v1 import control_pb2, inference_pb2
 from scheduler_svc.core.state import commands
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.results import (
     BatchError,
     IntegrityReport,
@@ -53,6 +54,7 @@ _NUMBERS_OF_SAMPLING = (
     "top_k",
     "top_p",
     "min_p",
+    "typical_p",
     "seed",
     "repetition_penalty",
     "presence_penalty",
@@ -113,6 +115,7 @@ def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) 
     step.add_sequence.stop_token_ids.extend(stop.stop_token_ids)
     step.add_sequence.shared_block_ids.extend(command.shared_block_ids)
     step.add_sequence.num_top_logprobs = sampling.num_top_logprobs
+    step.add_sequence.num_prompt_alternatives = sampling.num_prompt_logprobs or 0
     step.add_sequence.grammar = sampling.grammar
     step.add_sequence.prompt_token_ids.extend(command.prompt_token_ids)
     step.add_sequence.output_token_ids.extend(command.output_token_ids)
@@ -157,6 +160,8 @@ def _start_batch(step: control_pb2.StepCommand, command: commands.StartBatch) ->
             added.token_ids.extend(item.token_ids)
         if item.new_block_ids:
             added.new_block_ids.extend(item.new_block_ids)
+        if item.scored_token_ids:
+            added.scored_token_ids.extend(item.scored_token_ids)
 
 
 def _drop_batch(step: control_pb2.StepCommand, command: commands.DropBatch) -> None:
@@ -331,6 +336,7 @@ def decode_step_result(result: control_pb2.StepResult, model: ServedModel) -> St
             for error in result.sequence_errors
         ),
         suspended_bytes=min(result.suspended_bytes, _MAX_BYTES),
+        scored=tuple(ScoredTokens(SeqId(one.seq_id), _scores(one.tokens, model)) for one in result.scored),
     )
 
 
@@ -371,6 +377,40 @@ def _top(top: inference_pb2.TopLogprobs, vocab_size: int) -> tuple[TokenLogprob,
         _check("top.token_id", one.token_id, 0, vocab_size - 1)
         _check("top.logprob", one.logprob, -math.inf, math.inf)
     return tuple(TokenLogprob(one.token_id, one.logprob) for one in top.tokens)
+
+
+def _scores(tokens: inference_pb2.PromptLogprobs, model: ServedModel) -> PromptScores:
+    """Returns how probable tokens of a prompt were; of thousands of tokens, so whole columns are looked at."""
+    num_tokens, num_alternatives = len(tokens.token_ids), tokens.num_alternatives
+    _check("scored.first_position", tokens.first_position, 1, model.core.max_model_len - num_tokens)
+    _check("scored.num_alternatives", num_alternatives, 0, model.vocab_size)
+    for field, expected in (
+        ("logprobs", num_tokens),
+        ("ranks", num_tokens),
+        ("alternative_ids", num_tokens * num_alternatives),
+        ("alternative_logprobs", num_tokens * num_alternatives),
+    ):
+        _check(f"scored.{field}", len(getattr(tokens, field)), expected, expected)
+    for field, low, high in (
+        ("token_ids", 0, model.vocab_size - 1),
+        ("ranks", 1, _MAX_VOCAB),  # the model may have rows that no token has
+        ("alternative_ids", 0, model.vocab_size - 1),
+    ):
+        column = getattr(tokens, field)
+        if column:
+            _check(f"scored.{field}", min(column), low, high)
+            _check(f"scored.{field}", max(column), low, high)
+    if any(map(math.isnan, tokens.logprobs)) or any(map(math.isnan, tokens.alternative_logprobs)):
+        raise ProtocolError("scored.logprobs: got NaN, allowed is a number")
+    return PromptScores(
+        tokens.first_position,
+        list(tokens.token_ids),
+        list(tokens.logprobs),
+        list(tokens.ranks),
+        num_alternatives,
+        list(tokens.alternative_ids),
+        list(tokens.alternative_logprobs),
+    )
 
 
 def _timing(timing: control_pb2.WorkTiming) -> WorkTiming:

@@ -78,11 +78,12 @@ class Composer:
     def _follow(self, member: Member, num_tokens: int) -> Member:
         """Makes a member of the next iteration of a member of this one."""
         sequence, num_before = member.sequence, member.num_tokens  # these are not counted as computed yet
-        samples = member.samples or num_before + num_tokens == sequence.num_pending_tokens
+        samples = member.samples or sequence.samples(sequence.num_pending_tokens, num_before + num_tokens)
+        start = member.first_position + num_before
         new_block_ids = self._memory.grow(sequence, num_before + num_tokens)
         if not member.samples:
-            self._memory.computes(sequence, member.first_position + num_before, num_tokens)
-        return Member(sequence, num_tokens, member.first_position + num_before, samples, new_block_ids)
+            self._memory.computes(sequence, start, num_tokens)
+        return Member(sequence, num_tokens, start, samples, new_block_ids, sequence.num_scored(start, num_tokens))
 
     def _fill_up(self, members: list[Member], plan: BatchPlan, outlook: Outlook, starts_s: float) -> list[Member]:
         """Adds members from the plan's sources, and whom it takes along; returns all of them."""
@@ -114,8 +115,9 @@ class Composer:
     def _admit(self, seeker: Seeker, num_tokens: int) -> Member:
         """Makes a member of a sequence that has room."""
         new_block_ids = self._room.settle(seeker, num_tokens)
-        samples = num_tokens == seeker.num_pending
-        return Member(seeker.sequence, num_tokens, seeker.start, samples, new_block_ids)
+        sequence, start = seeker.sequence, seeker.start
+        samples = sequence.samples(seeker.num_pending, num_tokens)
+        return Member(sequence, num_tokens, start, samples, new_block_ids, sequence.num_scored(start, num_tokens))
 
     def _finds_room(self, queue: SequenceQueue, plan: BatchPlan, outlook: Outlook) -> bool:
         """Whether the first one of a queue can run now, with others' room if need be."""
@@ -169,7 +171,9 @@ class Composer:
         for queue in (self._queues[name] for name in plan.filler):
             skipped: list[Sequence] = []
             while len(members) < plan.max_sequences and (sequence := queue.pop()):
-                if sequence.is_suspect:
+                if (
+                    sequence.is_suspect or sequence.is_scored
+                ):  # all of its rows go through the head, and would take long
                     skipped.append(sequence)
                     continue
                 seeker = self._room.seek(sequence, budget - shape.num_tokens)

@@ -14,7 +14,15 @@ from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.batch import Batch, Member
 from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
-from scheduler_svc.core.state.results import FailureOutput, Output, SampledToken, SequenceError, TokenOutput
+from scheduler_svc.core.state.prompt_scores import PromptScores
+from scheduler_svc.core.state.results import (
+    FailureOutput,
+    Output,
+    PromptOutput,
+    SampledToken,
+    SequenceError,
+    TokenOutput,
+)
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.workload import Workload
 
@@ -100,7 +108,9 @@ class Iterations:
 
     # ---- iterations end
 
-    def end(self, batch: Batch, tokens: dict[SeqId, SampledToken], now_s: float) -> list[Output]:
+    def end(
+        self, batch: Batch, tokens: dict[SeqId, SampledToken], scores: dict[SeqId, PromptScores], now_s: float
+    ) -> list[Output]:
         """Puts the members back into their queues, each with its new token, or ends them."""
         self._work.batches.remove(batch)
         self._accounts.iteration_ended(batch)
@@ -111,8 +121,10 @@ class Iterations:
             self._memory.computed(sequence)
             if not sequence.output_token_ids:
                 self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
+            if member.num_scored or sequence.is_computed_whole:
+                outputs += self._scored(sequence, scores.get(sequence.seq_id), now_s)
             token = tokens.get(sequence.seq_id) if member.samples else None
-            if token is not None:
+            if token is not None and sequence.state is not SequenceState.FINISHED:
                 outputs.append(self._append(sequence, token, now_s))
             if sequence.state is SequenceState.FINISHED:
                 continue
@@ -120,6 +132,21 @@ class Iterations:
                 sequence.state = SequenceState.QUEUED
                 self._work.queues.of(sequence).push(sequence)
         return outputs
+
+    def _scored(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
+        """Takes in how probable tokens of a prompt are, and ends a sequence that has nothing else to wait for."""
+        # What another worker told already comes again where that was lost, and its prompt is computed anew.
+        new = scores.since(sequence.scored_up_to) if scores is not None else None
+        if new and new.first_position == sequence.scored_up_to:
+            sequence.scored_up_to = new.stop
+        if sequence.num_computed_tokens + 1 > sequence.scored_up_to and sequence.is_scored:
+            self.end_sequence(sequence)
+            return [FailureOutput(sequence.seq_id, "the worker did not tell how probable the prompt's tokens are")]
+        if not sequence.is_computed_whole:
+            return [PromptOutput(sequence.seq_id, new)] if new else []
+        self._accounts.answer_ended(sequence)
+        self.end_sequence(sequence, now_s)
+        return [PromptOutput(sequence.seq_id, new or None, FinishReason.LENGTH, sequence.usage(now_s))]
 
     def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
         """Gives a sequence its new token, and ends it where that was the last one."""
@@ -201,6 +228,7 @@ class Iterations:
 
 
 def _item(member: Member) -> BatchItem:
-    sequence, num_tokens, start, samples, new_block_ids = member
+    sequence, num_tokens, start, samples, new_block_ids, num_scored = member
     token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
-    return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples)
+    scored = sequence.prompt_token_ids[start + 1 : start + 1 + num_scored] if num_scored else ()
+    return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples, scored)

@@ -237,6 +237,7 @@ class Scheduler:
         for left_out in result.sequence_errors:
             outputs += self._iterations.fail_sequence(left_out)
         tokens = {token.seq_id: token for token in result.tokens}
+        scores = {one.seq_id: one.scores for one in result.scored}
         for batch in step.batches:
             # Only a batch that was cut short stands elsewhere than where it was sent to.
             stands_at = result.reached if batch.is_preempted else step.command.until
@@ -245,7 +246,7 @@ class Scheduler:
             if batch.is_preempted and self._dispatcher.settle(batch, stands_at):
                 self._iterations.drop_if_empty(batch)
             if stands_at >= batch.end and batch in self.work.batches:  # else it failed, or was dropped meanwhile
-                outputs += self._iterations.end(batch, tokens, now_s)
+                outputs += self._iterations.end(batch, tokens, scores, now_s)
         return outputs
 
     def refuse(self, command_id: CommandId, message: str, now_s: float) -> list[Output]:

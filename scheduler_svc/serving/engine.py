@@ -17,7 +17,7 @@ from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId, SeqId
-from scheduler_svc.core.state.results import FailureOutput, IntegrityReport, Output, StepResult, TokenOutput, WorkTiming
+from scheduler_svc.core.state.results import FailureOutput, IntegrityReport, Output, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.errors import BatchFailed, Refusal, RulesLeaveNothing, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
@@ -302,14 +302,14 @@ class Engine:
             live = self._live.get(output.seq_id)
             if live is None:
                 continue
-            if isinstance(output, TokenOutput):
-                live.stream.push(output)
-                if not live.has_token:
-                    self._live.note_first_token(live)
-                if output.finish_reason is not None:
-                    self._live.leave(output.seq_id, output.finish_reason)
-            else:
+            if isinstance(output, FailureOutput):
                 self._fail_one(live, _failure(live, output))
+                continue
+            live.stream.push(output)
+            if not live.has_token and live.sequence.first_token_s is not None:
+                self._live.note_first_token(live)
+            if output.finish_reason is not None:
+                self._live.leave(output.seq_id, output.finish_reason)
 
     def _end_early(self, seq_id: SeqId, reason: FinishReason) -> None:
         live = self._live.get(seq_id)

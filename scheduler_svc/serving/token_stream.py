@@ -7,7 +7,8 @@ Knows nothing of text or gRPC.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from scheduler_svc.core.state.results import TokenOutput
+from scheduler_svc.core.state.prompt_scores import PromptScores, joined_scores
+from scheduler_svc.core.state.results import PromptOutput, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import ServiceError
 from scheduler_svc.generation import TokenEvent
@@ -41,14 +42,18 @@ class BufferedTokenStream:
         self._waiting: asyncio.Future[None] | None = None
         self._has_news = False
         self._outputs: list[TokenOutput] = []
+        self._scores: list[PromptScores] = []
         self._finish_reason: FinishReason | None = None
         self._final_usage: Usage | None = None
         self._error: ServiceError | None = None
         self._is_over = False
 
-    def push(self, output: TokenOutput) -> None:
-        """Adds a token; with a finish reason it is the last."""
-        self._outputs.append(output)
+    def push(self, output: TokenOutput | PromptOutput) -> None:
+        """Adds a token, or what was found of the prompt; with a finish reason it is the last."""
+        if isinstance(output, TokenOutput):
+            self._outputs.append(output)
+        elif output.scores is not None:
+            self._scores.append(output.scores)
         if output.finish_reason is not None and output.usage is not None:
             self.finish(output.finish_reason, output.usage)
         else:
@@ -91,13 +96,15 @@ class BufferedTokenStream:
         while True:
             await self._news()
             outputs, self._outputs = self._outputs, []
+            scores, self._scores = self._scores, []
             # What comes while the reader holds an event belongs to the next one, the end included.
             finish_reason, error = self._finish_reason, self._error
-            if outputs or finish_reason is not None:
+            if outputs or scores or finish_reason is not None:
                 token_ids = tuple([output.token_id for output in outputs])
                 logprobs = tuple([output.logprob for output in outputs])
                 tops = tuple([output.top for output in outputs]) if outputs and outputs[0].top else ()
-                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage, tops)
+                told = joined_scores(scores)
+                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage, tops, told)
             if finish_reason is not None:
                 return
             if error is not None:

@@ -117,10 +117,15 @@ class StopStringFilter:
     """Ends a text at the first stop string that is completed in it, the longest if several are at once.
 
     What is shown does not depend on how the text is cut into pieces.
+
+    Args:
+        stop_strings: They.
+        includes_stop: Whether the one that ends the text is a part of it.
     """
 
-    def __init__(self, stop_strings: Sequence[str]) -> None:
+    def __init__(self, stop_strings: Sequence[str], *, includes_stop: bool = False) -> None:
         self._stop_strings = tuple(stop_strings)
+        self._includes_stop = includes_stop
         self._held = ""
 
     def push(self, piece: str) -> TextDelta:
@@ -130,9 +135,9 @@ class StopStringFilter:
         text = self._held + piece
         matches = [(at + len(stop), at, stop) for stop in self._stop_strings if (at := text.find(stop)) >= 0]
         if matches:
-            _, start, stop_string = min(matches)
+            end, start, stop_string = min(matches)
             self._held = ""
-            return TextDelta(text[:start], stop_string)
+            return TextDelta(text[: end if self._includes_stop else start], stop_string)
         num_held = max((_overlap(text, stop) for stop in self._stop_strings), default=0)
         shown = len(text) - num_held
         self._held = text[shown:]
@@ -162,13 +167,20 @@ class TextAssembler:
         prompt_token_ids: What the text continues.
         stop_strings: Strings that end the text.
         min_tokens: Tokens before which stop strings are not looked for.
+        includes_stop: Whether the stop string that ends the text is a part of it.
     """
 
     def __init__(
-        self, decoder: Decoder | None, prompt_token_ids: Sequence[int], stop_strings: Sequence[str], min_tokens: int = 0
+        self,
+        decoder: Decoder | None,
+        prompt_token_ids: Sequence[int],
+        stop_strings: Sequence[str],
+        min_tokens: int = 0,
+        *,
+        includes_stop: bool = False,
     ) -> None:
         self._detokenizer = IncrementalDetokenizer(decoder, prompt_token_ids) if decoder else None
-        self._filter = StopStringFilter(stop_strings)
+        self._filter = StopStringFilter(stop_strings, includes_stop=includes_stop)
         self._stop_strings = tuple(stop_strings)
         self._min_tokens = min_tokens
         self._num_tokens = 0

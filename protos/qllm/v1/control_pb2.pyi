@@ -569,6 +569,7 @@ class AddSequence(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    NUM_PROMPT_ALTERNATIVES_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The scheduler's id, never used again within an epoch."""
     max_tokens: _builtins.int
@@ -581,6 +582,8 @@ class AddSequence(_message.Message):
     """With each token come so many of the most probable ones at its place."""
     grammar: _builtins.str
     """What the text is kept to, as llguidance reads it; empty: nothing."""
+    num_prompt_alternatives: _builtins.int
+    """With each token of the prompt whose probability is asked for (`scored_token_ids`) come so many of the most probable ones."""
     @_builtins.property
     def sampling(self) -> _inference_pb2.SamplingParams:
         """How tokens are chosen; every field is set but `bad_words`, which come as tokens;
@@ -624,10 +627,11 @@ class AddSequence(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         grammar: _builtins.str = ...,
+        num_prompt_alternatives: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "grammar", b"grammar", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "grammar", b"grammar", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_prompt_alternatives", b"num_prompt_alternatives", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,6 +823,7 @@ class BatchItem(_message.Message):
     FIRST_POSITION_FIELD_NUMBER: _builtins.int
     NEW_BLOCK_IDS_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    SCORED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     num_tokens: _builtins.int
@@ -835,6 +840,12 @@ class BatchItem(_message.Message):
     def new_block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Blocks added to the end of the sequence's table for this iteration."""
 
+    @_builtins.property
+    def scored_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens that follow its first ones, one for each: how probable they are there is told when the iteration ends. No
+        more than `num_tokens`.
+        """
+
     def __init__(
         self,
         *,
@@ -844,10 +855,11 @@ class BatchItem(_message.Message):
         first_position: _builtins.int = ...,
         new_block_ids: _abc.Iterable[_builtins.int] | None = ...,
         samples: _builtins.bool = ...,
+        scored_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "new_block_ids", b"new_block_ids", "num_tokens", b"num_tokens", "samples", b"samples", "seq_id", b"seq_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "new_block_ids", b"new_block_ids", "num_tokens", b"num_tokens", "samples", b"samples", "scored_token_ids", b"scored_token_ids", "seq_id", b"seq_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -988,6 +1000,7 @@ class StepResult(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     SUSPENDED_BYTES_FIELD_NUMBER: _builtins.int
     SEQUENCE_ERRORS_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The Advance that this answers."""
     duration_ns: _builtins.int
@@ -1016,6 +1029,10 @@ class StepResult(_message.Message):
     def sequence_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceError]:
         """Sequences that could not be served, since the last StepResult."""
 
+    @_builtins.property
+    def scored(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredTokens]:
+        """How probable tokens of prompts were that the iterations which ended were asked for."""
+
     def __init__(
         self,
         *,
@@ -1028,14 +1045,43 @@ class StepResult(_message.Message):
         timing: Global___WorkTiming | None = ...,
         suspended_bytes: _builtins.int = ...,
         sequence_errors: _abc.Iterable[Global___SequenceError] | None = ...,
+        scored: _abc.Iterable[Global___ScoredTokens] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reached", b"reached", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_errors", b"batch_errors", "command_id", b"command_id", "duration_ns", b"duration_ns", "idle_ns", b"idle_ns", "reached", b"reached", "sequence_errors", b"sequence_errors", "suspended_bytes", b"suspended_bytes", "timing", b"timing", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_errors", b"batch_errors", "command_id", b"command_id", "duration_ns", b"duration_ns", "idle_ns", b"idle_ns", "reached", b"reached", "scored", b"scored", "sequence_errors", b"sequence_errors", "suspended_bytes", b"suspended_bytes", "timing", b"timing", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class ScoredTokens(_message.Message):
+    """How probable tokens of one sequence were, each behind all those before it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    seq_id: _builtins.int
+    """The sequence."""
+    @_builtins.property
+    def tokens(self) -> _inference_pb2.PromptLogprobs:
+        """The tokens, and where they stand."""
+
+    def __init__(
+        self,
+        *,
+        seq_id: _builtins.int = ...,
+        tokens: _inference_pb2.PromptLogprobs | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seq_id", b"seq_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoredTokens: _TypeAlias = ScoredTokens  # noqa: Y015
 
 @_typing.final
 class SampledToken(_message.Message):

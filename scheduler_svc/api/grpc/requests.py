@@ -36,13 +36,14 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         request_id=request.request_id,
         request_class=valid_request_class(request.request_class),
         prompt=_prompt(request),
-        sampling=_sampling(request.sampling, request.num_top_logprobs),
+        sampling=_sampling(request),
         stop=_stop(request.stop),
         targets=_targets(request.targets),
         deadline_s=deadline_s,
         cache_salt=request.cache_salt,
         session=_session(request.session) if request.HasField("session") else None,
         structure=_structure(request.structure) if request.HasField("structure") else None,
+        truncate_prompt_tokens=request.truncate_prompt_tokens if request.HasField("truncate_prompt_tokens") else None,
     )
 
 
@@ -71,12 +72,14 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
     raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
 
 
-def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
+def _sampling(request: pb.GenerateRequest) -> SamplingDraft:
+    given = request.sampling
     return SamplingDraft(
         temperature=given.temperature if given.HasField("temperature") else None,
         top_k=given.top_k if given.HasField("top_k") else None,
         top_p=given.top_p if given.HasField("top_p") else None,
         min_p=given.min_p if given.HasField("min_p") else None,
+        typical_p=given.typical_p if given.HasField("typical_p") else None,
         seed=given.seed if given.HasField("seed") else None,
         repetition_penalty=given.repetition_penalty if given.HasField("repetition_penalty") else None,
         presence_penalty=given.presence_penalty if given.HasField("presence_penalty") else None,
@@ -84,7 +87,8 @@ def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
         logit_bias=tuple(given.logit_bias.items()),
         allowed_token_ids=given.allowed_token_ids,
         bad_words=given.bad_words,
-        num_top_logprobs=num_top_logprobs,
+        num_top_logprobs=request.num_top_logprobs,
+        num_prompt_logprobs=request.num_prompt_logprobs if request.HasField("num_prompt_logprobs") else None,
     )
 
 
@@ -109,6 +113,7 @@ def _stop(given: pb.StopConditions) -> StopDraft:
         ignore_eos=given.ignore_eos,
         stop_token_ids=given.stop_token_ids,
         stop_strings=given.stop_strings,
+        include_stop_string=given.include_stop_string,
     )
 
 

@@ -6,6 +6,7 @@ Pure: knows nothing of sockets, time or the engine.
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta, Finish
+from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 
 _REASONS = {
@@ -32,9 +33,16 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
             )
     for call in delta.calls:
         response.tool_calls.add(id=call.call_id, name=call.name, arguments=call.arguments)
+    if delta.scores is not None:
+        response.prompt_logprobs.MergeFrom(_prompt_logprobs(delta.scores))
     if delta.finish is not None:
         response.finish.CopyFrom(_finish_message(delta.finish))
     return response
+
+
+def _prompt_logprobs(scores: PromptScores) -> pb.PromptLogprobs:
+    columns = {name: getattr(scores, name) for name in PromptScores.__dataclass_fields__}
+    return pb.PromptLogprobs(**columns)
 
 
 def _finish_message(finish: Finish) -> pb.Finish:

@@ -3,6 +3,7 @@
 Knows nothing of HTTP but that an error of a stream that has begun must travel in it.
 """
 
+import asyncio
 import logging
 import time
 import uuid
@@ -18,6 +19,7 @@ from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.openai.wire.errors import ModelNotFound, error_body
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.sse import DONE, event
+from scheduler_svc.api.sampling import require_prompt_numbers
 from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration, TextGenerator
 from scheduler_svc.errors import BatchFailed, InvalidRequest, ServiceError
 
@@ -73,8 +75,16 @@ class Answer:
             raise
         finally:
             self.close()
-        choices = [choice.whole(joined(parts)) for choice, parts in zip(self._choices, deltas, strict=True)]
-        return {**self._head, "choices": choices, "usage": self._usage.read(), **self._tail}
+        parts = [joined(each) for each in deltas]
+        if any(part.scores is not None for part in parts):
+            return await asyncio.to_thread(self._write, parts)  # a prompt's tokens may be very many
+        return self._write(parts)
+
+    def _write(self, parts: Sequence[Delta]) -> JsonObject:
+        """Returns the answer, given all of each choice."""
+        of_prompt = self._choices[0].of_prompt(parts[0])
+        choices = [choice.whole(part) for choice, part in zip(self._choices, parts, strict=True)]
+        return {**self._head, "choices": choices, **of_prompt, "usage": self._usage.read(), **self._tail}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yields the answer as events, [DONE] at last; raises ServiceError if a part of it cannot be finished."""
@@ -148,7 +158,12 @@ async def begin_answer(texts: TextGenerator, question: Question, answer_id: str,
 async def prepare_all(texts: TextGenerator, question: Question, drafts: Sequence[Draft]) -> list[PreparedGeneration]:
     """Prepares drafts that stand for those of the question; raises ServiceError, in the question's words."""
     pairs = zip(question.drafts, drafts, strict=True)
-    return [await _prepare(texts, named.names, draft) for named, draft in pairs]
+    prepared = [await _prepare(texts, named.names, draft) for named, draft in pairs]
+    try:
+        require_prompt_numbers(sum(one.num_prompt_numbers for one in prepared))
+    except InvalidRequest as error:
+        raise question.drafts[0].names.translated(error) from error
+    return prepared
 
 
 def begin_prepared(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from scheduler_svc.api.deltas import Delta, Finish
 from scheduler_svc.api.openai.conversation import prompt_of
+from scheduler_svc.api.openai.prompt_tokens import prompt_logprobs
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenText, TokenTexts, finite
 from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
-    TopLogprobs,
+    Logprobs,
     drafts_of,
     num_choices_per_prompt,
     stream_plan,
@@ -26,7 +27,8 @@ DEFAULT_MAX_TOKENS = sys.maxsize
 
 def chat_question(body: ChatCompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
-    told = Told(bool(body.logprobs), bool(body.return_token_ids), body.include_reasoning is not False)
+    includes_reasoning = body.include_reasoning is not False
+    told = Told(bool(body.logprobs), bool(body.return_token_ids), includes_reasoning, body.prompt_logprobs)
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
         return _ChatChoice(index, token_texts, told)
@@ -37,26 +39,34 @@ def chat_question(body: ChatCompletionRequest) -> Question:
         whole_object="chat.completion",
         chunk_object="chat.completion.chunk",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _top_logprobs(body)),
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _logprobs(body)),
         num_choices_per_prompt=num_choices_per_prompt(body),
         stream=stream_plan(body),
         new_choice=new_choice,
     )
 
 
-def _top_logprobs(body: ChatCompletionRequest) -> TopLogprobs:
+def _logprobs(body: ChatCompletionRequest) -> Logprobs:
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs", body.top_logprobs, "0 or null unless logprobs is true")
-    return TopLogprobs(body.top_logprobs or 0, "top_logprobs")
+    return Logprobs(body.top_logprobs or 0, "top_logprobs", body.prompt_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is told besides text and calls."""
+    """What is told besides text and calls.
+
+    Attributes:
+        logprobs: How probable each token is.
+        token_ids: The tokens themselves.
+        reasoning: What the model thought before.
+        prompt_logprobs: So many alternatives for each token of the prompt; None: nothing of the prompt.
+    """
 
     logprobs: bool
     token_ids: bool
     reasoning: bool
+    prompt_logprobs: int | None = None
 
 
 class _ChatChoice:
@@ -75,6 +85,11 @@ class _ChatChoice:
         if delta.calls:
             message["tool_calls"] = [_call(call) for call in delta.calls]
         return self._choice("message", message, delta)
+
+    def of_prompt(self, delta: Delta) -> JsonObject:
+        """Returns how probable the prompt's tokens are, if asked for."""
+        most = self._told.prompt_logprobs
+        return {} if most is None else {"prompt_logprobs": prompt_logprobs(self._token_texts, delta.scores, most)}
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""

@@ -21,6 +21,9 @@ class Choice(Protocol):
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
 
+    def of_prompt(self, delta: Delta) -> JsonObject:
+        """Returns what a whole answer says of the choice's prompt, beside its choices."""
+
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""
 

@@ -43,10 +43,15 @@ class TokenTexts:
     Args:
         tokenizer: The model's; None for a model without, whose tokens have no text.
         prompt_token_ids: What the text continues.
+
+    Attributes:
+        prompt_token_ids: As given.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, prompt_token_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
+        self.prompt_token_ids = prompt_token_ids
+        self._beginning = ""
         self._before = [
             token_id
             for token_id in prompt_token_ids[-NUM_CONTEXT_TOKENS:]
@@ -56,6 +61,22 @@ class TokenTexts:
             self._before = []  # as in IncrementalDetokenizer: the prompt ends inside a character
         self._offset = 0
 
+    def at_start(self, text: str) -> "TokenTexts":
+        """Returns the texts of tokens from the prompt's first one on, where that is the beginning of the text.
+
+        Args:
+            text: What is shown of the prompt, in which special tokens are only if they were written out.
+        """
+        texts = TokenTexts(self._tokenizer, ())
+        texts._beginning = text
+        return texts
+
+    def prompt_text(self) -> str:
+        """Returns what the prompt's tokens say, special tokens included."""
+        if self._tokenizer is None:
+            return ""
+        return self._tokenizer.decode(self.prompt_token_ids, with_special_tokens=True)
+
     def next(self, token_id: int) -> TokenText:
         """Returns what the next token is."""
         data = self._data(token_id)
@@ -64,6 +85,8 @@ class TokenTexts:
         if self._tokenizer is not None and token_id not in self._tokenizer.special_token_ids:
             self._before = [*self._before, token_id][-NUM_CONTEXT_TOKENS:]
             self._offset += sum(not _continues_a_character(byte) for byte in data)
+        elif self._tokenizer is not None and self._beginning.startswith(token.text, self._offset):
+            self._offset += len(token.text)
         return token
 
     def peek(self, token_id: int) -> TokenText:

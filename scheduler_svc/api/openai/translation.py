@@ -19,15 +19,24 @@ _ALL_TOKENS = -1
 
 
 @dataclass(frozen=True, slots=True)
-class TopLogprobs:
-    """How many alternatives of each token are told, and the field that says so."""
+class Logprobs:
+    """How many alternatives of each token are told, and the fields that say so.
+
+    Attributes:
+        count: Of each generated token.
+        field: Says so.
+        prompt_count: Of each token of the prompt; None: nothing is told of that.
+        prompt_field: Says so.
+    """
 
     count: int
     field: str
+    prompt_count: int | None = None
+    prompt_field: str = "prompt_logprobs"
 
 
 def drafts_of(
-    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int, top_logprobs: TopLogprobs
+    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int, logprobs: Logprobs
 ) -> list[NamedDraft]:
     """Returns a draft for each choice.
 
@@ -35,7 +44,7 @@ def drafts_of(
         body: The request.
         prompts: Each with the name of its field.
         default_max_tokens: For a request that does not say.
-        top_logprobs: How many alternatives of each token are asked for.
+        logprobs: How many alternatives of each token are asked for.
     """
     num_per_prompt = num_choices_per_prompt(body)
     if len(prompts) * num_per_prompt > MAX_CHOICES:
@@ -43,7 +52,9 @@ def drafts_of(
         raise InvalidRequest("n", given, f"at most {MAX_CHOICES} choices in all")
     max_tokens, max_tokens_field = _max_tokens(body)
     stop = _stop(body, max_tokens, default_max_tokens)
-    sampling = _sampling(body, top_logprobs.count)
+    sampling = _sampling(body, logprobs)
+    if body.prompt_logprobs is not None and body.stream:
+        raise InvalidRequest("prompt_logprobs", body.prompt_logprobs, "null where the answer is streamed")
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     session = _session(body, len(prompts) * num_per_prompt)
     structure = structure_of(body)
@@ -58,11 +69,13 @@ def drafts_of(
                 cache_salt=body.cache_salt or "",
                 session=session,
                 structure=structure.draft if structure else None,
+                truncate_prompt_tokens=body.truncate_prompt_tokens,
             ),
             FieldNames.of(
                 prompt=field,
                 max_tokens=max_tokens_field,
-                top_logprobs=top_logprobs.field,
+                top_logprobs=logprobs.field,
+                prompt_logprobs=logprobs.prompt_field,
                 structure=structure.field if structure else "",
             ),
         )
@@ -109,15 +122,17 @@ def _stop(body: GenerationFields, max_tokens: int | None, default_max_tokens: in
         ignore_eos=bool(body.ignore_eos),
         stop_token_ids=body.stop_token_ids or (),
         stop_strings=strings or (),
+        include_stop_string=bool(body.include_stop_str_in_output),
     )
 
 
-def _sampling(body: GenerationFields, num_top_logprobs: int) -> SamplingDraft:
+def _sampling(body: GenerationFields, logprobs: Logprobs) -> SamplingDraft:
     return SamplingDraft(
         temperature=body.temperature,
         top_k=0 if body.top_k == _ALL_TOKENS else body.top_k,
         top_p=body.top_p,
         min_p=body.min_p,
+        typical_p=body.typical_p,
         seed=body.seed,
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
@@ -125,7 +140,8 @@ def _sampling(body: GenerationFields, num_top_logprobs: int) -> SamplingDraft:
         logit_bias=_logit_bias(body.logit_bias or {}),
         allowed_token_ids=_allowed_token_ids(body.allowed_token_ids),
         bad_words=body.bad_words or (),
-        num_top_logprobs=num_top_logprobs,
+        num_top_logprobs=logprobs.count,
+        num_prompt_logprobs=logprobs.prompt_count,
     )
 
 

@@ -144,8 +144,7 @@ class Memory:
         return claim(sequence, num_tokens)
 
     def _claim_new(self, sequence: Sequence, num_tokens: int) -> Claim:
-        # At least one token is left to compute: what follows a prompt is sampled from its last token's logits.
-        digests = self._digests(sequence, (sequence.num_tokens - 1) // self._block_size)
+        digests = self._digests(sequence, sequence.num_reusable_tokens // self._block_size)
         found = self._index.find(digests)
         coming = self._coming.find(digests[len(found) :])
         num_found_tokens = len(found) * self._block_size
@@ -168,7 +167,8 @@ class Memory:
         """
         claim, needed = self._claim_new(sequence, sequence.num_tokens), self._claim_away(kept, 0)
         of_kept = self._digests(kept, kept.num_host_blocks)
-        pairs = zip(self._digests(sequence, (sequence.num_tokens - 1) // self._block_size), of_kept, strict=False)
+        own = self._digests(sequence, sequence.num_reusable_tokens // self._block_size)
+        pairs = zip(own, of_kept, strict=False)
         num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if num_alike <= len(claim.found):
             return None

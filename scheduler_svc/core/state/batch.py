@@ -14,13 +14,17 @@ from scheduler_svc.core.state.sequence import RequestClass, Sequence
 
 
 class Member(NamedTuple):
-    """A sequence's part in the iteration: `num_tokens` tokens from `first_position` on, which need `new_block_ids`."""
+    """A sequence's part in the iteration: `num_tokens` tokens from `first_position` on, which need `new_block_ids`.
+
+    How probable the `num_scored` tokens are that follow the first ones of these is told when it ends.
+    """
 
     sequence: Sequence
     num_tokens: int
     first_position: int
     samples: bool
     new_block_ids: tuple[BlockId, ...] = ()
+    num_scored: int = 0
 
     @property
     def num_pairs(self) -> int:
@@ -30,7 +34,7 @@ class Member(NamedTuple):
     @property
     def shape(self) -> "Shape":
         """What it adds to a pass that runs anyway."""
-        return Shape(self.num_tokens, self.num_pairs, int(self.samples), 0)
+        return Shape(self.num_tokens, self.num_pairs, self.samples + self.num_scored, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Shape:
         for member in members:
             num_tokens += member.num_tokens
             num_pairs += member.num_pairs
-            num_rows += member.samples
+            num_rows += member.samples + member.num_scored
         return cls(num_tokens, num_pairs, num_rows)
 
     @classmethod

@@ -84,7 +84,10 @@ class RestoreSequence:
 
 
 class BatchItem(NamedTuple):
-    """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last."""
+    """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last.
+
+    How probable `scored_token_ids` are, each behind one of its first tokens, is told when the iteration ends.
+    """
 
     seq_id: SeqId
     num_tokens: int
@@ -92,6 +95,7 @@ class BatchItem(NamedTuple):
     first_position: int
     new_block_ids: tuple[BlockId, ...]
     samples: bool
+    scored_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

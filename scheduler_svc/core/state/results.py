@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
+from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.sequence import FinishReason, Usage
 
 
@@ -135,6 +136,7 @@ class StepResult:
     timing: WorkTiming = field(default_factory=WorkTiming)
     sequence_errors: tuple[SequenceError, ...] = ()
     suspended_bytes: int = 0
+    scored: tuple[ScoredTokens, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,16 @@ class TokenOutput(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class PromptOutput:
+    """What was found of a prompt; `finish_reason` and `usage` are set where no token is to follow it."""
+
+    seq_id: SeqId
+    scores: PromptScores | None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FailureOutput:
     """A sequence that ended because it, or its batch, failed; by its own rules, where those left no token."""
 
@@ -172,4 +184,4 @@ class FailureOutput:
     rules_leave_nothing: bool = False
 
 
-Output = TokenOutput | FailureOutput
+Output = TokenOutput | PromptOutput | FailureOutput

@@ -71,7 +71,9 @@ class SamplingParams:
         logit_bias: Tokens with what is added to their logits.
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another.
+        typical_p: Keeps the most typical tokens whose probability reaches this; 1 keeps all.
         num_top_logprobs: So many of the most probable tokens are told with each one.
+        num_prompt_logprobs: So many are told with each token of the prompt; None: nothing is told of the prompt.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
     """
 
@@ -86,7 +88,9 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    typical_p: float = 1.0
     num_top_logprobs: int = 0
+    num_prompt_logprobs: int | None = None
     grammar: str = ""
 
     @property
@@ -103,7 +107,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class StopConditions:
-    """When a sequence ends, in tokens; `stop_token_ids` holds the model's own end tokens too unless ignored."""
+    """When a sequence ends, in tokens; `stop_token_ids` holds the model's own end tokens too unless ignored.
+
+    With `max_tokens` 0 it ends once its prompt is computed.
+    """
 
     max_tokens: int
     min_tokens: int = 0
@@ -168,6 +175,7 @@ class Sequence:
         order_s: When the program arrived that it is a turn of, which gives it its place; None: its own arrival does.
         goes_ahead: Whether its program's cache was kept, within its time, when it arrived.
         num_cached_tokens: Tokens of the prompt that it found computed when it began.
+        scored_up_to: Tokens of the prompt before this place were told how probable they are, where that is asked for.
         num_starts: How often it began from its first token; more than once where its cache was given up.
         num_lost_tokens: Tokens that were computed, or under way, when that was done last.
         is_exact: Whether its cache is what it computed, and did not come back from where it was kept in fewer bits.
@@ -200,6 +208,7 @@ class Sequence:
     order_s: float | None = None
     goes_ahead: bool = False
     num_cached_tokens: int = 0
+    scored_up_to: int = 1
     num_starts: int = 0
     num_lost_tokens: int = 0
     is_exact: bool = True
@@ -238,6 +247,33 @@ class Sequence:
     def phase(self) -> Phase:
         """DECODE when only the token sampled last is left to compute."""
         return Phase.DECODE if self.output_token_ids and self.num_pending_tokens == 1 else Phase.PREFILL
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether tokens of its prompt are still to be told how probable they are."""
+        return self.sampling.num_prompt_logprobs is not None and self.scored_up_to < len(self.prompt_token_ids)
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """How many of its first tokens it may take from what others computed, at most.
+
+        What follows its last token is sampled from that one's logits, and how probable a token is follows from those of
+        the one before it: these are to be computed for itself.
+        """
+        return min(self.num_tokens, self.scored_up_to if self.is_scored else self.num_tokens) - 1
+
+    def num_scored(self, start: int, num_tokens: int) -> int:
+        """Counts the tokens of its prompt that an iteration scores which computes so many from a position on."""
+        return max(0, min(start + num_tokens + 1, len(self.prompt_token_ids)) - start - 1) if self.is_scored else 0
+
+    def samples(self, num_pending_tokens: int, num_tokens: int) -> bool:
+        """Whether a token is sampled behind so many of its pending ones."""
+        return num_tokens == num_pending_tokens and self.stop.max_tokens > 0
+
+    @property
+    def is_computed_whole(self) -> bool:
+        """Whether nothing is left to do for one that generates nothing."""
+        return not self.stop.max_tokens and not self.num_pending_tokens
 
     @property
     def ends_next(self) -> bool:

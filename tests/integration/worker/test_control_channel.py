@@ -204,7 +204,7 @@ async def test_strangers_never_disturb_a_live_worker() -> None:
                         stray.report(int(str(epoch)), heartbeat={"since_progress_ns": 1 << 62})
                         stray.report(12345, heartbeat={})
                         stray.report(0, heartbeat={})
-                        stray.say_hello(99 + round_number, protocol_version=7)
+                        stray.say_hello(99 + round_number, protocol_version=PROTOCOL_VERSION + 1)
                         num = round_number + 1
                         await eventually(lambda n=num: link.dropped_frames.get("version") == n)  # type: ignore[misc]
                     link.send([advance(round_number + 1)])

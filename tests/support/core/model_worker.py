@@ -1,6 +1,6 @@
 """The real worker's model side behind the real codecs, in virtual time; what it does is checked on the way."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from qllm.v1 import control_pb2
 
@@ -19,6 +19,7 @@ from scheduler_svc.channel.codec import encode_command
 from scheduler_svc.core.state.commands import Advance, Command
 from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import SeqId
+from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.results import SampledToken, SequenceError, StepResult, WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason
 from tests.support.core.simulation import Costs, SimWorker
@@ -56,6 +57,8 @@ class ModelWorker(SimWorker):
         asked = WorkerAdvance(command.command_id, command.batch_ids, WorkerCursor(layer, WorkerStage(stage), expert))
         outcome = self._executor.advance(asked, lambda cursor: True)
         assert not outcome.batch_errors
+        columns = [asdict(one) for one in outcome.scored]
+        self.scored = [ScoredTokens(SeqId(one.pop("seq_id")), PromptScores(**one)) for one in columns]
         self._errors += [SequenceError(SeqId(e.seq_id), e.message, e.cache_is_lost) for e in outcome.sequence_errors]
         return tuple(
             SampledToken(

@@ -36,7 +36,16 @@ from scheduler_svc.core.state.commands import (
 )
 from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import SeqId
-from scheduler_svc.core.state.results import Output, SampledToken, StepResult, TokenOutput, WorkerModel, WorkTiming
+from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
+from scheduler_svc.core.state.results import (
+    Output,
+    PromptOutput,
+    SampledToken,
+    StepResult,
+    TokenOutput,
+    WorkerModel,
+    WorkTiming,
+)
 from scheduler_svc.core.state.sequence import (
     RequestClass,
     SamplingParams,
@@ -148,6 +157,7 @@ class SimWorker:
         self.running: Running | None = None
         self.preempted_ids = range(0)
         self.free_at_s = 0.0
+        self.scored: list[ScoredTokens] = []  # by the Advance that ended last
         self.sent: list[Advance] = []
         self.history: list[tuple[float, float, Advance, tuple[SimBatch, ...]]] = []
 
@@ -217,7 +227,8 @@ class SimWorker:
         self.history.append((running.begin_s, running.ends_s, running.command, running.batches))
         tokens = self.finish_advance(running.command, reached)
         duration_ns = timing.attention_ns + timing.expert_ns + timing.head_ns
-        return StepResult(running.command.command_id, reached, duration_ns, idle_ns, tokens, (), timing)
+        scored, self.scored = tuple(self.scored), []
+        return StepResult(running.command.command_id, reached, duration_ns, idle_ns, tokens, (), timing, scored=scored)
 
     def finish_advance(self, command: Advance, reached: Cursor) -> tuple[SampledToken, ...]:
         """Moves the batches to where they stand now; returns the tokens of those that ended."""
@@ -326,6 +337,8 @@ class SimWorker:
                 continue
             sequence = self.sequences[seq_id]
             sequence.batch_id = None
+            if item.scored_token_ids:
+                self.scored.append(_scored(item))
             self._write(sequence, item)
             sequence.num_cached += item.num_tokens
             if item.samples:
@@ -489,6 +502,9 @@ class Simulation:
     def tokens(self, seq_id: int) -> list[int]:
         return [o.token_id for o in self.outputs[seq_id] if isinstance(o, TokenOutput)]
 
+    def scores(self, seq_id: int) -> list[PromptScores]:
+        return [o.scores for o in self.outputs[seq_id] if isinstance(o, PromptOutput) and o.scores]
+
     def expected_tokens(self, sequence: Sequence) -> list[int]:
         start = len(sequence.prompt_token_ids)
         return [(start + i) % 97 for i in range(sequence.stop.max_tokens)]
@@ -518,3 +534,10 @@ class Simulation:
             if end_s > sequence.arrival_s and all(batch.request_class is BE for batch in batches):
                 waited_s += end_s - max(begin_s, sequence.arrival_s)
         return waited_s
+
+
+def _scored(item: BatchItem) -> ScoredTokens:
+    """Scores a prompt's tokens, each by its place and by itself."""
+    first, tokens = item.first_position + 1, item.scored_token_ids
+    logprobs = [-(position + token_id / 1e4) for position, token_id in enumerate(tokens, first)]
+    return ScoredTokens(item.seq_id, PromptScores(first, tokens, logprobs, [1] * len(tokens)))

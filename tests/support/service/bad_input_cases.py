@@ -174,6 +174,18 @@ PROMPTS = (
 
 STOPS = (
     Case("max_tokens zero", stop(max_tokens=0), ("stop.max_tokens", "got 0", "1 to")),
+    *(
+        Case(f"num_prompt_logprobs {value}", fixed(num_prompt_logprobs=value), ("num_prompt_logprobs", f"got {value}"))
+        for value in (-1, 21, INT32_MAX)
+    ),
+    *(
+        Case(
+            f"truncate_prompt_tokens {value}",
+            fixed(truncate_prompt_tokens=value),
+            ("truncate_prompt_tokens", f"got {value}", "-1, or 1 to"),
+        )
+        for value in (0, -2, INT32_MAX)
+    ),
     Case("max_tokens negative", stop(max_tokens=-1), ("stop.max_tokens", "got -1")),
     Case("max_tokens most negative", stop(max_tokens=-INT32_MAX - 1), ("stop.max_tokens", str(-INT32_MAX - 1))),
     Case("max_tokens huge", stop(max_tokens=INT32_MAX), ("stop.max_tokens", str(INT32_MAX))),

@@ -6,7 +6,8 @@ A token says its own place in the sequence, so that one that is missing, or come
 from collections import abc
 
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.commands import Advance, BatchItem, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.generation import GenerationRequest, ServedModel, TokenStream
@@ -16,6 +17,7 @@ from tests.support.service.fakes import served_model
 
 MOST_STREAMS = 40
 NO_TARGETS = Targets()
+ANY = SamplingParams()
 TIMING = WorkTiming(2, 80, 800, 100_000, 16, 160, 200_000, 1, MOST_STREAMS, 50_000)
 
 
@@ -80,10 +82,12 @@ class EngineBench:
         *,
         targets: Targets = NO_TARGETS,
         deadline_s: float | None = None,
+        prompt: tuple[int, ...] = (3, 4, 5, 6),
+        sampling: SamplingParams = ANY,
     ) -> TokenStream:
-        """Submits a request with a prompt of four tokens."""
-        prompt, stop = (3, 4, 5, 6), StopConditions(max_tokens)
-        request = GenerationRequest(name, request_class, prompt, SamplingParams(), stop, targets, deadline_s)
+        """Submits a request, with a prompt of four tokens unless there is another."""
+        stop = StopConditions(max_tokens)
+        request = GenerationRequest(name, request_class, prompt, sampling, stop, targets, deadline_s)
         return self.engine.submit(request)
 
     def answer(self) -> None:
@@ -93,7 +97,9 @@ class EngineBench:
         is_end = step.until.layer == served_model().core.num_layers
         sampling = [item for item in items if is_end and item.samples]
         tokens = tuple(SampledToken(item.seq_id, item.first_position + item.num_tokens, -0.5) for item in sampling)
-        self.engine.step_result(StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING))
+        scored = tuple(map(_scored, (item for item in items if is_end and item.scored_token_ids)))
+        result = StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING, scored=scored)
+        self.engine.step_result(result)
 
     def _send(self, commands: abc.Sequence[Command]) -> None:
         self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
@@ -102,3 +108,10 @@ class EngineBench:
 
     def _fail(self, error: BaseException) -> None:
         raise error
+
+
+def _scored(item: BatchItem) -> ScoredTokens:
+    """Scores a prompt's tokens, each by its own place."""
+    first, tokens = item.first_position + 1, item.scored_token_ids
+    places = range(first, first + len(tokens))
+    return ScoredTokens(item.seq_id, PromptScores(first, tokens, [-1.0 * place for place in places], [1] * len(tokens)))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, fields, replace
 
 from scheduler_svc.core.cache.load import MemoryLoad
+from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
@@ -78,6 +79,12 @@ class FakeStream:
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        for scores in self.scores():
+            yield TokenEvent((), (), scores=scores)
+        if not self.script:
+            self.end()
+            yield TokenEvent((), (), FinishReason.LENGTH, self.usage())
+            return
         while True:
             await self.generator.pace(self)
             if self.aborted.is_set():
@@ -109,6 +116,18 @@ class FakeStream:
             usage = self.usage()
         tops = tuple(self.top(token_id) for token_id in chunk) if self.request.sampling.num_top_logprobs else ()
         return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage, tops)
+
+    def scores(self) -> list[PromptScores]:
+        """The prompt's tokens in pieces of three, each less probable, if asked for."""
+        most, prompt = self.request.sampling.num_prompt_logprobs, self.request.prompt_token_ids
+        if most is None:
+            return []
+        return [self.piece(prompt[first : first + 3], first, most) for first in range(1, len(prompt), 3)]
+
+    def piece(self, token_ids: tuple[int, ...], first: int, most: int) -> PromptScores:
+        logprobs = [-0.25 * (first + index) for index in range(len(token_ids))]
+        ids = [3 + place for _ in token_ids for place in range(most)]
+        return PromptScores(first, token_ids, logprobs, [7] * len(token_ids), most, ids, [-0.5 * one for one in ids])
 
     def top(self, token_id: int) -> tuple[TokenLogprob, ...]:
         """The token, and others in the vocabulary's order, each less probable."""

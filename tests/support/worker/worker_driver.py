@@ -13,7 +13,7 @@ from gpu_worker.cache.compressed import Form
 from gpu_worker.cache.disk_store import DiskStore
 from gpu_worker.cache.unified import Layout
 from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling, Tier
-from gpu_worker.contract.results import AdvanceOutcome, SampledToken
+from gpu_worker.contract.results import AdvanceOutcome, SampledToken, ScoredTokens
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel, adopt_model
@@ -51,6 +51,8 @@ class Story:
     in_batch: int | None = None
     is_offloaded: bool = False
     num_blocks_away: int = 0
+    is_scored: bool = False
+    scored: list[ScoredTokens] = field(default_factory=list)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -102,10 +104,12 @@ class Driver:
         sampling: Sampling = GREEDY,
         *,
         shared: Sequence[int] = (),
+        is_scored: bool = False,
         **settings: Any,
     ) -> Story:
-        """Adds a story, whose first tokens `shared` blocks hold already."""
-        story = Story(self._new_id(), tuple(prompt), max_tokens, len(shared) * self._block_size)
+        """Adds a story, whose first tokens `shared` blocks hold already, and whose prompt is scored if so."""
+        num_cached = len(shared) * self._block_size
+        story = Story(self._new_id(), tuple(prompt), max_tokens, num_cached, is_scored=is_scored)
         stop_ids = settings.pop("stop_token_ids", ())
         self.runner.add_sequence(
             AddSequence(story.seq_id, sampling, stop_ids, max_tokens, shared_block_ids=shared, **settings)
@@ -202,6 +206,8 @@ class Driver:
     def _take(self, outcome: AdvanceOutcome, batch_ids: Sequence[int], until: Cursor) -> None:
         for token in outcome.tokens:
             self.stories[token.seq_id].outputs.append(token)
+        for scored in outcome.scored:
+            self.stories[scored.seq_id].scored.append(scored)
         failed = {error.batch_id for error in outcome.batch_errors}
         for batch_id in batch_ids:
             if batch_id in self.runner._batches:
@@ -217,7 +223,9 @@ class Driver:
         wanted = -(-(story.num_cached + num_tokens) // self._block_size) - len(story.block_ids)
         new_block_ids = self._take_blocks(max(0, wanted))
         story.block_ids = story.block_ids + new_block_ids
-        return BatchItem(story.seq_id, num_tokens, tokens, story.num_cached, new_block_ids, len(tokens) == len(left))
+        scored = left[1 : len(tokens) + 1] if story.is_scored else ()
+        samples = len(tokens) == len(left)
+        return BatchItem(story.seq_id, num_tokens, tokens, story.num_cached, new_block_ids, samples, scored)
 
     def _take_blocks(self, count: int) -> list[int]:
         if self._rng:

@@ -36,10 +36,22 @@ class FieldNames:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, *, prompt: str, max_tokens: str = "", top_logprobs: str = "", structure: str = "") -> "FieldNames":
+    def of(
+        cls,
+        *,
+        prompt: str,
+        max_tokens: str = "",
+        top_logprobs: str = "",
+        prompt_logprobs: str = "",
+        structure: str = "",
+    ) -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
-        others = _OF_CHATS | {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        others = _OF_CHATS | {
+            "stop.max_tokens": max_tokens,
+            "num_top_logprobs": top_logprobs,
+            "num_prompt_logprobs": prompt_logprobs,
+        }
         others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 

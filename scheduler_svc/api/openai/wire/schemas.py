@@ -171,10 +171,14 @@ class GenerationFields(_Strict):
     ignore_eos: bool | None = None
     stop: StopField | None = None
     stop_token_ids: TokenIds | None = None
+    include_stop_str_in_output: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    prompt_logprobs: int | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     seed: int | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
@@ -204,6 +208,8 @@ class CompletionRequest(GenerationFields):
 
     prompt: PromptField
     logprobs: int | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
 
 
 class TextPart(_Strict):
