@@ -88,6 +88,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         bad_words=tuple(tuple(word.ids) for word in add.bad_words),
         num_top_logprobs=add.num_top_logprobs,
         grammar=add.grammar,
+        num_candidates=add.num_candidates,
     )
 
 
@@ -104,6 +105,7 @@ def _start_batch(start: control_pb2.StartBatch) -> StartBatch:
             item.first_position,
             tuple(item.new_block_ids),
             item.samples,
+            tuple(item.also_sampled_ids),
         )
         for item in start.items
     ]
@@ -168,7 +170,7 @@ def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """Returns what AddSequence says of how tokens are chosen."""
     values = asdict(sampling)
     bad_words = [inference_pb2.TokenIds(ids=word) for word in values.pop("bad_words")]
-    beside = {name: values.pop(name) for name in ("num_top_logprobs", "grammar")}
+    beside = {name: values.pop(name) for name in ("num_top_logprobs", "grammar", "num_candidates")}
     params = inference_pb2.SamplingParams(**values | {"logit_bias": dict(sampling.logit_bias)})
     return {"sampling": params, "bad_words": bad_words, **beside}
 
@@ -198,10 +200,13 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     reached.layer, reached.stage, reached.expert = layer, _STAGES_BACK[stage], expert
     _write_timing(result.timing, outcome.timing)
     add = result.tokens.add
-    for seq_id, token_id, logprob, finish_reason, top in outcome.tokens:  # hundreds at the end of each iteration
+    for seq_id, token_id, logprob, finish_reason, top, candidates in outcome.tokens:  # hundreds in each iteration
         added = add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
         for one in top:
             added.top.tokens.add(token_id=one.token_id, logprob=one.logprob)
+        if candidates:
+            token_ids, logprobs, scores = zip(*candidates, strict=True)
+            added.candidates.MergeFrom(control_pb2.Candidates(token_ids=token_ids, logprobs=logprobs, scores=scores))
     for error in outcome.batch_errors:
         result.batch_errors.add(batch_id=error.batch_id, seq_ids=error.seq_ids, message=error.message)
     for failed in outcome.sequence_errors:

@@ -31,6 +31,7 @@ class Sampling:
         bad_words: Tokens that must not follow one another; each has at least one.
         num_top_logprobs: So many of the most probable tokens are told with each one.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
+        num_candidates: So many of the best tokens are told, and none is chosen: the scheduler does that; 0: one is.
     """
 
     temperature: float = 0.0
@@ -46,6 +47,7 @@ class Sampling:
     bad_words: Sequence[Sequence[int]] = ()
     num_top_logprobs: int = 0
     grammar: str = ""
+    num_candidates: int = 0
 
     @property
     def has_penalties(self) -> bool:
@@ -99,7 +101,10 @@ class AddSequence:
 
 @dataclass(frozen=True, slots=True)
 class ForkSequence:
-    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied."""
+    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied.
+
+    Which tokens those are, and what it has besides, it was made known with, or sampled beside the other.
+    """
 
     seq_id: int
     parent_seq_id: int
@@ -140,6 +145,8 @@ class BatchItem(NamedTuple):
         first_position: Rows cached before, which is the position of the first token.
         new_block_ids: Blocks added to the end of the sequence's table.
         samples: Whether a next token is sampled at the end.
+        also_sampled_ids: Sequences that hold nothing and have their next token from the same logits, each in its own
+            way.
     """
 
     seq_id: int
@@ -148,6 +155,7 @@ class BatchItem(NamedTuple):
     first_position: int = 0
     new_block_ids: Sequence[int] = ()
     samples: bool = True
+    also_sampled_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

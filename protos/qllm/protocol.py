@@ -1,6 +1,6 @@
 """What both ends of the control channel agree on before the first message: a version, and how large things may be."""
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Version of the messages in control.proto; the scheduler tells a worker of another one why it is not wanted."""
 
 MAX_FRAME_BYTES = 64 << 20

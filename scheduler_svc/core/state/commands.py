@@ -84,7 +84,10 @@ class RestoreSequence:
 
 
 class BatchItem(NamedTuple):
-    """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last."""
+    """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last.
+
+    Those of `also_sampled_ids`, which hold nothing yet, have their first token from the same logits.
+    """
 
     seq_id: SeqId
     num_tokens: int
@@ -92,6 +95,7 @@ class BatchItem(NamedTuple):
     first_position: int
     new_block_ids: tuple[BlockId, ...]
     samples: bool
+    also_sampled_ids: tuple[SeqId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

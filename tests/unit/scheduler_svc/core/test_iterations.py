@@ -74,7 +74,7 @@ def test_an_empty_batch_whose_end_was_sent_is_waited_for() -> None:
     parts = Parts()
     batch = parts.batch(BE)
     batch.issued = batch.end
-    parts.iterations.end_sequence(batch.members[0].sequence)
+    parts.lives.end(batch.members[0].sequence)
     assert parts.work.batches == [batch]
     assert not any(isinstance(command, DropBatch) for command in parts.sent())
 
