@@ -9,9 +9,11 @@ from enum import StrEnum
 
 from qllm.v1 import batches_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage, encode_request
+from client.beams import decode_hypotheses
+from client.encoding import decode_top_logprobs, decode_usage, encode_request
 from client.errors import InvalidRequest
-from client.messages import FinishReason, GenerateOptions, Prompt, TokenLogprob, Usage
+from client.finish_reasons import decode_finish_reason
+from client.messages import FinishReason, GenerateOptions, Hypothesis, Prompt, TokenLogprob, Usage
 
 
 class BatchStatus(StrEnum):
@@ -102,6 +104,7 @@ class BatchAnswer:
     stop_string: str | None
     usage: Usage
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,4 +199,5 @@ def _decode_answer(message: pb.BatchResult) -> BatchAnswer:
         stop_string=response.finish.stop_string or None,
         usage=decode_usage(response.finish.usage),
         top_logprobs=decode_top_logprobs(response),
+        hypotheses=decode_hypotheses(response),
     )

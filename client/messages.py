@@ -6,7 +6,7 @@ Knows nothing of channels and calls. Ranges are the service's to check: a wrong 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 
 class RequestClass(StrEnum):
@@ -64,6 +64,13 @@ class GenerateOptions(TypedDict, total=False):
         choices: Keeps the text to one of these.
         lark: Keeps the text to this grammar.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
+        beam_width: Searches for the most probable texts, so many beside one another, instead of sampling one.
+        num_returned: How many of the texts found are returned; 1 if left out. It goes along with beam_width, as do the
+            next three.
+        length_penalty: Above 0 longer texts gain, below 0 shorter ones; 1 if left out.
+        early_stopping: Ends a search that has enough texts at once (True), when none that goes on would be better if it
+            ended (False), or when none could become better ("never"); False if left out.
+        patience: Wants beam_width times so many texts before a search may end; 1 if left out.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
@@ -99,6 +106,11 @@ class GenerateOptions(TypedDict, total=False):
     choices: Sequence[str] | None
     lark: str | None
     num_top_logprobs: int
+    beam_width: int | None
+    num_returned: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    patience: float | None
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
@@ -116,17 +128,40 @@ class TokenLogprob(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A text that a beam search found.
+
+    Attributes:
+        text: The text.
+        token_ids: Its tokens.
+        logprobs: Natural logarithm of each token's probability in the model's own distribution.
+        score: What it was ranked by: its summed log-probability, with the length penalty.
+        finish_reason: Why it ended.
+        stop_string: The stop string that was met, or None.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float
+    finish_reason: FinishReason
+    stop_string: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one message of a stream added; `text` may be empty while tokens do not complete a character.
 
     Attributes:
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +196,7 @@ class GenerationResult:
         ttft_s: Seconds from the call to its first token, as this process saw it; None if no token came.
         e2e_s: Seconds from the call to its end, as this process saw it.
         top_logprobs: The most probable tokens at the place of each token, if asked for.
+        hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
     """
 
     request_id: str
@@ -173,3 +209,4 @@ class GenerationResult:
     ttft_s: float | None
     e2e_s: float
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()

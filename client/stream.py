@@ -9,8 +9,10 @@ from typing import Any, Self
 import grpc
 from qllm.v1 import inference_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage
+from client.beams import decode_hypotheses
+from client.encoding import decode_top_logprobs, decode_usage
 from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
+from client.finish_reasons import decode_finish_reason
 from client.messages import Delta, GenerationResult
 
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
@@ -107,7 +109,7 @@ class GenerationStream:
             self._first_token_s = now_s
         self._request_id = message.request_id or self._request_id
         tops = decode_top_logprobs(message)
-        delta = Delta(message.text, tuple(message.token_ids), tuple(message.logprobs), tops)
+        delta = Delta(message.text, tuple(message.token_ids), tuple(message.logprobs), tops, decode_hypotheses(message))
         self._deltas.append(delta)
         if message.HasField("finish"):
             self._result = self._conclude(message.finish, now_s)
@@ -125,6 +127,7 @@ class GenerationStream:
             ttft_s=None if self._first_token_s is None else self._first_token_s - self._sent_s,
             e2e_s=now_s - self._sent_s,
             top_logprobs=tuple(top for delta in self._deltas for top in delta.top_logprobs),
+            hypotheses=tuple(one for delta in self._deltas for one in delta.hypotheses),
         )
 
 

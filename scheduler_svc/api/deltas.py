@@ -30,6 +30,8 @@ class Delta:
 
     Attributes:
         tops: The most probable tokens at the place of each token, as many as were asked for; empty if none were.
+        score: What a beam search ranked it by; None: it is a sample.
+        hypotheses: The texts that a beam search found, best first, of which this is the first; empty: it is a sample.
     """
 
     text: str
@@ -37,6 +39,13 @@ class Delta:
     logprobs: tuple[float, ...]
     finish: Finish | None
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
+    score: float | None = None
+    hypotheses: "tuple[Delta, ...]" = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its texts."""
+        return sum(len(one.token_ids) for one in self.hypotheses or (self,))
 
     @property
     def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
@@ -52,6 +61,8 @@ def joined(parts: Sequence[Delta]) -> Delta:
         logprobs=tuple(logprob for part in parts for logprob in part.logprobs),
         finish=parts[-1].finish,
         tops=tuple(top for part in parts for top in part.tops),
+        score=parts[-1].score,
+        hypotheses=parts[-1].hypotheses,
     )
 
 

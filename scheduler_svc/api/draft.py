@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from scheduler_svc.core.beams.params import EarlyStopping
 from scheduler_svc.core.state.sequence import RequestClass
 
 DEFAULT_MAX_TOKENS = 256
@@ -131,6 +132,17 @@ class SessionDraft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeamDraft:
+    """How to search for texts; None takes the default."""
+
+    beam_width: int
+    num_returned: int | None = None
+    length_penalty: float | None = None
+    early_stopping: EarlyStopping = EarlyStopping.NO
+    patience: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """One generation to run; an empty `request_id` asks for a new one.
 
@@ -139,6 +151,7 @@ class Draft:
         cache_salt: Keeps its cache apart from requests of another salt; empty: shared by all without one.
         session: The turn of a program that it is; None: it is none.
         structure: What the text shall be kept to; None: nothing.
+        beams: How to search for texts; None: one is sampled.
     """
 
     request_class: RequestClass
@@ -151,3 +164,4 @@ class Draft:
     cache_salt: str = ""
     session: SessionDraft | None = None
     structure: StructureDraft | None = None
+    beams: BeamDraft | None = None

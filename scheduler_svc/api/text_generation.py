@@ -5,13 +5,16 @@ format; errors leave as ServiceError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from scheduler_svc.api.beams import require_tokens, valid_beams, without_draws
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import Draft, Prompt
 from scheduler_svc.api.entrance import Entrance
+from scheduler_svc.api.hypotheses import found
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
@@ -44,6 +47,8 @@ class PreparedGeneration:
 
     Attributes:
         model: What it was tokenized for.
+        assembler: Makes its text.
+        new_assembler: Makes another one, for another text to the same prompt.
         stop_tokens: Stop strings that are special tokens, by id.
         earlier: What it had in an earlier life; its answer begins with it.
     """
@@ -52,19 +57,21 @@ class PreparedGeneration:
     request: GenerationRequest
     tokenizer: Tokenizer | None
     assembler: TextAssembler
+    new_assembler: Callable[[], TextAssembler]
     stop_tokens: Mapping[int, str]
     earlier: TokenEvent | None = None
 
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
 
-        From its start, too, if alternatives of each token were asked for, which are not known of these.
+        From its start, too, if alternatives of each token were asked for, which are not known of these, and if it is a
+        beam search, which has no tokens before its end.
 
         Args:
             token_ids: What it generated in an earlier life, without its last token.
             logprobs: One for each of them.
         """
-        if self.request.sampling.num_top_logprobs:
+        if self.request.sampling.num_top_logprobs or self.request.beams is not None:
             return self
         fits = 0 < len(token_ids) == len(logprobs) and len(token_ids) < self.request.stop.max_tokens
         if not fits or not 0 <= min(token_ids) <= max(token_ids) < self.model.vocab_size:
@@ -74,8 +81,8 @@ class PreparedGeneration:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of the prompt, and of the longest output."""
-        return len(self.request.prompt_token_ids) + self.request.stop.max_tokens
+        """Tokens of the prompt, and of the longest outputs."""
+        return self.request.most_tokens
 
 
 class TextGeneration:
@@ -97,6 +104,7 @@ class TextGeneration:
         self._entrance = entrance
         entrance.enter(self)
         self._deltas = DeltaBuilder(prepared.assembler, stream.usage, prepared.stop_tokens)
+        self._new_builder = lambda: DeltaBuilder(prepared.new_assembler(), stream.usage, prepared.stop_tokens)
 
     @property
     def num_cached_tokens(self) -> int:
@@ -118,7 +126,7 @@ class TextGeneration:
         raise RuntimeError(f"{self.request_id}: the token stream ended without a finish reason")
 
     def _step(self, event: TokenEvent) -> Delta:
-        delta = self._deltas.step(event)
+        delta = found(event, self._new_builder) if event.hypotheses else self._deltas.step(event)
         if delta.finish is not None:
             # A stop string ends work that would go on while the last delta is written.
             self._stream.close(delta.finish.reason)
@@ -170,6 +178,7 @@ class TextGenerator:
         valid_targets(draft.targets, draft.request_class)
         valid_cache_salt(draft.cache_salt)
         valid_session(draft.session)
+        valid_beams(draft)
         model = self._generator.model
         if model is not None:
             valid_sampling(draft.sampling, model.vocab_size, model.sampling)
@@ -187,15 +196,20 @@ class TextGenerator:
         tenant = current_tenant()
         cache_salt = valid_cache_salt(draft.cache_salt, tenant)
         session = valid_session(draft.session)
-        bad_words = bad_word_ids(draft.sampling.bad_words, text.tokenizer, model.vocab_size)
-        sampling = replace(valid_sampling(draft.sampling, model.vocab_size, model.sampling), bad_words=bad_words)
+        beams = valid_beams(draft)
+        asked = draft.sampling if beams is None else without_draws(draft.sampling)
+        bad_words = bad_word_ids(asked.bad_words, text.tokenizer, model.vocab_size)
+        sampling = replace(valid_sampling(asked, model.vocab_size, model.sampling), bad_words=bad_words)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
+        if beams is not None:
+            require_tokens(stop_strings, stop_tokens)
         requested_stop = valid_stop(draft.stop, model, stop_tokens)
         token_ids = await prompt_token_ids(draft.prompt, draft.request_class, model, text, self._threads)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
         grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars)
         sampling = replace(sampling, grammar=grammar)
+        new_assembler = partial(TextAssembler, text.tokenizer, token_ids, stop_strings, stop.min_tokens)
         return PreparedGeneration(
             model=model,
             request=GenerationRequest(
@@ -209,24 +223,33 @@ class TextGenerator:
                 cache_salt,
                 session,
                 tenant=tenant,
+                beams=beams,
             ),
             tokenizer=text.tokenizer,
-            assembler=TextAssembler(text.tokenizer, token_ids, stop_strings, stop.min_tokens),
+            assembler=new_assembler(),
+            new_assembler=new_assembler,
             stop_tokens=stop_tokens,
         )
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
         """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
-        with counting_refusals(self._generator, prepared.request.request_class):
+        return self.submit_choices([prepared])[0]
+
+    def submit_choices(self, prepared: Sequence[PreparedGeneration]) -> list[TextGeneration]:
+        """Queues generations that differ in seed and id alone; raises ServiceError if one is refused: then none is."""
+        with counting_refusals(self._generator, prepared[0].request.request_class):
             self.entrance.require_open()
-            if self._generator.model != prepared.model:
+            if self._generator.model != prepared[0].model:
                 raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
-            place = Place(current_grant().account, prepared.most_tokens, _now_s)
-            try:
-                return TextGeneration(prepared, self._generator.submit(prepared.request), place, self.entrance)
-            except BaseException:
-                place.leave(0)
-                raise
+            places: list[Place] = []
+            with ExitStack() as undo:
+                for one in prepared:
+                    places.append(place := Place(current_grant().account, one.most_tokens, _now_s))
+                    undo.callback(place.leave, 0)
+                streams = self._generator.submit_choices([one.request for one in prepared])
+                undo.pop_all()
+            triples = zip(prepared, streams, places, strict=True)
+            return [TextGeneration(one, stream, place, self.entrance) for one, stream, place in triples]
 
     async def tokenized(self, prompt: Prompt) -> list[tuple[int, str]]:
         """Returns a prompt's tokens, each with how the vocabulary writes it.

@@ -7,7 +7,7 @@ Knows nothing of text or gRPC.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from scheduler_svc.core.state.results import TokenOutput
+from scheduler_svc.core.state.results import HypothesesOutput, Hypothesis, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import ServiceError
 from scheduler_svc.generation import TokenEvent
@@ -38,6 +38,7 @@ class BufferedTokenStream:
         self._waiting: asyncio.Future[None] | None = None
         self._has_news = False
         self._outputs: list[TokenOutput] = []
+        self._hypotheses: tuple[Hypothesis, ...] = ()
         self._finish_reason: FinishReason | None = None
         self._final_usage: Usage | None = None
         self._error: ServiceError | None = None
@@ -50,6 +51,11 @@ class BufferedTokenStream:
             self.finish(output.finish_reason, output.usage)
         else:
             self._tell()
+
+    def answer(self, output: HypothesesOutput) -> None:
+        """Ends the stream with the texts that were found."""
+        self._hypotheses = output.hypotheses
+        self.finish(output.hypotheses[0].finish_reason, output.usage)
 
     def finish(self, reason: FinishReason, usage: Usage) -> None:
         """Ends the stream in good order."""
@@ -90,7 +96,11 @@ class BufferedTokenStream:
             outputs, self._outputs = self._outputs, []
             # What comes while the reader holds an event belongs to the next one, the end included.
             finish_reason, error = self._finish_reason, self._error
-            if outputs or finish_reason is not None:
+            if finish_reason is not None and self._hypotheses:
+                best = self._hypotheses[0]
+                told = best.token_ids, best.logprobs, finish_reason, self._final_usage
+                yield TokenEvent(*told, hypotheses=self._hypotheses)
+            elif outputs or finish_reason is not None:
                 token_ids = tuple([output.token_id for output in outputs])
                 logprobs = tuple([output.logprob for output in outputs])
                 tops = tuple([output.top for output in outputs]) if outputs and outputs[0].top else ()

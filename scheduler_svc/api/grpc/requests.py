@@ -15,6 +15,7 @@ from scheduler_svc.api.draft import (
     TextPrompt,
     TokenPrompt,
 )
+from scheduler_svc.api.grpc.beam_messages import beam_draft
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
 
@@ -43,6 +44,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         cache_salt=request.cache_salt,
         session=_session(request.session) if request.HasField("session") else None,
         structure=_structure(request.structure) if request.HasField("structure") else None,
+        beams=beam_draft(request.beam_search) if request.HasField("beam_search") else None,
     )
 
 

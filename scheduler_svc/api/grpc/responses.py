@@ -6,13 +6,9 @@ Pure: knows nothing of sockets, time or the engine.
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta, Finish
-from scheduler_svc.core.state.sequence import FinishReason, Usage
-
-_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.ABORTED: pb.FINISH_REASON_ABORTED,
-}
+from scheduler_svc.api.grpc.beam_messages import hypothesis_message
+from scheduler_svc.api.grpc.finish_reasons import FINISH_REASONS
+from scheduler_svc.core.state.sequence import Usage
 
 
 def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.GenerateResponse:
@@ -29,6 +25,7 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
             response.top_logprobs.add(
                 tokens=[pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in top]
             )
+    response.hypotheses.extend(map(hypothesis_message, delta.hypotheses))
     if delta.finish is not None:
         response.finish.CopyFrom(_finish_message(delta.finish))
     return response
@@ -36,7 +33,7 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
 
 def _finish_message(finish: Finish) -> pb.Finish:
     return pb.Finish(
-        reason=_REASONS[finish.reason], stop_string=finish.stop_string or "", usage=usage_message(finish.usage)
+        reason=FINISH_REASONS[finish.reason], stop_string=finish.stop_string or "", usage=usage_message(finish.usage)
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import ChatPrompt
+from scheduler_svc.api.openai.choices import choice_plan
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenText, TokenTexts, finite
 from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
     TopLogprobs,
     drafts_of,
-    num_choices_per_prompt,
     stream_plan,
 )
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage
@@ -32,13 +32,14 @@ def chat_question(body: ChatCompletionRequest) -> Question:
         return _ChatChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
 
     prompt = ChatPrompt([turn_of(message) for message in body.messages])
+    choices = choice_plan(body)
     return Question(
         id_prefix="chatcmpl",
         whole_object="chat.completion",
         chunk_object="chat.completion.chunk",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _top_logprobs(body)),
-        num_choices_per_prompt=num_choices_per_prompt(body),
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _top_logprobs(body), choices),
+        choices=choices,
         stream=stream_plan(body),
         new_choice=new_choice,
     )
@@ -86,6 +87,8 @@ class _ChatChoice:
             "logprobs": self._logprobs(delta) if self._with_logprobs else None,
             "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
         }
+        if delta.score is not None:
+            choice["score"] = delta.score
         if self._with_token_ids:
             choice["token_ids"] = delta.token_ids
         return choice

@@ -4,13 +4,13 @@ from typing import cast
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
+from scheduler_svc.api.openai.choices import choice_plan
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenTexts, finite
 from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
     TopLogprobs,
     drafts_of,
-    num_choices_per_prompt,
     stream_plan,
 )
 from scheduler_svc.api.openai.wire.schemas import CompletionRequest
@@ -26,13 +26,15 @@ def completion_question(body: CompletionRequest) -> Question:
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:
         return _CompletionChoice(index, token_texts, with_logprobs=with_logprobs, with_token_ids=with_token_ids)
 
+    top_logprobs = TopLogprobs(body.logprobs or 0, "logprobs")
+    choices = choice_plan(body, body.best_of)
     return Question(
         id_prefix="cmpl",
         whole_object="text_completion",
         chunk_object="text_completion",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, _prompts(body.prompt), DEFAULT_MAX_TOKENS, TopLogprobs(body.logprobs or 0, "logprobs")),
-        num_choices_per_prompt=num_choices_per_prompt(body),
+        drafts=drafts_of(body, _prompts(body.prompt), DEFAULT_MAX_TOKENS, top_logprobs, choices),
+        choices=choices,
         stream=stream_plan(body),
         new_choice=new_choice,
     )
@@ -70,6 +72,8 @@ class _CompletionChoice:
             "logprobs": self._logprobs(delta) if self._with_logprobs else None,
             "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
         }
+        if delta.score is not None:
+            choice["score"] = delta.score
         if self._with_token_ids:
             choice["token_ids"] = delta.token_ids
         return choice

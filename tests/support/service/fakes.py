@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from scheduler_svc.core.cache.load import MemoryLoad
@@ -174,6 +174,17 @@ class FakeGenerator:
 
     def on_state_change(self, tell: Callable[[], None]) -> None:
         self.listeners.append(tell)
+
+    def submit_choices(self, requests: Sequence[GenerationRequest]) -> list[FakeStream]:
+        streams: list[FakeStream] = []
+        try:
+            for request in requests:
+                streams.append(self.submit(request))  # noqa: PERF401 - those before one that is refused are closed
+        except ServiceError:
+            for stream in streams:
+                stream.close()
+            raise
+        return streams
 
     def submit(self, request: GenerationRequest) -> FakeStream:
         if self.refuse_with is not None:

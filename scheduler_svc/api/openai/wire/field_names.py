@@ -13,6 +13,8 @@ _SAME_IN_BOTH = {
     "stop": "",
     "targets": "",
     "session": "",
+    "beam_search.num_returned": "n",
+    "beam_search": "",
 }
 
 
@@ -28,10 +30,18 @@ class FieldNames:
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, *, prompt: str, max_tokens: str = "", top_logprobs: str = "", structure: str = "") -> "FieldNames":
+    def of(
+        cls,
+        *,
+        prompt: str,
+        max_tokens: str = "",
+        top_logprobs: str = "",
+        structure: str = "",
+        beam_width: str = "beam_width",
+    ) -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
-        others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs}
+        others = {"stop.max_tokens": max_tokens, "num_top_logprobs": top_logprobs, "beam_search.beam_width": beam_width}
         others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 

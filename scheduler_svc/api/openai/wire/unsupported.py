@@ -27,19 +27,16 @@ IGNORED_FIELDS = frozenset(
 # Values that ask for what happens anyway; null always does.
 _NEUTRAL: NeutralValues = {
     "include_stop_str_in_output": (False,),
-    "length_penalty": (1,),
     "logits_processors": ([],),
     "prompt_logprobs": (),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
 }
 NEUTRAL_IN_COMPLETIONS: NeutralValues = {
     **_NEUTRAL,
     "add_special_tokens": (True,),
-    "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
 }
