@@ -9,9 +9,11 @@ from enum import StrEnum
 
 from qllm.v1 import batches_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_top_logprobs, decode_usage, encode_request
+from client.beams import decode_hypotheses
+from client.encoding import decode_top_logprobs, decode_usage, encode_request
 from client.errors import InvalidRequest
-from client.messages import FinishReason, GenerateOptions, Prompt, TokenLogprob, Usage
+from client.finish_reasons import decode_finish_reason
+from client.messages import FinishReason, GenerateOptions, Hypothesis, Prompt, TokenLogprob, Usage
 from client.tools import ToolCall, decode_calls
 
 
@@ -105,6 +107,7 @@ class BatchAnswer:
     top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,4 +204,5 @@ def _decode_answer(message: pb.BatchResult) -> BatchAnswer:
         top_logprobs=decode_top_logprobs(response),
         tool_calls=decode_calls(response),
         reasoning=response.reasoning,
+        hypotheses=decode_hypotheses(response),
     )

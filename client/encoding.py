@@ -6,10 +6,10 @@ from typing import Any, cast
 
 from qllm.v1 import inference_pb2 as pb
 
+from client.beams import encode_beam_search
 from client.errors import InvalidRequest
 from client.messages import (
     ChatMessage,
-    FinishReason,
     GenerateOptions,
     Prompt,
     PromptToken,
@@ -22,12 +22,6 @@ from client.tools import encode_calls, encode_choice, encode_tools, encode_varia
 _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: pb.BEST_EFFORT,
-}
-_FINISH_REASONS = {
-    pb.FINISH_REASON_STOP: FinishReason.STOP,
-    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
-    pb.FINISH_REASON_ABORTED: FinishReason.ABORTED,
-    pb.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
 }
 
 
@@ -51,17 +45,13 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             num_prompt_logprobs=options.get("num_prompt_logprobs"),
             truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
             structure=_encode_structure(options),
+            beam_search=encode_beam_search(options),
         )
         _set_prompt(request, prompt)
         _set_tools(request, options)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"the request cannot be encoded: {error}") from error
     return request
-
-
-def decode_finish_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
-    """Translates the reason why a stream ended; one that is not known here counts as a stop."""
-    return _FINISH_REASONS.get(reason, FinishReason.STOP)
 
 
 def decode_top_logprobs(message: pb.GenerateResponse) -> tuple[tuple[TokenLogprob, ...], ...]:

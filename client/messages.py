@@ -6,7 +6,7 @@ Knows nothing of channels and calls. Ranges are the service's to check: a wrong 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from client.tools import Tool, ToolCall, ToolChoice
 
@@ -87,6 +87,13 @@ class GenerateOptions(TypedDict, total=False):
         num_top_logprobs: With each token come so many of the most probable ones at its place.
         num_prompt_logprobs: Tells how probable each token of the prompt is, with so many of the most probable ones.
         truncate_prompt_tokens: Keeps only so many tokens of the prompt, its last ones; -1: as many as fit.
+        beam_width: Searches for the most probable texts, so many beside one another, instead of sampling one.
+        num_returned: How many of the texts found are returned; 1 if left out. It goes along with beam_width, as do the
+            next three.
+        length_penalty: Above 0 longer texts gain, below 0 shorter ones; 1 if left out.
+        early_stopping: Ends a search that has enough texts at once (True), when none that goes on would be better if it
+            ended (False), or when none could become better ("never"); False if left out.
+        patience: Wants beam_width times so many texts before a search may end; 1 if left out.
         ttft_ms: Milliseconds to the first token that a latency-sensitive request asks for; 0: as soon as possible.
         tpot_ms: Milliseconds from token to token that it asks for; 0: as soon as possible.
         cache_salt: Keeps what is cached of it apart: only requests of the same salt reuse it.
@@ -131,6 +138,11 @@ class GenerateOptions(TypedDict, total=False):
     num_top_logprobs: int
     num_prompt_logprobs: int | None
     truncate_prompt_tokens: int | None
+    beam_width: int | None
+    num_returned: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    patience: float | None
     ttft_ms: float | None
     tpot_ms: float | None
     cache_salt: str | None
@@ -164,6 +176,27 @@ class PromptToken(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A text that a beam search found.
+
+    Attributes:
+        text: The text.
+        token_ids: Its tokens.
+        logprobs: Natural logarithm of each token's probability in the model's own distribution.
+        score: What it was ranked by: its summed log-probability, with the length penalty.
+        finish_reason: Why it ended.
+        stop_string: The stop string that was met, or None.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float
+    finish_reason: FinishReason
+    stop_string: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one message of a stream added; `text` may be empty while tokens do not complete a character.
 
@@ -172,6 +205,7 @@ class Delta:
         tool_calls: Calls that were completed, each whole.
         reasoning: Thoughts, which are no part of the text.
         prompt_logprobs: Tokens of the prompt, if asked for; all come before the first generated one.
+        hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
     """
 
     text: str
@@ -181,6 +215,7 @@ class Delta:
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     prompt_logprobs: tuple[PromptToken, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +253,7 @@ class GenerationResult:
         tool_calls: The functions that the answer calls.
         reasoning: What the model thought before, which is no part of the text.
         prompt_logprobs: All tokens of the prompt but the first, which stands behind nothing, if asked for.
+        hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
     """
 
     request_id: str
@@ -233,3 +269,4 @@ class GenerationResult:
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     prompt_logprobs: tuple[PromptToken, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()

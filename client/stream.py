@@ -9,8 +9,10 @@ from typing import Any, Self
 import grpc
 from qllm.v1 import inference_pb2 as pb
 
-from client.encoding import decode_finish_reason, decode_prompt_logprobs, decode_top_logprobs, decode_usage
+from client.beams import decode_hypotheses
+from client.encoding import decode_prompt_logprobs, decode_top_logprobs, decode_usage
 from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
+from client.finish_reasons import decode_finish_reason
 from client.messages import Delta, GenerationResult
 from client.tools import decode_calls
 
@@ -115,6 +117,7 @@ class GenerationStream:
             top_logprobs=tops,
             tool_calls=decode_calls(message),
             reasoning=message.reasoning,
+            hypotheses=decode_hypotheses(message),
             prompt_logprobs=decode_prompt_logprobs(message),
         )
         self._deltas.append(delta)
@@ -137,6 +140,7 @@ class GenerationStream:
             tool_calls=tuple(call for delta in self._deltas for call in delta.tool_calls),
             reasoning="".join(delta.reasoning for delta in self._deltas),
             prompt_logprobs=tuple(token for delta in self._deltas for token in delta.prompt_logprobs),
+            hypotheses=tuple(one for delta in self._deltas for one in delta.hypotheses),
         )
 
 

@@ -5,14 +5,15 @@ text belongs to the front ends.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from scheduler_svc.core.beams.params import BeamParams
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.state.prompt_scores import PromptScores
-from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
+from scheduler_svc.core.state.results import Hypothesis, TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import (
     FinishReason,
     RequestClass,
@@ -37,6 +38,7 @@ class GenerationRequest:
         output_token_ids: Tokens that it has already, from an earlier life; its stream yields what follows them, and its
             usage counts them.
         tenant: On whose behalf it runs; ids are told apart by tenant.
+        beams: How to search for texts; None: one is sampled.
     """
 
     request_id: str
@@ -50,11 +52,12 @@ class GenerationRequest:
     session: SessionTurn | None = None
     output_token_ids: tuple[int, ...] = ()
     tenant: str = ""
+    beams: BeamParams | None = None
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that it may come to have, of prompt and output together."""
-        return len(self.prompt_token_ids) + self.stop.max_tokens
+        """Tokens that it may come to have, of prompt and outputs together."""
+        return len(self.prompt_token_ids) + self.stop.max_tokens * (1 if self.beams is None else self.beams.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class TokenEvent:
     Attributes:
         tops: The most probable tokens at the place of each, as many as were asked for; empty if none were.
         scores: How probable tokens of the prompt are, since the last event; all come before the first token.
+        hypotheses: The texts that a beam search found, best first; the tokens of the event are the first one's.
     """
 
     token_ids: tuple[int, ...]
@@ -72,6 +76,7 @@ class TokenEvent:
     usage: Usage | None = None
     tops: tuple[tuple[TokenLogprob, ...], ...] = ()
     scores: PromptScores | None = None
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 class TokenStream(Protocol):
@@ -238,6 +243,13 @@ class Generator(Protocol):
 
         Raises:
             DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: It was refused, and nothing was queued.
+        """
+
+    def submit_choices(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
+        """Queues requests that differ in seed and id alone, so that their prompt is computed once.
+
+        Raises:
+            DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: One was refused, and nothing was queued.
         """
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:

@@ -3,19 +3,36 @@
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from qllm.options import with_settings
 from qllm.settings import Setting
 
 from client.cli.session import Address, address_default, connect, run
-from client.messages import ChatMessage, GenerateOptions, GenerationResult, Prompt, RequestClass
+from client.messages import ChatMessage, GenerateOptions, GenerationResult, Hypothesis, Prompt, RequestClass
 from client.stream import GenerationStream
 
 _REQUEST, _SAMPLING, _PROMPT = "Request", "Sampling", "Prompt"
+
+
+class EarlyStopping(StrEnum):
+    """When a beam search ends."""
+
+    YES = "yes"
+    NO = "no"
+    NEVER = "never"
+
+
+_EARLY_STOPPING: dict[EarlyStopping, bool | Literal["never"]] = {
+    EarlyStopping.YES: True,
+    EarlyStopping.NO: False,
+    EarlyStopping.NEVER: "never",
+}
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -158,6 +175,33 @@ class GenerateSettings:
         Setting(panel=_SAMPLING, unset="0"),
         "Is taken from the logit of each token as often as the answer has it.",
     ] = None
+    beam_width: Annotated[
+        int | None,
+        Setting(panel=_SAMPLING, unset="no search"),
+        "Searches for the most probable texts, so many beside one another, instead of sampling one. What is found "
+        "comes at the end.",
+    ] = None
+    num_returned: Annotated[
+        int | None,
+        Setting(panel=_SAMPLING, unset="1"),
+        "Prints so many of the texts found, each with its score. It goes with --beam-width.",
+    ] = None
+    length_penalty: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="1"),
+        "Has longer texts gain above 0, shorter ones below. It goes with --beam-width.",
+    ] = None
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        Setting(panel=_SAMPLING, unset="no"),
+        "Ends a search that has enough texts at once (yes), when none that goes on would be better if it ended (no), "
+        "or when none could become better (never). It goes with --beam-width.",
+    ] = None
+    patience: Annotated[
+        float | None,
+        Setting(panel=_SAMPLING, unset="1"),
+        "Wants --beam-width times so many texts before the search may end.",
+    ] = None
     bad_word: Annotated[
         list[str] | None,
         Setting(metavar="WORD", panel=_SAMPLING),
@@ -206,6 +250,11 @@ class GenerateSettings:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            beam_width=self.beam_width,
+            num_returned=self.num_returned,
+            length_penalty=self.length_penalty,
+            early_stopping=None if self.early_stopping is None else _EARLY_STOPPING[self.early_stopping],
+            patience=self.patience,
             bad_words=self.bad_word or (),
             json_schema=None if self.json_schema is None else _content(self.json_schema),
             regex=self.regex,
@@ -263,11 +312,20 @@ async def _print(stream: GenerationStream) -> None:
     last = ""
     try:
         async for delta in stream:
+            if len(delta.hypotheses) > 1:
+                _print_all(delta.hypotheses)
+                return
             typer.echo(delta.text, nl=False)
             last = delta.text or last
     finally:
         if last:
             typer.echo()
+
+
+def _print_all(hypotheses: Sequence[Hypothesis]) -> None:
+    """Writes the texts of a beam search, each behind its score."""
+    for one in hypotheses:
+        typer.echo(f"[{one.score:.3f}] {one.text}")
 
 
 def _read(prompt: str | None) -> str:
@@ -302,6 +360,7 @@ def _to_json(result: GenerationResult) -> str:
             "e2e_ms": round(result.e2e_s * 1e3, 3),
             "usage": asdict(result.usage),
             **({"prompt_logprobs": of_prompt} if (of_prompt := _prompt_tokens(result)) else {}),
+            **({"hypotheses": [asdict(one) for one in result.hypotheses]} if result.hypotheses else {}),
         }
     )
 

@@ -90,6 +90,7 @@ def _sampling(add: control_pb2.AddSequence) -> Sampling:
         num_top_logprobs=add.num_top_logprobs,
         num_prompt_alternatives=add.num_prompt_alternatives,
         grammar=add.grammar,
+        num_candidates=add.num_candidates,
     )
 
 
@@ -107,6 +108,7 @@ def _start_batch(start: control_pb2.StartBatch) -> StartBatch:
             tuple(item.new_block_ids),
             item.samples,
             tuple(item.scored_token_ids),
+            tuple(item.also_sampled_ids),
         )
         for item in start.items
     ]
@@ -171,7 +173,9 @@ def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """Returns what AddSequence says of how tokens are chosen."""
     values = asdict(sampling)
     bad_words = [inference_pb2.TokenIds(ids=word) for word in values.pop("bad_words")]
-    beside = {name: values.pop(name) for name in ("num_top_logprobs", "num_prompt_alternatives", "grammar")}
+    beside = {
+        name: values.pop(name) for name in ("num_top_logprobs", "num_prompt_alternatives", "num_candidates", "grammar")
+    }
     params = inference_pb2.SamplingParams(**values | {"logit_bias": dict(sampling.logit_bias)})
     return {"sampling": params, "bad_words": bad_words, **beside}
 
@@ -201,10 +205,13 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
     reached.layer, reached.stage, reached.expert = layer, _STAGES_BACK[stage], expert
     _write_timing(result.timing, outcome.timing)
     add = result.tokens.add
-    for seq_id, token_id, logprob, finish_reason, top in outcome.tokens:  # hundreds at the end of each iteration
+    for seq_id, token_id, logprob, finish_reason, top, candidates in outcome.tokens:  # hundreds in each iteration
         added = add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
         for one in top:
             added.top.tokens.add(token_id=one.token_id, logprob=one.logprob)
+        if candidates:
+            token_ids, logprobs, scores = zip(*candidates, strict=True)
+            added.candidates.MergeFrom(control_pb2.Candidates(token_ids=token_ids, logprobs=logprobs, scores=scores))
     for scored in outcome.scored:
         tokens = _named(scored)
         result.scored.add(seq_id=tokens.pop("seq_id"), tokens=inference_pb2.PromptLogprobs(**tokens))

@@ -211,6 +211,8 @@ def check_advance(known: Known[SequenceT, BatchT], batch_ids: Sequence[int], unt
 
 def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: KnownSequence) -> None:
     seq_id, first_position, new_block_ids = item.seq_id, item.first_position, item.new_block_ids
+    for also_id in item.also_sampled_ids:
+        _check_also_sampled(known, also_id)
     num_cached, blocks, max_model_len = sequence.num_cached, known.blocks, known.limits.max_model_len
     if sequence.batch_id is not None:
         raise CommandRefused(f"sequence {seq_id} is in batch {sequence.batch_id} already")
@@ -229,6 +231,13 @@ def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: Know
     room = (len(blocks.held_by(seq_id)) + len(new_block_ids)) * blocks.block_size
     if length > room:
         raise CommandRefused(f"sequence {seq_id} would have {length} tokens, its blocks have room for {room}")
+
+
+def _check_also_sampled(known: Known[SequenceT, BatchT], seq_id: int) -> None:
+    if known.sequence(seq_id).num_cached or known.sequence(seq_id).batch_id is not None:
+        raise CommandRefused(
+            f"sequence {seq_id} has begun already, it can't have its first token from another's logits"
+        )
 
 
 def _check_writes(item: BatchItem, blocks: BlockLedger) -> None:

@@ -33,6 +33,7 @@ class Sampling:
         num_top_logprobs: So many of the most probable tokens are told with each one.
         num_prompt_alternatives: So many are told with each token of the prompt that is scored.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
+        num_candidates: So many of the best tokens are told, and none is chosen: the scheduler does that; 0: one is.
     """
 
     temperature: float = 0.0
@@ -50,6 +51,7 @@ class Sampling:
     num_top_logprobs: int = 0
     num_prompt_alternatives: int = 0
     grammar: str = ""
+    num_candidates: int = 0
 
     @property
     def has_penalties(self) -> bool:
@@ -103,7 +105,10 @@ class AddSequence:
 
 @dataclass(frozen=True, slots=True)
 class ForkSequence:
-    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied."""
+    """Gives a sequence that holds nothing what another has cached; a last block that is not full is copied.
+
+    Which tokens those are, and what it has besides, it was made known with, or sampled beside the other.
+    """
 
     seq_id: int
     parent_seq_id: int
@@ -145,6 +150,8 @@ class BatchItem(NamedTuple):
         new_block_ids: Blocks added to the end of the sequence's table.
         samples: Whether a next token is sampled at the end.
         scored_token_ids: The tokens that follow its first ones, whose probabilities are told.
+        also_sampled_ids: Sequences that hold nothing and have their next token from the same logits, each in its own
+            way.
     """
 
     seq_id: int
@@ -154,6 +161,7 @@ class BatchItem(NamedTuple):
     new_block_ids: Sequence[int] = ()
     samples: bool = True
     scored_token_ids: Sequence[int] = ()
+    also_sampled_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,20 @@ class TokenLogprob(NamedTuple):
     logprob: float
 
 
+class Candidate(NamedTuple):
+    """A token that may be chosen next.
+
+    Attributes:
+        token_id: The token.
+        logprob: The natural logarithm of its probability under the logits as they are.
+        score: The same after the sequence's rules.
+    """
+
+    token_id: int
+    logprob: float
+    score: float
+
+
 class SampledToken(NamedTuple):
     """One sampled token.
 
@@ -38,6 +52,7 @@ class SampledToken(NamedTuple):
         logprob: The natural logarithm of its probability.
         finish_reason: Why the sequence ends with it; None when that goes on.
         top: The most probable tokens at its place, if asked for.
+        candidates: The best tokens, best first, where none was chosen; the token is then the first of them.
     """
 
     seq_id: int
@@ -45,6 +60,7 @@ class SampledToken(NamedTuple):
     logprob: float
     finish_reason: FinishReason | None
     top: tuple[TokenLogprob, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

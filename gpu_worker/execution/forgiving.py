@@ -19,6 +19,7 @@ from dataclasses import replace
 from gpu_worker.contract.commands import (
     AddSequence,
     Advance,
+    BatchItem,
     Command,
     DropBatch,
     DropSequence,
@@ -141,7 +142,15 @@ class ForgivingExecutor:
     def _without_left_out(self, start: StartBatch) -> StartBatch:
         if not self._left_out:
             return start
-        return replace(start, items=[item for item in start.items if item.seq_id not in self._left_out])
+        return replace(
+            start, items=[self._without_others(item) for item in start.items if item.seq_id not in self._left_out]
+        )
+
+    def _without_others(self, item: BatchItem) -> BatchItem:
+        """Returns an item that names nobody who is left out beside its own sequence."""
+        if self._left_out.isdisjoint(item.also_sampled_ids):
+            return item
+        return item._replace(also_sampled_ids=[one for one in item.also_sampled_ids if one not in self._left_out])
 
     def _advance_others(self, advance: Advance, goes_on: GoesOn) -> AdvanceOutcome:
         """Advances the batches that somebody is left of."""

@@ -121,14 +121,12 @@ class Runner:
         """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.
 
         Args:
-            seq_id: The sequence; how it samples on is its own.
+            seq_id: The sequence; the tokens that it has, and how it samples on, are its own.
             parent_seq_id: The other, which is in no suspended batch, and not offloaded.
             new_block_ids: A free block for the rows in the other's last one, if that is not full; else none.
         """
         child, parent = check_fork(self._known, seq_id, parent_seq_id, new_block_ids)
-        rules = None if child.rules is None else child.rules.behind(parent.rules)
         self.cache.fork(child.table, parent.table, new_block_ids)
-        child.follow(parent, rules)
 
     def drop_sequence(self, seq_id: int) -> None:
         """Forgets a sequence and frees its cache. A suspended batch that holds it goes on without it."""
@@ -138,6 +136,7 @@ class Runner:
             member = next(member for member in batch.members if member.sequence is sequence)
             batch.forward_pass.drop(member.span)  # before its blocks are free: the next command may give them away
         self.cache.forget(sequence.table)
+        sequence.is_dropped = True
         del self._sequences[seq_id]
 
     def offload_sequence(self, seq_id: int, tier: Tier = Tier.HOST) -> None:
@@ -172,8 +171,11 @@ class Runner:
             sequence.table.begin(item.first_position, item.num_tokens)
             sequence.batch_id = batch_id if sequence.finish_reason is None else None
             span = Span(sequence.table, start, item.num_tokens, item.first_position)
-            members.append(Member(sequence, span, item.samples, item.scored_token_ids))
-            tokens += tokens_of(item, sequence)
+            also_sampled = [self._sequences[seq_id] for seq_id in item.also_sampled_ids]
+            members.append(Member(sequence, span, item.samples, item.scored_token_ids, also_sampled))
+            own = tokens_of(item, sequence)
+            sequence.begins_with(own)
+            tokens += own
             start += item.num_tokens
         wishes = [member.wish for member in members if member.scored_token_ids]
         scoring = Scoring(wishes, self.facts.vocab_size) if wishes else None

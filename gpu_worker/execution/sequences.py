@@ -12,6 +12,7 @@ from gpu_worker.contract.commands import AddSequence, Sampling
 from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor
 from gpu_worker.passes.interface import Pass
+from gpu_worker.sampling.candidates import Candidates
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.guide import Guides
 from gpu_worker.sampling.rules import Rules
@@ -35,6 +36,8 @@ class Sequence:
         last_token: The token sampled last, which the next iteration may begin with.
         finish_reason: Why it ended, None while it goes on.
         batch_id: The suspended batch that it is in, if any.
+        awaits_choice: Whether its next token is one that the scheduler chooses, from candidates that it was told.
+        is_dropped: Whether the scheduler gave it up.
     """
 
     seq_id: int
@@ -48,6 +51,8 @@ class Sequence:
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
+    awaits_choice: bool = False
+    is_dropped: bool = False
 
     @classmethod
     def of(cls, add: AddSequence, table: BlockTable, guides: Guides) -> "Sequence":
@@ -61,28 +66,34 @@ class Sequence:
         """Tokens of finished iterations that are cached."""
         return self.table.num_cached
 
-    def follow(self, parent: "Sequence", rules: Rules | None) -> None:
-        """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
-        self.rules = rules
-        self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
-        if (last := self.last_token) is not None:
-            self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
-
     def next_draw(self) -> Draw:
         """How its next token is to be chosen."""
         early = self.num_output_tokens < self.min_tokens and not (self.rules is not None and self.rules.is_whole)
         banned_ids = tuple(sorted(self.stop_ids)) if early else ()
         return Draw(self.sampling, self.num_output_tokens, banned_ids, self.rules)
 
-    def accept(self, choice: Choice) -> SampledToken:
-        """Takes a sampled token in and says whether the sequence ends with it."""
+    def accept(self, choice: Choice | Candidates) -> SampledToken:
+        """Takes a sampled token in and says whether the sequence ends with it; of candidates none is taken in."""
+        if isinstance(choice, Candidates):
+            self.awaits_choice = True
+            best = choice.tokens[0]
+            return SampledToken(self.seq_id, best.token_id, best.logprob, None, candidates=choice.tokens)
         token_id, logprob, top = choice
-        self.num_output_tokens += 1
         self.last_token = token_id
-        if self.rules is not None:
-            self.rules.accept(token_id)
+        self._append(token_id)
         self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
         return SampledToken(self.seq_id, token_id, logprob, self.finish_reason, top)
+
+    def begins_with(self, token_ids: abc.Sequence[int]) -> None:
+        """Takes in what an iteration computes: a token that was chosen elsewhere, if one is awaited."""
+        if self.awaits_choice:
+            self.awaits_choice = False
+            self._append(token_ids[0])
+
+    def _append(self, token_id: int) -> None:
+        self.num_output_tokens += 1
+        if self.rules is not None:
+            self.rules.accept(token_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -94,18 +105,25 @@ class Member:
         span: Its part of the pass.
         samples: Whether it samples a token when the iteration ends.
         scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
+        also_sampled: Sequences that have their next token from the same logits.
     """
 
     sequence: Sequence
     span: Span
     samples: bool
     scored_token_ids: abc.Sequence[int] = ()
+    also_sampled: abc.Sequence[Sequence] = ()
 
     @property
     def wish(self) -> Wish:
         """What of it is to be scored."""
         sequence = self.sequence
         return Wish(sequence.seq_id, self.span, self.scored_token_ids, sequence.sampling.num_prompt_alternatives)
+
+    @property
+    def samplers(self) -> list[Sequence]:
+        """The sequences that have a token from its logits and are still there; none if its own is not."""
+        return [] if self.span.dropped else [self.sequence, *(one for one in self.also_sampled if not one.is_dropped)]
 
 
 @dataclass(slots=True, eq=False)

@@ -206,10 +206,10 @@ class Step:
     def _sample(self, batch: Batch, logits: Tensor) -> None:
         """Samples a token for each sequence that wants one, from logits (rows, V)."""
         sampling = [member for member in batch.members if member.samples]
-        live = [(row, member.sequence) for row, member in enumerate(sampling) if not member.span.dropped]
+        live = [(row, sequence) for row, member in enumerate(sampling) for sequence in member.samplers]
         if live:
             rows = logits  # (live rows, V)
-            if len(live) < len(logits):
+            if [row for row, _ in live] != list(range(len(logits))):
                 rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
             choices = sample(rows, [sequence.next_draw() for _, sequence in live])
             for (_, sequence), choice in zip(live, choices, strict=True):

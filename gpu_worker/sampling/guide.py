@@ -82,10 +82,6 @@ class Guide:
         """Whether the text is whole, so that only an end token may come."""
         return self._now().is_whole
 
-    def copy(self) -> "Guide":
-        """Returns another guide that stands where this one does."""
-        return Guide(self._follower, _there(self._now().copy()), self._clock)
-
     def _now(self) -> _State:
         """Where it stands; a state that is late is given up for good."""
         try:

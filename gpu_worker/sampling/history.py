@@ -52,10 +52,6 @@ class History:
         """Whether the output ends with these tokens; it does with none."""
         return not token_ids or self._outputs[-len(token_ids) :] == list(token_ids)
 
-    def behind(self, other: "History") -> "History":
-        """Returns the history of a sequence with this one's prompt that goes on from another one's output."""
-        return History(self._places, other._outputs)
-
     def _place(self, token_id: int) -> int:
         place = self._places.setdefault(token_id, len(self._places))
         if place == len(self._ids):

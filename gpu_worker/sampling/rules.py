@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gpu_worker.contract.commands import AddSequence, Sampling
-from gpu_worker.errors import CommandRefused
 from gpu_worker.sampling.guide import Guide, Guides
 from gpu_worker.sampling.history import History
 
@@ -72,19 +71,3 @@ class Rules:
             self.history.append(token_id)
         if self.guide is not None:
             self.guide.accept(token_id)
-
-    def behind(self, parent: "Rules | None") -> "Rules":
-        """Returns these rules where another sequence stands.
-
-        Raises:
-            CommandRefused: The other did not keep what these depend on.
-        """
-        grammar = "" if parent is None else parent.sampling.grammar
-        if grammar != self.sampling.grammar:
-            raise CommandRefused("it is kept to another structure than the sequence that it would follow")
-        history = None if parent is None else parent.history
-        if self.history is not None and history is None:
-            raise CommandRefused("it looks back at tokens that the sequence that it would follow has not kept")
-        behind = self.history.behind(history) if self.history is not None and history is not None else None
-        guide = parent.guide.copy() if parent is not None and parent.guide is not None else None
-        return Rules(self.sampling, behind, guide)

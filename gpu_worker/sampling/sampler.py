@@ -14,6 +14,7 @@ from torch import Tensor
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.contract.results import TokenLogprob
 from gpu_worker.machine.devices import to_device
+from gpu_worker.sampling.candidates import Candidates, rank
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.ruling import ruled
 
@@ -45,11 +46,33 @@ NOT_FINITE = NoChoice("its logits are not finite numbers: the model's output can
 NOTHING_LEFT = NoChoice("its rules leave no token: structure, allowed tokens, bad words and min_tokens exclude all")
 
 
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:
-    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long."""
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | Candidates | NoChoice]:
+    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long.
+
+    Where candidates are asked for none is chosen.
+    """
     at_once = max(1, _MOST_NUMBERS // logits.shape[1])
     groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
-    return [choice for rows in groups for choice in _sample(logits[rows], draws[rows])]
+    return [choice for rows in groups for choice in _sample_or_rank(logits[rows], draws[rows])]
+
+
+def _sample_or_rank(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | Candidates | NoChoice]:
+    is_ranked = [draw.sampling.num_candidates > 0 for draw in draws]
+    if not any(is_ranked):
+        return [*_sample(logits, draws)]
+    found: dict[int, Choice | Candidates | NoChoice] = {}
+    for kind, choose in ((False, _sample), (True, _rank)):
+        rows = [row for row, ranked in enumerate(is_ranked) if ranked is kind]
+        if rows:
+            own = logits.index_select(0, to_device(torch.tensor(rows), logits.device))
+            found.update(zip(rows, choose(own, [draws[row] for row in rows]), strict=True))
+    return [found[row] for row in range(len(draws))]
+
+
+def _rank(logits: Tensor, draws: Sequence[Draw]) -> list[Candidates | NoChoice]:
+    is_finite = logits.float().amax(-1).isfinite().tolist()  # (B,)
+    rows = zip(rank(logits, draws), draws, is_finite, strict=True)
+    return [one if one.tokens and finite else _no_choice(draw, finite) for one, draw, finite in rows]
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:

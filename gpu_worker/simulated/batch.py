@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from gpu_worker.contract.results import FinishReason, SampledToken, ScoredTokens
+from gpu_worker.contract.results import Candidate, FinishReason, SampledToken, ScoredTokens
 from gpu_worker.cursor import Cursor, Stage
 
 _GOLDEN = 0x9E3779B1  # spreads consecutive positions over 32 bits
 _SEEDS = 0x85EBCA77  # spreads consecutive seeds
 _MASK_32 = 2**32 - 1
+_STEP = 0.25  # by which each candidate is less probable than the one before
 _START = Cursor(0)
 
 
@@ -36,6 +37,9 @@ class SimulatedSequence:
         last_token: The token sampled last, which the next iteration may begin with.
         finish_reason: Why it ended, None while it goes on.
         batch_id: The suspended batch that it is in, if any.
+        num_candidates: So many candidates are told instead of choosing a token; 0: one is chosen.
+        awaits_choice: Whether its next token is one that the scheduler chooses, from candidates that it was told.
+        is_dropped: Whether the scheduler gave it up.
     """
 
     seq_id: int
@@ -50,6 +54,9 @@ class SimulatedSequence:
     last_token: int | None = None
     finish_reason: FinishReason | None = None
     batch_id: int | None = None
+    num_candidates: int = 0
+    awaits_choice: bool = False
+    is_dropped: bool = False
 
     def find(self, block_contexts: Sequence[int], block_size: int) -> None:
         """Begins with full blocks that others computed."""
@@ -57,12 +64,9 @@ class SimulatedSequence:
         self.context = self.block_contexts[-1] if block_contexts else 0
         self.num_cached = len(block_contexts) * block_size
 
-    def follow(self, parent: "SimulatedSequence") -> None:
-        """Stands where another does, whose cache it has; how it samples on, and where it ends, is its own."""
+    def fork_from(self, parent: "SimulatedSequence") -> None:
+        """Has cached what another one has."""
         self.context, self.block_contexts, self.num_cached = parent.context, [*parent.block_contexts], parent.num_cached
-        self.num_output_tokens, self.last_token = parent.num_output_tokens, parent.last_token
-        if (last := self.last_token) is not None:
-            self.finish_reason = FinishReason.of(last, self.stop_ids, self.num_output_tokens, self.max_tokens)
 
     def compute(self, token_ids: Sequence[int], block_size: int) -> None:
         """Takes tokens into the cache."""
@@ -79,9 +83,20 @@ class SimulatedSequence:
         """Forgets what is cached."""
         self.find((), 1)
 
-    def sample(self, vocabulary: Sequence[int], logprob: float) -> SampledToken:
-        """Chooses the next token, each of the vocabulary as probable, and notes whether the sequence ends with it."""
-        token_id = self._choose(vocabulary)
+    def sample(
+        self, vocabulary: Sequence[int], logprob: float, after: "SimulatedSequence | None" = None
+    ) -> SampledToken:
+        """Chooses the next token, each of the vocabulary as probable, and notes whether the sequence ends with it.
+
+        Args:
+            vocabulary: What there is to choose from.
+            logprob: Of each.
+            after: The sequence whose cached tokens it follows; None: its own.
+        """
+        context = self if after is None else after
+        if self.num_candidates:
+            return self._rank(vocabulary, context)
+        token_id = self._choose(vocabulary, context)
         self.num_output_tokens += 1
         self.last_token = token_id
         self.finish_reason = FinishReason.of(token_id, self.stop_ids, self.num_output_tokens, self.max_tokens)
@@ -93,8 +108,29 @@ class SimulatedSequence:
         logprobs, ranks = [logprob] * num_tokens, [1] * num_tokens
         return ScoredTokens(self.seq_id, self.num_cached + 1, token_ids, logprobs, ranks)
 
-    def _choose(self, vocabulary: Sequence[int]) -> int:
-        first = (self.context ^ self.seed * _SEEDS ^ self.num_cached * _GOLDEN & _MASK_32) % len(vocabulary)
+    def begins_with(self, token_ids: Sequence[int]) -> None:
+        """Takes in what an iteration computes: a token that was chosen elsewhere, if one is awaited."""
+        if self.awaits_choice:
+            self.awaits_choice = False
+            self.num_output_tokens += 1
+
+    def _rank(self, vocabulary: Sequence[int], after: "SimulatedSequence") -> SampledToken:
+        """Tells candidates, each a little less probable than the one before, and takes none in."""
+        self.awaits_choice = True
+        first, size = self._place(len(vocabulary), after), len(vocabulary)
+        early = self.num_output_tokens < self.min_tokens
+        rotated = (vocabulary[(first + shift) % size] for shift in range(size))
+        ids = [token_id for token_id in rotated if not (early and token_id in self.stop_ids)][: self.num_candidates]
+        # Texts differ in what they are worth, or all beams would go on from one.
+        logprobs = [-_STEP * (1 + place) - _STEP / (2 + (first + place) % 7) for place in range(len(ids))]
+        told = tuple(Candidate(*one) for one in zip(ids, logprobs, logprobs, strict=True))
+        return SampledToken(self.seq_id, told[0].token_id, told[0].logprob, None, candidates=told)
+
+    def _place(self, size: int, after: "SimulatedSequence") -> int:
+        return (after.context ^ self.seed * _SEEDS ^ after.num_cached * _GOLDEN & _MASK_32) % size
+
+    def _choose(self, vocabulary: Sequence[int], after: "SimulatedSequence") -> int:
+        first = self._place(len(vocabulary), after)
         if self.num_output_tokens >= self.min_tokens or vocabulary[first] not in self.stop_ids:
             return vocabulary[first]
         rotated = (vocabulary[(first + shift) % len(vocabulary)] for shift in range(1, len(vocabulary)))
@@ -110,12 +146,21 @@ class Part:
         token_ids: The tokens that are computed.
         samples: Whether it samples a token when the iteration ends.
         scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
+        also_sampled: Sequences that have their next token from the same logits.
     """
 
     sequence: SimulatedSequence
     token_ids: Sequence[int]
     samples: bool
     scored_token_ids: Sequence[int] = ()
+    also_sampled: Sequence[SimulatedSequence] = ()
+
+    @property
+    def samplers(self) -> list[SimulatedSequence]:
+        """The sequences that have a token from its logits."""
+        if not self.samples:
+            return []
+        return [self.sequence, *(one for one in self.also_sampled if not one.is_dropped)]
 
 
 @dataclass(slots=True, eq=False)

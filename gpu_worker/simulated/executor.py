@@ -150,6 +150,7 @@ class SimulatedExecutor:
             max_tokens=add.max_tokens,
             min_tokens=add.min_tokens,
             num_output_tokens=add.num_output_tokens,
+            num_candidates=add.sampling.num_candidates,
         )
         if add.shared_block_ids:
             self.blocks.share(add.seq_id, add.shared_block_ids)
@@ -162,7 +163,7 @@ class SimulatedExecutor:
         num_full = parent.num_cached // self.blocks.block_size
         self.blocks.share(child.seq_id, self.blocks.held_by(parent.seq_id)[:num_full])
         self.blocks.extend(child.seq_id, fork.new_block_ids)
-        child.follow(parent)
+        child.fork_from(parent)
 
     def _restore_sequence(self, restore: RestoreSequence) -> None:
         given = restore.seq_id, restore.block_ids, restore.num_shared_blocks
@@ -189,6 +190,7 @@ class SimulatedExecutor:
             elif batch.cursor.stage is Stage.EXPERTS:
                 batch.cursor = self._routing.next_with_tokens(batch, batch.cursor.layer, batch.cursor.expert)
         self.blocks.forget(sequence.seq_id)
+        sequence.is_dropped = True
         del self._sequences[sequence.seq_id]
 
     # ---- batches
@@ -199,7 +201,10 @@ class SimulatedExecutor:
             if item.new_block_ids:
                 self.blocks.extend(sequence.seq_id, item.new_block_ids)
             if sequence.finish_reason is None:  # one that ended before the scheduler could know is passed over
-                parts.append(Part(sequence, tokens_of(item, sequence), item.samples, item.scored_token_ids))
+                token_ids = tokens_of(item, sequence)
+                also_sampled = [self._sequences[seq_id] for seq_id in item.also_sampled_ids]
+                parts.append(Part(sequence, token_ids, item.samples, item.scored_token_ids, also_sampled))
+                sequence.begins_with(token_ids)
                 sequence.batch_id = batch_id
         num_rows = sum(item.samples + len(item.scored_token_ids) for item in items)
         batch = self._batches[batch_id] = SimulatedBatch(batch_id, parts, max(1, num_rows))
@@ -218,7 +223,8 @@ class SimulatedExecutor:
             num_known = len(part.sequence.block_contexts)
             part.sequence.compute(part.token_ids, self.blocks.block_size)
             self._note_contexts(part.sequence, num_known)
-        return [part.sequence.sample(self._vocabulary, self._logprob) for part in batch.parts if part.samples]
+        pairs = [(part, sequence) for part in batch.parts for sequence in part.samplers]
+        return [one.sample(self._vocabulary, self._logprob, part.sequence) for part, one in pairs]
 
     def _void(self, batch_id: int) -> tuple[int, ...]:
         """Forgets a batch, if it is known, and what is cached for its sequences; returns those."""

@@ -41,6 +41,8 @@ class Delta:
         reasoning: Thoughts, which are no part of the text.
         calls: Calls of functions, which are none either.
         scores: How probable tokens of the prompt are; all come before the first token.
+        score: What a beam search ranked it by; None: it is a sample.
+        hypotheses: The texts that a beam search found, best first, of which this is the first; empty: it is a sample.
     """
 
     text: str
@@ -51,6 +53,13 @@ class Delta:
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     scores: PromptScores | None = None
+    score: float | None = None
+    hypotheses: "tuple[Delta, ...]" = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its texts."""
+        return sum(len(one.token_ids) for one in self.hypotheses or (self,))
 
     @property
     def each_top(self) -> Sequence[tuple[TokenLogprob, ...]]:
@@ -69,6 +78,8 @@ def joined(parts: Sequence[Delta]) -> Delta:
         reasoning="".join(part.reasoning for part in parts),
         calls=tuple(call for part in parts for call in part.calls),
         scores=joined_scores([part.scores for part in parts if part.scores is not None]),
+        score=parts[-1].score,
+        hypotheses=parts[-1].hypotheses,
     )
 
 

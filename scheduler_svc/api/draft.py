@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from scheduler_svc.core.beams.params import EarlyStopping
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.text.chat_template import ChatTurn
 
@@ -59,6 +60,11 @@ class ToolsDraft:
     choice: ToolChoice = ToolChoice.AUTO
     named: str = ""
     parallel: bool = True
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.choice in (ToolChoice.REQUIRED, ToolChoice.NAMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,17 @@ class SessionDraft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeamDraft:
+    """How to search for texts; None takes the default."""
+
+    beam_width: int
+    num_returned: int | None = None
+    length_penalty: float | None = None
+    early_stopping: EarlyStopping = EarlyStopping.NO
+    patience: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """One generation to run; an empty `request_id` asks for a new one.
 
@@ -194,6 +211,7 @@ class Draft:
         structure: What the text shall be kept to; None: nothing.
         truncate_prompt_tokens: How many tokens of the prompt are kept, its last ones; -1: as many as the context holds.
             None refuses one that is too long.
+        beams: How to search for texts; None: one is sampled.
     """
 
     request_class: RequestClass
@@ -207,3 +225,4 @@ class Draft:
     session: SessionDraft | None = None
     structure: StructureDraft | None = None
     truncate_prompt_tokens: int | None = None
+    beams: BeamDraft | None = None

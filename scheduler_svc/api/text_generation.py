@@ -5,14 +5,17 @@ format; errors leave as ServiceError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
 from scheduler_svc.api.answering import PLAIN, Answering
+from scheduler_svc.api.beams import require_tokens, valid_beams, without_draws
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt
 from scheduler_svc.api.entrance import Entrance
+from scheduler_svc.api.hypotheses import found
 from scheduler_svc.api.parts import PartReader
 from scheduler_svc.api.prompt import prompt_token_ids
 from scheduler_svc.api.refusals import counting_refusals
@@ -50,35 +53,37 @@ class PreparedGeneration:
 
     Attributes:
         model: What it was tokenized for.
+        new_assembler: Makes what makes its text, or another text to the same prompt.
+        new_reader: Makes what finds thoughts and calls in a text, where there may be some.
         stop_tokens: Stop strings that are special tokens, by id.
         includes_stop: Whether what ends the text is a part of it.
         earlier: What it had in an earlier life; its answer begins with it.
-        reader: Finds thoughts and calls in its text, where there may be some.
         tools: The functions that it may call.
     """
 
     model: ServedModel
     request: GenerationRequest
     tokenizer: Tokenizer | None
-    assembler: TextAssembler
+    new_assembler: Callable[[], TextAssembler]
+    new_reader: Callable[[], PartReader | None]
     stop_tokens: Mapping[int, str]
     includes_stop: bool = False
     earlier: TokenEvent | None = None
-    reader: PartReader | None = None
     tools: frozenset[str] = frozenset()
 
     def resumed(self, token_ids: tuple[int, ...], logprobs: tuple[float, ...]) -> "PreparedGeneration":
         """Returns the generation that goes on from these tokens; from its start if they can't be its first ones.
 
         From its start, too, if alternatives of each token were asked for, which are not known of these, or
-        log-probabilities of the prompt, which nobody kept.
+        log-probabilities of the prompt, which nobody kept, and if it is a beam search, which has no tokens before its
+        end.
 
         Args:
             token_ids: What it generated in an earlier life, without its last token.
             logprobs: One for each of them.
         """
-        sampling = self.request.sampling
-        if sampling.num_top_logprobs or sampling.num_prompt_logprobs is not None:
+        sampling, beams = self.request.sampling, self.request.beams
+        if sampling.num_top_logprobs or sampling.num_prompt_logprobs is not None or beams is not None:
             return self
         fits = 0 < len(token_ids) == len(logprobs) and len(token_ids) < self.request.stop.max_tokens
         if not fits or not 0 <= min(token_ids) <= max(token_ids) < self.model.vocab_size:
@@ -93,8 +98,8 @@ class PreparedGeneration:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of the prompt, and of the longest output."""
-        return len(self.request.prompt_token_ids) + self.request.stop.max_tokens
+        """Tokens of the prompt, and of the longest outputs."""
+        return self.request.most_tokens
 
 
 class TextGeneration:
@@ -116,13 +121,8 @@ class TextGeneration:
         self._place = place
         self._entrance = entrance
         entrance.enter(self)
-        self._deltas = DeltaBuilder(
-            prepared.assembler,
-            stream.usage,
-            prepared.stop_tokens,
-            prepared.reader,
-            includes_stop=prepared.includes_stop,
-        )
+        self._new_builder = partial(_delta_builder, prepared, stream)
+        self._deltas = self._new_builder()
 
     @property
     def num_cached_tokens(self) -> int:
@@ -144,7 +144,7 @@ class TextGeneration:
         raise RuntimeError(f"{self.request_id}: the token stream ended without a finish reason")
 
     def _step(self, event: TokenEvent) -> Delta:
-        delta = self._deltas.step(event)
+        delta = found(event, self._new_builder) if event.hypotheses else self._deltas.step(event)
         for call in delta.calls:
             if call.name in self._tools:  # others take no time
                 self._stream.calls(call.name)
@@ -202,6 +202,7 @@ class TextGenerator:
         valid_targets(draft.targets, draft.request_class)
         valid_cache_salt(draft.cache_salt)
         valid_session(draft.session)
+        valid_beams(draft)
         model = self._generator.model
         if model is not None:
             valid_sampling(draft.sampling, model.vocab_size, model.sampling)
@@ -220,10 +221,14 @@ class TextGenerator:
         tenant = current_tenant()
         cache_salt = valid_cache_salt(draft.cache_salt, tenant)
         session = valid_session(draft.session)
-        bad_words = bad_word_ids(draft.sampling.bad_words, text.tokenizer, model.vocab_size)
-        sampling = replace(valid_sampling(draft.sampling, model.vocab_size, model.sampling), bad_words=bad_words)
+        beams = valid_beams(draft)
+        asked = draft.sampling if beams is None else without_draws(draft.sampling)
+        bad_words = bad_word_ids(asked.bad_words, text.tokenizer, model.vocab_size)
+        sampling = replace(valid_sampling(asked, model.vocab_size, model.sampling), bad_words=bad_words)
         stop_strings = valid_stop_strings(draft.stop.stop_strings, text.tokenizer)
         stop_tokens = stop_tokens_of(stop_strings, text.tokenizer, model.vocab_size)
+        if beams is not None:
+            require_tokens(stop_strings, stop_tokens)
         is_scored = sampling.num_prompt_logprobs is not None
         requested_stop = valid_stop(draft.stop, model, stop_tokens, may_be_empty=is_scored)
         num_kept = num_kept_tokens(draft.truncate_prompt_tokens, draft.stop, context_tokens(model))
@@ -236,6 +241,14 @@ class TextGenerator:
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
         grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars, answering.grammar)
         sampling = replace(sampling, grammar=grammar)
+        new_assembler = partial(
+            TextAssembler,
+            answering.decoder(text.tokenizer),
+            token_ids,
+            stop_strings,
+            stop.min_tokens,
+            includes_stop=draft.stop.include_stop_string,
+        )
         return PreparedGeneration(
             model=model,
             request=GenerationRequest(
@@ -249,33 +262,35 @@ class TextGenerator:
                 cache_salt,
                 session,
                 tenant=tenant,
+                beams=beams,
             ),
             tokenizer=text.tokenizer,
-            assembler=TextAssembler(
-                answering.decoder(text.tokenizer),
-                token_ids,
-                stop_strings,
-                stop.min_tokens,
-                includes_stop=draft.stop.include_stop_string,
-            ),
+            new_assembler=new_assembler,
+            new_reader=answering.reader,
             stop_tokens=stop_tokens,
             includes_stop=draft.stop.include_stop_string,
-            reader=answering.reader(),
             tools=frozenset(one.name for one in use.functions),
         )
 
     def submit(self, prepared: PreparedGeneration) -> TextGeneration:
         """Queues a generation; raises ServiceError if it is refused, and then nothing was queued."""
-        with counting_refusals(self._generator, prepared.request.request_class):
+        return self.submit_choices([prepared])[0]
+
+    def submit_choices(self, prepared: Sequence[PreparedGeneration]) -> list[TextGeneration]:
+        """Queues generations that differ in seed and id alone; raises ServiceError if one is refused: then none is."""
+        with counting_refusals(self._generator, prepared[0].request.request_class):
             self.entrance.require_open()
-            if self._generator.model != prepared.model:
+            if self._generator.model != prepared[0].model:
                 raise WorkerUnavailable("the model was changed while the prompt was tokenized; send the request again")
-            place = Place(current_grant().account, prepared.most_tokens, _now_s)
-            try:
-                return TextGeneration(prepared, self._generator.submit(prepared.request), place, self.entrance)
-            except BaseException:
-                place.leave(0)
-                raise
+            places: list[Place] = []
+            with ExitStack() as undo:
+                for one in prepared:
+                    places.append(place := Place(current_grant().account, one.most_tokens, _now_s))
+                    undo.callback(place.leave, 0)
+                streams = self._generator.submit_choices([one.request for one in prepared])
+                undo.pop_all()
+            triples = zip(prepared, streams, places, strict=True)
+            return [TextGeneration(one, stream, place, self.entrance) for one, stream, place in triples]
 
     async def tokenized(self, prompt: Prompt) -> list[tuple[int, str]]:
         """Returns a prompt's tokens, each with how the vocabulary writes it.
@@ -317,6 +332,17 @@ class TextGenerator:
         """Drops texts that wait to be worked on."""
         self._threads.close()
         self._texts.close()
+
+
+def _delta_builder(prepared: PreparedGeneration, stream: TokenStream) -> DeltaBuilder:
+    """Returns what builds the deltas of one text."""
+    return DeltaBuilder(
+        prepared.new_assembler(),
+        stream.usage,
+        prepared.stop_tokens,
+        prepared.new_reader(),
+        includes_stop=prepared.includes_stop,
+    )
 
 
 def _conversation(prompt: Prompt, model: ServedModel, text: ModelText) -> tuple[ToolUse, Setting]:

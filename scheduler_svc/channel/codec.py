@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from qllm.protocol import MAX_TOKENIZER_BYTES
 from qllm.v1 import control_pb2, inference_pb2
 
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.state import commands
 from scheduler_svc.core.state.cursor import Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
@@ -117,6 +118,7 @@ def _add_sequence(step: control_pb2.StepCommand, command: commands.AddSequence) 
     step.add_sequence.num_top_logprobs = sampling.num_top_logprobs
     step.add_sequence.num_prompt_alternatives = sampling.num_prompt_logprobs or 0
     step.add_sequence.grammar = sampling.grammar
+    step.add_sequence.num_candidates = sampling.num_candidates
     step.add_sequence.prompt_token_ids.extend(command.prompt_token_ids)
     step.add_sequence.output_token_ids.extend(command.output_token_ids)
     for word in sampling.bad_words:
@@ -162,6 +164,8 @@ def _start_batch(step: control_pb2.StepCommand, command: commands.StartBatch) ->
             added.new_block_ids.extend(item.new_block_ids)
         if item.scored_token_ids:
             added.scored_token_ids.extend(item.scored_token_ids)
+        if item.also_sampled_ids:
+            added.also_sampled_ids.extend(item.also_sampled_ids)
 
 
 def _drop_batch(step: control_pb2.StepCommand, command: commands.DropBatch) -> None:
@@ -367,7 +371,22 @@ def _tokens(tokens: Iterable[control_pb2.SampledToken], vocab_size: int) -> Iter
         if finish_reason not in _FINISH_REASONS:
             raise ProtocolError(f"finish_reason: got {finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
         top = _top(token.top, vocab_size) if token.HasField("top") else ()
-        yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason], top)
+        candidates = _candidates(token.candidates, vocab_size) if token.HasField("candidates") else ()
+        yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason], top, candidates)
+
+
+def _candidates(given: control_pb2.Candidates, vocab_size: int) -> tuple[Candidate, ...]:
+    """Returns tokens that may come next."""
+    num = len(given.token_ids)
+    _check("candidates.token_ids", num, 1, vocab_size)
+    _check("candidates.logprobs", len(given.logprobs), num, num)
+    _check("candidates.scores", len(given.scores), num, num)
+    _check("candidates.token_id", min(given.token_ids), 0, vocab_size - 1)
+    _check("candidates.token_id", max(given.token_ids), 0, vocab_size - 1)
+    for number in (*given.logprobs, *given.scores):
+        if not math.isfinite(number):
+            raise ProtocolError(f"candidates: got {number}, allowed are finite numbers")
+    return tuple(map(Candidate, given.token_ids, given.logprobs, given.scores))
 
 
 def _top(top: inference_pb2.TopLogprobs, vocab_size: int) -> tuple[TokenLogprob, ...]:

@@ -46,6 +46,8 @@ class Composer:
         """
         if not batch.is_resident or batch.is_suspect or any(self._suspects.waiting_in(plan.sources)):
             return []
+        if any(member.samples and member.sequence.kin.is_awaited(member.sequence) for member in batch.members):
+            return []  # all or nobody: whoever it is awaited from can't go on before it is known
         following = self._following(batch, plan)
         own = [each for each in following if each[0].sequence.effective_class is batch.request_class]
         missing = sum(self._memory.num_missing(m.sequence, m.num_tokens + n) for m, n in own)

@@ -8,21 +8,14 @@ from itertools import count
 from scheduler_svc.core.accounts import Accounts
 from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
+from scheduler_svc.core.lives import Lives
 from scheduler_svc.core.policies import BatchPlan
 from scheduler_svc.core.room import Room
-from scheduler_svc.core.sessions import Programs
 from scheduler_svc.core.state.batch import Batch, Member
-from scheduler_svc.core.state.commands import AddSequence, BatchItem, Command, DropBatch, StartBatch
+from scheduler_svc.core.state.commands import BatchItem, Command, DropBatch, StartBatch
 from scheduler_svc.core.state.ids import BatchId, SeqId
 from scheduler_svc.core.state.prompt_scores import PromptScores
-from scheduler_svc.core.state.results import (
-    FailureOutput,
-    Output,
-    PromptOutput,
-    SampledToken,
-    SequenceError,
-    TokenOutput,
-)
+from scheduler_svc.core.state.results import FailureOutput, Output, PromptOutput, SampledToken, SequenceError
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.core.workload import Workload
 
@@ -35,8 +28,8 @@ class Iterations:
     Args:
         work: The queues, the live sequences and the batches under way, which change here.
         memory: Is told of what iterations compute.
-        sessions: Says whether what an ended turn leaves is kept.
-        room: Gives up the memory of those who end, or who are computed again.
+        lives: Has sequences go on or end.
+        room: Gives up the memory of those who are computed again.
         composer: Chooses members.
         accounts: Counts what comes of it.
         outbox: Where commands to the worker go, in order.
@@ -46,7 +39,7 @@ class Iterations:
         self,
         work: Workload,
         memory: Memory,
-        sessions: Programs,
+        lives: Lives,
         room: Room,
         composer: Composer,
         accounts: Accounts,
@@ -54,7 +47,7 @@ class Iterations:
     ) -> None:
         self._work = work
         self._memory = memory
-        self._sessions = sessions
+        self._lives = lives
         self._room = room
         self._composer = composer
         self._accounts = accounts
@@ -95,14 +88,10 @@ class Iterations:
 
     def _announce(self, batch: Batch) -> None:
         """Tells the worker of a batch, and of those of its members that it does not know."""
-        # Not as soon as they are queued: a sequence that ends there costs the worker nothing.
-        for sequence in (member.sequence for member in batch.members):
-            if not sequence.known_to_worker:
-                # It begins with full blocks, if with any: what it has besides is new.
-                num_shared = sequence.num_computed_tokens // self._work.block_size
-                shared = tuple(sequence.block_ids[:num_shared])
-                self._outbox.append(AddSequence.of(sequence, shared))
-                sequence.known_to_worker = True
+        for member in batch.members:
+            self._lives.announce(member.sequence)
+            for other in member.also_sampled:
+                self._lives.announce_anew(other)
         items = tuple(map(_item, batch.members))
         self._outbox.append(StartBatch(batch.batch_id, batch.request_class, items))
 
@@ -123,14 +112,12 @@ class Iterations:
                 self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
             if member.num_scored or sequence.is_computed_whole:
                 outputs += self._scored(sequence, scores.get(sequence.seq_id), now_s)
-            token = tokens.get(sequence.seq_id) if member.samples else None
-            if token is not None and sequence.state is not SequenceState.FINISHED:
-                outputs.append(self._append(sequence, token, now_s))
-            if sequence.state is SequenceState.FINISHED:
-                continue
+            if member.samples and sequence.state is not SequenceState.FINISHED:
+                outputs += sequence.kin.take(sequence, tokens, now_s, self._lives)
+            if sequence.state is not SequenceState.IN_BATCH:
+                continue  # it ended, is held, or goes on already
             if not batch.sequel or not batch.sequel.holds(sequence):  # else it is in its next iteration already
-                sequence.state = SequenceState.QUEUED
-                self._work.queues.of(sequence).push(sequence)
+                self._lives.release(sequence)
         return outputs
 
     def _scored(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
@@ -140,26 +127,12 @@ class Iterations:
         if new and new.first_position == sequence.scored_up_to:
             sequence.scored_up_to = new.stop
         if sequence.num_computed_tokens + 1 > sequence.scored_up_to and sequence.is_scored:
-            self.end_sequence(sequence)
+            self._lives.end(sequence)
             return [FailureOutput(sequence.seq_id, "the worker did not tell how probable the prompt's tokens are")]
         if not sequence.is_computed_whole:
             return [PromptOutput(sequence.seq_id, new)] if new else []
-        self._accounts.answer_ended(sequence)
-        self.end_sequence(sequence, now_s)
+        self._lives.finish(sequence, now_s)
         return [PromptOutput(sequence.seq_id, new or None, FinishReason.LENGTH, sequence.usage(now_s))]
-
-    def _append(self, sequence: Sequence, token: SampledToken, now_s: float) -> TokenOutput:
-        """Gives a sequence its new token, and ends it where that was the last one."""
-        sequence.append(token.token_id, now_s)
-        self._accounts.token_came(sequence, now_s)
-        reason = token.finish_reason
-        if reason is None and len(sequence.output_token_ids) >= sequence.stop.max_tokens:
-            reason = FinishReason.LENGTH
-        if reason is None:
-            return TokenOutput(sequence.seq_id, token.token_id, token.logprob, top=token.top)
-        self._accounts.answer_ended(sequence)
-        self.end_sequence(sequence, now_s)
-        return TokenOutput(sequence.seq_id, token.token_id, token.logprob, reason, sequence.usage(now_s), token.top)
 
     def fail(self, batch_id: BatchId, message: str) -> list[Output]:
         """Ends a batch and all of its sequences; an unknown batch changes nothing."""
@@ -168,10 +141,12 @@ class Iterations:
             return []
         self._work.batches.remove(failed)
         self._outbox.append(DropBatch(batch_id))
+        requests = {sequence.seq_id: sequence for sequence in map(_request_of, failed.members)}
         for member in failed.members:
             self._memory.distrust(member.sequence)
-            self.end_sequence(member.sequence)
-        return [FailureOutput(member.sequence.seq_id, message) for member in failed.members]
+        for sequence in requests.values():
+            self._lives.end(sequence)
+        return [FailureOutput(seq_id, message) for seq_id in requests]
 
     # ---- sequences and batches leave
 
@@ -188,38 +163,9 @@ class Iterations:
             self._room.start_over(sequence)
             return []
         self._memory.distrust(sequence)
-        self.end_sequence(sequence)
-        return [FailureOutput(error.seq_id, error.message, error.rules_leave_nothing)]
-
-    def end_sequence(self, sequence: Sequence, whole_at_s: float | None = None) -> None:
-        """Takes a live sequence out of wherever it is, and gives up its memory, unless that is kept for a next turn.
-
-        Args:
-            sequence: It.
-            whole_at_s: When its answer was whole; None: it is not.
-        """
-        emptied = self._work.take_out(sequence)
-        sequence.state = SequenceState.FINISHED
-        if not self._keeps(sequence, whole_at_s):
-            self._room.forget(sequence)
-        self._outbox += [DropBatch(batch.batch_id) for batch in emptied]
-        del self._work.sequences[sequence.seq_id]
-        self._counts[sequence.request_class].num_finished += 1
-
-    def _keeps(self, sequence: Sequence, whole_at_s: float | None) -> bool:
-        """Whether the cache of a sequence that ended is kept for its program's next turn."""
-        if sequence.session is None:
-            return False
-        if whole_at_s is None:
-            self._sessions.fails(sequence)
-            return False
-        reload_s = self._work.outlook.recompute_s(sequence.num_computed_tokens)
-        if not self._sessions.ends(sequence, whole_at_s, reload_s):
-            return False
-        if not self._room.keep(sequence):
-            self._sessions.release(sequence)
-            return False
-        return True
+        request = sequence.kin.request_of(sequence)
+        self._lives.end(request)
+        return [FailureOutput(request.seq_id, error.message, error.rules_leave_nothing)]
 
     def drop_if_empty(self, batch: Batch) -> None:
         """Drops a batch that nobody is left in, unless its end has been sent: then that is all there is to wait for."""
@@ -231,4 +177,9 @@ def _item(member: Member) -> BatchItem:
     sequence, num_tokens, start, samples, new_block_ids, num_scored = member
     token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
     scored = sequence.prompt_token_ids[start + 1 : start + 1 + num_scored] if num_scored else ()
-    return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples, scored)
+    also_sampled = tuple(other.seq_id for other in member.also_sampled)
+    return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples, scored, also_sampled)
+
+
+def _request_of(member: Member) -> Sequence:
+    return member.sequence.kin.request_of(member.sequence)

@@ -21,6 +21,7 @@ from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceSt
 from scheduler_svc.core.workload import Workload
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
+_WAITING = (SequenceState.QUEUED, SequenceState.HELD)
 
 
 class Seeker(NamedTuple):
@@ -142,6 +143,19 @@ class Room:
                 return False
         return bool(batch.members)
 
+    def has_room_to_fork(self, parent: Sequence) -> bool:
+        """Whether what a sequence has computed can be another one's too, after best-effort work gave way if need be."""
+        if not parent.block_ids:
+            return False
+        is_ls = parent.effective_class is LS
+        victims = [*_of(self._kept(), BE), *self._best_effort_victims()] if is_ls else []
+        return self._free(self._need(self._memory.num_copied(parent), 1), victims)
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Has a sequence that was made known begin where another one stands, for which there is room."""
+        self._memory.fork(parent, child)
+        self._begun[child.seq_id] = child
+
     # ---- sequences leave
 
     def forget(self, sequence: Sequence) -> None:
@@ -166,8 +180,9 @@ class Room:
         self.forget(sequence)
         for batch in emptied:
             self._emit(DropBatch(batch.batch_id))
-        sequence.state = SequenceState.QUEUED
-        self._work.queues.of(sequence).push(sequence)  # it may stand in another queue now
+        if sequence.state is not SequenceState.HELD:
+            sequence.state = SequenceState.QUEUED
+            self._work.queues.of(sequence).push(sequence)  # it may stand in another queue now
         self._memory.counters.num_drops += 1
 
     # ---- inside
@@ -186,8 +201,11 @@ class Room:
             self._release(kept)
 
     def _num_growing(self, request_class: RequestClass | None = None) -> int:
-        """Counts the sequences on the device, of one class or of all, each of which may need a block next."""
-        on_device = (other for other in self._begun.values() if other.block_ids)
+        """Counts the sequences on the device, of one class or of all, each of which may need a block next.
+
+        Who is held is not among them: it runs only after others, for whom it gives way.
+        """
+        on_device = (s for s in self._begun.values() if s.block_ids and s.state is not SequenceState.HELD)
         return sum(request_class in (None, other.effective_class) for other in on_device)
 
     def _need(self, num_blocks: int, num_states: int = 0, *claims: Claim) -> Need:
@@ -202,7 +220,8 @@ class Room:
         own = self._sessions.kept_for(seeker)
         kept = [sequence for sequence in self._kept() if sequence is not own]
         last = [own] if own is not None and own.block_ids else []
-        later = [other for other in self._who_wait(seeker.effective_class) if self._key(other) > self._key(seeker)]
+        place = self._key(seeker)
+        later = [s for s in self._who_wait(seeker.effective_class) if _is_held(s) or self._key(s) > place]
         if seeker.effective_class is LS:
             victims = [*_of(kept, BE), *self._best_effort_victims(), *_of(kept, LS), *later, *last]
             return self._free(need, victims) or self._free(need, victims, may_break_iterations=True)
@@ -231,14 +250,14 @@ class Room:
         return [*self._who_wait(BE), *sorted(in_batch, key=self._key, reverse=True)]
 
     def _who_wait(self, request_class: RequestClass) -> list[Sequence]:
-        """Returns the sequences of a class that wait and hold blocks, last to run first."""
+        """Returns the sequences of a class that wait and hold blocks: held ones, then the others, last to run first."""
         waiting = [
             other
             for other in self._begun.values()
-            if other.effective_class is request_class and other.state is SequenceState.QUEUED
+            if other.effective_class is request_class and other.state in _WAITING
         ]
         able = (other for other in waiting if other.block_ids and other.seq_id not in self.aside)
-        return sorted(able, key=self._key, reverse=True)
+        return sorted(able, key=lambda other: (_is_held(other), *self._key(other)), reverse=True)
 
     def _kept(self) -> list[Sequence]:
         """Returns what is kept on the device for next turns, first victim first."""
@@ -257,6 +276,10 @@ class Room:
             self._release(move.sequence)
         else:
             self.start_over(move.sequence)
+
+
+def _is_held(sequence: Sequence) -> bool:
+    return sequence.state is SequenceState.HELD
 
 
 def _of(sequences: list[Sequence], request_class: RequestClass) -> list[Sequence]:

@@ -8,6 +8,7 @@ I/O and no clock. Source: arXiv 2503.09304, sections 3 and 4.
     policy      what to prefer              iterations   batches begin and end
     composer    who gets memory             dispatcher   steps of them are sent
     planner     how far a step goes         accounts     what came of it
+                                            lives        sequences go on, branch and end
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.forecast import Forecast, Forecasts
 from scheduler_svc.core.iterations import Iterations
+from scheduler_svc.core.lives import Lives
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import Limits, Pause, Policy, Sequel
 from scheduler_svc.core.prediction import promise
@@ -79,8 +81,9 @@ class Scheduler:
         self._room = Room(self.work, self.memory, self.sessions, policy.queue_key, self._outbox.append)
         composer = Composer(self.work.queues, self.memory, self._room, self.work.suspects)
         self._accounts = Accounts(self.work, observer)
+        self._lives = Lives(self.work, self.memory, self._room, self.sessions, self._accounts, self._outbox)
         self._iterations = Iterations(
-            self.work, self.memory, self.sessions, self._room, composer, self._accounts, self._outbox
+            self.work, self.memory, self._lives, self._room, composer, self._accounts, self._outbox
         )
         self._dispatcher = Dispatcher(self.work, policy, self._accounts, self._outbox)
         self.counters = self._accounts.counters
@@ -94,13 +97,16 @@ class Scheduler:
 
         It is new, or lost its worker and is computed again; it has no cache.
         """
-        sequence.effective_class = self._policy.queue_class(sequence)
         self.sessions.arrives(sequence, sequence.arrival_s)
-        if sequence.first_token_s is None:
-            promise.accept(sequence, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
-        self.work.sequences[sequence.seq_id] = sequence
-        self.work.queues.of(sequence).push(sequence)
-        self.work.suspects.add(sequence)
+        for each in sequence.kin.own(sequence):
+            each.effective_class = self._policy.queue_class(each)
+            if each.first_token_s is None:
+                promise.accept(each, self.limits.ls_ttft_s, self.limits.ls_tpot_s)
+            self.work.sequences[each.seq_id] = each
+            each.kin.enters(each)
+            if each.state is not SequenceState.HELD:
+                self.work.queues.of(each).push(each)
+            self.work.suspects.add(each)
 
     def forecast(self, sequence: Sequence) -> Forecast:
         """Predicts how a sequence would fare that were added now."""
@@ -127,9 +133,9 @@ class Scheduler:
         return self._end(sequence, now_s, now_s)
 
     def _end(self, sequence: Sequence, now_s: float, whole_at_s: float | None = None) -> Sequence:
-        if sequence.state is SequenceState.IN_BATCH:
+        if any(each.state is SequenceState.IN_BATCH for each in sequence.kin.own(sequence)):
             self._dispatcher.preempt(now_s)  # the worker drops it at the next boundary, not after all that it was sent
-        self._iterations.end_sequence(sequence, whole_at_s)
+        self._lives.end(sequence, whole_at_s)
         return sequence
 
     @property

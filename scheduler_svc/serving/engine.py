@@ -12,12 +12,22 @@ from collections.abc import Callable
 from itertools import count
 
 from scheduler_svc.core.forecast import Forecast
+from scheduler_svc.core.kinship import search_beams, share_prompt
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, ToolTimes
 from scheduler_svc.core.state.commands import Command
 from scheduler_svc.core.state.ids import CommandId, SeqId
-from scheduler_svc.core.state.results import FailureOutput, IntegrityReport, Output, StepResult, WorkTiming
+from scheduler_svc.core.state.results import (
+    FailureOutput,
+    HypothesesOutput,
+    IntegrityReport,
+    Output,
+    PromptOutput,
+    StepResult,
+    TokenOutput,
+    WorkTiming,
+)
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
 from scheduler_svc.errors import BatchFailed, Refusal, RulesLeaveNothing, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, IntegrityCheck, Loads, ServedModel, TokenStream, WorkerState
@@ -106,25 +116,48 @@ class Engine:
         Raises:
             DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: It was refused, and nothing was queued.
         """
+        return self.submit_choices([request])[0]
+
+    def submit_choices(self, requests: abc.Sequence[GenerationRequest]) -> list[TokenStream]:
+        """Queues requests that differ in seed and id alone; raises as `submit` does, and then none is queued."""
         if self._absence.is_over:
             raise WorkerUnavailable(self._absence.reason or "no worker serves")
-        seq_id = SeqId(next(self._seq_ids))
+        taken: list[LiveRequest] = []
+        try:
+            taken.extend(map(self._take_in, requests))
+        except ServiceError:
+            for live in taken:
+                self._live.leave(live.sequence.seq_id, FinishReason.ABORTED)
+            raise
+        sequences = [live.sequence for live in taken]
+        if len(sequences) > 1 and not sequences[0].is_scored:  # of a prompt that is scored each is told by itself
+            share_prompt(sequences)
+        if (core := self._driver.core) is not None:
+            for sequence in sequences:
+                core.add(sequence)
+            self._driver.pump()
+        return [live.stream for live in taken]
+
+    def _take_in(self, request: GenerationRequest) -> LiveRequest:
+        """Counts a request in; raises as `submit` does."""
+        seq_id, now_s = self._new_seq_id(), self._loop.time()
         sequence = Sequence(
             seq_id,
             request.request_class,
             request.prompt_token_ids,
             request.sampling,
             request.stop,
-            self._loop.time(),
+            now_s,
             output_token_ids=[*request.output_token_ids],
             targets=request.targets,
             deadline_s=request.deadline_s,
             salt=request.cache_salt,
             session=request.session,
         )
+        if request.beams is not None:
+            search_beams(sequence, request.beams, self._new_seq_id)
         core = self._driver.core
-        forecast = Forecast() if core is None else core.forecast(sequence)
-        self._live.admit(request, forecast)
+        self._live.admit(request, Forecast() if core is None else core.forecast(sequence))
         stream = BufferedTokenStream(
             request.request_class,
             self._fan_out,
@@ -132,11 +165,12 @@ class Engine:
             on_close=lambda reason: self._end_early(seq_id, reason),
             on_call=lambda tool: self._sessions.calls(sequence, tool),
         )
-        self._live.add(LiveRequest(request, sequence, stream))
-        if core is not None:
-            core.add(sequence)
-            self._driver.pump()
-        return stream
+        live = LiveRequest(request, sequence, stream)
+        self._live.add(live)
+        return live
+
+    def _new_seq_id(self) -> SeqId:
+        return SeqId(next(self._seq_ids))
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:
         """Ends the tenant's live request, or whoever's, with ABORTED; returns False if there is none."""
@@ -302,14 +336,22 @@ class Engine:
             live = self._live.get(output.seq_id)
             if live is None:
                 continue
-            if isinstance(output, FailureOutput):
-                self._fail_one(live, _failure(live, output))
-                continue
-            live.stream.push(output)
-            if not live.has_token and live.sequence.first_token_s is not None:
-                self._live.note_first_token(live)
-            if output.finish_reason is not None:
-                self._live.leave(output.seq_id, output.finish_reason)
+            match output:
+                case TokenOutput() | PromptOutput():
+                    live.stream.push(output)
+                    self._handed_out(live, output.finish_reason)
+                case HypothesesOutput():
+                    live.stream.answer(output)
+                    self._handed_out(live, output.hypotheses[0].finish_reason)
+                case FailureOutput():
+                    self._fail_one(live, _failure(live, output))
+
+    def _handed_out(self, live: LiveRequest, reason: FinishReason | None) -> None:
+        """Takes in that a request was told something; with a reason it was the last."""
+        if not live.has_token and live.sequence.first_token_s is not None:
+            self._live.note_first_token(live)
+        if reason is not None:
+            self._live.leave(live.sequence.seq_id, reason)
 
     def _end_early(self, seq_id: SeqId, reason: FinishReason) -> None:
         live = self._live.get(seq_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.core.forecast import Forecast
 from scheduler_svc.core.state.ids import SeqId
-from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence
+from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Sequence, SequenceState
 from scheduler_svc.errors import DuplicateRequest
 from scheduler_svc.generation import GenerationRequest
 from scheduler_svc.metrics import Metrics
@@ -25,6 +25,11 @@ class LiveRequest:
     sequence: Sequence
     stream: BufferedTokenStream
     has_token: bool = False
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All sequences that run for it."""
+        return self.sequence.kin.own(self.sequence)
 
 
 class LiveRequests:
@@ -95,6 +100,7 @@ class LiveRequests:
     def leave(self, seq_id: SeqId, reason: FinishReason | None) -> None:
         """Counts a live request out, which ended; without a reason it failed."""
         live, now_s = self._live.pop(seq_id), self._now_s()
+        live.sequence.state = SequenceState.FINISHED  # where no worker is, no core says so
         self._forget_name(live.request)
         self._admission[live.request.request_class].leave(live.request.most_tokens, now_s)
         self._metrics.requests.ended(live.request.request_class, reason, live.sequence.usage(now_s))

@@ -44,10 +44,13 @@ class Succession:
         """Takes in that the worker is gone; returns the requests that are to blame for that, and so end."""
         if core is not None and died:
             self._num_in_vain += core.worker_died()
+        guilty: list[tuple[LiveRequest, ServiceError]] = []
         for live in self._live.all():
-            live.sequence.lose_worker()
-        guilty = [live for live in self._live.all() if live.sequence.kills_workers]
-        return [(live, WorkerKilled(live.sequence.num_deaths_alone)) for live in guilty]
+            for sequence in live.sequences:
+                sequence.lose_worker()
+            if killers := [sequence for sequence in live.sequences if sequence.kills_workers]:
+                guilty.append((live, WorkerKilled(killers[0].num_deaths_alone)))
+        return guilty
 
     def next(self, model: ServedModel) -> list[tuple[LiveRequest, ServiceError | None]]:
         """Takes in that another worker is there; returns who goes on with it, latency-sensitive ones first.

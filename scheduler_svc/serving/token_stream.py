@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from scheduler_svc.core.state.prompt_scores import PromptScores, joined_scores
-from scheduler_svc.core.state.results import PromptOutput, TokenOutput
+from scheduler_svc.core.state.results import HypothesesOutput, Hypothesis, PromptOutput, TokenOutput
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import ServiceError
 from scheduler_svc.generation import TokenEvent
@@ -43,6 +43,7 @@ class BufferedTokenStream:
         self._has_news = False
         self._outputs: list[TokenOutput] = []
         self._scores: list[PromptScores] = []
+        self._hypotheses: tuple[Hypothesis, ...] = ()
         self._finish_reason: FinishReason | None = None
         self._final_usage: Usage | None = None
         self._error: ServiceError | None = None
@@ -58,6 +59,11 @@ class BufferedTokenStream:
             self.finish(output.finish_reason, output.usage)
         else:
             self._tell()
+
+    def answer(self, output: HypothesesOutput) -> None:
+        """Ends the stream with the texts that were found."""
+        self._hypotheses = output.hypotheses
+        self.finish(output.hypotheses[0].finish_reason, output.usage)
 
     def finish(self, reason: FinishReason, usage: Usage) -> None:
         """Ends the stream in good order."""
@@ -99,12 +105,16 @@ class BufferedTokenStream:
             scores, self._scores = self._scores, []
             # What comes while the reader holds an event belongs to the next one, the end included.
             finish_reason, error = self._finish_reason, self._error
-            if outputs or scores or finish_reason is not None:
+            if finish_reason is not None and self._hypotheses:
+                best = self._hypotheses[0]
+                told = best.token_ids, best.logprobs, finish_reason, self._final_usage
+                yield TokenEvent(*told, hypotheses=self._hypotheses)
+            elif outputs or scores or finish_reason is not None:
                 token_ids = tuple([output.token_id for output in outputs])
                 logprobs = tuple([output.logprob for output in outputs])
                 tops = tuple([output.top for output in outputs]) if outputs and outputs[0].top else ()
-                told = joined_scores(scores)
-                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage, tops, told)
+                of_prompt = joined_scores(scores)
+                yield TokenEvent(token_ids, logprobs, finish_reason, self._final_usage, tops, of_prompt)
             if finish_reason is not None:
                 return
             if error is not None:

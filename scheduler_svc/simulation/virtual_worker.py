@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.commands import (
     AddSequence,
@@ -22,6 +23,7 @@ from scheduler_svc.core.state.commands import (
     RestoreSequence,
     StartBatch,
 )
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.simulation.moving import Moves
 from scheduler_svc.simulation.running_step import RunningStep, UnitNumbering
@@ -59,6 +61,7 @@ class VirtualWorker:
     _preempted_ids: range = range(0)
     _free_since_s: float = 0.0
     _moves: Moves = field(init=False)
+    _num_candidates: dict[SeqId, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._numbering = UnitNumbering(self.costs.num_layers, self.costs.num_experts)
@@ -108,12 +111,14 @@ class VirtualWorker:
                     self._moves.grow(item.seq_id, len(item.new_block_ids))
             case DropBatch(batch_id):
                 self._batches.pop(batch_id, None)
-            case AddSequence():
-                self._moves.grow(command.seq_id, len(command.shared_block_ids))
+            case AddSequence(seq_id, sampling):
+                self._moves.grow(seq_id, len(command.shared_block_ids))
+                self._num_candidates[seq_id] = sampling.num_candidates
             case ForkSequence(seq_id, parent_seq_id):
                 self._moves.fork(seq_id, parent_seq_id)
             case DropSequence(seq_id):
                 self._moves.forget(seq_id)
+                self._num_candidates.pop(seq_id, None)
                 for batch in self._batches.values():
                     batch.items.pop(seq_id, None)
             case OffloadSequence(seq_id):
@@ -153,9 +158,17 @@ class VirtualWorker:
             batch.place = place
             if place == self._numbering.end:
                 self.num_tokens += sum(item.num_tokens for item in batch.items.values())
-                tokens += [SampledToken(item.seq_id, 0, 0.0) for item in batch.items.values() if item.samples]
+                for item in (one for one in batch.items.values() if one.samples):
+                    sampled = (item.seq_id, *item.also_sampled_ids)
+                    tokens += [_sampled(seq_id, self._num_candidates.get(seq_id, 0)) for seq_id in sampled]
                 del self._batches[batch_id]
         return tuple(tokens)
+
+
+def _sampled(seq_id: SeqId, num_candidates: int) -> SampledToken:
+    """Returns the token that every sequence gets, or as many candidates, each a little less probable."""
+    candidates = tuple(Candidate(token_id, -float(token_id), -float(token_id)) for token_id in range(num_candidates))
+    return SampledToken(seq_id, 0, 0.0, candidates=candidates)
 
 
 def _with_moves(timing: WorkTiming, moved: WorkTiming) -> WorkTiming:

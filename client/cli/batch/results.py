@@ -79,7 +79,11 @@ def result_line(result: BatchResult) -> str:
     response = json.loads(result.json) if result.json is not None else None
     if result.answer is not None:
         response = asdict(result.answer)
-        del response["logprobs"], response["top_logprobs"]
+        for told in (response, *response["hypotheses"]):
+            del told["logprobs"]
+        del response["top_logprobs"]
+        if not response["hypotheses"]:
+            del response["hypotheses"]
     line = {
         "position": result.position,
         "custom_id": result.custom_id,

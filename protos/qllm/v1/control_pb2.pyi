@@ -570,6 +570,7 @@ class AddSequence(_message.Message):
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The scheduler's id, never used again within an epoch."""
     max_tokens: _builtins.int
@@ -584,6 +585,10 @@ class AddSequence(_message.Message):
     """What the text is kept to, as llguidance reads it; empty: nothing."""
     num_prompt_alternatives: _builtins.int
     """With each token of the prompt whose probability is asked for (`scored_token_ids`) come so many of the most probable ones."""
+    num_candidates: _builtins.int
+    """So many of the best tokens are told each time instead of choosing one, and the next item of the sequence has the token
+    that the scheduler chose; 0: one is chosen.
+    """
     @_builtins.property
     def sampling(self) -> _inference_pb2.SamplingParams:
         """How tokens are chosen; every field is set but `bad_words`, which come as tokens;
@@ -628,10 +633,11 @@ class AddSequence(_message.Message):
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         grammar: _builtins.str = ...,
         num_prompt_alternatives: _builtins.int = ...,
+        num_candidates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "grammar", b"grammar", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_output_tokens", b"num_output_tokens", "num_prompt_alternatives", b"num_prompt_alternatives", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_words", b"bad_words", "grammar", b"grammar", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "num_candidates", b"num_candidates", "num_output_tokens", b"num_output_tokens", "num_prompt_alternatives", b"num_prompt_alternatives", "num_top_logprobs", b"num_top_logprobs", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "seq_id", b"seq_id", "shared_block_ids", b"shared_block_ids", "stop_token_ids", b"stop_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,7 +646,8 @@ Global___AddSequence: _TypeAlias = AddSequence  # noqa: Y015
 @_typing.final
 class ForkSequence(_message.Message):
     """Gives a sequence that holds no cache what another one has cached: its full blocks are shared, what is in a last one that is not
-    full is copied, states too. The other one must not be in a suspended batch, nor offloaded.
+    full is copied, states too. Which tokens it has, and how it goes on, is its own. The other one must not be in a suspended
+    batch, nor offloaded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -824,6 +831,7 @@ class BatchItem(_message.Message):
     NEW_BLOCK_IDS_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     SCORED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ALSO_SAMPLED_IDS_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     num_tokens: _builtins.int
@@ -846,6 +854,12 @@ class BatchItem(_message.Message):
         more than `num_tokens`.
         """
 
+    @_builtins.property
+    def also_sampled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sequences that are known and hold nothing, and have their next token from the same logits, each in its own way. They may be
+        forked from this one then.
+        """
+
     def __init__(
         self,
         *,
@@ -856,10 +870,11 @@ class BatchItem(_message.Message):
         new_block_ids: _abc.Iterable[_builtins.int] | None = ...,
         samples: _builtins.bool = ...,
         scored_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        also_sampled_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_position", b"first_position", "new_block_ids", b"new_block_ids", "num_tokens", b"num_tokens", "samples", b"samples", "scored_token_ids", b"scored_token_ids", "seq_id", b"seq_id", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_sampled_ids", b"also_sampled_ids", "first_position", b"first_position", "new_block_ids", b"new_block_ids", "num_tokens", b"num_tokens", "samples", b"samples", "scored_token_ids", b"scored_token_ids", "seq_id", b"seq_id", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1094,6 +1109,7 @@ class SampledToken(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     seq_id: _builtins.int
     """The sequence."""
     token_id: _builtins.int
@@ -1106,6 +1122,10 @@ class SampledToken(_message.Message):
     def top(self) -> _inference_pb2.TopLogprobs:
         """The most probable tokens at its place, if asked for."""
 
+    @_builtins.property
+    def candidates(self) -> Global___Candidates:
+        """The best tokens, where none was chosen; `token_id` is then the first of them."""
+
     def __init__(
         self,
         *,
@@ -1114,14 +1134,51 @@ class SampledToken(_message.Message):
         logprob: _builtins.float = ...,
         finish_reason: _inference_pb2.FinishReason.ValueType = ...,
         top: _inference_pb2.TopLogprobs | None = ...,
+        candidates: Global___Candidates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["top", b"top"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprob", b"logprob", "seq_id", b"seq_id", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "finish_reason", b"finish_reason", "logprob", b"logprob", "seq_id", b"seq_id", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
+
+@_typing.final
+class Candidates(_message.Message):
+    """Tokens that may come next, best first: one number of each for each token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural logarithm of each one's probability in the model's distribution."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The same after the sequence's rules."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "scores", b"scores", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidates: _TypeAlias = Candidates  # noqa: Y015
 
 @_typing.final
 class BatchError(_message.Message):

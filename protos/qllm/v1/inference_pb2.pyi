@@ -47,6 +47,34 @@ BEST_EFFORT: RequestClass.ValueType  # 2
 """Work that can wait: fills the machine."""
 Global___RequestClass: _TypeAlias = RequestClass  # noqa: Y015
 
+class _EarlyStopping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EarlyStoppingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EarlyStopping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EARLY_STOPPING_UNSPECIFIED: _EarlyStopping.ValueType  # 0
+    """As EARLY_STOPPING_NO."""
+    EARLY_STOPPING_NO: _EarlyStopping.ValueType  # 1
+    """When none that goes on would be better than the worst of them if it ended now."""
+    EARLY_STOPPING_YES: _EarlyStopping.ValueType  # 2
+    """At once."""
+    EARLY_STOPPING_NEVER: _EarlyStopping.ValueType  # 3
+    """When none that goes on could still become better, however long it grew."""
+
+class EarlyStopping(_EarlyStopping, metaclass=_EarlyStoppingEnumTypeWrapper):
+    """When a beam search ends that has as many texts as it wants."""
+
+EARLY_STOPPING_UNSPECIFIED: EarlyStopping.ValueType  # 0
+"""As EARLY_STOPPING_NO."""
+EARLY_STOPPING_NO: EarlyStopping.ValueType  # 1
+"""When none that goes on would be better than the worst of them if it ended now."""
+EARLY_STOPPING_YES: EarlyStopping.ValueType  # 2
+"""At once."""
+EARLY_STOPPING_NEVER: EarlyStopping.ValueType  # 3
+"""When none that goes on could still become better, however long it grew."""
+Global___EarlyStopping: _TypeAlias = EarlyStopping  # noqa: Y015
+
 class _ToolChoice:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -125,6 +153,7 @@ class GenerateRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     NUM_TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     STRUCTURE_FIELD_NUMBER: _builtins.int
+    BEAM_SEARCH_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     TRUNCATE_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -182,6 +211,12 @@ class GenerateRequest(_message.Message):
         once it is whole; refused with `ignore_eos`. What max_tokens cuts off is not whole.
         """
 
+    @_builtins.property
+    def beam_search(self) -> Global___BeamSearch:
+        """Searches for the most probable texts instead of sampling one; absent: samples. The answer then comes at the end. Refused with
+        a temperature above 0, filters, a structure, alternatives of tokens, a session, and stop strings that are no tokens.
+        """
+
     def __init__(
         self,
         *,
@@ -197,12 +232,13 @@ class GenerateRequest(_message.Message):
         session: Global___SessionTurn | None = ...,
         num_top_logprobs: _builtins.int = ...,
         structure: Global___Structure | None = ...,
+        beam_search: Global___BeamSearch | None = ...,
         num_prompt_logprobs: _builtins.int | None = ...,
         truncate_prompt_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "prompt", b"prompt", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "prompt", b"prompt", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "num_top_logprobs", b"num_top_logprobs", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "cache_salt", b"cache_salt", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "num_top_logprobs", b"num_top_logprobs", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_prompt_logprobs: _TypeAlias = _typing.Literal["num_prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType__num_prompt_logprobs: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs"]  # noqa: Y015
@@ -218,6 +254,61 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class BeamSearch(_message.Message):
+    """A search for the most probable texts: `beam_width` of them go on beside one another, each token by token, and the best ones
+    that ended are the answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEAM_WIDTH_FIELD_NUMBER: _builtins.int
+    NUM_RETURNED_FIELD_NUMBER: _builtins.int
+    LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    beam_width: _builtins.int
+    """Texts that go on beside one another, in [1, 16]."""
+    num_returned: _builtins.int
+    """Texts that are returned, the best one first. In [1, beam_width], and no more than the search ends with (see `patience`).
+    Default 1.
+    """
+    length_penalty: _builtins.float
+    """A text's score is its summed log-probability, divided by its length in tokens to this power: above 0 longer texts gain,
+    below 0 shorter ones. In [-10, 10]. Default 1.
+    """
+    early_stopping: Global___EarlyStopping.ValueType
+    """When the search ends, once so many texts have ended as it wants."""
+    patience: _builtins.float
+    """It wants beam_width times so many texts that ended, rounded up. In (0, 10]. Default 1."""
+    def __init__(
+        self,
+        *,
+        beam_width: _builtins.int = ...,
+        num_returned: _builtins.int | None = ...,
+        length_penalty: _builtins.float | None = ...,
+        early_stopping: Global___EarlyStopping.ValueType = ...,
+        patience: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty", "_num_returned", b"_num_returned", "_patience", b"_patience", "length_penalty", b"length_penalty", "num_returned", b"num_returned", "patience", b"patience"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty", "_num_returned", b"_num_returned", "_patience", b"_patience", "beam_width", b"beam_width", "early_stopping", b"early_stopping", "length_penalty", b"length_penalty", "num_returned", b"num_returned", "patience", b"patience"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__length_penalty: _TypeAlias = _typing.Literal["length_penalty"]  # noqa: Y015
+    _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__num_returned: _TypeAlias = _typing.Literal["num_returned"]  # noqa: Y015
+    _WhichOneofArgType__num_returned: _TypeAlias = _typing.Literal["_num_returned", b"_num_returned"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_penalty) -> _WhichOneofReturnType__length_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_returned) -> _WhichOneofReturnType__num_returned | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+
+Global___BeamSearch: _TypeAlias = BeamSearch  # noqa: Y015
 
 @_typing.final
 class Structure(_message.Message):
@@ -737,6 +828,7 @@ class GenerateResponse(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    HYPOTHESES_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
@@ -769,6 +861,12 @@ class GenerateResponse(_message.Message):
         """The most probable tokens at the place of each of `token_ids`, if asked for."""
 
     @_builtins.property
+    def hypotheses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hypothesis]:
+        """Of a beam search: the texts that are returned, best first, all in one message; the best one is also what the other fields
+        say. Fewer than were asked for only where the request's own rules leave no others.
+        """
+
+    @_builtins.property
     def prompt_logprobs(self) -> Global___PromptLogprobs:
         """How probable tokens of the prompt were, if asked for; in pieces as they are computed, all before the first token."""
 
@@ -786,13 +884,14 @@ class GenerateResponse(_message.Message):
         logprobs: _abc.Iterable[_builtins.float] | None = ...,
         finish: Global___Finish | None = ...,
         top_logprobs: _abc.Iterable[Global___TopLogprobs] | None = ...,
+        hypotheses: _abc.Iterable[Global___Hypothesis] | None = ...,
         prompt_logprobs: Global___PromptLogprobs | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "prompt_logprobs", b"prompt_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "sequence_number", b"sequence_number", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "hypotheses", b"hypotheses", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "sequence_number", b"sequence_number", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -855,6 +954,54 @@ class PromptLogprobs(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromptLogprobs: _TypeAlias = PromptLogprobs  # noqa: Y015
+
+@_typing.final
+class Hypothesis(_message.Message):
+    """A text that a beam search found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text."""
+    score: _builtins.float
+    """What it was ranked by: its summed log-probability under the request's rules, divided by its length to the power of
+    length_penalty.
+    """
+    reason: Global___FinishReason.ValueType
+    """Why it ended: at a stop token, or because it was as long as it may be."""
+    stop_string: _builtins.str
+    """The stop string that was met; empty if none was."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its tokens."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Natural logarithm of each token's probability in the model's own distribution."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        score: _builtins.float = ...,
+        reason: Global___FinishReason.ValueType = ...,
+        stop_string: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "reason", b"reason", "score", b"score", "stop_string", b"stop_string", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hypothesis: _TypeAlias = Hypothesis  # noqa: Y015
 
 @_typing.final
 class TopLogprobs(_message.Message):
@@ -921,7 +1068,7 @@ class Finish(_message.Message):
     """The stop string that was met; empty if none was."""
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Counts and times."""
+        """Counts and times. Of a beam search `completion_tokens` counts those of all texts that are returned."""
 
     def __init__(
         self,

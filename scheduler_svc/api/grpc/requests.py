@@ -14,6 +14,7 @@ from scheduler_svc.api.draft import (
     TextPrompt,
     TokenPrompt,
 )
+from scheduler_svc.api.grpc.beam_messages import beam_draft
 from scheduler_svc.api.grpc.chats import chat_of
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import InvalidRequest
@@ -44,6 +45,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         session=_session(request.session) if request.HasField("session") else None,
         structure=_structure(request.structure) if request.HasField("structure") else None,
         truncate_prompt_tokens=request.truncate_prompt_tokens if request.HasField("truncate_prompt_tokens") else None,
+        beams=beam_draft(request.beam_search) if request.HasField("beam_search") else None,
     )
 
 

@@ -6,14 +6,10 @@ Pure: knows nothing of sockets, time or the engine.
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta, Finish
+from scheduler_svc.api.grpc.beam_messages import hypothesis_message
+from scheduler_svc.api.grpc.finish_reasons import FINISH_REASONS
 from scheduler_svc.core.state.prompt_scores import PromptScores
-from scheduler_svc.core.state.sequence import FinishReason, Usage
-
-_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.ABORTED: pb.FINISH_REASON_ABORTED,
-}
+from scheduler_svc.core.state.sequence import Usage
 
 
 def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.GenerateResponse:
@@ -35,6 +31,7 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
         response.tool_calls.add(id=call.call_id, name=call.name, arguments=call.arguments)
     if delta.scores is not None:
         response.prompt_logprobs.MergeFrom(_prompt_logprobs(delta.scores))
+    response.hypotheses.extend(map(hypothesis_message, delta.hypotheses))
     if delta.finish is not None:
         response.finish.CopyFrom(_finish_message(delta.finish))
     return response
@@ -46,7 +43,7 @@ def _prompt_logprobs(scores: PromptScores) -> pb.PromptLogprobs:
 
 
 def _finish_message(finish: Finish) -> pb.Finish:
-    reason = pb.FINISH_REASON_TOOL_CALLS if finish.has_calls else _REASONS[finish.reason]
+    reason = pb.FINISH_REASON_TOOL_CALLS if finish.has_calls else FINISH_REASONS[finish.reason]
     return pb.Finish(reason=reason, stop_string=finish.stop_string or "", usage=usage_message(finish.usage))
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
+from itertools import count
 
 from scheduler_svc.api.deltas import Delta, joined
 from scheduler_svc.api.draft import Draft
@@ -39,7 +40,7 @@ class Answer:
         request_id: str,
         model: str,
         question: Question,
-        choices: list[Choice],
+        choices: list[list[Choice]],
         generations: list[TextGeneration],
     ) -> None:
         self.answer_id = answer_id
@@ -47,7 +48,8 @@ class Answer:
         self._question = question
         self._generations = generations
         self._choices = choices
-        self._usage = _RunningUsage(generations, question.num_choices_per_prompt)
+        self._plan = question.choices
+        self._usage = _RunningUsage(generations, question.choices.num_generations)
         self._head: JsonObject = {
             "id": answer_id,
             "object": question.chunk_object if question.stream else question.whole_object,
@@ -75,16 +77,24 @@ class Answer:
             raise
         finally:
             self.close()
-        parts = [joined(each) for each in deltas]
-        if any(part.scores is not None for part in parts):
-            return await asyncio.to_thread(self._write, parts)  # a prompt's tokens may be very many
-        return self._write(parts)
+        wholes = [joined(parts) for parts in deltas]
+        if any(whole.scores is not None for whole in wholes):
+            return await asyncio.to_thread(self._write, wholes)  # a prompt's tokens may be very many
+        return self._write(wholes)
 
-    def _write(self, parts: Sequence[Delta]) -> JsonObject:
-        """Returns the answer, given all of each choice."""
-        of_prompt = self._choices[0].of_prompt(parts[0])
-        choices = [choice.whole(part) for choice, part in zip(self._choices, parts, strict=True)]
-        return {**self._head, "choices": choices, **of_prompt, "usage": self._usage.read(), **self._tail}
+    def _write(self, wholes: Sequence[Delta]) -> JsonObject:
+        """Returns the answer, given all of each generation."""
+        of_prompt = self._choices[0][0].of_prompt(wholes[0])
+        return {**self._head, "choices": self._chosen(wholes), **of_prompt, "usage": self._usage.read(), **self._tail}
+
+    def _chosen(self, wholes: Sequence[Delta]) -> list[JsonObject]:
+        """Returns the choices of all prompts, of their generations."""
+        num = self._plan.num_generations
+        by_prompt = [self._plan.chosen(wholes[start : start + num]) for start in range(0, len(wholes), num)]
+        pairs = zip(self._choices, by_prompt, strict=True)
+        return [
+            choice.whole(delta) for choices, chosen in pairs for choice, delta in zip(choices, chosen, strict=False)
+        ]
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yields the answer as events, [DONE] at last; raises ServiceError if a part of it cannot be finished."""
@@ -101,14 +111,16 @@ class Answer:
         plan = self._question.stream or StreamPlan()
         usage = {"usage": None} if plan.include_usage else {}
         chunk: JsonObject = {**self._head, "choices": [], **usage, **self._tail}
+        writers = [choice for choices in self._choices for choice in choices]
         try:
             async with aclosing(merged(self._generations)) as arriving:
                 async for index, delta in arriving:
                     self._usage.add(delta)
-                    chunk["choices"] = [self._choices[index].part(delta)]
-                    if plan.continuous_usage:
-                        chunk["usage"] = self._usage.read()
-                    yield chunk
+                    for place, part in self._plan.parts(index, delta):
+                        chunk["choices"] = [writers[place].part(part)]
+                        if plan.continuous_usage:
+                            chunk["usage"] = self._usage.read()
+                        yield chunk
             if plan.include_usage:
                 yield {**chunk, "choices": [], "usage": self._usage.read()}
         except BatchFailed as error:
@@ -172,11 +184,16 @@ def begin_prepared(
     """Begins what was prepared for a question; raises ServiceError if a part is refused: then nothing runs."""
     model = texts.connected_model().name
     # Before anything runs: a decoder that fails would leave generations that nobody reads.
+    plan = question.choices
     choices = [
-        question.new_choice(index, TokenTexts(one.tokenizer, one.request.prompt_token_ids))
-        for index, one in enumerate(prepared)
+        [
+            question.new_choice(first + place, TokenTexts(one.tokenizer, one.request.prompt_token_ids))
+            for place in range(plan.num_choices)
+        ]
+        for first, one in zip(count(0, plan.num_choices), prepared[:: plan.num_generations], strict=False)
     ]
-    return Answer(answer_id, request_id, model, question, choices, _submit_all(texts, prepared))
+    generations = _submit_all(texts, prepared, plan.num_generations)
+    return Answer(answer_id, request_id, model, question, choices, generations)
 
 
 def error_event(answer_id: str, request_id: str, error: BaseException) -> bytes:
@@ -199,14 +216,15 @@ async def _prepare(texts: TextGenerator, names: FieldNames, draft: Draft) -> Pre
         raise names.translated(error) from error
 
 
-def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration]) -> list[TextGeneration]:
-    """Submits all, or raises ServiceError and leaves none."""
+def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration], num_per_prompt: int) -> list[TextGeneration]:
+    """Submits all, those of one prompt together, or raises ServiceError and leaves none."""
     submitted: list[TextGeneration] = []
     with ExitStack() as undo:
-        for one in prepared:
-            generation = texts.submit(one)
-            undo.callback(generation.close)
-            submitted.append(generation)
+        for start in range(0, len(prepared), num_per_prompt):
+            generations = texts.submit_choices(prepared[start : start + num_per_prompt])
+            for generation in generations:
+                undo.callback(generation.close)
+            submitted += generations
         undo.pop_all()
     return submitted
 
@@ -214,15 +232,15 @@ def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration]) -> lis
 class _RunningUsage:
     """Counts what an answer has used; a prompt counts once, however many choices it has."""
 
-    def __init__(self, generations: list[TextGeneration], num_choices_per_prompt: int) -> None:
-        starts = range(0, len(generations), num_choices_per_prompt)
-        self._prompts = [generations[start : start + num_choices_per_prompt] for start in starts]
+    def __init__(self, generations: list[TextGeneration], num_per_prompt: int) -> None:
+        starts = range(0, len(generations), num_per_prompt)
+        self._prompts = [generations[start : start + num_per_prompt] for start in starts]
         self._num_prompt_tokens = sum(len(choices[0].prompt_token_ids) for choices in self._prompts)
         self._num_output_tokens = 0
 
     def add(self, delta: Delta) -> None:
         """Counts what is new."""
-        self._num_output_tokens += len(delta.token_ids)
+        self._num_output_tokens += delta.num_tokens
 
     def read(self) -> JsonObject:
         """Returns the counts so far."""

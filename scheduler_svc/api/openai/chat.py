@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler_svc.api.deltas import Delta, Finish
+from scheduler_svc.api.openai.choices import choice_plan
 from scheduler_svc.api.openai.conversation import prompt_of
 from scheduler_svc.api.openai.prompt_tokens import prompt_logprobs
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
@@ -13,7 +14,6 @@ from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
     Logprobs,
     drafts_of,
-    num_choices_per_prompt,
     stream_plan,
 )
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest
@@ -34,13 +34,14 @@ def chat_question(body: ChatCompletionRequest) -> Question:
         return _ChatChoice(index, token_texts, told)
 
     prompt = prompt_of(body)
+    choices = choice_plan(body)
     return Question(
         id_prefix="chatcmpl",
         whole_object="chat.completion",
         chunk_object="chat.completion.chunk",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _logprobs(body)),
-        num_choices_per_prompt=num_choices_per_prompt(body),
+        drafts=drafts_of(body, [("messages", prompt)], DEFAULT_MAX_TOKENS, _logprobs(body), choices),
+        choices=choices,
         stream=stream_plan(body),
         new_choice=new_choice,
     )
@@ -111,6 +112,8 @@ class _ChatChoice:
             "logprobs": self._logprobs(delta) if self._told.logprobs else None,
             "finish_reason": _finish_reason(delta.finish) if delta.finish else None,
         }
+        if delta.score is not None:
+            choice["score"] = delta.score
         if self._told.token_ids:
             choice["token_ids"] = delta.token_ids
         return choice

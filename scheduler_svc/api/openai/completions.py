@@ -6,6 +6,7 @@ from typing import cast
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Prompt, TextPrompt, TokenPrompt
+from scheduler_svc.api.openai.choices import choice_plan
 from scheduler_svc.api.openai.prompt_tokens import Echo, ShownToken, generated, prompt_logprobs
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question
 from scheduler_svc.api.openai.token_texts import TokenTexts, finite
@@ -13,7 +14,6 @@ from scheduler_svc.api.openai.translation import (
     FINISH_REASONS,
     Logprobs,
     drafts_of,
-    num_choices_per_prompt,
     stream_plan,
 )
 from scheduler_svc.api.openai.wire.schemas import CompletionRequest
@@ -24,13 +24,9 @@ DEFAULT_MAX_TOKENS = 16
 
 def completion_question(body: CompletionRequest) -> Question:
     """Returns what the body asks for; raises InvalidRequest for fields that contradict each other."""
-    num_choices, shown, prompts, count = (
-        num_choices_per_prompt(body),
-        _Shown.of(body),
-        _prompts(body),
-        body.logprobs or 0,
-    )
-    echoes = _echoes(body, prompts)
+    shown, prompts, count = _Shown.of(body), _prompts(body), body.logprobs or 0
+    choices = choice_plan(body, body.best_of)
+    num_choices, echoes = choices.num_choices, _echoes(body, prompts)
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:  # it must not hold the body, which may be megabytes
         echo = Echo(echoes[index // num_choices], token_texts, count) if echoes else None
@@ -41,8 +37,8 @@ def completion_question(body: CompletionRequest) -> Question:
         whole_object="text_completion",
         chunk_object="text_completion",
         service_tier=body.service_tier,
-        drafts=drafts_of(body, prompts, DEFAULT_MAX_TOKENS, _logprobs(body)),
-        num_choices_per_prompt=num_choices,
+        drafts=drafts_of(body, prompts, DEFAULT_MAX_TOKENS, _logprobs(body), choices),
+        choices=choices,
         stream=stream_plan(body),
         new_choice=new_choice,
     )
@@ -128,6 +124,8 @@ class _CompletionChoice:
             "logprobs": self._logprobs(tokens, delta) if self._shown.logprobs else None,
             "finish_reason": FINISH_REASONS[delta.finish.reason] if delta.finish else None,
         }
+        if delta.score is not None:
+            choice["score"] = delta.score
         if self._shown.token_ids:
             choice["token_ids"] = delta.token_ids
         return choice

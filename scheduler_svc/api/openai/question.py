@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Draft
+from scheduler_svc.api.openai.choices import ChoicePlan
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 
@@ -53,8 +54,8 @@ class Question:
         whole_object: What a whole answer calls itself.
         chunk_object: What a chunk calls itself.
         service_tier: As given, to be echoed.
-        drafts: One for each choice, those of the same prompt side by side.
-        num_choices_per_prompt: How many are side by side.
+        drafts: One for each generation, those of the same prompt side by side.
+        choices: What becomes the choices of a prompt.
         stream: None for a whole answer.
         new_choice: Makes the writer of a choice, given its index and what tells its tokens' texts.
     """
@@ -64,7 +65,7 @@ class Question:
     chunk_object: str
     service_tier: str | None
     drafts: list[NamedDraft]
-    num_choices_per_prompt: int
+    choices: ChoicePlan
     stream: StreamPlan | None
     new_choice: Callable[[int, TokenTexts], Choice]
 

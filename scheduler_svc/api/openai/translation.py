@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, SessionDraft, StopDraft, TargetsDraft
+from scheduler_svc.api.openai.choices import ChoicePlan
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
 from scheduler_svc.api.openai.structure import structure_of
 from scheduler_svc.api.openai.wire.field_names import FieldNames
@@ -36,17 +37,22 @@ class Logprobs:
 
 
 def drafts_of(
-    body: GenerationFields, prompts: Sequence[tuple[str, Prompt]], default_max_tokens: int, logprobs: Logprobs
+    body: GenerationFields,
+    prompts: Sequence[tuple[str, Prompt]],
+    default_max_tokens: int,
+    logprobs: Logprobs,
+    choices: ChoicePlan,
 ) -> list[NamedDraft]:
-    """Returns a draft for each choice.
+    """Returns a draft for each generation.
 
     Args:
         body: The request.
         prompts: Each with the name of its field.
         default_max_tokens: For a request that does not say.
         logprobs: How many alternatives of each token are asked for.
+        choices: How many generations each prompt has.
     """
-    num_per_prompt = num_choices_per_prompt(body)
+    num_per_prompt = max(choices.num_choices, choices.num_generations)
     if len(prompts) * num_per_prompt > MAX_CHOICES:
         given = Amount(num_per_prompt, f"choices for each of {len(prompts)} prompts")
         raise InvalidRequest("n", given, f"at most {MAX_CHOICES} choices in all")
@@ -70,6 +76,7 @@ def drafts_of(
                 session=session,
                 structure=structure.draft if structure else None,
                 truncate_prompt_tokens=body.truncate_prompt_tokens,
+                beams=choices.beams,
             ),
             FieldNames.of(
                 prompt=field,
@@ -77,20 +84,12 @@ def drafts_of(
                 top_logprobs=logprobs.field,
                 prompt_logprobs=logprobs.prompt_field,
                 structure=structure.field if structure else "",
+                beam_width=choices.width_field,
             ),
         )
         for field, prompt in prompts
-        for index in range(num_per_prompt)
+        for index in range(choices.num_generations)
     ]
-
-
-def num_choices_per_prompt(body: GenerationFields) -> int:
-    """Returns how many choices each prompt gets."""
-    if body.n is None:
-        return 1
-    if not 1 <= body.n <= MAX_CHOICES:
-        raise InvalidRequest("n", body.n, f"1 to {MAX_CHOICES}")
-    return body.n
 
 
 def stream_plan(body: GenerationFields) -> StreamPlan | None:

@@ -201,6 +201,9 @@ class Memory:
         sequence.block_ids = list(found)
         sequence.num_computed_tokens = num_found_tokens
         sequence.num_known_blocks = len(found)
+        self._note_start(sequence, num_found_tokens)
+
+    def _note_start(self, sequence: Sequence, num_found_tokens: int) -> None:
         self.num_states += 1
         if sequence.num_starts:
             self.counters.num_recomputed_tokens += max(0, sequence.num_lost_tokens - num_found_tokens)
@@ -220,19 +223,24 @@ class Memory:
         sequence.block_ids += added
         return tuple(added)
 
+    def num_copied(self, parent: Sequence) -> int:
+        """Counts the blocks that forking a sequence takes: its last one is copied if it is not full."""
+        return int(parent.num_computed_tokens % self._block_size > 0)
+
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Gives a sequence that was made known and holds nothing what another has computed, outside of an iteration.
 
-        One block must be free: the parent's last one is copied if it is not full.
+        As many blocks as it copies, and a place for states, must be free.
         """
         num_full = parent.num_computed_tokens // self._block_size
         shared = parent.block_ids[:num_full]
-        copied = self.pool.allocate(int(parent.num_computed_tokens % self._block_size > 0))
+        copied = self.pool.allocate(self.num_copied(parent))
         self.pool.share(shared)
         child.block_ids = [*shared, *copied]
         child.num_computed_tokens = parent.num_computed_tokens
         child.num_known_blocks = min(num_full, parent.num_known_blocks)
-        self.num_states += 1
+        child.is_exact = parent.is_exact
+        self._note_start(child, parent.num_computed_tokens)
         self._emit(ForkSequence(child.seq_id, parent.seq_id, tuple(copied)))
 
     # ---- what is found again

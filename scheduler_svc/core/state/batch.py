@@ -27,6 +27,11 @@ class Member(NamedTuple):
     num_scored: int = 0
 
     @property
+    def also_sampled(self) -> tuple[Sequence, ...]:
+        """Sequences that have their next token from its logits too."""
+        return self.sequence.kin.also_sampled(self.sequence) if self.samples else ()
+
+    @property
     def num_pairs(self) -> int:
         """Query-key pairs of its attention, counted as tokens times context."""
         return self.num_tokens * (self.first_position + self.num_tokens)

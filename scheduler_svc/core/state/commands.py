@@ -87,6 +87,7 @@ class BatchItem(NamedTuple):
     """One sequence's part in an iteration; `token_ids` is empty when it is the one token the worker sampled last.
 
     How probable `scored_token_ids` are, each behind one of its first tokens, is told when the iteration ends.
+    Those of `also_sampled_ids`, which hold nothing yet, have their first token from the same logits.
     """
 
     seq_id: SeqId
@@ -96,6 +97,7 @@ class BatchItem(NamedTuple):
     new_block_ids: tuple[BlockId, ...]
     samples: bool
     scored_token_ids: tuple[int, ...] = ()
+    also_sampled_ids: tuple[SeqId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Mirrors StepResult and Hello in protos/qllm/v1/control.proto.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import BatchId, CommandId, SeqId
 from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
@@ -90,6 +91,7 @@ class SampledToken(NamedTuple):
     Attributes:
         finish_reason: Set when the worker found the sequence's end with it.
         top: The most probable tokens at its place, if asked for.
+        candidates: The best tokens, where the choice is the scheduler's; the others fields are the first one's.
     """
 
     seq_id: SeqId
@@ -97,6 +99,7 @@ class SampledToken(NamedTuple):
     logprob: float
     finish_reason: FinishReason | None = None
     top: tuple[TokenLogprob, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +187,28 @@ class FailureOutput:
     rules_leave_nothing: bool = False
 
 
-Output = TokenOutput | PromptOutput | FailureOutput
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A text that a beam search found.
+
+    Attributes:
+        logprobs: Of each token, in the model's own distribution.
+        score: What it was ranked by: its summed log-probability under the request's rules, with the length penalty.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class HypothesesOutput:
+    """The texts that a beam search found, best first, at least one; with them it ends."""
+
+    seq_id: SeqId
+    hypotheses: tuple[Hypothesis, ...]
+    usage: Usage
+
+
+Output = TokenOutput | PromptOutput | HypothesesOutput | FailureOutput

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from scheduler_svc.core.state.ids import BlockId, SeqId
+from scheduler_svc.core.state.kin import ALONE, Kin
 
 # So many workers died while they ran one sequence and no other, with so many tokens: then it is to blame.
 MOST_DEATHS_ALONE = 2
@@ -34,13 +35,14 @@ class Phase(Enum):
 class SequenceState(Enum):
     """Where a sequence is; it is in exactly one of these.
 
-    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. Whatever it is, its cache may be offloaded; it is restored when it
-    is picked for a batch, or its batch goes on.
+    QUEUED -> IN_BATCH -> QUEUED -> ... -> FINISHED. One of several (`kin`) may be HELD before it is QUEUED. Whatever it
+    is, its cache may be offloaded; it is restored when it is picked for a batch, or its batch goes on.
     """
 
     QUEUED = 1
     IN_BATCH = 2
     FINISHED = 3
+    HELD = 4  # waits for what others of its kin compute: nothing can be run of it now
 
 
 class Tier(Enum):
@@ -75,6 +77,8 @@ class SamplingParams:
         num_top_logprobs: So many of the most probable tokens are told with each one.
         num_prompt_logprobs: So many are told with each token of the prompt; None: nothing is told of the prompt.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
+        num_candidates: So many of the best tokens are told instead of choosing one, which is then done by who reads
+            them; 0: one is chosen.
     """
 
     temperature: float = 1.0
@@ -92,6 +96,7 @@ class SamplingParams:
     num_top_logprobs: int = 0
     num_prompt_logprobs: int | None = None
     grammar: str = ""
+    num_candidates: int = 0
 
     @property
     def looks_at_prompt(self) -> bool:
@@ -184,6 +189,7 @@ class Sequence:
         num_known_blocks: So many of its blocks were computed and may be found.
         num_tokens_at_death: How many tokens it had when a worker died that was running it last; None: none did.
         num_deaths_alone: How many workers died while they ran this sequence alone, with so many tokens.
+        kin: Decides what becomes of what is sampled for it, and whom that concerns besides.
     """
 
     seq_id: SeqId
@@ -224,6 +230,7 @@ class Sequence:
     first_token_s: float | None = None
     last_token_s: float | None = None
     num_preemptions: int = 0
+    kin: Kin = ALONE
 
     def __post_init__(self) -> None:
         self.effective_class = self.request_class
@@ -308,7 +315,8 @@ class Sequence:
         """Forgets all that a worker that is gone knew: it is to be computed again by another, from its first token."""
         self.num_lost_tokens = self.num_computed_tokens
         self.lose_cache()
-        self.state = SequenceState.QUEUED
+        if self.state is SequenceState.IN_BATCH:
+            self.state = SequenceState.QUEUED
         self.rides = False
         self.num_host_blocks = 0
         self.block_ids, self.block_digests = [], []
@@ -336,6 +344,39 @@ class Sequence:
         if self.first_token_s is None:
             return token_s + self.tpot_s
         return max(self.due_s + self.tpot_s, token_s)
+
+    def branch(self, seq_id: SeqId) -> "Sequence":
+        """Returns another sequence that has all of this one's tokens, and holds nothing.
+
+        It counts as begun: what it has to compute again was computed.
+        """
+        child = Sequence(
+            seq_id,
+            self.request_class,
+            self.prompt_token_ids,
+            self.sampling,
+            self.stop,
+            self.arrival_s,
+            [*self.output_token_ids],
+            targets=self.targets,
+            deadline_s=self.deadline_s,
+            ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s,
+            due_s=self.due_s,
+            salt=self.salt,
+            order_s=self.order_s,
+            goes_ahead=self.goes_ahead,
+            num_starts=self.num_starts,
+            num_lost_tokens=self.num_tokens,
+            block_digests=[*self.block_digests],
+            first_run_s=self.first_run_s,
+            first_token_s=self.first_token_s,
+            last_token_s=self.last_token_s,
+            num_preemptions=self.num_preemptions,
+            kin=self.kin,
+        )
+        child.effective_class = self.effective_class
+        return child
 
     def append(self, token_id: int, now_s: float) -> None:
         """Adds a sampled token."""

@@ -16,6 +16,7 @@ from gpu_worker.execution.runner import Runner
 from gpu_worker.model.loader import LoadedModel
 from gpu_worker.startup.warmup import warm_up
 from scheduler_svc.channel.codec import encode_command
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.state.commands import Advance, Command
 from scheduler_svc.core.state.cursor import Cursor
 from scheduler_svc.core.state.ids import SeqId
@@ -62,7 +63,11 @@ class ModelWorker(SimWorker):
         self._errors += [SequenceError(SeqId(e.seq_id), e.message, e.cache_is_lost) for e in outcome.sequence_errors]
         return tuple(
             SampledToken(
-                SeqId(t.seq_id), t.token_id, t.logprob, t.finish_reason and FinishReason(t.finish_reason.value)
+                SeqId(t.seq_id),
+                t.token_id,
+                t.logprob,
+                t.finish_reason and FinishReason(t.finish_reason.value),
+                candidates=tuple(Candidate(*one) for one in t.candidates),
             )
             for t in outcome.tokens
         )

@@ -9,14 +9,26 @@ from collections import abc, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
-from gpu_worker.contract.checks import Known, ModelLimits, check_add, check_advance, check_restore, check_start
+from gpu_worker.contract.checks import (
+    Known,
+    ModelLimits,
+    check_add,
+    check_advance,
+    check_fork,
+    check_restore,
+    check_start,
+)
 from gpu_worker.contract.commands import AddSequence as WorkerAdd
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.contract.commands import Tier as WorkerTier
 from gpu_worker.contract.ledger import BlockLedger
 from gpu_worker.cursor import Cursor as WorkerCursor
 from gpu_worker.cursor import Stage as WorkerStage
+from scheduler_svc.core.beams.params import BeamParams
+from scheduler_svc.core.beams.search import Candidate
+from scheduler_svc.core.kinship import search_beams, share_prompt
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
@@ -29,6 +41,7 @@ from scheduler_svc.core.state.commands import (
     Command,
     DropBatch,
     DropSequence,
+    ForkSequence,
     OffloadSequence,
     Preempt,
     RestoreSequence,
@@ -38,6 +51,8 @@ from scheduler_svc.core.state.cursor import START, Cursor, PreemptAt, Stage
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.results import (
+    HypothesesOutput,
+    Hypothesis,
     Output,
     PromptOutput,
     SampledToken,
@@ -80,6 +95,7 @@ class SimSequence:
     rows: list[int] = field(default_factory=list)
     last_token: int | None = None
     batch_id: int | None = None
+    num_candidates: int = 0
 
 
 @dataclass
@@ -244,14 +260,23 @@ class SimWorker:
     def apply(self, command: Command) -> None:
         """Carries out a command that takes no time."""
         match command:
-            case AddSequence(seq_id=seq_id, stop=stop, shared_block_ids=shared_block_ids):
+            case AddSequence(seq_id=seq_id, sampling=sampling, stop=stop, shared_block_ids=shared_block_ids):
                 limits = stop.stop_token_ids, stop.max_tokens
                 check_add(self.known, WorkerAdd(seq_id, Sampling(), *limits, shared_block_ids=shared_block_ids))
-                self.sequences[seq_id] = sequence = SimSequence()
+                self.sequences[seq_id] = sequence = SimSequence(num_candidates=sampling.num_candidates)
                 self.blocks.share(seq_id, shared_block_ids)
                 sequence.num_cached = len(shared_block_ids) * self.model.block_size
                 sequence.rows = self.true_rows(seq_id, sequence.num_cached)
                 self.check_rows(seq_id)
+            case ForkSequence(seq_id, parent_seq_id, new_block_ids):
+                child, parent = check_fork(self.known, seq_id, parent_seq_id, new_block_ids)
+                num_full = parent.num_cached // self.model.block_size
+                self.blocks.share(seq_id, self.blocks.held_by(parent_seq_id)[:num_full])
+                self.blocks.extend(seq_id, new_block_ids)
+                child.num_cached, child.rows = parent.num_cached, [*parent.rows]
+                first = num_full * self.model.block_size
+                self.rows.write(self.blocks.held_by(seq_id), first, child.rows[first:])
+                assert child.rows == self.true_rows(seq_id, len(child.rows)), "a fork of another text"
             case DropSequence(seq_id):
                 if (batch_id := self.known.sequence(seq_id).batch_id) is not None:
                     self.batches[batch_id].dropped.add(seq_id)
@@ -281,9 +306,10 @@ class SimWorker:
 
     def true_rows(self, seq_id: int, num_rows: int) -> list[int]:
         """Returns what a sequence's first rows must be, by its own tokens: each depends on all tokens up to its own."""
-        sequence, rows = self.told[seq_id], list[int]()
+        rows = list[int]()
         if not self.checks_rows:
             return rows
+        sequence = self.told[seq_id]
         row = hash(sequence.salt)
         for token in sequence.token_ids(0, num_rows):
             rows.append(row := hash((row, token)))
@@ -342,9 +368,19 @@ class SimWorker:
             self._write(sequence, item)
             sequence.num_cached += item.num_tokens
             if item.samples:
-                sequence.last_token = sequence.num_cached % 97
-                tokens.append(SampledToken(SeqId(seq_id), sequence.last_token, -0.5))
+                others = [one for one in item.also_sampled_ids if one in self.sequences]
+                tokens += [self._sample(one, sequence.num_cached) for one in (seq_id, *others)]
         return tokens
+
+    def _sample(self, seq_id: int, num_cached: int) -> SampledToken:
+        """Samples what depends on the number of tokens alone."""
+        sequence = self.sequences[seq_id]
+        if sequence.num_candidates:
+            places = range(sequence.num_candidates)
+            candidates = tuple(Candidate((num_cached + i) % 97, -0.1 * (i + 1), -0.1 * (i + 1)) for i in places)
+            return SampledToken(SeqId(seq_id), candidates[0].token_id, candidates[0].logprob, candidates=candidates)
+        sequence.last_token = num_cached % 97
+        return SampledToken(SeqId(seq_id), sequence.last_token, -0.5)
 
     def _write(self, sequence: SimSequence, item: BatchItem) -> None:
         """Writes rows as a model would: each depends on all tokens up to its own."""
@@ -436,8 +472,64 @@ class Simulation:
         session: SessionTurn | None = None,
         salt: bytes = b"",
         sampling: SamplingParams = GREEDY,
+        beams: BeamParams | None = None,
     ) -> Sequence:
         """Queues a sequence now, with a prompt or the length of one; those that are alike by a number begin alike."""
+        sequence = self.sequence(
+            request_class,
+            prompt,
+            max_tokens,
+            stop_token_ids,
+            targets=targets,
+            deadline_s=deadline_s,
+            alike=alike,
+            session=session,
+            salt=salt,
+            sampling=sampling,
+        )
+        if beams is not None:
+            search_beams(sequence, beams, self.new_id)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def submit_choices(
+        self,
+        request_class: RequestClass,
+        prompt: int | tuple[int, ...],
+        samplings: abc.Sequence[SamplingParams],
+        max_tokens: int,
+        **more: Any,
+    ) -> list[Sequence]:
+        """Queues choices of one prompt now."""
+        first = self.sequence(request_class, prompt, max_tokens, sampling=samplings[0], **more)
+        others = [
+            self.sequence(request_class, first.prompt_token_ids, max_tokens, sampling=sampling, **more)
+            for sampling in samplings[1:]
+        ]
+        choices = [first, *others]
+        share_prompt(choices)
+        for sequence in choices:
+            self.scheduler.add(sequence)
+        return choices
+
+    def new_id(self) -> SeqId:
+        return SeqId(next(self._ids))
+
+    def sequence(
+        self,
+        request_class: RequestClass,
+        prompt: int | tuple[int, ...],
+        max_tokens: int,
+        stop_token_ids: tuple[int, ...] = (),
+        *,
+        targets: Targets = NO_TARGETS,
+        deadline_s: float | None = None,
+        alike: int | None = None,
+        session: SessionTurn | None = None,
+        salt: bytes = b"",
+        sampling: SamplingParams = GREEDY,
+    ) -> Sequence:
+        """Makes a sequence that arrives now."""
         seq_id = SeqId(next(self._ids))
         if isinstance(prompt, int):
             kind = seq_id * 31 if alike is None else -alike
@@ -458,7 +550,6 @@ class Simulation:
         self.sequences[seq_id] = self.worker.told[seq_id] = sequence
         self.outputs[seq_id] = []
         self.token_times_s[seq_id] = []
-        self.scheduler.add(sequence)
         return sequence
 
     def submit_at(self, time_s: float, request_class: RequestClass, num_prompt: int, max_tokens: int) -> None:
@@ -473,6 +564,7 @@ class Simulation:
             self._pump()
 
     def _pump(self) -> None:
+        self.worker.told.update({one.seq_id: one for one in self.scheduler.sequences})  # branches too
         commands = self.scheduler.schedule(self.now_s)
         self.commands += commands
         self.worker.receive(commands, self.now_s)
@@ -496,6 +588,12 @@ class Simulation:
                 self.token_times_s[output.seq_id].append(self.now_s)
                 if output.finish_reason is not None and output.seq_id in self.on_end:
                     self.on_end.pop(output.seq_id)()
+
+    def hypotheses(self, seq_id: int) -> tuple[Hypothesis, ...]:
+        """Returns what a beam search found, which must be all that came of it."""
+        (output,) = self.outputs[seq_id]
+        assert isinstance(output, HypothesesOutput), output
+        return output.hypotheses
 
     # ---- what to check
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.core.state.prompt_scores import PromptScores
-from scheduler_svc.core.state.results import TokenLogprob, WorkerModel
+from scheduler_svc.core.state.results import Hypothesis, TokenLogprob, WorkerModel
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass, Usage
 from scheduler_svc.errors import DuplicateRequest, Refusal, ServiceError
 from scheduler_svc.generation import (
@@ -99,7 +99,27 @@ class FakeStream:
             if event.finish_reason is not None:
                 return
 
+    def found(self) -> TokenEvent:
+        """The end of a search: its script, and beginnings of it, each scored a little less."""
+        self.num_out = len(self.script)
+        self.end()
+        params = self.request.beams
+        assert params is not None
+        texts = [tuple(self.script[: max(1, self.num_out - place)]) for place in range(params.num_returned)]
+        hypotheses = tuple(
+            Hypothesis(text, (-0.5,) * len(text), -0.25 * (place + 1), self.reason_of(text))
+            for place, text in enumerate(texts)
+        )
+        return TokenEvent(
+            texts[0], hypotheses[0].logprobs, hypotheses[0].finish_reason, self.usage(), hypotheses=hypotheses
+        )
+
+    def reason_of(self, text: tuple[int, ...]) -> FinishReason:
+        return FinishReason.STOP if text[-1] in self.request.stop.stop_token_ids else FinishReason.LENGTH
+
     def next_event(self) -> TokenEvent:
+        if self.request.beams is not None:
+            return self.found()
         chunk: list[int] = []
         reason: FinishReason | None = None
         while reason is None and len(chunk) < self.generator.tokens_per_event:
@@ -198,6 +218,17 @@ class FakeGenerator:
 
     def on_state_change(self, tell: Callable[[], None]) -> None:
         self.listeners.append(tell)
+
+    def submit_choices(self, requests: Sequence[GenerationRequest]) -> list[FakeStream]:
+        streams: list[FakeStream] = []
+        try:
+            for request in requests:
+                streams.append(self.submit(request))  # noqa: PERF401 - those before one that is refused are closed
+        except ServiceError:
+            for stream in streams:
+                stream.close()
+            raise
+        return streams
 
     def submit(self, request: GenerationRequest) -> FakeStream:
         if self.refuse_with is not None:

@@ -53,6 +53,7 @@ class Story:
     num_blocks_away: int = 0
     is_scored: bool = False
     scored: list[ScoredTokens] = field(default_factory=list)
+    next_token: int | None = None  # which the runner has not sampled for it
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -120,7 +121,9 @@ class Driver:
 
     def fork(self, parent: Story, max_tokens: int, sampling: Sampling = GREEDY) -> Story:
         """Adds a story that goes on where another stands."""
-        child = self.add(parent.prompt, max_tokens, sampling)
+        had = {"num_output_tokens": len(parent.outputs), "prompt_token_ids": sorted(set(parent.prompt))}
+        child = self.add(parent.prompt, max_tokens, sampling, **had, output_token_ids=parent.token_ids)
+        child.next_token = parent.token_ids[-1] if parent.outputs else None
         num_full, num_more = divmod(parent.num_cached, self._block_size)
         copied = self._take_blocks(min(1, num_more))
         self.runner.fork_sequence(child.seq_id, parent.seq_id, copied)
@@ -218,6 +221,8 @@ class Driver:
 
     def _next_item(self, story: Story, chunk: int) -> BatchItem:
         left = story.prompt[story.num_cached :]
+        if story.next_token is not None:
+            left, story.next_token = (story.next_token,), None
         tokens = left[:chunk]
         num_tokens = len(tokens) or 1
         wanted = -(-(story.num_cached + num_tokens) // self._block_size) - len(story.block_ids)

@@ -14,6 +14,8 @@ _SAME_IN_BOTH = {
     "stop": "",
     "targets": "",
     "session": "",
+    "beam_search.num_returned": "n",
+    "beam_search": "",
 }
 _OF_CHATS = {
     "chat.tools": "tools",
@@ -44,6 +46,7 @@ class FieldNames:
         top_logprobs: str = "",
         prompt_logprobs: str = "",
         structure: str = "",
+        beam_width: str = "beam_width",
     ) -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
@@ -51,6 +54,7 @@ class FieldNames:
             "stop.max_tokens": max_tokens,
             "num_top_logprobs": top_logprobs,
             "num_prompt_logprobs": prompt_logprobs,
+            "beam_search.beam_width": beam_width,
         }
         others |= {f"structure.{kind}": structure for kind in StructureKind}
         return cls({**others, **_SAME_IN_BOTH, **prompts})

@@ -58,6 +58,12 @@ def _text_or_object(given: object) -> str | None:
     return "<object>" if isinstance(given, dict) else None
 
 
+def _yes_or_text(given: object) -> str | None:
+    if isinstance(given, bool):
+        return "<yes or no>"
+    return "<text>" if given == "never" else None
+
+
 def _by(kind: Callable[[object], str | None], allowed: str) -> Discriminator:
     """Makes the kind of a value decide what is expected of it, so that an error speaks of that kind alone."""
     return Discriminator(kind, custom_error_type=NOT_ALLOWED, custom_error_message=allowed)
@@ -84,6 +90,12 @@ PromptField: TypeAlias = Annotated[
 ]
 StopField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")], _by(_text_or_list, "a text or a list of texts")
+]
+
+
+EarlyStoppingField: TypeAlias = Annotated[
+    Annotated[bool, Tag("<yes or no>")] | Annotated[Literal["never"], Tag("<text>")],
+    _by(_yes_or_text, 'true, false or "never"'),
 ]
 
 
@@ -165,6 +177,11 @@ class GenerationFields(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
+    use_beam_search: bool | None = None
+    beam_width: int | None = None
+    length_penalty: float | None = None
+    early_stopping: EarlyStoppingField | None = None
+    patience: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     min_tokens: int | None = None
@@ -207,6 +224,7 @@ class CompletionRequest(GenerationFields):
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
     prompt: PromptField
+    best_of: int | None = None
     logprobs: int | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None

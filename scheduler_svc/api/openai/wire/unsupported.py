@@ -25,16 +25,13 @@ IGNORED_FIELDS = frozenset(
 
 # Values that ask for what happens anyway; null always does.
 _NEUTRAL: NeutralValues = {
-    "length_penalty": (1,),
     "logits_processors": ([],),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "use_beam_search": (False,),
 }
 NEUTRAL_IN_COMPLETIONS: NeutralValues = {
     **_NEUTRAL,
-    "best_of": (1,),
     "suffix": ("",),
 }
 NEUTRAL_IN_CHAT: NeutralValues = {

@@ -8,6 +8,7 @@ from scheduler_svc.core.cache.memory import Memory
 from scheduler_svc.core.composer import Composer
 from scheduler_svc.core.dispatch import Dispatcher
 from scheduler_svc.core.iterations import Iterations
+from scheduler_svc.core.lives import Lives
 from scheduler_svc.core.observer import StepObserver
 from scheduler_svc.core.policies import BatchPlan, Limits, Policy, View
 from scheduler_svc.core.policies.base import Choice
@@ -59,7 +60,8 @@ class Parts:
         sessions = Programs()
         room = Room(self.work, self.memory, sessions, policy.queue_key, self.outbox.append)
         composer = Composer(self.work.queues, self.memory, room, self.work.suspects)
-        self.iterations = Iterations(self.work, self.memory, sessions, room, composer, self.accounts, self.outbox)
+        self.lives = Lives(self.work, self.memory, room, sessions, self.accounts, self.outbox)
+        self.iterations = Iterations(self.work, self.memory, self.lives, room, composer, self.accounts, self.outbox)
         self.dispatcher = Dispatcher(self.work, policy, self.accounts, self.outbox)
         self._seq_ids = count(1)
         for timing in SimWorker(self.model, Costs()).calibration() if calibrated else ():

@@ -49,7 +49,7 @@ def test_time_is_split_between_the_classes_by_tokens() -> None:
     for request_class, duration_ns in ((BE, 3 * MS), (LS, 5 * MS)):
         batch = parts.batch(request_class)
         parts.accounts.step_answered(step := step_of(parts, batch), result_of(step, batch.end, duration_ns), 0.1)
-        parts.iterations.end(batch, {}, 0.1)
+        parts.iterations.end(batch, {}, {}, 0.1)
     counters = parts.accounts.counters
     assert (counters.classes[BE].busy_ns, counters.classes[LS].busy_ns, counters.busy_ns) == (3 * MS, 5 * MS, 8 * MS)
 

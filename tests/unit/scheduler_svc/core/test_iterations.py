@@ -24,7 +24,7 @@ def test_the_worker_hears_of_a_sequence_with_its_first_batch_only() -> None:
     batch = parts.batch(BE)
     (member,) = batch.members
     assert [type(command) for command in parts.sent()] == [AddSequence, StartBatch]
-    parts.iterations.end(batch, {SeqId(1): SampledToken(SeqId(1), 7, 0.0)}, 0.1)
+    parts.iterations.end(batch, {SeqId(1): SampledToken(SeqId(1), 7, 0.0)}, {}, 0.1)
     following = parts.iterations.form(BatchPlan((BE_DECODE,), 8))
     assert following is not None
     assert following.holds(member.sequence)
@@ -48,7 +48,7 @@ def test_a_sequence_that_is_in_the_sequel_already_goes_into_no_queue() -> None:
     sequel = parts.iterations.form_sequel(batch, NOBODY_NEW)
     assert sequel is not None
     tokens = {each.seq_id: SampledToken(each.seq_id, 7, 0.0) for each in (one, two)}
-    outputs = parts.iterations.end(batch, tokens, 0.1)
+    outputs = parts.iterations.end(batch, tokens, {}, 0.1)
     assert [output.finish_reason for output in outputs if isinstance(output, TokenOutput)] == [
         None,
         FinishReason.LENGTH,
@@ -65,7 +65,7 @@ def test_a_sequence_that_ends_by_a_stop_token_leaves_the_sequel_which_is_dropped
     assert sequel is not None
     parts.sent()
     token = SampledToken(SeqId(1), 7, 0.0, FinishReason.STOP)
-    parts.iterations.end(batch, {SeqId(1): token}, 0.1)
+    parts.iterations.end(batch, {SeqId(1): token}, {}, 0.1)
     assert parts.sent() == [DropSequence(SeqId(1)), DropBatch(sequel.batch_id)]
     assert parts.work.batches == []
 
@@ -74,7 +74,7 @@ def test_an_empty_batch_whose_end_was_sent_is_waited_for() -> None:
     parts = Parts()
     batch = parts.batch(BE)
     batch.issued = batch.end
-    parts.iterations.end_sequence(batch.members[0].sequence)
+    parts.lives.end(batch.members[0].sequence)
     assert parts.work.batches == [batch]
     assert not any(isinstance(command, DropBatch) for command in parts.sent())
 
