@@ -4,9 +4,13 @@ A token says its own place in the sequence, so that one that is missing, or come
 """
 
 from collections import abc
+from dataclasses import replace
 
+from scheduler_svc.core.beams.params import BeamParams
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.state.commands import Advance, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.commands import AddSequence, Advance, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
 from scheduler_svc.generation import GenerationRequest, ServedModel, TokenStream
@@ -31,6 +35,7 @@ class EngineBench:
         self.starts: dict[int, StartBatch] = {}
         self.steps: list[Advance] = []
         self.checks: list[CheckIntegrity] = []
+        self.num_candidates: dict[int, int] = {}
         limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
         self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
         if joins:
@@ -80,11 +85,17 @@ class EngineBench:
         *,
         targets: Targets = NO_TARGETS,
         deadline_s: float | None = None,
+        beams: BeamParams | None = None,
     ) -> TokenStream:
         """Submits a request with a prompt of four tokens."""
-        prompt, stop = (3, 4, 5, 6), StopConditions(max_tokens)
-        request = GenerationRequest(name, request_class, prompt, SamplingParams(), stop, targets, deadline_s)
-        return self.engine.submit(request)
+        asked = self.request(name, max_tokens, request_class)
+        return self.engine.submit(replace(asked, targets=targets, deadline_s=deadline_s, beams=beams))
+
+    def request(
+        self, name: str, max_tokens: int, request_class: RequestClass = RequestClass.LATENCY_SENSITIVE
+    ) -> GenerationRequest:
+        """Returns a request with a prompt of four tokens."""
+        return GenerationRequest(name, request_class, (3, 4, 5, 6), SamplingParams(), StopConditions(max_tokens))
 
     def answer(self) -> None:
         """The worker did the oldest step, to its end."""
@@ -92,10 +103,21 @@ class EngineBench:
         items = [item for batch_id in step.batch_ids for item in self.starts[batch_id].items]
         is_end = step.until.layer == served_model().core.num_layers
         sampling = [item for item in items if is_end and item.samples]
-        tokens = tuple(SampledToken(item.seq_id, item.first_position + item.num_tokens, -0.5) for item in sampling)
+        tokens = tuple(
+            self._sampled(seq_id, item.first_position + item.num_tokens)
+            for item in sampling
+            for seq_id in (item.seq_id, *item.also_sampled_ids)
+        )
         self.engine.step_result(StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING))
 
+    def _sampled(self, seq_id: SeqId, place: int) -> SampledToken:
+        """The token that says its place, or candidates of which the first does."""
+        ids = range(place, place + self.num_candidates.get(seq_id, 0))
+        candidates = tuple(Candidate(token_id, -0.5 - 0.1 * i, -0.5 - 0.1 * i) for i, token_id in enumerate(ids))
+        return SampledToken(seq_id, place, -0.5, candidates=candidates)
+
     def _send(self, commands: abc.Sequence[Command]) -> None:
+        self.num_candidates |= {c.seq_id: c.sampling.num_candidates for c in commands if isinstance(c, AddSequence)}
         self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
         self.checks += [command for command in commands if isinstance(command, CheckIntegrity)]
         self.steps += [command for command in commands if isinstance(command, Advance)]
