@@ -77,10 +77,6 @@ def _valid_params(given: BeamDraft) -> BeamParams:
     params = BeamParams(width, num_returned, length_penalty, given.early_stopping, patience)
     most = min(width, params.num_wanted)
     if not 1 <= num_returned <= most:
-        reason = (
-            "beam_width"
-            if most == width
-            else f"the texts that a search of {width} with patience {patience:g} ends with"
-        )
-        raise InvalidRequest("beam_search.num_returned", num_returned, f"1 to {most}: {reason}")
+        limit = "the beam width" if most == width else f"the beam width x patience, {width} x {patience:g}"
+        raise InvalidRequest("beam_search.num_returned", num_returned, f"1 to {most}, {limit}")
     return params

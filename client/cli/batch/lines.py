@@ -21,7 +21,7 @@ MAX_SHOWN_ERRORS = 10
 _OPTIONS = frozenset(
     {"max_tokens", "min_tokens", "ignore_eos", "stop", "stop_token_ids", "temperature", "top_k", "top_p", "min_p"}
     | {"seed", "cache_salt", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}
-    | {"allowed_token_ids"}
+    | {"allowed_token_ids", "beam_width", "num_returned", "length_penalty", "early_stopping", "patience"}
 )
 _ALIASES = {"max_completion_tokens": "max_tokens"}
 # Labels, and what asks for what happens anyway.

@@ -82,8 +82,9 @@ def result_line(result: BatchResult) -> str:
         for told in (response, *response["hypotheses"]):
             del told["logprobs"]
         del response["top_logprobs"]
-        if not response["hypotheses"]:
-            del response["hypotheses"]
+        for rare in ("hypotheses", "tool_calls", "reasoning"):
+            if not response[rare]:
+                del response[rare]
     line = {
         "position": result.position,
         "custom_id": result.custom_id,

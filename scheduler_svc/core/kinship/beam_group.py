@@ -15,7 +15,7 @@ from scheduler_svc.core.beams.params import BeamParams
 from scheduler_svc.core.beams.search import BeamSearch, Candidate, Finished
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.kin import Branching
-from scheduler_svc.core.state.results import HypothesesOutput, Hypothesis, Output, SampledToken
+from scheduler_svc.core.state.results import FailureOutput, HypothesesOutput, Hypothesis, Output, SampledToken
 from scheduler_svc.core.state.sequence import FinishReason, Sequence, SequenceState
 
 
@@ -80,7 +80,7 @@ class BeamGroup:
     def _go_on(self, rows: list[tuple[Candidate, ...]], now_s: float, branching: Branching) -> list[Output]:
         children = self._search.advance(rows)
         if self._search.is_over:
-            return [self._finish(now_s, branching)]
+            return [self._finish(now_s, branching) if self._search.finished else self._fail(branching)]
         parents, going_on = self._beams, {child.parent for child in children}
         for index, parent in enumerate(parents):
             if index not in going_on:  # first: what it holds may be what another one's copy needs
@@ -106,6 +106,11 @@ class BeamGroup:
             branching.give_up_cache(beam)
         else:
             branching.retire(beam)
+
+    def _fail(self, branching: Branching) -> FailureOutput:
+        """Ends a search in which no beam was told any candidate, as no worker that is in order does."""
+        branching.end(self._root)
+        return FailureOutput(self._root.seq_id, "the worker told no candidates")
 
     def _finish(self, now_s: float, branching: Branching) -> HypothesesOutput:
         root, hypotheses = self._root, tuple(map(_hypothesis, self._search.finished[: self._num_returned]))

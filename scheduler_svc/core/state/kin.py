@@ -43,6 +43,9 @@ class Branching(Protocol):
     def finish(self, sequence: "Sequence", now_s: float) -> None:
         """Ends a sequence whose answer is whole."""
 
+    def end(self, sequence: "Sequence") -> None:
+        """Ends a sequence whose answer is not."""
+
 
 class Kin(Protocol):
     """One or several sequences that a request, or several requests, begin alike."""

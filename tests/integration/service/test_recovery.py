@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,7 @@ from tests.support.channel.control_channel import ROOT, ipc_endpoint, python_pat
 from tests.support.service.live_service import LiveService, free_port, start_service
 from tests.support.service.mortal_worker import POISON
 from tests.support.service.simulated_worker import INSTANT, slow_worker
-from tests.support.service.streams import LONG_S, NUM_STREAMS, all_tokens, requests, streams_over, until
+from tests.support.service.streams import LONG_S, NUM_STREAMS, all_tokens, request, requests, streams_over, until
 
 MODEL = ROOT / "demo" / "model"
 
@@ -62,6 +63,39 @@ def test_a_standby_takes_over_and_no_stream_notices(pair: LiveService, blow: str
     assert streams_over(pair, asked, strike) == expected
     assert pair.info().worker_epoch != before
     assert serving_pid(pair) != pid
+
+
+def search(number: int) -> pb.GenerateRequest:
+    """One of both classes, by turns."""
+    asked = request(number, 8)
+    asked.sampling.Clear()
+    asked.beam_search.CopyFrom(pb.BeamSearch(beam_width=3, num_returned=3))
+    return asked
+
+
+def found(service: LiveService, asked: list[pb.GenerateRequest]) -> list[list[tuple[list[int], float]]]:
+    def texts(channel: grpc.Channel, one: pb.GenerateRequest) -> list[tuple[list[int], float]]:
+        (message,) = service.inference(channel).Generate(one, timeout=LONG_S)
+        return [(list(text.token_ids), text.score) for text in message.hypotheses]
+
+    with service.channel() as channel, ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(lambda one: texts(channel, one), asked))
+
+
+def test_searches_of_a_killed_worker_find_the_same_texts(pair: LiveService) -> None:
+    searches, streams = [search(number) for number in range(4)], requests(6)[:2]
+    expected = found(pair, searches)
+    assert all(len({tuple(tokens) for tokens, _ in texts}) == 3 for texts in expected)
+    until(lambda: has_standby(pair))
+    before = pair.info().worker_epoch
+    pid = serving_pid(pair)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(found, pair, searches)
+        streams_over(pair, streams, lambda: os.kill(pid, signal.SIGKILL))
+        assert again.result(LONG_S) == expected
+    assert pair.info().worker_epoch != before
+    loads = pair.loads()
+    assert loads.free_blocks == loads.total_blocks
 
 
 def serving_pid(service: LiveService) -> int:

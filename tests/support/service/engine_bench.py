@@ -4,9 +4,13 @@ A token says its own place in the sequence, so that one that is missing, or come
 """
 
 from collections import abc
+from dataclasses import replace
 
+from scheduler_svc.core.beams.params import BeamParams
+from scheduler_svc.core.beams.search import Candidate
 from scheduler_svc.core.policies import Limits
-from scheduler_svc.core.state.commands import Advance, BatchItem, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.commands import AddSequence, Advance, BatchItem, CheckIntegrity, Command, StartBatch
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.prompt_scores import PromptScores, ScoredTokens
 from scheduler_svc.core.state.results import SampledToken, StepResult, WorkTiming
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, StopConditions, Targets
@@ -33,6 +37,7 @@ class EngineBench:
         self.starts: dict[int, StartBatch] = {}
         self.steps: list[Advance] = []
         self.checks: list[CheckIntegrity] = []
+        self.num_candidates: dict[int, int] = {}
         limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
         self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
         if joins:
@@ -82,13 +87,19 @@ class EngineBench:
         *,
         targets: Targets = NO_TARGETS,
         deadline_s: float | None = None,
+        beams: BeamParams | None = None,
         prompt: tuple[int, ...] = (3, 4, 5, 6),
         sampling: SamplingParams = ANY,
     ) -> TokenStream:
         """Submits a request, with a prompt of four tokens unless there is another."""
-        stop = StopConditions(max_tokens)
-        request = GenerationRequest(name, request_class, prompt, sampling, stop, targets, deadline_s)
-        return self.engine.submit(request)
+        asked = replace(self.request(name, max_tokens, request_class), prompt_token_ids=prompt, sampling=sampling)
+        return self.engine.submit(replace(asked, targets=targets, deadline_s=deadline_s, beams=beams))
+
+    def request(
+        self, name: str, max_tokens: int, request_class: RequestClass = RequestClass.LATENCY_SENSITIVE
+    ) -> GenerationRequest:
+        """Returns a request with a prompt of four tokens."""
+        return GenerationRequest(name, request_class, (3, 4, 5, 6), ANY, StopConditions(max_tokens))
 
     def answer(self) -> None:
         """The worker did the oldest step, to its end."""
@@ -96,12 +107,23 @@ class EngineBench:
         items = [item for batch_id in step.batch_ids for item in self.starts[batch_id].items]
         is_end = step.until.layer == served_model().core.num_layers
         sampling = [item for item in items if is_end and item.samples]
-        tokens = tuple(SampledToken(item.seq_id, item.first_position + item.num_tokens, -0.5) for item in sampling)
+        tokens = tuple(
+            self._sampled(seq_id, item.first_position + item.num_tokens)
+            for item in sampling
+            for seq_id in (item.seq_id, *item.also_sampled_ids)
+        )
         scored = tuple(map(_scored, (item for item in items if is_end and item.scored_token_ids)))
         result = StepResult(step.command_id, step.until, 350_000, 0, tokens, (), TIMING, scored=scored)
         self.engine.step_result(result)
 
+    def _sampled(self, seq_id: SeqId, place: int) -> SampledToken:
+        """The token that says its place, or candidates of which the first does."""
+        ids = range(place, place + self.num_candidates.get(seq_id, 0))
+        candidates = tuple(Candidate(token_id, -0.5 - 0.1 * i, -0.5 - 0.1 * i) for i, token_id in enumerate(ids))
+        return SampledToken(seq_id, place, -0.5, candidates=candidates)
+
     def _send(self, commands: abc.Sequence[Command]) -> None:
+        self.num_candidates |= {c.seq_id: c.sampling.num_candidates for c in commands if isinstance(c, AddSequence)}
         self.starts |= {command.batch_id: command for command in commands if isinstance(command, StartBatch)}
         self.checks += [command for command in commands if isinstance(command, CheckIntegrity)]
         self.steps += [command for command in commands if isinstance(command, Advance)]

@@ -81,7 +81,7 @@ class FakeStream:
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         for scores in self.scores():
             yield TokenEvent((), (), scores=scores)
-        if not self.script:
+        if not self.script and not self.request.stop.max_tokens:
             self.end()
             yield TokenEvent((), (), FinishReason.LENGTH, self.usage())
             return

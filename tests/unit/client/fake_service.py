@@ -75,7 +75,9 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
             await _fail_if_asked(request.text, context)
             if self.refuses_sessions and request.HasField("session"):
                 await context.abort(grpc.StatusCode.INTERNAL, "no sessions here")
-            for step in range(request.stop.max_tokens):
+            if request.HasField("beam_search"):
+                yield _found(request)
+            for step in range(0 if request.HasField("beam_search") else request.stop.max_tokens):
                 await asyncio.sleep(self.step_s)
                 yield _step(request, step)
             is_done = True
@@ -129,6 +131,23 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         await self.health.set("", status.SERVING if is_serving else status.NOT_SERVING)
+
+
+def _found(request: Any) -> inference_pb2.GenerateResponse:
+    """What a search found: as many texts as it asks for."""
+    texts = [
+        inference_pb2.Hypothesis(
+            text=f"text {place}",
+            token_ids=[place, 9],
+            logprobs=[-0.5, -0.25],
+            score=-place - 0.5,
+            reason=inference_pb2.FINISH_REASON_LENGTH,
+        )
+        for place in range(request.beam_search.num_returned or 1)
+    ]
+    best, finish = texts[0], inference_pb2.Finish(reason=inference_pb2.FINISH_REASON_LENGTH)
+    told = {"text": best.text, "token_ids": best.token_ids, "logprobs": best.logprobs}
+    return inference_pb2.GenerateResponse(request_id="made", hypotheses=texts, finish=finish, **told)
 
 
 def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.GenerateResponse:

@@ -16,6 +16,7 @@ from gpu_worker.contract.introduction import Hello, SamplingDefaults, WorkerMode
 from gpu_worker.contract.results import (
     AdvanceOutcome,
     BatchError,
+    Candidate,
     FinishReason,
     SampledToken,
     SequenceError,
@@ -34,6 +35,7 @@ from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Stop
 ITEMS = (
     theirs.BatchItem(SeqId(1), 2, (5, 6), 0, (BlockId(3), BlockId(1)), samples=False),
     theirs.BatchItem(SeqId(2), 1, (), 9, (), samples=True),
+    theirs.BatchItem(SeqId(3), 1, (5,), 9, (), samples=True, also_sampled_ids=(SeqId(4), SeqId(5))),
 )
 UNTIL = TheirCursor(2, TheirStage.EXPERTS, 4)
 MODEL = WorkerModel(
@@ -67,6 +69,7 @@ RULES: Any = {
     "allowed_token_ids": (3, 7),
     "bad_words": ((3,), (7, 3)),
     "num_top_logprobs": 5,
+    "num_candidates": 6,
 }
 SEEN = (1, 2), (2, 2)  # prompt and output
 
@@ -92,7 +95,12 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
         (
             theirs.StartBatch(BatchId(6), RequestClass.BEST_EFFORT, ITEMS),
             ours.StartBatch(
-                6, [ours.BatchItem(1, 2, (5, 6), 0, (3, 1), samples=False), ours.BatchItem(2, 1, first_position=9)]
+                6,
+                [
+                    ours.BatchItem(1, 2, (5, 6), 0, (3, 1), samples=False),
+                    ours.BatchItem(2, 1, first_position=9),
+                    ours.BatchItem(3, 1, (5,), 9, also_sampled_ids=(4, 5)),
+                ],
             ),
         ),
         (theirs.DropBatch(BatchId(6)), ours.DropBatch(6)),
@@ -132,7 +140,11 @@ def test_a_command_of_no_known_kind_or_to_no_stage_is_refused() -> None:
 def test_the_scheduler_reads_all_of_what_an_advance_did() -> None:
     outcome = AdvanceOutcome(
         Cursor(2, Stage.EXPERTS, 4),
-        [SampledToken(1, 17, -0.5, None), SampledToken(2, 18, -0.25, FinishReason.STOP)],
+        [
+            SampledToken(1, 17, -0.5, None),
+            SampledToken(2, 18, -0.25, FinishReason.STOP),
+            SampledToken(3, 19, -0.5, None, candidates=(Candidate(19, -0.5, -0.75), Candidate(20, -1.5, -1.75))),
+        ],
         [BatchError(6, (3, 4), "RuntimeError: unlucky")],
         [SequenceError(5, "its logits are not finite")],
         TIMING,
@@ -143,8 +155,10 @@ def test_the_scheduler_reads_all_of_what_an_advance_did() -> None:
     result.duration_ns = 1
     read = decode_step_result(result, decode_model(encode_hello(Hello(MODEL, (), 1))))
     assert (read.command_id, read.reached) == (3, UNTIL)
-    assert [(t.seq_id, t.token_id, t.logprob) for t in read.tokens] == [(1, 17, -0.5), (2, 18, -0.25)]
-    assert [t.finish_reason and t.finish_reason.name for t in read.tokens] == [None, "STOP"]
+    told = [(t.seq_id, t.token_id, t.logprob) for t in read.tokens]
+    assert told == [(1, 17, -0.5), (2, 18, -0.25), (3, 19, -0.5)]
+    assert [t.finish_reason and t.finish_reason.name for t in read.tokens] == [None, "STOP", None]
+    assert [t.candidates for t in read.tokens] == [(), (), ((19, -0.5, -0.75), (20, -1.5, -1.75))]
     assert [(e.batch_id, e.seq_ids, e.message) for e in read.batch_errors] == [(6, (3, 4), "RuntimeError: unlucky")]
     assert [(e.seq_id, e.message) for e in read.sequence_errors] == [(5, "its logits are not finite")]
     assert asdict(read.timing) == asdict(TIMING)
@@ -199,8 +213,11 @@ SAMPLINGS = st.builds(
     TOKENS,
     st.lists(TOKENS, max_size=2).map(tuple),
     COUNTS,
+    st.just("start: x"),
+    COUNTS,
 )
-OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans())
+OTHERS = st.lists(IDS, max_size=3).map(tuple)
+OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans(), OTHERS)
 CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
 OUR_COMMANDS = st.one_of(
     st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS, BLOCKS, TOKENS, TOKENS),

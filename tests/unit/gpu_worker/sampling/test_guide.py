@@ -72,14 +72,6 @@ def test_a_guide_that_begins_in_the_middle_stands_where_one_stands_that_was_ther
         whole.accept(token_id)
 
 
-def test_a_copy_goes_its_own_way() -> None:
-    first = guides().guide(CHOICES)
-    second = first.copy()
-    first.accept(tokenizer().token_to_id("y"))
-    assert tokenizer().token_to_id("n") in allowed(second)
-    assert tokenizer().token_to_id("n") not in allowed(first)
-
-
 def test_rows_are_kept_to_their_own_structures_and_others_to_none() -> None:
     rows = torch.randn(4, tokenizer().get_vocab_size(), generator=torch.Generator().manual_seed(1))
     sampling = Sampling(grammar=CHOICES)

@@ -83,9 +83,6 @@ def test_a_history_that_grows_counts_as_one_that_is_given() -> None:
     assert torch.equal(grown.counts, given.counts)
     assert grown.follows((1198, 1199))
     assert not grown.follows((1199, 1198))
-    child = History(set(PROMPT)).behind(grown)
-    grown.append(0)
-    assert torch.equal(child.counts, given.counts)
 
 
 def test_rows_change_alike_whatever_the_others_ask_for() -> None:

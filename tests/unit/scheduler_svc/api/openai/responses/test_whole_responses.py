@@ -17,6 +17,7 @@ from tests.support.service.openai_service import RESPONSES, error_of, http_app
 TOKENIZER = Tokenizer(byte_level_tokenizer().to_str().encode())
 # Of GenerationFields, what responses have in a form of their own, or refuse.
 OWN = {"stream_options", "n", "max_tokens", "max_completion_tokens", "response_format", "return_token_ids"}
+OWN |= {"use_beam_search", "beam_width", "length_penalty", "early_stopping", "patience", "prompt_logprobs"}
 
 IN_ANOTHER_FORM = {
     "messages",
