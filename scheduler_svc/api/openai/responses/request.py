@@ -13,6 +13,7 @@ from scheduler_svc.api.openai.wire.errors import invalid_body
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.jobs.limits import require_metadata
 
 # What is the same in both, in name and in sense.
 PASSED = frozenset(
@@ -80,6 +81,7 @@ def _read(asked: JsonObject) -> ChatCompletionRequest:
 def chat_body(body: ResponsesRequest) -> tuple[JsonObject, FieldNames]:
     """Returns the body of a chat completion that asks for the same, and what the caller calls its fields."""
     _require_plain_stream(body)
+    require_metadata("metadata", body.metadata or {})
     conversation = Conversation(body)
     passed = body.model_dump(include=set(PASSED), exclude_unset=True, by_alias=True)
     names = FieldNames({**conversation.names, **_tool_names(body), **_NAMES})

@@ -193,6 +193,7 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({"input": [{"role": "wizard", "content": "hi"}]}, "input", "unknown role"),
     ({"input": "x" * 3000}, "input", ""),
     ({"input": "hi", "metadata": {"a": 1}}, "metadata.a", "string"),
+    ({"input": "hi", "metadata": {"a": "x" * 513}}, "metadata['a']", "512 characters"),
     (
         {"input": "hi", "stream_options": {"continuous_usage_stats": True}},
         "stream_options.continuous_usage_stats",
