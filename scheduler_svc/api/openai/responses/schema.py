@@ -18,7 +18,7 @@ from scheduler_svc.api.openai.wire.schemas import (
     _text_or_list,
     _text_or_object,
 )
-from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NeutralValues
+from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
@@ -248,6 +248,7 @@ class ResponsesRequest(GenerationFields):
 
     ignored: ClassVar[Set[str]] = IGNORED_FIELDS - {"metadata", "parallel_tool_calls"}
     neutral: ClassVar[NeutralValues] = {
+        **NEUTRAL_IN_CHAT,
         "access_programs": (),
         "background": (False,),
         "context_management": ([],),

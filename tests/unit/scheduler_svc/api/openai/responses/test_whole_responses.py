@@ -184,6 +184,7 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({"input": "hi", "text": SCHEMALESS}, "text.format.schema", "a JSON schema"),
     ({"input": "hi", "text": {"verbosity": "low"}}, "text.verbosity", "medium"),
     ({"input": "hi", "messages": []}, "messages", "no such field"),
+    ({"input": "hi", "use_beam_search": True}, "use_beam_search", "false"),
     ({"input": "hi", "max_tokens": 5}, "max_tokens", "max_output_tokens"),
     ({"input": "hi", "n": 2}, "n", "one answer"),
     ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens", "1"),
