@@ -59,6 +59,7 @@ async def streamed(service: HttpService, **body: object) -> dict[str, Any]:
         choice = chunk["choices"][0]
         content += choice["delta"].get("content") or ""
         reasoning += choice["delta"].get("reasoning_content") or ""
+        assert not (choice["finish_reason"] and choice["delta"].get("tool_calls"))  # as the SDK wants it
         for call in choice["delta"].get("tool_calls", ()):
             assert call.pop("index") == len(calls)
             calls.append(call)
@@ -156,6 +157,9 @@ async def test_an_answer_ends_with_the_one_call_that_it_may_have() -> None:
         assert len(choice["message"]["tool_calls"]) == 1
         assert choice["finish_reason"] == "tool_calls"
         assert len(service.generator.closed_early) == 1
+        again = await streamed(service, parallel_tool_calls=False)
+        assert len(again["message"]["tool_calls"]) == 1
+        assert again["finish_reason"] == "tool_calls"
 
 
 async def test_mistrals_ids_are_as_its_template_takes_them() -> None:
