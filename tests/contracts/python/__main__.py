@@ -1,8 +1,8 @@
 """Has Python's frameworks call functions of a real model, over HTTP: `python -m tests.contracts.python [NAME ...]`.
 
 Each file here is a contract, and names the packages that it needs, with their versions, in the comment that it begins
-with (PEP 723). It runs in an environment of its own in `build/contracts`. Needs a network at the first run, so these are
-not among the tests.
+with (PEP 723). It runs in an environment of its own in `build/contracts`. Needs a network at the first run, so that
+these are not among the tests.
 """
 
 import os
@@ -36,7 +36,8 @@ def _holds(contract: Path, url: str) -> bool:
     # Without PYTHONPATH: a client finds what it needs, and nothing of ours.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([python, contract], env={**environment, "QLLM_URL": url}, check=False)
-    print(f"{contract.stem}: {'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - began_s:.0f} s)")
+    end = "ok" if done.returncode == 0 else "FAILED"
+    sys.stdout.write(f"{contract.stem}: {end} ({time.monotonic() - began_s:.0f} s)\n")
     return done.returncode == 0
 
 
