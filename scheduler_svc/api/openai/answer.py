@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
-from scheduler_svc.api.deltas import Delta, joined
+from scheduler_svc.api.deltas import Delta, end_apart, joined
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.openai.merging import merged
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question, StreamPlan
@@ -95,10 +95,11 @@ class Answer:
             async with aclosing(merged(self._generations)) as arriving:
                 async for index, delta in arriving:
                     self._usage.add(delta)
-                    chunk["choices"] = [self._choices[index].part(delta)]
-                    if plan.continuous_usage:
-                        chunk["usage"] = self._usage.read()
-                    yield chunk
+                    for part in end_apart(delta):
+                        chunk["choices"] = [self._choices[index].part(part)]
+                        if plan.continuous_usage:
+                            chunk["usage"] = self._usage.read()
+                        yield chunk
             if plan.include_usage:
                 yield {**chunk, "choices": [], "usage": self._usage.read()}
         except BatchFailed as error:

@@ -8,7 +8,6 @@ Owns no memory: whoever does holds what is kept, and releases it. Time is an arg
 """
 
 from collections import OrderedDict
-
 from dataclasses import replace
 
 from scheduler_svc.core.sessions.experience import Experience
