@@ -99,7 +99,7 @@ def _own(body: ResponsesRequest) -> Mapping[str, object]:
     """Returns the fields that chat completions have in another form, those that are given alone."""
     logprobs = LOGPROBS in (body.include or ())
     if body.top_logprobs and not logprobs:
-        raise InvalidRequest("top_logprobs", body.top_logprobs, f"0 or null unless include has {LOGPROBS!r}")
+        raise InvalidRequest("top_logprobs", body.top_logprobs, f'0 or null unless include has "{LOGPROBS}"')
     own: JsonObject = {
         "max_completion_tokens": body.max_output_tokens,
         "logprobs": logprobs or None,

@@ -3,6 +3,7 @@
 Source: OpenAI's API reference, responses; https://github.com/openresponses/openresponses.
 """
 
+import json
 from collections.abc import Sequence, Set
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -48,7 +49,7 @@ def _type_among(kinds: Sequence[str], reason: str = "", otherwise: str | None = 
         reason: Why there are no others.
         otherwise: The type of an object that does not say.
     """
-    *others, last = map(repr, kinds)
+    *others, last = map(json.dumps, kinds)
     allowed = (f"{', '.join(others)} or {last}" if others else last) + reason
 
     def check(given: object) -> object:
@@ -84,7 +85,7 @@ TextParts: TypeAlias = Annotated[
         Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES),
         Tag("<list>"),
     ],
-    _by(_text_or_list, "a text or a list of parts of type input_text or output_text"),
+    _by(_text_or_list, "a string or a list of parts of type input_text or output_text"),
 ]
 _OF_ANSWERS = frozenset({"id", "status", "phase", "agent", "created_by"})
 
@@ -159,7 +160,7 @@ InputItem: TypeAlias = Annotated[
 InputField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
-    _by(_text_or_list, "a text or a list of items"),
+    _by(_text_or_list, "a string or a list of items"),
 ]
 
 
@@ -196,7 +197,7 @@ ToolChoiceField: TypeAlias = Annotated[
         ],
         Tag("<object>"),
     ],
-    _by(_text_or_object, "'none', 'auto', 'required', or an object with type 'function' and a name"),
+    _by(_text_or_object, '"none", "auto", "required", or {"type": "function", "name": ...}'),
 ]
 
 
