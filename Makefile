@@ -87,8 +87,9 @@ faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of
 soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat
 	$(BIN)/python -m tests.faults soak --minutes 30 --json build/soak.json
 
-contracts: $(STAMP) ## clients of other languages against a real service, from the protos alone (needs Node with npm)
+contracts: $(STAMP) ## clients in environments of their own against a real service: Node from the protos, Python's frameworks
 	$(BIN)/python -m tests.contracts
+	$(BIN)/python -m tests.contracts.python
 
 gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
 	$(PROOF_PYTHON) -m scripts.gpu_proof --minutes $(MINUTES) --out build/gpu-proof $(PROOF_OPTIONS)

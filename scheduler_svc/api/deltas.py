@@ -83,6 +83,13 @@ def joined(parts: Sequence[Delta]) -> Delta:
     )
 
 
+def end_apart(delta: Delta) -> Sequence[Delta]:
+    """Returns a delta with its calls and its end apart: clients expect no more of a call where the answer ends."""
+    if not delta.calls or delta.finish is None:
+        return (delta,)
+    return (replace(delta, finish=None), Delta("", (), (), delta.finish))
+
+
 class DeltaBuilder:
     """Builds the deltas of one generation.
 

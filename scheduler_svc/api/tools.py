@@ -100,10 +100,13 @@ def setting_of(use: ToolUse, template: TemplateDraft, source: str) -> Setting:
 
 
 def require_size(field: str, value: object, max_bytes: int) -> int:
-    """Returns the size of plain data as JSON; refuses what is too large, or too deep to be worked on."""
+    """Returns the size of plain data as JSON; refuses what is too large, too deep to be worked on, or no text."""
     if not _is_flat(value):
         raise InvalidRequest(field, Amount(MAX_DEPTH + 1, "levels and more"), f"at most {MAX_DEPTH} levels")
-    num_bytes = len(json.dumps(value))
+    try:
+        num_bytes = len(json.dumps(value, ensure_ascii=False).encode())
+    except UnicodeEncodeError:  # JSON can name halves of characters
+        raise InvalidRequest(field, "a half of a character", "text without halves of surrogate pairs") from None
     if num_bytes > max_bytes:
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {max_bytes} bytes of JSON")
     return num_bytes
@@ -135,6 +138,9 @@ def _valid_function(field: str, tool: ToolDraft) -> Function:
     kind = schema.get("type", "object")
     if kind != "object":
         raise InvalidRequest(field, kind, "a function whose parameters are a schema of type object")
+    if not isinstance(schema.get("properties", {}), dict) or not isinstance(schema.get("required", []), list):
+        allowed = "a function whose parameters have an object of properties, and a list of those that are required"
+        raise InvalidRequest(field, tool.name, allowed)
     return Function(tool.name, schema)
 
 

@@ -78,10 +78,18 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
         self._special_tokens = dict(special_tokens)
+        # gpt-oss's template has a name of its own for what others call reasoning_content.
+        self._names_thoughts = "message.thinking" in source and "reasoning_content" not in source
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the model's chat template does not compile: {error}") from error
+
+    def _message(self, turn: ChatTurn) -> dict[str, object]:
+        message = turn.message()
+        if self._names_thoughts and "reasoning_content" in message:
+            message["thinking"] = message.pop("reasoning_content")
+        return message
 
     def render(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting = NO_SETTING) -> str:
         """Returns the conversation as text, special tokens included, ending where the model's answer begins.
@@ -89,7 +97,7 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: The template refuses the conversation, fails on it, or renders more than `max_chars`.
         """
-        messages = [turn.message() for turn in turns]
+        messages = [self._message(turn) for turn in turns]
         variables = {
             **setting.variables,
             "messages": messages,

@@ -7,12 +7,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from itertools import count
 
-from scheduler_svc.api.deltas import Delta, joined
+from scheduler_svc.api.deltas import Delta, end_apart, joined
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.openai.merging import merged
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question, StreamPlan
@@ -116,7 +116,7 @@ class Answer:
             async with aclosing(merged(self._generations)) as arriving:
                 async for index, delta in arriving:
                     self._usage.add(delta)
-                    for place, part in self._plan.parts(index, delta):
+                    for place, part in self._parts(index, delta):
                         chunk["choices"] = [writers[place].part(part)]
                         if plan.continuous_usage:
                             chunk["usage"] = self._usage.read()
@@ -128,6 +128,12 @@ class Answer:
             raise
         finally:
             self.close()
+
+    def _parts(self, index: int, delta: Delta) -> Iterator[tuple[int, Delta]]:
+        """Yields what a delta of a generation adds to which choices."""
+        for place, whole in self._plan.parts(index, delta):
+            for part in end_apart(whole):
+                yield place, part
 
     def _log_failure(self, error: ServiceError) -> None:
         """Logs whose answer it was that failed: the engine knows the answer's id only."""

@@ -178,6 +178,10 @@ def _add_errors(app: FastAPI, generator: Generator) -> None:
         generator.note_refused(RequestClass.LATENCY_SENSITIVE, Refusal.INVALID)
         return error_response(invalid_body(error, request.headers.get("content-type")))
 
+    @app.exception_handler(RecursionError)  # of a body that can just be read, but not be written again
+    async def too_deep(request: Request, error: RecursionError) -> Response:
+        return error_response(BodyUnreadable("it is nested too deeply"))
+
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that JSON's parser gives up on

@@ -1,6 +1,8 @@
 """Calls of functions by a real model, over HTTP and the OpenAI SDK."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -113,6 +115,18 @@ def test_a_conversation_goes_on_behind_a_call(service: Service) -> None:
     [choice] = service.ask(messages=messages, tool_choice="none", max_tokens=5, seed=1).choices
     assert choice.message.content
     assert choice.message.tool_calls is None
+
+
+def test_a_worker_that_is_killed_changes_no_call(service: Service) -> None:
+    body: dict[str, Any] = {"tool_choice": "required", "temperature": 1.5, "seed": 11, "parallel_tool_calls": False}
+    [expected] = service.ask(**body).choices[0].message.tool_calls
+    calls: list[Any] = []
+    for number, chunk in enumerate(service.ask(stream=True, **body)):
+        if number == 3:
+            os.kill(service.live.worker_pid(), signal.SIGKILL)
+        calls += chunk.choices[0].delta.tool_calls or ()
+    [found] = calls
+    assert (found.function.name, found.function.arguments) == (expected.function.name, expected.function.arguments)
 
 
 def test_a_call_that_is_cut_off_is_text(service: Service) -> None:

@@ -81,6 +81,8 @@ def _asked(claim: Claim, texts: TextGenerator) -> _Asked:
         raise BodyUnreadable(str(error)) from error
     try:
         asked = _read(claim.kind, given, texts)
+    except RecursionError as error:
+        raise BodyUnreadable("it is nested too deeply") from error
     except ValidationError as error:
         located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
         raise invalid_body(RequestValidationError(located), _JSON) from error

@@ -13,6 +13,7 @@ from scheduler_svc.api.openai.wire.errors import invalid_body
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.jobs.limits import require_metadata
 
 # What is the same in both, in name and in sense.
 PASSED = frozenset(
@@ -83,6 +84,7 @@ def _read(asked: JsonObject) -> ChatCompletionRequest:
 def chat_body(body: ResponsesRequest) -> tuple[JsonObject, FieldNames]:
     """Returns the body of a chat completion that asks for the same, and what the caller calls its fields."""
     _require_plain_stream(body)
+    require_metadata("metadata", body.metadata or {})
     conversation = Conversation(body)
     passed = body.model_dump(include=set(PASSED), exclude_unset=True, by_alias=True)
     names = FieldNames({**conversation.names, **_tool_names(body), **_NAMES})
@@ -100,7 +102,7 @@ def _own(body: ResponsesRequest) -> Mapping[str, object]:
     """Returns the fields that chat completions have in another form, those that are given alone."""
     logprobs = LOGPROBS in (body.include or ())
     if body.top_logprobs and not logprobs:
-        raise InvalidRequest("top_logprobs", body.top_logprobs, f"0 or null unless include has {LOGPROBS!r}")
+        raise InvalidRequest("top_logprobs", body.top_logprobs, f'0 or null unless include has "{LOGPROBS}"')
     own: JsonObject = {
         "max_completion_tokens": body.max_output_tokens,
         "logprobs": logprobs or None,

@@ -11,7 +11,7 @@ from typing import Any
 from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.responses.items import Event
 from scheduler_svc.api.openai.responses.output import COMPLETED, INCOMPLETE, Output
-from scheduler_svc.api.openai.responses.schema import ResponsesRequest
+from scheduler_svc.api.openai.responses.schema import NamedFunction, ResponsesRequest
 from scheduler_svc.api.openai.wire.errors import error_body
 from scheduler_svc.errors import ServiceError
 
@@ -132,7 +132,7 @@ def echo(body: ResponsesRequest) -> JsonObject:
         "service_tier": body.service_tier,
         "temperature": body.temperature,
         "text": {"format": {"type": "text"}, **given},
-        "tool_choice": choice if choice is None or isinstance(choice, str) else choice.model_dump(),
+        "tool_choice": choice.model_dump() if isinstance(choice, NamedFunction) else choice or "auto",
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": body.top_p,

@@ -3,6 +3,7 @@
 Source: OpenAI's API reference, responses; https://github.com/openresponses/openresponses.
 """
 
+import json
 from collections.abc import Sequence, Set
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -18,12 +19,14 @@ from scheduler_svc.api.openai.wire.schemas import (
     _text_or_list,
     _text_or_object,
 )
-from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NeutralValues
+from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
 _ITEM_KINDS = ("message", "function_call", "function_call_output", "reasoning")
 _TEXT_KINDS = ("input_text", "output_text", "refusal")
+_REFUSED = "Refused, with where to say it instead."
+_SEARCHES = "null: a response is one answer, and is not searched for; chat completions do that"
 _MAX_TOKENS = "null: it is max_output_tokens here"
 _STATELESS = "null: nothing is kept here between requests; send the conversation so far in input"
 
@@ -47,7 +50,7 @@ def _type_among(kinds: Sequence[str], reason: str = "", otherwise: str | None = 
         reason: Why there are no others.
         otherwise: The type of an object that does not say.
     """
-    *others, last = map(repr, kinds)
+    *others, last = map(json.dumps, kinds)
     allowed = (f"{', '.join(others)} or {last}" if others else last) + reason
 
     def check(given: object) -> object:
@@ -64,9 +67,11 @@ class TextPart(_Strict):
 
     ignored: ClassVar[Set[str]] = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
 
-    type: Literal["input_text", "output_text", "refusal"]
-    text: Text | None = None
-    refusal: Text | None = None
+    type: Literal["input_text", "output_text", "refusal"] = Field(
+        description="What part it is; all of them are read as text."
+    )
+    text: Text | None = Field(None, description="The text.")
+    refusal: Text | None = Field(None, description="The text of a refusal.")
 
 
 TextParts: TypeAlias = Annotated[
@@ -81,7 +86,7 @@ TextParts: TypeAlias = Annotated[
         Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES),
         Tag("<list>"),
     ],
-    _by(_text_or_list, "a text or a list of parts of type input_text or output_text"),
+    _by(_text_or_list, "a string or a list of parts of type input_text or output_text"),
 ]
 _OF_ANSWERS = frozenset({"id", "status", "phase", "agent", "created_by"})
 
@@ -91,9 +96,11 @@ class MessageItem(_Strict):
 
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
 
-    type: Literal["message"] | None = None
-    role: str
-    content: TextParts
+    type: Literal["message"] | None = Field(None, description="Need not be said.")
+    role: str = Field(
+        description="Who speaks: system, developer, user or assistant, as far as the model's template knows them."
+    )
+    content: TextParts = Field(description="What is said: a string, or parts with text.")
 
 
 class FunctionCallItem(_Strict):
@@ -102,10 +109,10 @@ class FunctionCallItem(_Strict):
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
     neutral: ClassVar[NeutralValues] = {"namespace": (), "caller": ({"type": "direct"},), "async": (False,)}
 
-    type: Literal["function_call"]
-    call_id: Text
-    name: Text
-    arguments: Text
+    type: Literal["function_call"] = Field(description="A call that an earlier answer made.")
+    call_id: Text = Field(description="What its result is called by.")
+    name: Text = Field(description="The function that was called.")
+    arguments: Text = Field(description="An object of JSON, as a string.")
 
 
 class FunctionCallOutputItem(_Strict):
@@ -114,16 +121,16 @@ class FunctionCallOutputItem(_Strict):
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
     neutral: ClassVar[NeutralValues] = {"namespace": (), "caller": ({"type": "direct"},), "name": ()}
 
-    type: Literal["function_call_output"]
-    call_id: Text
-    output: TextParts
+    type: Literal["function_call_output"] = Field(description="What a call gave.")
+    call_id: Text = Field(description="The call.")
+    output: TextParts = Field(description="What it gave: a string, or parts with text.")
 
 
 class ReasoningText(_Strict):
     """A part of what an answer thought."""
 
-    type: Literal["reasoning_text"]
-    text: Text
+    type: Literal["reasoning_text"] = Field(description="A text.")
+    text: Text = Field(description="What was thought.")
 
 
 class ReasoningItem(_Strict):
@@ -132,8 +139,10 @@ class ReasoningItem(_Strict):
     ignored: ClassVar[Set[str]] = _OF_ANSWERS | {"summary"}
     neutral: ClassVar[NeutralValues] = {"encrypted_content": ("",)}
 
-    type: Literal["reasoning"]
-    content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = None
+    type: Literal["reasoning"] = Field(description="What an earlier answer thought.")
+    content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = Field(
+        None, description="The thoughts; what of them the model is told is up to its template."
+    )
 
 
 def _item_kind(given: object) -> str | None:
@@ -152,7 +161,7 @@ InputItem: TypeAlias = Annotated[
 InputField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
-    _by(_text_or_list, "a text or a list of items"),
+    _by(_text_or_list, "a string or a list of items"),
 ]
 
 
@@ -166,18 +175,18 @@ class FunctionTool(_Strict):
         "defer_loading": (False,),
     }
 
-    type: Literal["function"]
-    name: Text
-    description: Text | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    type: Literal["function"] = Field(description="A function, which the caller runs.")
+    name: Text = Field(description="What it is called.")
+    description: Text | None = Field(None, description="What it does, for the model to know when to call it.")
+    parameters: dict[str, Any] | None = Field(None, description="A JSON schema of its arguments.")
+    strict: bool | None = Field(None, description="As in chat completions.")
 
 
 class NamedFunction(_Strict):
     """The one function that is to be called."""
 
-    type: Literal["function"]
-    name: Text
+    type: Literal["function"] = Field(description="A function.")
+    name: Text = Field(description="The function that the answer must call.")
 
 
 ToolChoiceField: TypeAlias = Annotated[
@@ -189,18 +198,22 @@ ToolChoiceField: TypeAlias = Annotated[
         ],
         Tag("<object>"),
     ],
-    _by(_text_or_object, "'none', 'auto', 'required', or an object with type 'function' and a name"),
+    _by(_text_or_object, '"none", "auto", "required", or {"type": "function", "name": ...}'),
 ]
 
 
 class TextFormat(_Strict):
     """What the answer's text is kept to."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    name: Text | None = None
-    description: Text | None = None
-    strict: bool | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="Whether the answer is any text, any JSON object, or JSON of a schema."
+    )
+    name: Text | None = Field(None, description="What the schema is called; changes nothing.")
+    description: Text | None = Field(None, description="What the schema is for; changes nothing.")
+    strict: bool | None = Field(None, description="Changes nothing: the schema is always followed strictly.")
+    json_schema: dict[str, Any] | None = Field(
+        None, alias="schema", description="The JSON schema that the answer is kept to."
+    )
 
 
 class TextOptions(_Strict):
@@ -208,7 +221,7 @@ class TextOptions(_Strict):
 
     neutral: ClassVar[NeutralValues] = {"verbosity": ("medium",)}
 
-    format: TextFormat | None = None
+    format: TextFormat | None = Field(None, description="What the text is kept to.")
 
 
 class Reasoning(_Strict):
@@ -216,7 +229,7 @@ class Reasoning(_Strict):
 
     neutral: ClassVar[NeutralValues] = {"summary": ("auto",), "generate_summary": ("auto",), "context": ("auto",)}
 
-    effort: Text | None = None
+    effort: Text | None = Field(None, description="How much the model is to think, where its template knows of that.")
 
 
 Includable: TypeAlias = Literal[
@@ -237,6 +250,7 @@ class ResponsesRequest(GenerationFields):
 
     ignored: ClassVar[Set[str]] = IGNORED_FIELDS - {"metadata", "parallel_tool_calls"}
     neutral: ClassVar[NeutralValues] = {
+        **NEUTRAL_IN_CHAT,
         "access_programs": (),
         "background": (False,),
         "context_management": ([],),
@@ -245,9 +259,11 @@ class ResponsesRequest(GenerationFields):
         "truncation": ("disabled", "auto"),
     }
 
-    input: InputField
-    instructions: Text | None = None
-    max_output_tokens: int | None = None
+    input: InputField = Field(description="What to answer: a string, or a conversation as a list of items.")
+    instructions: Text | None = Field(None, description="A message of the role system before all others.")
+    max_output_tokens: int | None = Field(
+        None, description="Most tokens to generate, at least 1. Default: what the context holds."
+    )
     tools: (
         list[
             Annotated[
@@ -256,23 +272,45 @@ class ResponsesRequest(GenerationFields):
             ]
         ]
         | None
-    ) = None
-    tool_choice: ToolChoiceField | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: Reasoning | None = None
-    include: list[Includable] | None = None
-    top_logprobs: int | None = None
-    metadata: dict[Text, Text] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    include_reasoning: bool | None = None
+    ) = Field(None, description="Functions that the answer may call; whoever asks runs them.")
+    tool_choice: ToolChoiceField | None = Field(
+        None, description="Whether functions are called: none, auto, required, or one by its name."
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether an answer may call several functions. Default true."
+    )
+    text: TextOptions | None = Field(None, description="How the text is to be.")
+    reasoning: Reasoning | None = Field(None, description="How the model is to think.")
+    include: list[Includable] | None = Field(
+        None, description=f"{LOGPROBS} gives each token its log-probability; there is nothing of the others here."
+    )
+    top_logprobs: int | None = Field(
+        None, description="With the log-probabilities, so many of the most probable tokens, at most 20."
+    )
+    metadata: dict[Text, Text] | None = Field(None, description="Labels that come back with the response, at most 16.")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables for the model's chat template.")
+    include_reasoning: bool | None = Field(
+        None, description="Whether the answer has what the model thought. Default true."
+    )
 
-    previous_response_id: Annotated[None, _only(_STATELESS)] = None
-    conversation: Annotated[None, _only(_STATELESS)] = None
-    prompt: Annotated[None, _only("null: no prompts are kept here; send instructions and input")] = None
+    previous_response_id: Annotated[None, _only(_STATELESS)] = Field(None, description=_REFUSED)
+    conversation: Annotated[None, _only(_STATELESS)] = Field(None, description=_REFUSED)
+    prompt: Annotated[None, _only("null: no prompts are kept here; send instructions and input")] = Field(
+        None, description=_REFUSED
+    )
     # Of chat completions, under another name here or without sense.
-    n: Annotated[Literal[1] | None, _only("1 or null: a response is one answer", 1)] = None
-    max_tokens: Annotated[None, _only(_MAX_TOKENS)] = None
-    max_completion_tokens: Annotated[None, _only(_MAX_TOKENS)] = None
-    response_format: Annotated[None, _only("null: it is text.format here")] = None
-    return_token_ids: Annotated[Literal[False] | None, _only("false or null: they have no place here", False)] = None
+    n: Annotated[Literal[1] | None, _only("1 or null: a response is one answer", 1)] = Field(None, description=_REFUSED)
+    max_tokens: Annotated[None, _only(_MAX_TOKENS)] = Field(None, description=_REFUSED)
+    max_completion_tokens: Annotated[None, _only(_MAX_TOKENS)] = Field(None, description=_REFUSED)
+    response_format: Annotated[None, _only("null: it is text.format here")] = Field(None, description=_REFUSED)
+    return_token_ids: Annotated[Literal[False] | None, _only("false or null: they have no place here", False)] = Field(
+        None, description=_REFUSED
+    )
+    prompt_logprobs: Annotated[None, _only("null: they have no place here; chat completions tell them")] = Field(
+        None, description=_REFUSED
+    )
+    use_beam_search: Annotated[Literal[False] | None, _only(_SEARCHES, False)] = Field(None, description=_REFUSED)
+    beam_width: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
+    length_penalty: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
+    early_stopping: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
+    patience: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)

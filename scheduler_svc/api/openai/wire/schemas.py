@@ -24,6 +24,7 @@ from scheduler_svc.api.openai.wire.unsupported import (
     NEUTRAL_IN_CHAT,
     NEUTRAL_IN_COMPLETIONS,
     NEUTRAL_IN_MESSAGES,
+    NEUTRAL_IN_STRUCTURES,
     NeutralValues,
     first_refusal,
 )
@@ -158,6 +159,8 @@ SchemaField: TypeAlias = Annotated[
 
 class StructuredOutputs(_Strict):
     """What the answer is kept to, in vLLM's words."""
+
+    neutral: ClassVar[NeutralValues] = NEUTRAL_IN_STRUCTURES
 
     json_: SchemaField | None = Field(None, alias="json")
     regex: Text | None = None

@@ -25,6 +25,9 @@ IGNORED_FIELDS = frozenset(
 
 # Values that ask for what happens anyway; null always does.
 _NEUTRAL: NeutralValues = {
+    "guided_decoding_backend": ("auto", "guidance"),
+    "guided_json_object": (False,),
+    "guided_whitespace_pattern": (),
     "logits_processors": ([],),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -47,6 +50,15 @@ NEUTRAL_IN_CHAT: NeutralValues = {
     "prediction": (),
     "verbosity": (),
     "web_search_options": (),
+}
+# What vLLM's structured_outputs have beside the structure: there is one backend here, and it follows JSON as it is.
+NEUTRAL_IN_STRUCTURES: NeutralValues = {
+    "backend": ("auto", "guidance"),
+    "disable_additional_properties": (False,),
+    "disable_any_whitespace": (False,),
+    "disable_fallback": (False, True),
+    "structural_tag": (),
+    "whitespace_pattern": (),
 }
 # What the SDK's own messages hold when they are sent back as a part of the conversation.
 NEUTRAL_IN_MESSAGES: NeutralValues = {

@@ -8,6 +8,12 @@ from tests.support.models.sample_tokenizers import CHAT_TEMPLATE, SPECIAL_TOKENS
 TURNS = [ChatTurn("system", "be brief"), ChatTurn("user", "hi <b>"), ChatTurn("assistant", "ho"), ChatTurn("user", "?")]
 
 
+@pytest.mark.parametrize("name", ["thinking", "reasoning_content"])
+def test_thoughts_are_called_as_the_template_calls_them(name: str) -> None:
+    template = ChatTemplate(f"{{% for message in messages %}}{{{{ message.{name} }}}}{{% endfor %}}", {})
+    assert template.render([ChatTurn("assistant", "ho", more={"reasoning_content": "hm"})], 100) == "hm"
+
+
 def render(source: str, *turns: ChatTurn, max_chars: int = 10_000) -> str:
     return ChatTemplate(source, SPECIAL_TOKENS).render(turns or TURNS, max_chars)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from scheduler_svc.generation import GenerationRequest
 from tests.support.models import tool_templates
@@ -59,6 +60,7 @@ async def streamed(service: HttpService, **body: object) -> dict[str, Any]:
         choice = chunk["choices"][0]
         content += choice["delta"].get("content") or ""
         reasoning += choice["delta"].get("reasoning_content") or ""
+        assert not (choice["finish_reason"] and choice["delta"].get("tool_calls"))  # as the SDK wants it
         for call in choice["delta"].get("tool_calls", ()):
             assert call.pop("index") == len(calls)
             calls.append(call)
@@ -156,6 +158,9 @@ async def test_an_answer_ends_with_the_one_call_that_it_may_have() -> None:
         assert len(choice["message"]["tool_calls"]) == 1
         assert choice["finish_reason"] == "tool_calls"
         assert len(service.generator.closed_early) == 1
+        again = await streamed(service, parallel_tool_calls=False)
+        assert len(again["message"]["tool_calls"]) == 1
+        assert again["finish_reason"] == "tool_calls"
 
 
 async def test_mistrals_ids_are_as_its_template_takes_them() -> None:
@@ -167,6 +172,38 @@ async def test_mistrals_ids_are_as_its_template_takes_them() -> None:
         messages = [*USER_SAYS_HI, message, {"role": "tool", "tool_call_id": call_id, "content": "rain"}]
         await whole(service, messages=messages)
         assert f'"call_id": "{call_id}"' in prompt_of(service.generator.submitted[1])
+
+
+async def test_marks_that_are_special_tokens_are_read_and_never_shown() -> None:
+    tokenizer = Tokenizer.from_str(byte_level_tokenizer().to_str())
+    tokenizer.add_special_tokens(["[TOOL_CALLS]", "<think>", "</think>"])
+    text = '<think>hm</think>I look.[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Köln"}}]'
+    served = model(tool_templates.MISTRAL + "{# <think> #}", "").model
+    assert served is not None
+    served = replace(served, tokenizer_json=tokenizer.to_str().encode(), vocab_size=tokenizer.get_vocab_size())
+    token_ids = tokenizer.encode(text, add_special_tokens=False).ids
+    async with http_app(FakeGenerator(model=served, script=lambda request: [*token_ids, EOS_ID])) as service:
+        message = (await whole(service))["message"]
+        assert (message["reasoning_content"], message["content"]) == ("hm", "I look.")
+        assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"city": "Köln"}
+        assert (await whole(service, tools=None))["message"]["content"].startswith("I look.[{")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {}}, "required": 5},
+        {"properties": 5},
+        {"properties": {"a": {"$ref": "#/$defs/none"}}},
+    ],
+)
+@pytest.mark.parametrize("mark", ["<tool_call>", "<arg_key>", "<function="])
+async def test_a_schema_that_makes_no_sense_is_the_callers_mistake(mark: str, schema: dict[str, Any]) -> None:
+    async with http_app(model(tool_templates.QWEN.replace("<tool_call>", mark), CALL)) as service:
+        tools = [tool(parameters={"type": "object", **schema})]
+        response = await service.post(CHAT, messages=USER_SAYS_HI, tools=tools, tool_choice="required")
+        assert response.status_code == 400, response.text
+        assert error_of(response)["param"] in ("tools", "tools[0]")
 
 
 async def test_a_template_that_knows_a_call_by_missing_content_gets_none() -> None:
@@ -220,6 +257,10 @@ def nested(depth: int) -> dict[str, Any]:
         ({"tools": [tool(parameters={"type": "array"})]}, "tools[0]", "type object"),
         ({"tools": [tool(parameters={"description": "x" * 70_000})]}, "tools[0]", "65536 bytes"),
         ({"tools": [tool(parameters=nested(40))]}, "tools[0]", "64 levels"),
+        ({"tools": [tool(parameters={"description": "\ud83d"})]}, "tools[0]", "surrogate"),
+        ({"tools": [tool(parameters={"\ud83d": 1})]}, "tools[0]", "surrogate"),
+        ({"messages": called('{"a": "\\ud83d"}')}, "messages[0].tool_calls", "surrogate"),
+        ({"chat_template_kwargs": {"a": "\ud83d"}}, "chat_template_kwargs", "surrogate"),
         ({"tools": [{"type": "custom"}]}, "tools[0].type", "function"),
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice", "weather"),
         ({"tools": None, "tool_choice": "required"}, "tool_choice", "without tools"),
@@ -239,7 +280,8 @@ def nested(depth: int) -> dict[str, Any]:
 async def test_what_makes_no_sense_is_refused_by_name(
     weather: HttpService, body: dict[str, Any], param: str, says: str
 ) -> None:
-    response = await weather.post(CHAT, **{"messages": USER_SAYS_HI, "tools": [WEATHER], **body})
+    raw = json.dumps({"messages": USER_SAYS_HI, "tools": [WEATHER], **body})  # which can name halves of characters
+    response = await weather.http.post(CHAT, content=raw, headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text
     error = error_of(response)
     assert error["param"] == param, error

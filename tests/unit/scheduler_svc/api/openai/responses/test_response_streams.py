@@ -123,3 +123,18 @@ async def test_who_leaves_before_the_first_token_leaves_nothing_behind() -> None
         async with asyncio.timeout(60):
             while generator.live:  # noqa: ASYNC110  (the fake has no event for it)
                 await asyncio.sleep(0.005)
+
+
+async def test_a_response_that_somebody_ends_is_cancelled() -> None:
+    generator = FakeGenerator(hold_after=1)
+    async with http_app(generator) as service:
+        asking = asyncio.create_task(events_of(service, input="hi"))
+        async with asyncio.timeout(60):
+            while not generator.live:  # noqa: ASYNC110  (the fake has no event for it)
+                await asyncio.sleep(0.005)
+        [response_id] = generator.live
+        assert generator.abort(response_id)
+        last = (await asking)[-1]
+    assert (last["type"], last["response"]["id"]) == ("response.incomplete", response_id)
+    assert (last["response"]["status"], last["response"]["incomplete_details"]) == ("cancelled", None)
+    assert last["response"]["output"][0]["status"] == "incomplete"

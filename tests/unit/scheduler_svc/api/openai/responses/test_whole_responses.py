@@ -169,22 +169,23 @@ IMAGE = [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]
 
 REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({}, "input", "required"),
-    ({"input": 7}, "input", "a text or a list of items"),
+    ({"input": 7}, "input", "a string or a list of items"),
     ({"input": [7]}, "input[0]", "an object"),
-    ({"input": UNKNOWN_ITEM}, "input[1].type", "'computer_call'"),
+    ({"input": UNKNOWN_ITEM}, "input[1].type", "computer_call"),
     ({"input": IMAGE}, "input[0].content[0].type", "only text"),
     ({"input": [{"role": "user"}]}, "input[0].content", "required"),
-    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "'item_reference'"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "item_reference"),
     ({"input": "hi", "previous_response_id": "resp_1"}, "previous_response_id", "nothing is kept"),
     ({"input": "hi", "conversation": "conv_1"}, "conversation", "nothing is kept"),
     ({"input": "hi", "prompt": {"id": "p"}}, "prompt", "no prompts are kept"),
     ({"input": "hi", "background": True}, "background", "false"),
     ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools[0].type", "none are built in"),
-    ({"input": "hi", "tool_choice": {"type": "file_search"}}, "tool_choice.type", "'file_search'"),
+    ({"input": "hi", "tool_choice": {"type": "file_search"}}, "tool_choice.type", 'allowed is "function"'),
     ({"input": "hi", "include": ["all"]}, "include[0]", "logprobs"),
     ({"input": "hi", "text": SCHEMALESS}, "text.format.schema", "a JSON schema"),
     ({"input": "hi", "text": {"verbosity": "low"}}, "text.verbosity", "medium"),
     ({"input": "hi", "messages": []}, "messages", "no such field"),
+    ({"input": "hi", "use_beam_search": True}, "use_beam_search", "false"),
     ({"input": "hi", "max_tokens": 5}, "max_tokens", "max_output_tokens"),
     ({"input": "hi", "n": 2}, "n", "one answer"),
     ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens", "1"),
@@ -194,6 +195,7 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [
     ({"input": [{"role": "wizard", "content": "hi"}]}, "input", "unknown role"),
     ({"input": "x" * 3000}, "input", ""),
     ({"input": "hi", "metadata": {"a": 1}}, "metadata.a", "string"),
+    ({"input": "hi", "metadata": {"a": "x" * 513}}, "metadata['a']", "512 characters"),
     (
         {"input": "hi", "stream_options": {"continuous_usage_stats": True}},
         "stream_options.continuous_usage_stats",
@@ -233,3 +235,13 @@ async def test_no_response_is_kept() -> None:
         response = await service.answer(RESPONSES, input="hi")
         kept = await service.http.get(f"{RESPONSES}/{response['id']}")
     assert kept.status_code == 404
+
+
+async def test_a_schema_of_any_depth_is_its_senders_mistake() -> None:
+    """Where JSON is just shallow enough to be read, it may be too deep to be written again."""
+    async with http_app(FakeGenerator()) as service:
+        for depth in range(880, 990):
+            schema = '{"items":' * depth + "{}" + "}" * depth
+            body = f'{{"input":"hi","text":{{"format":{{"type":"json_schema","schema":{schema}}}}}}}'
+            response = await service.http.post(RESPONSES, content=body, headers={"content-type": "application/json"})
+            assert response.status_code == 400, (depth, response.text[:300])
