@@ -61,6 +61,18 @@ async def test_a_conversation_with_calls_reaches_the_template() -> None:
     assert (result.text, result.finish_reason) == ("ok", FinishReason.STOP)
 
 
+async def test_functions_turns_and_calls_may_be_mappings() -> None:
+    generator = says(CALL)
+    turns: Any = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [{"call_id": "1", "name": "weather", "arguments": "{}"}]},
+        {"role": "tool", "content": "rain", "tool_call_id": "1"},
+    ]
+    result = await ask(generator, turns, tools=[{"name": "weather", "parameters": '{"type": "object"}'}])
+    assert len(result.tool_calls) == 1
+    assert '"parameters": {"type": "object"}' in prompt_of(generator.submitted[0])
+
+
 async def test_an_answer_ends_with_the_one_call_that_it_may_have() -> None:
     assert len((await ask(says(CALL + CALL))).tool_calls) == 2
     assert len((await ask(says(CALL + CALL), single_call=True)).tool_calls) == 1
