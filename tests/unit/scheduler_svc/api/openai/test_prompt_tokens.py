@@ -67,7 +67,11 @@ async def test_a_prompt_of_one_token_is_echoed_with_nothing_told_of_it() -> None
 @pytest.mark.parametrize("max_tokens", [0, 2])
 @pytest.mark.parametrize("logprobs", [None, 0, 2])
 async def test_streamed_parts_add_up_to_the_whole(max_tokens: int, logprobs: int | None) -> None:
-    body: dict[str, Any] = {"prompt": [encode("hello you there"), encode("bye")], "echo": True, "max_tokens": max_tokens}
+    body: dict[str, Any] = {
+        "prompt": [encode("hello you there"), encode("bye")],
+        "echo": True,
+        "max_tokens": max_tokens,
+    }
     body |= {} if logprobs is None else {"logprobs": logprobs}
     async with http_app(FakeGenerator()) as service:
         whole = (await service.answer(COMPLETIONS, **body, n=2))["choices"]
