@@ -35,9 +35,10 @@ def main() -> int:
             "tokenized_requests": True,
             "num_concurrent": 4,
             "max_length": 2048,
+            "add_bos_token": True,
         },
     )
-    own = evaluated("hf", {"pretrained": directory, "dtype": "float32", "device": "cpu"})
+    own = evaluated("hf", {"pretrained": directory, "dtype": "float32", "device": "cpu", "add_bos_token": True})
     print(f"lm-eval {version('lm-eval')}, transformers {version('transformers')}")
     return 1 if [*scores_that_differ(served, own), *answers_that_differ(served, own)] else 0
 
