@@ -87,7 +87,7 @@ faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of
 soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat
 	$(BIN)/python -m tests.faults soak --minutes 30 --json build/soak.json
 
-contracts: $(STAMP) ## clients of other languages against a real service, from the protos alone (needs Node with npm)
+contracts: $(STAMP) ## clients that others wrote against a real service (needs a network at first, and Node with npm)
 	$(BIN)/python -m tests.contracts
 
 gpu-proof: ## proves the GPU path in MINUTES (9), most valuable facts first; results in build/gpu-proof; needs no set-up
