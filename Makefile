@@ -87,7 +87,7 @@ faults: $(STAMP) ## faults on real processes, over an hour: the matrix, kills of
 soak: $(STAMP) ## half an hour with random cancels and slow readers: memory, descriptors, threads and blocks stay flat
 	$(BIN)/python -m tests.faults soak --minutes 30 --json build/soak.json
 
-contracts: $(STAMP) ## clients in environments of their own against a real service: Node from the protos, Python's frameworks
+contracts: $(STAMP) ## clients that others wrote against a real service (needs a network at first, and Node with npm)
 	$(BIN)/python -m tests.contracts
 	$(BIN)/python -m tests.contracts.python
 

@@ -115,7 +115,7 @@ class Runner:
         check_add(self._known, add)
         table = self.cache.new_table(add.seq_id)
         self.cache.share(table, add.shared_block_ids)
-        self._sequences[add.seq_id] = Sequence.of(add, table, self.guides)
+        self._sequences[add.seq_id] = Sequence.of(add, table, self.guides, self.cache.device)
 
     def fork_sequence(self, seq_id: int, parent_seq_id: int, new_block_ids: abc.Sequence[int]) -> None:
         """Has a sequence that holds nothing begin where another stands, to whose blocks neither writes from now on.

@@ -6,6 +6,8 @@ Plain state: it runs nothing, and knows no model and no protobuf.
 from collections import abc
 from dataclasses import dataclass, field
 
+import torch
+
 from gpu_worker.cache.block_table import BlockTable
 from gpu_worker.cache.span import Span
 from gpu_worker.contract.commands import AddSequence, Sampling
@@ -55,11 +57,11 @@ class Sequence:
     is_dropped: bool = False
 
     @classmethod
-    def of(cls, add: AddSequence, table: BlockTable, guides: Guides) -> "Sequence":
-        """Returns the sequence that a command makes known."""
+    def of(cls, add: AddSequence, table: BlockTable, guides: Guides, device: torch.device) -> "Sequence":
+        """Returns the sequence that a command makes known; its logits will be on that device."""
         stop_ids = frozenset(add.stop_token_ids)
         limits = add.max_tokens, add.min_tokens, add.num_output_tokens
-        return cls(add.seq_id, add.sampling, stop_ids, *limits, table, Rules.of(add, guides))
+        return cls(add.seq_id, add.sampling, stop_ids, *limits, table, Rules.of(add, guides, device))
 
     @property
     def num_cached(self) -> int:

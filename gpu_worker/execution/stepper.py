@@ -197,6 +197,9 @@ class Step:
                 self._stopwatch.share_out(shares, began, forward_pass.layers_done)
                 shares, began = _HEAD_ALONE, forward_pass.layers_done
             if forward_pass.logits is not None:
+                self._stopwatch.share_out(shares, began, self._clock.mark())
+                _get_rules_ready(batch)  # what it waits for there is none of the head's time
+                began = self._clock.mark()
                 self._sample(batch, forward_pass.logits)
                 self._score(batch.scoring)
         except Exception as error:  # whatever the model raises is this batch's failure, and no other's
@@ -234,3 +237,10 @@ class Step:
     def _fail(self, batch: Batch, error: Exception) -> None:
         self._batches.remove(batch)
         self.failures.append((batch, error))
+
+
+def _get_rules_ready(batch: Batch) -> None:
+    """Waits until it is known which tokens may come next in each text of a batch."""
+    for member in batch.live_members:
+        if member.samples and (rules := member.sequence.rules) is not None:
+            rules.get_ready()

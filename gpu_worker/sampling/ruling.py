@@ -64,7 +64,7 @@ def _as_rows(masks: Sequence[Tensor], num_words: int) -> Tensor:
 def _keep_allowed(logits: Tensor, rows: Rows) -> None:
     for row, rules in rows:
         if len(rules.allowed_ids):
-            ids = to_device(rules.allowed_ids, logits.device)  # (A,)
+            ids = rules.allowed_ids  # (A,)
             kept = logits[row, ids]  # (A,)
             logits[row] = NEVER
             logits[row, ids] = kept
@@ -75,9 +75,10 @@ def _shift(logits: Tensor, rows: Rows) -> None:
     shifted = [(row, rules) for row, rules in rows if len(rules.shifted_ids)]
     if shifted:
         ids = torch.cat([rules.shifted_ids for _, rules in shifted])  # (S,)
-        places = _places([row for row, _ in shifted], [len(rules.shifted_ids) for _, rules in shifted], ids, logits)
-        shifts = to_device(torch.cat([rules.shifts for _, rules in shifted]), logits.device)  # (S,)
-        logits.index_put_(places, shifts, accumulate=True)  # a token may have a bias and be a bad word
+        of_ids = _repeated([row for row, _ in shifted], [len(rules.shifted_ids) for _, rules in shifted])  # (S,)
+        shifts = torch.cat([rules.shifts for _, rules in shifted])  # (S,)
+        # A token may have a bias and be a bad word.
+        logits.index_put_((to_device(of_ids, logits.device), ids), shifts, accumulate=True)
 
 
 def _ban(logits: Tensor, banned: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -112,6 +113,10 @@ def _penalize(logits: Tensor, rows: Rows) -> None:
 
 def _places(rows: Sequence[int], sizes: Sequence[int], ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Where tokens (N,) lie in the logits, of which each row has so many: rows and ids, (N,) each."""
-    of_ids = torch.tensor(rows).repeat_interleave(torch.tensor(sizes))  # (N,)
-    both = to_device(torch.stack([of_ids, ids]), logits.device)  # (2, N)
+    both = to_device(torch.stack([_repeated(rows, sizes), ids]), logits.device)  # (2, N)
     return both[0], both[1]
+
+
+def _repeated(rows: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Rows, each as often as its size says (sum of sizes,)."""
+    return torch.tensor(rows).repeat_interleave(torch.tensor(sizes))

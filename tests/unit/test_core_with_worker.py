@@ -1,9 +1,11 @@
 """The real core drives the real model, in virtual time: whatever their history, tokens are those of generate.
 
-Every other prompt is continued with a repetition penalty, which looks back at all tokens before.
+Every other prompt is continued with a repetition penalty, which looks back at all tokens before. Of the others it is
+told how probable their own tokens are.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -15,14 +17,14 @@ from scheduler_svc.core.state.cursor import PreemptAt
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams
 from tests.support.core.model_worker import ModelWorker, model_of
 from tests.support.core.simulation import BE, LS, Simulation
-from tests.support.models.families import generated
+from tests.support.models.families import generated, random_model
 from tests.support.worker.worker_driver import loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 40, 3, 11, 21))
 NUM_TOKENS = 6
 FAMILY = "mixtral"
 PENALTY = 1.5
-SAMPLINGS = (SamplingParams(0.0), SamplingParams(0.0, repetition_penalty=PENALTY))
+SAMPLINGS = (SamplingParams(0.0, num_prompt_logprobs=1), SamplingParams(0.0, repetition_penalty=PENALTY))
 Arrival = tuple[float, RequestClass, int, int | None, float | None]  # when, class, prompt, stops after, aborted after
 
 
@@ -74,11 +76,33 @@ def play(sim: Simulation, arrivals: list[Arrival]) -> None:
         if stops:
             whole = whole[: whole.index(stops[0]) + 1]
         assert tokens == (whole[: len(tokens)] if seq_id in aborted else whole)
+        check_scores(sim, seq_id, prompt, is_whole=seq_id not in aborted)
     sim.check_integrity()
     assert sim.scheduler.memory.pool.num_free == sim.model.num_blocks
     assert isinstance(sim.worker, ModelWorker)
     sim.worker.runner.cache.check_integrity()
     assert not sim.worker.tables
+
+
+@cache
+def logprobs(prompt: int) -> torch.Tensor:
+    """What transformers says of each token behind each token of a prompt (T, V)."""
+    return random_model(FAMILY)(torch.tensor([PROMPTS[prompt]])).logits[0].log_softmax(-1)
+
+
+def check_scores(sim: Simulation, seq_id: int, prompt: int, *, is_whole: bool) -> None:
+    """Checks that each token of a prompt that is to be told of was, once and as by transformers."""
+    place = 1
+    for part in sim.scores(seq_id):
+        assert part.first_position == place
+        for index, token_id in enumerate(part.token_ids):
+            row = logprobs(prompt)[place - 1]
+            assert token_id == PROMPTS[prompt][place]
+            assert part.logprobs[index] == pytest.approx(float(row[token_id]), abs=1e-4)
+            assert part.alternatives(index)[0][1] == pytest.approx(float(row.max()), abs=1e-4)
+            place += 1
+    if is_whole:
+        assert place == (len(PROMPTS[prompt]) if prompt % 2 == 0 else 1)
 
 
 ARRIVAL = st.tuples(
