@@ -70,9 +70,8 @@ def _sample_or_rank(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | Cand
 
 
 def _rank(logits: Tensor, draws: Sequence[Draw]) -> list[Candidates | NoChoice]:
-    is_finite = logits.float().amax(-1).isfinite().tolist()  # (B,)
-    rows = zip(rank(logits, draws), draws, is_finite, strict=True)
-    return [one if one.tokens and finite else _no_choice(draw, finite) for one, draw, finite in rows]
+    rows = zip(rank(logits, draws), draws, logits, strict=True)
+    return [one if one.tokens else _no_choice(draw, bool(row.amax().isfinite())) for one, draw, row in rows]
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:

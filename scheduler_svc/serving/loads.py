@@ -80,5 +80,6 @@ def _place(sequence: Sequence) -> str:
     if sequence.state is SequenceState.IN_BATCH:
         return "running"
     # Thousands may wait for their first token; of them no phase need be worked out.
-    is_prefill = not sequence.output_token_ids or sequence.phase is Phase.PREFILL
+    is_held = sequence.state is SequenceState.HELD
+    is_prefill = not sequence.output_token_ids or (sequence.phase is Phase.PREFILL and not is_held)
     return "queued_prefill" if is_prefill else "queued_decode"

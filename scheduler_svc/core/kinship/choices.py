@@ -5,13 +5,14 @@
                            ╰ each drawn by its own seed
 
 Where the leader ends before that, another one leads. One for whose copy there is no room computes the prompt again.
+Who has its first token is no kin of the others any more.
 """
 
 from collections.abc import Mapping, Sequence
 
 from scheduler_svc.core.state import sequence as state
 from scheduler_svc.core.state.ids import SeqId
-from scheduler_svc.core.state.kin import Branching
+from scheduler_svc.core.state.kin import ALONE, Branching
 from scheduler_svc.core.state.results import Output, SampledToken
 from scheduler_svc.core.state.sequence import SequenceState
 
@@ -58,6 +59,7 @@ class Choices:
             if first := sampled.get(other.seq_id):
                 outputs += self._begin(other, first, sequence, now_s, branching)
         outputs += branching.append(sequence, token, now_s)
+        sequence.kin = ALONE
         self._lead(branching)
         return outputs
 
@@ -91,6 +93,7 @@ class Choices:
         if token.finish_reason is None and not sequence.ends_next:
             branching.fork(leader, sequence)
         outputs = branching.append(sequence, token, now_s)
+        sequence.kin = ALONE
         if sequence.state is not SequenceState.FINISHED:
             branching.release(sequence)
         return outputs

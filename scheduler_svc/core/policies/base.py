@@ -138,7 +138,8 @@ class Limits:
         int,
         Setting(1, 4096, panel=MEMORY),
         "Limits how many sequences one iteration computes together: a request is one sequence, or one for each of its "
-        "choices. Where there are more, they take turns. The policy paper takes 32 at most, whatever is set here.",
+        "choices or beams. Where there are more, they take turns. The policy paper takes 32 at most, whatever is set "
+        "here.",
     ] = 256
     # Bounds how long those that decode wait for a token.
     be_chunk_tokens: Annotated[

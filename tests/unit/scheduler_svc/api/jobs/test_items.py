@@ -359,3 +359,29 @@ async def test_values_are_judged_before_a_job_is_made_as_far_as_they_can_be(run:
     draft = Draft(request_class=RequestClass.BEST_EFFORT, prompt=TextPrompt("a"), sampling=SamplingDraft(top_p=2))
     with pytest.raises(InvalidRequest, match=r"sampling\.top_p"):
         run.texts.check(draft)
+
+
+async def test_an_item_may_be_a_search_and_has_no_progress_before_its_end() -> None:
+    run = Run(saying())
+    search = pb.GenerateRequest(text="hi", beam_search=pb.BeamSearch(beam_width=3, num_returned=2))
+    answer = await run.answer(generate_claim(search))
+    assert [one.score for one in answer.hypotheses] == [-0.25, -0.5]
+    assert answer.text == answer.hypotheses[0].text == ANSWER
+    assert [progress.token_ids for progress in run.progress] == [()]
+    answered = await run.json(json_claim(COMPLETIONS, prompt="hi", use_beam_search=True, beam_width=3, n=2))
+    assert [choice["score"] for choice in answered["choices"]] == [-0.25, -0.5]
+
+
+async def test_an_item_may_ask_for_the_best_of_several() -> None:
+    run = Run(saying())
+    answered = await run.json(json_claim(COMPLETIONS, prompt="hi", n=2, best_of=3))
+    assert [choice["index"] for choice in answered["choices"]] == [0, 1]
+    assert answered["usage"]["completion_tokens"] == 3 * len(SCRIPT)
+
+
+async def test_a_search_that_was_interrupted_begins_anew() -> None:
+    run = Run(saying())
+    search = pb.GenerateRequest(text="hi", beam_search=pb.BeamSearch(beam_width=3))
+    progress = Progress(tuple(SCRIPT[:2]), (-0.5, -0.5), MODEL)
+    answer = await run.answer(generate_claim(search, progress=progress))
+    assert answer.text == ANSWER
