@@ -309,7 +309,9 @@ class ResponsesRequest(GenerationFields):
     prompt_logprobs: Annotated[None, _only("null: they have no place here; chat completions tell them")] = Field(
         None, description=_REFUSED
     )
-    use_beam_search: Annotated[Literal[False] | None, _only(_SEARCHES, False)] = Field(None, description=_REFUSED)
+    use_beam_search: Annotated[Literal[False] | None, _only(f"false or {_SEARCHES}", False)] = Field(
+        None, description=_REFUSED
+    )
     beam_width: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
     length_penalty: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
     early_stopping: Annotated[None, _only(_SEARCHES)] = Field(None, description=_REFUSED)
