@@ -94,7 +94,7 @@ class BodyUnreadable(HttpError):
 class BodyNotJson(HttpError):
     """The body is called something else than JSON, or nothing.
 
-    Such a body is not read as JSON all the same: a browser lets any page send it to a server on this machine, unasked.
+    Such a body is not read as JSON all the same where a browser may have sent it: it lets any page do so, unasked.
     """
 
     http_status = HTTPStatus.BAD_REQUEST
@@ -102,7 +102,9 @@ class BodyNotJson(HttpError):
 
     def __init__(self, given: str | None) -> None:
         shown = "nothing" if given is None else repr(given[:_MAX_SHOWN_CHARS])
-        super().__init__(f"content-type: got {shown}, allowed is application/json")
+        super().__init__(
+            f"content-type: got {shown}, allowed is application/json; with curl: -H 'content-type: application/json'"
+        )
 
 
 class FormUnreadable(HttpError):

@@ -247,18 +247,6 @@ async def test_body_that_is_no_object_is_refused(raw: bytes, path: str) -> None:
         assert "JSON object" in error_of(response)["message"]
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_body_that_is_not_called_json_is_refused(content_type: str | None) -> None:
-    async with http_app(FakeGenerator()) as service:
-        headers = {"content-type": content_type} if content_type else {}
-        response = await service.http.post(COMPLETIONS, content=b'{"prompt": "hello"}', headers=headers)
-        assert response.status_code == 400
-        shown = repr(content_type) if content_type else "nothing"
-        assert error_of(response)["message"] == f"content-type: got {shown}, allowed is application/json"
-        assert error_of(response)["param"] == "content-type"
-        assert service.generator.submitted == []
-
-
 async def test_two_limits_that_differ_are_refused() -> None:
     async with http_app(FakeGenerator()) as service:
         response = await service.post(COMPLETIONS, prompt="hello", max_tokens=2, max_completion_tokens=3)
