@@ -16,7 +16,7 @@ from scheduler_svc.api.draft import (
     TokenPrompt,
 )
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import NOTHING, InvalidRequest
 
 _CLASSES = {
     pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
@@ -68,7 +68,7 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
         return ChatPrompt(request.chat.messages)
     if kind == "token_ids":
         return TokenPrompt(request.token_ids.ids)
-    raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+    raise InvalidRequest("prompt", NOTHING, "one of text, chat, token_ids")
 
 
 def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
@@ -91,7 +91,7 @@ def _sampling(given: pb.SamplingParams, num_top_logprobs: int) -> SamplingDraft:
 def _structure(given: pb.Structure) -> StructureDraft:
     form = given.WhichOneof("form")
     if form is None:
-        raise InvalidRequest("structure", None, f"one of {', '.join(StructureKind)}")
+        raise InvalidRequest("structure", NOTHING, f"one of {', '.join(StructureKind)}")
     kind = StructureKind(form)
     if kind is StructureKind.CHOICES:
         return StructureDraft(kind, given.choices.texts)

@@ -146,7 +146,7 @@ async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await generate(service, text_request("hello", max_tokens=1), "key-be")
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert refused.value.details() == "request_class: got LATENCY_SENSITIVE, allowed with this key is BEST_EFFORT (be)"
+    assert refused.value.details() == "class: got latency-sensitive, allowed with this key is best-effort (be)"
     assert generator.refused == [(RequestClass.LATENCY_SENSITIVE, Refusal.DENIED)]
     request = text_request("hello", max_tokens=1)
     request.request_class = pb.BEST_EFFORT

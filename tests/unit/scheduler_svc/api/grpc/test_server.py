@@ -224,11 +224,19 @@ async def test_reflection_describes_every_service_that_it_lists(version: str) ->
 @pytest.mark.parametrize(
     ("method", "raw", "says"),
     [
-        ("grpc.health.v1.Health/Check", b"\x0a\x01\xff", r"service: got b'\xff', allowed is valid UTF-8"),
+        ("grpc.health.v1.Health/Check", b"\x0a\x01\xff", "service: got the bytes ff, allowed is valid UTF-8"),
         ("grpc.health.v1.Health/Watch", b"\x0a\x7f", "a message of type grpc.health.v1.HealthCheckRequest"),
         ("grpc.health.v1.Health/List", b"\xff", "a message of type grpc.health.v1.HealthListRequest"),
-        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x3a\x01\xff", "list_services: got b'"),
-        ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff", "1 bytes that are not one"),
+        (
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            b"\x3a\x01\xff",
+            "list_services: got the bytes ff",
+        ),
+        (
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            b"\xff",
+            "request: got 1 byte, allowed is a message",
+        ),
     ],
 )
 async def test_bytes_that_are_no_message_are_refused_by_every_service(method: str, raw: bytes, says: str) -> None:
