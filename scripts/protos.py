@@ -6,6 +6,7 @@ Python stubs, and the texts of fields that the HTTP API has as well. They are co
 scheduler's image need a compiler.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,15 +62,32 @@ def stale_stubs() -> Iterator[str]:
 
 
 def lint() -> Iterator[str]:
-    """Yields every element without a comment, and every enum whose zero value is not _UNSPECIFIED."""
+    """Yields every element without a comment, and every name that is not as buf's STANDARD rules have it."""
     for file in compiled().file:
         commented = {tuple(loc.path) for loc in file.source_code_info.location if loc.leading_comments.strip()}
         for path, label in _elements(file):
             if path not in commented:
                 yield f"{file.name}: {label} has no comment"
-        for enum in file.enum_type:
-            if enum.value[0].number != 0 or not enum.value[0].name.endswith("_UNSPECIFIED"):
-                yield f"{file.name}: {enum.name}: the first value must be 0 and end in _UNSPECIFIED"
+        yield from misnamed(file)
+
+
+def misnamed(file: FileDescriptorProto) -> Iterator[str]:
+    """Yields what is wrong with the names of a file's enum values and services; former names are deprecated."""
+    for enum in file.enum_type:
+        if enum.value[0].number != 0 or not enum.value[0].name.endswith("_UNSPECIFIED"):
+            yield f"{file.name}: {enum.name}: the first value must be 0 and end in _UNSPECIFIED"
+        prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
+        for value in enum.value:
+            if not value.name.startswith(prefix) and not value.options.deprecated:
+                yield f"{file.name}: {enum.name}.{value.name}: its name must begin with {prefix}"
+    current = {service.name: service for service in file.service}
+    for service in file.service:
+        successor = current.get(f"{service.name}Service")
+        if service.options.deprecated and successor is not None:
+            if [*service.method] != [*successor.method]:
+                yield f"{file.name}: {service.name}: its methods must be those of {successor.name}"
+        elif not service.name.endswith("Service"):
+            yield f"{file.name}: {service.name}: its name must end in Service"
 
 
 def stale_texts() -> Iterator[str]:

@@ -37,7 +37,7 @@ MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 
 
-class BatchesServicer(pb_grpc.BatchesServicer):
+class BatchesServicer(pb_grpc.BatchesServiceServicer):
     """All methods over a JobFrontDoor.
 
     Args:

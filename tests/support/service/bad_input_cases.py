@@ -284,7 +284,11 @@ CACHE = (
 
 IDENTITIES = (
     *(
-        Case(f"class {number}", fixed(request_class=number), ("request_class", str(number), "2 (BEST_EFFORT)"))
+        Case(
+            f"class {number}",
+            fixed(request_class=number),
+            ("request_class", str(number), "_CLASS_BEST_EFFORT)"),
+        )
         for number in (-1, 3, 7, INT32_MAX)
     ),
     Case("request id too long", fixed(request_id="x" * 129), ("request_id", "128")),

@@ -13,6 +13,7 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
+from scheduler_svc.api.grpc.server import SERVICE_NAMES
 from scheduler_svc.api.listening import Listening
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.generation import IntegrityCheck, WorkerState
@@ -21,7 +22,7 @@ from tests.support.service.fakes import MEMORY, FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = ["", "qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches", "ready"]
+NAMES = ["", *SERVICE_NAMES, "ready"]
 
 
 def health(service: Service) -> health_pb2_grpc.HealthStub:
@@ -208,8 +209,7 @@ async def test_reflection_lists_the_services(version: str) -> None:
         answer = await reflect(service, version, list_services="")
     names = {one.name for one in answer.list_services_response.service}
     reflections = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
-    own = {"qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches"}
-    assert names == {*own, "grpc.health.v1.Health", *reflections}
+    assert names == {*SERVICE_NAMES, "grpc.health.v1.Health", *reflections}
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
