@@ -30,7 +30,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos settings check demo serve bench-model clean
+.PHONY: help setup protos settings parameters check demo serve bench-model clean
 .PHONY: contracts faults soak test test-avx2 test-transformers test-gpu gpu-proof
 
 help: ## lists these commands
@@ -43,13 +43,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,http,jobs,postgres,worker,dev]'
 	@touch $@
 
-protos: $(STAMP) ## generates the stubs in protos/qllm/v1 anew
+protos: $(STAMP) ## generates the stubs in protos/qllm/v1, and the HTTP API's texts of fields, anew
 	$(BIN)/python -m scripts.protos generate
 
 settings: $(STAMP) ## generates docs/settings.md and docker-compose.yml's lists of settings anew
 	$(BIN)/python -m scripts.settings generate
 
-check: $(STAMP) ## format, lint, types, import contracts, protos, settings: what CI checks
+parameters: $(STAMP) ## generates docs/guides/parameters.md, what becomes of each field of OpenAI and vLLM, anew
+	$(BIN)/python -m scripts.parameters generate
+
+check: $(STAMP) ## format, lint, types, import contracts, protos, settings, parameters: what CI checks
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -57,6 +60,7 @@ check: $(STAMP) ## format, lint, types, import contracts, protos, settings: what
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.protos check
 	$(BIN)/python -m scripts.settings check
+	$(BIN)/python -m scripts.parameters check
 
 test: $(STAMP) ## all tests that need no GPU, and the core's coverage
 	$(BIN)/coverage erase

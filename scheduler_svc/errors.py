@@ -3,6 +3,8 @@
 ServiceError                 carries `status`, a message for the caller, `retry_after_s` where trying again helps, and
 │                            what a refusal with it is counted as
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
+│   ├── UnknownField         there is no such field
+│   └── MissingField         it has to be there
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Unauthenticated          UNAUTHENTICATED: no API key, or one that is not known
 ├── PermissionDenied         PERMISSION_DENIED: the key may not do that
@@ -25,6 +27,8 @@ from enum import Enum
 from typing import ClassVar
 
 import grpc
+
+from scheduler_svc.wording import in_one_line, shown
 
 # A killed worker is started again within half a second, and is back once it has read its model.
 RETRY_S = 2.0
@@ -72,7 +76,22 @@ class Amount:
     unit: str
 
     def __repr__(self) -> str:
-        return f"{self.count} {self.unit}"
+        unit, *rest = self.unit.split(" ")
+        return " ".join((str(self.count), unit.removesuffix("s") if self.count == 1 else unit, *rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words to show in an error in place of a value."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+NOTHING = Words("nothing")
+"""What was given where a field is absent; null is something else."""
 
 
 class InvalidRequest(ServiceError):
@@ -80,7 +99,7 @@ class InvalidRequest(ServiceError):
 
     Attributes:
         field: Its name.
-        given: Its value, or something whose repr stands for it.
+        given: Its value, or an Amount or Words that stand for it.
         allowed: What would be allowed, in words.
     """
 
@@ -88,12 +107,30 @@ class InvalidRequest(ServiceError):
     refusal = Refusal.INVALID
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
-        text = repr(given)
-        shown = text if len(text) <= 100 else f"{text[:97]}..."
-        super().__init__(f"{field}: got {shown}, allowed is {allowed}")
+        super().__init__(self._sentence(field, shown(given), in_one_line(allowed)))
         self.field = field
         self.given = given
         self.allowed = allowed
+
+    def _sentence(self, field: str, given: str, allowed: str) -> str:
+        return f"{field}: got {given}, allowed is {allowed}"
+
+
+class UnknownField(InvalidRequest):
+    """There is no such field; `allowed` says what was probably meant, if that is known."""
+
+    def _sentence(self, field: str, given: str, allowed: str) -> str:
+        return f"{field}: there is no such field here" + (f"; {allowed}" if allowed else "")
+
+
+class MissingField(InvalidRequest):
+    """A field that has to be there is not."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, NOTHING, "")
+
+    def _sentence(self, field: str, given: str, allowed: str) -> str:
+        return f"{field}: it is missing, and required"
 
 
 class DuplicateRequest(ServiceError):

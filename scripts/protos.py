@@ -1,10 +1,12 @@
-"""Generates the Python stubs from the protos, and checks that they are fresh and that every element is commented.
+"""Generates what is made from the protos, and checks that it is fresh and that every element is commented.
 
     python -m scripts.protos generate | check
 
-The stubs are committed, so that neither users nor the scheduler's image need a compiler.
+Python stubs, and the texts of fields that the HTTP API has as well. They are committed, so that neither users nor the
+scheduler's image need a compiler.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
+
+from scripts import field_texts
 
 ROOT = Path("protos")
 PROTOS = sorted(ROOT.glob("qllm/v1/*.proto"))
@@ -26,6 +30,14 @@ def protoc(*arguments: str) -> None:
     """Runs the compiler over all protos."""
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"-I{WELL_KNOWN}", *arguments, *map(str, PROTOS)]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+
+def compiled() -> FileDescriptorSet:
+    """Returns the protos with their comments."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "set"
+        protoc("--include_source_info", f"--descriptor_set_out={out}")
+        return FileDescriptorSet.FromString(out.read_bytes())
 
 
 def generate(out: Path) -> None:
@@ -50,19 +62,38 @@ def stale_stubs() -> Iterator[str]:
 
 
 def lint() -> Iterator[str]:
-    """Yields every element without a comment, and every enum whose zero value is not _UNSPECIFIED."""
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "set"
-        protoc("--include_source_info", f"--descriptor_set_out={out}")
-        descriptors = FileDescriptorSet.FromString(out.read_bytes())
-    for file in descriptors.file:
+    """Yields every element without a comment, and every name that is not as buf's STANDARD rules have it."""
+    for file in compiled().file:
         commented = {tuple(loc.path) for loc in file.source_code_info.location if loc.leading_comments.strip()}
         for path, label in _elements(file):
             if path not in commented:
                 yield f"{file.name}: {label} has no comment"
-        for enum in file.enum_type:
-            if enum.value[0].number != 0 or not enum.value[0].name.endswith("_UNSPECIFIED"):
-                yield f"{file.name}: {enum.name}: the first value must be 0 and end in _UNSPECIFIED"
+        yield from misnamed(file)
+
+
+def misnamed(file: FileDescriptorProto) -> Iterator[str]:
+    """Yields what is wrong with the names of a file's enum values and services; former names are deprecated."""
+    for enum in file.enum_type:
+        if enum.value[0].number != 0 or not enum.value[0].name.endswith("_UNSPECIFIED"):
+            yield f"{file.name}: {enum.name}: the first value must be 0 and end in _UNSPECIFIED"
+        prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
+        for value in enum.value:
+            if not value.name.startswith(prefix) and not value.options.deprecated:
+                yield f"{file.name}: {enum.name}.{value.name}: its name must begin with {prefix}"
+    current = {service.name: service for service in file.service}
+    for service in file.service:
+        successor = current.get(f"{service.name}Service")
+        if service.options.deprecated and successor is not None:
+            if [*service.method] != [*successor.method]:
+                yield f"{file.name}: {service.name}: its methods must be those of {successor.name}"
+        elif not service.name.endswith("Service"):
+            yield f"{file.name}: {service.name}: its name must end in Service"
+
+
+def stale_texts() -> Iterator[str]:
+    """Yields the file of fields' texts if it differs from what the protos give."""
+    if not field_texts.PATH.exists() or field_texts.PATH.read_text("utf-8") != field_texts.field_texts(compiled()):
+        yield f"{field_texts.PATH}: stale; run `make protos`"
 
 
 def _elements(file: FileDescriptorProto) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -93,9 +124,10 @@ def main() -> int:
     match sys.argv[1:]:
         case ["generate"]:
             generate(ROOT)
+            field_texts.PATH.write_text(field_texts.field_texts(compiled()), "utf-8")
             return 0
         case ["check"]:
-            problems = [*lint(), *stale_stubs()]
+            problems = [*lint(), *stale_stubs(), *stale_texts()]
             print("\n".join(problems) if problems else f"{len(PROTOS)} protos are commented and their stubs fresh")
             return 1 if problems else 0
         case _:

@@ -15,7 +15,7 @@ from scheduler_svc.api.validation import (
     valid_token_ids,
 )
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import Amount, InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest, Words
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.chat_format import LostTurn, NoTools, calls_of
 from scheduler_svc.text.chat_renderer import num_chars
@@ -61,7 +61,7 @@ async def prompt_token_ids(
     kind = "chat" if isinstance(prompt, ChatPrompt) else "text"
     tokenizer = text.tokenizer
     if tokenizer is None:
-        raise InvalidRequest("prompt", kind, "token_ids: the model has no tokenizer")
+        raise InvalidRequest("prompt", Words(kind), "token_ids: the model has no tokenizer")
     if isinstance(prompt, ChatPrompt):
         rendered = await _rendered(prompt.turns, setting, request_class, text, threads)
         length, work = _chat_work(rendered, tokenizer, max_context_tokens, cuts=most_tokens is not None)
@@ -108,7 +108,7 @@ async def _rendered(
     """Returns the conversation as the text that the model was trained on."""
     chat = text.chat
     if chat is None:
-        raise InvalidRequest("chat", "a conversation", "text or token_ids: the model has no chat template")
+        raise InvalidRequest("chat", Words("a conversation"), "text or token_ids: the model has no chat template")
     turns = _turns(given, setting)
     amount = Amount(len(turns), "messages")
     try:

@@ -54,8 +54,8 @@ class Grant:
     def require_class(self, request_class: RequestClass) -> None:
         """Raises PermissionDenied unless requests of the class are allowed."""
         if request_class not in self.classes:
-            allowed = ", ".join(f"{one.name} ({word})" for word, one in CLASS_WORDS.items() if one in self.classes)
-            raise PermissionDenied(f"request_class: got {request_class.name}, allowed with this key is {allowed}")
+            allowed = ", ".join(f"{one.words} ({word})" for word, one in CLASS_WORDS.items() if one in self.classes)
+            raise PermissionDenied(f"class: got {request_class.words}, allowed with this key is {allowed}")
 
     def _has(self) -> str:
         return ", ".join(repr(one.value) for one in Permission if one in self.permissions) or "none"

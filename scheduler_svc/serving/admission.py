@@ -56,7 +56,7 @@ class ClassAdmission:
         Raises:
             WaitTooLong, TokensSpent, Overloaded: There is no room; all say when there may be.
         """
-        name, limits = self.request_class.name, self.limits
+        name, limits = self.request_class.words, self.limits
         if self.num_live >= limits.max_requests:
             raise Overloaded(name, limits.max_requests, self._retry_s())
         if limits.max_tokens and self.num_tokens + num_tokens > limits.max_tokens:

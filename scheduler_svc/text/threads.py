@@ -118,7 +118,7 @@ class TextThreads:
     def room(self, request_class: RequestClass, num_chars: int) -> Iterator[None]:
         """Counts a text as one that waits while the block runs; raises TextBacklog if there is no room for it."""
         waiting, client = self._waiting_chars[request_class], current_caller()
-        self._require_room(request_class.name, waiting.total() + num_chars, waiting[client] + num_chars)
+        self._require_room(request_class.words, waiting.total() + num_chars, waiting[client] + num_chars)
         waiting[client] += num_chars
         try:
             yield

@@ -25,8 +25,220 @@ if _version_not_supported:
     )
 
 
-class AdminStub:
+class AdminServiceStub:
     """Facts and loads of the service, and its end.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetServerInfo = channel.unary_unary(
+                '/qllm.v1.AdminService/GetServerInfo',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
+        self.GetLoads = channel.unary_unary(
+                '/qllm.v1.AdminService/GetLoads',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
+                _registered_method=True)
+        self.Handover = channel.unary_unary(
+                '/qllm.v1.AdminService/Handover',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/qllm.v1.AdminService/Drain',
+                request_serializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServiceServicer:
+    """Facts and loads of the service, and its end.
+    """
+
+    def GetServerInfo(self, request, context):
+        """What is served, how, and within which limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLoads(self, request, context):
+        """What is queued and running now, and counters since the start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Handover(self, request, context):
+        """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
+        new worker. FAILED_PRECONDITION where none stands by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
+        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
+        code 0. Asked again, nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetLoads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoads,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.SerializeToString,
+            ),
+            'Handover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Handover,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.HandoverRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.HandoverResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=qllm_dot_v1_dot_admin__pb2.DrainRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_admin__pb2.DrainResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'qllm.v1.AdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('qllm.v1.AdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AdminService:
+    """Facts and loads of the service, and its end.
+    """
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.AdminService/GetServerInfo',
+            qllm_dot_v1_dot_admin__pb2.GetServerInfoRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.AdminService/GetLoads',
+            qllm_dot_v1_dot_admin__pb2.GetLoadsRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Handover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.AdminService/Handover',
+            qllm_dot_v1_dot_admin__pb2.HandoverRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.HandoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.AdminService/Drain',
+            qllm_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
+            qllm_dot_v1_dot_admin__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AdminStub:
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     def __init__(self, channel):
@@ -58,35 +270,33 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Facts and loads of the service, and its end.
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     def GetServerInfo(self, request, context):
-        """What is served, how, and within which limits.
+        """As AdminService.GetServerInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoads(self, request, context):
-        """What is queued and running now, and counters since the start.
+        """As AdminService.GetLoads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Handover(self, request, context):
-        """Lets a worker that stands by serve in place of the one that does, which ends. Requests go on where they were, on the
-        new worker. FAILED_PRECONDITION where none stands by.
+        """As AdminService.Handover.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Stops the service as SIGTERM does, and answers at once: health says NOT_SERVING, new requests are refused with
-        UNAVAILABLE and a time to come back, requests that run may end within the grace, then the process ends with exit
-        code 0. Asked again, nothing changes.
+        """As AdminService.Drain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +334,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Facts and loads of the service, and its end.
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     @staticmethod

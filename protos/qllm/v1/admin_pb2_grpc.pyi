@@ -16,6 +16,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import Self as _Self
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 _T = _typing.TypeVar("_T")
 
 class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
@@ -26,13 +31,13 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
-class AdminStub:
+class AdminServiceStub:
     """Facts and loads of the service, and its end."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
+    def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]
     """What is served, how, and within which limits."""
     GetLoads: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]
@@ -48,7 +53,7 @@ class AdminStub:
     """
 
 @_typing.type_check_only
-class AdminAsyncStub(AdminStub):
+class AdminServiceAsyncStub(AdminServiceStub):
     """Facts and loads of the service, and its end."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,7 +71,7 @@ class AdminAsyncStub(AdminStub):
     code 0. Asked again, nothing changes.
     """
 
-class AdminServicer(metaclass=_abc_1.ABCMeta):
+class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Facts and loads of the service, and its end."""
 
     @_abc_1.abstractmethod
@@ -106,4 +111,81 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         code 0. Asked again, nothing changes.
         """
 
+def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+class AdminStub:
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
+    GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]
+    """As AdminService.GetServerInfo."""
+    GetLoads: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]
+    """As AdminService.GetLoads."""
+    Handover: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HandoverRequest, _admin_pb2.HandoverResponse]
+    """As AdminService.Handover."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
+    """As AdminService.Drain."""
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+@_typing.type_check_only
+class AdminAsyncStub(AdminStub):
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetServerInfoRequest, _admin_pb2.GetServerInfoResponse]  # type: ignore[assignment]
+    """As AdminService.GetServerInfo."""
+    GetLoads: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadsRequest, _admin_pb2.GetLoadsResponse]  # type: ignore[assignment]
+    """As AdminService.GetLoads."""
+    Handover: _aio.UnaryUnaryMultiCallable[_admin_pb2.HandoverRequest, _admin_pb2.HandoverResponse]  # type: ignore[assignment]
+    """As AdminService.Handover."""
+    Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
+    """As AdminService.Drain."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
+class AdminServicer(metaclass=_abc_1.ABCMeta):
+    """What AdminService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_abc_1.abstractmethod
+    def GetServerInfo(
+        self,
+        request: _admin_pb2.GetServerInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetServerInfoResponse, _abc.Awaitable[_admin_pb2.GetServerInfoResponse]]:
+        """As AdminService.GetServerInfo."""
+
+    @_abc_1.abstractmethod
+    def GetLoads(
+        self,
+        request: _admin_pb2.GetLoadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetLoadsResponse, _abc.Awaitable[_admin_pb2.GetLoadsResponse]]:
+        """As AdminService.GetLoads."""
+
+    @_abc_1.abstractmethod
+    def Handover(
+        self,
+        request: _admin_pb2.HandoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HandoverResponse, _abc.Awaitable[_admin_pb2.HandoverResponse]]:
+        """As AdminService.Handover."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _admin_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
+        """As AdminService.Drain."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class BatchesStub:
+class BatchesServiceStub:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
     FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
@@ -37,33 +37,33 @@ class BatchesStub:
             channel: A grpc.Channel.
         """
         self.CreateBatch = channel.stream_unary(
-                '/qllm.v1.Batches/CreateBatch',
+                '/qllm.v1.BatchesService/CreateBatch',
                 request_serializer=qllm_dot_v1_dot_batches__pb2.CreateBatchRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
                 _registered_method=True)
         self.GetBatch = channel.unary_unary(
-                '/qllm.v1.Batches/GetBatch',
+                '/qllm.v1.BatchesService/GetBatch',
                 request_serializer=qllm_dot_v1_dot_batches__pb2.GetBatchRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
                 _registered_method=True)
         self.ListBatches = channel.unary_unary(
-                '/qllm.v1.Batches/ListBatches',
+                '/qllm.v1.BatchesService/ListBatches',
                 request_serializer=qllm_dot_v1_dot_batches__pb2.ListBatchesRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_batches__pb2.ListBatchesResponse.FromString,
                 _registered_method=True)
         self.StreamResults = channel.unary_stream(
-                '/qllm.v1.Batches/StreamResults',
+                '/qllm.v1.BatchesService/StreamResults',
                 request_serializer=qllm_dot_v1_dot_batches__pb2.StreamResultsRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_batches__pb2.BatchResult.FromString,
                 _registered_method=True)
         self.CancelBatch = channel.unary_unary(
-                '/qllm.v1.Batches/CancelBatch',
+                '/qllm.v1.BatchesService/CancelBatch',
                 request_serializer=qllm_dot_v1_dot_batches__pb2.CancelBatchRequest.SerializeToString,
                 response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
                 _registered_method=True)
 
 
-class BatchesServicer:
+class BatchesServiceServicer:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
     FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
@@ -106,6 +106,261 @@ class BatchesServicer:
         raise NotImplementedError('Method not implemented!')
 
 
+def add_BatchesServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CreateBatch': grpc.stream_unary_rpc_method_handler(
+                    servicer.CreateBatch,
+                    request_deserializer=qllm_dot_v1_dot_batches__pb2.CreateBatchRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_batches__pb2.Batch.SerializeToString,
+            ),
+            'GetBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBatch,
+                    request_deserializer=qllm_dot_v1_dot_batches__pb2.GetBatchRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_batches__pb2.Batch.SerializeToString,
+            ),
+            'ListBatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBatches,
+                    request_deserializer=qllm_dot_v1_dot_batches__pb2.ListBatchesRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_batches__pb2.ListBatchesResponse.SerializeToString,
+            ),
+            'StreamResults': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamResults,
+                    request_deserializer=qllm_dot_v1_dot_batches__pb2.StreamResultsRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_batches__pb2.BatchResult.SerializeToString,
+            ),
+            'CancelBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBatch,
+                    request_deserializer=qllm_dot_v1_dot_batches__pb2.CancelBatchRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_batches__pb2.Batch.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'qllm.v1.BatchesService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('qllm.v1.BatchesService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class BatchesService:
+    """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
+    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
+    """
+
+    @staticmethod
+    def CreateBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/qllm.v1.BatchesService/CreateBatch',
+            qllm_dot_v1_dot_batches__pb2.CreateBatchRequest.SerializeToString,
+            qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.BatchesService/GetBatch',
+            qllm_dot_v1_dot_batches__pb2.GetBatchRequest.SerializeToString,
+            qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.BatchesService/ListBatches',
+            qllm_dot_v1_dot_batches__pb2.ListBatchesRequest.SerializeToString,
+            qllm_dot_v1_dot_batches__pb2.ListBatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/qllm.v1.BatchesService/StreamResults',
+            qllm_dot_v1_dot_batches__pb2.StreamResultsRequest.SerializeToString,
+            qllm_dot_v1_dot_batches__pb2.BatchResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.BatchesService/CancelBatch',
+            qllm_dot_v1_dot_batches__pb2.CancelBatchRequest.SerializeToString,
+            qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class BatchesStub:
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CreateBatch = channel.stream_unary(
+                '/qllm.v1.Batches/CreateBatch',
+                request_serializer=qllm_dot_v1_dot_batches__pb2.CreateBatchRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+                _registered_method=True)
+        self.GetBatch = channel.unary_unary(
+                '/qllm.v1.Batches/GetBatch',
+                request_serializer=qllm_dot_v1_dot_batches__pb2.GetBatchRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+                _registered_method=True)
+        self.ListBatches = channel.unary_unary(
+                '/qllm.v1.Batches/ListBatches',
+                request_serializer=qllm_dot_v1_dot_batches__pb2.ListBatchesRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_batches__pb2.ListBatchesResponse.FromString,
+                _registered_method=True)
+        self.StreamResults = channel.unary_stream(
+                '/qllm.v1.Batches/StreamResults',
+                request_serializer=qllm_dot_v1_dot_batches__pb2.StreamResultsRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_batches__pb2.BatchResult.FromString,
+                _registered_method=True)
+        self.CancelBatch = channel.unary_unary(
+                '/qllm.v1.Batches/CancelBatch',
+                request_serializer=qllm_dot_v1_dot_batches__pb2.CancelBatchRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_batches__pb2.Batch.FromString,
+                _registered_method=True)
+
+
+class BatchesServicer:
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    def CreateBatch(self, request_iterator, context):
+        """As BatchesService.CreateBatch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBatch(self, request, context):
+        """As BatchesService.GetBatch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBatches(self, request, context):
+        """As BatchesService.ListBatches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamResults(self, request, context):
+        """As BatchesService.StreamResults.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBatch(self, request, context):
+        """As BatchesService.CancelBatch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
 def add_BatchesServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CreateBatch': grpc.stream_unary_rpc_method_handler(
@@ -142,8 +397,8 @@ def add_BatchesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Batches:
-    """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
-    FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     @staticmethod

@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import Self as _Self
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 _T = _typing.TypeVar("_T")
 
 class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
@@ -29,7 +34,7 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
-class BatchesStub:
+class BatchesServiceStub:
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
     FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
@@ -37,7 +42,7 @@ class BatchesStub:
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> BatchesAsyncStub: ...
+    def __new__(cls, channel: _aio.Channel) -> BatchesServiceAsyncStub: ...
     CreateBatch: _grpc.StreamUnaryMultiCallable[_batches_pb2.CreateBatchRequest, _batches_pb2.Batch]
     """Accepts a job: a header first, then its items. When this returns OK the job is on disk. It then reaches exactly one end
     and each item exactly one result, whatever dies meanwhile. Items run at least once and are recorded once. Nothing is
@@ -53,7 +58,7 @@ class BatchesStub:
     """Cancels a job: what has not ended is not run; results that are there stay. A job that has ended stays as it is."""
 
 @_typing.type_check_only
-class BatchesAsyncStub(BatchesStub):
+class BatchesServiceAsyncStub(BatchesServiceStub):
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
     FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
@@ -73,7 +78,7 @@ class BatchesAsyncStub(BatchesStub):
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batches_pb2.CancelBatchRequest, _batches_pb2.Batch]  # type: ignore[assignment]
     """Cancels a job: what has not ended is not run; results that are there stay. A job that has ended stays as it is."""
 
-class BatchesServicer(metaclass=_abc_1.ABCMeta):
+class BatchesServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps jobs of many requests and runs them as best-effort work whenever there is room. Each method fails with
     FAILED_PRECONDITION on a service that keeps no jobs, which is one that was started without --state-dir and --state-url.
     """
@@ -121,4 +126,93 @@ class BatchesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_batches_pb2.Batch, _abc.Awaitable[_batches_pb2.Batch]]:
         """Cancels a job: what has not ended is not run; results that are there stay. A job that has ended stays as it is."""
 
+def add_BatchesServiceServicer_to_server(servicer: BatchesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+class BatchesStub:
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> BatchesAsyncStub: ...
+    CreateBatch: _grpc.StreamUnaryMultiCallable[_batches_pb2.CreateBatchRequest, _batches_pb2.Batch]
+    """As BatchesService.CreateBatch."""
+    GetBatch: _grpc.UnaryUnaryMultiCallable[_batches_pb2.GetBatchRequest, _batches_pb2.Batch]
+    """As BatchesService.GetBatch."""
+    ListBatches: _grpc.UnaryUnaryMultiCallable[_batches_pb2.ListBatchesRequest, _batches_pb2.ListBatchesResponse]
+    """As BatchesService.ListBatches."""
+    StreamResults: _grpc.UnaryStreamMultiCallable[_batches_pb2.StreamResultsRequest, _batches_pb2.BatchResult]
+    """As BatchesService.StreamResults."""
+    CancelBatch: _grpc.UnaryUnaryMultiCallable[_batches_pb2.CancelBatchRequest, _batches_pb2.Batch]
+    """As BatchesService.CancelBatch."""
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+@_typing.type_check_only
+class BatchesAsyncStub(BatchesStub):
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateBatch: _aio.StreamUnaryMultiCallable[_batches_pb2.CreateBatchRequest, _batches_pb2.Batch]  # type: ignore[assignment]
+    """As BatchesService.CreateBatch."""
+    GetBatch: _aio.UnaryUnaryMultiCallable[_batches_pb2.GetBatchRequest, _batches_pb2.Batch]  # type: ignore[assignment]
+    """As BatchesService.GetBatch."""
+    ListBatches: _aio.UnaryUnaryMultiCallable[_batches_pb2.ListBatchesRequest, _batches_pb2.ListBatchesResponse]  # type: ignore[assignment]
+    """As BatchesService.ListBatches."""
+    StreamResults: _aio.UnaryStreamMultiCallable[_batches_pb2.StreamResultsRequest, _batches_pb2.BatchResult]  # type: ignore[assignment]
+    """As BatchesService.StreamResults."""
+    CancelBatch: _aio.UnaryUnaryMultiCallable[_batches_pb2.CancelBatchRequest, _batches_pb2.Batch]  # type: ignore[assignment]
+    """As BatchesService.CancelBatch."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
+class BatchesServicer(metaclass=_abc_1.ABCMeta):
+    """What BatchesService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_abc_1.abstractmethod
+    def CreateBatch(
+        self,
+        request_iterator: _MaybeAsyncIterator[_batches_pb2.CreateBatchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_batches_pb2.Batch, _abc.Awaitable[_batches_pb2.Batch]]:
+        """As BatchesService.CreateBatch."""
+
+    @_abc_1.abstractmethod
+    def GetBatch(
+        self,
+        request: _batches_pb2.GetBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batches_pb2.Batch, _abc.Awaitable[_batches_pb2.Batch]]:
+        """As BatchesService.GetBatch."""
+
+    @_abc_1.abstractmethod
+    def ListBatches(
+        self,
+        request: _batches_pb2.ListBatchesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batches_pb2.ListBatchesResponse, _abc.Awaitable[_batches_pb2.ListBatchesResponse]]:
+        """As BatchesService.ListBatches."""
+
+    @_abc_1.abstractmethod
+    def StreamResults(
+        self,
+        request: _batches_pb2.StreamResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_batches_pb2.BatchResult], _abc.AsyncIterator[_batches_pb2.BatchResult]]:
+        """As BatchesService.StreamResults."""
+
+    @_abc_1.abstractmethod
+    def CancelBatch(
+        self,
+        request: _batches_pb2.CancelBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_batches_pb2.Batch, _abc.Awaitable[_batches_pb2.Batch]]:
+        """As BatchesService.CancelBatch."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
 def add_BatchesServicer_to_server(servicer: BatchesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

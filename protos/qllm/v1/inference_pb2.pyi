@@ -21,6 +21,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _RequestClass:
@@ -30,21 +35,43 @@ class _RequestClass:
 class _RequestClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestClass.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     REQUEST_CLASS_UNSPECIFIED: _RequestClass.ValueType  # 0
-    """Treated as LATENCY_SENSITIVE."""
-    LATENCY_SENSITIVE: _RequestClass.ValueType  # 1
+    """Treated as REQUEST_CLASS_LATENCY_SENSITIVE."""
+    REQUEST_CLASS_LATENCY_SENSITIVE: _RequestClass.ValueType  # 1
     """Someone is waiting: runs ahead of best-effort work, which stops in the middle of a layer for it."""
-    BEST_EFFORT: _RequestClass.ValueType  # 2
+    REQUEST_CLASS_BEST_EFFORT: _RequestClass.ValueType  # 2
     """Work that can wait: fills the machine."""
+    @_builtins.property
+    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
+    def LATENCY_SENSITIVE(self) -> _RequestClass.ValueType:   # 1
+        """What REQUEST_CLASS_LATENCY_SENSITIVE was called first.
+        buf:lint:ignore ENUM_VALUE_PREFIX
+        """
+    @_builtins.property
+    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
+    def BEST_EFFORT(self) -> _RequestClass.ValueType:   # 2
+        """What REQUEST_CLASS_BEST_EFFORT was called first.
+        buf:lint:ignore ENUM_VALUE_PREFIX
+        """
 
 class RequestClass(_RequestClass, metaclass=_RequestClassEnumTypeWrapper):
-    """Who is waiting for the answer."""
+    """Who is waiting for the answer.
+    buf:lint:ignore ENUM_NO_ALLOW_ALIAS
+    """
 
 REQUEST_CLASS_UNSPECIFIED: RequestClass.ValueType  # 0
-"""Treated as LATENCY_SENSITIVE."""
-LATENCY_SENSITIVE: RequestClass.ValueType  # 1
+"""Treated as REQUEST_CLASS_LATENCY_SENSITIVE."""
+REQUEST_CLASS_LATENCY_SENSITIVE: RequestClass.ValueType  # 1
 """Someone is waiting: runs ahead of best-effort work, which stops in the middle of a layer for it."""
-BEST_EFFORT: RequestClass.ValueType  # 2
+REQUEST_CLASS_BEST_EFFORT: RequestClass.ValueType  # 2
 """Work that can wait: fills the machine."""
+LATENCY_SENSITIVE: RequestClass.ValueType  # 1
+"""What REQUEST_CLASS_LATENCY_SENSITIVE was called first.
+buf:lint:ignore ENUM_VALUE_PREFIX
+"""
+BEST_EFFORT: RequestClass.ValueType  # 2
+"""What REQUEST_CLASS_BEST_EFFORT was called first.
+buf:lint:ignore ENUM_VALUE_PREFIX
+"""
 Global___RequestClass: _TypeAlias = RequestClass  # noqa: Y015
 
 class _EarlyStopping:

@@ -25,8 +25,132 @@ if _version_not_supported:
     )
 
 
-class InferenceStub:
+class InferenceServiceStub:
     """Generates text for callers of two classes.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Generate = channel.unary_stream(
+                '/qllm.v1.InferenceService/Generate',
+                request_serializer=qllm_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.Abort = channel.unary_unary(
+                '/qllm.v1.InferenceService/Abort',
+                request_serializer=qllm_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+                response_deserializer=qllm_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+                _registered_method=True)
+
+
+class InferenceServiceServicer:
+    """Generates text for callers of two classes.
+    """
+
+    def Generate(self, request, context):
+        """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
+        honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
+        passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abort(self, request, context):
+        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
+        unless the key may administer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_InferenceServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=qllm_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Abort': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abort,
+                    request_deserializer=qllm_dot_v1_dot_inference__pb2.AbortRequest.FromString,
+                    response_serializer=qllm_dot_v1_dot_inference__pb2.AbortResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'qllm.v1.InferenceService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('qllm.v1.InferenceService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class InferenceService:
+    """Generates text for callers of two classes.
+    """
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/qllm.v1.InferenceService/Generate',
+            qllm_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            qllm_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qllm.v1.InferenceService/Abort',
+            qllm_dot_v1_dot_inference__pb2.AbortRequest.SerializeToString,
+            qllm_dot_v1_dot_inference__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class InferenceStub:
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     def __init__(self, channel):
@@ -48,21 +172,19 @@ class InferenceStub:
 
 
 class InferenceServicer:
-    """Generates text for callers of two classes.
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     def Generate(self, request, context):
-        """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-        honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
-        passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+        """As InferenceService.Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
-        unless the key may administer.
+        """As InferenceService.Abort.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +212,8 @@ def add_InferenceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Inference:
-    """Generates text for callers of two classes.
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
     """
 
     @staticmethod

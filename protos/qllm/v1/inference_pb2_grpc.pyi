@@ -20,6 +20,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import Self as _Self
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 _T = _typing.TypeVar("_T")
 
 class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
@@ -30,13 +35,13 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
-class InferenceStub:
+class InferenceServiceStub:
     """Generates text for callers of two classes."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
+    def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
     honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
@@ -48,7 +53,7 @@ class InferenceStub:
     """
 
 @_typing.type_check_only
-class InferenceAsyncStub(InferenceStub):
+class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates text for callers of two classes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -62,7 +67,7 @@ class InferenceAsyncStub(InferenceStub):
     unless the key may administer.
     """
 
-class InferenceServicer(metaclass=_abc_1.ABCMeta):
+class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates text for callers of two classes."""
 
     @_abc_1.abstractmethod
@@ -86,4 +91,57 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
         unless the key may administer.
         """
 
+def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+class InferenceStub:
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> InferenceAsyncStub: ...
+    Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
+    """As InferenceService.Generate."""
+    Abort: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]
+    """As InferenceService.Abort."""
+
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
+@_typing.type_check_only
+class InferenceAsyncStub(InferenceStub):
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
+    """As InferenceService.Generate."""
+    Abort: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]  # type: ignore[assignment]
+    """As InferenceService.Abort."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
+class InferenceServicer(metaclass=_abc_1.ABCMeta):
+    """What InferenceService was called first; answers alike.
+    buf:lint:ignore SERVICE_SUFFIX
+    """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _inference_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
+        """As InferenceService.Generate."""
+
+    @_abc_1.abstractmethod
+    def Abort(
+        self,
+        request: _inference_pb2.AbortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.AbortResponse, _abc.Awaitable[_inference_pb2.AbortResponse]]:
+        """As InferenceService.Abort."""
+
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
 def add_InferenceServicer_to_server(servicer: InferenceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

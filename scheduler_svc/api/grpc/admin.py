@@ -1,4 +1,4 @@
-"""Serves qllm.v1.Admin: the service's facts and loads, as they stand when asked, and the orders to hand over and stop.
+"""Serves qllm.v1.Admin: the facts and loads of the service as they stand, and orders to hand over and to stop.
 
 Decides nothing.
 """
@@ -57,7 +57,7 @@ class Operation:
     hand_over: Callable[[], bool] = lambda: False
 
 
-class AdminServicer(pb_grpc.AdminServicer):
+class AdminServicer(pb_grpc.AdminServiceServicer):
     """GetServerInfo, GetLoads, Handover and Drain.
 
     Args:

@@ -17,7 +17,7 @@ from scheduler_svc.api.jobs.errors import JobsNotKept, NoSuchJob
 from scheduler_svc.api.jobs.results import all_results, ended_results, require_job
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.errors import NOTHING, InvalidRequest, ServiceError, Words
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import ItemKind, Job, NewItem, NewJob
 from scheduler_svc.jobs.limits import (
@@ -37,7 +37,7 @@ MAX_PAGE_SIZE = 100
 DEFAULT_PAGE_SIZE = 20
 
 
-class BatchesServicer(pb_grpc.BatchesServicer):
+class BatchesServicer(pb_grpc.BatchesServiceServicer):
     """All methods over a JobFrontDoor.
 
     Args:
@@ -115,7 +115,7 @@ class BatchesServicer(pb_grpc.BatchesServicer):
         async for message in messages:
             field = f"items[{index}]"
             if message.WhichOneof("part") != "item":
-                raise InvalidRequest(field, message.WhichOneof("part"), "an item: the header comes once, and first")
+                raise InvalidRequest(field, _part(message), "an item: the header comes once, and first")
             body = message.item.request.SerializeToString()
             so_far.take(f"{field}.custom_id", message.item.custom_id, len(body))
             self._require_request(f"{field}.request", message.item.request)
@@ -143,11 +143,16 @@ async def _hear_out(messages: AsyncIterator[pb.CreateBatchRequest]) -> None:
             return
 
 
+def _part(message: pb.CreateBatchRequest) -> Words:
+    """Returns what a message has, to be shown."""
+    return {"header": Words("a header"), "item": Words("an item")}.get(message.WhichOneof("part") or "", NOTHING)
+
+
 async def _read_header(messages: AsyncIterator[pb.CreateBatchRequest]) -> NewJob:
     """Returns what the first message says of the job."""
     first = await anext(aiter(messages), pb.CreateBatchRequest())
     if first.WhichOneof("part") != "header":
-        raise InvalidRequest("header", first.WhichOneof("part"), "a header as the first message")
+        raise InvalidRequest("header", _part(first), "a header as the first message")
     header = first.header
     require_idempotency_key("header.idempotency_key", header.idempotency_key)
     require_metadata("header.metadata", header.metadata)

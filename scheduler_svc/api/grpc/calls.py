@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import Message
 
 from scheduler_svc.api.grpc.malformed import MalformedRequest
-from scheduler_svc.errors import InvalidRequest, ServiceError
+from scheduler_svc.errors import NOTHING, InvalidRequest, ServiceError
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -72,7 +72,7 @@ class RequestPatience:
         """Returns the message of a call that has one; raises RequestTooSlow, TooManyWaiting, InvalidRequest."""
         message = await self._first(context)
         if message is None:
-            raise InvalidRequest("request", None, "one message")
+            raise InvalidRequest("request", NOTHING, "one message")
         return _decoded(message)
 
     async def each(self, context: "Context") -> AsyncIterator[Message]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceServicer(pb_grpc.InferenceServicer):
+class InferenceServicer(pb_grpc.InferenceServiceServicer):
     """Generate and Abort over a Generator and its text side."""
 
     def __init__(self, generator: Generator, texts: TextGenerator) -> None:

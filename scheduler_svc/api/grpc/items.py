@@ -8,7 +8,7 @@ from scheduler_svc.api.grpc.requests import draft_of
 from scheduler_svc.api.grpc.responses import response_message
 from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, resumed
 from scheduler_svc.api.text_generation import TextGenerator
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.jobs.job import Claim
 
 
@@ -36,6 +36,8 @@ def _request_of(body: bytes) -> pb.GenerateRequest:
     try:
         request = pb.GenerateRequest.FromString(body)
     except DecodeError as error:
-        raise InvalidRequest("request", f"{len(body)} bytes", "a message of type qllm.v1.GenerateRequest") from error
+        raise InvalidRequest(
+            "request", Amount(len(body), "bytes"), "a message of type qllm.v1.GenerateRequest"
+        ) from error
     request.ClearField("request_class")  # it runs as best-effort work whatever it says
     return request

@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 
 MAX_SHOWN_BYTES = 16
 
@@ -32,11 +32,10 @@ def _diagnose(descriptor: Descriptor, raw: bytes) -> InvalidRequest:
     try:
         lenient = _lenient_type(descriptor).FromString(raw)
     except DecodeError:
-        shown = f"{len(raw)} bytes that are not one"
-        return InvalidRequest("request", shown, f"a message of type {descriptor.full_name}")
+        return InvalidRequest("request", Amount(len(raw), "bytes"), f"a message of type {descriptor.full_name}")
     broken = _first_broken_string(descriptor, lenient, "")
     if broken is None:
-        return InvalidRequest("request", f"{len(raw)} bytes", f"a message of type {descriptor.full_name}")
+        return InvalidRequest("request", Amount(len(raw), "bytes"), f"a message of type {descriptor.full_name}")
     field, value = broken
     return InvalidRequest(field, value[:MAX_SHOWN_BYTES], "valid UTF-8")
 

@@ -17,7 +17,7 @@ from scheduler_svc.api.draft import (
 from scheduler_svc.api.grpc.beam_messages import beam_draft
 from scheduler_svc.api.grpc.chats import chat_of
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import NOTHING, InvalidRequest
 
 _CLASSES = {
     pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
@@ -71,7 +71,7 @@ def _prompt(request: pb.GenerateRequest) -> Prompt:
         return chat_of(request.chat)
     if kind == "token_ids":
         return TokenPrompt(request.token_ids.ids)
-    raise InvalidRequest("prompt", None, "one of text, chat, token_ids")
+    raise InvalidRequest("prompt", NOTHING, "one of text, chat, token_ids")
 
 
 def _sampling(request: pb.GenerateRequest) -> SamplingDraft:
@@ -97,7 +97,7 @@ def _sampling(request: pb.GenerateRequest) -> SamplingDraft:
 def _structure(given: pb.Structure) -> StructureDraft:
     form = given.WhichOneof("form")
     if form is None:
-        raise InvalidRequest("structure", None, f"one of {', '.join(StructureKind)}")
+        raise InvalidRequest("structure", NOTHING, f"one of {', '.join(StructureKind)}")
     kind = StructureKind(form)
     if kind is StructureKind.CHOICES:
         return StructureDraft(kind, given.choices.texts)

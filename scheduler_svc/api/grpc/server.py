@@ -14,6 +14,7 @@ from scheduler_svc.api.grpc.admin import AdminServicer, Operation
 from scheduler_svc.api.grpc.batches import BatchesServicer
 from scheduler_svc.api.grpc.credentials import server_credentials
 from scheduler_svc.api.grpc.errors import DEFAULT_SLOW_READER_S, ErrorInterceptor
+from scheduler_svc.api.grpc.former_names import FORMER_SERVICE_NAMES, add_former_services
 from scheduler_svc.api.grpc.health import HealthServicer
 from scheduler_svc.api.grpc.inference import InferenceServicer
 from scheduler_svc.api.grpc.key_check import KeyInterceptor
@@ -25,9 +26,10 @@ from scheduler_svc.security.tls import Certificates
 MAX_MESSAGE_BYTES = 4 << 20
 
 SERVICE_NAMES = (
-    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
-    admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
-    batches_pb2.DESCRIPTOR.services_by_name["Batches"].full_name,
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    batches_pb2.DESCRIPTOR.services_by_name["BatchesService"].full_name,
+    *FORMER_SERVICE_NAMES,
 )
 
 # Calls beside the requests on one connection: health, loads, aborts, and requests that are about to be refused.
@@ -106,9 +108,8 @@ class ApiServer:
         listening = self._listening
         _try_to_listen(listening.host, listening.port)
         key_check = () if listening.gate is None else (KeyInterceptor(listening.gate),)
-        server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(self._limits.slow_reader_s), *key_check], options=self._options()
-        )
+        interceptors = (ErrorInterceptor(self._limits.slow_reader_s), *key_check)
+        server = grpc.aio.server(interceptors=interceptors, options=self._options())
         self._add_services(server)
         try:
             self.port = _add_port(server, join(listening.host, listening.port), listening.certificates)
@@ -118,10 +119,13 @@ class ApiServer:
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         generator, texts = self._backend.generator, self._backend.texts
-        inference_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(generator, texts), server)
+        inference = InferenceServicer(generator, texts)
         admin = AdminServicer(generator, texts.entrance, self._operation)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
-        batches_pb2_grpc.add_BatchesServicer_to_server(BatchesServicer(texts, self._backend.jobs), server)
+        batches = BatchesServicer(texts, self._backend.jobs)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        batches_pb2_grpc.add_BatchesServiceServicer_to_server(batches, server)
+        add_former_services(server, inference, admin, batches)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         add_reflection((*SERVICE_NAMES, health_name), server)

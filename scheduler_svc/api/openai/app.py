@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from scheduler_svc import __version__
 from scheduler_svc.api.backend import Backend
@@ -146,15 +147,7 @@ def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
             "model": None if model is None else model.name,
             "worker": generator.worker_state.name.lower(),
             "api": "/openapi.json",
-            "paths": [
-                "/v1/completions",
-                "/v1/chat/completions",
-                "/v1/responses",
-                "/v1/batches",
-                "/v1/models",
-                "/tokenize",
-                "/health",
-            ],
+            "paths": sorted({route.path for route in app.routes if isinstance(route, Route)} - {"/"}),
         }
 
     @app.get("/version")

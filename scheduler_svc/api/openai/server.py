@@ -13,12 +13,14 @@ from typing import Any, cast
 
 import uvicorn
 from qllm.addresses import join
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from scheduler_svc.api.backend import Backend
 from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.batches.file_routes import UPLOADS
+from scheduler_svc.api.openai.connections.base_path import BasePath
 from scheduler_svc.api.openai.connections.connection import Connection
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
@@ -70,7 +72,7 @@ class OpenAiServer:
         self._limits = limits
         app = make_app(backend, limits.comment_interval_s)
         self._guard = RequestGuard(app, limits.body_timeout_s, UPLOADS)
-        self._app = _protected(self._guard, listening, cors_origins)
+        self._app = _protected(self._guard, app.routes, listening, cors_origins)
         self._room = ConnectionRoom("http", limits.max_connections)
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
@@ -134,14 +136,16 @@ class OpenAiServer:
             self._listener.close()
 
 
-def _protected(guard: RequestGuard, listening: Listening, cors_origins: Sequence[str]) -> ASGIApp:
+def _protected(
+    guard: RequestGuard, routes: Sequence[BaseRoute], listening: Listening, cors_origins: Sequence[str]
+) -> ASGIApp:
     """Returns the application as it is on an address: each layer stands before what is inside of it."""
     app: ASGIApp = guard
     if listening.gate is not None:
         app = KeyCheck(app, listening.gate)
     if listening.names is not None:
         app = HostCheck(app, listening.names)
-    return Envelope(app, cors_origins)
+    return Envelope(BasePath(app, routes), cors_origins)
 
 
 class _Server(uvicorn.Server):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scheduler_svc.api.draft import StructureDraft, StructureKind
 from scheduler_svc.api.openai.wire.schemas import GenerationFields, ResponseFormat
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import InvalidRequest, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ def structure_of(body: GenerationFields) -> NamedStructure | None:
     """Returns the structure that a request asks for, if any; raises InvalidRequest for more than one."""
     found = [*_of_response_format(body.response_format), *_of_structured_outputs(body), *_of_guided_fields(body)]
     if len(found) > 1:
-        raise InvalidRequest(found[1].field, "one more structure", f"none beside {found[0].field}")
+        raise InvalidRequest(found[1].field, Words("one more structure"), f"none beside {found[0].field}")
     return found[0] if found else None
 
 

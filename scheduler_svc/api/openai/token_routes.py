@@ -19,7 +19,6 @@ def add_tokens(app: FastAPI, texts: TextGenerator) -> None:
     """Adds the routes."""
 
     @app.post("/tokenize", response_model=None)
-    @app.post("/v1/tokenize", response_model=None)
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         """Tells the token ids of a text, or of a conversation as the model's chat template writes it."""
         require_model(texts, body.model)
@@ -41,7 +40,6 @@ def add_tokens(app: FastAPI, texts: TextGenerator) -> None:
         return LaterJson(whole, {})
 
     @app.post("/detokenize", response_model=None)
-    @app.post("/v1/detokenize", response_model=None)
     async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
         """Tells the text of token ids, special tokens included."""
         require_model(texts, body.model)

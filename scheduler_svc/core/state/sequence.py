@@ -22,6 +22,11 @@ class RequestClass(Enum):
     LATENCY_SENSITIVE = 1
     BEST_EFFORT = 2
 
+    @property
+    def words(self) -> str:
+        """What callers know it as."""
+        return self.name.lower().replace("_", "-")
+
 
 class Phase(Enum):
     """What a sequence needs next."""

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TypeVar
 
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.jobs.chunks import chunks_of
 from scheduler_svc.jobs.interface import StoreUnavailable
 from scheduler_svc.jobs.job import (
@@ -117,7 +117,7 @@ class JobStore:
         async with aclosing(chunks_of(items)) as chunks:
             first, second = await anext(chunks, None), await anext(chunks, None)
             if first is None:
-                raise InvalidRequest("items", "none", "at least one item")
+                raise InvalidRequest("items", Amount(0, "items"), "at least one item")
             if second is None:
                 now_s, write = self._clock(), self._database.write
                 created = await write(lambda db: intake.create(db, job_id, job, first, now_s))

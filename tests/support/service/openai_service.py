@@ -12,6 +12,7 @@ from scheduler_svc.api.backend import Backend
 from scheduler_svc.api.listening import Listening
 from scheduler_svc.api.openai.app import make_app
 from scheduler_svc.api.openai.batches.file_routes import UPLOADS
+from scheduler_svc.api.openai.connections.base_path import BasePath
 from scheduler_svc.api.openai.connections.envelope import Envelope
 from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.key_check import KeyCheck
@@ -100,7 +101,8 @@ async def http_app(
     texts = TextGenerator(generator)
     app = make_app(Backend(generator, texts, jobs), comment_interval_s)
     guard = RequestGuard(app, uploads=UPLOADS)
-    transport = httpx2.ASGITransport(Envelope(guard if gate is None else KeyCheck(guard, gate), cors_origins))
+    checked = guard if gate is None else KeyCheck(guard, gate)
+    transport = httpx2.ASGITransport(Envelope(BasePath(checked, app.routes), cors_origins))
     async with httpx2.AsyncClient(base_url="http://service", transport=transport) as http:
         yield HttpService(generator, http, texts)
     texts.close()

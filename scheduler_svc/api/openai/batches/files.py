@@ -17,8 +17,7 @@ from scheduler_svc.api.openai.batches.objects import (
 )
 from scheduler_svc.api.openai.batches.output import output_lines
 from scheduler_svc.api.openai.question import JsonObject
-from scheduler_svc.api.openai.wire.errors import Absent
-from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.errors import NOTHING, InvalidRequest, Words
 from scheduler_svc.jobs.interface import JobFrontDoor
 from scheduler_svc.jobs.job import Job, StoredFile
 from scheduler_svc.jobs.limits import require_filename
@@ -38,9 +37,9 @@ class Files:
         """Stores an upload; raises InvalidRequest for a form that has not what is needed."""
         purpose, upload = form.get("purpose"), form.get("file")
         if purpose != PURPOSE:
-            raise InvalidRequest("purpose", Absent() if purpose is None else purpose, repr(PURPOSE))
+            raise InvalidRequest("purpose", NOTHING if purpose is None else purpose, repr(PURPOSE))
         if not isinstance(upload, UploadFile):
-            raise InvalidRequest("file", Absent() if upload is None else "a text", "a file with a name")
+            raise InvalidRequest("file", NOTHING if upload is None else Words("a text"), "a file with a name")
         other = next((name for name in form if name not in ("purpose", "file")), None)
         if other is not None:
             raise InvalidRequest(other[:_MAX_SHOWN_CHARS], form[other], "nothing: it is not supported")

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import ItemKind, LineError, NewItem
 from scheduler_svc.jobs.limits import MAX_ITEM_BYTES, ItemsSoFar
+from scheduler_svc.wording import shown
 
 # As long as the body of a request that is sent alone may be.
 MAX_LINE_BYTES = MAX_ITEM_BYTES
@@ -134,7 +135,4 @@ def _refuse_unknown(given: dict[str, object]) -> None:
 
 
 def _shown(given: dict[str, object], name: str) -> str:
-    if name not in given:
-        return "nothing"
-    text = repr(given[name])
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shown(given[name]) if name in given else "nothing"

@@ -24,8 +24,8 @@ from scheduler_svc.errors import ServiceError
 _log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
-# What is safe in a line of a log, and as long as anybody's ids are.
-_REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# Printable ASCII without what would read as the end of a value in a line of a log; as long as anybody's ids are.
+_REQUEST_ID_FORM = re.compile(r"[!#-&(-\[\]-~]{1,128}")
 _ABSOLUTE_TARGET = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
 
@@ -46,10 +46,11 @@ class Envelope:
         request_id = given or uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
+            nonlocal request_id
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                if given or REQUEST_ID not in headers:
-                    headers[REQUEST_ID] = request_id
+                request_id = given or headers.get(REQUEST_ID, request_id)  # what the caller sees is what a log says
+                headers[REQUEST_ID] = request_id
             await send(message)
 
         progress = Progress(send_with_id)

@@ -17,6 +17,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scheduler_svc.api.openai.connections.body_type import with_body_type
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS
 from scheduler_svc.api.openai.connections.progress import Progress
 from scheduler_svc.api.openai.wire.errors import BodyPacked, BodyTooLarge, BodyTooSlow, error_body, error_response
@@ -80,6 +81,7 @@ class RequestGuard:
             await error_response(refusal)(scope, receive, send)
         else:
             if body is not None:
+                scope = with_body_type(scope, body)
                 source = _replay(body)
                 del body  # it may be megabytes, and the application lets go of it
                 await self._run(scope, source, _until_client_leaves(receive), Progress(send))

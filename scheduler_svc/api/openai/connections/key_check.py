@@ -28,8 +28,6 @@ RULES = {
     "/v1/responses": _GENERATE,
     "/tokenize": _GENERATE,
     "/detokenize": _GENERATE,
-    "/v1/tokenize": _GENERATE,
-    "/v1/detokenize": _GENERATE,
     "/v1/files": _BATCH,
     "/v1/files/": _BATCH,
     "/v1/batches": _BATCH,

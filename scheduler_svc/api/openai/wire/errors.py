@@ -21,14 +21,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from scheduler_svc.api.openai.wire.schemas import KIND_MARK
-from scheduler_svc.errors import RETRY_S, Amount, InvalidRequest, Refusal, ServiceError, jittered
+from scheduler_svc.api.openai.wire.schemas import KIND_MARK, UNKNOWN_FIELD
+from scheduler_svc.errors import (
+    NOTHING,
+    RETRY_S,
+    Amount,
+    InvalidRequest,
+    MissingField,
+    Refusal,
+    ServiceError,
+    UnknownField,
+    jittered,
+)
 
 _HTTP_STATUS = {
     grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
@@ -51,25 +61,20 @@ _CODES = {
 _MAX_FIELD_CHARS = 100
 _MAX_SHOWN_CHARS = 100
 _PYDANTIC_PREFIX = "Input should be "
+# Its words for the bounds of a number.
+_BOUNDS = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
 # What a value of the wrong type should have been, where pydantic's words are meant for programmers.
 _ALLOWED_BY_TYPE = {
-    "missing": "a value: the field is required",
     "model_type": "an object",
     "model_attributes_type": "an object",
     "dict_type": "an object",
     "list_type": "a list",
     "string_type": "a string",
     "int_type": "an integer",
+    "int_parsing": "an integer",
     "float_type": "a number",
     "bool_type": "a boolean",
 }
-
-
-class Absent:
-    """Stands for what was not given."""
-
-    def __repr__(self) -> str:
-        return "nothing"
 
 
 class HttpError(ServiceError):
@@ -94,7 +99,7 @@ class BodyUnreadable(HttpError):
 class BodyNotJson(HttpError):
     """The body is called something else than JSON, or nothing.
 
-    Such a body is not read as JSON all the same: a browser lets any page send it to a server on this machine, unasked.
+    Such a body is not read as JSON all the same where a browser may have sent it: it lets any page do so, unasked.
     """
 
     http_status = HTTPStatus.BAD_REQUEST
@@ -102,7 +107,9 @@ class BodyNotJson(HttpError):
 
     def __init__(self, given: str | None) -> None:
         shown = "nothing" if given is None else repr(given[:_MAX_SHOWN_CHARS])
-        super().__init__(f"content-type: got {shown}, allowed is application/json")
+        super().__init__(
+            f"content-type: got {shown}, allowed is application/json; with curl: -H 'content-type: application/json'"
+        )
 
 
 class FormUnreadable(HttpError):
@@ -236,20 +243,32 @@ def invalid_body(error: RequestValidationError, content_type: str | None) -> Ser
     first = error.errors()[0]
     if isinstance(first["input"], bytes):  # FastAPI reads no body that is not called JSON
         return BodyNotJson(content_type)
-    context = first.get("ctx", {})
     if first["type"] == "json_invalid":
-        return BodyUnreadable(f"{context['error']} at character {first['loc'][1]}")
+        return BodyUnreadable(f"{first['ctx']['error']} at character {first['loc'][1]}")
     path = [part for part in first["loc"][1:] if not str(part).startswith(KIND_MARK)]
-    path += [context["field"]] if "field" in context else []
+    path += [field for name, field in first.get("ctx", {}).items() if name == "field"]
     if not path:
-        return InvalidRequest("body", first["input"], "a JSON object")
-    given = context.get("given", first["input"])
-    if first["type"] == "missing":
-        given = Absent()
-    if first["type"] == "too_long":
-        return InvalidRequest(_field(path), Amount(len(given), "items"), f"at most {context['max_length']} items")
-    allowed = _ALLOWED_BY_TYPE.get(first["type"]) or str(first["msg"]).removeprefix(_PYDANTIC_PREFIX)
-    return InvalidRequest(_field(path), given, allowed)
+        return InvalidRequest("body", NOTHING if first["type"] == "missing" else first["input"], "a JSON object")
+    return _invalid_field(_field(path), first)
+
+
+def _invalid_field(field: str, problem: Mapping[str, Any]) -> InvalidRequest:
+    kind, context = problem["type"], problem.get("ctx", {})
+    given = context.get("given", problem["input"])
+    if kind == "missing":
+        return MissingField(field)
+    if kind == UNKNOWN_FIELD:
+        return UnknownField(field, given, context["suggestion"])
+    if kind == "too_long":
+        return InvalidRequest(field, Amount(len(given), "items"), f"at most {context['max_length']} items")
+    return InvalidRequest(field, given, _allowed(kind, problem["msg"], context))
+
+
+def _allowed(kind: str, message: str, context: Mapping[str, object]) -> str:
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{words} {context[name]}"
+    return _ALLOWED_BY_TYPE.get(kind) or message.removeprefix(_PYDANTIC_PREFIX)
 
 
 def _field(path: Sequence[object]) -> str:

@@ -13,12 +13,16 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     Tag,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
+from scheduler_svc.api.openai.wire.field_texts import text_of
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
+from scheduler_svc.api.openai.wire.suggestions import suggestion_for
 from scheduler_svc.api.openai.wire.unsupported import (
     IGNORED_FIELDS,
     NEUTRAL_IN_CHAT,
@@ -32,6 +36,7 @@ from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 from scheduler_svc.api.tools import MAX_TOOLS
 
 NOT_ALLOWED = "not_allowed"
+UNKNOWN_FIELD = "unknown_field"
 # A part of an error's location that starts so is a kind of value, no field.
 KIND_MARK = "<"
 MAX_CHOICES = 128
@@ -75,7 +80,7 @@ def _whole_characters(given: str) -> str:
     try:
         given.encode()
     except UnicodeEncodeError:
-        raise _not_allowed("a text without halves of surrogate pairs") from None
+        raise _not_allowed("a string without halves of surrogate pairs") from None
     return given
 
 
@@ -87,10 +92,11 @@ PromptField: TypeAlias = Annotated[
     | Annotated[TokenIds, Tag("<list>")]
     | Annotated[Texts, Field(max_length=MAX_CHOICES), Tag("<texts>")]
     | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_CHOICES), Tag("<id lists>")],
-    _by(_prompt_kind, "a text, a list of token ids, or a list of either"),
+    _by(_prompt_kind, "a string, a list of token ids, or a list of either"),
 ]
 StopField: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")], _by(_text_or_list, "a text or a list of texts")
+    Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
+    _by(_text_or_list, "a string or a list of strings"),
 ]
 
 
@@ -117,43 +123,54 @@ class _Strict(BaseModel):
         refusal = first_refusal(given, known, cls.neutral, cls.ignored)
         if refusal is not None:
             context = {"field": refusal.field, "given": refusal.given, "allowed": refusal.allowed}
-            raise PydanticCustomError(NOT_ALLOWED, "{allowed}", context)
+            if refusal.is_known:
+                raise PydanticCustomError(NOT_ALLOWED, "{allowed}", context)
+            suggestion = suggestion_for(refusal.field, known)
+            raise PydanticCustomError(UNKNOWN_FIELD, "no such field", {**context, "suggestion": suggestion})
         return {field: value for field, value in given.items() if field in known}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Returns the description of the object, with the protos' words for each field that has none of its own."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in schema.get("properties", {}).items():
+            if "description" not in field and (text := text_of(name)) is not None:
+                field["description"] = text
+        return schema
 
 
 class StreamOptions(_Strict):
-    """What a stream tells besides the text.
-
-    Attributes:
-        include_usage: A last chunk with the usage.
-        continuous_usage_stats: Every chunk has the usage so far, as in vLLM.
-    """
+    """What a stream tells besides the text."""
 
     ignored: ClassVar[Set[str]] = frozenset({"include_obfuscation"})
 
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+    include_usage: bool | None = Field(None, description="Ends the stream with a chunk that has the usage.")
+    continuous_usage_stats: bool | None = Field(
+        None, description="Gives every chunk the usage so far, as in vLLM; with include_usage only."
+    )
 
 
 class JsonSchemaFormat(_Strict):
     """The schema of a response_format; what it is called and said to be changes nothing."""
 
-    name: Text | None = None
-    description: Text | None = None
-    strict: bool | None = None
-    json_schema: dict[str, Any] = Field(alias="schema")
+    name: Text | None = Field(None, description="What the schema is called; changes nothing.")
+    description: Text | None = Field(None, description="What the schema is for; changes nothing.")
+    strict: bool | None = Field(None, description="Changes nothing: the schema is always followed strictly.")
+    json_schema: dict[str, Any] = Field(alias="schema", description="The JSON schema that the answer is kept to.")
 
 
 class ResponseFormat(_Strict):
     """What the answer is kept to, in OpenAI's words."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="Whether the answer is any text, any JSON object, or JSON of a schema."
+    )
+    json_schema: JsonSchemaFormat | None = Field(None, description="The schema, for the type json_schema.")
 
 
 SchemaField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[dict[str, Any], Tag("<object>")],
-    _by(_text_or_object, "a JSON schema, as an object or as a text"),
+    _by(_text_or_object, "a JSON schema, as an object or as a string"),
 ]
 
 
@@ -174,19 +191,30 @@ class GenerationFields(_Strict):
 
     ignored: ClassVar[Set[str]] = IGNORED_FIELDS
 
-    model: str | None = None
-    service_tier: ServiceTier | None = None
-    priority: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = None
+    model: str | None = Field(
+        None, description="One of the served model's names; absent: the model, whatever its name."
+    )
+    service_tier: ServiceTier | None = Field(
+        None,
+        description="Names the class: priority, default and auto are latency-sensitive, flex and batch are best-effort "
+        "work. Comes back in the answer.",
+    )
+    priority: int | None = Field(
+        None, description="As in vLLM: above 0 is best-effort work, unless service_tier names a class. Default 0."
+    )
+    stream: bool | None = Field(None, description="Sends the answer bit by bit, as server-sent events. Default false.")
+    stream_options: StreamOptions | None = Field(None, description="What a stream tells besides the text.")
+    n: int | None = Field(None, description=f"How many choices each prompt gets, in [1, {MAX_CHOICES}]. Default 1.")
     use_beam_search: bool | None = None
     beam_width: int | None = None
     length_penalty: float | None = None
     early_stopping: EarlyStoppingField | None = None
     patience: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: int | None = Field(
+        None,
+        description="Most tokens to generate, at least 1. Default: in completions 16, in chats what the context holds.",
+    )
+    max_completion_tokens: int | None = Field(None, description="Another name of max_tokens.")
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     stop: StopField | None = None
@@ -206,13 +234,13 @@ class GenerationFields(_Strict):
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Texts | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = Field(None, description="What the answer is kept to, in OpenAI's words.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="The same in vLLM's words.")
     guided_json: SchemaField | None = None
     guided_regex: Text | None = None
     guided_choice: Texts | None = None
     guided_grammar: Text | None = None
-    return_token_ids: bool | None = None
+    return_token_ids: bool | None = Field(None, description="Gives each choice its token ids. Default false.")
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     cache_salt: Text | None = None
@@ -226,9 +254,11 @@ class CompletionRequest(GenerationFields):
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
-    prompt: PromptField
+    prompt: PromptField = Field(description="What to continue: a string, token ids, or a list of either.")
     best_of: int | None = None
-    logprobs: int | None = None
+    logprobs: int | None = Field(
+        None, description="Gives each token its log-probability, and so many of the most probable ones, at most 20."
+    )
     echo: bool | None = None
     add_special_tokens: bool | None = None
 
@@ -236,8 +266,8 @@ class CompletionRequest(GenerationFields):
 class TextPart(_Strict):
     """A part of a message; others than text are not supported."""
 
-    type: Literal["text"]
-    text: Text
+    type: Literal["text"] = Field(description="What kind of part it is.")
+    text: Text = Field(description="The part's text; parts of a message are joined by line ends.")
 
 
 class FunctionDefinition(_Strict):
@@ -327,8 +357,10 @@ class ChatCompletionRequest(GenerationFields):
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_CHAT
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)]
-    logprobs: bool | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] = Field(
+        description="The conversation so far, oldest turn first; the model's own chat template writes it as a prompt."
+    )
+    logprobs: bool | None = Field(None, description="Gives each token its log-probability. Default false.")
     top_logprobs: int | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoiceField | None = None
@@ -345,17 +377,19 @@ class TokenizeRequest(_Strict):
 
     neutral: ClassVar[NeutralValues] = {"add_special_tokens": (True,), "add_generation_prompt": (True,)}
 
-    model: str | None = None
-    prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = None
-    return_token_strs: bool | None = None
+    model: str | None = Field(None, description="One of the served model's names.")
+    prompt: Text | None = Field(None, description="The text; absent: messages are given.")
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = Field(
+        None, description="A conversation, which the model's chat template writes; absent: a prompt is given."
+    )
+    return_token_strs: bool | None = Field(None, description="Tells how the vocabulary writes each token, too.")
 
 
 class DetokenizeRequest(_Strict):
     """The body of POST /detokenize."""
 
-    model: str | None = None
-    tokens: TokenIds
+    model: str | None = Field(None, description="One of the served model's names.")
+    tokens: TokenIds = Field(description="The token ids.")
 
 
 class BatchRequest(_Strict):
@@ -363,7 +397,13 @@ class BatchRequest(_Strict):
 
     neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
 
-    input_file_id: Text
-    endpoint: Literal["/v1/completions", "/v1/chat/completions", "/v1/responses"]
-    completion_window: Text
-    metadata: dict[Text, Text] | None = None
+    input_file_id: Text = Field(
+        description="The id of a file with a request on each line, uploaded for the purpose batch."
+    )
+    endpoint: Literal["/v1/completions", "/v1/chat/completions", "/v1/responses"] = Field(
+        description="Where its requests belong."
+    )
+    completion_window: Text = Field(
+        description="After so many hours what has not ended expires, such as 24h; at most 720h."
+    )
+    metadata: dict[Text, Text] | None = Field(None, description="The caller's own words, at most 16 pairs.")

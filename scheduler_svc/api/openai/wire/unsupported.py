@@ -4,25 +4,49 @@ Nothing that changes the output is dropped silently: a field below is dropped wi
 anyway, and refused with any other; a field that is nowhere is refused.
 """
 
-import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from scheduler_svc.wording import shown
+
 NeutralValues: TypeAlias = Mapping[str, tuple[object, ...]]
 
-# Labels and hints for the provider: no value of them changes what is generated.
+# Labels and hints for the provider, and what is said of images, which no prompt here has: no value of them changes what
+# is generated.
 IGNORED_FIELDS = frozenset(
     {
+        "media_io_kwargs",
         "metadata",
+        "mm_payload",
+        "mm_processor_kwargs",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
+        "request_id",
+        "return_mm_kwargs",
         "safety_identifier",
         "store",
+        "stream_interval",
         "user",
     }
 )
 
+# vLLM's fields for what is not here at all, as below.
+_OF_VLLM: NeutralValues = {
+    "ec_transfer_params": (),
+    "kv_transfer_params": (),
+    "logprob_token_ids": (),
+    "prompt_embeds": (),
+    "repetition_detection": (),
+    "return_prompt_text": (False,),
+    "return_token_offsets": (False,),
+    "routed_experts_prompt_start": (0,),
+    "thinking_token_budget": (),
+    "truncation_side": (),
+    "vllm_xargs": ({},),
+    "watermarking": (False,),
+}
 # Values that ask for what happens anyway; null always does.
 _NEUTRAL: NeutralValues = {
     "guided_decoding_backend": ("auto", "guidance"),
@@ -34,10 +58,12 @@ _NEUTRAL: NeutralValues = {
     "spaces_between_special_tokens": (True,),
 }
 NEUTRAL_IN_COMPLETIONS: NeutralValues = {
+    **_OF_VLLM,
     **_NEUTRAL,
     "suffix": ("",),
 }
 NEUTRAL_IN_CHAT: NeutralValues = {
+    **_OF_VLLM,
     **_NEUTRAL,
     "add_special_tokens": (False,),
     "audio": (),
@@ -46,7 +72,9 @@ NEUTRAL_IN_CHAT: NeutralValues = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
+    "include_reasoning": (True,),
     "modalities": (["text"],),
+    "moderation": (),
     "prediction": (),
     "verbosity": (),
     "web_search_options": (),
@@ -71,11 +99,12 @@ NEUTRAL_IN_MESSAGES: NeutralValues = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A field that cannot be dropped, and what would be allowed."""
+    """A field that cannot be dropped, and what would be allowed, if anybody knows such a field."""
 
     field: str
     given: object
     allowed: str
+    is_known: bool = True
 
 
 def first_refusal(
@@ -86,8 +115,8 @@ def first_refusal(
         if field in known or field in ignored:
             continue
         if field not in neutral:
-            return Refusal(field, value, "nothing: there is no such field here")
+            return Refusal(field, value, "", is_known=False)
         if value is not None and value not in neutral[field]:
-            allowed = " or ".join(json.dumps(one) for one in (*neutral[field], None))
+            allowed = " or ".join(map(shown, (*neutral[field], None)))
             return Refusal(field, value, f"{allowed}: nothing else is supported")
     return None

@@ -21,7 +21,7 @@ def fine() -> FakeGenerator:
 
 
 def full() -> FakeGenerator:
-    return FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 8, 1.25))
+    return FakeGenerator(refuse_with=Overloaded("best-effort", 8, 1.25))
 
 
 def without_worker() -> FakeGenerator:

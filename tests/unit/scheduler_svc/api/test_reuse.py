@@ -73,7 +73,7 @@ async def test_a_request_that_names_no_program_is_no_turn(nothing: dict[str, obj
 
 
 def test_a_last_turn_expects_no_tool() -> None:
-    with pytest.raises(InvalidRequest, match=r"^session.last_turn: got True, allowed is false where another turn"):
+    with pytest.raises(InvalidRequest, match=r"^session.last_turn: got true, allowed is false where another turn"):
         valid_session(SessionDraft(session_id="s", expects_tool_call="search", last_turn=True))
 
 

@@ -96,7 +96,7 @@ async def test_a_job_that_has_ended_stays_as_it_is(store: JobStore) -> None:
 
 
 async def test_a_job_without_items_is_refused(store: JobStore) -> None:
-    with pytest.raises(InvalidRequest, match="items: got 'none'"):
+    with pytest.raises(InvalidRequest, match="items: got 0 items"):
         await store.create_job(new_job(), new_items(0))
 
 

@@ -118,7 +118,7 @@ def test_a_rule_names_the_permission_that_is_lacking(gate: Gate) -> None:
 def test_a_rule_names_the_classes_that_are_allowed(gate: Gate) -> None:
     grant = gate.grant_of("Bearer key-b")
     Rule(request_class=RequestClass.BEST_EFFORT).check(grant, "a job")
-    with pytest.raises(PermissionDenied, match=r"got LATENCY_SENSITIVE, allowed with this key is BEST_EFFORT \(be\)"):
+    with pytest.raises(PermissionDenied, match=r"got latency-sensitive, allowed with this key is best-effort \(be\)"):
         Rule(request_class=RequestClass.LATENCY_SENSITIVE).check(grant, "a chat")
 
 

@@ -102,7 +102,7 @@ async def test_the_same_key_is_the_same_job(service: Service) -> None:
 
 BAD = {
     "no header": ([item("a")], "header", "a header as the first message"),
-    "nothing": ([], "header", "got None"),
+    "nothing": ([], "header", "got nothing"),
     "two headers": ([header(), item("a"), header()], "items[1]", "the header comes once"),
     "an empty part": ([header(), pb.CreateBatchRequest()], "items[0]", "an item"),
     "no items": ([header()], "items", "at least one item"),

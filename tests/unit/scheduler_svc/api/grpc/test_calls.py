@@ -67,7 +67,7 @@ async def test_a_call_that_ends_without_its_request_is_told_what_is_missing() ->
         call = silent_call(channel)
         await call.done_writing()
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert await call.details() == "request: got None, allowed is one message"
+        assert await call.details() == "request: got nothing, allowed is one message"
 
 
 async def test_a_stream_of_requests_that_stalls_is_ended() -> None:

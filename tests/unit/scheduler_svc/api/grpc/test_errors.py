@@ -39,11 +39,11 @@ def details_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 async def test_overload_says_when_to_retry() -> None:
-    generator = FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 8, 1.25))
+    generator = FakeGenerator(refuse_with=Overloaded("best-effort", 8, 1.25))
     async with running(generator) as service:
         error = await error_of(service, text_request("hello"))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "BEST_EFFORT: 8 requests" in (error.details() or "")
+    assert "best-effort: 8 requests" in (error.details() or "")
     assert ("grpc-retry-pushback-ms", "1250") in [tuple(pair) for pair in error.trailing_metadata()]
     status, retry = details_of(error), error_details_pb2.RetryInfo()
     assert status.code == 8

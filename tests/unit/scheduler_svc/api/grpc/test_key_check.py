@@ -12,9 +12,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from qllm.v1 import admin_pb2, admin_pb2_grpc
 from qllm.v1 import inference_pb2 as pb
 
-from scheduler_svc.api.grpc.key_check import RULES, rule_of
+from scheduler_svc.api.grpc.key_check import rule_of
+from scheduler_svc.api.grpc.server import SERVICE_NAMES
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import PermissionDenied, Refusal
+from scheduler_svc.security.gate import NOT_LISTED
 from tests.support.security.api_keys import bearer, entry, gate_of
 from tests.support.service.api_service import Service, running, text_request
 from tests.support.service.fakes import FakeGenerator
@@ -69,7 +71,8 @@ async def generate(service: Service, request: pb.GenerateRequest, key: str) -> l
 async def test_every_method_that_reflection_lists_is_refused_without_a_key(service: Service) -> None:
     methods = await reflected_methods(service)
     assert {method.rpartition("/")[0] for method in methods} >= {
-        *("/qllm.v1.Inference", "/qllm.v1.Admin", "/qllm.v1.Batches", HEALTH)
+        *(f"/{name}" for name in SERVICE_NAMES),
+        HEALTH,
     }
     closed = [method for method in methods if not method.startswith(f"{HEALTH}/")]
     assert len(closed) >= 6
@@ -81,8 +84,7 @@ async def test_every_method_that_reflection_lists_is_refused_without_a_key(servi
 
 
 async def test_every_method_that_reflection_lists_has_a_rule(service: Service) -> None:
-    methods = await reflected_methods(service)
-    assert [method for method in methods if method not in RULES and method.rpartition("/")[0] not in RULES] == []
+    assert [method for method in await reflected_methods(service) if rule_of(method) is NOT_LISTED] == []
 
 
 async def test_reflection_itself_needs_a_key(service: Service) -> None:
@@ -98,7 +100,7 @@ async def test_health_is_open(service: Service) -> None:
 
 
 async def test_a_refusal_does_not_wait_for_the_request(service: Service) -> None:
-    call = service.channel.stream_stream("/qllm.v1.Inference/Generate")(timeout=300)
+    call = service.channel.stream_stream("/qllm.v1.InferenceService/Generate")(timeout=300)
     assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -112,13 +114,13 @@ async def test_a_key_may_come_as_x_api_key(service: Service, generator: FakeGene
 @pytest.mark.parametrize(
     ("method", "keys"),
     [
-        ("/qllm.v1.Inference/Generate", {"key-a", "key-be", "key-few"}),
-        ("/qllm.v1.Inference/Abort", {"key-a", "key-be", "key-few", "key-ops"}),
-        ("/qllm.v1.Admin/GetServerInfo", {"key-a", "key-be", "key-few", "key-ops", "key-watch"}),
-        ("/qllm.v1.Admin/GetLoads", {"key-ops", "key-watch"}),
-        ("/qllm.v1.Admin/Drain", {"key-ops"}),
-        ("/qllm.v1.Admin/WhateverIsNext", {"key-ops"}),
-        ("/qllm.v1.Batches/CreateBatch", {"key-a", "key-be", "key-few"}),
+        ("/qllm.v1.InferenceService/Generate", {"key-a", "key-be", "key-few"}),
+        ("/qllm.v1.InferenceService/Abort", {"key-a", "key-be", "key-few", "key-ops"}),
+        ("/qllm.v1.AdminService/GetServerInfo", {"key-a", "key-be", "key-few", "key-ops", "key-watch"}),
+        ("/qllm.v1.AdminService/GetLoads", {"key-ops", "key-watch"}),
+        ("/qllm.v1.AdminService/Drain", {"key-ops"}),
+        ("/qllm.v1.AdminService/WhateverIsNext", {"key-ops"}),
+        ("/qllm.v1.BatchesService/CreateBatch", {"key-a", "key-be", "key-few"}),
         ("/qllm.v1.Unheard/Of", {"key-ops"}),
     ],
 )
@@ -135,9 +137,9 @@ def test_each_method_takes_the_keys_that_its_rule_names(tmp_path: Path, method: 
 
 
 async def test_what_a_key_may_not_do_is_refused_by_the_permission(service: Service) -> None:
-    code, details = await status_of(service, "/qllm.v1.Admin/GetLoads", "key-a")
+    code, details = await status_of(service, "/qllm.v1.AdminService/GetLoads", "key-a")
     assert code is grpc.StatusCode.PERMISSION_DENIED
-    assert details == "/qllm.v1.Admin/GetLoads needs the permission 'observe'; this key has 'generate'"
+    assert details == "/qllm.v1.AdminService/GetLoads needs the permission 'observe'; this key has 'generate'"
 
 
 async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(
@@ -146,7 +148,7 @@ async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await generate(service, text_request("hello", max_tokens=1), "key-be")
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert refused.value.details() == "request_class: got LATENCY_SENSITIVE, allowed with this key is BEST_EFFORT (be)"
+    assert refused.value.details() == "class: got latency-sensitive, allowed with this key is best-effort (be)"
     assert generator.refused == [(RequestClass.LATENCY_SENSITIVE, Refusal.DENIED)]
     request = text_request("hello", max_tokens=1)
     request.request_class = pb.BEST_EFFORT

@@ -41,7 +41,7 @@ def test_no_changed_byte_makes_it_fail(at: int, value: int) -> None:
 
 def test_broken_string_is_named_with_its_path() -> None:
     broken = delimited(4, delimited(1, b"\x0a\x01a") + delimited(1, delimited(2, b"ok\xff")))
-    assert refused(broken) == r"chat.messages[1].content: got b'ok\xff', allowed is valid UTF-8"
+    assert refused(broken) == r"chat.messages[1].content: got the bytes 6f 6b ff, allowed is valid UTF-8"
 
 
 def test_long_broken_string_is_shown_in_part() -> None:

@@ -13,6 +13,7 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.grpc.errors import ErrorInterceptor
 from scheduler_svc.api.grpc.health import HealthServicer, TooManyWatches
+from scheduler_svc.api.grpc.server import SERVICE_NAMES
 from scheduler_svc.api.listening import Listening
 from scheduler_svc.core.cache.load import MemoryLoad
 from scheduler_svc.generation import IntegrityCheck, WorkerState
@@ -21,7 +22,7 @@ from tests.support.service.fakes import MEMORY, FakeGenerator
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = ["", "qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches", "ready"]
+NAMES = ["", *SERVICE_NAMES, "ready"]
 
 
 def health(service: Service) -> health_pb2_grpc.HealthStub:
@@ -208,8 +209,7 @@ async def test_reflection_lists_the_services(version: str) -> None:
         answer = await reflect(service, version, list_services="")
     names = {one.name for one in answer.list_services_response.service}
     reflections = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
-    own = {"qllm.v1.Inference", "qllm.v1.Admin", "qllm.v1.Batches"}
-    assert names == {*own, "grpc.health.v1.Health", *reflections}
+    assert names == {*SERVICE_NAMES, "grpc.health.v1.Health", *reflections}
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
@@ -224,11 +224,19 @@ async def test_reflection_describes_every_service_that_it_lists(version: str) ->
 @pytest.mark.parametrize(
     ("method", "raw", "says"),
     [
-        ("grpc.health.v1.Health/Check", b"\x0a\x01\xff", r"service: got b'\xff', allowed is valid UTF-8"),
+        ("grpc.health.v1.Health/Check", b"\x0a\x01\xff", "service: got the bytes ff, allowed is valid UTF-8"),
         ("grpc.health.v1.Health/Watch", b"\x0a\x7f", "a message of type grpc.health.v1.HealthCheckRequest"),
         ("grpc.health.v1.Health/List", b"\xff", "a message of type grpc.health.v1.HealthListRequest"),
-        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x3a\x01\xff", "list_services: got b'"),
-        ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b"\xff", "1 bytes that are not one"),
+        (
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            b"\x3a\x01\xff",
+            "list_services: got the bytes ff",
+        ),
+        (
+            "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            b"\xff",
+            "request: got 1 byte, allowed is a message",
+        ),
     ],
 )
 async def test_bytes_that_are_no_message_are_refused_by_every_service(method: str, raw: bytes, says: str) -> None:

@@ -261,13 +261,13 @@ async def test_an_item_with_several_choices_begins_anew_each_time(run: Run) -> N
 
 REFUSED = {
     "temperature": (json_claim(COMPLETIONS, prompt="a", temperature=-1), "temperature: got -1.0"),
-    "unknown field": (json_claim(CHAT, messages=USER_SAYS_HI, nonsense=1), "nonsense: got 1"),
-    "missing field": (json_claim(CHAT), "messages: got nothing"),
+    "unknown field": (json_claim(CHAT, messages=USER_SAYS_HI, nonsense=1), "nonsense: there is no such field here"),
+    "missing field": (json_claim(CHAT), "messages: it is missing, and required"),
     "response": (json_claim(RESPONSES, input="a", max_output_tokens=-1), "max_output_tokens: got -1"),
-    "stream": (json_claim(COMPLETIONS, prompt="a", stream=True), "stream: got True, allowed is false"),
+    "stream": (json_claim(COMPLETIONS, prompt="a", stream=True), "stream: got true, allowed is false"),
     "no JSON": (claim(ItemKind.COMPLETION, b"{"), "body: got text that cannot be read"),
-    "no message": (claim(ItemKind.GENERATE, b"\xff"), "request: got '1 bytes'"),
-    "no prompt": (generate_claim(pb.GenerateRequest()), "prompt: got None"),
+    "no message": (claim(ItemKind.GENERATE, b"\xff"), "request: got 1 byte, allowed is a message"),
+    "no prompt": (generate_claim(pb.GenerateRequest()), "prompt: got nothing"),
 }
 
 

@@ -34,9 +34,9 @@ def message(**fields: object) -> list[dict[str, object]]:
 
 CASES = (
     # prompts
-    Case("prompt", None, ("text", "token ids")),
-    Case("prompt", 5, ("got 5", "text", "token ids")),
-    Case("prompt", {"a": 1}, ("text", "token ids")),
+    Case("prompt", None, ("got null", "string", "token ids")),
+    Case("prompt", 5, ("got 5", "string", "token ids")),
+    Case("prompt", {"a": None}, ("{'a': null}", "string", "token ids")),
     Case("prompt", "", ("''", "not empty")),
     Case("prompt", [], ("0 tokens", "1 to 511")),
     Case("prompt", [5, -1], ("-1", "[0, 399]"), "prompt[1]"),
@@ -101,11 +101,11 @@ CASES = (
     Case("session_id", 7, ("got 7", "string")),
     Case("expects_tool_call", "search", ("'search'", "nothing without session_id")),
     Case("expects_tool_call", {"name": "search"}, ("string",)),
-    Case("last_turn", True, ("got True", "nothing without session_id")),
+    Case("last_turn", True, ("got true", "nothing without session_id")),
     Case("last_turn", "yes", ("'yes'", "boolean")),
     Case("session", {"session_id": "s"}, ("no such field",)),
     # stops
-    Case("stop", 5, ("got 5", "text or a list of texts")),
+    Case("stop", 5, ("got 5", "string or a list of strings")),
     Case("stop", [""], ("''", "256 bytes"), "stop[0]"),
     Case("stop", ["a", 5], ("got 5", "string"), "stop[1]"),
     Case("stop", ["a", "b" * 257], ("257 bytes",), "stop[1]"),
@@ -177,7 +177,7 @@ CASES = (
     ),
     Case("guided_whitespace_pattern", " ", ("got ' '", "nothing else is supported")),
     Case("guided_decoding_backend", "outlines", ("'outlines'", '"auto" or "guidance"')),
-    Case("guided_json", 5, ("got 5", "as an object or as a text")),
+    Case("guided_json", 5, ("got 5", "as an object or as a string")),
     Case("guided_choice", [], ("at least one",)),
     Case("guided_grammar", "start: nothing", ("unknown name",)),
     Case("prompt_logprobs", -1, ("got -1", "[0, 20]")),
@@ -196,15 +196,15 @@ CASES = (
     Case("<text>", 1, ("no such field",)),
     Case("x" * 1000, 1, ("no such field",), "x" * 100),
     # conversations
-    chat("messages", None, ("None", "list")),
+    chat("messages", None, ("null", "list")),
     chat("messages", [], ("0 messages", "1 to 4096")),
     chat("messages", "hi", ("'hi'", "list")),
     chat("messages", ["hi"], ("'hi'",), "messages[0]"),
     chat("messages", message(role=""), ("''", "printable"), "messages[0].role"),
     chat("messages", message(role="a\nb"), ("printable",), "messages[0].role"),
     chat("messages", message(role="robot"), ("unknown role",)),
-    chat("messages", [*USER_SAYS_HI, {"role": "user"}], ("parts of type text",), "messages[1].content"),
-    chat("messages", message(content=None), ("None", "parts of type text"), "messages[0].content"),
+    chat("messages", [*USER_SAYS_HI, {"role": "user"}], ("required",), "messages[1].content"),
+    chat("messages", message(content=None), ("null", "parts of type text"), "messages[0].content"),
     chat("messages", message(content=5), ("got 5", "parts of type text"), "messages[0].content"),
     chat("messages", message(content="\ud83d"), ("surrogate",), "messages[0].content"),
     chat(
@@ -258,8 +258,8 @@ async def test_bad_value_is_refused_with_its_name(case: Case) -> None:
         error = error_of(response)
         assert error["type"] == "invalid_request_error"
         assert error["param"] == (case.param or case.field)
-        assert error["message"].startswith(f"{error['param']}: got ")
-        assert all(word in error["message"] for word in case.words), error["message"]
+        assert error["message"].startswith(f"{error['param']}: ")
+        assert all(word.lower() in error["message"].lower() for word in case.words), error["message"]
         assert len(error["message"]) < 700
         assert service.generator.submitted == []
         await service.answer(COMPLETIONS, prompt="hello")
@@ -273,18 +273,6 @@ async def test_body_that_is_no_object_is_refused(raw: bytes, path: str) -> None:
         assert response.status_code == 400
         assert error_of(response)["param"] == "body"
         assert "JSON object" in error_of(response)["message"]
-
-
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_body_that_is_not_called_json_is_refused(content_type: str | None) -> None:
-    async with http_app(FakeGenerator()) as service:
-        headers = {"content-type": content_type} if content_type else {}
-        response = await service.http.post(COMPLETIONS, content=b'{"prompt": "hello"}', headers=headers)
-        assert response.status_code == 400
-        shown = repr(content_type) if content_type else "nothing"
-        assert error_of(response)["message"] == f"content-type: got {shown}, allowed is application/json"
-        assert error_of(response)["param"] == "content-type"
-        assert service.generator.submitted == []
 
 
 async def test_two_limits_that_differ_are_refused() -> None:

@@ -294,7 +294,7 @@ async def test_stream_whose_prompt_waits_to_be_tokenized_sends_comments(tokenizi
 
 
 async def test_refusal_after_a_comment_travels_in_the_stream(tokenizing: asyncio.Event) -> None:
-    generator = FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 5, retry_after_s=1.25))
+    generator = FakeGenerator(refuse_with=Overloaded("best-effort", 5, retry_after_s=1.25))
     async with silent_stream(generator) as response:
         lines = response.aiter_lines()
         assert await anext(lines) == ": waiting"
@@ -420,7 +420,7 @@ async def test_unforeseen_error_before_an_answer_is_logged_once_and_not_told(
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 async def test_overload_is_told_with_the_time_to_come_back(path: str, stream: bool) -> None:
-    generator = FakeGenerator(refuse_with=Overloaded("BEST_EFFORT", 5, retry_after_s=1.25))
+    generator = FakeGenerator(refuse_with=Overloaded("best-effort", 5, retry_after_s=1.25))
     body = {"messages": USER_SAYS_HI} if path == CHAT else {"prompt": "hello"}
     async with http_app(generator) as service:
         response = await service.post(path, stream=stream, **body)
@@ -436,7 +436,7 @@ async def test_answer_that_does_not_fit_as_a_whole_is_not_begun() -> None:
     class RoomForTwo(FakeGenerator):
         def submit(self, request: object) -> FakeStream:
             if len(self.live) == 2:
-                raise Overloaded("LATENCY_SENSITIVE", 2, retry_after_s=1)
+                raise Overloaded("latency-sensitive", 2, retry_after_s=1)
             return super().submit(request)  # type: ignore[arg-type]
 
     generator = RoomForTwo(hold_after=0)

@@ -97,7 +97,11 @@ BAD = {
     "another purpose": ({"purpose": "fine-tune"}, {"file": ("a", b"x")}, "purpose: got 'fine-tune'"),
     "no purpose": ({}, {"file": ("a", b"x")}, "purpose: got nothing, allowed is 'batch'"),
     "no file": ({"purpose": "batch"}, {"other": ("a", b"x")}, "file: got nothing"),
-    "a text for a file": ({"purpose": "batch", "file": "x"}, {"other": ("a", b"x")}, "file: got 'a text'"),
+    "a text for a file": (
+        {"purpose": "batch", "file": "x"},
+        {"other": ("a", b"x")},
+        "file: got a text, allowed is a file",
+    ),
     "two files": ({"purpose": "batch"}, {"file": ("a", b"x"), "more": ("b", b"y")}, "body: got no form"),
     "a long name": ({"purpose": "batch"}, {"file": ("a" * 257, b"x")}, "file: got"),
 }

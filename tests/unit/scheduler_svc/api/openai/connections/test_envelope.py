@@ -12,7 +12,7 @@ from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, HttpService, http_app
 
 LATENCY_SENSITIVE, BEST_EFFORT = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
-CALLERS_ID = "Req-7f3a.gateway:42/a=b+c@d_e"
+CALLERS_ID = "Req-7f3a.gateway:42/a=b+c@d_e;(1)~{2}#[3],4%"
 
 
 async def ask(service: HttpService, what: str, headers: dict[str, str]) -> httpx2.Response:
@@ -41,7 +41,7 @@ async def test_each_answer_has_the_callers_request_id(what: str) -> None:
     assert response.headers.get_list("x-request-id") == [CALLERS_ID]
 
 
-@pytest.mark.parametrize("given", [None, "", "two words", 'a"b', "x" * 129])
+@pytest.mark.parametrize("given", [None, "", "two words", 'a"b', "a'b", "a\\b", "x" * 129, "a\tb", "\x7f"])
 @pytest.mark.parametrize("what", ASKED)
 async def test_each_answer_has_a_request_id_of_its_own_if_the_caller_gave_none(what: str, given: str | None) -> None:
     async with http_app(FakeGenerator()) as service:
@@ -51,6 +51,13 @@ async def test_each_answer_has_a_request_id_of_its_own_if_the_caller_gave_none(w
     assert all(ids)
     assert given not in ids
     assert ids[0] != ids[1]
+
+
+async def test_what_is_logged_of_a_defect_is_the_id_that_the_caller_sees(caplog: pytest.LogCaptureFixture) -> None:
+    async with http_app(FakeGenerator(fail_with=ValueError("secret"))) as service:
+        response = await ask(service, "answer", {})
+    [record] = caplog.records
+    assert f"request_id={response.headers['x-request-id']} " in record.getMessage()
 
 
 async def test_unforeseen_error_is_logged_with_the_callers_request_id(caplog: pytest.LogCaptureFixture) -> None:

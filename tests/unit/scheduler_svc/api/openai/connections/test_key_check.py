@@ -112,7 +112,7 @@ async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(s
     for stream in (False, True):
         refused = await complete(service, "key-be", stream=stream)
         assert refused.status_code == 403
-        assert "allowed with this key is BEST_EFFORT (be)" in error_of(refused)["message"]
+        assert "allowed with this key is best-effort (be)" in error_of(refused)["message"]
     assert (await complete(service, "key-be", service_tier="flex")).status_code == 200
 
 
@@ -122,7 +122,7 @@ async def test_files_and_jobs_need_the_class_best_effort(tmp_path: Path, generat
         for path in ("/v1/files", "/v1/batches/x"):
             refused = await service.http.get(path, headers=bearer("key-ls"))
             assert refused.status_code == 403
-            assert "got BEST_EFFORT, allowed with this key is LATENCY_SENSITIVE" in error_of(refused)["message"]
+            assert "got best-effort, allowed with this key is latency-sensitive" in error_of(refused)["message"]
             assert (await service.http.get(path, headers=bearer("key-be"))).status_code not in (401, 403)
 
 

@@ -1,0 +1,36 @@
+"""What /openapi.json says of fields that gRPC has, too: the same words, which are generated from the protos' comments.
+
+Read when somebody asks for the description, and not at the start.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+# Where the two names of a field differ.
+_NAMES_IN_PROTOS = {
+    "stop": "stop_strings",
+    "top_logprobs": "num_top_logprobs",
+    "json": "json_schema",
+    "choice": "choices",
+    "grammar": "lark",
+    "guided_json": "json_schema",
+    "guided_regex": "regex",
+    "guided_choice": "choices",
+    "guided_grammar": "lark",
+}
+_ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM."}
+
+
+def text_of(field: str) -> str | None:
+    """Returns the text of a field by its name in JSON; None if no message of a request has such a field."""
+    text = _texts().get(_NAMES_IN_PROTOS.get(field, field))
+    return text if text is None or field not in _ALSO_OVER_HTTP else f"{text} {_ALSO_OVER_HTTP[field]}"
+
+
+@cache
+def _texts() -> Mapping[str, str]:
+    """Returns the texts by the field's own name; of two of one name, that of the outer message."""
+    by_path: dict[str, str] = json.loads(files(__package__).joinpath("field_texts.json").read_text("utf-8"))
+    return {path.partition(".")[2]: text for path, text in reversed(by_path.items())}
