@@ -20,8 +20,8 @@ from client.messages import (
 from client.tools import encode_calls, encode_choice, encode_tools, encode_variables
 
 _CLASSES = {
-    RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
-    RequestClass.BEST_EFFORT: pb.BEST_EFFORT,
+    RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
+    RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
 }
 
 

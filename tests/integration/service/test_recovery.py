@@ -26,7 +26,7 @@ MODEL = ROOT / "demo" / "model"
 
 def handover(service: LiveService) -> None:
     with service.channel() as channel:
-        admin_pb2_grpc.AdminStub(channel).Handover(admin_pb2.HandoverRequest(), timeout=60)
+        admin_pb2_grpc.AdminServiceStub(channel).Handover(admin_pb2.HandoverRequest(), timeout=60)
 
 
 # ---- simulated workers, whose tokens depend on all tokens before them
