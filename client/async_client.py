@@ -56,8 +56,8 @@ class AsyncClient:
         self.address = address
         self._timeout_s = timeout_s
         self._channel = shown.open_channel(self._endpoint.target, self._endpoint.channel_options())
-        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
-        self._admin = admin_pb2_grpc.AdminStub(self._channel)
+        self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._admin = admin_pb2_grpc.AdminServiceStub(self._channel)
         self._batches = BatchCalls(self._channel, self._endpoint, timeout_s)
         # By its name, for the published types of the generated stub lack its methods.
         self._check_health = self._channel.unary_unary(

@@ -37,7 +37,7 @@ class BatchCalls:
     """
 
     def __init__(self, channel: grpc.aio.Channel, endpoint: Endpoint, timeout_s: float | None) -> None:
-        self._stub = batches_pb2_grpc.BatchesStub(channel)
+        self._stub = batches_pb2_grpc.BatchesServiceStub(channel)
         self._endpoint = endpoint
         self._timeout_s = timeout_s
 

@@ -10,8 +10,8 @@ from client.errors import InvalidRequest
 from client.messages import ChatMessage, FinishReason, GenerateOptions, Prompt, RequestClass, TokenLogprob, Usage
 
 _CLASSES = {
-    RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE,
-    RequestClass.BEST_EFFORT: pb.BEST_EFFORT,
+    RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
+    RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
 }
 _FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,

@@ -45,8 +45,8 @@ _FINISH_REASONS: dict[int, FinishReason | None] = {
     inference_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
 }
 _REQUEST_CLASSES = {
-    RequestClass.LATENCY_SENSITIVE: inference_pb2.LATENCY_SENSITIVE,
-    RequestClass.BEST_EFFORT: inference_pb2.BEST_EFFORT,
+    RequestClass.LATENCY_SENSITIVE: inference_pb2.REQUEST_CLASS_LATENCY_SENSITIVE,
+    RequestClass.BEST_EFFORT: inference_pb2.REQUEST_CLASS_BEST_EFFORT,
 }
 _NUMBERS_OF_SAMPLING = (
     "temperature",

@@ -76,7 +76,7 @@ class GrpcClient:
     """Asks over one channel."""
 
     def __init__(self, address: str, max_tokens: int) -> None:
-        self._stub = pb_grpc.InferenceStub(grpc.insecure_channel(address))
+        self._stub = pb_grpc.InferenceServiceStub(grpc.insecure_channel(address))
         stop = pb.StopConditions(max_tokens=max_tokens, ignore_eos=True)
         sampling = pb.SamplingParams(temperature=0)
         self._request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=_PROMPT), stop=stop, sampling=sampling)

@@ -80,7 +80,7 @@ async def _stream_all(work: ClientWork, parent: Connection) -> None:
     tasks: list[asyncio.Task[None]] = []
     options = [("grpc.enable_http_proxy", 0)]
     async with AsyncClient(work.address) as client, grpc.aio.insecure_channel(work.address, options) as channel:
-        stub = pb_grpc.InferenceStub(channel)
+        stub = pb_grpc.InferenceServiceStub(channel)
         async with asyncio.TaskGroup() as group:
             for number in range(work.num_streams):
                 read = (
@@ -104,8 +104,13 @@ async def _read_with_client(client: AsyncClient, work: ClientWork, counts: Count
             counts.num_messages += 1
 
 
-async def _read_with_stub(stub: "pb_grpc.InferenceAsyncStub", work: ClientWork, counts: Counts, number: int) -> None:
-    classes = {RequestClass.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT: pb.BEST_EFFORT}
+async def _read_with_stub(
+    stub: "pb_grpc.InferenceServiceAsyncStub", work: ClientWork, counts: Counts, number: int
+) -> None:
+    classes = {
+        RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
+        RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
+    }
     request = pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=(*_PROMPT, number)),
         request_class=classes[work.request_class],

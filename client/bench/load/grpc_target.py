@@ -15,7 +15,7 @@ _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_promp
 
 
 class GrpcTarget:
-    """Asks `qllm.v1.Inference/Generate`, greedy, and finds nothing cached that another target has asked before.
+    """Asks `qllm.v1.InferenceService/Generate`, greedy, and finds nothing cached that another target has asked before.
 
     Args:
         address: "host:port".

@@ -1,4 +1,4 @@
-"""Serves qllm.v1.Admin: the facts and loads of the service as they stand, and orders to hand over and to stop.
+"""Serves qllm.v1.AdminService: the facts and loads of the service as they stand, and orders to hand over and to stop.
 
 Decides nothing.
 """

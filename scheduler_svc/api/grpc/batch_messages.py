@@ -1,4 +1,4 @@
-"""Turns jobs, and results of items, into the messages of qllm.v1.Batches. Pure."""
+"""Turns jobs, and results of items, into the messages of qllm.v1.BatchesService. Pure."""
 
 from qllm.v1 import batches_pb2 as pb
 from qllm.v1 import inference_pb2

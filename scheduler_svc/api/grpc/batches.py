@@ -1,4 +1,4 @@
-"""Serves qllm.v1.Batches over a store of jobs: checks what comes in, and turns jobs and results into messages.
+"""Serves qllm.v1.BatchesService over a store of jobs: checks what comes in, and turns jobs and results into messages.
 
 Errors leave as ServiceError and get their status from the interceptor. Knows nothing of when items run.
 """

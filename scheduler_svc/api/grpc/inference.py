@@ -1,4 +1,4 @@
-"""Serves qllm.v1.Inference: turns messages into drafts, and the deltas that come back into messages.
+"""Serves qllm.v1.InferenceService: turns messages into drafts, and the deltas that come back into messages.
 
 Errors leave as ServiceError and get their status from the interceptor. Knows nothing of scheduling.
 """

@@ -20,8 +20,8 @@ from scheduler_svc.errors import NOTHING, InvalidRequest
 
 _CLASSES = {
     pb.REQUEST_CLASS_UNSPECIFIED: RequestClass.LATENCY_SENSITIVE,
-    pb.LATENCY_SENSITIVE: RequestClass.LATENCY_SENSITIVE,
-    pb.BEST_EFFORT: RequestClass.BEST_EFFORT,
+    pb.REQUEST_CLASS_LATENCY_SENSITIVE: RequestClass.LATENCY_SENSITIVE,
+    pb.REQUEST_CLASS_BEST_EFFORT: RequestClass.BEST_EFFORT,
 }
 
 

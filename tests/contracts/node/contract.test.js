@@ -17,8 +17,8 @@ const files = ["inference", "admin", "batches"].map((name) => `qllm/v1/${name}.p
 const loaded = loadSync(files, { includeDirs: [QLLM_PROTOS], keepCase: true, defaults: true, enums: String, longs: Number, oneofs: true });
 const { qllm } = grpc.loadPackageDefinition(loaded);
 const credentials = grpc.credentials.createSsl(readFileSync(QLLM_TLS_CA));
-const inference = new qllm.v1.Inference(QLLM_ADDRESS, credentials);
-const batches = new qllm.v1.Batches(QLLM_ADDRESS, credentials);
+const inference = new qllm.v1.InferenceService(QLLM_ADDRESS, credentials);
+const batches = new qllm.v1.BatchesService(QLLM_ADDRESS, credentials);
 after(() => [inference, batches].forEach((client) => client.close()));
 
 const key = new grpc.Metadata();
@@ -54,7 +54,7 @@ test("a request streams all its tokens in order, and ends once with what it used
 });
 
 test("a chat of both classes is answered", async () => {
-  for (const request_class of ["LATENCY_SENSITIVE", "BEST_EFFORT"]) {
+  for (const request_class of ["REQUEST_CLASS_LATENCY_SENSITIVE", "REQUEST_CLASS_BEST_EFFORT"]) {
     const chat = { messages: [{ role: "user", content: "hello" }] };
     const messages = await all(generate({ chat, request_class, stop: { max_tokens: 3, ignore_eos: true } }));
     assert.equal(messages.at(-1).finish.usage.completion_tokens, 3);

@@ -21,7 +21,7 @@ from tests.support.service.simulated_worker import INSTANT
 pytestmark = pytest.mark.slow
 
 BOUND_S = 60.0
-GENERATE, ABORT = "/qllm.v1.Inference/Generate", "/qllm.v1.Inference/Abort"
+GENERATE, ABORT = "/qllm.v1.InferenceService/Generate", "/qllm.v1.InferenceService/Abort"
 ALLOWED = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 HTTP_ALLOWED = {200, 400, 404}
 PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -61,7 +61,7 @@ def unharmed(service: LiveService) -> Iterator[grpc.Channel]:
         yield channel
         answers = list(service.inference(channel).Generate(GOOD, timeout=BOUND_S))
         assert answers[-1].HasField("finish")
-        stub = admin_pb2_grpc.AdminStub(channel)
+        stub = admin_pb2_grpc.AdminServiceStub(channel)
         loads = stub.GetLoads(admin_pb2.GetLoadsRequest(check=True), timeout=BOUND_S)
         assert list(loads.check.problems) == []
         assert loads.free_blocks == loads.total_blocks

@@ -20,7 +20,10 @@ CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
-_CLASSES = {Class.LATENCY_SENSITIVE: pb.LATENCY_SENSITIVE, Class.BEST_EFFORT: pb.BEST_EFFORT}
+_CLASSES = {
+    Class.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
+    Class.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
+}
 _SALTS = itertools.count()
 
 
@@ -58,7 +61,7 @@ class Clients:
     async def __aenter__(self) -> Self:
         """Opens the channel."""
         self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-        self._stub = inference_pb2_grpc.InferenceStub(self._channel)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -37,7 +37,7 @@ class JobClients:
     async def __aenter__(self) -> Self:
         """Opens the channels."""
         self._channels = [grpc.aio.insecure_channel(each, options=CHANNEL_OPTIONS) for each in self._addresses]
-        self._stubs = [batches_pb2_grpc.BatchesStub(channel) for channel in self._channels]
+        self._stubs = [batches_pb2_grpc.BatchesServiceStub(channel) for channel in self._channels]
         return self
 
     async def __aexit__(self, *_: object) -> None:

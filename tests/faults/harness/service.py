@@ -98,7 +98,7 @@ class Service:
         self.log_file = self._directory / "log"
         self._log = self._stack.enter_context(self.log_file.open("ab"))
         channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        self._admin = admin_pb2_grpc.AdminStub(channel)
+        self._admin = admin_pb2_grpc.AdminServiceStub(channel)
         self._stack.push_async_callback(channel.close)
         self._stack.callback(self._kill)
         try:

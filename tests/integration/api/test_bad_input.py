@@ -50,7 +50,7 @@ async def test_id_of_a_live_request_is_refused(live_service: LiveService) -> Non
         request_id="twice", token_ids=pb.TokenIds(ids=[5]), stop=pb.StopConditions(max_tokens=room, ignore_eos=True)
     )
     async with grpc.aio.insecure_channel(live_service.grpc_address, options=OPTIONS) as channel:
-        inference = inference_pb2_grpc.InferenceStub(channel)
+        inference = inference_pb2_grpc.InferenceServiceStub(channel)
         first = inference.Generate(request)
         await first.read()
         answer = await send(channel, GENERATE, request.SerializeToString())

@@ -31,9 +31,9 @@ def parts() -> Iterator[pb.CreateBatchRequest]:
 
 
 @contextmanager
-def batches(service: LiveService) -> Iterator[batches_pb2_grpc.BatchesStub]:
+def batches(service: LiveService) -> Iterator[batches_pb2_grpc.BatchesServiceStub]:
     with service.channel() as channel:
-        yield batches_pb2_grpc.BatchesStub(channel)
+        yield batches_pb2_grpc.BatchesServiceStub(channel)
 
 
 def add_job(service: LiveService) -> str:

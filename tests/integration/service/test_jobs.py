@@ -37,19 +37,19 @@ def submit(service: LiveService, key: str) -> pb.Batch:
         *(pb.CreateBatchRequest(item=item) for item in items),
     ]
     with service.channel() as channel:
-        return batches_pb2_grpc.BatchesStub(channel).CreateBatch(iter(messages), timeout=60)
+        return batches_pb2_grpc.BatchesServiceStub(channel).CreateBatch(iter(messages), timeout=60)
 
 
 def batch_now(service: LiveService, batch_id: str) -> pb.Batch:
     with service.channel() as channel:
-        stub = batches_pb2_grpc.BatchesStub(channel)
+        stub = batches_pb2_grpc.BatchesServiceStub(channel)
         return stub.GetBatch(pb.GetBatchRequest(batch_id=batch_id), timeout=60)
 
 
 def results(service: LiveService, batch_id: str, *, follow: bool) -> list[pb.BatchResult]:
     request = pb.StreamResultsRequest(batch_id=batch_id, follow=follow)
     with service.channel() as channel:
-        return list(batches_pb2_grpc.BatchesStub(channel).StreamResults(request, timeout=WAIT_S))
+        return list(batches_pb2_grpc.BatchesServiceStub(channel).StreamResults(request, timeout=WAIT_S))
 
 
 def generated(service: LiveService, prompt: str) -> tuple[str, tuple[int, ...]]:

@@ -50,7 +50,11 @@ def test_both_ports_count_the_requests_of_each_class(
     live_service: LiveService, http_port: int, metrics_port: int
 ) -> None:
     before = scrape(metrics_port)
-    for request_class in (pb.LATENCY_SENSITIVE, pb.BEST_EFFORT, pb.BEST_EFFORT):
+    for request_class in (
+        pb.REQUEST_CLASS_LATENCY_SENSITIVE,
+        pb.REQUEST_CLASS_BEST_EFFORT,
+        pb.REQUEST_CLASS_BEST_EFFORT,
+    ):
         generate(live_service, request_class)
     for port in (http_port, metrics_port):
         more = added(before, scrape(port))
@@ -67,7 +71,7 @@ def test_both_ports_count_the_requests_of_each_class(
 def test_refusals_are_counted_by_class_and_reason(live_service: LiveService, metrics_port: int) -> None:
     before = scrape(metrics_port)
     with pytest.raises(grpc.RpcError):
-        generate(live_service, pb.BEST_EFFORT, sampling=pb.SamplingParams(temperature=1000))
+        generate(live_service, pb.REQUEST_CLASS_BEST_EFFORT, sampling=pb.SamplingParams(temperature=1000))
     assert added(before, scrape(metrics_port)) == {("requests_refused_total", "be", "invalid"): 1}
 
 
@@ -81,7 +85,7 @@ def test_what_a_page_says_of_the_worker_is_what_the_loads_say(live_service: Live
 
 
 def test_a_page_holds_nothing_of_prompts_and_ids(live_service: LiveService, metrics_port: int) -> None:
-    generate(live_service, pb.LATENCY_SENSITIVE, request_id="a-secret-id")
+    generate(live_service, pb.REQUEST_CLASS_LATENCY_SENSITIVE, request_id="a-secret-id")
     labels = {label for key in scrape(metrics_port) for label in key[1:]}
     words = {label for label in labels if not label.replace(".", "").isdigit()}
     assert words == {
@@ -101,21 +105,21 @@ def test_silent_clients_of_the_metrics_port_harm_neither_scrapers_nor_requests(
             silent = flood.enter_context(socket.create_connection(("127.0.0.1", metrics_port)))
             silent.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert scrape(metrics_port)["worker_ready",] == 1
-        generate(live_service, pb.LATENCY_SENSITIVE)
+        generate(live_service, pb.REQUEST_CLASS_LATENCY_SENSITIVE)
         assert len(os.listdir(f"/proc/{live_service.process.pid}/fd")) < NUM_SILENT
 
 
 def test_counters_go_on_when_the_worker_is_replaced(log: Path) -> None:
     port = free_port()
     with start_service(ROOT / "demo/model", log, "--metrics-port", str(port), worker_options=INSTANT) as service:
-        generate(service, pb.LATENCY_SENSITIVE)
+        generate(service, pb.REQUEST_CLASS_LATENCY_SENSITIVE)
         before = scrape(port)
         os.kill(service.worker_pid(), signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE_S
         while not (now := scrape(port))["workers_lost_total",] or not now["worker_ready",]:
             assert time.monotonic() < deadline, service.log.read_text()[-4000:]
             time.sleep(0.05)
-        generate(service, pb.LATENCY_SENSITIVE)
+        generate(service, pb.REQUEST_CLASS_LATENCY_SENSITIVE)
         more = added(before, scrape(port))
     assert more["generation_tokens_total", "ls"] == more["request_success_total", "ls", "length"] * 5 == 5
     assert more["workers_lost_total",] == 1

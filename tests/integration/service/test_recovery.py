@@ -30,7 +30,7 @@ def request(number: int, max_tokens: int, *, seed: int | None = None) -> pb.Gene
     sampling = pb.SamplingParams(temperature=0) if seed is None else pb.SamplingParams(temperature=1, seed=seed)
     return pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=range(10 + number, 50 + 2 * number)),
-        request_class=pb.BEST_EFFORT if number % 2 else pb.LATENCY_SENSITIVE,
+        request_class=pb.REQUEST_CLASS_BEST_EFFORT if number % 2 else pb.REQUEST_CLASS_LATENCY_SENSITIVE,
         sampling=sampling,
         stop=pb.StopConditions(max_tokens=max_tokens, ignore_eos=True),
     )
@@ -79,7 +79,7 @@ def streams_over(service: LiveService, asked: list[pb.GenerateRequest], blow: Ca
 
 def handover(service: LiveService) -> None:
     with service.channel() as channel:
-        admin_pb2_grpc.AdminStub(channel).Handover(admin_pb2.HandoverRequest(), timeout=60)
+        admin_pb2_grpc.AdminServiceStub(channel).Handover(admin_pb2.HandoverRequest(), timeout=60)
 
 
 # ---- the real model

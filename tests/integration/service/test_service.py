@@ -96,9 +96,9 @@ def assert_generates_as_transformers_does(service: LiveService, family: str) -> 
     """Greedy output is that of `generate`, for a request alone and for requests of both classes together."""
     prompts, expected = prompts_of(family)
     with service.channel() as channel, ThreadPoolExecutor(6) as pool:
-        alone = generate(service, channel, request(prompts[1], pb.LATENCY_SENSITIVE, 12))
+        alone = generate(service, channel, request(prompts[1], pb.REQUEST_CLASS_LATENCY_SENSITIVE, 12))
         assert alone == expected[1]
-        classes = [pb.BEST_EFFORT, pb.BEST_EFFORT, pb.LATENCY_SENSITIVE] * 2
+        classes = [pb.REQUEST_CLASS_BEST_EFFORT, pb.REQUEST_CLASS_BEST_EFFORT, pb.REQUEST_CLASS_LATENCY_SENSITIVE] * 2
         together = [
             pool.submit(generate, service, channel, request(prompt, request_class, 12))
             for prompt, request_class in zip(prompts, classes, strict=True)
@@ -120,7 +120,7 @@ def prompt_of(num_tokens: int, seed: int) -> list[int]:
 
 def test_best_effort_output_is_the_same_whether_it_was_preempted_or_not(live_service: LiveService) -> None:
     def messages() -> list[pb.GenerateRequest]:
-        return [request(prompt_of(300 + 40 * i, i), pb.BEST_EFFORT, 40) for i in range(4)]
+        return [request(prompt_of(300 + 40 * i, i), pb.REQUEST_CLASS_BEST_EFFORT, 40) for i in range(4)]
 
     def num_preemptions() -> int:
         loads = live_service.loads()
@@ -132,7 +132,7 @@ def test_best_effort_output_is_the_same_whether_it_was_preempted_or_not(live_ser
         while num_preemptions() == before:  # an arrival may miss all that runs
             flood = [pool.submit(generate, live_service, channel, message) for message in messages()]
             while not all(future.done() for future in flood):
-                generate(live_service, channel, request(prompt_of(30, 99), pb.LATENCY_SENSITIVE, 4))
+                generate(live_service, channel, request(prompt_of(30, 99), pb.REQUEST_CLASS_LATENCY_SENSITIVE, 4))
             assert [future.result() for future in flood] == expected
     loads = live_service.loads()
     assert loads.free_blocks == loads.total_blocks
@@ -142,7 +142,7 @@ def test_two_hundred_streams_cancelled_at_random_moments_leave_nothing_behind(li
     rng = random.Random(3)
 
     def start_and_cancel(i: int) -> None:
-        request_class = pb.LATENCY_SENSITIVE if i % 3 == 0 else pb.BEST_EFFORT
+        request_class = pb.REQUEST_CLASS_LATENCY_SENSITIVE if i % 3 == 0 else pb.REQUEST_CLASS_BEST_EFFORT
         call = live_service.inference(channel).Generate(request(prompt_of(rng.randint(1, 400), i), request_class, 60))
         timer = threading.Timer(rng.random() ** 2 * 4, call.cancel)
         timer.start()
@@ -156,7 +156,7 @@ def test_two_hundred_streams_cancelled_at_random_moments_leave_nothing_behind(li
     with live_service.channel() as channel:
         with ThreadPoolExecutor(50) as pool:
             list(pool.map(start_and_cancel, range(200)))
-        generate(live_service, channel, request(prompt_of(20, 1), pb.LATENCY_SENSITIVE, 4))
+        generate(live_service, channel, request(prompt_of(20, 1), pb.REQUEST_CLASS_LATENCY_SENSITIVE, 4))
         loads = live_service.loads()
     assert loads.free_blocks == loads.total_blocks
     for load in (loads.latency_sensitive, loads.best_effort):
@@ -165,18 +165,18 @@ def test_two_hundred_streams_cancelled_at_random_moments_leave_nothing_behind(li
 
 def test_a_deadline_ends_the_work(live_service: LiveService) -> None:
     with live_service.channel() as channel:
-        message = request(prompt_of(50, 5), pb.BEST_EFFORT, 1500)
+        message = request(prompt_of(50, 5), pb.REQUEST_CLASS_BEST_EFFORT, 1500)
         with pytest.raises(grpc.RpcError) as caught:
             list(live_service.inference(channel).Generate(message, timeout=0.5))
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        generate(live_service, channel, request(prompt_of(5, 5), pb.LATENCY_SENSITIVE, 2))
+        generate(live_service, channel, request(prompt_of(5, 5), pb.REQUEST_CLASS_LATENCY_SENSITIVE, 2))
         loads = live_service.loads()
     assert loads.free_blocks == loads.total_blocks
 
 
 def test_sampling_with_a_seed_is_repeatable_and_differs_between_seeds(live_service: LiveService) -> None:
     def sample(seed: int) -> tuple[int, ...]:
-        message = request(prompt_of(12, 5), pb.LATENCY_SENSITIVE, 24)
+        message = request(prompt_of(12, 5), pb.REQUEST_CLASS_LATENCY_SENSITIVE, 24)
         message.sampling.CopyFrom(pb.SamplingParams(temperature=1.0, top_k=50, top_p=0.95, seed=seed))
         with live_service.channel() as channel:
             return generate(live_service, channel, message)
@@ -235,7 +235,7 @@ def test_requests_that_may_not_wait_for_another_worker_end_with_a_clear_status_w
     with service.channel() as channel:
         calls = [
             service.inference(channel).Generate(request(prompt_of(100, i), request_class, 1500))
-            for i, request_class in enumerate([pb.LATENCY_SENSITIVE, pb.BEST_EFFORT] * 2)
+            for i, request_class in enumerate([pb.REQUEST_CLASS_LATENCY_SENSITIVE, pb.REQUEST_CLASS_BEST_EFFORT] * 2)
         ]
         next(calls[0])  # the first is under way; the best-effort ones may still wait
         os.kill(pid, blow)
@@ -248,4 +248,4 @@ def test_requests_that_may_not_wait_for_another_worker_end_with_a_clear_status_w
         while service.info().worker_epoch == epoch or not service.is_serving():
             assert time.monotonic() < deadline, "no other worker took over"
             time.sleep(0.1)
-        assert len(generate(service, channel, request(prompt_of(9, 2), pb.LATENCY_SENSITIVE, 3))) == 3
+        assert len(generate(service, channel, request(prompt_of(9, 2), pb.REQUEST_CLASS_LATENCY_SENSITIVE, 3))) == 3

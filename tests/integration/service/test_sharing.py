@@ -45,7 +45,7 @@ def over_http(port: int, **body: object) -> int:
 def check(service: LiveService) -> admin_pb2.IntegrityCheck:
     with service.channel() as channel:
         asked = admin_pb2.GetLoadsRequest(check=True)
-        return admin_pb2_grpc.AdminStub(channel).GetLoads(asked, timeout=PATIENCE_S).check
+        return admin_pb2_grpc.AdminServiceStub(channel).GetLoads(asked, timeout=PATIENCE_S).check
 
 
 def test_the_second_of_two_prompts_that_begin_alike_finds_what_the_first_computed(
@@ -53,7 +53,7 @@ def test_the_second_of_two_prompts_that_begin_alike_finds_what_the_first_compute
 ) -> None:
     prompt, block_size = new_prompt(), live_service.model_facts.block_size
     first_ids, first_found = over_grpc(live_service, request(prompt))
-    again_ids, again_found = over_grpc(live_service, request(prompt, request_class=pb.BEST_EFFORT))
+    again_ids, again_found = over_grpc(live_service, request(prompt, request_class=pb.REQUEST_CLASS_BEST_EFFORT))
     assert (first_found, again_ids) == (0, first_ids)
     assert again_found == len(prompt) // block_size * block_size
     assert over_http(http_port, prompt=[*prompt[:64], *new_prompt(36)], max_tokens=4) == 64
@@ -69,7 +69,10 @@ def test_requests_of_different_salts_find_nothing_of_each_other(live_service: Li
 
 def test_both_processes_agree_on_who_holds_what_while_work_goes_on(live_service: LiveService) -> None:
     prompt = new_prompt(300)
-    asked = [request(prompt, 40, request_class=one) for one in (pb.LATENCY_SENSITIVE, pb.BEST_EFFORT) * 3]
+    asked = [
+        request(prompt, 40, request_class=one)
+        for one in (pb.REQUEST_CLASS_LATENCY_SENSITIVE, pb.REQUEST_CLASS_BEST_EFFORT) * 3
+    ]
     with live_service.channel() as channel:
         streams = [live_service.inference(channel).Generate(one, timeout=PATIENCE_S) for one in asked]
         next(streams[0])

@@ -75,7 +75,7 @@ def test_a_stopping_service_refuses_new_requests_ends_running_ones_whole_and_exi
             running = inference.Generate(request)
             next(running)
             if told_by == "Drain":
-                drained = admin_pb2_grpc.AdminStub(channel).Drain(admin_pb2.DrainRequest(grace_ms=300_000))
+                drained = admin_pb2_grpc.AdminServiceStub(channel).Drain(admin_pb2.DrainRequest(grace_ms=300_000))
                 assert (drained.grace_ms, drained.num_requests) == (300_000, 1)
             else:
                 service.process.send_signal(signal.SIGTERM)

@@ -38,9 +38,9 @@ def interrupt_best_effort_work(service: LiveService) -> None:
     with ThreadPoolExecutor(4) as pool:
         while service.loads().num_preemptions_at_expert == 0:
             assert time.monotonic() < deadline, "nothing was ever stopped inside a layer"
-            background = [pool.submit(ask, service, pb.BEST_EFFORT, 1200 + i, 4) for i in range(2)]
+            background = [pool.submit(ask, service, pb.REQUEST_CLASS_BEST_EFFORT, 1200 + i, 4) for i in range(2)]
             for i in range(4):
-                ask(service, pb.LATENCY_SENSITIVE, 20 + i, 3)
+                ask(service, pb.REQUEST_CLASS_LATENCY_SENSITIVE, 20 + i, 3)
             for future in background:
                 future.result()
 

@@ -22,7 +22,7 @@ def ask(service: LiveService, num_prompt: int, max_tokens: int) -> None:
     rng = random.Random(num_prompt)
     message = pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=[rng.randrange(3, 200) for _ in range(num_prompt)]),
-        request_class=pb.LATENCY_SENSITIVE,
+        request_class=pb.REQUEST_CLASS_LATENCY_SENSITIVE,
         sampling=pb.SamplingParams(temperature=0),
         stop=pb.StopConditions(max_tokens=max_tokens, ignore_eos=True),
     )

@@ -53,8 +53,8 @@ def test_worker_without_a_model_loads_neither_torch_nor_transformers() -> None:
 
 def test_streams_the_text_of_its_tokens_and_the_same_for_the_same_prompt(free: LiveService) -> None:
     with free.channel() as channel:
-        messages = generate(free, channel, request(pb.LATENCY_SENSITIVE, 200))
-        again = generate(free, channel, request(pb.BEST_EFFORT, 200))
+        messages = generate(free, channel, request(pb.REQUEST_CLASS_LATENCY_SENSITIVE, 200))
+        again = generate(free, channel, request(pb.REQUEST_CLASS_BEST_EFFORT, 200))
     tokens = token_ids(messages)
     assert len(tokens) == 200
     assert token_ids(again) == tokens
@@ -68,8 +68,11 @@ def test_streams_the_text_of_its_tokens_and_the_same_for_the_same_prompt(free: L
 def test_many_streams_at_once_get_what_each_gets_alone(free: LiveService) -> None:
     prompts = [(*PROMPT, number) for number in range(24)]
     with free.channel() as channel:
-        alone = [token_ids(generate(free, channel, request(pb.LATENCY_SENSITIVE, 50, prompt))) for prompt in prompts]
-        classes = (pb.LATENCY_SENSITIVE, pb.BEST_EFFORT)
+        alone = [
+            token_ids(generate(free, channel, request(pb.REQUEST_CLASS_LATENCY_SENSITIVE, 50, prompt)))
+            for prompt in prompts
+        ]
+        classes = (pb.REQUEST_CLASS_LATENCY_SENSITIVE, pb.REQUEST_CLASS_BEST_EFFORT)
         stub = free.inference(channel)
         calls = [stub.Generate(request(classes[i % 2], 50, prompt), timeout=300) for i, prompt in enumerate(prompts)]
         assert [token_ids(list(call)) for call in calls] == alone
@@ -77,11 +80,11 @@ def test_many_streams_at_once_get_what_each_gets_alone(free: LiveService) -> Non
 
 def test_work_that_can_wait_stops_between_units_for_an_arrival_and_loses_nothing(slow: LiveService) -> None:
     with slow.channel() as channel:
-        undisturbed = token_ids(generate(slow, channel, request(pb.BEST_EFFORT, 6)))
-        call = slow.inference(channel).Generate(request(pb.BEST_EFFORT, 6), timeout=300)
+        undisturbed = token_ids(generate(slow, channel, request(pb.REQUEST_CLASS_BEST_EFFORT, 6)))
+        call = slow.inference(channel).Generate(request(pb.REQUEST_CLASS_BEST_EFFORT, 6), timeout=300)
         messages = [next(call)]
         for _ in range(3):
-            generate(slow, channel, request(pb.LATENCY_SENSITIVE, 1, PROMPT[:8]))
+            generate(slow, channel, request(pb.REQUEST_CLASS_LATENCY_SENSITIVE, 1, PROMPT[:8]))
         messages += call
     assert token_ids(messages) == undisturbed
     assert messages[-1].finish.usage.num_preemptions > 0
@@ -92,7 +95,7 @@ def test_work_that_can_wait_stops_between_units_for_an_arrival_and_loses_nothing
 def test_iterations_take_the_time_that_the_table_says(slow: LiveService) -> None:
     before = slow.loads()
     with slow.channel() as channel:
-        generate(slow, channel, request(pb.LATENCY_SENSITIVE, 4))
+        generate(slow, channel, request(pb.REQUEST_CLASS_LATENCY_SENSITIVE, 4))
     after = slow.loads()
     num_units = NUM_LAYERS * (1 + NUM_EXPERTS)  # of the prompt's iteration, which uses all experts
     assert after.num_iterations - before.num_iterations == 4
@@ -101,7 +104,7 @@ def test_iterations_take_the_time_that_the_table_says(slow: LiveService) -> None
 
 def test_cancelled_stream_gives_its_blocks_back_at_the_next_unit(slow: LiveService) -> None:
     with slow.channel() as channel:
-        call = slow.inference(channel).Generate(request(pb.BEST_EFFORT, 300), timeout=300)
+        call = slow.inference(channel).Generate(request(pb.REQUEST_CLASS_BEST_EFFORT, 300), timeout=300)
         next(call)
         assert slow.loads().free_blocks < slow.loads().total_blocks
         call.cancel()
@@ -111,7 +114,7 @@ def test_cancelled_stream_gives_its_blocks_back_at_the_next_unit(slow: LiveServi
 
 
 def test_killed_worker_is_replaced_and_says_the_same_again(free: LiveService) -> None:
-    message = request(pb.LATENCY_SENSITIVE, 20)
+    message = request(pb.REQUEST_CLASS_LATENCY_SENSITIVE, 20)
     with free.channel() as channel:
         before = token_ids(generate(free, channel, message))
         os.kill(free.worker_pid(), signal.SIGKILL)

@@ -41,7 +41,7 @@ def process(log: Path, module: str, *arguments: str) -> Iterator[Process]:
 def request(max_tokens: int) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         token_ids=pb.TokenIds(ids=range(20, 60)),
-        request_class=pb.LATENCY_SENSITIVE,
+        request_class=pb.REQUEST_CLASS_LATENCY_SENSITIVE,
         sampling=pb.SamplingParams(temperature=0),
         stop=pb.StopConditions(max_tokens=max_tokens),
     )

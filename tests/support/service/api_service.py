@@ -40,8 +40,8 @@ class Service:
     generator: FakeGenerator
     server: ApiServer
     channel: grpc.aio.Channel
-    inference: "inference_pb2_grpc.InferenceAsyncStub"
-    batches: "batches_pb2_grpc.BatchesAsyncStub"
+    inference: "inference_pb2_grpc.InferenceServiceAsyncStub"
+    batches: "batches_pb2_grpc.BatchesServiceAsyncStub"
 
 
 def api_server(
@@ -72,7 +72,10 @@ async def running(
     options = (("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0))
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         try:
-            inference, batches = inference_pb2_grpc.InferenceStub(channel), batches_pb2_grpc.BatchesStub(channel)
+            inference, batches = (
+                inference_pb2_grpc.InferenceServiceStub(channel),
+                batches_pb2_grpc.BatchesServiceStub(channel),
+            )
             yield Service(generator, server, channel, inference, batches)
         finally:
             await server.stop(grace_s=0)

@@ -11,8 +11,8 @@ import grpc
 from qllm.v1 import admin_pb2
 from qllm.v1 import inference_pb2 as pb
 
-GENERATE = "/qllm.v1.Inference/Generate"
-ABORT = "/qllm.v1.Inference/Abort"
+GENERATE = "/qllm.v1.InferenceService/Generate"
+ABORT = "/qllm.v1.InferenceService/Abort"
 
 OK = grpc.StatusCode.OK
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -245,12 +245,12 @@ TARGETS = (
     ),
     Case(
         "ttft_ms of best-effort work",
-        fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets(ttft_ms=0)),
+        fixed(request_class=pb.REQUEST_CLASS_BEST_EFFORT, targets=pb.LatencyTargets(ttft_ms=0)),
         ("targets.ttft_ms", "got 0.0", "best-effort"),
     ),
     Case(
         "tpot_ms of best-effort work",
-        fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets(tpot_ms=50)),
+        fixed(request_class=pb.REQUEST_CLASS_BEST_EFFORT, targets=pb.LatencyTargets(tpot_ms=50)),
         ("targets.tpot_ms", "got 50.0", "best-effort"),
     ),
 )
@@ -310,8 +310,10 @@ WIRE = (
     Case("varint without end", raw(b"\x10" + b"\xff" * 11), ("request", "GenerateRequest")),
     Case("zero tag", raw(b"\x00\x00"), ("request", "GenerateRequest")),
     Case("5 MB message", fixed(text="a" * (5 << 20)), ("larger than max",), grpc.StatusCode.RESOURCE_EXHAUSTED),
-    Case("broken bytes for admin", raw(b"\x0a"), ("request", "GetLoadsRequest"), method="/qllm.v1.Admin/GetLoads"),
-    Case("unknown method", raw(b""), (), grpc.StatusCode.UNIMPLEMENTED, "/qllm.v1.Inference/Nothing"),
+    Case(
+        "broken bytes for admin", raw(b"\x0a"), ("request", "GetLoadsRequest"), method="/qllm.v1.AdminService/GetLoads"
+    ),
+    Case("unknown method", raw(b""), (), grpc.StatusCode.UNIMPLEMENTED, "/qllm.v1.InferenceService/Nothing"),
     Case("unknown service", raw(b""), (), grpc.StatusCode.UNIMPLEMENTED, "/qllm.v1.Nobody/Generate"),
     Case("method path without service", raw(b""), (), grpc.StatusCode.UNIMPLEMENTED, "/Generate"),
 )
@@ -327,7 +329,9 @@ ALLOWED = (
     Case("seed most negative", sampling(seed=-(2**63)), status=OK),
     Case("targets of zero", targets(ttft_ms=0, tpot_ms=0), status=OK),
     Case("the longest targets", targets(ttft_ms=3_600_000, tpot_ms=60_000), status=OK),
-    Case("targets without any", fixed(request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets()), status=OK),
+    Case(
+        "targets without any", fixed(request_class=pb.REQUEST_CLASS_BEST_EFFORT, targets=pb.LatencyTargets()), status=OK
+    ),
     Case(
         "the longest session id and tool",
         session(session_id="x" * 128, expects_tool_call="read a file, " + "x" * 115),

@@ -50,8 +50,8 @@ class LiveService:
         ) as channel:
             yield channel
 
-    def inference(self, channel: grpc.Channel) -> inference_pb2_grpc.InferenceStub:
-        return inference_pb2_grpc.InferenceStub(channel)
+    def inference(self, channel: grpc.Channel) -> inference_pb2_grpc.InferenceServiceStub:
+        return inference_pb2_grpc.InferenceServiceStub(channel)
 
     def is_serving(self) -> bool:
         with self.channel() as channel:
@@ -64,12 +64,12 @@ class LiveService:
     def loads(self) -> admin_pb2.GetLoadsResponse:
         with self.channel() as channel:
             request = admin_pb2.GetLoadsRequest()
-            return admin_pb2_grpc.AdminStub(channel).GetLoads(request, timeout=120, metadata=self.metadata)
+            return admin_pb2_grpc.AdminServiceStub(channel).GetLoads(request, timeout=120, metadata=self.metadata)
 
     def info(self) -> admin_pb2.GetServerInfoResponse:
         with self.channel() as channel:
             request = admin_pb2.GetServerInfoRequest()
-            return admin_pb2_grpc.AdminStub(channel).GetServerInfo(request, timeout=120, metadata=self.metadata)
+            return admin_pb2_grpc.AdminServiceStub(channel).GetServerInfo(request, timeout=120, metadata=self.metadata)
 
     def wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_S

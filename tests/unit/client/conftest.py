@@ -14,8 +14,8 @@ from tests.unit.client.fake_service import FakeService
 async def service() -> AsyncIterator[FakeService]:
     service = FakeService()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    inference_pb2_grpc.add_InferenceServicer_to_server(service, server)
-    admin_pb2_grpc.add_AdminServicer_to_server(service, server)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await service.set_serving(True)

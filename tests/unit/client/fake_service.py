@@ -42,7 +42,7 @@ AT_REST = admin_pb2.MemoryLoad(
 )
 
 
-class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServicer):
+class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.AdminServiceServicer):
     """Streams `max_tokens` tokens, one every `step_s`, counting from the sum of the prompt's ids; the text may ask
     for a failure instead.
     """

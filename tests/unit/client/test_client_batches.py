@@ -127,7 +127,7 @@ def internal(details: str) -> grpc.aio.AioRpcError:
 class BreaksWhileSending:
     """The first call ends as gRPC ends one whose connection breaks while it sends."""
 
-    def __init__(self, stub: batches_pb2_grpc.BatchesStub, error: BaseException) -> None:
+    def __init__(self, stub: batches_pb2_grpc.BatchesServiceStub, error: BaseException) -> None:
         self.error = error
         self._create = stub.CreateBatch
         self.num_calls = 0

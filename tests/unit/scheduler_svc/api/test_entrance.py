@@ -74,7 +74,7 @@ async def test_health_says_so_for_every_service_while_the_process_lives() -> Non
         stub = health_pb2_grpc.HealthStub(service.channel)
         for name, status in {
             "": NOT_SERVING,
-            "qllm.v1.Inference": NOT_SERVING,
+            "qllm.v1.InferenceService": NOT_SERVING,
             "ready": NOT_SERVING,
             "live": SERVING,
         }.items():
@@ -121,8 +121,8 @@ async def test_drain_stops_the_service_and_answers_what_still_runs() -> None:
     server = api_server(generator, texts, operation=Operation(SETTINGS, stopper))
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
-        admin = admin_pb2_grpc.AdminStub(channel)
-        call = inference_pb2_grpc.InferenceStub(channel).Generate(pb.GenerateRequest(text="hello"))
+        admin = admin_pb2_grpc.AdminServiceStub(channel)
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest(text="hello"))
         await call.read()
         assert await admin.Drain(admin_pb2.DrainRequest()) == admin_pb2.DrainResponse(grace_ms=2000, num_requests=1)
         call.cancel()
@@ -140,5 +140,5 @@ async def test_drain_stops_the_service_and_answers_what_still_runs() -> None:
 async def test_a_server_without_a_service_to_stop_says_so() -> None:
     async with running(FakeGenerator()) as service:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await admin_pb2_grpc.AdminStub(service.channel).Drain(admin_pb2.DrainRequest())
+            await admin_pb2_grpc.AdminServiceStub(service.channel).Drain(admin_pb2.DrainRequest())
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -30,10 +30,15 @@ def without_worker() -> FakeGenerator:
 
 GRPC_CASES = (
     (fine(), pb.GenerateRequest(text="hi", sampling=TOO_HOT), LS, Refusal.INVALID),
-    (fine(), pb.GenerateRequest(text="hi", sampling=TOO_HOT, request_class=pb.BEST_EFFORT), BE, Refusal.INVALID),
-    (fine(), pb.GenerateRequest(request_class=pb.BEST_EFFORT), BE, Refusal.INVALID),
+    (
+        fine(),
+        pb.GenerateRequest(text="hi", sampling=TOO_HOT, request_class=pb.REQUEST_CLASS_BEST_EFFORT),
+        BE,
+        Refusal.INVALID,
+    ),
+    (fine(), pb.GenerateRequest(request_class=pb.REQUEST_CLASS_BEST_EFFORT), BE, Refusal.INVALID),
     (fine(), pb.GenerateRequest(text="hi", request_class=77), LS, Refusal.INVALID),  # type: ignore[arg-type]
-    (full(), pb.GenerateRequest(text="hi", request_class=pb.BEST_EFFORT), BE, Refusal.OVERLOAD),
+    (full(), pb.GenerateRequest(text="hi", request_class=pb.REQUEST_CLASS_BEST_EFFORT), BE, Refusal.OVERLOAD),
     (without_worker(), pb.GenerateRequest(text="hi"), LS, Refusal.NO_WORKER),
 )
 HTTP_CASES = (

@@ -57,7 +57,7 @@ async def read_all(call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.Genera
 async def test_a_grpc_caller_that_does_not_read_is_ended_and_its_memory_freed() -> None:
     generator = generator_without_end()
     async with serving(generator, slow_reader_s=0.3) as channel:
-        call = inference_pb2_grpc.InferenceStub(channel).Generate(pb.GenerateRequest(request_id="x", text="hi"))
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest(request_id="x", text="hi"))
         await call.read()
         await until_closed(generator)
         assert (generator.closed_early, generator.live) == (["x"], {})
@@ -70,7 +70,7 @@ async def test_a_grpc_caller_that_does_not_read_is_ended_and_its_memory_freed() 
 async def test_a_grpc_caller_that_reads_slowly_but_reads_keeps_its_stream() -> None:
     generator = generator_without_end()
     async with serving(generator, slow_reader_s=0.5) as channel:
-        call = inference_pb2_grpc.InferenceStub(channel).Generate(pb.GenerateRequest(request_id="x", text="hi"))
+        call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest(request_id="x", text="hi"))
         for _ in range(20):
             for _ in range(200):
                 assert isinstance(await call.read(), pb.GenerateResponse)

@@ -81,7 +81,9 @@ async def test_targets_reach_the_generator(given: dict[str, float], expected: Ta
 async def test_empty_targets_are_allowed_in_a_best_effort_request() -> None:
     generator = FakeGenerator()
     async with running(generator) as service:
-        request = pb.GenerateRequest(text="hello", request_class=pb.BEST_EFFORT, targets=pb.LatencyTargets())
+        request = pb.GenerateRequest(
+            text="hello", request_class=pb.REQUEST_CLASS_BEST_EFFORT, targets=pb.LatencyTargets()
+        )
         await collect(service, request)
     async with http_app(generator) as service:
         await service.answer(COMPLETIONS, prompt="hello", service_tier="flex", ttft_ms=None, tpot_ms=None)

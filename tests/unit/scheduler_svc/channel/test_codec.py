@@ -75,7 +75,7 @@ def test_a_sequence_that_is_only_kept_brings_no_rules_along() -> None:
 def test_start_batch_carries_its_items() -> None:
     item = commands.BatchItem(SeqId(1), 2, (7, 8), 16, (BlockId(0), BlockId(3)), samples=True)
     start = decoded(commands.StartBatch(BatchId(4), RequestClass.BEST_EFFORT, (item,))).start_batch
-    assert (start.batch_id, start.request_class) == (4, inference_pb2.BEST_EFFORT)
+    assert (start.batch_id, start.request_class) == (4, inference_pb2.REQUEST_CLASS_BEST_EFFORT)
     assert start.items[0] == control_pb2.BatchItem(
         seq_id=1, num_tokens=2, token_ids=[7, 8], first_position=16, new_block_ids=[0, 3], samples=True
     )

@@ -1,4 +1,4 @@
-"""qllm.v1.Batches over a real gRPC server and jobs in memory."""
+"""qllm.v1.BatchesService over a real gRPC server and jobs in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -155,7 +155,9 @@ async def test_a_refusal_is_heard_by_who_is_still_sending(service: Service) -> N
 
 async def test_an_item_may_name_any_class_and_times(service: Service) -> None:
     request = inference_pb2.GenerateRequest(
-        text="a", request_class=inference_pb2.LATENCY_SENSITIVE, targets=inference_pb2.LatencyTargets(ttft_ms=1)
+        text="a",
+        request_class=inference_pb2.REQUEST_CLASS_LATENCY_SENSITIVE,
+        targets=inference_pb2.LatencyTargets(ttft_ms=1),
     )
     assert (await create(service, header(), item("a", request))).num_items == 1
 

@@ -92,7 +92,7 @@ async def test_a_request_is_not_kept_while_its_answer_is_made(monkeypatch: pytes
 
     monkeypatch.setattr("scheduler_svc.api.grpc.errors.decode", decode_and_keep)
     async with running(generator) as service:
-        call = inference_pb2_grpc.InferenceStub(service.channel).Generate(pb.GenerateRequest(text="hello"))
+        call = inference_pb2_grpc.InferenceServiceStub(service.channel).Generate(pb.GenerateRequest(text="hello"))
         await call.read()
         gc.collect()
         [theirs] = requests

@@ -21,7 +21,7 @@ async def test_a_compressed_message_that_unpacks_to_more_than_the_limit_is_refus
     ):
         bomb = text_request("a" * (16 * MAX_MESSAGE_BYTES))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async for _ in inference_pb2_grpc.InferenceStub(channel).Generate(bomb, timeout=60):
+            async for _ in inference_pb2_grpc.InferenceServiceStub(channel).Generate(bomb, timeout=60):
                 pass
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert generator.submitted == []

@@ -43,7 +43,7 @@ async def test_connections_beyond_the_limit_are_closed_and_others_go_on() -> Non
     api = api_server(generator, limits=GrpcLimits(max_connections=3))
     await api.start()
     async with grpc.aio.insecure_channel(api.address) as channel:
-        stubs = inference_pb2_grpc.InferenceStub(channel), batches_pb2_grpc.BatchesStub(channel)
+        stubs = inference_pb2_grpc.InferenceServiceStub(channel), batches_pb2_grpc.BatchesServiceStub(channel)
         service = Service(generator, api, channel, *stubs)
         assert await collect(service, text_request("hello", max_tokens=2))
         async with silent(api.port, 5) as readers:
@@ -69,7 +69,7 @@ async def test_an_idle_connection_is_closed_and_comes_back_and_a_stream_is_never
     monkeypatch.setattr(server, "SERVER_OPTIONS", changed(max_connection_idle_ms=100))
     generator = FakeGenerator(hold_after=1)
     async with running(generator) as service, grpc.aio.insecure_channel(service.server.address) as other:
-        stub = inference_pb2_grpc.InferenceStub(other)
+        stub = inference_pb2_grpc.InferenceServiceStub(other)
         stream = stub.Generate(text_request("hello"))
         await stream.read()
         generator.hold_after = None

@@ -112,7 +112,7 @@ async def test_unforeseen_error_is_logged_with_its_traceback_and_told_as_interna
         assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
         assert generator.live == {}
     assert "ZeroDivisionError" in caplog.text
-    assert "/qllm.v1.Inference/Generate" in caplog.text
+    assert "/qllm.v1.InferenceService/Generate" in caplog.text
     assert "Traceback" in caplog.text
 
 
@@ -183,7 +183,7 @@ async def test_panic_in_a_unary_call_is_internal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(generator, "loads", Mock(side_effect=panic()))
     async with running(generator) as service:
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
+            await admin_pb2_grpc.AdminServiceStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 

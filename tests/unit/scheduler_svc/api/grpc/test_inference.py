@@ -145,7 +145,7 @@ async def test_chat_is_rendered_with_the_models_template() -> None:
 async def test_defaults_and_choices_reach_the_generator() -> None:
     generator = FakeGenerator()
     full = pb.GenerateRequest(
-        request_class=pb.BEST_EFFORT,
+        request_class=pb.REQUEST_CLASS_BEST_EFFORT,
         token_ids=pb.TokenIds(ids=[5, 6]),
         sampling=pb.SamplingParams(
             temperature=0.5,
@@ -223,7 +223,7 @@ async def test_abort_from_another_connection_ends_the_stream() -> None:
         call = service.inference.Generate(pb.GenerateRequest(request_id="long", text="hello"))
         await call.read()
         async with grpc.aio.insecure_channel(service.server.address) as other:
-            stub = inference_pb2_grpc.InferenceStub(other)
+            stub = inference_pb2_grpc.InferenceServiceStub(other)
             assert (await stub.Abort(pb.AbortRequest(request_id="long"))).aborted
             *_, last = await rest(call)
             assert last.finish.reason == pb.FINISH_REASON_ABORTED
@@ -246,7 +246,7 @@ async def test_client_that_disconnects_aborts_its_requests() -> None:
     generator = FakeGenerator(hold_after=1)
     async with running(generator) as service:
         async with grpc.aio.insecure_channel(service.server.address) as channel:
-            stub = inference_pb2_grpc.InferenceStub(channel)
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
             calls = [stub.Generate(text_request("hello")) for _ in range(5)]
             await asyncio.gather(*(call.read() for call in calls))
             assert len(generator.live) == 5
@@ -269,7 +269,7 @@ import grpc
 from qllm.v1 import inference_pb2 as pb, inference_pb2_grpc
 channel = grpc.insecure_channel(sys.argv[1])
 grpc.channel_ready_future(channel).result()
-stream = inference_pb2_grpc.InferenceStub(channel).Generate(pb.GenerateRequest(text="hello"), timeout=2)
+stream = inference_pb2_grpc.InferenceServiceStub(channel).Generate(pb.GenerateRequest(text="hello"), timeout=2)
 print(next(stream).sequence_number, flush=True)
 next(stream)
 """

@@ -151,7 +151,7 @@ async def test_a_class_that_a_key_may_not_have_is_refused_by_those_that_it_may(
     assert refused.value.details() == "class: got latency-sensitive, allowed with this key is best-effort (be)"
     assert generator.refused == [(RequestClass.LATENCY_SENSITIVE, Refusal.DENIED)]
     request = text_request("hello", max_tokens=1)
-    request.request_class = pb.BEST_EFFORT
+    request.request_class = pb.REQUEST_CLASS_BEST_EFFORT
     assert await generate(service, request, "key-be")
 
 
@@ -215,5 +215,5 @@ async def test_without_keys_everything_is_open_and_nobodys() -> None:
     async with running(generator) as service:
         async for _ in service.inference.Generate(text_request("hello", max_tokens=1)):
             pass
-        assert await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest())
+        assert await admin_pb2_grpc.AdminServiceStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest())
     assert (generator.submitted[0].tenant, generator.submitted[0].cache_salt) == ("", b"")

@@ -132,7 +132,7 @@ async def test_a_watch_whose_client_goes_gives_its_place_back(how: str) -> None:
 
 async def test_server_info_tells_settings_and_model() -> None:
     async with running(FakeGenerator()) as service:
-        stub = admin_pb2_grpc.AdminStub(service.channel)
+        stub = admin_pb2_grpc.AdminServiceStub(service.channel)
         info = await stub.GetServerInfo(admin_pb2.GetServerInfoRequest())
     assert info.version == "1.2.3"
     assert (info.policy, info.preempt_at, info.preemption_quantum_ms) == ("qllm", "expert", 5.0)
@@ -162,20 +162,20 @@ async def test_server_info_tells_settings_and_model() -> None:
 
 async def test_server_info_without_worker_has_no_model() -> None:
     async with running(FakeGenerator(model=None, worker_state=WorkerState.ABSENT, worker_epoch=0)) as service:
-        info = await admin_pb2_grpc.AdminStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
+        info = await admin_pb2_grpc.AdminServiceStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
     assert not info.HasField("model")
     assert (info.worker_state, info.worker_epoch) == (admin_pb2.WORKER_STATE_ABSENT, 0)
 
 
 async def test_server_info_says_why_prefixes_are_not_shared() -> None:
     async with running(FakeGenerator(no_sharing_reason="layers keep a state")) as service:
-        info = await admin_pb2_grpc.AdminStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
+        info = await admin_pb2_grpc.AdminServiceStub(service.channel).GetServerInfo(admin_pb2.GetServerInfoRequest())
     assert (info.shares_prefixes, info.no_sharing_reason) == (False, "layers keep a state")
 
 
 async def test_loads_are_the_generators() -> None:
     async with running(FakeGenerator()) as service:
-        loads = await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest())
+        loads = await admin_pb2_grpc.AdminServiceStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest())
     assert loads.latency_sensitive.queued_prefill == 1
     assert loads.best_effort.queued_prefill == 100
     assert (loads.total_blocks, loads.free_blocks, loads.be_share) == (64, 60, 0.25)
@@ -189,7 +189,7 @@ async def test_loads_are_the_generators() -> None:
 async def test_a_check_is_made_if_it_is_asked_for() -> None:
     generator = FakeGenerator(check=IntegrityCheck(("block 5 leaked",), 9, 3))
     async with running(generator) as service:
-        loads = await admin_pb2_grpc.AdminStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(check=True))
+        loads = await admin_pb2_grpc.AdminServiceStub(service.channel).GetLoads(admin_pb2.GetLoadsRequest(check=True))
     assert loads.check == admin_pb2.IntegrityCheck(problems=["block 5 leaked"], num_held_blocks=9, num_sequences=3)
 
 
@@ -258,7 +258,7 @@ async def first_failure(channel: grpc.aio.Channel) -> grpc.StatusCode:
     """Calls until a call fails: a server that was told to stop may still take some."""
     while True:
         try:
-            await admin_pb2_grpc.AdminStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
+            await admin_pb2_grpc.AdminServiceStub(channel).GetLoads(admin_pb2.GetLoadsRequest(), timeout=300)
         except grpc.aio.AioRpcError as error:
             return error.code()
 

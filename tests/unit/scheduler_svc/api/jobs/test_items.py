@@ -196,7 +196,7 @@ BODIES = {
         pb.GenerateRequest(
             text="hello",
             request_id="theirs",
-            request_class=pb.LATENCY_SENSITIVE,
+            request_class=pb.REQUEST_CLASS_LATENCY_SENSITIVE,
             targets=pb.LatencyTargets(ttft_ms=10, tpot_ms=5),
         )
     ),
