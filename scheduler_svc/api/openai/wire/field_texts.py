@@ -14,6 +14,8 @@ from importlib.resources import files
 _NAMES_IN_PROTOS = {
     "stop": "stop_strings",
     "top_logprobs": "num_top_logprobs",
+    "prompt_logprobs": "num_prompt_logprobs",
+    "include_stop_str_in_output": "include_stop_string",
     "json": "json_schema",
     "choice": "choices",
     "grammar": "lark",
