@@ -30,7 +30,7 @@ _TOOL: Mapping[str, Any] = {
     "type": "function",
     "function": {"name": "now", "description": "Tells the time.", "parameters": {"type": "object", "properties": {}}},
 }
-_BEAMS = {"use_beam_search": True, "temperature": 0}
+_BEAMS = {"use_beam_search": True, "temperature": 0, "n": 2}
 
 OPENAI_IN_BOTH = {
     "frequency_penalty": Asked(0, 0.5),
@@ -116,7 +116,7 @@ VLLM_IN_BOTH = {
     "top_k": Asked(0, 5),
     "truncate_prompt_tokens": Asked(None, 4),
     "truncation_side": Asked(None, "right"),
-    "use_beam_search": Asked(False, True, {"temperature": 0}),
+    "use_beam_search": Asked(False, True, {"temperature": 0, "n": 2}),
     "vllm_xargs": Asked({}, {"a": 1}),
     "watermarking": Asked(False, True),
     # Of earlier versions, which many clients still send.

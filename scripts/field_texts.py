@@ -16,13 +16,17 @@ _MESSAGES, _FIELDS = 4, 2
 
 
 def field_texts(descriptors: FileDescriptorSet) -> str:
-    """Returns the file: a text for each field of GenerateRequest and of the messages in it, under MESSAGE.FIELD."""
+    """Returns the file: a text for each field of GenerateRequest and of the messages in it, under MESSAGE.FIELD.
+
+    Without its kinds of prompts, which have other names over HTTP, where others have theirs.
+    """
     file = next(one for one in descriptors.file if one.name == _FILE)
     comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
     texts = {
         f"{message.name}.{field.name}": " ".join(comments[_MESSAGES, number, _FIELDS, index].split())
         for number, message in _messages_within(file)
         for index, field in enumerate(message.field)
+        if field.proto3_optional or not field.HasField("oneof_index") or message.name != _REQUEST
     }
     return json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
 

@@ -148,7 +148,7 @@ def _origin(api: Api, name: str) -> str:
 def _says(api: Api, name: str, here: Here) -> str:
     match here:
         case Here.SUPPORTED:
-            return str(_schema(api.body)["properties"][name]["description"])
+            return str(_schema(api.body)["properties"][name].get("description", ""))
         case Here.IGNORED:
             return "any value"
         case Here.NEUTRAL:

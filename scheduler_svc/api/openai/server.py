@@ -27,6 +27,7 @@ from scheduler_svc.api.openai.connections.guard import RequestGuard
 from scheduler_svc.api.openai.connections.host_check import HostCheck
 from scheduler_svc.api.openai.connections.key_check import KeyCheck
 from scheduler_svc.api.openai.connections.limits import DEFAULT_LIMITS, HttpLimits
+from scheduler_svc.api.openai.connections.page_check import PageCheck
 from scheduler_svc.api.openai.connections.tls_entrance import TlsEntrance
 from scheduler_svc.process.connection_room import ConnectionRoom
 from scheduler_svc.process.listening import listen
@@ -144,7 +145,7 @@ def _protected(
     if listening.gate is not None:
         app = KeyCheck(app, listening.gate)
     if listening.names is not None:
-        app = HostCheck(app, listening.names)
+        app = HostCheck(PageCheck(app, cors_origins), listening.names)
     return Envelope(BasePath(app, routes), cors_origins)
 
 

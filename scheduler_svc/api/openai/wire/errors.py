@@ -6,6 +6,7 @@ ServiceError
     ├── BodyNotJson        400: it is not called JSON
     ├── FormUnreadable     400: it is no form with a file in it
     ├── NoHttp             400: what came is no request
+    ├── StrangePage        403
     ├── ModelNotFound      404: the request names a model that is not served
     ├── HeadersTooSlow     408
     ├── BodyTooSlow        408
@@ -175,6 +176,18 @@ class StrangeHost(HttpError):
         super().__init__(
             f"host: got {given[:_MAX_SHOWN_CHARS]!r}, allowed are addresses and names of this machine, and those of "
             "--cors-origin; with --api-keys or --insecure any will do"
+        )
+
+
+class StrangePage(HttpError):
+    """A web page of another origin wants something to be done."""
+
+    http_status = HTTPStatus.FORBIDDEN
+    code = "permission_denied"
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"origin: got {given[:_MAX_SHOWN_CHARS]!r}, allowed are this service's own and those of --cors-origin"
         )
 
 

@@ -1,9 +1,11 @@
-"""What /openapi.json says of fields that gRPC has, too: the same words, which are generated from the protos' comments.
+"""What /openapi.json says of fields: of those that gRPC has, too, the same words, generated from the protos' comments.
 
-Read when somebody asks for the description, and not at the start.
+Others have their text at the field, or under `Attributes` of their object's docstring. All are read when somebody asks
+for the description, and not at the start.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -12,6 +14,8 @@ from importlib.resources import files
 _NAMES_IN_PROTOS = {
     "stop": "stop_strings",
     "top_logprobs": "num_top_logprobs",
+    "prompt_logprobs": "num_prompt_logprobs",
+    "include_stop_str_in_output": "include_stop_string",
     "json": "json_schema",
     "choice": "choices",
     "grammar": "lark",
@@ -20,6 +24,7 @@ _NAMES_IN_PROTOS = {
     "guided_choice": "choices",
     "guided_grammar": "lark",
 }
+_ATTRIBUTES = "Attributes:\n"
 _ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM."}
 
 
@@ -27,6 +32,13 @@ def text_of(field: str) -> str | None:
     """Returns the text of a field by its name in JSON; None if no message of a request has such a field."""
     text = _texts().get(_NAMES_IN_PROTOS.get(field, field))
     return text if text is None or field not in _ALSO_OVER_HTTP else f"{text} {_ALSO_OVER_HTTP[field]}"
+
+
+def texts_in(docstring: str) -> tuple[str, Mapping[str, str]]:
+    """Returns what a docstring says of an object, and what it says of each field under `Attributes`."""
+    about, _, attributes = docstring.partition(_ATTRIBUTES)
+    parts = re.split(r"^    (\w+): ", attributes, flags=re.MULTILINE)[1:]
+    return about.strip(), {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @cache

@@ -4,6 +4,7 @@ Types are strict, as in OpenAI's API, and lists end at their first bad item, so 
 error costs no more than a success.
 """
 
+import inspect
 from collections.abc import Callable, Set
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -20,7 +21,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from scheduler_svc.api.openai.wire.field_texts import text_of
+from scheduler_svc.api.openai.wire.field_texts import text_of, texts_in
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
 from scheduler_svc.api.openai.wire.suggestions import suggestion_for
 from scheduler_svc.api.openai.wire.unsupported import (
@@ -131,10 +132,12 @@ class _Strict(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Returns the description of the object, with the protos' words for each field that has none of its own."""
+        """Returns the description, with the docstring's or the protos' words for fields that have none of their own."""
         schema = handler.resolve_ref_schema(handler(core))
+        schema["description"], texts = texts_in(inspect.cleandoc(cls.__doc__ or ""))
         for name, field in schema.get("properties", {}).items():
-            if "description" not in field and (text := text_of(name)) is not None:
+            text = texts.get(name) or text_of(name)
+            if "description" not in field and text is not None:
                 field["description"] = text
         return schema
 

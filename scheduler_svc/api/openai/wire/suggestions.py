@@ -17,8 +17,9 @@ _OTHER_NAMES = {
     "system_prompt": "messages",
     "extra_body": "its fields beside the others: it is the OpenAI SDK's own",
 }
-# Fields of the one API that are sent to the other.
-_ELSEWHERE = {"messages": "/v1/chat/completions", "prompt": "/v1/completions"}
+# Fields of one API that are sent to another; what is asked for text has a limit, parts of it have none.
+_ELSEWHERE = {"input": "/v1/responses", "messages": "/v1/chat/completions", "prompt": "/v1/completions"}
+_OF_APIS = "max_tokens"
 _MAX_CHARS = 40  # to compare long names takes long
 _LIKENESS = 0.75
 
@@ -28,7 +29,7 @@ def suggestion_for(field: str, known: Set[str]) -> str:
     other = _OTHER_NAMES.get(field, "")
     if other and (other in known or " " in other):
         return f"send {other}"
-    if field in _ELSEWHERE:
+    if field in _ELSEWHERE and _OF_APIS in known:
         return f"it is for {_ELSEWHERE[field]}"
     close = get_close_matches(field.lower(), sorted(known), 1, _LIKENESS) if len(field) <= _MAX_CHARS else []
     return f"did you mean {close[0]}?" if close else ""

@@ -12,6 +12,7 @@ from scheduler_svc.api.validation import valid_targets
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.sequence import RequestClass, Targets
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.wording import shown
 from tests.support.service.api_service import collect, running
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
@@ -44,7 +45,7 @@ def test_targets_beyond_are_refused_with_field_value_and_range(name: str) -> Non
         with pytest.raises(InvalidRequest) as refused:
             valid_targets(TargetsDraft(**{name: given_ms}), LS)
         allowed = f"a number in [0, {most_ms}], 0 for as soon as possible"
-        assert str(refused.value) == f"targets.{name}: got {given_ms!r}, allowed is {allowed}"
+        assert str(refused.value) == f"targets.{name}: got {shown(given_ms)}, allowed is {allowed}"
 
 
 def test_a_request_may_ask_for_what_an_operator_may_promise() -> None:

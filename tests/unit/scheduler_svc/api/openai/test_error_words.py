@@ -26,6 +26,13 @@ CASES = [
     (COMPLETIONS, {"stop_sequences": []}, "stop_sequences: there is no such field here; send stop"),
     (COMPLETIONS, {"messages": []}, "messages: there is no such field here; it is for /v1/chat/completions"),
     (CHAT, {"prompt": "hi"}, "prompt: there is no such field here; it is for /v1/completions"),
+    (CHAT, {"input": "hi"}, "input: there is no such field here; it is for /v1/responses"),
+    (COMPLETIONS, {"input": "hi"}, "input: there is no such field here; send prompt"),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": "a", "prompt": "b"}]},
+        "messages[0].prompt: there is no such field here",
+    ),
     (COMPLETIONS, {"unheard_of": None}, "unheard_of: there is no such field here"),
     (COMPLETIONS, {"x" * 4000: None}, "x" * 100 + ": there is no such field here"),
     (

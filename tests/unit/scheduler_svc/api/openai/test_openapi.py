@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scheduler_svc.api.openai.wire.field_texts import text_of
+from scheduler_svc.api.openai.wire.field_texts import text_of, texts_in
 from scripts import field_texts, protos
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import http_app
@@ -74,6 +74,17 @@ def test_the_texts_are_those_of_the_protos() -> None:
     assert [*protos.stale_texts()] == []
     assert text_of("min_p") in field_texts.PATH.read_text("utf-8")
     assert text_of("unheard_of") is None
+
+
+def test_a_docstring_tells_of_an_object_and_of_its_fields() -> None:
+    docstring = (
+        "A thing.\n\nOf two lines.\n\nAttributes:\n    one: The first: and\n        more: so.\n    two_: The second."
+    )
+    assert texts_in(docstring) == (
+        "A thing.\n\nOf two lines.",
+        {"one": "The first: and more: so.", "two_": "The second."},
+    )
+    assert texts_in("A thing.") == ("A thing.", {})
 
 
 def test_the_texts_are_not_read_at_the_start() -> None:
