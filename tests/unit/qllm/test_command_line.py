@@ -117,7 +117,7 @@ def test_a_wrong_choice_is_refused_with_those_that_are_allowed(
     assert "debug" in refusal
 
 
-@pytest.mark.parametrize("module", ["client", "scheduler_svc", "gpu_worker"])
+@pytest.mark.parametrize("module", ["qllm.client", "scheduler_svc", "gpu_worker"])
 def test_output_that_cannot_be_written_is_one_line_and_exit_1(module: str) -> None:
     with open("/dev/full", "wb") as full:
         finished = subprocess.run(
