@@ -1,4 +1,4 @@
-"""The `qllm-client` command. Exit codes: 0 done, 1 the service said no, 2 wrong usage, 130 interrupted."""
+"""The `qllm-client` command."""
 
 import typer
 
@@ -24,8 +24,10 @@ app = typer.Typer(
 def main(context: typer.Context, address: Address = address_default) -> None:
     """Talks to a QLLM service.
 
-    It is at --address, which may stand before or after the command's name, or where the environment's
-    QLLM_ADDRESS says, or at 127.0.0.1:50051.
+    It is at --address, or where the environment's QLLM_ADDRESS says, or at 127.0.0.1:50051. --address and the options
+    of access may stand before or after the command's name.
+
+    Exit codes: 0 done; 1 the service said no, or nobody answers; 2 wrong usage; 130 interrupted.
     """
     if context.invoked_subcommand == "bench" and is_on_command_line(context, "address"):
         raise typer.BadParameter(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import typer
 from qllm.addresses import AddressRefused, read_target
@@ -10,7 +10,8 @@ from qllm.addresses import AddressRefused, read_target
 from client.access import AccessRefused
 from client.async_client import DEFAULT_ADDRESS, AsyncClient
 from client.cli.access_options import chosen_access
-from client.errors import QllmError, Unauthenticated, Unreachable
+from client.errors import QllmError
+from client.hints import told
 
 T = TypeVar("T")
 
@@ -20,10 +21,12 @@ EXIT_INTERRUPTED = 130
 
 
 def _chosen_address(context: typer.Context, given: str) -> str:
-    """Returns the address: of the option after the command's name, or else before it, or of the environment."""
-    root = cast(typer.Context, context.find_root())
-    if not is_on_command_line(context, "address") and is_on_command_line(root, "address"):
-        given = root.params["address"]
+    """Returns the address: the last one on the command line, before or after commands' names; or the environment's."""
+    outwards = context
+    while not is_on_command_line(outwards, "address") and outwards.parent is not None:
+        outwards = outwards.parent
+    if outwards is not context:
+        given = outwards.params["address"]
     try:
         read_target(given)
     except AddressRefused as refusal:
@@ -63,7 +66,7 @@ def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[],
     try:
         return asyncio.run(command)
     except QllmError as error:
-        complain(f"{error.status.name}: {error}{_advice(error)}")
+        complain(told(error))
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         complain(when_interrupted if isinstance(when_interrupted, str) else when_interrupted())
@@ -73,13 +76,3 @@ def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[],
 def complain(message: str) -> None:
     """Writes one line to stderr."""
     typer.echo(f"qllm-client: {' '.join(message.split())}", err=True)
-
-
-def _advice(error: QllmError) -> str:
-    if isinstance(error, Unreachable):
-        return " (say where it is: --address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker)"
-    if isinstance(error, Unauthenticated):
-        return " (give it with --api-key KEY, or in the environment as QLLM_API_KEY)"
-    if error.retry_after_s is not None:
-        return f" (try again in {error.retry_after_s:.1f} s)"
-    return ""
