@@ -5,6 +5,8 @@ import typer
 from client.bench.cli import app as bench_app
 from client.cli.access_options import with_access
 from client.cli.batch import app as batch_app
+from client.cli.chat import EXAMPLES as CHAT_EXAMPLES
+from client.cli.chat import chat
 from client.cli.drain import drain
 from client.cli.generate import EXAMPLES, generate
 from client.cli.handover import handover
@@ -36,6 +38,7 @@ def main(context: typer.Context, address: Address = address_default) -> None:
 
 
 app.command(epilog=EXAMPLES)(with_access(generate))
+app.command(epilog=CHAT_EXAMPLES)(with_access(chat))
 app.command()(with_access(health))
 app.command()(with_access(stats))
 app.command()(with_access(drain))

@@ -11,7 +11,7 @@ import typer
 from qllm.options import with_settings
 from qllm.settings import Setting
 
-from client.cli.session import Address, address_default, connect, run
+from client.cli.session import Address, address_default, connect, reporting, run
 from client.messages import ChatMessage, GenerateOptions, GenerationResult, Prompt, RequestClass
 from client.stream import GenerationStream
 
@@ -218,7 +218,8 @@ def generate(
     """Generates text from one prompt and prints it as it comes. Ctrl-C stops it on the service too."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
-    asked = _as_prompt(_read(prompt), settings.chat, settings.system)
+    with reporting():
+        asked = _as_prompt(_read(prompt), settings.chat, settings.system)
     sending = _generate(address, asked, settings.options, as_json=settings.as_json)
     run(sending, when_interrupted="interrupted; the request was cancelled")
 

@@ -1,7 +1,8 @@
 """What all commands share: the address, one event loop, and how failures reach the user (one line, an exit code)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -12,6 +13,7 @@ from client.async_client import DEFAULT_ADDRESS, AsyncClient
 from client.cli.access_options import chosen_access
 from client.errors import QllmError
 from client.hints import told
+from client.sync_client import Client
 
 T = TypeVar("T")
 
@@ -54,8 +56,17 @@ address_default = DEFAULT_ADDRESS
 
 def connect(address: str) -> AsyncClient:
     """Returns a client of the service, with what the command was given to be let in; call it on the event loop."""
+    return _let_in(AsyncClient, address)
+
+
+def connect_blocking(address: str) -> Client:
+    """Returns a client of the service for a command that needs no event loop."""
+    return _let_in(Client, address)
+
+
+def _let_in(kind: Callable[..., T], address: str) -> T:
     try:
-        return AsyncClient(address, **chosen_access())
+        return kind(address, **chosen_access())
     except AccessRefused as refusal:
         complain(str(refusal))
         raise typer.Exit(EXIT_REFUSED) from None
@@ -63,8 +74,15 @@ def connect(address: str) -> AsyncClient:
 
 def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[], str] = "interrupted") -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
-    try:
+    with reporting(when_interrupted):
         return asyncio.run(command)
+
+
+@contextmanager
+def reporting(when_interrupted: str | Callable[[], str] = "interrupted") -> Iterator[None]:
+    """Ends the process with one line on stderr when the block fails or is interrupted."""
+    try:
+        yield
     except QllmError as error:
         complain(told(error))
         raise typer.Exit(EXIT_FAILED) from None

@@ -72,7 +72,7 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
         self.max_live = max(self.max_live, self.num_live)
         is_done = False
         try:
-            await _fail_if_asked(request.text, context)
+            await _fail_if_asked(request.text or _last_turn(request), context)
             if self.refuses_sessions and request.HasField("session"):
                 await context.abort(grpc.StatusCode.INTERNAL, "no sessions here")
             for step in range(request.stop.max_tokens):
@@ -129,6 +129,10 @@ class FakeService(inference_pb2_grpc.InferenceServicer, admin_pb2_grpc.AdminServ
     async def set_serving(self, is_serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         await self.health.set("", status.SERVING if is_serving else status.NOT_SERVING)
+
+
+def _last_turn(request: inference_pb2.GenerateRequest) -> str:
+    return request.chat.messages[-1].content if request.chat.messages else ""
 
 
 def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.GenerateResponse:
