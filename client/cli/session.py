@@ -24,16 +24,21 @@ EXIT_INTERRUPTED = 130
 
 def _chosen_address(context: typer.Context, given: str) -> str:
     """Returns the address: the last one on the command line, before or after commands' names; or the environment's."""
-    outwards = context
-    while not is_on_command_line(outwards, "address") and outwards.parent is not None:
-        outwards = outwards.parent
-    if outwards is not context:
-        given = outwards.params["address"]
+    if not is_on_command_line(context, "address"):
+        before = (one.params["address"] for one in _parents(context) if is_on_command_line(one, "address"))
+        given = next(before, given)
     try:
         read_target(given)
     except AddressRefused as refusal:
         raise typer.BadParameter(str(refusal), context, param_hint="--address") from None
     return given
+
+
+def _parents(context: Any) -> Iterator[Any]:
+    """Yields the contexts of what stands before a command's name, nearest first."""
+    while context.parent is not None:
+        context = context.parent
+        yield context
 
 
 def is_on_command_line(context: typer.Context, name: str) -> bool:
