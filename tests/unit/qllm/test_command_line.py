@@ -20,7 +20,7 @@ COMMANDS = [
     (scheduler, ()),
     (worker, ()),
     (client, ()),
-    *((client, (name,)) for name in ("generate", "health", "stats")),
+    *((client, (name,)) for name in ("generate", "chat", "health", "stats")),
     *((client, ("bench", *filter(None, [name]))) for name in BENCH),
 ]
 Entry = Callable[[], None]

@@ -348,7 +348,7 @@ async def test_a_handover_that_nobody_can_take_is_refused_with_the_reason(qllm_c
     assert (finished.code, "no worker stands by" in finished.err) == (1, True)
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"], ["drain"], ["handover"]])
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["chat"], ["health"], ["stats"], ["drain"], ["handover"]])
 async def test_help_teaches(qllm_client: Call, arguments: Sequence[str]) -> None:
     finished = await qllm_client(*arguments, "--help")
     assert finished.code == 0
