@@ -80,7 +80,13 @@ class Unavailable(QllmError):
 
 
 class Unreachable(Unavailable):
-    """No service answers at the address; the message names it, and why."""
+    """No service answers at the address; the message names it, why, and what helps.
+
+    Attributes:
+        option: What an option of `qllm-client` can do about it, in words that go on where the message ends.
+    """
+
+    option: str = ""
 
 
 class DeadlineExceeded(QllmError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.command_line import run_command
 from qllm.options import with_settings
 from rich.console import Console
 
@@ -206,5 +207,10 @@ def demo(
     raise typer.Exit(0 if all_identical else 1)
 
 
+def main() -> None:
+    """Entry point of `python -m demo`."""
+    run_command(app, "python -m demo")
+
+
 if __name__ == "__main__":
-    app()
+    main()

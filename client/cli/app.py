@@ -1,10 +1,12 @@
-"""The `qllm-client` command. Exit codes: 0 done, 1 the service said no, 2 wrong usage, 130 interrupted."""
+"""The `qllm-client` command."""
 
 import typer
 
 from client.bench.cli import app as bench_app
 from client.cli.access_options import with_access
 from client.cli.batch import app as batch_app
+from client.cli.chat import EXAMPLES as CHAT_EXAMPLES
+from client.cli.chat import chat
 from client.cli.drain import drain
 from client.cli.generate import EXAMPLES, generate
 from client.cli.handover import handover
@@ -24,8 +26,10 @@ app = typer.Typer(
 def main(context: typer.Context, address: Address = address_default) -> None:
     """Talks to a QLLM service.
 
-    It is at --address, which may stand before or after the command's name, or where the environment's
-    QLLM_ADDRESS says, or at 127.0.0.1:50051.
+    It is at --address, or where the environment's QLLM_ADDRESS says, or at 127.0.0.1:50051. --address and the options
+    of access may stand before or after the command's name.
+
+    Exit codes: 0 done; 1 the service said no, or nobody answers; 2 wrong usage; 130 interrupted.
     """
     if context.invoked_subcommand == "bench" and is_on_command_line(context, "address"):
         raise typer.BadParameter(
@@ -34,6 +38,7 @@ def main(context: typer.Context, address: Address = address_default) -> None:
 
 
 app.command(epilog=EXAMPLES)(with_access(generate))
+app.command(epilog=CHAT_EXAMPLES)(with_access(chat))
 app.command()(with_access(health))
 app.command()(with_access(stats))
 app.command()(with_access(drain))

@@ -13,7 +13,7 @@ import typer
 from qllm.options import with_settings
 from qllm.settings import Setting
 
-from client.cli.session import Address, address_default, connect, run
+from client.cli.session import Address, address_default, connect, reporting, run
 from client.messages import ChatMessage, GenerateOptions, GenerationResult, Hypothesis, Prompt, RequestClass
 from client.stream import GenerationStream
 
@@ -294,7 +294,8 @@ def generate(
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
     if settings.prompt_logprobs is not None and not settings.as_json:
         raise typer.BadParameter("it is shown in JSON only: add --json", param_hint="--prompt-logprobs")
-    asked = _as_prompt(_read(prompt), settings.chat, settings.system)
+    with reporting():
+        asked = _as_prompt(_read(prompt), settings.chat, settings.system)
     sending = _generate(address, asked, settings.options, as_json=settings.as_json)
     run(sending, when_interrupted="interrupted; the request was cancelled")
 

@@ -1,8 +1,9 @@
 """What all commands share: the address, one event loop, and how failures reach the user (one line, an exit code)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
 
 import typer
 from qllm.addresses import AddressRefused, read_target
@@ -10,7 +11,9 @@ from qllm.addresses import AddressRefused, read_target
 from client.access import AccessRefused
 from client.async_client import DEFAULT_ADDRESS, AsyncClient
 from client.cli.access_options import chosen_access
-from client.errors import QllmError, Unauthenticated, Unreachable
+from client.errors import QllmError
+from client.hints import told
+from client.sync_client import Client
 
 T = TypeVar("T")
 
@@ -20,15 +23,22 @@ EXIT_INTERRUPTED = 130
 
 
 def _chosen_address(context: typer.Context, given: str) -> str:
-    """Returns the address: of the option after the command's name, or else before it, or of the environment."""
-    root = cast(typer.Context, context.find_root())
-    if not is_on_command_line(context, "address") and is_on_command_line(root, "address"):
-        given = root.params["address"]
+    """Returns the address: the last one on the command line, before or after commands' names; or the environment's."""
+    if not is_on_command_line(context, "address"):
+        before = (one.params["address"] for one in _parents(context) if is_on_command_line(one, "address"))
+        given = next(before, given)
     try:
         read_target(given)
     except AddressRefused as refusal:
         raise typer.BadParameter(str(refusal), context, param_hint="--address") from None
     return given
+
+
+def _parents(context: Any) -> Iterator[Any]:
+    """Yields the contexts of what stands before a command's name, nearest first."""
+    while context.parent is not None:
+        context = context.parent
+        yield context
 
 
 def is_on_command_line(context: typer.Context, name: str) -> bool:
@@ -51,8 +61,17 @@ address_default = DEFAULT_ADDRESS
 
 def connect(address: str) -> AsyncClient:
     """Returns a client of the service, with what the command was given to be let in; call it on the event loop."""
+    return _let_in(AsyncClient, address)
+
+
+def connect_blocking(address: str) -> Client:
+    """Returns a client of the service for a command that needs no event loop."""
+    return _let_in(Client, address)
+
+
+def _let_in(kind: Callable[..., T], address: str) -> T:
     try:
-        return AsyncClient(address, **chosen_access())
+        return kind(address, **chosen_access())
     except AccessRefused as refusal:
         complain(str(refusal))
         raise typer.Exit(EXIT_REFUSED) from None
@@ -60,10 +79,17 @@ def connect(address: str) -> AsyncClient:
 
 def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[], str] = "interrupted") -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
-    try:
+    with reporting(when_interrupted):
         return asyncio.run(command)
+
+
+@contextmanager
+def reporting(when_interrupted: str | Callable[[], str] = "interrupted") -> Iterator[None]:
+    """Ends the process with one line on stderr when the block fails or is interrupted."""
+    try:
+        yield
     except QllmError as error:
-        complain(f"{error.status.name}: {error}{_advice(error)}")
+        complain(told(error))
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         complain(when_interrupted if isinstance(when_interrupted, str) else when_interrupted())
@@ -73,13 +99,3 @@ def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[],
 def complain(message: str) -> None:
     """Writes one line to stderr."""
     typer.echo(f"qllm-client: {' '.join(message.split())}", err=True)
-
-
-def _advice(error: QllmError) -> str:
-    if isinstance(error, Unreachable):
-        return " (say where it is: --address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker)"
-    if isinstance(error, Unauthenticated):
-        return " (give it with --api-key KEY, or in the environment as QLLM_API_KEY)"
-    if error.retry_after_s is not None:
-        return f" (try again in {error.retry_after_s:.1f} s)"
-    return ""

@@ -1,4 +1,4 @@
-"""What the commands share: help readable at any width, choices in either case, and output that cannot be written.
+"""What the commands share: help readable at any width, choices in either case, --version, and output that fails.
 
 Rich cuts the names of options where a line's other columns leave no room: a long choice of words in the column of
 types, or the environment variable's name in that of texts. So choices stand in the text, where they wrap, and the
@@ -9,6 +9,7 @@ its width.
 
 import enum
 import errno
+import functools
 import inspect
 import os
 import sys
@@ -17,13 +18,22 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.models import OptionInfo
 
+from qllm.version import __version__
+
 EXIT_FAILED = 1
+_VERSION = "version"
 # What writing to a pipe, a file or a device may end with.
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def run_command(app: typer.Typer, name: str) -> None:
-    """Runs what the process's arguments say and ends the process; says in one line that output cannot be written."""
+    """Runs what the process's arguments say and ends the process; says in one line that output cannot be written.
+
+    Args:
+        app: The program, to which --version is added.
+        name: What it is called.
+    """
+    _add_version(app, name)
     _improve(app)
     try:
         try:
@@ -35,6 +45,37 @@ def run_command(app: typer.Typer, name: str) -> None:
         if error.errno not in _OUTPUT_ERRORS:
             raise
         _end_without_output(name, error)
+
+
+def _add_version(app: typer.Typer, name: str) -> None:
+    """Gives the program the option --version, which goes before all else that is asked; its commands don't get it."""
+    program = app.registered_callback or app.registered_commands[0]
+    command = program.callback
+    assert command is not None
+    signature = inspect.signature(command, eval_str=True)
+    if _VERSION in signature.parameters:
+        return
+
+    def say(is_asked: bool) -> None:
+        if is_asked:
+            typer.echo(f"{name} {__version__}")
+            raise typer.Exit
+
+    @functools.wraps(command)
+    def without_version(**given: Any) -> None:
+        del given[_VERSION]
+        command(**given)
+
+    option = typer.Option("--version", is_eager=True, callback=say, help="Says the version, and does nothing else.")
+    parameter = inspect.Parameter(
+        _VERSION, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    without_version.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*parameters, parameter]
+    )
+    without_version.__annotations__ = {one.name: one.annotation for one in (*parameters, parameter)} | {"return": None}
+    program.callback = without_version
 
 
 def _improve(app: typer.Typer) -> None:

@@ -6,12 +6,14 @@ from client.cli.access_options import with_access
 from client.cli.batch.results import results
 from client.cli.batch.show import cancel, get, list_batches
 from client.cli.batch.submit import submit
+from client.cli.session import Address, address_default
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.callback()
-def main() -> None:
+@with_access
+def main(address: Address = address_default) -> None:
     """Runs files of requests as durable jobs.
 
     A job is best-effort work: it fills what latency-sensitive requests leave of the machine. Once it is accepted it is

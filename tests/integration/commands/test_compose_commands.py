@@ -23,7 +23,7 @@ from tests.support.service.live_service import ROOT, LiveService, free_port
 START_S = 400.0
 COMMAND_S = 300.0
 SETTINGS = {"QLLM_DTYPE": "float32", "QLLM_THREADS": "1", "QLLM_KV_MEMORY": "50MiB"}
-MODULES = {"qllm-scheduler": "scheduler_svc", "qllm-worker": "gpu_worker", "qllm-client": "client"}
+MODULES = {"qllm-scheduler": "scheduler_svc", "qllm-worker": "gpu_worker", "qllm-client": "qllm.client"}
 SERVICES = ("scheduler", "worker-cpu")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

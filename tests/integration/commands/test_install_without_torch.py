@@ -18,11 +18,25 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from qllm.version import __version__
 
 from tests.support.service.live_service import ROOT, free_port
 
 HEAVY = ("torch", "transformers", "bitsandbytes")
-PACKAGES = {"scheduler_svc": "scheduler_svc", "gpu_worker": "gpu_worker", "client": "client", "protos/qllm": "qllm"}
+PACKAGES = {
+    "scheduler_svc": "scheduler_svc",
+    "gpu_worker": "gpu_worker",
+    "protos/qllm": "qllm",
+    "client": "qllm/client",
+}
+OWN_MODULE = "client.py"  # of the user, in the folder where the commands run
+FROM_PYTHON = """
+import client
+from qllm import AsyncClient, Client, Overloaded, RequestClass
+
+assert client.IS_THE_USERS
+print(Client.__module__, AsyncClient.__module__)
+"""
 PAGE = "from client.bench.report.html import Page; print(Page('A title', '', [], [], [], []).render())"
 
 
@@ -99,6 +113,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     subprocess.run([newest_python(), "-m", "venv", "--without-pip", directory / "venv"], check=True)
     python = directory / "venv" / "bin" / "python"
     pip("--python", python, "install", "--quiet", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
+    (directory / OWN_MODULE).write_text("IS_THE_USERS = True\n")
     return Installed(directory)
 
 
@@ -124,7 +139,9 @@ def wait_for(
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
-    held = set(zipfile.ZipFile(wheel).namelist())
+    names = zipfile.ZipFile(wheel).namelist()
+    held = set(names)
+    assert len(held) == len(names)
     wanted = {
         f"{name}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, name in PACKAGES.items()
@@ -133,6 +150,21 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
     }
     assert wanted <= held
     assert {path.rpartition(".")[2] for path in wanted} >= {"py", "pyi", "typed", "json", "j2"}
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_no_package_with_a_name_that_a_user_may_have(wheel: Path) -> None:
+    (about,) = wheel.name.rpartition("-py3")[:1]
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"scheduler_svc", "gpu_worker", "qllm", f"{about}.dist-info"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_client_is_found_beside_a_users_own_client_module(installed: Installed) -> None:
+    said = installed.output_of("python", "-c", FROM_PYTHON)
+    assert said == "qllm.client.sync_client qllm.client.async_client\n"
+    assert installed.output_of("qllm-client", "--version") == f"qllm-client {__version__}\n"
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
         self.max_live = max(self.max_live, self.num_live)
         is_done = False
         try:
-            await _fail_if_asked(request.text, context)
+            await _fail_if_asked(request.text or _last_turn(request), context)
             if self.refuses_sessions and request.HasField("session"):
                 await context.abort(grpc.StatusCode.INTERNAL, "no sessions here")
             if request.HasField("beam_search"):
@@ -148,6 +148,10 @@ def _found(request: Any) -> inference_pb2.GenerateResponse:
     best, finish = texts[0], inference_pb2.Finish(reason=inference_pb2.FINISH_REASON_LENGTH)
     told = {"text": best.text, "token_ids": best.token_ids, "logprobs": best.logprobs}
     return inference_pb2.GenerateResponse(request_id="made", hypotheses=texts, finish=finish, **told)
+
+
+def _last_turn(request: inference_pb2.GenerateRequest) -> str:
+    return request.chat.messages[-1].content if request.chat.messages else ""
 
 
 def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.GenerateResponse:

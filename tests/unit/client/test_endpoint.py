@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from client import AsyncClient, Client, Unavailable, Unreachable
-from client.endpoint import Endpoint
+from client.hints import proxy_in_between
 from tests.unit.client.fake_service import FakeService
 
 NOBODY = "127.0.0.1:1"
@@ -36,17 +36,24 @@ async def refusal_at(address: str) -> str:
 
 
 async def test_nobody_at_an_address_is_said_with_the_address() -> None:
-    assert (await refusal_at(NOBODY)).startswith("no service answers at 127.0.0.1:1: ")
+    refusal = await refusal_at(NOBODY)
+    assert refusal.startswith("no service answers at 127.0.0.1:1: ")
+    assert refusal.endswith("; start one with `qllm-scheduler --model DIR --spawn-worker`")
 
 
 async def test_an_http_server_is_known_as_one() -> None:
     async with server_that_says(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n") as address:
-        assert "this looks like an HTTP port; gRPC is at another" in await refusal_at(address)
+        refusal = await refusal_at(address)
+    assert refusal == (
+        f"no service answers at {address}: that is an HTTP port; gRPC is on another one, which qllm-scheduler calls "
+        "--grpc-port: 50051 unless it was told otherwise"
+    )
 
 
 async def test_another_server_is_said_not_to_speak_grpc() -> None:
     async with server_that_says(b"SSH-2.0-OpenSSH_9.9\r\n") as address:
-        assert "does not speak gRPC" in await refusal_at(address)
+        refusal = await refusal_at(address)
+    assert refusal == f"no service answers at {address}: what listens there does not speak gRPC"
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
@@ -76,14 +83,14 @@ async def test_a_proxy_in_between_is_named_without_its_password(monkeypatch: pyt
 @pytest.mark.parametrize("proxy", ["http://p:abc", "http://p:99999", "http://[bad", "nonsense"])
 def test_a_proxy_that_makes_no_sense_is_said_to(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    assert "through the proxy one that cannot be read" in Endpoint("192.0.2.1:50051")._proxy()
+    assert "through the proxy one that cannot be read" in proxy_in_between("192.0.2.1:50051")
 
 
 @pytest.mark.parametrize("exempt", ["192.0.2.1", "10.0.0.1,192.0.2.1", "*"])
 def test_a_proxy_that_is_not_used_is_not_named(exempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", PROXY)
     monkeypatch.setenv("no_proxy", exempt)
-    assert Endpoint("192.0.2.1:50051")._proxy() == ""
+    assert proxy_in_between("192.0.2.1:50051") == ""
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", ""])

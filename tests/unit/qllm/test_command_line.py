@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from qllm.version import __version__
 
 from client.__main__ import main as client
+from demo.__main__ import main as demo
 from gpu_worker.__main__ import main as worker
 from scheduler_svc.__main__ import main as scheduler
 from tests.support.service.live_service import ROOT
@@ -18,7 +20,7 @@ COMMANDS = [
     (scheduler, ()),
     (worker, ()),
     (client, ()),
-    *((client, (name,)) for name in ("generate", "health", "stats")),
+    *((client, (name,)) for name in ("generate", "chat", "health", "stats")),
     *((client, ("bench", *filter(None, [name]))) for name in BENCH),
 ]
 Entry = Callable[[], None]
@@ -93,6 +95,21 @@ def test_help_says_how_the_environment_is_read(
     assert re.search(r"Every option may also come from the environment, --\S+ as QLLM_", page)
 
 
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [(scheduler, "qllm-scheduler"), (worker, "qllm-worker"), (client, "qllm-client"), (demo, "python -m demo")],
+)
+def test_each_program_says_its_version_whatever_else_is_missing(
+    entry: Entry, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert not ended.value.code
+    assert capsys.readouterr() == (f"{name} {__version__}\n", "")
+    assert "--version" in option_names(help_of(entry, (), 80, monkeypatch, capsys))
+
+
 def refusal_of(entry: Entry, *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setattr(sys, "argv", ["command", *words])
     with pytest.raises(SystemExit) as ended:
@@ -117,7 +134,7 @@ def test_a_wrong_choice_is_refused_with_those_that_are_allowed(
     assert "debug" in refusal
 
 
-@pytest.mark.parametrize("module", ["client", "scheduler_svc", "gpu_worker"])
+@pytest.mark.parametrize("module", ["qllm.client", "scheduler_svc", "gpu_worker"])
 def test_output_that_cannot_be_written_is_one_line_and_exit_1(module: str) -> None:
     with open("/dev/full", "wb") as full:
         finished = subprocess.run(

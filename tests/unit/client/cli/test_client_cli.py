@@ -182,7 +182,8 @@ async def test_health_of_nothing_is_one_line_that_says_where_it_looked_and_what_
     finished = await run_here("health", "--address", "127.0.0.1:1")
     assert (finished.code, finished.out) == (1, "")
     assert finished.err.startswith("qllm-client: UNAVAILABLE: no service answers at 127.0.0.1:1: ")
-    assert "--address HOST:PORT; or start one: qllm-scheduler --model DIR --spawn-worker" in finished.err
+    helps = "; start one with `qllm-scheduler --model DIR --spawn-worker` or give --address HOST:PORT\n"
+    assert finished.err.endswith(helps)
     assert finished.err.count("\n") == 1
 
 
@@ -201,6 +202,30 @@ async def test_the_address_may_stand_before_or_after_the_command_and_the_last_on
     assert (before.code, before.out) == (0, "SERVING\n")
     both = await run_here("--address", nobody, "health", "--address", service.address)
     assert (both.code, both.out) == (0, "SERVING\n")
+
+
+COMMANDS = [
+    ["generate", "--max-tokens", "1", "hello"],
+    ["health"],
+    ["stats", "--json"],
+    ["drain"],
+    ["batch", "list"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+async def test_every_command_takes_the_address_and_the_key_before_and_after_its_name(
+    service: FakeService, words: list[str]
+) -> None:
+    nobody = {"QLLM_ADDRESS": "127.0.0.1:1"}
+    where = ["--address", service.address, "--api-key", "k"]
+    places = range(len(words[:2]) + 1 if words[0] == "batch" else 2)
+    for place in places:
+        finished = await run_here(*words[:place], *where, *words[place:], **nobody)
+        assert "127.0.0.1:1" not in finished.err
+        assert finished.code == (1 if words[0] == "batch" else 0), finished.err  # no jobs are kept here
+    if words[0] == "generate":
+        assert service.authorizations == ["Bearer k"] * len(places)
 
 
 async def test_an_address_that_bench_would_ignore_is_refused() -> None:
@@ -323,7 +348,7 @@ async def test_a_handover_that_nobody_can_take_is_refused_with_the_reason(qllm_c
     assert (finished.code, "no worker stands by" in finished.err) == (1, True)
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["health"], ["stats"], ["drain"], ["handover"]])
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["chat"], ["health"], ["stats"], ["drain"], ["handover"]])
 async def test_help_teaches(qllm_client: Call, arguments: Sequence[str]) -> None:
     finished = await qllm_client(*arguments, "--help")
     assert finished.code == 0
