@@ -3,9 +3,9 @@
 Speaks `qllm.v1` over gRPC and knows nothing of how the service works.
 """
 
-from client.access import AccessOptions, AccessRefused
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
-from client.batches import (
+from qllm.client.access import AccessOptions, AccessRefused
+from qllm.client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
+from qllm.client.batches import (
     Batch,
     BatchAnswer,
     BatchInputError,
@@ -15,7 +15,7 @@ from client.batches import (
     BatchStatus,
     ItemError,
 )
-from client.errors import (
+from qllm.client.errors import (
     Cancelled,
     DeadlineExceeded,
     DuplicateRequest,
@@ -28,7 +28,7 @@ from client.errors import (
     Unavailable,
     Unreachable,
 )
-from client.messages import (
+from qllm.client.messages import (
     ChatMessage,
     Delta,
     FinishReason,
@@ -41,9 +41,9 @@ from client.messages import (
     TokenLogprob,
     Usage,
 )
-from client.stream import GenerationStream
-from client.sync_client import Client, SyncGenerationStream
-from client.tools import Tool, ToolCall, ToolChoice
+from qllm.client.stream import GenerationStream
+from qllm.client.sync_client import Client, SyncGenerationStream
+from qllm.client.tools import Tool, ToolCall, ToolChoice
 
 __all__ = [
     "DEFAULT_ADDRESS",

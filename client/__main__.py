@@ -1,8 +1,7 @@
-"""Entry point of `qllm-client` and of `python -m client`."""
+"""Entry point of `qllm-client` and of `python -m qllm.client`."""
 
+from qllm.client.cli.app import app
 from qllm.command_line import run_command
-
-from client.cli.app import app
 
 
 def main() -> None:

@@ -6,16 +6,15 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from grpc_health.v1 import health_pb2
+from qllm.client.access import Access, AccessOptions
+from qllm.client.batch_calls import BatchCalls
+from qllm.client.batches import Batch, BatchItem, BatchPage, BatchResult
+from qllm.client.encoding import encode_request
+from qllm.client.endpoint import Endpoint
+from qllm.client.errors import InvalidRequest
+from qllm.client.messages import GenerateOptions, GenerationResult, Prompt
+from qllm.client.stream import GenerationStream
 from qllm.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
-
-from client.access import Access, AccessOptions
-from client.batch_calls import BatchCalls
-from client.batches import Batch, BatchItem, BatchPage, BatchResult
-from client.encoding import encode_request
-from client.endpoint import Endpoint
-from client.errors import InvalidRequest
-from client.messages import GenerateOptions, GenerationResult, Prompt
-from client.stream import GenerationStream
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 

@@ -5,10 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 import grpc
-from qllm.v1 import batches_pb2 as pb
-from qllm.v1 import batches_pb2_grpc
-
-from client.batches import (
+from qllm.client.batches import (
     Batch,
     BatchItem,
     BatchPage,
@@ -17,8 +14,10 @@ from client.batches import (
     decode_result,
     encode_batch,
 )
-from client.endpoint import Endpoint
-from client.errors import ServerError, Unavailable
+from qllm.client.endpoint import Endpoint
+from qllm.client.errors import ServerError, Unavailable
+from qllm.v1 import batches_pb2 as pb
+from qllm.v1 import batches_pb2_grpc
 
 # A service that is started again is back within this time, unless its model is large.
 PATIENCE_S = 120.0

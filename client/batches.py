@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qllm.client.beams import decode_hypotheses
+from qllm.client.encoding import decode_top_logprobs, decode_usage, encode_request
+from qllm.client.errors import InvalidRequest
+from qllm.client.finish_reasons import decode_finish_reason
+from qllm.client.messages import FinishReason, GenerateOptions, Hypothesis, Prompt, TokenLogprob, Usage
+from qllm.client.tools import ToolCall, decode_calls
 from qllm.v1 import batches_pb2 as pb
-
-from client.beams import decode_hypotheses
-from client.encoding import decode_top_logprobs, decode_usage, encode_request
-from client.errors import InvalidRequest
-from client.finish_reasons import decode_finish_reason
-from client.messages import FinishReason, GenerateOptions, Hypothesis, Prompt, TokenLogprob, Usage
-from client.tools import ToolCall, decode_calls
 
 
 class BatchStatus(StrEnum):

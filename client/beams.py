@@ -1,9 +1,8 @@
 """Translates what a beam search is asked for, and what it found. Knows nothing of channels and calls."""
 
+from qllm.client.finish_reasons import decode_finish_reason
+from qllm.client.messages import GenerateOptions, Hypothesis
 from qllm.v1 import inference_pb2 as pb
-
-from client.finish_reasons import decode_finish_reason
-from client.messages import GenerateOptions, Hypothesis
 
 _EARLY_STOPPING: dict[object, pb.EarlyStopping.ValueType] = {
     None: pb.EARLY_STOPPING_UNSPECIFIED,

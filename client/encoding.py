@@ -4,11 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
-from qllm.v1 import inference_pb2 as pb
-
-from client.beams import encode_beam_search
-from client.errors import InvalidRequest
-from client.messages import (
+from qllm.client.beams import encode_beam_search
+from qllm.client.errors import InvalidRequest
+from qllm.client.messages import (
     ChatMessage,
     GenerateOptions,
     Prompt,
@@ -17,7 +15,8 @@ from client.messages import (
     TokenLogprob,
     Usage,
 )
-from client.tools import encode_calls, encode_choice, encode_tools, encode_variables
+from qllm.client.tools import encode_calls, encode_choice, encode_tools, encode_variables
+from qllm.v1 import inference_pb2 as pb
 
 _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,

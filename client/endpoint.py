@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 import grpc
 from qllm.addresses import read_target
-
-from client.errors import QllmError, error_from_rpc
-from client.hints import is_not_connected, unreachable
+from qllm.client.errors import QllmError, error_from_rpc
+from qllm.client.hints import is_not_connected, unreachable
 
 MAX_RECEIVE_BYTES = 16 * 2**20
 

@@ -1,8 +1,7 @@
 """Why texts end, as it comes over the wire."""
 
+from qllm.client.messages import FinishReason
 from qllm.v1 import inference_pb2 as pb
-
-from client.messages import FinishReason
 
 _FINISH_REASONS = {
     pb.FINISH_REASON_STOP: FinishReason.STOP,

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from client.errors import QllmError, Unauthenticated, Unreachable
+from qllm.client.errors import QllmError, Unauthenticated, Unreachable
 
 START_ONE = "start one with `qllm-scheduler --model DIR --spawn-worker`"
 

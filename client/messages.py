@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from client.tools import Tool, ToolCall, ToolChoice
+from qllm.client.tools import Tool, ToolCall, ToolChoice
 
 
 class RequestClass(StrEnum):

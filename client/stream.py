@@ -7,14 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from qllm.client.beams import decode_hypotheses
+from qllm.client.encoding import decode_prompt_logprobs, decode_top_logprobs, decode_usage
+from qllm.client.errors import Cancelled, QllmError, ServerError, error_from_rpc
+from qllm.client.finish_reasons import decode_finish_reason
+from qllm.client.messages import Delta, GenerationResult
+from qllm.client.tools import decode_calls
 from qllm.v1 import inference_pb2 as pb
-
-from client.beams import decode_hypotheses
-from client.encoding import decode_prompt_logprobs, decode_top_logprobs, decode_usage
-from client.errors import Cancelled, QllmError, ServerError, error_from_rpc
-from client.finish_reasons import decode_finish_reason
-from client.messages import Delta, GenerationResult
-from client.tools import decode_calls
 
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mappi
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from client.access import AccessOptions
-from client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
-from client.batches import Batch, BatchItem, BatchPage, BatchResult
-from client.messages import Delta, GenerateOptions, GenerationResult, Prompt
-from client.stream import GenerationStream
+from qllm.client.access import AccessOptions
+from qllm.client.async_client import DEFAULT_ADDRESS, AsyncClient, Draining, Loads, ServerInfo
+from qllm.client.batches import Batch, BatchItem, BatchPage, BatchResult
+from qllm.client.messages import Delta, GenerateOptions, GenerationResult, Prompt
+from qllm.client.stream import GenerationStream
 
 T = TypeVar("T")
 

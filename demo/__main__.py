@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.run import Plan, run_plan
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
+from qllm.client.bench.options.target import ServiceArguments
+from qllm.client.bench.service.interrupts import Interrupted, run_until_interrupted
+from qllm.client.bench.service.service import ServiceOptions, running_service
 from qllm.command_line import run_command
 from qllm.options import with_settings
 from rich.console import Console
 
-from client.bench.errors import BenchError
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.load import Load
-from client.bench.load.run import Plan, run_plan
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson
-from client.bench.options.target import ServiceArguments
-from client.bench.service.interrupts import Interrupted, run_until_interrupted
-from client.bench.service.service import ServiceOptions, running_service
 from demo.apart_target import ApartTarget
 from demo.prompts import DemoPrompts
 from demo.report import Outcome, compare, results_table

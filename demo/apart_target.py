@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
-from client.bench.load.target import Ask, Stream, Target, TargetFacts
+from qllm.client.bench.load.target import Ask, Stream, Target, TargetFacts
 
 
 class ApartTarget:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from client.bench.load.target import Target
-from client.bench.load.workload import LS
-from client.messages import RequestClass
+from qllm.client.bench.load.target import Target
+from qllm.client.bench.load.workload import LS
+from qllm.client.messages import RequestClass
 
 _MIN_SOURCE_CHARS = 10_000
 

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.report.tables import NOTHING, number, statistic
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Attainment, Objective, Ratios, Summary, Targets, summarize
 from rich.table import Table
 
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.target import TargetFacts
-from client.bench.load.workload import BE, LS
-from client.bench.report.tables import NOTHING, number, statistic
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Attainment, Objective, Ratios, Summary, Targets, summarize
 from demo.watched_target import Tokens
 
 

@@ -3,7 +3,7 @@
 It follows the figures, whichever way they point: a gain is called one only where there is one.
 """
 
-from client.bench.results.summary import Summary
+from qllm.client.bench.results.summary import Summary
 
 _SAME = 1.05  # times to the first token that are less than so many times apart are called the same
 

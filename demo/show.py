@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.target import Ask, Chunk
+from qllm.client.bench.load.workload import BE, CLASSES, LS
+from qllm.client.messages import RequestClass
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-
-from client.bench.load.load import Load
-from client.bench.load.target import Ask, Chunk
-from client.bench.load.workload import BE, CLASSES, LS
-from client.messages import RequestClass
 
 _NUM_ROWS = {LS: 6, BE: 12}
 _REFRESHES_PER_S = 5

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Protocol
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.target import Ask, Chunk, Stream, Target, TargetFacts
-from client.bench.load.workload import CLASSES
-from client.messages import RequestClass
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.target import Ask, Chunk, Stream, Target, TargetFacts
+from qllm.client.bench.load.workload import CLASSES
+from qllm.client.messages import RequestClass
 
 Tokens = Mapping[int, tuple[int, ...]]
 """The tokens of whole answers, by the numbers of their requests."""

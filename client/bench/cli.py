@@ -4,33 +4,32 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.bench.commands.ablation import ablate
+from qllm.client.bench.commands.compare import compare
+from qllm.client.bench.commands.goodput import EXAMPLES as GOODPUT_EXAMPLES
+from qllm.client.bench.commands.goodput import goodput
+from qllm.client.bench.commands.measure import measure
+from qllm.client.bench.commands.memory.agents import EXAMPLES as AGENT_EXAMPLES
+from qllm.client.bench.commands.memory.agents import agents
+from qllm.client.bench.commands.memory.prefix import EXAMPLES as PREFIX_EXAMPLES
+from qllm.client.bench.commands.memory.prefix import prefix
+from qllm.client.bench.commands.memory.pressure import EXAMPLES as PRESSURE_EXAMPLES
+from qllm.client.bench.commands.memory.pressure import pressure
+from qllm.client.bench.commands.paper import EXAMPLES as PAPER_EXAMPLES
+from qllm.client.bench.commands.paper import paper
+from qllm.client.bench.commands.predictions import predictions
+from qllm.client.bench.commands.simulate import EXAMPLES as SIMULATE_EXAMPLES
+from qllm.client.bench.commands.simulate import simulate
+from qllm.client.bench.commands.simulate_agents import EXAMPLES as SIMULATE_AGENTS_EXAMPLES
+from qllm.client.bench.commands.simulate_agents import simulate_agents
+from qllm.client.bench.commands.timeline import timeline
+from qllm.client.bench.console import complaining
+from qllm.client.bench.options.load import LoadOptions
+from qllm.client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.cli.access_options import with_access
+from qllm.client.cli.session import is_on_command_line
 from qllm.options import with_settings
-
-from client.bench.commands.ablation import ablate
-from client.bench.commands.compare import compare
-from client.bench.commands.goodput import EXAMPLES as GOODPUT_EXAMPLES
-from client.bench.commands.goodput import goodput
-from client.bench.commands.measure import measure
-from client.bench.commands.memory.agents import EXAMPLES as AGENT_EXAMPLES
-from client.bench.commands.memory.agents import agents
-from client.bench.commands.memory.prefix import EXAMPLES as PREFIX_EXAMPLES
-from client.bench.commands.memory.prefix import prefix
-from client.bench.commands.memory.pressure import EXAMPLES as PRESSURE_EXAMPLES
-from client.bench.commands.memory.pressure import pressure
-from client.bench.commands.paper import EXAMPLES as PAPER_EXAMPLES
-from client.bench.commands.paper import paper
-from client.bench.commands.predictions import predictions
-from client.bench.commands.simulate import EXAMPLES as SIMULATE_EXAMPLES
-from client.bench.commands.simulate import simulate
-from client.bench.commands.simulate_agents import EXAMPLES as SIMULATE_AGENTS_EXAMPLES
-from client.bench.commands.simulate_agents import simulate_agents
-from client.bench.commands.timeline import timeline
-from client.bench.console import complaining
-from client.bench.options.load import LoadOptions
-from client.bench.options.target import FigureOptions, ResultOptions, ServiceArguments, TargetOptions
-from client.bench.set_ups import SetUpName
-from client.cli.access_options import with_access
-from client.cli.session import is_on_command_line
 
 EXAMPLES = """
 [bold]Examples[/bold]

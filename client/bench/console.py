@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-
-from client.bench.errors import BenchError
+from qllm.client.bench.errors import BenchError
 
 EXIT_FAILED = 1
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from client.access import AccessOptions
+from qllm.client.access import AccessOptions
 
 _META = "qllm.access"  # in typer's context: what was given; what stands after the command's name wins
 _CONTEXT = "access_context"

@@ -1,18 +1,17 @@
 """The `qllm-client` command."""
 
 import typer
-
-from client.bench.cli import app as bench_app
-from client.cli.access_options import with_access
-from client.cli.batch import app as batch_app
-from client.cli.chat import EXAMPLES as CHAT_EXAMPLES
-from client.cli.chat import chat
-from client.cli.drain import drain
-from client.cli.generate import EXAMPLES, generate
-from client.cli.handover import handover
-from client.cli.health import health
-from client.cli.session import Address, address_default, is_on_command_line
-from client.cli.stats import stats
+from qllm.client.bench.cli import app as bench_app
+from qllm.client.cli.access_options import with_access
+from qllm.client.cli.batch import app as batch_app
+from qllm.client.cli.chat import EXAMPLES as CHAT_EXAMPLES
+from qllm.client.cli.chat import chat
+from qllm.client.cli.drain import drain
+from qllm.client.cli.generate import EXAMPLES, generate
+from qllm.client.cli.handover import handover
+from qllm.client.cli.health import health
+from qllm.client.cli.session import Address, address_default, is_on_command_line
+from qllm.client.cli.stats import stats
 
 app = typer.Typer(
     pretty_exceptions_enable=False,

@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-
-from client.async_client import Draining
-from client.cli.session import Address, address_default, connect, run
+from qllm.client.async_client import Draining
+from qllm.client.cli.session import Address, address_default, connect, run
 
 _MAX_GRACE_S = 3600
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from qllm.client.cli.session import Address, address_default, connect, reporting, run
+from qllm.client.messages import ChatMessage, GenerateOptions, GenerationResult, Hypothesis, Prompt, RequestClass
+from qllm.client.stream import GenerationStream
 from qllm.options import with_settings
 from qllm.settings import Setting
-
-from client.cli.session import Address, address_default, connect, reporting, run
-from client.messages import ChatMessage, GenerateOptions, GenerationResult, Hypothesis, Prompt, RequestClass
-from client.stream import GenerationStream
 
 _REQUEST, _SAMPLING, _PROMPT = "Request", "Sampling", "Prompt"
 

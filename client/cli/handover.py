@@ -1,8 +1,7 @@
 """`qllm-client handover`: lets a worker that stands by serve."""
 
 import typer
-
-from client.cli.session import Address, address_default, connect, run
+from qllm.client.cli.session import Address, address_default, connect, run
 
 
 def handover(address: Address = address_default) -> None:

@@ -1,8 +1,7 @@
 """`qllm-client health`: an exit code for scripts and container health checks."""
 
 import typer
-
-from client.cli.session import EXIT_FAILED, Address, address_default, connect, run
+from qllm.client.cli.session import EXIT_FAILED, Address, address_default, connect, run
 
 
 def health(address: Address = address_default) -> None:

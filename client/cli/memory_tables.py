@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from qllm.client.cli.numbers import share, share_of
 from qllm.v1 import admin_pb2
 from rich.table import Table
-
-from client.cli.numbers import share, share_of
 
 Row: TypeAlias = tuple[str, int, int]
 

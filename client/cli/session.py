@@ -7,13 +7,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from qllm.addresses import AddressRefused, read_target
-
-from client.access import AccessRefused
-from client.async_client import DEFAULT_ADDRESS, AsyncClient
-from client.cli.access_options import chosen_access
-from client.errors import QllmError
-from client.hints import told
-from client.sync_client import Client
+from qllm.client.access import AccessRefused
+from qllm.client.async_client import DEFAULT_ADDRESS, AsyncClient
+from qllm.client.cli.access_options import chosen_access
+from qllm.client.errors import QllmError
+from qllm.client.hints import told
+from qllm.client.sync_client import Client
 
 T = TypeVar("T")
 

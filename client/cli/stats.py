@@ -6,15 +6,14 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.message import Message
+from qllm.client.async_client import AsyncClient, Loads, ServerInfo
+from qllm.client.cli.memory_tables import moves_table, owners_table
+from qllm.client.cli.numbers import share_of, shown
+from qllm.client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 from qllm.v1 import admin_pb2
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-
-from client.async_client import AsyncClient, Loads, ServerInfo
-from client.cli.memory_tables import moves_table, owners_table
-from client.cli.numbers import share_of, shown
-from client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON, one line each time.")]
 Watch = Annotated[

@@ -18,11 +18,11 @@ from statistics import fmean
 from typing import Annotated, TypeVar
 
 import typer
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.spread import percentile
+from qllm.client.bench.results.turns import Figure, Turns
 from rich.console import Console
 
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.spread import percentile
-from client.bench.results.turns import Figure, Turns
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.state.commands import Advance, StartBatch

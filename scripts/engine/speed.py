@@ -29,9 +29,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as the worker sets it (wa
 
 import torch
 import typer
+from qllm.client.bench.service.geometries import Geometry, write_geometry
 from torch import nn
 
-from client.bench.service.geometries import Geometry, write_geometry
 from gpu_worker.contract.commands import AddSequence, BatchItem, Sampling
 from gpu_worker.contract.results import WorkTiming
 from gpu_worker.cursor import Cursor

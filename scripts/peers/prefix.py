@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from qllm.client.bench.commands.memory.prefix import PARTS
+from qllm.client.bench.options.prefix import PrefixPart
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.turns import Turns
 from rich.console import Console
 
-from client.bench.commands.memory.prefix import PARTS
-from client.bench.options.prefix import PrefixPart
-from client.bench.report.grid import Grid
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.turns import Turns
 from gpu_worker.settings import DType
 from scripts.peers.servers import URL, Server, ServerFailed, bench, qllm, running, vllm
 

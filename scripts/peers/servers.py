@@ -140,7 +140,7 @@ def bench(*arguments: str) -> None:
     Raises:
         subprocess.CalledProcessError: It failed.
     """
-    subprocess.run([sys.executable, "-m", "client", "bench", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "qllm.client", "bench", *arguments], check=True)
 
 
 def _wait_until_serving(process: "subprocess.Popen[bytes]", log_path: Path) -> None:

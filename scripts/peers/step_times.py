@@ -13,12 +13,11 @@ from contextlib import aclosing
 from typing import Annotated
 
 import typer
-
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.target import Ask, Chunk
-from client.bench.load.workload import LS
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.target import Ask, Chunk
+from qllm.client.bench.load.workload import LS
 
 _DECODE_PROMPT, _DECODE_TOKENS = 100, 40
 _PAUSE_S = 1.0  # before a server's turn: threads of the last one may still spin

@@ -18,21 +18,21 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from qllm.client.bench.commands.paper import PaperOptions, run_rates
+from qllm.client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.run import Run
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.simulate_tables import result_grids
+from qllm.client.bench.results.summary import Objective
+from qllm.client.bench.service.geometries import Geometry, write_geometry
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.simulation.sweep import Axis, PointResult, parse_values
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from client.bench.commands.paper import PaperOptions, run_rates
-from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
-from client.bench.errors import RequestFailed
-from client.bench.load.run import Run
-from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
-from client.bench.report.progress import ProgressBar
-from client.bench.report.simulate_tables import result_grids
-from client.bench.results.summary import Objective
-from client.bench.service.geometries import Geometry, write_geometry
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.sweep import Axis, PointResult, parse_values
 from gpu_worker.model.weights import WeightOptions, make_random_model
 
 LABEL = "fcfs"  # which it is: the tables want their baseline

@@ -15,12 +15,11 @@ from statistics import fmean
 from typing import Annotated
 
 import typer
-
-from client import AsyncClient
-from client.bench.load.workload import BE, LS
-from client.bench.results.spread import percentile
-from client.bench.service.interrupts import run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
+from qllm import AsyncClient
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.spread import percentile
+from qllm.client.bench.service.interrupts import run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, running_service
 
 _SALTS = itertools.count()
 

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
-
-from client import AsyncClient, GenerateOptions, QllmError
-from client.bench.errors import ServiceFailed
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.workload import BE
-from client.bench.service.service import ServiceOptions, running_service
+from qllm import AsyncClient, GenerateOptions, QllmError
+from qllm.client.bench.errors import ServiceFailed
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.workload import BE
+from qllm.client.bench.service.service import ServiceOptions, running_service
 
 _PAUSE_S = 0.5  # before a service's turn: threads of the last one may still spin
 

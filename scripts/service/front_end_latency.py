@@ -20,11 +20,10 @@ from typing import Annotated
 
 import grpc
 import typer
+from qllm.client.bench.service.interrupts import run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, free_port, running_service
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
-
-from client.bench.service.interrupts import run_interruptibly
-from client.bench.service.service import ServiceOptions, free_port, running_service
 
 _PROMPT = tuple(range(10, 42))
 _NUM_WARM_UPS = 20

@@ -12,9 +12,8 @@ from itertools import pairwise
 from typing import Annotated
 
 import typer
-
-from client import DEFAULT_ADDRESS, AsyncClient, RequestClass
-from client.bench.results.spread import percentile
+from qllm import DEFAULT_ADDRESS, AsyncClient, RequestClass
+from qllm.client.bench.results.spread import percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,11 @@ from typing import Annotated
 
 import grpc
 import typer
+from qllm import AsyncClient, RequestClass
+from qllm.client.bench.service.interrupts import run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, running_service
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
-
-from client import AsyncClient, RequestClass
-from client.bench.service.interrupts import run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _PROMPT = tuple(range(10, 42))

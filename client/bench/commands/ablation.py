@@ -9,23 +9,22 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.memory.in_turns import InTurns
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.measurement import pool
-from client.bench.load.run import Run, run_plan
-from client.bench.options.load import LoadOptions
-from client.bench.options.qllm import QllmOptions
-from client.bench.options.target import ResultOptions, ServiceArguments
-from client.bench.report.ablation_tables import ablation_grids
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.report.tables import warnings
-from client.bench.results.gains import Gain, find_gains
-from client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Result, dump
-from client.bench.results.summary import summarize
-from client.bench.set_ups import SET_UPS, SetUpName, Variant
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.memory.in_turns import InTurns
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.measurement import pool
+from qllm.client.bench.load.run import Run, run_plan
+from qllm.client.bench.options.load import LoadOptions
+from qllm.client.bench.options.qllm import QllmOptions
+from qllm.client.bench.options.target import ResultOptions, ServiceArguments
+from qllm.client.bench.report.ablation_tables import ablation_grids
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.report.tables import warnings
+from qllm.client.bench.results.gains import Gain, find_gains
+from qllm.client.bench.results.result_file import ABLATION_SCHEMA, Provenance, Result, dump
+from qllm.client.bench.results.summary import summarize
+from qllm.client.bench.set_ups import SET_UPS, SetUpName, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +72,7 @@ def _report(measured: Sequence[Result]) -> Report:
     found = find_gains({result.label: result.summary for result in measured})
 
     def draw() -> "Figure":
-        from client.bench.report.ablation_figure import ablation_figure
+        from qllm.client.bench.report.ablation_figure import ablation_figure
 
         return ablation_figure(measured)
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from client.bench.commands.goodput import report_of_goodputs
-from client.bench.errors import BadFile
-from client.bench.options.target import FigureOptions
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.report.tables import comparison_grid, warnings
-from client.bench.results.goodput import GOODPUT_SCHEMA, ServerGoodput, read_goodputs
-from client.bench.results.result_file import ABLATION_SCHEMA, SCHEMA, Result, read_results, read_values
+from qllm.client.bench.commands.goodput import report_of_goodputs
+from qllm.client.bench.errors import BadFile
+from qllm.client.bench.options.target import FigureOptions
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.report.tables import comparison_grid, warnings
+from qllm.client.bench.results.goodput import GOODPUT_SCHEMA, ServerGoodput, read_goodputs
+from qllm.client.bench.results.result_file import ABLATION_SCHEMA, SCHEMA, Result, read_results, read_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def compare(paths: Sequence[Path], results: FigureOptions) -> None:
 
 def _report_of(measured: Sequence[Result]) -> Report:
     def draw() -> "Figure":
-        from client.bench.report.figures import comparison_figure
+        from qllm.client.bench.report.figures import comparison_figure
 
         return comparison_figure(measured)
 

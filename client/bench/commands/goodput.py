@@ -10,23 +10,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qllm.client.bench.commands.goodput_run import search_server
+from qllm.client.bench.commands.measure import grpc_address, provenance_of
+from qllm.client.bench.console import EXIT_FAILED, complain, complaining
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.run import unless
+from qllm.client.bench.options.goodput import GoodputOptions
+from qllm.client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
+from qllm.client.bench.report.goodput_tables import goodput_grids, warnings
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.results.goodput import ServerGoodput, to_json
+from qllm.client.bench.results.result_file import Provenance, dump
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.set_ups import SET_UPS, SetUpName
 from qllm.options import with_settings
 from rich.console import Console
-
-from client.bench.commands.goodput_run import search_server
-from client.bench.commands.measure import grpc_address, provenance_of
-from client.bench.console import EXIT_FAILED, complain, complaining
-from client.bench.errors import BenchError
-from client.bench.load.run import unless
-from client.bench.options.goodput import GoodputOptions
-from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
-from client.bench.report.goodput_tables import goodput_grids, warnings
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.results.goodput import ServerGoodput, to_json
-from client.bench.results.result_file import Provenance, dump
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.set_ups import SET_UPS, SetUpName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +98,7 @@ def report_of_goodputs(servers: Sequence[ServerGoodput]) -> Report:
     """Returns what is shown of several searches."""
 
     def draw() -> "Figure":
-        from client.bench.report.goodput_figure import goodput_figure
+        from qllm.client.bench.report.goodput_figure import goodput_figure
 
         return goodput_figure(servers)
 

@@ -6,19 +6,19 @@ What to measure next is decided elsewhere (`results.goodput_search`), and how a 
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from client.bench.commands.measure import label_of
-from client.bench.load.levels import Levels
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.run import Ready, get_ready, running_load, unless
-from client.bench.load.target import Target
-from client.bench.options.goodput import GoodputOptions
-from client.bench.report.goodput_tables import clients, level_line
-from client.bench.report.progress import ProgressBar
-from client.bench.results.goodput import Level, ServerGoodput, tally_of
-from client.bench.results.goodput_search import GoodputSearch
-from client.bench.results.result_file import Provenance
-from client.bench.results.summary import tpot_spread, ttft_spread
+from qllm.client.bench.commands.measure import label_of
+from qllm.client.bench.load.levels import Levels
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.run import Ready, get_ready, running_load, unless
+from qllm.client.bench.load.target import Target
+from qllm.client.bench.options.goodput import GoodputOptions
+from qllm.client.bench.report.goodput_tables import clients, level_line
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.results.goodput import Level, ServerGoodput, tally_of
+from qllm.client.bench.results.goodput_search import GoodputSearch
+from qllm.client.bench.results.result_file import Provenance
+from qllm.client.bench.results.summary import tpot_spread, ttft_spread
 
 
 class ServerSearch:

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from qllm.client.bench.console import EXIT_FAILED, complain
+from qllm.client.bench.load.run import Plan, Run, run_plan
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.options.load import LoadOptions
+from qllm.client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.report.tables import result_grids, warnings
+from qllm.client.bench.results.environment import environment
+from qllm.client.bench.results.result_file import Provenance, Result, dump
+from qllm.client.bench.results.summary import summarize
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, running_service
 from rich.console import Console
-
-from client.bench.console import EXIT_FAILED, complain
-from client.bench.load.run import Plan, Run, run_plan
-from client.bench.load.target import TargetFacts
-from client.bench.options.load import LoadOptions
-from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.report.tables import result_grids, warnings
-from client.bench.results.environment import environment
-from client.bench.results.result_file import Provenance, Result, dump
-from client.bench.results.summary import summarize
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +65,7 @@ def report_of(result: Result) -> Report:
     """Returns what is shown of one result."""
 
     def draw() -> "Figure":
-        from client.bench.report.figures import result_figure
+        from qllm.client.bench.report.figures import result_figure
 
         return result_figure(result)
 

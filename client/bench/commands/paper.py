@@ -14,33 +14,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.paper_results import MeasuredResult, own_grids, sweep_of, warnings_of
+from qllm.client.bench.console import complain, complaining
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.run import Plan, Run, run_plan, unless
+from qllm.client.bench.load.target import Target
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.bench.load.workload import BE, LS, Replay, Workload
+from qllm.client.bench.options.target import ResultOptions, ServiceArguments
+from qllm.client.bench.report.claims import claims_grid
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.report.simulate_tables import result_grids
+from qllm.client.bench.results.result_file import Provenance, dump
+from qllm.client.bench.results.summary import Objective
+from qllm.client.bench.service.geometries import Geometry, write_geometry
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, running_service
+from qllm.client.bench.set_ups import SET_UPS, SetUpName
+from qllm.client.bench.simulation.sweep import Axis, PointResult, parse_values
+from qllm.client.bench.simulation.traffic import Mix
+from qllm.client.messages import RequestClass
 from qllm.options import with_settings
 from qllm.settings import Setting
 from rich.console import Console
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.paper_results import MeasuredResult, own_grids, sweep_of, warnings_of
-from client.bench.console import complain, complaining
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.run import Plan, Run, run_plan, unless
-from client.bench.load.target import Target
-from client.bench.load.trace import Trace, TraceRow
-from client.bench.load.workload import BE, LS, Replay, Workload
-from client.bench.options.target import ResultOptions, ServiceArguments
-from client.bench.report.claims import claims_grid
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.report.simulate_tables import result_grids
-from client.bench.results.result_file import Provenance, dump
-from client.bench.results.summary import Objective
-from client.bench.service.geometries import Geometry, write_geometry
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
-from client.bench.set_ups import SET_UPS, SetUpName
-from client.bench.simulation.sweep import Axis, PointResult, parse_values
-from client.bench.simulation.traffic import Mix
-from client.messages import RequestClass
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -252,7 +251,7 @@ def _report(options: PaperOptions, sweep: Sequence[PointResult[MeasuredResult]],
     claims = claims_grid(sweep, options.slo_s, "MEASURED")
 
     def draw() -> "Figure":
-        from client.bench.report.simulate_figure import sweep_figure
+        from qllm.client.bench.report.simulate_figure import sweep_figure
 
         return sweep_figure(Axis.RATE, sweep, options.slo_s, title)
 

@@ -6,17 +6,17 @@ Source: arXiv 2503.09304, evaluation.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.run import Run
-from client.bench.load.workload import BE, LS
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, number
-from client.bench.results.summary import ClassSummary, Objective, summarize
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.simulator import ClassResult
-from client.bench.simulation.sweep import Axis, PointResult
-from client.messages import RequestClass
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.run import Run
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING, number
+from qllm.client.bench.results.summary import ClassSummary, Objective, summarize
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.simulator import ClassResult
+from qllm.client.bench.simulation.sweep import Axis, PointResult
+from qllm.client.messages import RequestClass
 
 _OWN_ITERATIONS = 10  # first tokens within so many of the machine's own decode iterations
 

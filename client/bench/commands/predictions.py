@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.bench.console import complaining
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.results.recorded_trace import RecordedTrace, read_trace
 from rich.console import Console
-
-from client.bench.console import complaining
-from client.bench.errors import BenchError
-from client.bench.report.grid import Grid
-from client.bench.results.recorded_trace import RecordedTrace, read_trace
 
 _PERIODS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, math.inf)
 
@@ -92,8 +91,8 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _draw(trace: RecordedTrace, png: Path) -> None:
-    from client.bench.report.figures import to_png
-    from client.bench.report.predictions_figure import draw_predictions
+    from qllm.client.bench.report.figures import to_png
+    from qllm.client.bench.report.predictions_figure import draw_predictions
 
     picture = to_png(draw_predictions(trace))
     try:

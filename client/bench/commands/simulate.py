@@ -9,23 +9,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import typer
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.simulate_options import ClientOptions, ExperimentOptions, TrafficOptions
+from qllm.client.bench.console import complaining
+from qllm.client.bench.options.target import ResultOptions
+from qllm.client.bench.report.claims import claims_grid
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.show import Report, check_figures_can_be_drawn
+from qllm.client.bench.report.simulate_tables import cost_grid, result_grids, stops_grid
+from qllm.client.bench.results.result_file import Provenance, dump
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.simulation.simulator import Planned, SimulatedResult, asked_of, job_of, simulate_all
+from qllm.client.bench.simulation.sweep import Axis, Point, PointResult
+from qllm.client.bench.simulation.traffic import Mix, Traffic
 from qllm.options import with_settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.simulate_options import ClientOptions, ExperimentOptions, TrafficOptions
-from client.bench.console import complaining
-from client.bench.options.target import ResultOptions
-from client.bench.report.claims import claims_grid
-from client.bench.report.grid import Grid
-from client.bench.report.show import Report, check_figures_can_be_drawn
-from client.bench.report.simulate_tables import cost_grid, result_grids, stops_grid
-from client.bench.results.result_file import Provenance, dump
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.simulator import Planned, SimulatedResult, asked_of, job_of, simulate_all
-from client.bench.simulation.sweep import Axis, Point, PointResult
-from client.bench.simulation.traffic import Mix, Traffic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,8 +139,8 @@ class _Findings:
         return self.axis is Axis.RATE and isinstance(self.traffic, Mix)
 
     def _draw(self) -> "Figure":
-        from client.bench.report.promise_figure import promise_figure
-        from client.bench.report.simulate_figure import point_figure, sweep_figure
+        from qllm.client.bench.report.promise_figure import promise_figure
+        from qllm.client.bench.report.simulate_figure import point_figure, sweep_figure
 
         axis, (sweep, *_) = self.axis, self.sweeps.values()
         if axis is Axis.LS_TPOT:

@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.simulate_options import A100, read_cost_table
+from qllm.client.bench.console import complaining
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.memory.programs import Tool
+from qllm.client.bench.report.agent_tables import agents_grid
+from qllm.client.bench.results.result_file import dump
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.simulation.agents import AgentResult, AgentTraffic, lifetimes, was_short
+from qllm.client.bench.simulation.simulator import run_jobs
+from qllm.client.bench.simulation.sweep import parse_values
+from qllm.client.messages import RequestClass
 from qllm.options import with_settings
 from qllm.settings import Setting
 from rich.console import Console
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.simulate_options import A100, read_cost_table
-from client.bench.console import complaining
-from client.bench.errors import BenchError
-from client.bench.load.memory.programs import Tool
-from client.bench.report.agent_tables import agents_grid
-from client.bench.results.result_file import dump
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.simulation.agents import AgentResult, AgentTraffic, lifetimes, was_short
-from client.bench.simulation.simulator import run_jobs
-from client.bench.simulation.sweep import parse_values
-from client.messages import RequestClass
 
 SCHEMA = "qllm-bench-simulated-agents/2"
 EXAMPLES = """

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.trace import read_trace
+from qllm.client.bench.results.summary import Objective
+from qllm.client.bench.simulation.sweep import Axis, Point, apply_settings, choose_set_ups, parse_values, points
+from qllm.client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, Traffic
 from qllm.settings import Setting
-
-from client.bench.errors import BenchError
-from client.bench.load.trace import read_trace
-from client.bench.results.summary import Objective
-from client.bench.simulation.sweep import Axis, Point, apply_settings, choose_set_ups, parse_values, points
-from client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, Traffic
 
 A100 = "a100-mixtral-8x7b"
 _TRAFFIC, _CLIENTS, _SET_UPS = "Traffic", "Traffic of clients that never pause", "What is compared"

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from client.bench.console import complaining
-from client.bench.errors import BenchError
-from client.bench.report.timeline_caption import caption
-from client.bench.results.recorded_trace import BE, RecordedTrace, Stop, View, read_trace
+from qllm.client.bench.console import complaining
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.report.timeline_caption import caption
+from qllm.client.bench.results.recorded_trace import BE, RecordedTrace, Stop, View, read_trace
 
 _BEFORE = 0.3  # of the span lies before what it is around
 _STORY_SPANS = 4.0  # times that a batch stands still, in a span that was not given
@@ -53,8 +52,8 @@ def timeline(
 
 
 def _draw(trace: RecordedTrace, view: View, png: Path) -> None:
-    from client.bench.report.figures import to_png
-    from client.bench.report.timeline_figure import draw_timeline
+    from qllm.client.bench.report.figures import to_png
+    from qllm.client.bench.report.timeline_figure import draw_timeline
 
     picture = to_png(draw_timeline(trace, view))
     try:

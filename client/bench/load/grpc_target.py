@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 
-from client.access import NO_ACCESS, AccessOptions
-from client.async_client import AsyncClient, Loads
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.memory.books import Books
-from client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, TargetFacts
-from client.errors import QllmError, Unreachable
-from client.messages import ChatMessage, GenerateOptions, Prompt, RequestClass
+from qllm.client.access import NO_ACCESS, AccessOptions
+from qllm.client.async_client import AsyncClient, Loads
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.memory.books import Books
+from qllm.client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, TargetFacts
+from qllm.client.errors import QllmError, Unreachable
+from qllm.client.messages import ChatMessage, GenerateOptions, Prompt, RequestClass
 
 _CLASS_COUNTERS = ("busy_ns", "num_finished", "num_generated_tokens", "num_prompt_tokens")
 

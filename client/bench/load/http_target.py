@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from client.access import Access
-from client.bench.errors import MissingExtra, RequestFailed, TargetFailed
-from client.bench.load.openai_events import OpenAIStream
-from client.bench.load.target import Ask, RunSalt, Stream, TargetFacts
-from client.bench.load.workload import BE, LS
-from client.messages import RequestClass
+from qllm.client.access import Access
+from qllm.client.bench.errors import MissingExtra, RequestFailed, TargetFailed
+from qllm.client.bench.load.openai_events import OpenAIStream
+from qllm.client.bench.load.target import Ask, RunSalt, Stream, TargetFacts
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.messages import RequestClass
 
 if TYPE_CHECKING:
     import httpx2

@@ -10,11 +10,11 @@ level have ended, so that a level pays for nothing but itself. Does not know wha
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from client.bench.errors import TargetFailed
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.record import RequestRecord
-from client.bench.load.run import Plan, Watch
-from client.bench.load.workload import BE, LS, Crowd
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.run import Plan, Watch
+from qllm.client.bench.load.workload import BE, LS, Crowd
 
 
 class Levels:

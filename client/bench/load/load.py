@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.prompts import PromptSource
-from client.bench.load.record import RequestRecord
-from client.bench.load.target import Ask, Ending, Target
-from client.bench.load.workload import Arrival, ClosedLoop, Crowd, Lengths, Source, Workload
-from client.messages import RequestClass
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.prompts import PromptSource
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.target import Ask, Ending, Target
+from qllm.client.bench.load.workload import Arrival, ClosedLoop, Crowd, Lengths, Source, Workload
+from qllm.client.messages import RequestClass
 
 TOO_MANY_IN_FLIGHT = "not sent: too many in flight"
 _PAUSE_AFTER_FAILURE_S = 0.5  # lest a closed loop turn into a busy one against a server that refuses

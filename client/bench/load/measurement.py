@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from client.bench.load.record import DONE, RequestRecord, RequestRow
-from client.bench.load.workload import CLASSES
-from client.messages import RequestClass
+from qllm.client.bench.load.record import DONE, RequestRecord, RequestRow
+from qllm.client.bench.load.workload import CLASSES
+from qllm.client.messages import RequestClass
 
 _MAX_BINS = 240
 _SHORT_BIN_S = 0.5

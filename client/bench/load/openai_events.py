@@ -8,8 +8,8 @@ until usage tells.
 import json
 from dataclasses import dataclass
 
-from client.bench.errors import RequestFailed
-from client.bench.load.target import Chunk, Ending
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.target import Chunk, Ending
 
 _DONE = "[DONE]"
 _SHOWN_CHARS = 200

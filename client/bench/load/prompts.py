@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from client.bench.load.target import Ask, Ending, Target
-from client.bench.load.workload import BE
-from client.messages import RequestClass
+from qllm.client.bench.load.target import Ask, Ending, Target
+from qllm.client.bench.load.workload import BE
+from qllm.client.messages import RequestClass
 
 DEFAULT_VOCAB_SIZE = 1024
 _TEXT = """

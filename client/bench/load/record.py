@@ -8,9 +8,9 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from client.bench.load.target import Chunk, Ending
-from client.bench.load.workload import Lengths
-from client.messages import RequestClass
+from qllm.client.bench.load.target import Chunk, Ending
+from qllm.client.bench.load.workload import Lengths
+from qllm.client.messages import RequestClass
 
 DONE, UNFINISHED = "done", "unfinished"
 

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.load import Load
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.prompts import DEFAULT_VOCAB_SIZE, PromptSource
-from client.bench.load.record import RequestRecord
-from client.bench.load.target import Target, TargetFacts
-from client.bench.load.workload import LS, Lengths, Workload, sample_lengths
-from client.messages import RequestClass
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.prompts import DEFAULT_VOCAB_SIZE, PromptSource
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.target import Target, TargetFacts
+from qllm.client.bench.load.workload import LS, Lengths, Workload, sample_lengths
+from qllm.client.messages import RequestClass
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from client.messages import RequestClass
+from qllm.client.messages import RequestClass
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client.bench.errors import BadTrace
+from qllm.client.bench.errors import BadTrace
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 

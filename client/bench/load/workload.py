@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from client.bench.load.trace import Trace, TraceRow
-from client.messages import RequestClass
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.messages import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 CLASSES = (LS, BE)

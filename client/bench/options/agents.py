@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.memory.programs import Agents, Tool
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.load.workload import Lengths
+from qllm.client.messages import RequestClass
 from qllm.settings import Setting
-
-from client.bench.errors import BenchError
-from client.bench.load.memory.programs import Agents, Tool
-from client.bench.load.target import TargetFacts
-from client.bench.load.workload import Lengths
-from client.messages import RequestClass
 
 _LOAD, _BESIDE, _MEASURING = "What programs do", "What else is asked", "Measuring"
 _TOOLS = ("read=0.3:0.6", "search=1:0.8", "tests=4:1")

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from qllm.client.bench.load.workload import Lengths, Poisson
 from qllm.settings import Setting
-
-from client.bench.load.workload import Lengths, Poisson
 
 LOAD = "Who asks, and how much"
 

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.run import Plan
+from qllm.client.bench.load.workload import BE, LS, Crowd
+from qllm.client.bench.options.both_classes import LOAD, BothClasses
+from qllm.client.bench.options.prompt_form import chosen_form
+from qllm.client.bench.results.goodput_search import Rule
+from qllm.client.bench.results.summary import Targets
 from qllm.settings import Setting
-
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.run import Plan
-from client.bench.load.workload import BE, LS, Crowd
-from client.bench.options.both_classes import LOAD, BothClasses
-from client.bench.options.prompt_form import chosen_form
-from client.bench.results.goodput_search import Rule
-from client.bench.results.summary import Targets
 
 _TARGETS, _MEASURING = "What is to be kept", "Measuring"
 _MAX_IN_FLIGHT = 4096

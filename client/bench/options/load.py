@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.run import Plan
+from qllm.client.bench.load.trace import Trace, read_trace
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Source, Workload, split
+from qllm.client.bench.options.prompt_form import chosen_form
+from qllm.client.bench.results.summary import Objective
+from qllm.client.messages import RequestClass
 from qllm.settings import Setting
-
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.run import Plan
-from client.bench.load.trace import Trace, read_trace
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Source, Workload, split
-from client.bench.options.prompt_form import chosen_form
-from client.bench.results.summary import Objective
-from client.messages import RequestClass
 
 _LOAD, _LENGTHS, _MEASURING = "Who asks, and when", "How much is asked", "Measuring"
 _DEFAULT_LS_RATE, _DEFAULT_BE_CLIENTS = 0.7, 8

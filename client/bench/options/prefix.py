@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from qllm.client.bench.load.memory.prefix_loads import SystemPrompt, Talk
 from qllm.settings import Setting
-
-from client.bench.load.memory.prefix_loads import SystemPrompt, Talk
 
 _LOAD, _MEASURING = "What is asked", "Measuring"
 

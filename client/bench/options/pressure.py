@@ -4,15 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.memory.comparing_target import FewPrompts
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.run import Plan
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.load.workload import BE, LS, Crowd, Until
+from qllm.client.bench.options.both_classes import LOAD, BothClasses
 from qllm.settings import Setting
-
-from client.bench.errors import TargetFailed
-from client.bench.load.memory.comparing_target import FewPrompts
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.run import Plan
-from client.bench.load.target import TargetFacts
-from client.bench.load.workload import BE, LS, Crowd, Until
-from client.bench.options.both_classes import LOAD, BothClasses
 
 _MEASURING = "Measuring"
 _MAX_IN_FLIGHT = 65_536

@@ -1,8 +1,7 @@
 """Which form prompts are sent in, and where that can't be."""
 
 import typer
-
-from client.bench.load.prompts import PromptForm
+from qllm.client.bench.load.prompts import PromptForm
 
 
 def chosen_form(form: PromptForm | None, *, chat: bool) -> PromptForm:

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 from qllm.addresses import AddressRefused, read_target
+from qllm.client.async_client import DEFAULT_ADDRESS
 from qllm.settings import Setting
-
-from client.async_client import DEFAULT_ADDRESS
 
 _TARGET = "What is measured"
 

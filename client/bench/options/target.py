@@ -9,14 +9,13 @@ from urllib.parse import urlsplit
 
 import typer
 from qllm.addresses import AddressRefused, is_loopback, read_target
+from qllm.client.access import NO_ACCESS, Access, AccessRefused
+from qllm.client.async_client import DEFAULT_ADDRESS
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
+from qllm.client.bench.load.target import Target
+from qllm.client.cli.access_options import chosen_access
 from qllm.settings import Setting
-
-from client.access import NO_ACCESS, Access, AccessRefused
-from client.async_client import DEFAULT_ADDRESS
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
-from client.bench.load.target import Target
-from client.cli.access_options import chosen_access
 
 _TARGET, _SERVICE, _RESULTS = "What is measured", "Starting a service", "Results"
 

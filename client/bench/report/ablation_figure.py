@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-
-from client.bench.load.workload import LS
-from client.bench.report.figures import (
+from qllm.client.bench.load.workload import LS
+from qllm.client.bench.report.figures import (
     IDLE_COLOUR,
     STYLE,
     draw_bars,
@@ -15,8 +14,8 @@ from client.bench.report.figures import (
     show_plain_numbers,
     ttft_curve,
 )
-from client.bench.results.result_file import Result
-from client.bench.set_ups import SetUpName
+from qllm.client.bench.results.result_file import Result
+from qllm.client.bench.set_ups import SetUpName
 
 
 def ablation_figure(results: Sequence[Result]) -> Figure:

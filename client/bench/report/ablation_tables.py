@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, number, statistic, times
-from client.bench.results.gains import Gain
-from client.bench.results.result_file import Result
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Summary
-from client.bench.set_ups import SetUpName
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING, number, statistic, times
+from qllm.client.bench.results.gains import Gain
+from qllm.client.bench.results.result_file import Result
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Summary
+from qllm.client.bench.set_ups import SetUpName
 
 
 def ablation_grids(results: Sequence[Result], found: Sequence[Gain]) -> list[Grid]:

@@ -5,10 +5,10 @@ Source: arXiv 2511.02230, evaluation.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING
-from client.bench.results.mean import Mean, mean_of_ratios
-from client.bench.simulation.agents import AgentResult
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING
+from qllm.client.bench.results.mean import Mean, mean_of_ratios
+from qllm.client.bench.simulation.agents import AgentResult
 
 PAPER = "1.1x to 3.7x"
 _Number = Callable[[AgentResult], float | None]

@@ -6,10 +6,10 @@ Source: arXiv 2503.09304, abstract and evaluation.
 import math
 from collections.abc import Callable, Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, times
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.sweep import ALONE, PointResult, PolicyResult
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING, times
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.sweep import ALONE, PointResult, PolicyResult
 
 _COLUMN_NAMES = {SetUpName.EXPERT: "qllm", ALONE: "qllm, LS work alone", SetUpName.PAPER: "Algorithm 1"}
 _Sweep = Sequence[PointResult[PolicyResult]]

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from client.bench.errors import MissingExtra
-from client.bench.load.record import RequestRow
-from client.bench.load.workload import BE, CLASSES, LS
-from client.bench.results.result_file import Result
-from client.messages import RequestClass
+from qllm.client.bench.errors import MissingExtra
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.workload import BE, CLASSES, LS
+from qllm.client.bench.results.result_file import Result
+from qllm.client.messages import RequestClass
 
 try:
     from matplotlib import rc_context

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from client.bench.report.figures import STYLE, series_colour
-from client.bench.report.tables import number
-from client.bench.results.goodput import Level, ServerGoodput
+from qllm.client.bench.report.figures import STYLE, series_colour
+from qllm.client.bench.report.tables import number
+from qllm.client.bench.results.goodput import Level, ServerGoodput
 
 _GOAL_COLOUR = "#888888"
 

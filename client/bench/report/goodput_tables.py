@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, number, share, statistic, times
-from client.bench.results.goodput import Level, ServerGoodput
-from client.bench.results.spread import Spread
-from client.bench.results.summary import MAX_LAG_MS
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING, number, share, statistic, times
+from qllm.client.bench.results.goodput import Level, ServerGoodput
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import MAX_LAG_MS
 
 
 def goodput_grids(servers: Sequence[ServerGoodput]) -> list[Grid]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from client.bench.report.grid import Grid
-from client.bench.results.result_file import Provenance
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.results.result_file import Provenance
 
 _TEMPLATE = "report.html.j2"
 
@@ -26,7 +25,10 @@ class Page:
     def render(self) -> str:
         """Returns the page's HTML."""
         environment = Environment(
-            loader=PackageLoader("client.bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+            loader=PackageLoader("qllm.client.bench.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
         )
         return environment.get_template(_TEMPLATE).render(
             title=self.title,

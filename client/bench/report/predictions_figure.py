@@ -5,9 +5,8 @@ from statistics import median
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-
-from client.bench.report.figures import CLASS_COLOURS, CLASS_NAMES, STYLE
-from client.bench.results.recorded_trace import RecordedTrace
+from qllm.client.bench.report.figures import CLASS_COLOURS, CLASS_NAMES, STYLE
+from qllm.client.bench.results.recorded_trace import RecordedTrace
 
 _ROLLING_STEPS = 25
 

@@ -1,11 +1,10 @@
 """Shows a run while it goes on, on stderr: a bar, and what has come so far."""
 
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.cli.bar import Bar
 from rich.console import Console
 from rich.progress import TextColumn, TimeElapsedColumn
-
-from client.bench.load.load import Load
-from client.bench.load.workload import BE, LS
-from client.cli.bar import Bar
 
 
 class ProgressBar(Bar):

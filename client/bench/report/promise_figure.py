@@ -10,11 +10,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-
-from client.bench.report.figures import STYLE, series_colour, show_plain_numbers
-from client.bench.results.spread import Spread
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.sweep import ALONE, PointResult, PolicyResult
+from qllm.client.bench.report.figures import STYLE, series_colour, show_plain_numbers
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.sweep import ALONE, PointResult, PolicyResult
 
 _Sweep = Sequence[PointResult[PolicyResult]]
 _Dot = tuple[float, float]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.options.target import FigureOptions
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.html import Page
+from qllm.client.bench.results.result_file import Provenance
 from rich.console import Console
-
-from client.bench.errors import BenchError
-from client.bench.options.target import FigureOptions
-from client.bench.report.grid import Grid
-from client.bench.report.html import Page
-from client.bench.results.result_file import Provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +53,7 @@ class Report:
             self._write_figures(results)
 
     def _write_figures(self, results: FigureOptions) -> None:
-        from client.bench.report import figures
+        from qllm.client.bench.report import figures
 
         figure = self.draw()
         if results.png is not None:
@@ -87,7 +86,7 @@ def show_tables(
 def check_figures_can_be_drawn(results: FigureOptions) -> None:
     """Raises MissingExtra before anything is measured, rather than after."""
     if results.wants_figures:
-        import client.bench.report.figures  # noqa: F401 - importing it finds out
+        import qllm.client.bench.report.figures  # noqa: F401 - importing it finds out
 
 
 def _write(path: Path, content: bytes) -> None:

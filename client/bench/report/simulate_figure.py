@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from client.bench.report.figures import STYLE, Curve, draw_bars, draw_cdf, series_colour, show_plain_numbers
-from client.bench.results.spread import Spread
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
+from qllm.client.bench.report.figures import STYLE, Curve, draw_bars, draw_cdf, series_colour, show_plain_numbers
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.sweep import Axis, PointResult, PolicyResult
 
 _MARKERS = "osD^v"
 _SECONDS = "seconds"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.report.tables import NOTHING, number, times
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Objective
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.simulator import SimulatedResult
-from client.bench.simulation.sweep import Axis, PointResult, PolicyResult
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.tables import NOTHING, number, times
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Objective
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.simulator import SimulatedResult
+from qllm.client.bench.simulation.sweep import Axis, PointResult, PolicyResult
 
 _Figure = Callable[[PolicyResult, PolicyResult], str]  # of a result, and of fcfs at the same point
 

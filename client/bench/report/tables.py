@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.results.result_file import Result
-from client.bench.results.spread import Spread
-from client.bench.results.summary import MAX_LAG_MS, ClassSummary, Ratios, Summary
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.results.result_file import Result
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import MAX_LAG_MS, ClassSummary, Ratios, Summary
 
 _STATISTICS = (("mean", "mean_ms"), ("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("max", "max_ms"))
 NOTHING = "-"

@@ -1,6 +1,6 @@
 """Says in words what a view of a trace shows, from the same data as the picture: the text to stand below it."""
 
-from client.bench.results.recorded_trace import BE, LS, RecordedTrace, Stop, View
+from qllm.client.bench.results.recorded_trace import BE, LS, RecordedTrace, Stop, View
 
 
 def caption(trace: RecordedTrace, view: View) -> str:

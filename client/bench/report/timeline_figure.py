@@ -14,10 +14,9 @@ from itertools import cycle
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from client.bench.report.figures import CLASS_COLOURS, STYLE
-from client.bench.results.recorded_trace import BE, LS, Moment, RecordedTrace, Step, Stop, View
-from client.messages import RequestClass
+from qllm.client.bench.report.figures import CLASS_COLOURS, STYLE
+from qllm.client.bench.results.recorded_trace import BE, LS, Moment, RecordedTrace, Step, Stop, View
+from qllm.client.messages import RequestClass
 
 _TITLES = {LS: "Latency-sensitive", BE: "Best-effort"}
 _INK, _QUIET, _JOIN_COLOUR = "#1f2430", "#7a8194", "#111827"

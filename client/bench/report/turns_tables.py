@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from client.bench.report.grid import Grid
-from client.bench.results.turns import Figure, Turns
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.results.turns import Figure, Turns
 
 
 def turns_grid(title: str, turns: Turns, figures: Sequence[Figure]) -> Grid:

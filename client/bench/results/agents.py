@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from client.bench.load.memory.agent_load import ProgramRecord
-from client.bench.results.answers import hit_percent, mean_ttft_ms, ttfts_ms
-from client.bench.results.mean import mean_value
-from client.bench.results.spread import percentile
-from client.bench.results.turns import Figure, Figures
+from qllm.client.bench.load.memory.agent_load import ProgramRecord
+from qllm.client.bench.results.answers import hit_percent, mean_ttft_ms, ttfts_ms
+from qllm.client.bench.results.mean import mean_value
+from qllm.client.bench.results.spread import percentile
+from qllm.client.bench.results.turns import Figure, Figures
 
 FIGURES = (
     Figure("num_programs", "programs", 0),

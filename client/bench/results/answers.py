@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from client.bench.load.memory.asking import Answer
-from client.bench.results.mean import mean_value
+from qllm.client.bench.load.memory.asking import Answer
+from qllm.client.bench.results.mean import mean_value
 
 
 def tell_cached(answers: Iterable[Answer]) -> bool:

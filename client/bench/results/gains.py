@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from client.bench.results.summary import Summary
-from client.bench.set_ups import SetUpName
+from qllm.client.bench.results.summary import Summary
+from qllm.client.bench.set_ups import SetUpName
 
 _STEPS = (
     ("priority between iterations", SetUpName.FCFS, SetUpName.PRIORITY),

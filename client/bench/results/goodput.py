@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.bench.load.measurement import Measurement, pool
-from client.bench.load.record import RequestRow
-from client.bench.load.target import TargetFacts
-from client.bench.load.workload import BE, LS
-from client.bench.results.goodput_search import Rule, Tally
-from client.bench.results.interval import wilson
-from client.bench.results.result_file import Provenance, build, complete, read_values
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Attainment, Objective, Targets, summarize
+from qllm.client.bench.load.measurement import Measurement, pool
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.goodput_search import Rule, Tally
+from qllm.client.bench.results.interval import wilson
+from qllm.client.bench.results.result_file import Provenance, build, complete, read_values
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Attainment, Objective, Targets, summarize
 
 GOODPUT_SCHEMA = "qllm-bench-goodput/1"
 

@@ -13,7 +13,7 @@ of times at most; then the share decides. Knows nothing of servers and of time.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from client.bench.results.interval import wilson
+from qllm.client.bench.results.interval import wilson
 
 _ROUNDING = 1e-9
 

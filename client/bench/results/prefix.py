@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from client.bench.load.memory.asking import Answer
-from client.bench.results.answers import hit_percent, mean_ttft_ms, num_cached, ttfts_ms
-from client.bench.results.spread import percentile
-from client.bench.results.turns import Figure, Figures
+from qllm.client.bench.load.memory.asking import Answer
+from qllm.client.bench.results.answers import hit_percent, mean_ttft_ms, num_cached, ttfts_ms
+from qllm.client.bench.results.spread import percentile
+from qllm.client.bench.results.turns import Figure, Figures
 
 REPEAT_FIGURES = (
     Figure("ttft_ms", "TTFT, ms", is_compared=True),

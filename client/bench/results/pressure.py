@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.workload import BE, LS
-from client.bench.results.mean import Mean, mean_value
-from client.bench.results.spread import percentile
-from client.bench.results.turns import Figure, Figures
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.mean import Mean, mean_value
+from qllm.client.bench.results.spread import percentile
+from qllm.client.bench.results.turns import Figure, Figures
 
 _MIB = 1 << 20
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.bench.errors import BadFile
-from client.messages import RequestClass
+from qllm.client.bench.errors import BadFile
+from qllm.client.messages import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 _LANES = {1: LS, 2: BE}  # thread ids of the process "worker"

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
-from client.bench.errors import BadFile
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.target import TargetFacts
-from client.bench.results.summary import Summary
-from client.messages import RequestClass
+from qllm.client.bench.errors import BadFile
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.results.summary import Summary
+from qllm.client.messages import RequestClass
 
 SCHEMA = "qllm-bench/1"
 ABLATION_SCHEMA = "qllm-bench-ablation/1"

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from client.bench.load.measurement import Measurement
-from client.bench.load.record import RequestRow
-from client.bench.load.workload import BE, LS
-from client.bench.results.spread import Spread, percentile
-from client.messages import RequestClass
+from qllm.client.bench.load.measurement import Measurement
+from qllm.client.bench.load.record import RequestRow
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.spread import Spread, percentile
+from qllm.client.messages import RequestClass
 
 MAX_LAG_MS = 10.0
 

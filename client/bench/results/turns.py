@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from client.bench.results.mean import Mean, mean_of_ratios
+from qllm.client.bench.results.mean import Mean, mean_of_ratios
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
-
-from client.bench.console import complain
+from qllm.client.bench.console import complain
 
 T = TypeVar("T")
 

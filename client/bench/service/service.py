@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from client.async_client import AsyncClient
-from client.bench.errors import ServiceFailed, TargetFailed
-from client.errors import QllmError, Unavailable
+from qllm.client.async_client import AsyncClient
+from qllm.client.bench.errors import ServiceFailed, TargetFailed
+from qllm.client.errors import QllmError, Unavailable
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0

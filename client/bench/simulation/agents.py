@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qllm.client.bench.load.memory.programs import Tool
 from qllm.settings import plain
-
-from client.bench.load.memory.programs import Tool
 
 BY_RULE = "by the rule"
 _SAME_PERCENT = 0.5

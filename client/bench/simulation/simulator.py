@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from client.bench.errors import BenchError
-from client.bench.load.workload import BE, LS
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Objective
-from client.bench.set_ups import SetUp
-from client.bench.simulation.traffic import MixedLoad, Traffic
-from client.messages import RequestClass
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Objective
+from qllm.client.bench.set_ups import SetUp
+from qllm.client.bench.simulation.traffic import MixedLoad, Traffic
+from qllm.client.messages import RequestClass
 
 _MODULE = "scheduler_svc.simulation"
 _CLASSES = {LS: "ls", BE: "be"}

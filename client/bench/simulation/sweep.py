@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.set_ups import SET_UPS, SetUp, SetUpName
+from qllm.client.bench.simulation.simulator import ClassResult
+from qllm.client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, MixedLoad, ReplayedTrace, Traffic, with_share
 from qllm.settings import plain
-
-from client.bench.errors import BenchError
-from client.bench.set_ups import SET_UPS, SetUp, SetUpName
-from client.bench.simulation.simulator import ClassResult
-from client.bench.simulation.traffic import MAX_PROMPT_TOKENS, Mix, MixedLoad, ReplayedTrace, Traffic, with_share
 
 ALONE = "qllm-alone"
 SIMULATED = (

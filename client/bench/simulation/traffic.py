@@ -9,9 +9,9 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from client.bench.load.trace import Trace
-from client.bench.load.workload import LS, split
-from client.messages import RequestClass
+from qllm.client.bench.load.trace import Trace
+from qllm.client.bench.load.workload import LS, split
+from qllm.client.messages import RequestClass
 
 Row = tuple[float, str, int, int]
 

@@ -1,12 +1,11 @@
 """`qllm-client batch`: durable jobs of many requests, from a file and into one."""
 
 import typer
-
-from client.cli.access_options import with_access
-from client.cli.batch.results import results
-from client.cli.batch.show import cancel, get, list_batches
-from client.cli.batch.submit import submit
-from client.cli.session import Address, address_default
+from qllm.client.cli.access_options import with_access
+from qllm.client.cli.batch.results import results
+from qllm.client.cli.batch.show import cancel, get, list_batches
+from qllm.client.cli.batch.submit import submit
+from qllm.client.cli.session import Address, address_default
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from client.batches import BatchItem
-from client.encoding import encode_request
-from client.errors import InvalidRequest
-from client.messages import GenerateOptions, Prompt
+from qllm.client.batches import BatchItem
+from qllm.client.encoding import encode_request
+from qllm.client.errors import InvalidRequest
+from qllm.client.messages import GenerateOptions, Prompt
 
 MAX_SHOWN_ERRORS = 10
 _OPTIONS = frozenset(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-
-from client.batches import BatchResult
-from client.cli.batch.show import BatchId
-from client.cli.session import Address, address_default, complain, connect, run
+from qllm.client.batches import BatchResult
+from qllm.client.cli.batch.show import BatchId
+from qllm.client.cli.session import Address, address_default, complain, connect, run
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Writes to this file, not to standard output.")

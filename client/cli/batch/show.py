@@ -5,11 +5,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from qllm.client.batches import Batch
+from qllm.client.cli.batch.tables import as_json, in_words, job_table, jobs_table
+from qllm.client.cli.session import Address, address_default, connect, run
 from rich.console import Console
-
-from client.batches import Batch
-from client.cli.batch.tables import as_json, in_words, job_table, jobs_table
-from client.cli.session import Address, address_default, connect, run
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The job, as submit and list print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON: one line.")]

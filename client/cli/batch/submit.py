@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qllm.client.async_client import AsyncClient
+from qllm.client.batches import Batch, BatchItem, BatchStatus
+from qllm.client.cli.batch.lines import LinesRefused, read_file, read_items
+from qllm.client.cli.batch.tables import JobBar, as_json, in_words
+from qllm.client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 from qllm.options import with_settings
 from qllm.settings import Setting
 from rich.console import Console
-
-from client.async_client import AsyncClient
-from client.batches import Batch, BatchItem, BatchStatus
-from client.cli.batch.lines import LinesRefused, read_file, read_items
-from client.cli.batch.tables import JobBar, as_json, in_words
-from client.cli.session import EXIT_FAILED, Address, address_default, complain, connect, run
 
 _S_PER_HOUR = 3600.0
 # Clocks of two machines may differ by so much.

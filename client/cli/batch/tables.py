@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
+from qllm.client.batches import Batch
+from qllm.client.cli.bar import Bar
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.table import Column, Table
-
-from client.batches import Batch
-from client.cli.bar import Bar
 
 
 def as_json(batch: Batch) -> str:

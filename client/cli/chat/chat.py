@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from client.cli.chat.conversation import Conversation
-from client.cli.chat.terminal import Terminal
-from client.errors import InvalidRequest, QllmError
-from client.hints import told
-from client.messages import FinishReason, GenerateOptions, GenerationResult, RequestClass
-from client.sync_client import Client
+from qllm.client.cli.chat.conversation import Conversation
+from qllm.client.cli.chat.terminal import Terminal
+from qllm.client.errors import InvalidRequest, QllmError
+from qllm.client.hints import told
+from qllm.client.messages import FinishReason, GenerateOptions, GenerationResult, RequestClass
+from qllm.client.sync_client import Client
 
 HELP = """\
 /class ls|be   asks as a latency-sensitive request, or as best-effort work that waits for others

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from qllm.client.cli.chat.chat import Chat
+from qllm.client.cli.chat.conversation import Conversation
+from qllm.client.cli.chat.terminal import Terminal
+from qllm.client.cli.session import EXIT_REFUSED, Address, address_default, complain, connect_blocking, reporting
+from qllm.client.errors import PermissionDenied
+from qllm.client.messages import GenerateOptions, RequestClass
+from qllm.client.sync_client import Client
 from qllm.options import with_settings
 from qllm.settings import Setting
-
-from client.cli.chat.chat import Chat
-from client.cli.chat.conversation import Conversation
-from client.cli.chat.terminal import Terminal
-from client.cli.session import EXIT_REFUSED, Address, address_default, complain, connect_blocking, reporting
-from client.errors import PermissionDenied
-from client.messages import GenerateOptions, RequestClass
-from client.sync_client import Client
 
 EXAMPLES = """
 [bold]Examples[/bold]

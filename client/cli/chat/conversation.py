@@ -2,7 +2,7 @@
 
 import uuid
 
-from client.messages import ChatMessage, Usage
+from qllm.client.messages import ChatMessage, Usage
 
 
 class Conversation:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.bench.commands.paper import PaperOptions
-from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.load import Load
-from client.bench.load.run import Run, run_plan
-from client.bench.service.service import ServiceOptions, running_service
-from client.bench.set_ups import SET_UPS, SetUpName
+from qllm.client.bench.commands.paper import PaperOptions
+from qllm.client.bench.commands.paper_results import MeasuredResult, iteration_ms_of
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.run import Run, run_plan
+from qllm.client.bench.service.service import ServiceOptions, running_service
+from qllm.client.bench.set_ups import SET_UPS, SetUpName
 
 _SLO_S = 3.0
 _MOST_OUTPUT_TOKENS = 100

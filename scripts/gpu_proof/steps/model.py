@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from qllm.client.bench.service.geometries import Geometry, write_geometry
 
-from client.bench.service.geometries import Geometry, write_geometry
 from gpu_worker.errors import ModelRefused
 from gpu_worker.model.loader import LoadedModel, load_model
 from gpu_worker.model.weights import WeightOptions

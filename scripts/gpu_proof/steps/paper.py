@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from qllm.client.bench.set_ups import SetUpName
 
-from client.bench.set_ups import SetUpName
 from gpu_worker.channel.codec import encode_hello
 from gpu_worker.channel.engine import Engine
 from gpu_worker.channel.link import SchedulerLink

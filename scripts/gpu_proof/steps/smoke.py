@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from qllm import AsyncClient, GenerateOptions, RequestClass
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.service.service import ServiceOptions, running_service
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from client import AsyncClient, GenerateOptions, RequestClass
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.workload import BE, LS
-from client.bench.service.service import ServiceOptions, running_service
 from scripts.gpu_proof.child import StepFailed, Task
 from scripts.gpu_proof.steps.model import device_of
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from qllm.client.cli.batch.lines import LinesRefused, read_items
 
-from client.cli.batch.lines import LinesRefused, read_items
 from scheduler_svc.api.openai.batches.input_lines import MAX_ERRORS, InputFailed, read_input
 from scheduler_svc.jobs.job import ItemKind, NewItem
 from tests.faults.fuzz.inputs import fuzzing

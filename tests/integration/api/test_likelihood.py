@@ -8,10 +8,10 @@ import httpx2
 import openai
 import pytest
 import torch
+from qllm import Client, InvalidRequest
 from qllm.v1 import inference_pb2 as pb
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client import Client, InvalidRequest
 from tests.support.service.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"

@@ -5,9 +5,9 @@ from typing import Any
 
 import openai
 import pytest
+from qllm import Client, InvalidRequest, RequestClass
 from qllm.v1 import admin_pb2
 
-from client import Client, InvalidRequest, RequestClass
 from tests.support.service.live_service import LiveService
 
 PROMPT = "def fibonacci(n):"

@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from qllm import AsyncClient
+from qllm.client.bench.errors import ServiceFailed, TargetFailed
+from qllm.client.bench.service import service
+from qllm.client.bench.service.service import ServiceOptions, running_service
+from qllm.client.errors import InvalidRequest
 
-from client import AsyncClient
-from client.bench.errors import ServiceFailed, TargetFailed
-from client.bench.service import service
-from client.bench.service.service import ServiceOptions, running_service
-from client.errors import InvalidRequest
 from tests.support.service.live_service import ROOT, LiveService
 
 MODEL = ROOT / "demo" / "model"
@@ -27,7 +27,7 @@ SIMULATED = ServiceOptions(str(MODEL), worker=("--simulated", "zero"))
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "client", "bench", *arguments]
+    command = [sys.executable, "-m", "qllm.client", "bench", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
@@ -109,7 +109,7 @@ def processes_that_name(text: str) -> list[str]:
 def test_control_c_while_a_service_starts_leaves_nothing_behind(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.symlink_to(MODEL)
-    command = [sys.executable, "-m", "client", "bench", "ablation", "--model", str(model)]
+    command = [sys.executable, "-m", "qllm.client", "bench", "ablation", "--model", str(model)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr is not None

@@ -18,7 +18,7 @@ QUICK = (
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "client", "bench", *arguments]
+    command = [sys.executable, "-m", "qllm.client", "bench", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 

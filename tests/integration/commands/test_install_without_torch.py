@@ -37,7 +37,7 @@ from qllm import AsyncClient, Client, Overloaded, RequestClass
 assert client.IS_THE_USERS
 print(Client.__module__, AsyncClient.__module__)
 """
-PAGE = "from client.bench.report.html import Page; print(Page('A title', '', [], [], [], []).render())"
+PAGE = "from qllm.client.bench.report.html import Page; print(Page('A title', '', [], [], [], []).render())"
 
 
 def clean_environment() -> dict[str, str]:
@@ -205,7 +205,7 @@ def test_help_simulations_and_pages_need_nothing_of_the_repository(installed: In
     assert "<title>A title</title>" in installed.output_of("python", "-c", PAGE)
 
 
-@pytest.mark.parametrize("package", ["scheduler_svc.service", "client.__main__"])
+@pytest.mark.parametrize("package", ["scheduler_svc.service", "qllm.client.__main__"])
 def test_importing_pulls_in_no_torch(package: str) -> None:
     code = f"import sys, {package}; sys.exit(any(name in sys.modules for name in {HEAVY}))"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}

@@ -15,7 +15,7 @@ WITHOUT_A_MODEL = [f"--worker-arg={option}" for option in INSTANT]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "client", "bench", *arguments]
+    command = [sys.executable, "-m", "qllm.client", "bench", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 

@@ -13,7 +13,7 @@ A100 = "a100-mixtral-8x7b"
 
 
 def simulate(*arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "client", "bench", "simulate", *arguments]
+    command = [sys.executable, "-m", "qllm.client", "bench", "simulate", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -108,7 +108,7 @@ def test_agents_are_simulated_under_several_times_to_live(tmp_path: Path) -> Non
         "--seeds",
         "2",
     )
-    command = [sys.executable, "-m", "client", "bench", "simulate-agents", *options, "--json", str(json_file)]
+    command = [sys.executable, "-m", "qllm.client", "bench", "simulate-agents", *options, "--json", str(json_file)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     assert "program's completion, mean seconds" in result.stdout
@@ -118,7 +118,7 @@ def test_agents_are_simulated_under_several_times_to_live(tmp_path: Path) -> Non
 
 
 def test_agents_that_do_not_fit_the_model_are_refused_in_one_line() -> None:
-    command = [sys.executable, "-m", "client", "bench", "simulate-agents", "--turns", "1000"]
+    command = [sys.executable, "-m", "qllm.client", "bench", "simulate-agents", "--turns", "1000"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     why = "job.agents: got programs of 401700 tokens after 1000 turns, allowed are 32768"

@@ -62,7 +62,7 @@ class Typist:
 def at_a_terminal(*arguments: str) -> Iterator[Typist]:
     """Runs a command at a terminal of its own, where Ctrl-C is a key."""
     master, terminal = pty.openpty()
-    command = [sys.executable, "-m", "client", *arguments]
+    command = [sys.executable, "-m", "qllm.client", *arguments]
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -83,7 +83,7 @@ def at_a_terminal(*arguments: str) -> Iterator[Typist]:
 
 def run(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     """Runs a command whose input is no terminal."""
-    command = [sys.executable, "-m", "client", *arguments]
+    command = [sys.executable, "-m", "qllm.client", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, input=stdin, capture_output=True, text=True, timeout=PATIENCE_S
     )

@@ -15,8 +15,8 @@ from pathlib import Path
 import grpc
 import openai
 import pytest
+from qllm import AsyncClient, Client, QllmError, Unauthenticated
 
-from client import AsyncClient, Client, QllmError, Unauthenticated
 from tests.support.channel.control_channel import ROOT, python_path
 from tests.support.security.api_keys import bearer, entry, write_keys
 from tests.support.security.certificates import Authority
@@ -126,7 +126,7 @@ def wait_until(holds: object) -> None:
 
 
 def test_commands_are_let_in_by_what_the_environment_says(service: SecuredService) -> None:
-    command = [sys.executable, "-m", "client", "generate", "--max-tokens", "2", "hello"]
+    command = [sys.executable, "-m", "qllm.client", "generate", "--max-tokens", "2", "hello"]
     access = {"QLLM_ADDRESS": service.live.grpc_address, "QLLM_TLS_CA": str(service.ca)}
     for key, code in (("key-a", 0), ("nobody's", 1)):
         environment = {**python_path(), **access, "QLLM_API_KEY": key}
@@ -195,7 +195,7 @@ def test_a_secured_service_is_measured_and_no_result_holds_the_key(
     server = service.live.grpc_address if protocol == "--grpc" else f"https://{service.http_address}"
     file = tmp_path / "result.json"
     words = ["bench", protocol, server, "--tls-ca", str(service.ca), "--api-key", "key-a", *BENCH.split()]
-    command = [sys.executable, "-m", "client", *words, "--json", str(file)]
+    command = [sys.executable, "-m", "qllm.client", *words, "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, env=python_path(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     written = file.read_text()

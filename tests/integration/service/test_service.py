@@ -206,7 +206,7 @@ def test_a_chat_is_rendered_with_the_models_template(live_service: LiveService) 
 
 
 def test_the_command_line_client_prints_one_line_of_json(live_service: LiveService) -> None:
-    command = [sys.executable, "-m", "client", "generate", "--address", live_service.grpc_address, "--class", "be"]
+    command = [sys.executable, "-m", "qllm.client", "generate", "--address", live_service.grpc_address, "--class", "be"]
     command += ["--max-tokens", "5", "--temperature", "0", "--ignore-eos", "--json", "def f("]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300)

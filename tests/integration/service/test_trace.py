@@ -8,10 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from qllm.client.bench.commands.timeline import best_story
+from qllm.client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 from qllm.v1 import inference_pb2 as pb
 
-from client.bench.commands.timeline import best_story
-from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 from tests.support.service.live_service import ROOT, LiveService, start_service
 from tests.support.service.simulated_worker import slow_worker
 
@@ -75,7 +75,7 @@ def test_the_trace_of_a_killed_service_opens_and_is_drawn(tmp_path: Path, log: P
         service.process.wait()
     subprocess.run(["kill", "-9", str(worker)], check=False, capture_output=True)
     assert not path.read_text().endswith("]\n")
-    command = [sys.executable, "-m", "client", "bench", "timeline", str(path), "--png", str(picture)]
+    command = [sys.executable, "-m", "qllm.client", "bench", "timeline", str(path), "--png", str(picture)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")

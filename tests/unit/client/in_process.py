@@ -3,9 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
+from qllm.client.cli.app import app
 from typer.testing import CliRunner
-
-from client.cli.app import app
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from qllm import AccessRefused, AsyncClient, Client
 
-from client import AccessRefused, AsyncClient, Client
 from tests.support.security.certificates import Authority
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import run_here

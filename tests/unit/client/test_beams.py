@@ -4,9 +4,9 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from qllm import AsyncClient, FinishReason, Hypothesis, InvalidRequest
 from qllm.v1 import inference_pb2 as pb
 
-from client import AsyncClient, FinishReason, Hypothesis, InvalidRequest
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import Finished, run_here
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from qllm.v1 import inference_pb2 as pb
-
-import client as client_package
-from client import (
+import qllm.client as client_package
+from qllm import (
     AsyncClient,
     Cancelled,
     ChatMessage,
@@ -23,6 +21,8 @@ from client import (
     ServerError,
     Unavailable,
 )
+from qllm.v1 import inference_pb2 as pb
+
 from tests.unit.client.fake_service import FakeService
 
 

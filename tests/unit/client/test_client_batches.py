@@ -5,10 +5,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 import grpc
 import pytest
-from qllm.v1 import batches_pb2 as pb
-from qllm.v1 import batches_pb2_grpc
-
-from client import (
+from qllm import (
     AsyncClient,
     Batch,
     BatchItem,
@@ -21,6 +18,9 @@ from client import (
     ServerError,
     Unavailable,
 )
+from qllm.v1 import batches_pb2 as pb
+from qllm.v1 import batches_pb2_grpc
+
 from scheduler_svc.api.grpc.items import generate_items
 from scheduler_svc.api.jobs.items import ItemAnswers
 from scheduler_svc.api.text_generation import TextGenerator
@@ -180,7 +180,7 @@ async def test_a_service_that_stays_away_is_said_to_be_unavailable(
     client: AsyncClient, jobs: MemoryJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs.retry_after_s = 0.001
-    monkeypatch.setattr("client.batch_calls.PATIENCE_S", 0.01)
+    monkeypatch.setattr("qllm.client.batch_calls.PATIENCE_S", 0.01)
     batch = await client.create_batch(ITEMS)
     jobs.is_down = True
     with pytest.raises(Unavailable):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
+from qllm import Client, Overloaded, RequestClass
 
-from client import Client, Overloaded, RequestClass
 from tests.unit.client.fake_service import FakeService
 
 T = TypeVar("T")

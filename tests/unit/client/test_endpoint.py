@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from qllm import AsyncClient, Client, Unavailable, Unreachable
+from qllm.client.hints import proxy_in_between
 
-from client import AsyncClient, Client, Unavailable, Unreachable
-from client.hints import proxy_in_between
 from tests.unit.client.fake_service import FakeService
 
 NOBODY = "127.0.0.1:1"

@@ -1,5 +1,6 @@
-from client.bench.load.target import Ask, Chunk, Ending
-from client.bench.load.workload import BE
+from qllm.client.bench.load.target import Ask, Chunk, Ending
+from qllm.client.bench.load.workload import BE
+
 from demo.apart_target import ApartTarget
 from tests.unit.client.bench.fake_target import FakeTarget
 

@@ -5,8 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.load.workload import BE, LS, Poisson
 
-from client.bench.load.workload import BE, LS, Poisson
 from demo.__main__ import Settings
 
 SETTINGS = Settings("model", seconds=5.0, num_be_clients=3, ls_rate_per_s=2.0, seed=4)

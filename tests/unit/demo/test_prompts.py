@@ -1,4 +1,5 @@
-from client.bench.load.workload import BE, LS
+from qllm.client.bench.load.workload import BE, LS
+
 from demo.prompts import DemoPrompts
 from tests.unit.client.bench.fake_target import FakeTarget
 

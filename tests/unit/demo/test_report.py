@@ -1,13 +1,13 @@
 import io
 from dataclasses import replace
 
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.summary import Targets
 from rich.console import Console
 
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.record import RequestRecord
-from client.bench.load.target import TargetFacts
-from client.bench.load.workload import BE, LS
-from client.bench.results.summary import Targets
 from demo.report import Outcome, compare, results_table
 from tests.unit.client.bench.samples import record
 

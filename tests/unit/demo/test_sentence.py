@@ -1,9 +1,9 @@
 import pytest
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.summary import Summary, summarize
 
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.record import RequestRecord
-from client.bench.load.workload import BE, LS
-from client.bench.results.summary import Summary, summarize
 from demo.sentence import sentence
 from tests.unit.client.bench.samples import NO_OBJECTIVES, record
 

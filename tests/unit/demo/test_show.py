@@ -1,10 +1,10 @@
 import io
 
 import pytest
+from qllm.client.bench.load.target import Ask, Chunk
+from qllm.client.bench.load.workload import BE, LS
 from rich.console import Console
 
-from client.bench.load.target import Ask, Chunk
-from client.bench.load.workload import BE, LS
 from demo.show import LiveShow, PlainShow, Show, make_show
 
 STOPPED = {"num_preemptions_at_expert": 2, "num_preemptions_at_layer": 1, "be_num_generated_tokens": 7}

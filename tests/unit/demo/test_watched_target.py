@@ -2,12 +2,12 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Stream
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths
 
-from client.bench.errors import TargetFailed
-from client.bench.load.load import Load
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.target import Ask, Chunk, Ending, Stream
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths
 from demo.watched_target import WatchedTarget
 from tests.unit.client.bench.fake_target import FakeTarget
 

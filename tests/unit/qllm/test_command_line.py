@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from qllm.client.__main__ import main as client
 from qllm.version import __version__
 
-from client.__main__ import main as client
 from demo.__main__ import main as demo
 from gpu_worker.__main__ import main as worker
 from scheduler_svc.__main__ import main as scheduler

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qllm.client.bench.commands.paper import PaperOptions
+from qllm.client.bench.commands.simulate import ExperimentOptions, TrafficOptions
+from qllm.client.bench.options.load import LoadOptions
+from qllm.client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
+from qllm.client.cli.generate import GenerateSettings
 from qllm.settings import PlacedSetting, settings_of
 
-from client.bench.commands.paper import PaperOptions
-from client.bench.commands.simulate import ExperimentOptions, TrafficOptions
-from client.bench.options.load import LoadOptions
-from client.bench.options.target import ResultOptions, ServiceArguments, TargetOptions
-from client.cli.generate import GenerateSettings
 from gpu_worker.memory_size import ALLOWED
 from gpu_worker.settings import WorkerConfig
 from scheduler_svc.settings import Config

@@ -7,29 +7,28 @@ from itertools import count
 from typing import Annotated
 
 import typer
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.memory.in_turns import InTurns
+from qllm.client.bench.console import EXIT_FAILED, complaining
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.load import first_of
+from qllm.client.bench.load.memory.agent_load import AgentLoad
+from qllm.client.bench.load.memory.programs import Program
+from qllm.client.bench.load.prompts import DEFAULT_VOCAB_SIZE
+from qllm.client.bench.load.run import unless
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.options.agents import AgentOptions
+from qllm.client.bench.options.qllm import QllmOptions
+from qllm.client.bench.options.target import JsonOptions, ServiceArguments
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import show_tables
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.agents import FIGURES, figures_of
+from qllm.client.bench.results.result_file import dump
+from qllm.client.bench.results.turns import Figures, Turns
+from qllm.client.bench.set_ups import SessionSetUp, session_variant
 from qllm.options import with_settings
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.memory.in_turns import InTurns
-from client.bench.console import EXIT_FAILED, complaining
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.load import first_of
-from client.bench.load.memory.agent_load import AgentLoad
-from client.bench.load.memory.programs import Program
-from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
-from client.bench.load.run import unless
-from client.bench.load.target import TargetFacts
-from client.bench.options.agents import AgentOptions
-from client.bench.options.qllm import QllmOptions
-from client.bench.options.target import JsonOptions, ServiceArguments
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import show_tables
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.agents import FIGURES, figures_of
-from client.bench.results.result_file import dump
-from client.bench.results.turns import Figures, Turns
-from client.bench.set_ups import SessionSetUp, session_variant
 
 EXAMPLES = """
 [bold]Examples[/bold]

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import typer
+from qllm.client.bench.console import EXIT_FAILED, complain
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.run import unless
+from qllm.client.bench.options.qllm import QllmOptions
+from qllm.client.bench.options.target import ServiceArguments
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
+from qllm.client.bench.service.service import ServiceOptions, running_service
+from qllm.client.bench.set_ups import Variant
 from rich.console import Console
-
-from client.bench.console import EXIT_FAILED, complain
-from client.bench.errors import BenchError
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.run import unless
-from client.bench.options.qllm import QllmOptions
-from client.bench.options.target import ServiceArguments
-from client.bench.report.progress import ProgressBar
-from client.bench.service.interrupts import Interrupts, run_interruptibly
-from client.bench.service.service import ServiceOptions, running_service
-from client.bench.set_ups import Variant
 
 R = TypeVar("R")
 Measure = Callable[[GrpcTarget, ProgressBar, asyncio.Event], Awaitable[R | None]]

@@ -5,22 +5,21 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from qllm.client.bench.commands.measure import grpc_address, label_of, provenance_of
+from qllm.client.bench.commands.memory.prefix_run import APART, COLD, Measuring, PrefixRun
+from qllm.client.bench.console import complain, complaining
+from qllm.client.bench.options.prefix import PrefixOptions, PrefixPart
+from qllm.client.bench.options.target import JsonOptions, ServiceArguments, TargetOptions
+from qllm.client.bench.report.grid import Grid
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import show_tables
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.prefix import LOAD_FIGURES, REPEAT_FIGURES
+from qllm.client.bench.results.result_file import dump
+from qllm.client.bench.results.turns import Figure
+from qllm.client.bench.service.interrupts import Interrupts, run_interruptibly
 from qllm.options import with_settings
 from rich.console import Console
-
-from client.bench.commands.measure import grpc_address, label_of, provenance_of
-from client.bench.commands.memory.prefix_run import APART, COLD, Measuring, PrefixRun
-from client.bench.console import complain, complaining
-from client.bench.options.prefix import PrefixOptions, PrefixPart
-from client.bench.options.target import JsonOptions, ServiceArguments, TargetOptions
-from client.bench.report.grid import Grid
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import show_tables
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.prefix import LOAD_FIGURES, REPEAT_FIGURES
-from client.bench.results.result_file import dump
-from client.bench.results.turns import Figure
-from client.bench.service.interrupts import Interrupts, run_interruptibly
 
 EXAMPLES = """
 [bold]Examples[/bold]

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.memory.asking import Answer
-from client.bench.load.memory.prefix_loads import PrefixLoads
-from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
-from client.bench.load.run import Display, unless
-from client.bench.load.target import Target, TargetFacts
-from client.bench.options.prefix import PrefixOptions, PrefixPart
-from client.bench.results.answers import tell_cached
-from client.bench.results.prefix import load_figures, repeat_figures
-from client.bench.results.turns import Turns
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.memory.asking import Answer
+from qllm.client.bench.load.memory.prefix_loads import PrefixLoads
+from qllm.client.bench.load.prompts import DEFAULT_VOCAB_SIZE
+from qllm.client.bench.load.run import Display, unless
+from qllm.client.bench.load.target import Target, TargetFacts
+from qllm.client.bench.options.prefix import PrefixOptions, PrefixPart
+from qllm.client.bench.results.answers import tell_cached
+from qllm.client.bench.results.prefix import load_figures, repeat_figures
+from qllm.client.bench.results.turns import Turns
 
 COLD, REPEATED = "cold", "repeated"
 SHARED, APART = "shared", "apart"

@@ -6,23 +6,22 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from qllm.client.bench.commands.measure import provenance_of
+from qllm.client.bench.commands.memory.in_turns import InTurns
+from qllm.client.bench.commands.memory.pressure_run import PressureRun, run_pressure
+from qllm.client.bench.console import EXIT_FAILED, complaining
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.options.pressure import PressureOptions
+from qllm.client.bench.options.qllm import QllmOptions
+from qllm.client.bench.options.target import JsonOptions, ServiceArguments
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.report.show import show_tables
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.pressure import FIGURES, Outcome, figures_of
+from qllm.client.bench.results.result_file import dump
+from qllm.client.bench.results.turns import Figures, Turns
+from qllm.client.bench.set_ups import VICTIM_SET_UPS, VictimSetUp
 from qllm.options import with_settings
-
-from client.bench.commands.measure import provenance_of
-from client.bench.commands.memory.in_turns import InTurns
-from client.bench.commands.memory.pressure_run import PressureRun, run_pressure
-from client.bench.console import EXIT_FAILED, complaining
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.options.pressure import PressureOptions
-from client.bench.options.qllm import QllmOptions
-from client.bench.options.target import JsonOptions, ServiceArguments
-from client.bench.report.progress import ProgressBar
-from client.bench.report.show import show_tables
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.pressure import FIGURES, Outcome, figures_of
-from client.bench.results.result_file import dump
-from client.bench.results.turns import Figures, Turns
-from client.bench.set_ups import VICTIM_SET_UPS, VictimSetUp
 
 EXAMPLES = """
 [bold]Examples[/bold]

@@ -7,16 +7,16 @@ each prompt alone   LS alone     crowd of BE, Poisson LS          nobody sends  
 import asyncio
 from dataclasses import dataclass, replace
 
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.load import Load
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.memory.books import Books
-from client.bench.load.memory.comparing_target import ComparingTarget, FewPrompts
-from client.bench.load.prompts import DEFAULT_VOCAB_SIZE
-from client.bench.load.run import Display, Watch, get_ready, running_load, unless
-from client.bench.load.target import Ask, TargetFacts
-from client.bench.load.workload import BE, LS, Crowd
-from client.bench.options.pressure import PressureOptions
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.memory.books import Books
+from qllm.client.bench.load.memory.comparing_target import ComparingTarget, FewPrompts
+from qllm.client.bench.load.prompts import DEFAULT_VOCAB_SIZE
+from qllm.client.bench.load.run import Display, Watch, get_ready, running_load, unless
+from qllm.client.bench.load.target import Ask, TargetFacts
+from qllm.client.bench.load.workload import BE, LS, Crowd
+from qllm.client.bench.options.pressure import PressureOptions
 
 _NUM_LOOKS, _POLL_S = 100, 0.1
 

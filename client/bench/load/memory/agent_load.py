@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from client.bench.errors import RequestFailed
-from client.bench.load.memory.asking import Answer, ask_once
-from client.bench.load.memory.programs import Program
-from client.bench.load.target import Ask, Target, Turn
-from client.bench.load.workload import BE, Lengths
-from client.messages import RequestClass
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.memory.asking import Answer, ask_once
+from qllm.client.bench.load.memory.programs import Program
+from qllm.client.bench.load.target import Ask, Target, Turn
+from qllm.client.bench.load.workload import BE, Lengths
+from qllm.client.messages import RequestClass
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from client.bench.load.target import Ask, Chunk, Ending, Target
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Target
 
 
 @dataclass(frozen=True, slots=True)

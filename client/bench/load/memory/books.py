@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from client.async_client import Loads
+from qllm.client.async_client import Loads
 
 
 @dataclass(frozen=True, slots=True)

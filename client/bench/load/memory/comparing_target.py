@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.prompts import PromptSource
-from client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, Target, TargetFacts
-from client.messages import RequestClass
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.prompts import PromptSource
+from qllm.client.bench.load.target import Ask, Chunk, Ending, RunSalt, Stream, Target, TargetFacts
+from qllm.client.messages import RequestClass
 
 _Key = tuple[RequestClass, int, tuple[int, ...] | str]
 

@@ -11,9 +11,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from client.bench.load.memory.asking import Answer, ask_once
-from client.bench.load.target import Ask, Target
-from client.bench.load.workload import LS
+from qllm.client.bench.load.memory.asking import Answer, ask_once
+from qllm.client.bench.load.target import Ask, Target
+from qllm.client.bench.load.workload import LS
 
 T = TypeVar("T")
 

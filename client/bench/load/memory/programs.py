@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from client.bench.errors import BenchError
+from qllm.client.bench.errors import BenchError
 
 _MOST_SIGMA = 5.0
 

@@ -10,7 +10,7 @@ from tests.unit.client.in_process import Finished
 
 async def start(*arguments: str) -> Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "client", "bench", *arguments),
+        *(sys.executable, "-m", "qllm.client", "bench", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

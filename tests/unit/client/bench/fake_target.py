@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
-from client.bench.errors import RequestFailed
-from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 
 
 class FakeTarget:

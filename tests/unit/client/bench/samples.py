@@ -1,15 +1,15 @@
 """Hand-made records, rows and results."""
 
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.record import DONE, RequestRecord, RequestRow
-from client.bench.load.target import Chunk, Ending, TargetFacts
-from client.bench.load.workload import BE, LS, Lengths
-from client.bench.results.goodput import Level, ServerGoodput
-from client.bench.results.goodput_search import Rule
-from client.bench.results.result_file import Provenance, Result
-from client.bench.results.spread import Spread
-from client.bench.results.summary import Objective, Targets, summarize
-from client.messages import RequestClass
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.record import DONE, RequestRecord, RequestRow
+from qllm.client.bench.load.target import Chunk, Ending, TargetFacts
+from qllm.client.bench.load.workload import BE, LS, Lengths
+from qllm.client.bench.results.goodput import Level, ServerGoodput
+from qllm.client.bench.results.goodput_search import Rule
+from qllm.client.bench.results.result_file import Provenance, Result
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.results.summary import Objective, Targets, summarize
+from qllm.client.messages import RequestClass
 
 LENGTHS = Lengths(10, 4)
 NO_OBJECTIVES = {LS: Objective(), BE: Objective()}

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.results.result_file import dump
 
-from client.bench.results.result_file import dump
 from tests.unit.client.bench.as_process import call, start
 from tests.unit.client.bench.fake_openai import FakeOpenAI
 from tests.unit.client.bench.samples import result

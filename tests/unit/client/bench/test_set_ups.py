@@ -1,7 +1,7 @@
 import pytest
+from qllm.client.bench.set_ups import SET_UPS, SetUpName
+from qllm.client.bench.simulation.sweep import SIMULATED
 
-from client.bench.set_ups import SET_UPS, SetUpName
-from client.bench.simulation.sweep import SIMULATED
 from scheduler_svc.core.policies import POLICIES
 from scheduler_svc.core.state.cursor import PreemptAt
 

@@ -280,7 +280,7 @@ async def test_help_teaches_each_command(command: tuple[str, ...]) -> None:
 
 async def test_ctrl_c_leaves_the_job_running_and_says_so(service: Service, jobs: MemoryJobs, lines: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "client", "batch", "submit", str(lines), "--wait"),
+        *(sys.executable, "-m", "qllm.client", "batch", "submit", str(lines), "--wait"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "QLLM_ADDRESS": service.server.address},

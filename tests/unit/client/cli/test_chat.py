@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from qllm import ChatMessage, Client, RequestClass, Usage
+from qllm.client.cli.chat.chat import Chat
+from qllm.client.cli.chat.conversation import Conversation
+from qllm.client.cli.chat.terminal import Terminal
 
-from client import ChatMessage, Client, RequestClass, Usage
-from client.cli.chat.chat import Chat
-from client.cli.chat.conversation import Conversation
-from client.cli.chat.terminal import Terminal
 from tests.unit.client.fake_service import FakeService
 from tests.unit.client.in_process import Finished, run_here
 

@@ -20,7 +20,7 @@ async def start(*arguments: str, stdout: int | IO[bytes] = asyncio.subprocess.PI
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "client",
+        "qllm.client",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=stdout,

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import pytest
 import zmq
 import zmq.asyncio
+from qllm import AsyncClient
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget
+from qllm.client.bench.load.target import Ask
+from qllm.client.bench.load.workload import LS
 from qllm.v1 import inference_pb2 as pb
 
-from client import AsyncClient
-from client.bench.load.http_target import HttpDialect, HttpTarget
-from client.bench.load.target import Ask
-from client.bench.load.workload import LS
 from tests.support.service.api_service import collect, running, text_request
 from tests.support.service.fakes import FakeGenerator
 from tests.support.service.openai_service import openai_server, running_http

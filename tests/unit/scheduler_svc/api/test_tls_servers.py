@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from qllm import AsyncClient, PermissionDenied, QllmError, Unauthenticated, Unavailable, Unreachable
 
-from client import AsyncClient, PermissionDenied, QllmError, Unauthenticated, Unavailable, Unreachable
 from scheduler_svc.api.openai.connections.limits import HttpLimits
 from scheduler_svc.api.openai.connections.tls_entrance import MOST_BEGINNING
 from scheduler_svc.security.tls import TlsFiles

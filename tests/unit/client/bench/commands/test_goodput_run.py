@@ -3,16 +3,16 @@
 import asyncio
 import io
 
+from qllm.client.bench.commands.goodput_run import search_server
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.target import Ask, Stream
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.options.goodput import GoodputOptions
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.results.goodput import ServerGoodput
+from qllm.client.bench.results.result_file import Provenance
 from rich.console import Console
 
-from client.bench.commands.goodput_run import search_server
-from client.bench.errors import RequestFailed
-from client.bench.load.target import Ask, Stream
-from client.bench.load.workload import BE, LS
-from client.bench.options.goodput import GoodputOptions
-from client.bench.report.progress import ProgressBar
-from client.bench.results.goodput import ServerGoodput
-from client.bench.results.result_file import Provenance
 from tests.unit.client.bench.fake_target import FakeTarget
 
 PROVENANCE = Provenance(("qllm-client",), "2026-01-02T03:04:05+00:00", {}, {})

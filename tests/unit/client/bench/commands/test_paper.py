@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from qllm.client.bench.commands.paper import PaperOptions
+from qllm.client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
+from qllm.client.bench.load.prompts import Prompts
+from qllm.client.bench.load.workload import BE, LS, Replay
+from qllm.client.bench.options.target import ServiceArguments
+from qllm.client.bench.service.geometries import Geometry, write_geometry
+from qllm.client.bench.set_ups import SetUpName
+from qllm.client.bench.simulation.sweep import PointResult
 
-from client.bench.commands.paper import PaperOptions
-from client.bench.commands.paper_results import MeasuredResult, iteration_ms_of, own_grids
-from client.bench.load.prompts import Prompts
-from client.bench.load.workload import BE, LS, Replay
-from client.bench.options.target import ServiceArguments
-from client.bench.service.geometries import Geometry, write_geometry
-from client.bench.set_ups import SetUpName
-from client.bench.simulation.sweep import PointResult
 from tests.unit.client.bench.samples import measurement, record
 
 

@@ -1,10 +1,9 @@
 """Predictions are compared with what was measured, in periods since the first step."""
 
 import pytest
-
-from client.bench.commands.predictions import periods, predictions_grid
-from client.bench.errors import BenchError
-from client.bench.results.recorded_trace import BE, RecordedTrace, Step
+from qllm.client.bench.commands.predictions import periods, predictions_grid
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.results.recorded_trace import BE, RecordedTrace, Step
 
 
 def step(begin_s: float, predicted_ms: float | None, measured_ms: float) -> Step:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping
 
-from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
 
 
 class CachingTarget:

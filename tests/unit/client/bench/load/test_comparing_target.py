@@ -1,12 +1,12 @@
 from collections.abc import Mapping
 
 import pytest
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.memory.comparing_target import ComparingTarget, FewPrompts
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
+from qllm.client.bench.load.workload import BE, LS
 
-from client.bench.errors import TargetFailed
-from client.bench.load.memory.comparing_target import ComparingTarget, FewPrompts
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.target import Ask, Chunk, Ending, Stream, TargetFacts
-from client.bench.load.workload import BE, LS
 from tests.unit.client.bench.fake_target import FakeTarget
 
 

@@ -1,11 +1,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Turn
+from qllm.client.bench.load.workload import BE, LS
 
-from client.bench.errors import RequestFailed
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.load.target import Ask, Chunk, Ending, Turn
-from client.bench.load.workload import BE, LS
 from tests.unit.client.fake_service import AT_REST, MEMORY, FakeService
 
 

@@ -2,11 +2,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from qllm.client.bench.errors import RequestFailed, TargetFailed
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
+from qllm.client.bench.load.target import Ask, Chunk, Ending, Turn
+from qllm.client.bench.load.workload import BE, LS
 
-from client.bench.errors import RequestFailed, TargetFailed
-from client.bench.load.http_target import HttpDialect, HttpTarget, PriorityField
-from client.bench.load.target import Ask, Chunk, Ending, Turn
-from client.bench.load.workload import BE, LS
 from tests.unit.client.bench.fake_openai import FakeOpenAI, completion
 
 Items = list[Chunk | Ending]

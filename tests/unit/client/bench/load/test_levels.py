@@ -3,15 +3,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.levels import Levels
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.record import UNFINISHED
+from qllm.client.bench.load.run import Plan, Watch, running_load
+from qllm.client.bench.load.target import Ask, Stream
+from qllm.client.bench.load.workload import BE, LS, Crowd, Lengths, Poisson
 
-from client.bench.errors import TargetFailed
-from client.bench.load.levels import Levels
-from client.bench.load.load import Load
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.record import UNFINISHED
-from client.bench.load.run import Plan, Watch, running_load
-from client.bench.load.target import Ask, Stream
-from client.bench.load.workload import BE, LS, Crowd, Lengths, Poisson
 from tests.unit.client.bench.fake_target import FakeTarget
 
 SHORT = Lengths(3, 2)

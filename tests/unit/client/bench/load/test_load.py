@@ -3,17 +3,17 @@ from contextlib import suppress
 from itertools import islice
 
 import pytest
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget
+from qllm.client.bench.load.load import TOO_MANY_IN_FLIGHT, Load
+from qllm.client.bench.load.measurement import Measurement, Window
+from qllm.client.bench.load.prompts import PromptForm, Prompts, calibrate
+from qllm.client.bench.load.record import DONE, UNFINISHED
+from qllm.client.bench.load.target import Ask, Stream
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Workload
+from qllm.client.bench.results.summary import summarize
 
-from client.bench.errors import TargetFailed
-from client.bench.load.http_target import HttpDialect, HttpTarget
-from client.bench.load.load import TOO_MANY_IN_FLIGHT, Load
-from client.bench.load.measurement import Measurement, Window
-from client.bench.load.prompts import PromptForm, Prompts, calibrate
-from client.bench.load.record import DONE, UNFINISHED
-from client.bench.load.target import Ask, Stream
-from client.bench.load.trace import Trace, TraceRow
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, Workload
-from client.bench.results.summary import summarize
 from tests.unit.client.bench.fake_openai import FakeOpenAI, completion
 from tests.unit.client.bench.fake_target import FakeTarget
 from tests.unit.client.bench.samples import NO_OBJECTIVES
@@ -138,7 +138,7 @@ async def test_each_ask_has_its_number_and_the_prompt_that_is_drawn_for_it() -> 
 
 
 async def test_a_closed_loop_pauses_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.bench.load.load._PAUSE_AFTER_FAILURE_S", 1000.0)
+    monkeypatch.setattr("qllm.client.bench.load.load._PAUSE_AFTER_FAILURE_S", 1000.0)
     load = Load(FakeTarget(failure="HTTP 500"), PROMPTS, max_in_flight=100)
     await run_for(load, {BE: ClosedLoop(1, 0.0, SHORT)}, 0.1)
     assert len(load.records) == 1

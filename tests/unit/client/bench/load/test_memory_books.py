@@ -1,6 +1,5 @@
+from qllm.client.bench.load.memory.books import Books
 from qllm.v1 import admin_pb2
-
-from client.bench.load.memory.books import Books
 
 
 def books(**memory: int) -> Books:

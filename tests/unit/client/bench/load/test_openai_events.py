@@ -1,10 +1,9 @@
 import json
 
 import pytest
-
-from client.bench.errors import RequestFailed
-from client.bench.load.openai_events import OpenAIStream
-from client.bench.load.target import Chunk, Ending
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.openai_events import OpenAIStream
+from qllm.client.bench.load.target import Chunk, Ending
 
 FINISHED = json.dumps({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
 

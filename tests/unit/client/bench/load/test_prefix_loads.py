@@ -1,7 +1,7 @@
 import pytest
+from qllm.client.bench.errors import RequestFailed
+from qllm.client.bench.load.memory.prefix_loads import PrefixLoads, SystemPrompt, Talk
 
-from client.bench.errors import RequestFailed
-from client.bench.load.memory.prefix_loads import PrefixLoads, SystemPrompt, Talk
 from tests.unit.client.bench.fake_target import FakeTarget
 from tests.unit.client.bench.load.caching_target import CachingTarget
 

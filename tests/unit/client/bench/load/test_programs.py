@@ -3,10 +3,10 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
+from qllm.client.bench.load.memory.agent_load import AgentLoad
+from qllm.client.bench.load.memory.programs import Agents, Program, Step, Tool
+from qllm.client.bench.load.workload import BE, LS, Lengths
 
-from client.bench.load.memory.agent_load import AgentLoad
-from client.bench.load.memory.programs import Agents, Program, Step, Tool
-from client.bench.load.workload import BE, LS, Lengths
 from tests.unit.client.bench.fake_target import FakeTarget
 from tests.unit.client.bench.load.caching_target import CachingTarget
 

@@ -1,8 +1,8 @@
 import pytest
+from qllm.client.bench.load.record import UNFINISHED, RequestRow
+from qllm.client.bench.load.target import Chunk, Ending
+from qllm.client.bench.load.workload import BE, LS
 
-from client.bench.load.record import UNFINISHED, RequestRow
-from client.bench.load.target import Chunk, Ending
-from client.bench.load.workload import BE, LS
 from tests.unit.client.bench.samples import record
 
 

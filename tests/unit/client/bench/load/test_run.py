@@ -1,13 +1,13 @@
 import asyncio
 
 import pytest
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.load.prompts import PromptForm, Prompts
+from qllm.client.bench.load.record import UNFINISHED
+from qllm.client.bench.load.run import Plan, Run, run_plan
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Workload
 
-from client.bench.errors import TargetFailed
-from client.bench.load.load import Load
-from client.bench.load.prompts import PromptForm, Prompts
-from client.bench.load.record import UNFINISHED
-from client.bench.load.run import Plan, Run, run_plan
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Workload
 from tests.unit.client.bench.fake_target import FakeTarget
 
 SHORT = Lengths(3, 2)

@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
-
-from client.bench.errors import BadTrace
-from client.bench.load.trace import Trace, TraceRow, read_trace
+from qllm.client.bench.errors import BadTrace
+from qllm.client.bench.load.trace import Trace, TraceRow, read_trace
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 

@@ -1,9 +1,8 @@
 from itertools import islice, pairwise
 
 import pytest
-
-from client.bench.load.trace import Trace, TraceRow
-from client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, sample_lengths, split
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.bench.load.workload import BE, LS, ClosedLoop, Lengths, Poisson, Replay, sample_lengths, split
 
 LENGTHS = Lengths(80, 16)
 TRACE = Trace.of([TraceRow(0.0, 100, 10), TraceRow(1.0, 5000, 20), TraceRow(3.0, 200, 900)])

@@ -1,10 +1,10 @@
 """The figures beside the paper's claims come from the runs, and from nothing else."""
 
-from client.bench.load.workload import BE, LS
-from client.bench.report.claims import claims_grid
-from client.bench.results.spread import Spread
-from client.bench.simulation.simulator import ClassResult, SimulatedResult
-from client.bench.simulation.sweep import PointResult
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.report.claims import claims_grid
+from qllm.client.bench.results.spread import Spread
+from qllm.client.bench.simulation.simulator import ClassResult, SimulatedResult
+from qllm.client.bench.simulation.sweep import PointResult
 
 
 def result(ttft_s: float, ls_turnaround_s: float, be_turnaround_s: float, tokens_per_s: float) -> SimulatedResult:

@@ -2,16 +2,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.commands.compare import compare
+from qllm.client.bench.commands.goodput import report_of_goodputs
+from qllm.client.bench.errors import BadFile
+from qllm.client.bench.options.target import FigureOptions
+from qllm.client.bench.report.figures import to_png
+from qllm.client.bench.report.goodput_figure import goodput_figure
+from qllm.client.bench.report.goodput_tables import goodput_grids, level_line, warnings
+from qllm.client.bench.results.goodput import ServerGoodput, to_json
+from qllm.client.bench.results.result_file import dump
 
-from client.bench.commands.compare import compare
-from client.bench.commands.goodput import report_of_goodputs
-from client.bench.errors import BadFile
-from client.bench.options.target import FigureOptions
-from client.bench.report.figures import to_png
-from client.bench.report.goodput_figure import goodput_figure
-from client.bench.report.goodput_tables import goodput_grids, level_line, warnings
-from client.bench.results.goodput import ServerGoodput, to_json
-from client.bench.results.result_file import dump
 from tests.unit.client.bench.samples import result, server
 
 

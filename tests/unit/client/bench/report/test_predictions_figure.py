@@ -1,6 +1,6 @@
 """The line through measured over predicted times shows what came before, never what comes after."""
 
-from client.bench.report.predictions_figure import rolling
+from qllm.client.bench.report.predictions_figure import rolling
 
 
 def test_a_rolling_median_looks_back_only() -> None:

@@ -3,21 +3,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.commands.compare import compare, with_own_labels
+from qllm.client.bench.commands.measure import report_of
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.record import RequestRecord
+from qllm.client.bench.load.workload import LS
+from qllm.client.bench.options.target import FigureOptions
+from qllm.client.bench.report.ablation_figure import ablation_figure
+from qllm.client.bench.report.ablation_tables import ablation_grids
+from qllm.client.bench.report.figures import comparison_figure, result_figure, to_png, to_svg
+from qllm.client.bench.report.tables import comparison_grid, result_grids, warnings
+from qllm.client.bench.results.gains import find_gains
+from qllm.client.bench.results.result_file import Result, dump
+from qllm.client.bench.results.summary import summarize
+from qllm.client.bench.set_ups import SetUpName
 
-from client.bench.commands.compare import compare, with_own_labels
-from client.bench.commands.measure import report_of
-from client.bench.errors import BenchError
-from client.bench.load.record import RequestRecord
-from client.bench.load.workload import LS
-from client.bench.options.target import FigureOptions
-from client.bench.report.ablation_figure import ablation_figure
-from client.bench.report.ablation_tables import ablation_grids
-from client.bench.report.figures import comparison_figure, result_figure, to_png, to_svg
-from client.bench.report.tables import comparison_grid, result_grids, warnings
-from client.bench.results.gains import find_gains
-from client.bench.results.result_file import Result, dump
-from client.bench.results.summary import summarize
-from client.bench.set_ups import SetUpName
 from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, result
 
 LOADED_FROM_ELSEWHERE = re.compile(

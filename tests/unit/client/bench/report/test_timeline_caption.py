@@ -1,7 +1,7 @@
 """The caption says what the picture shows, and nothing that lies outside of it."""
 
-from client.bench.report.timeline_caption import caption
-from client.bench.results.recorded_trace import BE, LS, Moment, RecordedTrace, Stop, View
+from qllm.client.bench.report.timeline_caption import caption
+from qllm.client.bench.results.recorded_trace import BE, LS, Moment, RecordedTrace, Stop, View
 
 
 def recorded() -> RecordedTrace:

@@ -1,7 +1,7 @@
 import pytest
+from qllm.client.bench.results.gains import find_gains
+from qllm.client.bench.set_ups import SetUpName
 
-from client.bench.results.gains import find_gains
-from client.bench.set_ups import SetUpName
 from tests.unit.client.bench.samples import result
 
 

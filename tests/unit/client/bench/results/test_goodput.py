@@ -3,12 +3,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.errors import BadFile
+from qllm.client.bench.results.goodput import Level, read_goodputs, tally_of, to_json
+from qllm.client.bench.results.goodput_search import Rule, Tally
+from qllm.client.bench.results.result_file import dump
+from qllm.client.bench.results.summary import Attainment, Objective
 
-from client.bench.errors import BadFile
-from client.bench.results.goodput import Level, read_goodputs, tally_of, to_json
-from client.bench.results.goodput_search import Rule, Tally
-from client.bench.results.result_file import dump
-from client.bench.results.summary import Attainment, Objective
 from tests.unit.client.bench.samples import server, window
 
 OBJECTIVE = Objective(150.0, 50.0)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from client.bench.results.goodput_search import GoodputSearch, Rule, Step, Tally
+from qllm.client.bench.results.goodput_search import GoodputSearch, Rule, Step, Tally
 
 RULE = Rule(goal=0.99, min_windows=2, max_windows=4)
 MANY = 1000  # requests of a window that leave no doubt

@@ -1,8 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from client.bench.results.interval import wilson
+from qllm.client.bench.results.interval import wilson
 
 
 @pytest.mark.parametrize(

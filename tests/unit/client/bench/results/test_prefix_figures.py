@@ -1,12 +1,12 @@
 import asyncio
 
 import pytest
+from qllm.client.bench.commands.memory.prefix_run import Measuring
+from qllm.client.bench.load.memory.asking import Answer
+from qllm.client.bench.load.target import Ask, Ending, Stream
+from qllm.client.bench.options.prefix import PrefixPart
+from qllm.client.bench.results.answers import hit_percent, tell_cached
 
-from client.bench.commands.memory.prefix_run import Measuring
-from client.bench.load.memory.asking import Answer
-from client.bench.load.target import Ask, Ending, Stream
-from client.bench.options.prefix import PrefixPart
-from client.bench.results.answers import hit_percent, tell_cached
 from tests.unit.client.bench.commands.memory.test_prefix import OPTIONS, Quiet
 from tests.unit.client.bench.load.caching_target import CachingTarget
 

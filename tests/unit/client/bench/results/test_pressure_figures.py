@@ -1,7 +1,7 @@
 import pytest
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.pressure import FIGURES, Outcome, figures_of
 
-from client.bench.load.workload import BE, LS
-from client.bench.results.pressure import FIGURES, Outcome, figures_of
 from tests.unit.client.bench.samples import measurement, record
 
 MOVED = {

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.commands.timeline import best_story, choose_view
+from qllm.client.bench.errors import BadFile, BenchError
+from qllm.client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 
-from client.bench.commands.timeline import best_story, choose_view
-from client.bench.errors import BadFile, BenchError
-from client.bench.results.recorded_trace import BE, LS, RecordedTrace, read_trace
 from scheduler_svc.timeline.step_lanes import StepLanes
 from scheduler_svc.timeline.timeline import Timeline
 from scheduler_svc.timeline.trace_file import TraceFile

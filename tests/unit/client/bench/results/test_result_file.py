@@ -3,9 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.errors import BadFile
+from qllm.client.bench.results.result_file import ABLATION_SCHEMA, dump, read_results
 
-from client.bench.errors import BadFile
-from client.bench.results.result_file import ABLATION_SCHEMA, dump, read_results
 from tests.unit.client.bench.samples import result
 
 

@@ -1,10 +1,9 @@
 import pytest
-
-from client.bench.load.measurement import Measurement, Window, pool
-from client.bench.load.record import UNFINISHED
-from client.bench.load.workload import BE, LS
-from client.bench.results.spread import Spread, percentile
-from client.bench.results.summary import (
+from qllm.client.bench.load.measurement import Measurement, Window, pool
+from qllm.client.bench.load.record import UNFINISHED
+from qllm.client.bench.load.workload import BE, LS
+from qllm.client.bench.results.spread import Spread, percentile
+from qllm.client.bench.results.summary import (
     Attainment,
     Objective,
     Ratios,
@@ -13,6 +12,7 @@ from client.bench.results.summary import (
     ttft_spread,
     turnaround_spread,
 )
+
 from tests.unit.client.bench.samples import NO_OBJECTIVES, measurement, record, row
 
 

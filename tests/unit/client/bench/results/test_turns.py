@@ -1,10 +1,9 @@
 import math
 
 import pytest
-
-from client.bench.report.turns_tables import ratios_grid, turns_grid
-from client.bench.results.mean import Mean, mean_of_ratios
-from client.bench.results.turns import Figure, Turns
+from qllm.client.bench.report.turns_tables import ratios_grid, turns_grid
+from qllm.client.bench.results.mean import Mean, mean_of_ratios
+from qllm.client.bench.results.turns import Figure, Turns
 
 FIGURES = (Figure("wait_ms", "wait, ms", 1, is_compared=True), Figure("count", "count", 0), Figure("none", "never"))
 

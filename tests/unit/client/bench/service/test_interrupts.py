@@ -3,8 +3,7 @@ import os
 import signal
 
 import pytest
-
-from client.bench.service.interrupts import Interrupted, Interrupts, run_until_interrupted
+from qllm.client.bench.service.interrupts import Interrupted, Interrupts, run_until_interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,12 +2,11 @@ import math
 from dataclasses import replace
 
 import pytest
-
-from client.bench.commands.simulate_agents import AgentOptions, LifetimeOptions
-from client.bench.errors import BenchError
-from client.bench.load.memory.programs import Tool
-from client.bench.report.agent_tables import agents_grid
-from client.bench.simulation.agents import BY_RULE, AgentResult, was_short
+from qllm.client.bench.commands.simulate_agents import AgentOptions, LifetimeOptions
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.memory.programs import Tool
+from qllm.client.bench.report.agent_tables import agents_grid
+from qllm.client.bench.simulation.agents import BY_RULE, AgentResult, was_short
 
 
 def result(mean_s: float, num_hits: int) -> AgentResult:

@@ -1,11 +1,19 @@
 import pytest
+from qllm.client.bench.errors import BenchError
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.bench.simulation.simulator import job_of
+from qllm.client.bench.simulation.sweep import (
+    ALONE,
+    SIMULATED,
+    Axis,
+    apply_settings,
+    choose_set_ups,
+    parse_values,
+    points,
+)
+from qllm.client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace
 from qllm.settings import settings_of
 
-from client.bench.errors import BenchError
-from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.simulator import job_of
-from client.bench.simulation.sweep import ALONE, SIMULATED, Axis, apply_settings, choose_set_ups, parse_values, points
-from client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.starvation import StarvationLimits
 from scheduler_svc.simulation.job import parse_job

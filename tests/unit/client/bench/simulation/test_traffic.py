@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from client.bench.load.trace import Trace, TraceRow
-from client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, with_share
+from qllm.client.bench.load.trace import Trace, TraceRow
+from qllm.client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, with_share
 
 
 def test_traffic_is_fixed_by_its_seed() -> None:

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from qllm import AsyncClient, ChatMessage, FinishReason, InvalidRequest, Tool, ToolCall
+from qllm.client.messages import GenerationResult
 from qllm.v1 import inference_pb2 as pb
 
-from client import AsyncClient, ChatMessage, FinishReason, InvalidRequest, Tool, ToolCall
-from client.messages import GenerationResult
 from scheduler_svc.api.deltas import joined
 from scheduler_svc.api.draft import ChatPrompt, Draft, ToolDraft, ToolsDraft
 from scheduler_svc.api.text_generation import TextGenerator

@@ -12,10 +12,10 @@ from unittest.mock import Mock
 import httpx2
 import openai
 import pytest
+from qllm.client.bench.load.http_target import HttpDialect, HttpTarget
+from qllm.client.bench.load.target import Ask
+from qllm.client.bench.load.workload import LS
 
-from client.bench.load.http_target import HttpDialect, HttpTarget
-from client.bench.load.target import Ask
-from client.bench.load.workload import LS
 from scheduler_svc.api.openai.connections.limits import HttpLimits
 from scheduler_svc.api.openai.wire.sse import EventStream
 from scheduler_svc.api.prompt import prompt_token_ids

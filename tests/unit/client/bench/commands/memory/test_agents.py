@@ -4,16 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.commands.memory.agents import _run_programs
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.memory.agent_load import AgentLoad, ProgramRecord
+from qllm.client.bench.load.memory.asking import Answer
+from qllm.client.bench.load.memory.programs import Program, Step
+from qllm.client.bench.load.target import TargetFacts
+from qllm.client.bench.options.agents import AgentOptions
+from qllm.client.bench.results.agents import figures_of
+from qllm.client.bench.set_ups import SessionSetUp, session_variant
 
-from client.bench.commands.memory.agents import _run_programs
-from client.bench.errors import TargetFailed
-from client.bench.load.memory.agent_load import AgentLoad, ProgramRecord
-from client.bench.load.memory.asking import Answer
-from client.bench.load.memory.programs import Program, Step
-from client.bench.load.target import TargetFacts
-from client.bench.options.agents import AgentOptions
-from client.bench.results.agents import figures_of
-from client.bench.set_ups import SessionSetUp, session_variant
 from tests.unit.client.bench.as_process import call
 from tests.unit.client.bench.fake_target import FakeTarget
 from tests.unit.client.fake_service import FakeService

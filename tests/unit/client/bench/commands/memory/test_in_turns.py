@@ -1,14 +1,13 @@
 import asyncio
 
 import pytest
-
-from client.bench.commands.memory.in_turns import InTurns
-from client.bench.errors import TargetFailed
-from client.bench.load.grpc_target import GrpcTarget
-from client.bench.options.qllm import QllmOptions
-from client.bench.options.target import ServiceArguments
-from client.bench.report.progress import ProgressBar
-from client.bench.set_ups import Variant
+from qllm.client.bench.commands.memory.in_turns import InTurns
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.grpc_target import GrpcTarget
+from qllm.client.bench.options.qllm import QllmOptions
+from qllm.client.bench.options.target import ServiceArguments
+from qllm.client.bench.report.progress import ProgressBar
+from qllm.client.bench.set_ups import Variant
 
 SERVER = QllmOptions(grpc="127.0.0.1:9")
 

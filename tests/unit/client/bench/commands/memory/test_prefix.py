@@ -3,11 +3,11 @@ import json
 from pathlib import Path
 
 import pytest
+from qllm.client.bench.commands.memory.prefix_run import Measuring
+from qllm.client.bench.errors import TargetFailed
+from qllm.client.bench.load.load import Load
+from qllm.client.bench.options.prefix import PrefixOptions, PrefixPart
 
-from client.bench.commands.memory.prefix_run import Measuring
-from client.bench.errors import TargetFailed
-from client.bench.load.load import Load
-from client.bench.options.prefix import PrefixOptions, PrefixPart
 from tests.unit.client.bench.as_process import call
 from tests.unit.client.bench.fake_openai import FakeOpenAI, completion
 from tests.unit.client.bench.fake_target import FakeTarget
