@@ -208,7 +208,11 @@ class GenerationFields(_Strict):
     stream: bool | None = Field(None, description="Sends the answer bit by bit, as server-sent events. Default false.")
     stream_options: StreamOptions | None = Field(None, description="What a stream tells besides the text.")
     n: int | None = Field(None, description=f"How many choices each prompt gets, in [1, {MAX_CHOICES}]. Default 1.")
-    use_beam_search: bool | None = None
+    use_beam_search: bool | None = Field(
+        None,
+        description="Searches for the most probable texts instead of drawing them; n of them are "
+        "returned. Default: false, or true with a beam_width.",
+    )
     beam_width: int | None = None
     length_penalty: float | None = None
     early_stopping: EarlyStoppingField | None = None
@@ -258,12 +262,22 @@ class CompletionRequest(GenerationFields):
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
     prompt: PromptField = Field(description="What to continue: a string, token ids, or a list of either.")
-    best_of: int | None = None
+    best_of: int | None = Field(
+        None,
+        description="Draws so many texts and returns the n that are most probable by the mean of "
+        "their tokens, in [n, 128]; not in a stream. Default n.",
+    )
     logprobs: int | None = Field(
         None, description="Gives each token its log-probability, and so many of the most probable ones, at most 20."
     )
-    echo: bool | None = None
-    add_special_tokens: bool | None = None
+    echo: bool | None = Field(
+        None, description="Begins each text with its prompt; then max_tokens may be 0. Default false."
+    )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Whether the tokenizer's own special tokens, such as a beginning of sequence, "
+        "are put around a prompt that is a text. Default true.",
+    )
 
 
 class TextPart(_Strict):
@@ -365,14 +379,32 @@ class ChatCompletionRequest(GenerationFields):
     )
     logprobs: bool | None = Field(None, description="Gives each token its log-probability. Default false.")
     top_logprobs: int | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    tool_choice: ToolChoiceField | None = None
-    parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: Text | None = None
-    include_reasoning: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = Field(
+        None, description="Functions that the answer may call; whoever asks runs them."
+    )
+    tool_choice: ToolChoiceField | None = Field(
+        None,
+        description="Whether functions are called: none, auto, required, or one by its name. "
+        "Default: auto with tools, else none.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether an answer may call several functions. Default true."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Variables for the model's chat template, such as enable_thinking."
+    )
+    reasoning_effort: Text | None = Field(
+        None, description="How much the model is to think; refused where its chat template does not know of that."
+    )
+    include_reasoning: bool | None = Field(
+        None, description="Whether the answer has what the model thought, as reasoning_content. Default true."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the prompt ends with the beginning of an answer. Default true."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="Whether the answer goes on with the last message instead of following it. Default false."
+    )
 
 
 class TokenizeRequest(_Strict):
