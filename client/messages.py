@@ -41,7 +41,7 @@ class ChatMessage:
     role: str
     content: str = ""
     name: str = ""
-    tool_calls: Sequence[ToolCall] = ()
+    tool_calls: Sequence[ToolCall | Mapping[str, Any]] = ()
     tool_call_id: str = ""
     reasoning: str = ""
 
@@ -117,7 +117,7 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     choices: Sequence[str] | None
     lark: str | None
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | Mapping[str, Any]]
     tool_choice: ToolChoice | str | None
     required_tool: str | None
     single_call: bool

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from qllm.v1 import inference_pb2 as pb
 
@@ -58,11 +59,10 @@ _CHOICES = {
 }
 
 
-def encode_tools(tools: Iterable[Tool]) -> list[pb.Tool]:
+def encode_tools(tools: Iterable[Tool | Mapping[str, Any]]) -> list[pb.Tool]:
     """Translates functions."""
-    return [
-        pb.Tool(name=tool.name, description=tool.description, parameters=_as_json(tool.parameters)) for tool in tools
-    ]
+    each = [tool if isinstance(tool, Tool) else Tool(**tool) for tool in tools]
+    return [pb.Tool(name=one.name, description=one.description, parameters=_as_json(one.parameters)) for one in each]
 
 
 def encode_choice(choice: ToolChoice | str | None) -> pb.ToolChoice.ValueType:
@@ -70,9 +70,10 @@ def encode_choice(choice: ToolChoice | str | None) -> pb.ToolChoice.ValueType:
     return pb.TOOL_CHOICE_UNSPECIFIED if choice is None else _CHOICES[ToolChoice(choice)]
 
 
-def encode_calls(calls: Iterable[ToolCall]) -> list[pb.ToolCall]:
+def encode_calls(calls: Iterable[ToolCall | Mapping[str, Any]]) -> list[pb.ToolCall]:
     """Translates the calls of a turn."""
-    return [pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments) for call in calls]
+    each = [call if isinstance(call, ToolCall) else ToolCall(**call) for call in calls]
+    return [pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments) for call in each]
 
 
 def decode_calls(message: pb.GenerateResponse) -> tuple[ToolCall, ...]:

@@ -100,7 +100,7 @@ async def _rendered(
     turns = _turns(given, setting)
     amount = Amount(len(turns), "messages")
     try:
-        with threads.room(request_class, num_chars(turns)):
+        with threads.room(request_class, num_chars(turns, setting)):
             return await chat.render(request_class, turns, MAX_RENDERED_CHARS, setting)
     except NoTools as error:
         allowed = "none: the model's chat template writes no functions into the prompt"

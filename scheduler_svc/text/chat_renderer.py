@@ -7,6 +7,7 @@ Processes are started when they are needed. Knows nothing of tokens.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
@@ -93,7 +94,7 @@ class ChatRenderer:
             "setting": asdict(setting),
             "max_chars": max_chars,
         }
-        answer = await self._ask(request_class, num_chars(turns), frame)
+        answer = await self._ask(request_class, num_chars(turns, setting), frame)
         if "lost" in answer:
             raise LostTurn(answer["lost"], is_call=answer["is_call"])
         if "no_tools" in answer:
@@ -141,9 +142,11 @@ class ChatRenderer:
         return self._lanes[key]
 
 
-def num_chars(turns: Sequence[ChatTurn]) -> int:
+def num_chars(turns: Sequence[ChatTurn], setting: Setting = NO_SETTING) -> int:
     """Returns the length of a conversation, in characters that take as long to work on."""
-    return sum(CHARS_PER_TURN + len(turn.role) + len(turn.content) for turn in turns)
+    besides = [*(turn.more for turn in turns if turn.more), *setting.tools]
+    said = sum(CHARS_PER_TURN + len(turn.role) + len(turn.content) for turn in turns)
+    return said + sum(len(json.dumps(one, ensure_ascii=False)) for one in besides)
 
 
 class _Lane:

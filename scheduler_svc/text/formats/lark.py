@@ -3,11 +3,17 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from scheduler_svc.text.formats.pieces import Function
 
 # White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
 JSON_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,20}"
+
+# Words of JSON schemas that say nothing of what is valid, that name schemas, and that have values in them.
+_NOTES = frozenset({"$comment", "default", "deprecated", "description", "examples", "title"})
+_NAMING = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+_VALUES = frozenset({"const", "enum"})
 
 
 def quoted(text: str) -> str:
@@ -22,8 +28,25 @@ def alternatives(rules: Iterable[str]) -> str:
 
 def json_rule(name: str, schema: object) -> str:
     """Returns a rule for JSON of a schema, which is an object or true."""
-    bounded = {**schema} if isinstance(schema, dict) else {}
+    bounded = _without_notes(schema) if isinstance(schema, dict) else {}
     return f"{name}: %json {json.dumps({**bounded, 'x-guidance': {'whitespace_pattern': JSON_WHITE_SPACE}})}"
+
+
+def _without_notes(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a schema without what changes nothing: descriptions may be most of it."""
+    kept: dict[str, Any] = {}
+    for word, value in schema.items():
+        if word in _NAMING and isinstance(value, dict):
+            kept[word] = {name: _part_without_notes(part) for name, part in value.items()}
+        elif word not in _NOTES:
+            kept[word] = value if word in _VALUES else _part_without_notes(value)
+    return kept
+
+
+def _part_without_notes(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_part_without_notes(one) for one in part]
+    return _without_notes(part) if isinstance(part, dict) else part
 
 
 def text_before(name: str, word: str, marker: str) -> list[str]:

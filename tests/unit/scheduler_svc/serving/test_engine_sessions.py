@@ -4,10 +4,12 @@ import pytest
 
 from scheduler_svc.core.scheduler import Scheduler
 from scheduler_svc.core.sessions import Programs, SessionLimits, ToolTimes
+from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, SessionTurn, StopConditions
+from scheduler_svc.generation import GenerationRequest
 from scheduler_svc.serving import engine as engine_module
 from scheduler_svc.serving.engine import Engine
 from scheduler_svc.serving.engine_settings import EngineSettings
-from tests.support.service.engine_bench import TIMING
+from tests.support.service.engine_bench import TIMING, EngineBench
 from tests.support.service.fakes import served_model
 from tests.unit.scheduler_svc.core.sessions.turns import turn
 
@@ -51,3 +53,22 @@ async def test_nothing_is_kept_of_a_worker_that_is_gone_and_programs_keep_their_
     assert programs.num_kept == 0
     programs.arrives(second, 5.0)
     assert second.order_s == 1.0
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_tool_that_an_answer_calls_is_learned_whether_the_answer_is_over_by_then(
+    cores: list[Scheduler], is_over: bool
+) -> None:
+    bench = EngineBench(sessions=SessionLimits(session_min_records=1))  # type: ignore[arg-type]
+    stream = bench.engine.submit(a_turn("first"))
+    if is_over:
+        bench.work()
+    stream.calls("search")
+    bench.work()
+    bench.engine.submit(a_turn("second"))
+    assert [tool for tool, _ in cores[0].sessions.experience.tool_times.snapshot()] == [None, "search"]
+
+
+def a_turn(name: str) -> GenerationRequest:
+    request_class, stop = RequestClass.LATENCY_SENSITIVE, StopConditions(3)
+    return GenerationRequest(name, request_class, (3, 4, 5, 6), SamplingParams(), stop, session=SessionTurn("program"))

@@ -9,8 +9,8 @@ import pytest
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.text import chat_renderer
 from scheduler_svc.text.chat_format import LostTurn
-from scheduler_svc.text.chat_renderer import ChatRenderer
-from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn
+from scheduler_svc.text.chat_renderer import ChatRenderer, num_chars
+from scheduler_svc.text.chat_template import ChatTemplateError, ChatTurn, Setting
 from scheduler_svc.text.template_process import (
     TemplateExhausted,
     TemplateLimits,
@@ -40,6 +40,12 @@ def make(renderers: list[ChatRenderer], source: str, cpu_s: float = 0.3) -> Chat
 
 async def render(renderer: ChatRenderer, content: str, request_class: RequestClass = LS) -> str:
     return await renderer.render(request_class, [ChatTurn("user", content)], 1 << 20)
+
+
+def test_functions_and_calls_count_for_the_length_of_a_conversation() -> None:
+    call = ChatTurn("assistant", "", more={"tool_calls": ["x" * 1000]})
+    assert num_chars([call]) - num_chars([ChatTurn("assistant", "")]) >= 1000
+    assert num_chars([], Setting(tools=[{"x": "y" * 1000}])) >= 1000
 
 
 async def test_each_answer_reaches_who_asked(renderers: list[ChatRenderer]) -> None:

@@ -8,7 +8,12 @@ from qllm.v1 import inference_pb2 as pb
 
 from client import AsyncClient, ChatMessage, FinishReason, InvalidRequest, Tool, ToolCall
 from client.messages import GenerationResult
+from scheduler_svc.api.deltas import joined
+from scheduler_svc.api.draft import ChatPrompt, Draft, ToolDraft, ToolsDraft
+from scheduler_svc.api.text_generation import TextGenerator
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.generation import GenerationRequest
+from scheduler_svc.text.chat_template import ChatTurn
 from tests.support.models import tool_templates
 from tests.support.models.sample_tokenizers import EOS_ID, byte_level_tokenizer
 from tests.support.service.api_service import running
@@ -61,6 +66,18 @@ async def test_a_conversation_with_calls_reaches_the_template() -> None:
     assert (result.text, result.finish_reason) == ("ok", FinishReason.STOP)
 
 
+async def test_functions_turns_and_calls_may_be_mappings() -> None:
+    generator = says(CALL)
+    turns: Any = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "tool_calls": [{"call_id": "1", "name": "weather", "arguments": "{}"}]},
+        {"role": "tool", "content": "rain", "tool_call_id": "1"},
+    ]
+    result = await ask(generator, turns, tools=[{"name": "weather", "parameters": '{"type": "object"}'}])
+    assert len(result.tool_calls) == 1
+    assert '"parameters": {"type": "object"}' in prompt_of(generator.submitted[0])
+
+
 async def test_an_answer_ends_with_the_one_call_that_it_may_have() -> None:
     assert len((await ask(says(CALL + CALL))).tool_calls) == 2
     assert len((await ask(says(CALL + CALL), single_call=True)).tool_calls) == 1
@@ -106,3 +123,17 @@ async def test_tools_without_a_conversation_are_refused_by_the_client() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(InvalidRequest, match="conversation"):
             client.generate("hi", tools=[WEATHER])
+
+
+@pytest.mark.parametrize("num_earlier", [1, 20, 72])
+async def test_an_answer_that_goes_on_in_another_life_has_the_same_calls(num_earlier: int) -> None:
+    generator = says(f"I look. {CALL}")
+    tools = ToolsDraft([ToolDraft("weather")])
+    draft = Draft(request_class=RequestClass.BEST_EFFORT, prompt=ChatPrompt([ChatTurn("user", "hi")], tools))
+    texts = TextGenerator(generator)
+    token_ids = byte_level_tokenizer().encode(f"I look. {CALL}", add_special_tokens=False).ids[:num_earlier]
+    prepared = (await texts.prepare(draft)).resumed(tuple(token_ids), (0.0,) * len(token_ids))
+    whole = joined([delta async for delta in texts.submit(prepared)])
+    texts.close()
+    assert generator.submitted[0].output_token_ids == tuple(token_ids)
+    assert (whole.text, [call.name for call in whole.calls]) == ("I look.", ["weather"])

@@ -228,6 +228,36 @@ async def test_a_template_without_functions_is_said_to_have_none() -> None:
         assert (await whole(service, tool_choice="none"))["finish_reason"] == "length"
 
 
+async def test_where_the_format_is_not_known_answers_that_must_call_are_json() -> None:
+    template = "{{ tools | tojson }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    text = '{"name": "weather", "parameters": {"city": "Bonn"}}'
+    async with http_app(model(template, text)) as service:
+        assert len((await whole(service, tool_choice="required"))["message"]["tool_calls"]) == 1
+        assert (await whole(service, tool_choice="none"))["message"]["content"] == text
+        response = await service.post(CHAT, messages=USER_SAYS_HI, tools=[WEATHER])
+        assert error_of(response)["param"] == "tools"
+        assert "--tool-parser" in error_of(response)["message"]
+
+
+async def test_an_answer_that_must_call_has_a_grammar_and_others_none(weather: HttpService) -> None:
+    named = {"type": "function", "function": {"name": "time"}}
+    for choice in ("auto", "none", "required", named):
+        await whole(weather, tools=[WEATHER, TIME], tool_choice=choice)
+    grammars = [request.sampling.grammar for request in weather.generator.submitted]
+    assert grammars[:2] == ["", ""]
+    assert ("weather" in grammars[2], "time" in grammars[2]) == (True, True)
+    assert ("weather" in grammars[3], "time" in grammars[3]) == (False, True)
+
+
+async def test_a_thought_may_come_before_a_structure(weather: HttpService) -> None:
+    await whole(weather, tools=None, response_format={"type": "json_object"})
+    await whole(weather, response_format={"type": "json_object"})
+    first, second = (request.sampling.grammar for request in weather.generator.submitted)
+    assert "<think>" in first
+    assert "weather" not in first
+    assert "weather" in second
+
+
 async def test_the_last_message_can_be_continued(weather: HttpService) -> None:
     messages = [*USER_SAYS_HI, {"role": "assistant", "content": "Once upon"}]
     await whole(weather, messages=messages, add_generation_prompt=False, continue_final_message=True)

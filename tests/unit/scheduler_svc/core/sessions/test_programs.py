@@ -258,13 +258,14 @@ def test_the_tool_that_a_turn_calls_is_learned_without_being_told() -> None:
         if is_late:
             programs.calls(first, "search")
         programs.arrives(second, 8.0)
-        assert programs.experience.tool_times.expected_of("search", 1) == [7.0]
+        assert programs.experience.tool_times.snapshot() == [(None, [7.0]), ("search", [7.0])]
 
 
 def test_a_cache_is_kept_as_long_as_the_tool_that_is_called_takes() -> None:
     programs, turns = Programs(SessionLimits(session_min_records=1, session_first_ttl_s=100)), turn("b", tool="search")
     served(programs, turns, end_s=1.0, reload_s=50.0)
     programs.arrives(turn("b", 4.0), 4.0)
+    programs.experience.tool_times.record("other", 40.0)
     late = turn("a", 5.0)
     served(programs, late, end_s=6.0, reload_s=50.0)
     programs.calls(late, "search")

@@ -171,3 +171,15 @@ def test_without_anything_to_keep_to_there_is_no_grammar() -> None:
     assert AnswerGrammar().around("start: /a/") == "start: /a/"
     assert AnswerGrammar(Formats.of("<tool_call><think>"), FUNCTIONS).around("") == ""
     assert AnswerGrammar(Formats(BareJson()), FUNCTIONS, must_call=True).around("").startswith("start: answer")
+
+
+def test_what_schemas_only_note_takes_no_room_in_a_grammar() -> None:
+    note = {"description": "x" * 1000, "title": "x" * 1000}
+    schema = {
+        **note,
+        "properties": {"title": {**note, "enum": [{"title": 1}]}, "b": {"anyOf": [{**note, "type": "null"}]}},
+    }
+    grammar = AnswerGrammar(Formats.of("<tool_call>"), [Function("f", schema)], must_call=True).around("")
+    assert "xxx" not in grammar
+    assert '"title": {"enum": [{"title": 1}]}' in grammar
+    assert '{"anyOf": [{"type": "null"}]}' in grammar
