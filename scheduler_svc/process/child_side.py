@@ -14,6 +14,7 @@ from scheduler_svc.process import frames
 from scheduler_svc.process.frames import Frame
 
 _PR_SET_PDEATHSIG = 1
+_MAX_STACK_BYTES = 8 << 20
 _MAX_DESCRIPTORS = 64  # for modules that are imported late
 
 
@@ -25,9 +26,10 @@ def die_with(parent_pid: int) -> None:
         sys.exit(0)
 
 
-def limit(max_memory_bytes: int) -> None:
-    """Takes from this process what it does not need: more memory, files, a dump of what clients said."""
+def limit(max_memory_bytes: int, max_stack_bytes: int = _MAX_STACK_BYTES) -> None:
+    """Takes from this process what it does not need: more memory and stack, files, a dump of what clients said."""
     for which, most in (
+        (resource.RLIMIT_STACK, max_stack_bytes),
         (resource.RLIMIT_AS, max_memory_bytes),
         (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS),
         (resource.RLIMIT_FSIZE, 0),

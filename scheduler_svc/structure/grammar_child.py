@@ -11,7 +11,6 @@ Ends with its parent, and when its input does. Knows nothing of requests.
 
 import os
 import random
-import resource
 import signal
 import statistics
 import sys
@@ -35,8 +34,7 @@ _EMPTY = "NoExtensionBias"  # the library's word for that
 def main(parent_pid: int, max_memory_bytes: int, max_cpu_s: float, tokenizer_fd: int) -> None:
     """Answers frames from standard input on standard output until the input ends."""
     die_with(parent_pid)
-    limit(max_memory_bytes)
-    resource.setrlimit(resource.RLIMIT_STACK, (TRIAL_STACK_BYTES, TRIAL_STACK_BYTES))
+    limit(max_memory_bytes, TRIAL_STACK_BYTES)
     with os.fdopen(0, "rb", closefd=False) as source, os.fdopen(1, "wb", closefd=False) as sink:
         facts = next_frame(source)
         if facts is None:

@@ -93,7 +93,7 @@ async def test_an_answer_without_a_word_is_an_empty_message() -> None:
 )
 async def test_a_stream_that_fails_says_so_and_shows_what_there_was(error: Exception, code: str, words: str) -> None:
     generator = saying("hello you")
-    generator.fail_with, generator.fail_after = error, 2  # type: ignore[assignment]
+    generator.fail_with, generator.fail_after = error, 2
     async with http_app(generator) as service:
         events = await events_of(service, input="hi")
     last = events[-1]

@@ -43,10 +43,6 @@ def saying(text: str) -> FakeGenerator:
     return FakeGenerator(script=lambda _: [*encode(text), EOS_ID])
 
 
-def prompt_of(generator: FakeGenerator) -> str:
-    return TOKENIZER.decode(generator.submitted[-1].prompt_token_ids, skip_special_tokens=False)
-
-
 async def test_a_text_is_answered_by_a_message() -> None:
     generator = saying("hello you")
     async with http_app(generator) as service:
@@ -78,7 +74,7 @@ async def test_a_conversation_goes_on_from_the_items_of_an_answer() -> None:
     generator = saying("ho")
     async with http_app(generator) as service:
         first = await service.answer(RESPONSES, input="hi")
-        thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
+        thought: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}
         parts = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
         items = [
             {"role": "user", "content": "hi"},
