@@ -183,3 +183,24 @@ def test_what_schemas_only_note_takes_no_room_in_a_grammar() -> None:
     assert "xxx" not in grammar
     assert '"title": {"enum": [{"title": 1}]}' in grammar
     assert '{"anyOf": [{"type": "null"}]}' in grammar
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("thought", ["", "<|channel|>analysis<|message|>hm, a<|end|><|start|>assistant"])
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ("start: /[ab]+/", "<|channel|>final<|message|>abba"),
+        ("start: /[ab]+/", "<|channel|>commentary to=functions.time-of_day <|constrain|>json<|message|>{}"),
+        ("", "<|channel|>commentary to=functions.time-of_day <|constrain|>json<|message|>{}"),
+    ],
+)
+def test_channels_are_kept_apart_by_the_grammar(is_special: bool, thought: str, body: str, answer: str) -> None:
+    grammar = grammar_of("<|channel|>", is_special=is_special, must_call=not body)
+    token_ids = list(tokenizers(is_special=is_special)[0].encode(thought + answer, add_special_tokens=False))
+    matcher = matcher_of(grammar, is_special=is_special, body=body)
+    assert matcher.try_consume_tokens(token_ids) == len(token_ids)
+    assert matcher.is_accepting()
+    found = read(grammar, token_ids, is_special=is_special)
+    assert found.reasoning == ("hm, a" if thought else "")
+    assert (found.text, len(found.calls)) == (("abba", 0) if "final" in answer else ("", 1))
