@@ -10,16 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from scheduler_svc.api.openai.wire.schemas import (
-    NOT_ALLOWED,
-    GenerationFields,
-    Text,
-    _by,
-    _Strict,
-    _text_or_list,
-    _text_or_object,
-)
+from scheduler_svc.api.openai.wire.schemas import GenerationFields
+from scheduler_svc.api.openai.wire.strict import Strict
 from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues
+from scheduler_svc.api.openai.wire.values import NOT_ALLOWED, Text, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
@@ -62,7 +56,7 @@ def _type_among(kinds: Sequence[str], reason: str = "", otherwise: str | None = 
     return BeforeValidator(check)
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A part of a message, a text; a refusal of an earlier answer is a text, too."""
 
     ignored: ClassVar[Set[str]] = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
@@ -86,12 +80,12 @@ TextParts: TypeAlias = Annotated[
         Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES),
         Tag("<list>"),
     ],
-    _by(_text_or_list, "a string or a list of parts of type input_text or output_text"),
+    by_kind(text_or_list, "a string or a list of parts of type input_text or output_text"),
 ]
 _OF_ANSWERS = frozenset({"id", "status", "phase", "agent", "created_by"})
 
 
-class MessageItem(_Strict):
+class MessageItem(Strict):
     """One turn of the conversation; an answer's message may be sent back as it came."""
 
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
@@ -103,7 +97,7 @@ class MessageItem(_Strict):
     content: TextParts = Field(description="What is said: a string, or parts with text.")
 
 
-class FunctionCallItem(_Strict):
+class FunctionCallItem(Strict):
     """A call that an answer made."""
 
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
@@ -115,7 +109,7 @@ class FunctionCallItem(_Strict):
     arguments: Text = Field(description="An object of JSON, as a string.")
 
 
-class FunctionCallOutputItem(_Strict):
+class FunctionCallOutputItem(Strict):
     """What a call gave."""
 
     ignored: ClassVar[Set[str]] = _OF_ANSWERS
@@ -126,14 +120,14 @@ class FunctionCallOutputItem(_Strict):
     output: TextParts = Field(description="What it gave: a string, or parts with text.")
 
 
-class ReasoningText(_Strict):
+class ReasoningText(Strict):
     """A part of what an answer thought."""
 
     type: Literal["reasoning_text"] = Field(description="A text.")
     text: Text = Field(description="What was thought.")
 
 
-class ReasoningItem(_Strict):
+class ReasoningItem(Strict):
     """What an answer thought, sent back as it came. Nothing is encrypted here."""
 
     ignored: ClassVar[Set[str]] = _OF_ANSWERS | {"summary"}
@@ -161,11 +155,11 @@ InputItem: TypeAlias = Annotated[
 InputField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
-    _by(_text_or_list, "a string or a list of items"),
+    by_kind(text_or_list, "a string or a list of items"),
 ]
 
 
-class FunctionTool(_Strict):
+class FunctionTool(Strict):
     """A function that the caller runs."""
 
     ignored: ClassVar[Set[str]] = frozenset({"output_schema"})
@@ -182,7 +176,7 @@ class FunctionTool(_Strict):
     strict: bool | None = Field(None, description="As in chat completions.")
 
 
-class NamedFunction(_Strict):
+class NamedFunction(Strict):
     """The one function that is to be called."""
 
     type: Literal["function"] = Field(description="A function.")
@@ -198,11 +192,11 @@ ToolChoiceField: TypeAlias = Annotated[
         ],
         Tag("<object>"),
     ],
-    _by(_text_or_object, '"none", "auto", "required", or {"type": "function", "name": ...}'),
+    by_kind(text_or_object, '"none", "auto", "required", or {"type": "function", "name": ...}'),
 ]
 
 
-class TextFormat(_Strict):
+class TextFormat(Strict):
     """What the answer's text is kept to."""
 
     type: Literal["text", "json_object", "json_schema"] = Field(
@@ -216,7 +210,7 @@ class TextFormat(_Strict):
     )
 
 
-class TextOptions(_Strict):
+class TextOptions(Strict):
     """How the answer's text is to be."""
 
     neutral: ClassVar[NeutralValues] = {"verbosity": ("medium",)}
@@ -224,7 +218,7 @@ class TextOptions(_Strict):
     format: TextFormat | None = Field(None, description="What the text is kept to.")
 
 
-class Reasoning(_Strict):
+class Reasoning(Strict):
     """How the model is to think; summaries are not made."""
 
     neutral: ClassVar[NeutralValues] = {"summary": ("auto",), "generate_summary": ("auto",), "context": ("auto",)}

@@ -28,7 +28,8 @@ import grpc
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from scheduler_svc.api.openai.wire.schemas import KIND_MARK, UNKNOWN_FIELD
+from scheduler_svc.api.openai.wire.strict import UNKNOWN_FIELD
+from scheduler_svc.api.openai.wire.values import KIND_MARK
 from scheduler_svc.errors import (
     NOTHING,
     RETRY_S,

@@ -1,29 +1,18 @@
-"""What may be in a request's body: names and types of the fields. Ranges are judged where gRPC's are, in validation.py.
+"""What may be in a request's body: names and types of the fields.
 
-Types are strict, as in OpenAI's API, and lists end at their first bad item, so that an
-error costs no more than a success.
+Ranges are judged where gRPC's are, in validation.py.
 """
 
-import inspect
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    GetJsonSchemaHandler,
     Tag,
-    model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
 
-from scheduler_svc.api.openai.wire.field_texts import text_of, texts_in
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
-from scheduler_svc.api.openai.wire.suggestions import suggestion_for
+from scheduler_svc.api.openai.wire.strict import Strict
 from scheduler_svc.api.openai.wire.unsupported import (
     IGNORED_FIELDS,
     NEUTRAL_IN_CHAT,
@@ -31,38 +20,18 @@ from scheduler_svc.api.openai.wire.unsupported import (
     NEUTRAL_IN_MESSAGES,
     NEUTRAL_IN_STRUCTURES,
     NeutralValues,
-    first_refusal,
 )
+from scheduler_svc.api.openai.wire.values import Text, Texts, TokenIds, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 from scheduler_svc.api.tools import MAX_TOOLS
 
-NOT_ALLOWED = "not_allowed"
-UNKNOWN_FIELD = "unknown_field"
-# A part of an error's location that starts so is a kind of value, no field.
-KIND_MARK = "<"
 MAX_CHOICES = 128
-
-
-def _not_allowed(allowed: str) -> PydanticCustomError:
-    return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
 
 
 def _prompt_kind(given: object) -> str | None:
     if isinstance(given, list) and given and not isinstance(given[0], int):
         return "<texts>" if isinstance(given[0], str) else "<id lists>"
-    return _text_or_list(given)
-
-
-def _text_or_list(given: object) -> str | None:
-    if isinstance(given, str):
-        return "<text>"
-    return "<list>" if isinstance(given, list) else None
-
-
-def _text_or_object(given: object) -> str | None:
-    if isinstance(given, str):
-        return "<text>"
-    return "<object>" if isinstance(given, dict) else None
+    return text_or_list(given)
 
 
 def _yes_or_text(given: object) -> str | None:
@@ -71,78 +40,26 @@ def _yes_or_text(given: object) -> str | None:
     return "<text>" if given == "never" else None
 
 
-def _by(kind: Callable[[object], str | None], allowed: str) -> Discriminator:
-    """Makes the kind of a value decide what is expected of it, so that an error speaks of that kind alone."""
-    return Discriminator(kind, custom_error_type=NOT_ALLOWED, custom_error_message=allowed)
-
-
-def _whole_characters(given: str) -> str:
-    """JSON can write halves of characters, which are no text and which nothing further on could take."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise _not_allowed("a string without halves of surrogate pairs") from None
-    return given
-
-
-TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
-Text: TypeAlias = Annotated[str, AfterValidator(_whole_characters)]
-Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]
 PromptField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[TokenIds, Tag("<list>")]
     | Annotated[Texts, Field(max_length=MAX_CHOICES), Tag("<texts>")]
     | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_CHOICES), Tag("<id lists>")],
-    _by(_prompt_kind, "a string, a list of token ids, or a list of either"),
+    by_kind(_prompt_kind, "a string, a list of token ids, or a list of either"),
 ]
 StopField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
-    _by(_text_or_list, "a string or a list of strings"),
+    by_kind(text_or_list, "a string or a list of strings"),
 ]
 
 
 EarlyStoppingField: TypeAlias = Annotated[
     Annotated[bool, Tag("<yes or no>")] | Annotated[Literal["never"], Tag("<text>")],
-    _by(_yes_or_text, 'true, false or "never"'),
+    by_kind(_yes_or_text, 'true, false or "never"'),
 ]
 
 
-class _Strict(BaseModel):
-    """An object whose fields are all known, dropped as harmless, or refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    neutral: ClassVar[NeutralValues] = {}
-    ignored: ClassVar[Set[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def drop_harmless_fields(cls, given: object) -> object:
-        """Returns the fields that are known; refuses the first that is not and does not go without saying."""
-        if not isinstance(given, dict):
-            return given
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        refusal = first_refusal(given, known, cls.neutral, cls.ignored)
-        if refusal is not None:
-            context = {"field": refusal.field, "given": refusal.given, "allowed": refusal.allowed}
-            if refusal.is_known:
-                raise PydanticCustomError(NOT_ALLOWED, "{allowed}", context)
-            suggestion = suggestion_for(refusal.field, known)
-            raise PydanticCustomError(UNKNOWN_FIELD, "no such field", {**context, "suggestion": suggestion})
-        return {field: value for field, value in given.items() if field in known}
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Returns the description, with the docstring's or the protos' words for fields that have none of their own."""
-        schema = handler.resolve_ref_schema(handler(core))
-        schema["description"], texts = texts_in(inspect.cleandoc(cls.__doc__ or ""))
-        for name, field in schema.get("properties", {}).items():
-            text = texts.get(name) or text_of(name)
-            if "description" not in field and text is not None:
-                field["description"] = text
-        return schema
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream tells besides the text."""
 
     ignored: ClassVar[Set[str]] = frozenset({"include_obfuscation"})
@@ -153,7 +70,7 @@ class StreamOptions(_Strict):
     )
 
 
-class JsonSchemaFormat(_Strict):
+class JsonSchemaFormat(Strict):
     """The schema of a response_format; what it is called and said to be changes nothing."""
 
     name: Text | None = Field(None, description="What the schema is called; changes nothing.")
@@ -162,7 +79,7 @@ class JsonSchemaFormat(_Strict):
     json_schema: dict[str, Any] = Field(alias="schema", description="The JSON schema that the answer is kept to.")
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """What the answer is kept to, in OpenAI's words."""
 
     type: Literal["text", "json_object", "json_schema"] = Field(
@@ -173,11 +90,11 @@ class ResponseFormat(_Strict):
 
 SchemaField: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[dict[str, Any], Tag("<object>")],
-    _by(_text_or_object, "a JSON schema, as an object or as a string"),
+    by_kind(text_or_object, "a JSON schema, as an object or as a string"),
 ]
 
 
-class StructuredOutputs(_Strict):
+class StructuredOutputs(Strict):
     """What the answer is kept to, in vLLM's words."""
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_STRUCTURES
@@ -189,7 +106,7 @@ class StructuredOutputs(_Strict):
     json_object: bool | None = None
 
 
-class GenerationFields(_Strict):
+class GenerationFields(Strict):
     """What both APIs have; null is the same as nothing."""
 
     ignored: ClassVar[Set[str]] = IGNORED_FIELDS
@@ -280,14 +197,14 @@ class CompletionRequest(GenerationFields):
     )
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A part of a message; others than text are not supported."""
 
     type: Literal["text"] = Field(description="What kind of part it is.")
     text: Text = Field(description="The part's text; parts of a message are joined by line ends.")
 
 
-class FunctionDefinition(_Strict):
+class FunctionDefinition(Strict):
     """A function that the answer may call; its parameters are a JSON schema."""
 
     name: Text
@@ -296,20 +213,20 @@ class FunctionDefinition(_Strict):
     strict: bool | None = None
 
 
-class Tool(_Strict):
+class Tool(Strict):
     """Something that the answer may call; there are functions only."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class FunctionName(_Strict):
+class FunctionName(Strict):
     """Names a function."""
 
     name: Text
 
 
-class NamedTool(_Strict):
+class NamedTool(Strict):
     """The function that the answer must call."""
 
     type: Literal["function"]
@@ -318,18 +235,18 @@ class NamedTool(_Strict):
 
 ToolChoiceField: TypeAlias = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedTool, Tag("<object>")],
-    _by(_text_or_object, '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}'),
+    by_kind(text_or_object, '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}'),
 ]
 
 
-class CalledFunction(_Strict):
+class CalledFunction(Strict):
     """What was called; the arguments are an object of JSON, as a text."""
 
     name: Text
     arguments: Text
 
 
-class ToolCall(_Strict):
+class ToolCall(Strict):
     """A call in an assistant's message."""
 
     ignored: ClassVar[Set[str]] = frozenset({"index"})
@@ -339,7 +256,7 @@ class ToolCall(_Strict):
     function: CalledFunction
 
 
-class ChatMessage(_Strict):
+class ChatMessage(Strict):
     """One turn of the conversation.
 
     Attributes:
@@ -358,7 +275,7 @@ class ChatMessage(_Strict):
         Annotated[
             Annotated[Text, Tag("<text>")]
             | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
-            _by(_text_or_list, "a text or a list of parts of type text"),
+            by_kind(text_or_list, "a text or a list of parts of type text"),
         ]
         | None
     ) = None
@@ -407,7 +324,7 @@ class ChatCompletionRequest(GenerationFields):
     )
 
 
-class TokenizeRequest(_Strict):
+class TokenizeRequest(Strict):
     """The body of POST /tokenize: a text, or a conversation."""
 
     neutral: ClassVar[NeutralValues] = {"add_special_tokens": (True,), "add_generation_prompt": (True,)}
@@ -420,14 +337,14 @@ class TokenizeRequest(_Strict):
     return_token_strs: bool | None = Field(None, description="Tells how the vocabulary writes each token, too.")
 
 
-class DetokenizeRequest(_Strict):
+class DetokenizeRequest(Strict):
     """The body of POST /detokenize."""
 
     model: str | None = Field(None, description="One of the served model's names.")
     tokens: TokenIds = Field(description="The token ids.")
 
 
-class BatchRequest(_Strict):
+class BatchRequest(Strict):
     """The body of POST /v1/batches."""
 
     neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
