@@ -8,6 +8,7 @@ from scheduler_svc.api.draft import BeamDraft
 from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
 from scheduler_svc.core.beams.params import EarlyStopping
 from scheduler_svc.errors import InvalidRequest
+from scheduler_svc.wording import shown
 
 # What has a meaning with a beam search only, and what each is without one.
 _BEAM_FIELDS = {"beam_width": (), "length_penalty": (1,), "early_stopping": (False,), "patience": (1,)}
@@ -82,7 +83,7 @@ def _searches(body: GenerationFields) -> bool:
     for field, neutral in _BEAM_FIELDS.items():
         given = getattr(body, field)
         if given is not None and given not in neutral:
-            allowed = " or ".join([*map(str, neutral), "null"])
+            allowed = " or ".join([*map(shown, neutral), "null"])
             raise InvalidRequest(field, given, f"{allowed}, unless use_beam_search is true")
     return False
 

@@ -146,7 +146,7 @@ CASES = (
     Case("beam_width", 17, ("got 17", "[1, 16]")),
     Case("beam_width", 2.5, ("2.5", "integer")),
     Case("length_penalty", 2, ("2.0", "1 or null", "use_beam_search")),
-    Case("early_stopping", True, ("True", "False or null", "use_beam_search")),
+    Case("early_stopping", True, ("true", "false or null", "use_beam_search")),
     Case("early_stopping", "soon", ("'soon'", "true, false")),
     Case("patience", 2, ("2.0", "1 or null", "use_beam_search")),
     Case("suffix", "end", ("'end'",)),
