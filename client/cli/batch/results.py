@@ -79,7 +79,8 @@ def result_line(result: BatchResult) -> str:
     response = json.loads(result.json) if result.json is not None else None
     if result.answer is not None:
         response = asdict(result.answer)
-        del response["logprobs"], response["top_logprobs"]
+        left_out = ("logprobs", "top_logprobs", *(name for name in ("tool_calls", "reasoning") if not response[name]))
+        response = {name: value for name, value in response.items() if name not in left_out}
     line = {
         "position": result.position,
         "custom_id": result.custom_id,
