@@ -210,7 +210,10 @@ SAMPLINGS = st.builds(
     BIASES,
     TOKENS,
     st.lists(TOKENS, max_size=2).map(tuple),
+    SHARES,
     COUNTS,
+    COUNTS,
+    st.text(max_size=5),
 )
 OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans(), TOKENS)
 CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
