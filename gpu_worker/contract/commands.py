@@ -21,7 +21,6 @@ class Sampling:
         top_k: Keeps the k most probable tokens; 0 keeps all.
         top_p: Keeps the smallest set of tokens whose probability reaches this; 1 keeps all.
         min_p: Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
-        typical_p: Keeps the most typical tokens whose probability reaches this; 1 keeps all.
         seed: Makes the draws repeatable.
         repetition_penalty: Divides what is above 0 of the logits of tokens that prompt or output have, and multiplies
             what is below; 1 leaves them.
@@ -30,6 +29,7 @@ class Sampling:
         logit_bias: Tokens with what is added to their logits.
         allowed_token_ids: The only tokens that may be chosen; none: all may.
         bad_words: Tokens that must not follow one another; each has at least one.
+        typical_p: Keeps the most typical tokens whose probability reaches this; 1 keeps all.
         num_top_logprobs: So many of the most probable tokens are told with each one.
         num_prompt_alternatives: So many are told with each token of the prompt that is scored.
         grammar: What the text is kept to, as llguidance reads it; empty: nothing.
@@ -40,7 +40,6 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    typical_p: float = 1.0
     seed: int = 0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -48,6 +47,7 @@ class Sampling:
     logit_bias: Sequence[tuple[int, float]] = ()
     allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[Sequence[int]] = ()
+    typical_p: float = 1.0
     num_top_logprobs: int = 0
     num_prompt_alternatives: int = 0
     grammar: str = ""

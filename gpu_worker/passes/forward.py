@@ -238,7 +238,7 @@ class ForwardPass(greenlet):  # type: ignore[misc]  # greenlet is untyped
             self.throw(GreenletExit)
         self._inputs = {}
         self._decoded = self._read_rows = None
-        self._stands_in_head = False
+        self._goes_on, self._stands_in_head = _always, False  # whoever drove it is let go of
         self.queues = self.logits = None
         self._carried_bytes = self._paused_bytes = 0
         self.cursor = Cursor(len(self._experts_by_layer))

@@ -33,12 +33,12 @@ class EngineBench:
         checks: The checks of memory that were sent.
     """
 
-    def __init__(self, *, joins: bool = True, **settings: float) -> None:
+    def __init__(self, *, joins: bool = True, chunk_tokens: int = 4096, **settings: float) -> None:
         self.starts: dict[int, StartBatch] = {}
         self.steps: list[Advance] = []
         self.checks: list[CheckIntegrity] = []
         self.num_candidates: dict[int, int] = {}
-        limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=4096)
+        limits = Limits(max_num_seqs=MOST_STREAMS, ls_chunk_tokens=chunk_tokens, be_chunk_tokens=min(512, chunk_tokens))
         self.engine = Engine(EngineSettings(limits=limits, **settings), self._send, self._fail)  # type: ignore[arg-type]
         if joins:
             self.join()

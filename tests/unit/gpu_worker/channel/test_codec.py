@@ -19,6 +19,7 @@ from gpu_worker.contract.results import (
     Candidate,
     FinishReason,
     SampledToken,
+    ScoredTokens,
     SequenceError,
     WorkTiming,
 )
@@ -36,6 +37,7 @@ ITEMS = (
     theirs.BatchItem(SeqId(1), 2, (5, 6), 0, (BlockId(3), BlockId(1)), samples=False),
     theirs.BatchItem(SeqId(2), 1, (), 9, (), samples=True),
     theirs.BatchItem(SeqId(3), 1, (5,), 9, (), samples=True, also_sampled_ids=(SeqId(4), SeqId(5))),
+    theirs.BatchItem(SeqId(3), 2, (5, 6), 0, (), False, (6, 7)),
 )
 UNTIL = TheirCursor(2, TheirStage.EXPERTS, 4)
 MODEL = WorkerModel(
@@ -70,6 +72,7 @@ RULES: Any = {
     "bad_words": ((3,), (7, 3)),
     "num_top_logprobs": 5,
     "num_candidates": 6,
+    "typical_p": 0.25,
 }
 SEEN = (1, 2), (2, 2)  # prompt and output
 
@@ -89,6 +92,10 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
             theirs.AddSequence(SeqId(1), SamplingParams(1.0, seed=9, **RULES), StopConditions(8), 2, (), *SEEN),
             ours.AddSequence(1, ours.Sampling(1.0, seed=9, **RULES), (), 8, 0, 2, (), *SEEN),
         ),
+        (
+            theirs.AddSequence(SeqId(1), SamplingParams(num_prompt_logprobs=4), StopConditions(0), 0),
+            ours.AddSequence(1, ours.Sampling(1.0, num_prompt_alternatives=4), (), 0),
+        ),
         (theirs.DropSequence(SeqId(1)), ours.DropSequence(1)),
         (theirs.OffloadSequence(SeqId(1)), ours.OffloadSequence(1)),
         (theirs.RestoreSequence(SeqId(1), (BlockId(4), BlockId(2))), ours.RestoreSequence(1, (4, 2))),
@@ -100,6 +107,7 @@ def step(command: theirs.Command) -> control_pb2.StepCommand:
                     ours.BatchItem(1, 2, (5, 6), 0, (3, 1), samples=False),
                     ours.BatchItem(2, 1, first_position=9),
                     ours.BatchItem(3, 1, (5,), 9, also_sampled_ids=(4, 5)),
+                    ours.BatchItem(3, 2, (5, 6), 0, (), False, (6, 7)),
                 ],
             ),
         ),
@@ -212,12 +220,14 @@ SAMPLINGS = st.builds(
     BIASES,
     TOKENS,
     st.lists(TOKENS, max_size=2).map(tuple),
+    SHARES,
     COUNTS,
-    st.just("start: x"),
+    COUNTS,
+    st.text(max_size=5),
     COUNTS,
 )
 OTHERS = st.lists(IDS, max_size=3).map(tuple)
-OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans(), OTHERS)
+OUR_ITEMS = st.builds(ours.BatchItem, IDS, COUNTS, TOKENS, COUNTS, BLOCKS, st.booleans(), TOKENS, OTHERS)
 CURSORS = st.builds(Cursor, COUNTS, st.sampled_from(Stage), COUNTS)
 OUR_COMMANDS = st.one_of(
     st.builds(ours.AddSequence, IDS, SAMPLINGS, TOKENS, COUNTS, COUNTS, COUNTS, BLOCKS, TOKENS, TOKENS),
@@ -236,3 +246,11 @@ OUR_COMMANDS = st.one_of(
 @given(OUR_COMMANDS)
 def test_a_rank_hands_every_command_on_as_it_was_given(command: ours.Command | ours.Advance) -> None:
     assert codec.decode_frame(codec.encode_command(command)) == command
+
+
+def test_scores_of_a_prompt_arrive_as_they_were_found() -> None:
+    columns = (3, [7, 8], [-0.5, -2.0], [1, 9], 2, [7, 1, 2, 3], [-0.5, -1.0, -1.5, -2.0])
+    report = encode_outcome(4, AdvanceOutcome(Cursor(3), scored=[ScoredTokens(6, *columns)]))
+    model = decode_model(encode_hello(Hello(MODEL, (), 1)))
+    [scored] = decode_step_result(report.step_result, model).scored
+    assert (scored.seq_id, tuple(asdict(scored.scores).values())) == (6, columns)

@@ -200,9 +200,24 @@ def add_token(**fields: object) -> Callable[[control_pb2.StepResult], None]:
     return lambda message: message.tokens.add(**values) and None  # type: ignore[arg-type,func-returns-value]
 
 
+def add_scores(**fields: object) -> Callable[[control_pb2.StepResult], None]:
+    good: dict[str, object] = {"token_ids": [1], "logprobs": [-1.0], "ranks": [1], "first_position": 1}
+    return lambda message: message.scored.add(seq_id=1, tokens=good | fields) and None  # type: ignore[arg-type,func-returns-value]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        (add_scores(first_position=0), "scored.first_position"),
+        (add_scores(first_position=64), "scored.first_position"),
+        (add_scores(token_ids=[100]), "scored.token_ids"),
+        (add_scores(token_ids=[-1]), "scored.token_ids"),
+        (add_scores(logprobs=[]), "scored.logprobs"),
+        (add_scores(logprobs=[math.nan]), "scored.logprobs"),
+        (add_scores(ranks=[0]), "scored.ranks"),
+        (add_scores(num_alternatives=1), "scored.alternative_ids"),
+        (add_scores(num_alternatives=1, alternative_ids=[100], alternative_logprobs=[0]), "scored.alternative_ids"),
+        (add_scores(num_alternatives=101), "scored.num_alternatives"),
         (lambda message: message.ClearField("reached"), "reached"),
         (lambda message: setattr(message, "command_id", 0), "command_id"),
         (lambda message: setattr(message, "duration_ns", 2**64 - 1), "duration_ns"),
