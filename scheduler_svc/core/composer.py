@@ -1,6 +1,7 @@
 """Fills batches from the queues as a plan says, as far as there is room. Decides nothing about what runs next."""
 
 import math
+from collections.abc import Set
 from heapq import nlargest
 
 from scheduler_svc.core.cache.memory import Memory
@@ -8,6 +9,7 @@ from scheduler_svc.core.policies import BatchPlan
 from scheduler_svc.core.prediction.outlook import Outlook
 from scheduler_svc.core.room import Room, Seeker
 from scheduler_svc.core.state.batch import Batch, Member, Shape
+from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.queues import QueueName, Queues, SequenceQueue
 from scheduler_svc.core.state.sequence import Phase, RequestClass, Sequence
 from scheduler_svc.core.suspects import Suspects
@@ -134,15 +136,25 @@ class Composer:
         queue = self._queues[source]
         if not queue:
             return True
-        left = _budget(plan) - sum(m.num_tokens for m in members)
+        left, num_before = _budget(plan) - sum(m.num_tokens for m in members), len(members)
         num_places = int(max(0, min(left, plan.max_sequences - len(members))))
-        skipped = _take_out_resting(queue, num_places) if source.phase is Phase.DECODE else []
-        waiting: list[Sequence] = []
-        self._room.aside.update(sequence.seq_id for sequence in skipped)
-        is_full = False
+        resting = _resting(queue, num_places) if source.phase is Phase.DECODE else frozenset()
+        has_all = self._fill_in_order(members, source, plan, outlook, resting)
+        if resting and len(members) == num_before:
+            # Nobody whose turn it is has room. The first of all has: everybody behind it gives way.
+            self._fill_in_order(members, source, plan, outlook, frozenset())
+        return has_all and not resting
+
+    def _fill_in_order(
+        self, members: list[Member], source: QueueName, plan: BatchPlan, outlook: Outlook, resting: Set[SeqId]
+    ) -> bool:
+        """Adds members from one queue but those that rest; returns False if one of them found no room."""
+        queue, left = self._queues[source], _budget(plan) - sum(m.num_tokens for m in members)
+        skipped, waiting, is_full = list[Sequence](), list[Sequence](), False
         while left > 0 and len(members) < plan.max_sequences and (sequence := queue.pop()):
             self._room.aside.add(sequence.seq_id)
-            if is_full and sequence.is_offloaded:  # who comes back first is who runs first
+            # Who comes back first is who runs first.
+            if sequence.seq_id in resting or (is_full and sequence.is_offloaded):
                 skipped.append(sequence)
                 continue
             seeker = self._room.seek(sequence, left)
@@ -207,14 +219,12 @@ def _gains_by_waiting(seeker: Seeker, outlook: Outlook) -> bool:
     return computing_s > outlook.iteration_s(Shape.of_chunk(1, context))
 
 
-def _take_out_resting(queue: SequenceQueue, num_places: int) -> list[Sequence]:
-    """Takes the decodes without a place out of their queue: those whose last token came last, so all take turns."""
+def _resting(queue: SequenceQueue, num_places: int) -> Set[SeqId]:
+    """Returns the decodes without a place: those whose last token came last, so that all take turns."""
     if len(queue) <= num_places:
-        return []
+        return frozenset()
     resting = nlargest(len(queue) - num_places, queue, key=lambda s: (s.last_token_s or 0.0, s.arrival_s, s.seq_id))
-    for sequence in resting:
-        queue.remove(sequence)
-    return resting
+    return {sequence.seq_id for sequence in resting}
 
 
 def _budget(plan: BatchPlan) -> float:

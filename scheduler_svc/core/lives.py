@@ -73,6 +73,8 @@ class Lives:
         if self._room.has_room_to_fork(parent):
             self.announce(child)
             self._room.fork(parent, child)
+        else:
+            self._room.forget(child)  # the worker is to know it anew, with whatever it is found to share
 
     def announce(self, sequence: Sequence) -> None:
         """Tells the worker of a sequence that it does not know."""

@@ -114,13 +114,14 @@ def test_a_search_with_patience_finds_what_a_plain_reference_finds(
     assert_same(found, searched_plainly(FAMILY, PROMPTS[prompt], params, NUM_TOKENS, stop))
 
 
-def test_patience_changes_what_is_found() -> None:
+def test_a_search_with_less_patience_finds_less() -> None:
     """Else the test above would show nothing."""
-    params = [BeamParams(4, 2, 1.0, EarlyStopping.YES, patience) for patience in (0.5, 1.0, 2.0)]
-    stops = {prompt: likely_tokens(FAMILY, prompt, NUM_TOKENS, 12) for prompt in PROMPTS[:2]}
-    answers = [[searched_plainly(FAMILY, prompt, one, NUM_TOKENS, stops[prompt]) for one in params] for prompt in stops]
-    assert any(half != one for half, one, _ in answers)
-    assert any(one != double for _, one, double in answers)
+    stop = likely_tokens(FAMILY, PROMPTS[0], NUM_TOKENS, 12)
+    half, whole = (
+        searched_plainly(FAMILY, PROMPTS[0], BeamParams(4, 2, 1.0, EarlyStopping.YES, patience), NUM_TOKENS, stop)
+        for patience in (0.5, 1.0)
+    )
+    assert half != whole
 
 
 def test_a_search_of_one_beam_is_greedy() -> None:
