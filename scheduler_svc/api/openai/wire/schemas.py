@@ -227,7 +227,12 @@ class FunctionName(Strict):
 
 
 class NamedTool(Strict):
-    """The function that the answer must call."""
+    """The function that the answer must call.
+
+    Attributes:
+        type: What kind of tool it is.
+        function: Names it.
+    """
 
     type: Literal["function"]
     function: FunctionName
