@@ -208,7 +208,9 @@ class Driver:
 
     def _take(self, outcome: AdvanceOutcome, batch_ids: Sequence[int], until: Cursor) -> None:
         for token in outcome.tokens:
-            self.stories[token.seq_id].outputs.append(token)
+            story = self.stories[token.seq_id]
+            story.outputs.append(token)
+            story.next_token = None
         for scored in outcome.scored:
             self.stories[scored.seq_id].scored.append(scored)
         failed = {error.batch_id for error in outcome.batch_errors}
@@ -222,7 +224,7 @@ class Driver:
     def _next_item(self, story: Story, chunk: int) -> BatchItem:
         left = story.prompt[story.num_cached :]
         if story.next_token is not None:
-            left, story.next_token = (story.next_token,), None
+            left = (story.next_token,)
         tokens = left[:chunk]
         num_tokens = len(tokens) or 1
         wanted = -(-(story.num_cached + num_tokens) // self._block_size) - len(story.block_ids)
