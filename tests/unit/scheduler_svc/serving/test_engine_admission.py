@@ -40,7 +40,7 @@ async def test_each_class_has_a_budget_of_tokens_which_ends_give_back() -> None:
     with pytest.raises(TokensSpent, match="latency-sensitive"):
         bench.submit("b", 90)
     bench.submit("c", 40, BE)
-    with pytest.raises(TokensSpent, match="BEST_EFFORT"):
+    with pytest.raises(TokensSpent, match="best-effort"):
         bench.submit("d", 40, BE)
     first.close()
     bench.submit("b", 90)
