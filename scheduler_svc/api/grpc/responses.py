@@ -12,9 +12,7 @@ from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.sequence import Usage
 
 
-def response_message(
-    request_id: str, sequence_number: int, delta: Delta, choice_index: int = 0
-) -> pb.GenerateResponse:
+def response_message(request_id: str, sequence_number: int, delta: Delta, choice_index: int = 0) -> pb.GenerateResponse:
     """Returns a choice's delta as it goes over the wire."""
     response = pb.GenerateResponse(
         request_id=request_id,

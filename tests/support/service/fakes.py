@@ -167,7 +167,7 @@ class FakeStream:
 
     def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
         if not self.closed and self.key in self.generator.live:
-            self.generator.closed_early.append(self.request.request_id)
+            self.generator.closed_early.append(self.key)
             self.generator.closing_reasons.append(reason)
         self.closed = True
         self.end()

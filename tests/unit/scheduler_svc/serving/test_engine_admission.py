@@ -37,10 +37,10 @@ async def test_a_wait_may_be_as_long_as_it_likes_without_a_limit() -> None:
 async def test_each_class_has_a_budget_of_tokens_which_ends_give_back() -> None:
     bench = EngineBench(max_ls_tokens=100, max_be_tokens=50)
     first = bench.submit("a", 90)
-    with pytest.raises(TokensSpent, match="LATENCY_SENSITIVE"):
+    with pytest.raises(TokensSpent, match="latency-sensitive"):
         bench.submit("b", 90)
     bench.submit("c", 40, BE)
-    with pytest.raises(TokensSpent, match="BEST_EFFORT"):
+    with pytest.raises(TokensSpent, match="best-effort"):
         bench.submit("d", 40, BE)
     first.close()
     bench.submit("b", 90)
