@@ -1127,7 +1127,7 @@ class Finish(_message.Message):
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Counts and times. Of a beam search `completion_tokens` counts those of all texts that are returned; of several choices
-        each has its own, and finds in `cached_tokens` what another computed of their prompt.
+        each has its own.
         """
 
     def __init__(
@@ -1171,7 +1171,7 @@ class Usage(_message.Message):
     num_preemptions: _builtins.int
     """Times that work of this request stood still inside an iteration while other work ran."""
     cached_tokens: _builtins.int
-    """Tokens of the prompt whose K/V others, or earlier turns, had computed."""
+    """Tokens of the prompt whose K/V others, or earlier turns, had computed; what one choice computed for others is not counted."""
     def __init__(
         self,
         *,

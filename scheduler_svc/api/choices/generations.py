@@ -55,7 +55,8 @@ async def choice_deltas(
     """
     parts: list[list[Delta]] = [[] for _ in generations]
     async with aclosing(merged(generations)) as arriving:
-        async for index, delta in arriving:
+        async for index, arrived in arriving:
+            delta = _without_own_cache(arrived, generations[0])
             if plan.is_known_at_the_end:
                 parts[index].append(delta)
             else:
@@ -63,3 +64,11 @@ async def choice_deltas(
     if plan.is_known_at_the_end:
         for place, whole in enumerate(plan.chosen([joined(one) for one in parts])):
             yield place, whole
+
+
+def _without_own_cache(delta: Delta, first: TextGeneration) -> Delta:
+    """Returns a delta whose usage leaves out what the first choice computed for the others, which find it cached."""
+    if delta.finish is None or delta.finish.usage.num_cached_tokens <= first.num_cached_tokens:
+        return delta
+    usage = replace(delta.finish.usage, num_cached_tokens=first.num_cached_tokens)
+    return replace(delta, finish=replace(delta.finish, usage=usage))

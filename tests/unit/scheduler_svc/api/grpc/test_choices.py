@@ -159,6 +159,15 @@ async def test_of_best_of_the_most_probable_come_at_the_end_best_first() -> None
     assert [message.finish.usage.completion_tokens for message in messages] == [4, 2]
 
 
+async def test_what_a_choice_computed_for_the_others_is_not_called_cached() -> None:
+    def cached(request: GenerationRequest) -> int:
+        return 5 if request.sampling.seed else 2
+
+    async with running(FakeGenerator(cached=cached)) as service:
+        messages = await collect(service, asking(3))
+    assert [one.finish.usage.cached_tokens for one in messages if one.HasField("finish")] == [2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
