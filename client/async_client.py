@@ -89,7 +89,8 @@ class AsyncClient:
         """
         request = encode_request(prompt, options)
         call = self._inference.Generate(request, timeout=options.get("timeout_s"))
-        return GenerationStream(call, request.request_id, self._endpoint.error)
+        num_choices = request.num_choices if request.HasField("num_choices") else 1
+        return GenerationStream(call, request.request_id, self._endpoint.error, num_choices)
 
     async def generate_all(
         self, prompts: Iterable[Prompt], *, max_concurrency: int = 16, **options: Unpack[GenerateOptions]

@@ -43,6 +43,9 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             num_top_logprobs=options.get("num_top_logprobs", 0),
             num_prompt_logprobs=options.get("num_prompt_logprobs"),
             truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
+            num_choices=options.get("num_choices"),
+            best_of=options.get("best_of"),
+            show_special_tokens=options.get("show_special_tokens", False),
             structure=_encode_structure(options),
             beam_search=encode_beam_search(options),
         )

@@ -87,6 +87,10 @@ class GenerateOptions(TypedDict, total=False):
         num_top_logprobs: With each token come so many of the most probable ones at its place.
         num_prompt_logprobs: Tells how probable each token of the prompt is, with so many of the most probable ones.
         truncate_prompt_tokens: Keeps only so many tokens of the prompt, its last ones; -1: as many as fit.
+        num_choices: Answers with so many texts, drawn beside one another, each by a seed of its own; 1 if left out.
+        best_of: Draws so many texts, and answers with the num_choices whose tokens are most probable on average, best
+            first, at the end.
+        show_special_tokens: Makes special tokens a part of the text.
         beam_width: Searches for the most probable texts, so many beside one another, instead of sampling one.
         num_returned: How many of the texts found are returned; 1 if left out. It goes along with beam_width, as do the
             next three.
@@ -138,6 +142,9 @@ class GenerateOptions(TypedDict, total=False):
     num_top_logprobs: int
     num_prompt_logprobs: int | None
     truncate_prompt_tokens: int | None
+    num_choices: int | None
+    best_of: int | None
+    show_special_tokens: bool
     beam_width: int | None
     num_returned: int | None
     length_penalty: float | None
@@ -206,6 +213,7 @@ class Delta:
         reasoning: Thoughts, which are no part of the text.
         prompt_logprobs: Tokens of the prompt, if asked for; all come before the first generated one.
         hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
+        choice_index: The choice that it adds to, where several were asked for.
     """
 
     text: str
@@ -216,6 +224,7 @@ class Delta:
     reasoning: str = ""
     prompt_logprobs: tuple[PromptToken, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
+    choice_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +246,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """A whole generation.
+    """A whole generation; of several choices the first one, which has the others.
 
     Attributes:
         request_id: The id that the service knew it by.
@@ -254,6 +263,7 @@ class GenerationResult:
         reasoning: What the model thought before, which is no part of the text.
         prompt_logprobs: All tokens of the prompt but the first, which stands behind nothing, if asked for.
         hypotheses: The texts that a beam search found, best first; the other fields are the best one's.
+        others: The further choices, where several were asked for; best first with best_of.
     """
 
     request_id: str
@@ -270,3 +280,9 @@ class GenerationResult:
     reasoning: str = ""
     prompt_logprobs: tuple[PromptToken, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
+    others: tuple["GenerationResult", ...] = ()
+
+    @property
+    def choices(self) -> tuple["GenerationResult", ...]:
+        """All choices, of which this is the first; itself alone where one was asked for."""
+        return (self, *self.others)

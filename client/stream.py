@@ -7,12 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from qllm.client.beams import decode_hypotheses
-from qllm.client.encoding import decode_prompt_logprobs, decode_top_logprobs, decode_usage
 from qllm.client.errors import Cancelled, QllmError, ServerError, error_from_rpc
-from qllm.client.finish_reasons import decode_finish_reason
+from qllm.client.gathering import Choices
 from qllm.client.messages import Delta, GenerationResult
-from qllm.client.tools import decode_calls
 from qllm.v1 import inference_pb2 as pb
 
 Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
@@ -35,13 +32,13 @@ class GenerationStream:
         call: Call,
         request_id: str = "",
         translate: Callable[[grpc.aio.AioRpcError], QllmError] = error_from_rpc,
+        num_choices: int = 1,
     ) -> None:
         self._call = call
         self._request_id = request_id
         self._translate = translate
         self._sent_s = time.perf_counter()
-        self._first_token_s: float | None = None
-        self._deltas: list[Delta] = []
+        self._choices = Choices(num_choices)
         self._result: GenerationResult | None = None
         self._is_read = False
         self._is_cancelled = False
@@ -104,43 +101,10 @@ class GenerationStream:
         self.cancel()
 
     def _take(self, message: pb.GenerateResponse) -> Delta:
-        now_s = time.perf_counter()
-        if message.token_ids and self._first_token_s is None:
-            self._first_token_s = now_s
         self._request_id = message.request_id or self._request_id
-        tops = decode_top_logprobs(message)
-        delta = Delta(
-            text=message.text,
-            token_ids=tuple(message.token_ids),
-            logprobs=tuple(message.logprobs),
-            top_logprobs=tops,
-            tool_calls=decode_calls(message),
-            reasoning=message.reasoning,
-            hypotheses=decode_hypotheses(message),
-            prompt_logprobs=decode_prompt_logprobs(message),
-        )
-        self._deltas.append(delta)
-        if message.HasField("finish"):
-            self._result = self._conclude(message.finish, now_s)
+        delta = self._choices.take(message, self._request_id, time.perf_counter() - self._sent_s)
+        self._result = self._choices.result()
         return delta
-
-    def _conclude(self, finish: pb.Finish, now_s: float) -> GenerationResult:
-        return GenerationResult(
-            request_id=self._request_id,
-            text="".join(delta.text for delta in self._deltas),
-            token_ids=tuple(token_id for delta in self._deltas for token_id in delta.token_ids),
-            logprobs=tuple(logprob for delta in self._deltas for logprob in delta.logprobs),
-            finish_reason=decode_finish_reason(finish.reason),
-            stop_string=finish.stop_string or None,
-            usage=decode_usage(finish.usage),
-            ttft_s=None if self._first_token_s is None else self._first_token_s - self._sent_s,
-            e2e_s=now_s - self._sent_s,
-            top_logprobs=tuple(top for delta in self._deltas for top in delta.top_logprobs),
-            tool_calls=tuple(call for delta in self._deltas for call in delta.tool_calls),
-            reasoning="".join(delta.reasoning for delta in self._deltas),
-            prompt_logprobs=tuple(token for delta in self._deltas for token in delta.prompt_logprobs),
-            hypotheses=tuple(one for delta in self._deltas for one in delta.hypotheses),
-        )
 
 
 def _is_task_cancelled() -> bool:

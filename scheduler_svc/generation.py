@@ -246,7 +246,7 @@ class Generator(Protocol):
         """
 
     def submit_choices(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
-        """Queues requests that differ in seed and id alone, so that their prompt is computed once.
+        """Queues requests that differ in seed alone, so that their prompt is computed once.
 
         Raises:
             DuplicateRequest, Overloaded, DeadlineTooSoon, WorkerUnavailable: One was refused, and nothing was queued.

@@ -174,6 +174,21 @@ class GenerateSettings:
         Setting(panel=_SAMPLING, unset="0"),
         "Is taken from the logit of each token as often as the answer has it.",
     ] = None
+    n: Annotated[
+        int | None,
+        Setting(panel=_SAMPLING, unset="1"),
+        "Draws so many texts beside one another, and prints each when all of it is there.",
+    ] = None
+    best_of: Annotated[
+        int | None,
+        Setting(panel=_SAMPLING, unset="as --n"),
+        "Draws so many texts, and prints the most probable ones of them, as many as --n says.",
+    ] = None
+    show_special_tokens: Annotated[
+        bool,
+        Setting(panel=_REQUEST),
+        "Prints special tokens as a part of the text.",
+    ] = False
     beam_width: Annotated[
         int | None,
         Setting(panel=_SAMPLING, unset="no search"),
@@ -249,6 +264,9 @@ class GenerateSettings:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            num_choices=self.n,
+            best_of=self.best_of,
+            show_special_tokens=self.show_special_tokens,
             beam_width=self.beam_width,
             num_returned=self.num_returned,
             length_penalty=self.length_penalty,
@@ -304,6 +322,9 @@ async def _generate(address: str, prompt: Prompt, options: GenerateOptions, *, a
         if as_json:
             typer.echo(_to_json(await stream.collect()))
             return
+        if (options.get("num_choices") or 1) > 1:
+            _print_choices(await stream.collect())
+            return
         await _print(stream)
 
 
@@ -328,6 +349,12 @@ def _print_all(hypotheses: Sequence[Hypothesis]) -> None:
         typer.echo(f"[{one.score:.3f}] {one.text}")
 
 
+def _print_choices(result: GenerationResult) -> None:
+    """Writes texts, each below its number, which counts from 0 as everywhere else."""
+    for index, choice in enumerate(result.choices):
+        typer.echo(f"[{index}]\n{choice.text}")
+
+
 def _read(prompt: str | None) -> str:
     """Returns the prompt, from standard input if the argument says so."""
     if prompt is not None and prompt != "-":
@@ -349,20 +376,23 @@ def _as_prompt(text: str, chat: bool | None, system: str | None) -> Prompt:
 
 
 def _to_json(result: GenerationResult) -> str:
-    return json.dumps(
-        {
-            "request_id": result.request_id,
-            "text": result.text,
-            "token_ids": result.token_ids,
-            "finish_reason": result.finish_reason,
-            **({"reasoning": result.reasoning} if result.reasoning else {}),
-            "ttft_ms": None if result.ttft_s is None else round(result.ttft_s * 1e3, 3),
-            "e2e_ms": round(result.e2e_s * 1e3, 3),
-            "usage": asdict(result.usage),
-            **({"prompt_logprobs": of_prompt} if (of_prompt := _prompt_tokens(result)) else {}),
-            **({"hypotheses": [asdict(one) for one in result.hypotheses]} if result.hypotheses else {}),
-        }
-    )
+    several = {"choices": [_told(choice) for choice in result.choices]} if result.others else {}
+    return json.dumps({"request_id": result.request_id, **_told(result), **several})
+
+
+def _told(result: GenerationResult) -> dict[str, object]:
+    """Returns what is told of one choice."""
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        **({"reasoning": result.reasoning} if result.reasoning else {}),
+        "ttft_ms": None if result.ttft_s is None else round(result.ttft_s * 1e3, 3),
+        "e2e_ms": round(result.e2e_s * 1e3, 3),
+        "usage": asdict(result.usage),
+        **({"prompt_logprobs": of_prompt} if (of_prompt := _prompt_tokens(result)) else {}),
+        **({"hypotheses": [asdict(one) for one in result.hypotheses]} if result.hypotheses else {}),
+    }
 
 
 def _prompt_tokens(result: GenerationResult) -> list[object]:

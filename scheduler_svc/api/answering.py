@@ -49,8 +49,10 @@ class Answering:
         grammar = AnswerGrammar(formats, use.functions, use.must_call, use.most_calls == 1, is_thinking, special)
         return cls(grammar, use.most_calls)
 
-    def decoder(self, tokenizer: Tokenizer | None) -> Decoder | None:
-        """Returns what decodes the answer for its reader."""
+    def decoder(self, tokenizer: Tokenizer | None, *, shows_special: bool = False) -> Decoder | None:
+        """Returns what decodes the answer for its reader; with all special tokens, or with those it looks for."""
+        if tokenizer is not None and shows_special:
+            return KeepingDecoder(tokenizer, None)
         words = words_of(self.grammar.formats, with_calls=bool(self.grammar.functions))
         return KeepingDecoder(tokenizer, words) if tokenizer is not None and words else tokenizer
 

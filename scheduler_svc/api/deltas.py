@@ -144,9 +144,11 @@ class DeltaBuilder:
 
     def _text(self, event: TokenEvent) -> tuple[str, int]:
         """Returns the event's text up to a stop string, and the number of tokens that it took."""
-        # The token that ends the text by being a stop token is reported, but is no text unless that is asked for.
+        # The token that ends the text by being a stop token is reported, but is no text unless that is asked for; if it
+        # is a stop string it is written as that string.
         is_stopped = event.finish_reason is FinishReason.STOP
-        texts = event.token_ids[:-1] if is_stopped and not self._includes_stop else event.token_ids
+        is_left_out = is_stopped and (not self._includes_stop or event.token_ids[-1] in self._stop_tokens)
+        texts = event.token_ids[:-1] if is_left_out else event.token_ids
         delta, num_used = self._assembler.extend(texts)
         self._stop_string = delta.stop_string
         if delta.stop_string is not None:

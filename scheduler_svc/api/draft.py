@@ -212,6 +212,7 @@ class Draft:
         truncate_prompt_tokens: How many tokens of the prompt are kept, its last ones; -1: as many as the context holds.
             None refuses one that is too long.
         beams: How to search for texts; None: one is sampled.
+        show_special_tokens: Whether special tokens are a part of the text.
     """
 
     request_class: RequestClass
@@ -226,3 +227,4 @@ class Draft:
     structure: StructureDraft | None = None
     truncate_prompt_tokens: int | None = None
     beams: BeamDraft | None = None
+    show_special_tokens: bool = False

@@ -243,7 +243,7 @@ class TextGenerator:
         sampling = replace(sampling, grammar=grammar)
         new_assembler = partial(
             TextAssembler,
-            answering.decoder(text.tokenizer),
+            answering.decoder(text.tokenizer, shows_special=draft.show_special_tokens),
             token_ids,
             stop_strings,
             stop.min_tokens,
@@ -277,7 +277,7 @@ class TextGenerator:
         return self.submit_choices([prepared])[0]
 
     def submit_choices(self, prepared: Sequence[PreparedGeneration]) -> list[TextGeneration]:
-        """Queues generations that differ in seed and id alone; raises ServiceError if one is refused: then none is."""
+        """Queues generations that differ in seed alone; raises ServiceError if one is refused: then none is."""
         with counting_refusals(self._generator, prepared[0].request.request_class):
             self.entrance.require_open()
             if self._generator.model != prepared[0].model:

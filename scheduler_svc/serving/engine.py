@@ -119,9 +119,10 @@ class Engine:
         return self.submit_choices([request])[0]
 
     def submit_choices(self, requests: abc.Sequence[GenerationRequest]) -> list[TokenStream]:
-        """Queues requests that differ in seed and id alone; raises as `submit` does, and then none is queued."""
+        """Queues requests that differ in seed alone; raises as `submit` does, and then none is queued."""
         if self._absence.is_over:
             raise WorkerUnavailable(self._absence.reason or "no worker serves")
+        self._live.require_new(requests[0])
         taken: list[LiveRequest] = []
         try:
             taken.extend(map(self._take_in, requests))

@@ -54,7 +54,8 @@ class LiveRequests:
         self._metrics = metrics
         self._timeline = timeline
         self._live: dict[SeqId, LiveRequest] = {}
-        self._by_request_id: dict[str, dict[str, SeqId]] = {}  # and by tenant: each has names of its own
+        # And by tenant: each has names of its own. Choices of one prompt share theirs.
+        self._by_request_id: dict[str, dict[str, list[SeqId]]] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -75,12 +76,16 @@ class LiveRequests:
     def find(self, request_id: str, tenant: str | None) -> tuple[SeqId, ...]:
         """Returns the core's ids of what is called so by the tenant, or by anybody if that is None."""
         by_tenant = self._by_request_id.get(request_id, {})
-        return tuple(seq_id for owner, seq_id in by_tenant.items() if tenant is None or owner == tenant)
+        own = (seq_ids for owner, seq_ids in by_tenant.items() if tenant is None or owner == tenant)
+        return tuple(seq_id for seq_ids in own for seq_id in seq_ids)
 
-    def admit(self, request: GenerationRequest, forecast: Forecast) -> None:
-        """Counts a request in, which must be added next; raises DuplicateRequest, DeadlineTooSoon or Overloaded."""
+    def require_new(self, request: GenerationRequest) -> None:
+        """Raises DuplicateRequest if the tenant has a live request of that name."""
         if self.find(request.request_id, request.tenant):
             raise DuplicateRequest(request.request_id)
+
+    def admit(self, request: GenerationRequest, forecast: Forecast) -> None:
+        """Counts a request in, which must be added next; raises DeadlineTooSoon or Overloaded."""
         require_deadline(request.deadline_s, self._now_s(), forecast.soonest_s)
         self._admission[request.request_class].enter(request.most_tokens, forecast.begins_s)
 
@@ -88,7 +93,7 @@ class LiveRequests:
         """Adds a request that was admitted."""
         self._live[live.sequence.seq_id] = live
         by_tenant = self._by_request_id.setdefault(live.request.request_id, {})
-        by_tenant[live.request.tenant] = live.sequence.seq_id
+        by_tenant.setdefault(live.request.tenant, []).append(live.sequence.seq_id)
         if self._timeline is not None:
             self._timeline.request_arrived(live.sequence)
 
@@ -101,14 +106,16 @@ class LiveRequests:
         """Counts a live request out, which ended; without a reason it failed."""
         live, now_s = self._live.pop(seq_id), self._now_s()
         live.sequence.state = SequenceState.FINISHED  # where no worker is, no core says so
-        self._forget_name(live.request)
+        self._forget_name(live.request, seq_id)
         self._admission[live.request.request_class].leave(live.request.most_tokens, now_s)
         self._metrics.requests.ended(live.request.request_class, reason, live.sequence.usage(now_s))
         if self._timeline is not None:
             self._timeline.request_ended(live.sequence, now_s)
 
-    def _forget_name(self, request: GenerationRequest) -> None:
+    def _forget_name(self, request: GenerationRequest, seq_id: SeqId) -> None:
         by_tenant = self._by_request_id[request.request_id]
-        del by_tenant[request.tenant]
+        by_tenant[request.tenant].remove(seq_id)
+        if not by_tenant[request.tenant]:
+            del by_tenant[request.tenant]
         if not by_tenant:
             del self._by_request_id[request.request_id]

@@ -1,4 +1,4 @@
-"""Makes some special tokens a part of the text: those that mark what readers of answers look for."""
+"""Makes special tokens a part of the text: those that mark what readers of answers look for, or all of them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,16 +6,17 @@ from scheduler_svc.text.tokenizer import Tokenizer
 
 
 class KeepingDecoder:
-    """Decodes as the tokenizer does, and writes out these special tokens.
+    """Decodes as the tokenizer does, and writes special tokens out.
 
     Args:
         tokenizer: The model's.
-        words: Texts of tokens to write out, as far as the tokenizer has them.
+        words: Texts of tokens to write out, as far as the tokenizer has them; None: all.
     """
 
-    def __init__(self, tokenizer: Tokenizer, words: Iterable[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, words: Iterable[str] | None) -> None:
         self._tokenizer = tokenizer
-        kept = {tokenizer.special_tokens[word] for word in words if word in tokenizer.special_tokens}
+        texts = tokenizer.special_tokens
+        kept = tokenizer.special_token_ids if words is None else {texts[word] for word in words if word in texts}
         self._special_token_ids = tokenizer.special_token_ids - kept
 
     @property

@@ -20,7 +20,15 @@ from qllm.client.messages import GenerateOptions, Prompt
 MAX_SHOWN_ERRORS = 10
 _OPTIONS = frozenset(
     {"max_tokens", "min_tokens", "ignore_eos", "stop", "stop_token_ids", "temperature", "top_k", "top_p", "min_p"}
-    | {"seed", "cache_salt", "repetition_penalty", "presence_penalty", "frequency_penalty", "bad_words"}
+    | {
+        "seed",
+        "cache_salt",
+        "show_special_tokens",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "bad_words",
+    }
     | {"allowed_token_ids", "beam_width", "num_returned", "length_penalty", "early_stopping", "patience"}
 )
 _ALIASES = {"max_completion_tokens": "max_tokens"}

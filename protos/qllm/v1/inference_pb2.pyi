@@ -183,6 +183,9 @@ class GenerateRequest(_message.Message):
     BEAM_SEARCH_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     TRUNCATE_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_CHOICES_FIELD_NUMBER: _builtins.int
+    BEST_OF_FIELD_NUMBER: _builtins.int
+    SHOW_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller to abort by, at most 128 printable ASCII characters, unique among the tenant's live requests.
     Empty: the server makes one.
@@ -205,6 +208,19 @@ class GenerateRequest(_message.Message):
     truncate_prompt_tokens: _builtins.int
     """Keeps only so many tokens of the prompt, its last ones; at least 1, or -1: as many as the context holds beside max_tokens.
     Absent: a prompt that is too long is refused.
+    """
+    num_choices: _builtins.int
+    """Answers with so many texts, drawn beside one another: the i-th, counted from 0, as a request draws whose seed is
+    `seed XOR i`. In [1, 128]. Refused above 1 with a beam search, with a session, and in a durable job. Default 1.
+    """
+    best_of: _builtins.int
+    """Draws so many texts and answers with the num_choices whose tokens are most probable on average, best first. What is
+    drawn beside them is not told of. Those texts come at the end. In [num_choices, 128], and refused where num_choices is.
+    Default: num_choices.
+    """
+    show_special_tokens: _builtins.bool
+    """Special tokens are a part of the text, as the model's vocabulary writes them; the token that ends the text is with
+    `include_stop_string` only. Default false.
     """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
@@ -262,17 +278,28 @@ class GenerateRequest(_message.Message):
         beam_search: Global___BeamSearch | None = ...,
         num_prompt_logprobs: _builtins.int | None = ...,
         truncate_prompt_tokens: _builtins.int | None = ...,
+        num_choices: _builtins.int | None = ...,
+        best_of: _builtins.int | None = ...,
+        show_special_tokens: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "prompt", b"prompt", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_num_choices", b"_num_choices", "_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "best_of", b"best_of", "chat", b"chat", "num_choices", b"num_choices", "num_prompt_logprobs", b"num_prompt_logprobs", "prompt", b"prompt", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "cache_salt", b"cache_salt", "chat", b"chat", "num_prompt_logprobs", b"num_prompt_logprobs", "num_top_logprobs", b"num_top_logprobs", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "session", b"session", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_of", b"_best_of", "_num_choices", b"_num_choices", "_num_prompt_logprobs", b"_num_prompt_logprobs", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "beam_search", b"beam_search", "best_of", b"best_of", "cache_salt", b"cache_salt", "chat", b"chat", "num_choices", b"num_choices", "num_prompt_logprobs", b"num_prompt_logprobs", "num_top_logprobs", b"num_top_logprobs", "prompt", b"prompt", "request_class", b"request_class", "request_id", b"request_id", "sampling", b"sampling", "session", b"session", "show_special_tokens", b"show_special_tokens", "stop", b"stop", "structure", b"structure", "targets", b"targets", "text", b"text", "token_ids", b"token_ids", "truncate_prompt_tokens", b"truncate_prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_of: _TypeAlias = _typing.Literal["best_of"]  # noqa: Y015
+    _WhichOneofArgType__best_of: _TypeAlias = _typing.Literal["_best_of", b"_best_of"]  # noqa: Y015
+    _WhichOneofReturnType__num_choices: _TypeAlias = _typing.Literal["num_choices"]  # noqa: Y015
+    _WhichOneofArgType__num_choices: _TypeAlias = _typing.Literal["_num_choices", b"_num_choices"]  # noqa: Y015
     _WhichOneofReturnType__num_prompt_logprobs: _TypeAlias = _typing.Literal["num_prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType__num_prompt_logprobs: _TypeAlias = _typing.Literal["_num_prompt_logprobs", b"_num_prompt_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__truncate_prompt_tokens: _TypeAlias = _typing.Literal["truncate_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__truncate_prompt_tokens: _TypeAlias = _typing.Literal["_truncate_prompt_tokens", b"_truncate_prompt_tokens"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_of) -> _WhichOneofReturnType__best_of | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_choices) -> _WhichOneofReturnType__num_choices | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_prompt_logprobs) -> _WhichOneofReturnType__num_prompt_logprobs | None: ...
     @_typing.overload
@@ -859,6 +886,7 @@ class GenerateResponse(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    CHOICE_INDEX_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id, as given or made."""
     sequence_number: _builtins.int
@@ -869,6 +897,8 @@ class GenerateResponse(_message.Message):
     """New thoughts since the last message, which are no part of `text`. Only in the answer to a chat, of a model that writes
     thoughts.
     """
+    choice_index: _builtins.int
+    """The choice that this message adds to, counted from 0. Those of one choice come in order, and others between them."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids since the last message."""
@@ -881,7 +911,7 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """Present in the last message only."""
+        """Present in the last message of each choice only; the stream ends when all choices have."""
 
     @_builtins.property
     def top_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopLogprobs]:
@@ -915,10 +945,11 @@ class GenerateResponse(_message.Message):
         prompt_logprobs: Global___PromptLogprobs | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         reasoning: _builtins.str = ...,
+        choice_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "prompt_logprobs", b"prompt_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "hypotheses", b"hypotheses", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "sequence_number", b"sequence_number", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "finish", b"finish", "hypotheses", b"hypotheses", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "request_id", b"request_id", "sequence_number", b"sequence_number", "text", b"text", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,7 +1126,9 @@ class Finish(_message.Message):
     """The stop string that was met; empty if none was."""
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Counts and times. Of a beam search `completion_tokens` counts those of all texts that are returned."""
+        """Counts and times. Of a beam search `completion_tokens` counts those of all texts that are returned; of several choices
+        each has its own.
+        """
 
     def __init__(
         self,
@@ -1138,7 +1171,7 @@ class Usage(_message.Message):
     num_preemptions: _builtins.int
     """Times that work of this request stood still inside an iteration while other work ran."""
     cached_tokens: _builtins.int
-    """Tokens of the prompt whose K/V others, or earlier turns, had computed."""
+    """Tokens of the prompt whose K/V others, or earlier turns, had computed; what one choice computed for others is not counted."""
     def __init__(
         self,
         *,

@@ -52,17 +52,18 @@ class InferenceServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-        honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
-        passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+        """Generates from one prompt. Ends with a message that carries `finish`, the last of its choices' ends, or with a non-OK
+        status. The call's deadline is honoured: where it is near, a latency-sensitive request goes ahead of others that came up
+        to 10 s earlier. Where it passes all the same, or the call is cancelled, the work stops at the next boundary inside the
+        model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Abort(self, request, context):
-        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
-        unless the key may administer.
+        """Ends a running or queued request with all its choices, from any connection. Where the service asks for API keys, of the
+        same tenant only, unless the key may administer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

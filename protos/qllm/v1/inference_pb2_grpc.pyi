@@ -43,13 +43,14 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-    honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
-    passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+    """Generates from one prompt. Ends with a message that carries `finish`, the last of its choices' ends, or with a non-OK
+    status. The call's deadline is honoured: where it is near, a latency-sensitive request goes ahead of others that came up
+    to 10 s earlier. Where it passes all the same, or the call is cancelled, the work stops at the next boundary inside the
+    model.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]
-    """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
-    unless the key may administer.
+    """Ends a running or queued request with all its choices, from any connection. Where the service asks for API keys, of the
+    same tenant only, unless the key may administer.
     """
 
 @_typing.type_check_only
@@ -58,13 +59,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-    honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
-    passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+    """Generates from one prompt. Ends with a message that carries `finish`, the last of its choices' ends, or with a non-OK
+    status. The call's deadline is honoured: where it is near, a latency-sensitive request goes ahead of others that came up
+    to 10 s earlier. Where it passes all the same, or the call is cancelled, the work stops at the next boundary inside the
+    model.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortRequest, _inference_pb2.AbortResponse]  # type: ignore[assignment]
-    """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
-    unless the key may administer.
+    """Ends a running or queued request with all its choices, from any connection. Where the service asks for API keys, of the
+    same tenant only, unless the key may administer.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -76,9 +78,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
-        """Generates from one prompt. Ends with a message that carries `finish`, or with a non-OK status. The call's deadline is
-        honoured: where it is near, a latency-sensitive request goes ahead of others that came up to 10 s earlier. Where it
-        passes all the same, or the call is cancelled, the work stops at the next boundary inside the model.
+        """Generates from one prompt. Ends with a message that carries `finish`, the last of its choices' ends, or with a non-OK
+        status. The call's deadline is honoured: where it is near, a latency-sensitive request goes ahead of others that came up
+        to 10 s earlier. Where it passes all the same, or the call is cancelled, the work stops at the next boundary inside the
+        model.
         """
 
     @_abc_1.abstractmethod
@@ -87,8 +90,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.AbortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.AbortResponse, _abc.Awaitable[_inference_pb2.AbortResponse]]:
-        """Ends a running or queued request, from any connection. Where the service asks for API keys, of the same tenant only,
-        unless the key may administer.
+        """Ends a running or queued request with all its choices, from any connection. Where the service asks for API keys, of the
+        same tenant only, unless the key may administer.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,6 +12,7 @@ from qllm.v1 import batches_pb2_grpc as pb_grpc
 from qllm.v1 import inference_pb2
 
 from scheduler_svc.api.grpc.batch_messages import batch_message, result_message
+from scheduler_svc.api.grpc.choices import require_one_choice
 from scheduler_svc.api.grpc.requests import draft_of
 from scheduler_svc.api.jobs.errors import JobsNotKept, NoSuchJob
 from scheduler_svc.api.jobs.results import all_results, ended_results, require_job
@@ -129,6 +130,7 @@ class BatchesServicer(pb_grpc.BatchesServiceServicer):
         for unused in ("request_id", "request_class", "targets"):
             judged.ClearField(unused)
         try:
+            require_one_choice(judged)
             self._texts.check(draft_of(judged))
         except InvalidRequest as error:
             raise InvalidRequest(f"{field}.{error.field}", error.given, error.allowed) from error

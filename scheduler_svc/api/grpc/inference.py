@@ -5,11 +5,14 @@ Errors leave as ServiceError and get their status from the interceptor. Knows no
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from qllm.v1 import inference_pb2 as pb
 from qllm.v1 import inference_pb2_grpc as pb_grpc
 
+from scheduler_svc.api.choices.generations import begin_choices, choice_deltas
+from scheduler_svc.api.grpc.choices import plan_of
 from scheduler_svc.api.grpc.requests import draft_of, likely_class
 from scheduler_svc.api.grpc.responses import response_message
 from scheduler_svc.api.refusals import counting_refusals
@@ -33,19 +36,21 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self._texts = texts
 
     async def Generate(self, request: pb.GenerateRequest, context: "Context") -> AsyncIterator[pb.GenerateResponse]:
-        """Streams one generation; a client that cancels, or whose deadline passes, aborts it."""
+        """Streams the choices of one prompt; a client that cancels, or whose deadline passes, aborts them."""
         set_caller(host_of_peer(context.peer()))
         with counting_refusals(self._generator, likely_class(request)):
-            draft = draft_of(request, _deadline_s(context))
-        generation = await self._texts.begin(draft)
+            draft, plan = draft_of(request, _deadline_s(context)), plan_of(request)
+        generations = await begin_choices(self._texts, draft, plan)
         del request, draft  # its prompt may be megabytes, and it may wait for long
         try:
-            sequence_number = 0
-            async for delta in generation:
-                yield response_message(generation.request_id, sequence_number, delta)
-                sequence_number += 1
+            request_id, sequence_number = generations[0].request_id, 0
+            async with aclosing(choice_deltas(plan, generations)) as deltas:
+                async for choice_index, delta in deltas:
+                    yield response_message(request_id, sequence_number, delta, choice_index)
+                    sequence_number += 1
         finally:
-            generation.close()
+            for generation in generations:
+                generation.close()
 
     async def Abort(self, request: pb.AbortRequest, context: "Context") -> pb.AbortResponse:
         """Ends a live request of the caller's tenant; of any, where the caller may administer."""

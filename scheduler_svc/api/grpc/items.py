@@ -4,6 +4,7 @@ from google.protobuf.message import DecodeError
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import joined
+from scheduler_svc.api.grpc.choices import require_one_choice
 from scheduler_svc.api.grpc.requests import draft_of
 from scheduler_svc.api.grpc.responses import response_message
 from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, resumed
@@ -16,7 +17,9 @@ def generate_items(texts: TextGenerator) -> AnswerItem:
     """Returns what runs such items with `texts`."""
 
     async def answer(claim: Claim, notes: ProgressNotes) -> bytes:
-        prepared = await texts.prepare(as_item(draft_of(_request_of(claim.body)), claim))
+        request = _request_of(claim.body)
+        require_one_choice(request)
+        prepared = await texts.prepare(as_item(draft_of(request), claim))
         prepared, progress = resumed(prepared, claim.progress)
         generation = texts.submit(prepared)
         notes.queued(progress)

@@ -45,6 +45,7 @@ def draft_of(request: pb.GenerateRequest, deadline_s: float | None = None) -> Dr
         session=_session(request.session) if request.HasField("session") else None,
         structure=_structure(request.structure) if request.HasField("structure") else None,
         truncate_prompt_tokens=request.truncate_prompt_tokens if request.HasField("truncate_prompt_tokens") else None,
+        show_special_tokens=request.show_special_tokens,
         beams=beam_draft(request.beam_search) if request.HasField("beam_search") else None,
     )
 

@@ -12,8 +12,8 @@ from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.sequence import Usage
 
 
-def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.GenerateResponse:
-    """Returns a delta as it goes over the wire."""
+def response_message(request_id: str, sequence_number: int, delta: Delta, choice_index: int = 0) -> pb.GenerateResponse:
+    """Returns a choice's delta as it goes over the wire."""
     response = pb.GenerateResponse(
         request_id=request_id,
         sequence_number=sequence_number,
@@ -21,6 +21,7 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
         token_ids=delta.token_ids,
         logprobs=delta.logprobs,
         reasoning=delta.reasoning,
+        choice_index=choice_index,
     )
     if any(delta.tops):
         for top in delta.tops:

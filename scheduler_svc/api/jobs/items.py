@@ -113,21 +113,21 @@ def item_id(claim: Claim) -> str:
     return f"{claim.job_id}-{claim.position}"
 
 
-def as_item(draft: Draft, claim: Claim, choice: int = 0) -> Draft:
+def as_item(draft: Draft, claim: Claim, number: int = 0) -> Draft:
     """Returns what a draft asks for as work of a job: best-effort, without a hurry, the same at each attempt.
 
     Args:
         draft: What the item's body asks for.
         claim: The item.
-        choice: Which of the item's answers it is.
+        number: Which of the item's prompts it has.
     """
     sampling = draft.sampling
     if sampling.seed is None:
-        sampling = replace(sampling, seed=_seed(claim) ^ choice)
+        sampling = replace(sampling, seed=_seed(claim) ^ number)
     return replace(
         draft,
         # An attempt that was lost may still be ending when the next one begins.
-        request_id=f"{item_id(claim)}-{choice}-{claim.attempt}",
+        request_id=f"{item_id(claim)}-{number}-{claim.attempt}",
         request_class=RequestClass.BEST_EFFORT,
         targets=TargetsDraft(),
         deadline_s=None,

@@ -8,13 +8,14 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 
+from scheduler_svc.api.choices.generations import choices_of, submit_all
+from scheduler_svc.api.choices.merging import merged
 from scheduler_svc.api.deltas import Delta, end_apart, joined
 from scheduler_svc.api.draft import Draft
-from scheduler_svc.api.openai.merging import merged
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question, StreamPlan
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.openai.wire.errors import ModelNotFound, error_body
@@ -174,9 +175,10 @@ async def begin_answer(texts: TextGenerator, question: Question, answer_id: str,
 
 
 async def prepare_all(texts: TextGenerator, question: Question, drafts: Sequence[Draft]) -> list[PreparedGeneration]:
-    """Prepares drafts that stand for those of the question; raises ServiceError, in the question's words."""
+    """Prepares the choices of drafts that stand for the question's; raises ServiceError, in the question's words."""
     pairs = zip(question.drafts, drafts, strict=True)
-    prepared = [await _prepare(texts, named.names, draft) for named, draft in pairs]
+    each = [await _prepare(texts, named.names, draft) for named, draft in pairs]
+    prepared = [choice for one in each for choice in choices_of(one, question.choices.num_generations)]
     try:
         require_prompt_numbers(sum(one.num_prompt_numbers for one in prepared))
     except InvalidRequest as error:
@@ -198,7 +200,7 @@ def begin_prepared(
         ]
         for first, one in zip(count(0, plan.num_choices), prepared[:: plan.num_generations], strict=False)
     ]
-    generations = _submit_all(texts, prepared, plan.num_generations)
+    generations = submit_all(texts, prepared, plan.num_generations)
     return Answer(answer_id, request_id, model, question, choices, generations)
 
 
@@ -220,19 +222,6 @@ async def _prepare(texts: TextGenerator, names: FieldNames, draft: Draft) -> Pre
         return await texts.prepare(draft)
     except InvalidRequest as error:
         raise names.translated(error) from error
-
-
-def _submit_all(texts: TextGenerator, prepared: list[PreparedGeneration], num_per_prompt: int) -> list[TextGeneration]:
-    """Submits all, those of one prompt together, or raises ServiceError and leaves none."""
-    submitted: list[TextGeneration] = []
-    with ExitStack() as undo:
-        for start in range(0, len(prepared), num_per_prompt):
-            generations = texts.submit_choices(prepared[start : start + num_per_prompt])
-            for generation in generations:
-                undo.callback(generation.close)
-            submitted += generations
-        undo.pop_all()
-    return submitted
 
 
 class _RunningUsage:

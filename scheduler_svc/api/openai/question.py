@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from scheduler_svc.api.choices.plan import ChoicePlan
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import Draft
-from scheduler_svc.api.openai.choices import ChoicePlan
 from scheduler_svc.api.openai.token_texts import TokenTexts
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 
@@ -31,7 +31,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedDraft:
-    """A generation to run, and what the caller knows its fields as."""
+    """What to generate from one prompt, and what the caller knows its fields as."""
 
     draft: Draft
     names: FieldNames
@@ -54,7 +54,7 @@ class Question:
         whole_object: What a whole answer calls itself.
         chunk_object: What a chunk calls itself.
         service_tier: As given, to be echoed.
-        drafts: One for each generation, those of the same prompt side by side.
+        drafts: One for each prompt.
         choices: What becomes the choices of a prompt.
         stream: None for a whole answer.
         new_choice: Makes the writer of a choice, given its index and what tells its tokens' texts.

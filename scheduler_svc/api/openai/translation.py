@@ -1,14 +1,14 @@
 """Translates what both APIs have in common to drafts of generations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from scheduler_svc.api.choices.plan import MAX_CHOICES, ChoicePlan, require_one_way_on
 from scheduler_svc.api.draft import Draft, Prompt, SamplingDraft, SessionDraft, StopDraft, TargetsDraft
-from scheduler_svc.api.openai.choices import ChoicePlan
 from scheduler_svc.api.openai.question import NamedDraft, StreamPlan
 from scheduler_svc.api.openai.structure import structure_of
 from scheduler_svc.api.openai.wire.field_names import FieldNames
-from scheduler_svc.api.openai.wire.schemas import MAX_CHOICES, GenerationFields
+from scheduler_svc.api.openai.wire.schemas import GenerationFields
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
 from scheduler_svc.core.state.sequence import FinishReason
 from scheduler_svc.errors import Amount, InvalidRequest
@@ -43,14 +43,14 @@ def drafts_of(
     logprobs: Logprobs,
     choices: ChoicePlan,
 ) -> list[NamedDraft]:
-    """Returns a draft for each generation.
+    """Returns a draft for each prompt.
 
     Args:
         body: The request.
         prompts: Each with the name of its field.
         default_max_tokens: For a request that does not say.
         logprobs: How many alternatives of each token are asked for.
-        choices: How many generations each prompt has.
+        choices: What becomes of each prompt.
     """
     num_per_prompt = max(choices.num_choices, choices.num_generations)
     if len(prompts) * num_per_prompt > MAX_CHOICES:
@@ -69,7 +69,7 @@ def drafts_of(
             Draft(
                 request_class=request_class_of(body.service_tier, body.priority),
                 prompt=prompt,
-                sampling=_for_choice(sampling, index),
+                sampling=sampling,
                 stop=stop,
                 targets=targets,
                 cache_salt=body.cache_salt or "",
@@ -77,6 +77,7 @@ def drafts_of(
                 structure=structure.draft if structure else None,
                 truncate_prompt_tokens=body.truncate_prompt_tokens,
                 beams=choices.beams,
+                show_special_tokens=body.skip_special_tokens is False,
             ),
             FieldNames.of(
                 prompt=field,
@@ -88,7 +89,6 @@ def drafts_of(
             ),
         )
         for field, prompt in prompts
-        for index in range(choices.num_generations)
     ]
 
 
@@ -160,20 +160,12 @@ def _allowed_token_ids(given: Sequence[int] | None) -> Sequence[int]:
     return given or ()
 
 
-def _for_choice(sampling: SamplingDraft, index: int) -> SamplingDraft:
-    """Choices of one prompt and one seed must differ, and do so in the same way each time."""
-    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed ^ index)
-
-
 def _session(body: GenerationFields, num_choices: int) -> SessionDraft | None:
     """Returns the turn that the request is; None if it names no program and says nothing of one."""
     if body.session_id is None and not body.expects_tool_call and not body.last_turn:
         return None
-    if body.session_id is not None and num_choices > 1:
-        allowed = (
-            "nothing where there is more than one choice: it is not known which of them the next turn goes on from"
-        )
-        raise InvalidRequest("session_id", body.session_id, allowed)
+    if body.session_id is not None:
+        require_one_way_on("session_id", body.session_id, num_choices)
     return SessionDraft(
         session_id=body.session_id or "",
         expects_tool_call=body.expects_tool_call or "",

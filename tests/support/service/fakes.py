@@ -75,6 +75,7 @@ class FakeStream:
     script: list[int]
     num_cached_tokens: int = 0
     num_out: int = 0
+    key: str = ""
     closed: bool = False
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -162,11 +163,11 @@ class FakeStream:
         self.generator.called.append(tool)
 
     def end(self) -> None:
-        self.generator.live.pop(self.request.request_id, None)
+        self.generator.live.pop(self.key, None)
 
     def close(self, reason: FinishReason = FinishReason.ABORTED) -> None:
-        if not self.closed and self.request.request_id in self.generator.live:
-            self.generator.closed_early.append(self.request.request_id)
+        if not self.closed and self.key in self.generator.live:
+            self.generator.closed_early.append(self.key)
             self.generator.closing_reasons.append(reason)
         self.closed = True
         self.end()
@@ -220,6 +221,8 @@ class FakeGenerator:
         self.listeners.append(tell)
 
     def submit_choices(self, requests: Sequence[GenerationRequest]) -> list[FakeStream]:
+        if any(self.of(requests[0].request_id)):
+            raise DuplicateRequest(requests[0].request_id)
         streams: list[FakeStream] = []
         try:
             for request in requests:
@@ -233,20 +236,23 @@ class FakeGenerator:
     def submit(self, request: GenerationRequest) -> FakeStream:
         if self.refuse_with is not None:
             raise self.refuse_with
-        if request.request_id in self.live:
-            raise DuplicateRequest(request.request_id)
         num_out = len(request.output_token_ids)
-        stream = FakeStream(self, request, self.script(request), self.cached(request), num_out)
-        self.live[request.request_id] = stream
+        num_before = len(self.of(request.request_id))
+        key = f"{request.request_id} {num_before}" if num_before else request.request_id
+        stream = FakeStream(self, request, self.script(request), self.cached(request), num_out, key)
+        self.live[stream.key] = stream
         self.submitted.append(request)
         return stream
 
     def abort(self, request_id: str, tenant: str | None = None) -> bool:
-        stream = self.live.get(request_id)
-        if stream is None or tenant not in (None, stream.request.tenant):
-            return False
-        stream.aborted.set()
-        return True
+        found = [stream for stream in self.of(request_id) if tenant in (None, stream.request.tenant)]
+        for stream in found:
+            stream.aborted.set()
+        return bool(found)
+
+    def of(self, request_id: str) -> list[FakeStream]:
+        """The live streams of a request: one for each choice."""
+        return [stream for stream in self.live.values() if stream.request.request_id == request_id]
 
     async def pace(self, stream: FakeStream) -> None:
         """Lets a stream go on, or holds it."""

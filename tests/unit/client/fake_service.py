@@ -79,7 +79,8 @@ class FakeService(inference_pb2_grpc.InferenceServiceServicer, admin_pb2_grpc.Ad
                 yield _found(request)
             for step in range(0 if request.HasField("beam_search") else request.stop.max_tokens):
                 await asyncio.sleep(self.step_s)
-                yield _step(request, step)
+                for choice in range(request.num_choices or 1):
+                    yield _step(request, step, choice)
             is_done = True
         finally:
             self.num_live -= 1
@@ -154,13 +155,14 @@ def _last_turn(request: inference_pb2.GenerateRequest) -> str:
     return request.chat.messages[-1].content if request.chat.messages else ""
 
 
-def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.GenerateResponse:
+def _step(request: inference_pb2.GenerateRequest, step: int, choice: int) -> inference_pb2.GenerateResponse:
     response = inference_pb2.GenerateResponse(
         request_id=request.request_id or "made-by-server",
-        sequence_number=step,
+        sequence_number=step * (request.num_choices or 1) + choice,
         text=f"{step} ",
-        token_ids=[step + sum(request.token_ids.ids)],
+        token_ids=[step + sum(request.token_ids.ids) + 100 * choice],
         logprobs=[-0.5],
+        choice_index=choice,
     )
     if step == request.stop.max_tokens - 1:
         response.finish.reason = inference_pb2.FINISH_REASON_LENGTH

@@ -63,7 +63,7 @@ def json_items(texts: TextGenerator) -> Mapping[ItemKind, AnswerItem]:
 async def _answered(
     question: Question, texts: TextGenerator, claim: Claim, answer_id: str, notes: ProgressNotes
 ) -> JsonObject:
-    drafts = [as_item(named.draft, claim, choice) for choice, named in enumerate(question.drafts)]
+    drafts = [as_item(named.draft, claim, number) for number, named in enumerate(question.drafts)]
     prepared = await prepare_all(texts, question, drafts)
     progress, is_single = Progress(), len(prepared) == 1
     if is_single:  # of several choices there is no progress: it would not be known whose it is

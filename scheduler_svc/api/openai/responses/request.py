@@ -27,6 +27,7 @@ PASSED = frozenset(
         "stop",
         "stop_token_ids",
         "include_stop_str_in_output",
+        "skip_special_tokens",
         "truncate_prompt_tokens",
         "temperature",
         "top_k",

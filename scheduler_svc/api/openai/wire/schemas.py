@@ -11,6 +11,7 @@ from pydantic import (
     Tag,
 )
 
+from scheduler_svc.api.choices.plan import MAX_CHOICES
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
 from scheduler_svc.api.openai.wire.strict import Strict
 from scheduler_svc.api.openai.wire.unsupported import (
@@ -24,8 +25,6 @@ from scheduler_svc.api.openai.wire.unsupported import (
 from scheduler_svc.api.openai.wire.values import Text, Texts, TokenIds, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 from scheduler_svc.api.tools import MAX_TOOLS
-
-MAX_CHOICES = 128
 
 
 def _prompt_kind(given: object) -> str | None:
@@ -144,6 +143,11 @@ class GenerationFields(Strict):
     stop: StopField | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = Field(
+        None,
+        description="False makes special tokens a part of the text; the one that ends it only with "
+        "include_stop_str_in_output. Default true.",
+    )
     truncate_prompt_tokens: int | None = None
     prompt_logprobs: int | None = None
     temperature: float | None = None

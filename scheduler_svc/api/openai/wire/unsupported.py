@@ -54,7 +54,6 @@ _NEUTRAL: NeutralValues = {
     "guided_whitespace_pattern": (),
     "logits_processors": ([],),
     "return_tokens_as_token_ids": (False,),
-    "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
 }
 NEUTRAL_IN_COMPLETIONS: NeutralValues = {

@@ -6,7 +6,7 @@ import pytest
 
 from scheduler_svc.core.beams.params import BeamParams
 from scheduler_svc.core.state.sequence import FinishReason, RequestClass
-from scheduler_svc.errors import Overloaded, WorkerKilled
+from scheduler_svc.errors import DuplicateRequest, Overloaded, WorkerKilled
 from scheduler_svc.generation import TokenEvent, TokenStream
 from tests.support.service.engine_bench import EngineBench
 
@@ -83,6 +83,33 @@ async def test_choices_are_counted_in_all_or_none() -> None:
     for stream in both:
         events = await events_of(stream)
         assert [token for event in events for token in event.token_ids] == [4, 5]
+
+
+async def test_abort_ends_all_choices_of_one_name_which_is_free_afterwards() -> None:
+    bench = EngineBench()
+    streams = bench.engine.submit_choices([bench.request("several", 20) for _ in range(3)])
+    bench.work(3)
+    with pytest.raises(DuplicateRequest):
+        bench.engine.submit_choices([bench.request("several", 2) for _ in range(2)])
+    assert bench.engine.abort("several")
+    assert not bench.engine.abort("several")
+    bench.work()
+    for stream in streams:
+        assert (await events_of(stream))[-1].finish_reason is FinishReason.ABORTED
+    again = bench.submit("several", 2)
+    bench.work()
+    assert (await events_of(again))[-1].finish_reason is FinishReason.LENGTH
+
+
+async def test_the_name_of_choices_is_taken_until_the_last_one_ends() -> None:
+    bench = EngineBench()
+    first, second = bench.engine.submit_choices([bench.request("several", 20) for _ in range(2)])
+    bench.work(3)
+    first.close()
+    with pytest.raises(DuplicateRequest):
+        bench.submit("several", 2)
+    second.close()
+    bench.submit("several", 2)
 
 
 async def test_another_choice_leads_where_the_first_one_ends_while_no_worker_is_there() -> None:

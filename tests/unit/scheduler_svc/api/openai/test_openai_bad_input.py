@@ -150,7 +150,6 @@ CASES = (
     Case("early_stopping", "soon", ("'soon'", "true, false")),
     Case("patience", 2, ("2.0", "1 or null", "use_beam_search")),
     Case("suffix", "end", ("'end'",)),
-    Case("skip_special_tokens", False, ("true or null",)),
     Case("response_format", {"type": "xml"}, ("'xml'", "'json_schema'"), "response_format.type"),
     Case("response_format", {"type": "json_schema"}, ("name and schema",), "response_format.json_schema"),
     Case(
