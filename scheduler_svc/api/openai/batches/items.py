@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, require_not_aborted, resumed
+from scheduler_svc.api.json_text import read_json
 from scheduler_svc.api.openai.answer import begin_prepared, prepare_all, require_model
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
@@ -76,7 +77,7 @@ async def _answered(
 def _asked(claim: Claim, texts: TextGenerator) -> _Asked:
     """Returns what the item asks for, as work of a batch; raises ServiceError for what is wrong with it."""
     try:
-        given = json.loads(claim.body)
+        given = read_json(claim.body)
     except (ValueError, RecursionError) as error:
         raise BodyUnreadable(str(error)) from error
     try:

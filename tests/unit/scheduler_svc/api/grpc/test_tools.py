@@ -104,6 +104,9 @@ async def test_only_chats_are_read_for_calls_and_thoughts() -> None:
         ({"required_tool": "weather", "tool_choice": "none"}, ("chat.required_tool", "no function may be called")),
         ({"template_variables": {"tools": 1}}, ("chat.template_variables", "'tools'")),
         ({"tool_choice": "maybe"}, ("maybe",)),
+        ({"tools": [Tool("a", parameters='{"default": NaN}')]}, ("chat.tools[0].parameters.default", "got NaN")),
+        ({"tools": [Tool("a", parameters={"\ud83d": 1})]}, (r"chat.tools[0].parameters.\ud83d", "surrogate")),
+        ({"template_variables": {"a": [1e999]}}, ("chat.template_variables.a[0]", "got Infinity")),
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_name(options: dict[str, Any], words: tuple[str, ...]) -> None:
