@@ -110,8 +110,9 @@ def _read_response(body: ResponsesRequest, texts: TextGenerator) -> _Asked:
     require_model(texts, body.model)
     question, names = response_question(body)
     model, echoed = texts.connected_model().name, {**echo(body), "service_tier": _TIER}
+    hides_thoughts = body.include_reasoning is False
 
     def written(response_id: str, answer: JsonObject) -> JsonObject:
-        return ResponseWriter(response_id, model, echoed).whole(answer)
+        return ResponseWriter(response_id, model, echoed, hides_thoughts=hides_thoughts).whole(answer)
 
     return _Asked(question, RESPONSE_ID_PREFIX, names, written)

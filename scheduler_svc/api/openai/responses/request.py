@@ -52,7 +52,6 @@ PASSED = frozenset(
         "expects_tool_call",
         "last_turn",
         "chat_template_kwargs",
-        "include_reasoning",
     }
 )
 _NAMES = {

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from scheduler_svc.api.openai.wire.schemas import GenerationFields
 from scheduler_svc.api.openai.wire.strict import Strict
-from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues
+from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues, is_among
 from scheduler_svc.api.openai.wire.values import NOT_ALLOWED, Text, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
@@ -29,7 +29,7 @@ def _only(allowed: str, *values: object) -> BeforeValidator:
     """Makes a value that is neither null nor among these be refused, in these words."""
 
     def check(given: object) -> object:
-        if given is not None and given not in values:
+        if given is not None and not is_among(given, values):
             raise PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
         return given
 
