@@ -6,10 +6,10 @@ from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.responses.schema import (
     FunctionCallItem,
     FunctionCallOutputItem,
+    ItemPart,
     MessageItem,
     ReasoningItem,
     ResponsesRequest,
-    TextPart,
 )
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 from scheduler_svc.api.tools import MAX_TOOLS
@@ -101,7 +101,7 @@ class Conversation:
             self._thoughts = []
 
 
-def _text(content: str | Sequence[TextPart]) -> str | list[JsonObject]:
+def _text(content: str | Sequence[ItemPart]) -> str | list[JsonObject]:
     """Returns a content as chats have it."""
     if isinstance(content, str):
         return content
