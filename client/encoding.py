@@ -1,7 +1,7 @@
 """Translates between this package's values and the messages of `qllm.v1`. Knows nothing of channels and calls."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from qllm.client.beams import encode_beam_search
@@ -15,6 +15,7 @@ from qllm.client.messages import (
     TokenLogprob,
     Usage,
 )
+from qllm.client.openai_shapes import turn_fields
 from qllm.client.tools import encode_calls, encode_choice, encode_tools, encode_variables
 from qllm.v1 import inference_pb2 as pb
 
@@ -46,6 +47,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             num_choices=options.get("num_choices"),
             best_of=options.get("best_of"),
             show_special_tokens=options.get("show_special_tokens", False),
+            add_special_tokens=options.get("add_special_tokens"),
             structure=_encode_structure(options),
             beam_search=encode_beam_search(options),
         )
@@ -147,29 +149,35 @@ def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
         request.token_ids.ids.extend(cast("Sequence[int]", prompt))
         request.token_ids.SetInParent()
     else:
-        for turn in cast("Sequence[ChatMessage | dict[str, Any]]", prompt):
-            message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn)
-            request.chat.messages.add(
-                role=message.role,
-                content=message.content,
-                name=message.name,
-                tool_calls=encode_calls(message.tool_calls),
-                tool_call_id=message.tool_call_id,
-                reasoning=message.reasoning,
-            )
+        for index, turn in enumerate(cast("Sequence[ChatMessage | Mapping[str, Any]]", prompt)):
+            request.chat.messages.append(_encode_turn(f"messages[{index}]", turn))
+
+
+def _encode_turn(place: str, turn: ChatMessage | Mapping[str, Any]) -> pb.ChatMessage:
+    message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn_fields(turn, place))
+    return pb.ChatMessage(
+        role=message.role,
+        content=message.content,
+        name=message.name,
+        tool_calls=encode_calls(message.tool_calls, f"{place}.tool_calls"),
+        tool_call_id=message.tool_call_id,
+        reasoning=message.reasoning,
+    )
 
 
 def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
     """Sets what only conversations have."""
     given = pb.ChatPrompt(
         tools=encode_tools(options.get("tools", ())),
-        tool_choice=encode_choice(options.get("tool_choice")),
-        required_tool=options.get("required_tool") or "",
         single_call=options.get("single_call", False),
         template_variables=encode_variables(options.get("template_variables")),
+        reasoning_effort=options.get("reasoning_effort") or "",
+        continue_final_message=options.get("continue_final_message", False),
+        add_generation_prompt=options.get("add_generation_prompt"),
     )
+    given.MergeFrom(encode_choice(options.get("tool_choice"), options.get("required_tool")))
     if not given.ByteSize():
         return
     if not request.HasField("chat"):
-        raise ValueError("tools and template_variables go with a conversation as the prompt")
+        raise ValueError("tools and what the chat template is told go with a conversation as the prompt")
     request.chat.MergeFrom(given)

@@ -163,6 +163,7 @@ def _step(request: inference_pb2.GenerateRequest, step: int, choice: int) -> inf
         token_ids=[step + sum(request.token_ids.ids) + 100 * choice],
         logprobs=[-0.5],
         choice_index=choice,
+        reasoning="hm" if _last_turn(request) == "think" and step == 0 else "",
     )
     if step == request.stop.max_tokens - 1:
         response.finish.reason = inference_pb2.FINISH_REASON_LENGTH
