@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from scheduler_svc.text.formats.calls import CallIds, Functions, Word, json_value, new_call, read_marked
+from scheduler_svc.text.formats.calls import (
+    MAX_KEY_CHARS,
+    MAX_NAME_CHARS,
+    CallIds,
+    Functions,
+    Word,
+    json_value,
+    new_call,
+    read_marked,
+)
 from scheduler_svc.text.formats.cursor import Malformed, Reading, TextCursor
 from scheduler_svc.text.formats.lark import NotFollowed, alternatives, json_rule, quoted, text_before
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
@@ -68,35 +77,27 @@ class Tagged(CallIds):
         tags = self._tags
         yield from cursor.skip_space()
         yield from cursor.expect(tags.before_name)
-        name = yield from self._read_name(cursor)
+        name = (yield from cursor.brief_before(tags.after_name + "<", MAX_NAME_CHARS)).strip()
+        yield from cursor.begins(tags.after_name)
         function = functions.get(name, Function(name))
         arguments: dict[str, Any] = {}
         while True:
             yield from cursor.skip_space()
             if not (yield from cursor.begins(tags.before_key)):
                 break
-            key, _ = yield from cursor.text_until(tags.after_key)
+            key = (yield from cursor.brief_until(tags.after_key, MAX_KEY_CHARS)).strip()
             if tags.before_value:
                 yield from cursor.skip_space()
                 yield from cursor.expect(tags.before_value)
-            value, _ = yield from cursor.text_until(tags.after_value)
+            value = yield from cursor.text_until(tags.after_value)
             if not tags.before_value:  # the value stands on lines of its own
                 value = value.removeprefix("\n").removesuffix("\n")
-            arguments[key.strip()] = _value(value, is_text=function.is_text(key.strip()))
+            arguments[key] = _value(value, is_text=function.is_text(key))
         yield from cursor.expect(tags.end)
         if tags.end != _END:
             yield from cursor.skip_space()
             yield from cursor.close(_END)
         return [new_call(name, arguments)]
-
-    def _read_name(self, cursor: TextCursor) -> Reading[str]:
-        """Returns the function's name, up to what ends it, or to a tag."""
-        name: list[str] = []
-        while (char := (yield from cursor.peek())) not in ("", self._tags.after_name, "<"):
-            name.append(cursor.next())
-        if char == self._tags.after_name:
-            cursor.next()
-        return "".join(name).strip()
 
     def rules(self, functions: Sequence[Function], word: Word, *, is_single: bool) -> str:
         """Returns the rules of calls, each on lines of its own; arguments come in the order of the schema."""
@@ -122,7 +123,7 @@ class Tagged(CallIds):
         found: list[tuple[str, list[str]]] = []
         for number, argument in enumerate(arguments_of(function)):
             suffix, key = f"{index}_{number}", argument.key
-            if key != key.strip() or "\n" in key or self._tags.after_key in key:
+            if len(key) > MAX_KEY_CHARS or key != key.strip() or "\n" in key or self._tags.after_key in key:
                 raise NotFollowed(function.name, f"{key!r} can't stand between tags")
             rules, value = self._value_rules(f"value_{suffix}", function.name, argument, word)
             rules.append(f"argument_{suffix}: {' '.join([*self._before_value(key, word), *value])}")
