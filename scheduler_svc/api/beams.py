@@ -43,7 +43,7 @@ def valid_beams(draft: Draft) -> BeamParams | None:
         raise InvalidRequest("chat.tool_choice", draft.prompt.tools.choice.value, allowed)
     if draft.structure is not None:
         allowed = "nothing with a beam search, whose texts are kept to no structure"
-        raise InvalidRequest(f"structure.{draft.structure.kind}", draft.structure.kind.value, allowed)
+        raise InvalidRequest(draft.structure.field, draft.structure.shown, allowed)
     if draft.session is not None:
         allowed = "nothing with a beam search: it is not known which of its texts the next turn goes on from"
         raise InvalidRequest("session.session_id", draft.session.session_id, allowed)

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 from scheduler_svc.core.beams.params import EarlyStopping
 from scheduler_svc.core.state.sequence import RequestClass
+from scheduler_svc.errors import Amount
 from scheduler_svc.text.chat_template import ChatTurn
 
 DEFAULT_MAX_TOKENS = 256
+_MOST_SHOWN_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,24 @@ class StructureDraft:
 
     kind: StructureKind
     texts: Sequence[str]
+
+    @property
+    def field(self) -> str:
+        """The field of GenerateRequest that it came in."""
+        return f"structure.{self.kind}"
+
+    @property
+    def shown(self) -> object:
+        """What to show of it in an error: short ones are shown whole."""
+        num_chars = sum(map(len, self.texts))
+        if num_chars > _MOST_SHOWN_CHARS:
+            return Amount(num_chars, "characters")
+        match self.kind:
+            case StructureKind.JSON_OBJECT:
+                return True
+            case StructureKind.CHOICES:
+                return list(self.texts)
+        return self.texts[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from scheduler_svc.text.overlap import overlap
+
 REPLACEMENT = "\ufffd"
 # A character has at most 4 bytes, hence at most 4 tokens: when many more wait, some of them are no character at all.
 MAX_WAITING_TOKENS = 16
@@ -138,7 +140,7 @@ class StopStringFilter:
             end, start, stop_string = min(matches)
             self._held = ""
             return TextDelta(text[: end if self._includes_stop else start], stop_string)
-        num_held = max((_overlap(text, stop) for stop in self._stop_strings), default=0)
+        num_held = max((overlap(text, stop) for stop in self._stop_strings), default=0)
         shown = len(text) - num_held
         self._held = text[shown:]
         return TextDelta(text[:shown])
@@ -147,16 +149,6 @@ class StopStringFilter:
         """Returns what was held back for a stop string that did not come."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop_string: str) -> int:
-    """Returns the length of the longest end of `text` that `stop_string` begins with."""
-    at = max(0, len(text) - len(stop_string) + 1)
-    while (at := text.find(stop_string[0], at)) >= 0:
-        if stop_string.startswith(text[at:]):
-            return len(text) - at
-        at += 1
-    return 0
 
 
 class TextAssembler:

@@ -1,7 +1,7 @@
-"""Llama 3: `{"name": ..., "parameters": {...}}` and nothing else, or behind `<|python_tag|>`; further ones behind `;`.
+"""Llama 3: `{"name": ..., "parameters": {...}}` and nothing else, or behind `<|python_tag|>`.
 
-A list of such objects is read, too, as other models write it. Since answers of JSON look alike, only names of functions
-that may be called make a call.
+Further ones stand behind `;` or white space. A list of such objects is read, too, as other models write it. Since
+answers of JSON look alike, only names of functions that may be called make a call.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class BareJson(CallIds):
                     sink.call(call)
                 cursor.mark()
                 yield from cursor.skip_space()
-                if not (yield from cursor.begins(";")):
-                    break
-                yield from cursor.skip_space()
+                if (yield from cursor.begins(";")):
+                    yield from cursor.skip_space()
+                yield from cursor.begins(_TAG)
         except Malformed:
             pass
         sink.text(cursor.taken)

@@ -3,13 +3,13 @@
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias
 
-from scheduler_svc.text.formats.cursor import Malformed, Reading, TextCursor
+from scheduler_svc.text.formats.cursor import MAX_JSON_DEPTH, Malformed, Reading, TextCursor
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
 
-MAX_NAME_CHARS = 256
+MAX_NAME_CHARS, MAX_KEY_CHARS = 256, 1024
 Functions: TypeAlias = Mapping[str, Function]
 # Writes a marker as a grammar has it, which differs for tokens that are no text.
 Word: TypeAlias = Callable[[str], str]
@@ -43,24 +43,38 @@ class CallIds:
 
 
 def read_marked(cursor: TextCursor, sink: Sink, markers: Sequence[str], read_calls: ReadCalls) -> Reading[None]:
-    """Reads an answer in which markers begin calls; one that is malformed is text as it stands."""
+    """Reads an answer in which markers begin calls; what is malformed is text, in which others may begin."""
     while (marker := (yield from cursor.until(markers, sink.text))) is not None:
         cursor.mark()
         try:
             calls = yield from read_calls(cursor, marker)
         except Malformed:
-            sink.text(marker + cursor.taken)
+            sink.text(marker)
+            if not cursor.back():
+                sink.text(cursor.taken)
         else:
             for call in calls:
                 sink.call(call)
 
 
 def json_value(text: str) -> Any:
-    """Returns the value of a JSON text; raises Malformed for what is none, or can't be written again."""
+    """Returns the value of a JSON text; raises Malformed for what is none, is too deep, or can't be written again."""
     try:
-        return json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise Malformed from None
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [part for one in level for part in _parts(one)]
+        if not level:
+            return value
+    raise Malformed
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def call_of(value: Any) -> Call:

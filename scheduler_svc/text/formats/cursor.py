@@ -7,11 +7,15 @@ over; it never sees where a piece ends. Pure; a piece costs the same however lon
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias, TypeVar
 
+from scheduler_svc.text.overlap import overlap
+
 Result = TypeVar("Result")
 # Yields wherever more of the text is needed.
 Reading: TypeAlias = Generator[None, None, Result]
 
 MAX_JSON_DEPTH = 64
+# Characters of one text that are read a second time, since what they seemed to be was not whole.
+MAX_READ_AGAIN = 65_536
 _OPENING, _CLOSING = "{[", "}]"
 # What may stand in JSON outside of strings.
 _PLAIN = frozenset(" \t\r\n:,+-.0123456789eEtrufalsn")
@@ -27,6 +31,7 @@ class TextCursor:
     def __init__(self) -> None:
         self._text, self._at = "", 0
         self._taken: list[str] = []
+        self._num_again = MAX_READ_AGAIN
         self._is_over = False
 
     def feed(self, piece: str) -> None:
@@ -45,6 +50,19 @@ class TextCursor:
     def taken(self) -> str:
         """What was taken since the last mark."""
         return "".join(self._taken)
+
+    def back(self) -> bool:
+        """Goes back to the mark, so that what was taken since is read again; not where that is too much in all."""
+        num_chars = sum(map(len, self._taken))
+        if num_chars > self._num_again:
+            return False
+        self._num_again -= num_chars
+        if num_chars <= self._at:
+            self._at -= num_chars
+        else:  # other pieces have come since
+            self._text, self._at = self.taken + self._text[self._at :], 0
+        self._taken = []
+        return True
 
     def wait(self) -> Reading[None]:
         """Waits for the text to begin."""
@@ -74,23 +92,40 @@ class TextCursor:
                 emit(self._take(at - self._at))
                 return self._take(len(marker))
             rest = self._text[self._at :]
-            held = 0 if self._is_over else max((_overlap(rest, marker) for marker in markers), default=0)
+            held = 0 if self._is_over else max((overlap(rest, marker) for marker in markers), default=0)
             emit(self._take(len(rest) - held))
             if self._is_over:
                 return None
             yield
 
-    def text_until(self, *markers: str) -> Reading[tuple[str, str]]:
-        """Returns the text up to the first marker, and the marker, which is taken, too.
+    def text_until(self, marker: str) -> Reading[str]:
+        """Returns the text up to a marker, which is taken, too; raises Malformed if the text is over before."""
+        parts: list[str] = []
+        if (yield from self.until((marker,), parts.append)) is None:
+            raise Malformed
+        return "".join(parts)
+
+    def brief_until(self, marker: str, most: int) -> Reading[str]:
+        """Returns the text up to a marker, which is taken, too.
 
         Raises:
-            Malformed: The text is over before.
+            Malformed: The text is over before, or has more characters than `most` there.
         """
         parts: list[str] = []
-        marker = yield from self.until(markers, parts.append)
-        if marker is None:
-            raise Malformed
-        return "".join(parts), marker
+        while not (yield from self.begins(marker)):
+            if len(parts) == most or not (yield from self.peek()):
+                raise Malformed
+            parts.append(self._take(1))
+        return "".join(parts)
+
+    def brief_before(self, ends: str, most: int) -> Reading[str]:
+        """Returns the text up to a character that ends it, or up to the end; raises Malformed as `brief_until` does."""
+        parts: list[str] = []
+        while (char := (yield from self.peek())) and char not in ends:
+            if len(parts) == most:
+                raise Malformed
+            parts.append(self._take(1))
+        return "".join(parts)
 
     def rest(self, emit: Callable[[str], None]) -> Reading[None]:
         """Hands out all that follows."""
@@ -191,11 +226,3 @@ class _JsonScan:
             self._is_escaped = True
         elif char == '"':
             self._is_in_string = False
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Returns the length of the longest end of `text` that `marker` begins with, short of all of it."""
-    for length in range(min(len(text), len(marker) - 1), 0, -1):
-        if text.endswith(marker[:length]):
-            return length
-    return 0

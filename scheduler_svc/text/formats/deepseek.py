@@ -6,7 +6,15 @@ V3.1:   <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁
 
 from collections.abc import Sequence
 
-from scheduler_svc.text.formats.calls import CallIds, Functions, Word, json_value, new_call, read_marked
+from scheduler_svc.text.formats.calls import (
+    MAX_NAME_CHARS,
+    CallIds,
+    Functions,
+    Word,
+    json_value,
+    new_call,
+    read_marked,
+)
 from scheduler_svc.text.formats.cursor import Reading, TextCursor
 from scheduler_svc.text.formats.lark import alternatives, arguments_rules, quoted
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
@@ -56,9 +64,9 @@ class DeepSeek(CallIds):
 def _read_call(cursor: TextCursor, marker: str) -> Reading[Sequence[Call]]:
     if marker != _BEGIN:
         return []
-    name, _ = yield from cursor.text_until(_BETWEEN)
+    name = yield from cursor.brief_until(_BETWEEN, MAX_NAME_CHARS)
     if is_fenced := name.strip() == "function":
-        name, _ = yield from cursor.text_until(_FENCE_BEGIN)
+        name = yield from cursor.brief_until(_FENCE_BEGIN, MAX_NAME_CHARS)
     yield from cursor.skip_space()
     arguments = json_value((yield from cursor.json()))
     yield from cursor.skip_space()

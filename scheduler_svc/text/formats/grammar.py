@@ -1,12 +1,12 @@
 """Writes the grammar that a whole answer is kept to: thoughts first, then calls, or a text with its own structure."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from scheduler_svc.text.formats import thoughts
 from scheduler_svc.text.formats.calls import Word
+from scheduler_svc.text.formats.grammar_parts import Grammar, LarkText, Part
 from scheduler_svc.text.formats.harmony import Harmony
 from scheduler_svc.text.formats.lark import marker_word
 from scheduler_svc.text.formats.pieces import Function
@@ -33,24 +33,31 @@ class AnswerGrammar:
     is_thinking: bool = False
     special_tokens: Mapping[str, int] = field(default_factory=dict)
 
-    def around(self, body: str) -> str:
-        """Returns the grammar of the answer.
+    def around(self, body: Part | None = None) -> Grammar | None:
+        """Returns the grammar of the answer; None where it is kept to nothing.
 
         Args:
-            body: Grammar of a text, as the worker takes it; empty: there is none.
+            body: What a text is kept to; None: nothing. Where the answer has to be calls there is no text.
+
+        Raises:
+            NotFollowed: Calls of one of the functions can't be kept to its schema.
         """
+        if body is None and not self.must_call:
+            return None
         word = partial(marker_word, special_tokens=self.special_tokens)
         before, calls = self._thought_rules(word), self._call_rules(word)
-        if not (before or calls) or not (body or self.must_call):
-            return body
+        if body is not None and not (before or calls):
+            return Grammar(body)
         rules = ["start: thought answer" if before else "start: answer", *before, *calls]
         if self.must_call:
-            return "\n".join([*rules, "answer: calls"])
-        grammars = json.loads(body)["grammars"] if body.startswith("{") else [{"lark_grammar": body}]
-        grammars[0]["name"] = "body"
+            return Grammar(LarkText("\n".join([*rules, "answer: calls"])))
         text = Harmony.text_rule(word, "@body") if self._is_harmony else "@body"
         rules.append(f"answer: {text} | calls" if calls else f"answer: {text}")
-        return json.dumps({"grammars": [{"lark_grammar": "\n".join(rules)}, *grammars]})
+        return Grammar(LarkText("\n".join(rules)), body)
+
+    def of_text(self) -> "AnswerGrammar":
+        """Returns that of an answer without calls."""
+        return replace(self, functions=(), must_call=False)
 
     @property
     def _is_harmony(self) -> bool:

@@ -76,9 +76,11 @@ def _read_message(cursor: TextCursor, sink: Sink, header: str, functions: Functi
         try:
             sink.call(new_call(recipient[1], json_value(body)))
         except Malformed:
+            sink.begin_text()
             sink.text(body)
         return
     if channel is None or channel[1] != "analysis":
+        sink.begin_text()
         yield from cursor.until(_ENDS, sink.text)
         return
     sink.begin_thought()

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from scheduler_svc.text.formats.pieces import Function
@@ -10,10 +11,29 @@ from scheduler_svc.text.formats.pieces import Function
 # White space between JSON's tokens, as much as a deep indentation takes: without a bound a model may write it for ever.
 JSON_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{0,20}"
 
+# A regular expression's characters, with what escapes them, and those that would end it in a grammar.
+_REGEX_PARTS = re.compile(r"\\?.", re.DOTALL)
+_REGEX_ESCAPES: Mapping[str, str] = MappingProxyType(
+    {"/": r"\/", "\n": r"\n", "\\\n": r"\n", "\r": r"\r", "\\\r": r"\r"}
+)
+
 # Words of JSON schemas that say nothing of what is valid, that name schemas, and that have values in them.
 _NOTES = frozenset({"$comment", "default", "deprecated", "description", "examples", "title"})
 _NAMING = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 _VALUES = frozenset({"const", "enum"})
+
+
+class NotFollowed(Exception):
+    """Calls of a function can't be kept to its schema.
+
+    Attributes:
+        function: Its name.
+        reason: Why, in words that go on from "one that can be followed".
+    """
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f"{function}: {reason}")
+        self.function, self.reason = function, reason
 
 
 def quoted(text: str) -> str:
@@ -49,13 +69,18 @@ def _part_without_notes(part: Any) -> Any:
     return _without_notes(part) if isinstance(part, dict) else part
 
 
+def regex(pattern: str) -> str:
+    """Returns a regular expression as a grammar has it."""
+    parts = (_REGEX_ESCAPES.get(part, part) for part in _REGEX_PARTS.findall(pattern))
+    return f"/{''.join(parts)}/"
+
+
 def text_before(name: str, word: str, marker: str) -> list[str]:
     """Returns rules for any text and the marker that ends it; `word` is the marker as `marker_word` has it."""
     if word.startswith("<"):  # a token, which no text has in it
         text = f"TEXT_{name.upper()}"
         return [f"{name}: {text}? {word}", f"{text}: /(?s:.+)/"]
-    ending = re.escape(marker).replace("/", r"\/").replace("\\\n", r"\n")
-    return [f"{name}[lazy]: /(?s:.*){ending}/"]
+    return [f"{name}[lazy]: {regex(f'(?s:.*){re.escape(marker)}')}"]
 
 
 def marker_word(marker: str, special_tokens: Mapping[str, int]) -> str:

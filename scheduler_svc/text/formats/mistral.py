@@ -7,7 +7,15 @@ import secrets
 import string
 from collections.abc import Sequence
 
-from scheduler_svc.text.formats.calls import Functions, Word, call_of, json_value, new_call, read_marked
+from scheduler_svc.text.formats.calls import (
+    MAX_NAME_CHARS,
+    Functions,
+    Word,
+    call_of,
+    json_value,
+    new_call,
+    read_marked,
+)
 from scheduler_svc.text.formats.cursor import Malformed, Reading, TextCursor
 from scheduler_svc.text.formats.lark import alternatives, arguments_rules, object_call, quoted
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
@@ -56,12 +64,9 @@ def _read_calls(cursor: TextCursor, marker: str) -> Reading[Sequence[Call]]:
         if not each:
             raise Malformed
         return [call_of(one) for one in each]
-    name: list[str] = []
-    while (yield from cursor.peek()) not in ("", "[", "{"):
-        name.append(cursor.next())
+    name = yield from cursor.brief_before("[{", MAX_NAME_CHARS)
     if (yield from cursor.begins(_ID)):
-        while (yield from cursor.peek()) not in ("", "["):
-            cursor.next()
+        yield from cursor.brief_before("[", MAX_NAME_CHARS)
     yield from cursor.begins(_ARGUMENTS)
     arguments = json_value((yield from cursor.json()))
-    return [new_call("".join(name).strip(), arguments)]
+    return [new_call(name.strip(), arguments)]

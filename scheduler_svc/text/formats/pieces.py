@@ -1,11 +1,15 @@
 """What is found in an answer: text, thoughts and calls, as they become certain.
 
-White space between these belongs to none of them: it is dropped around thoughts and calls, and kept elsewhere.
+White space between these belongs to none of them. Of that around a thought or a call only what parts two texts is kept:
+the white space on its side with more lines.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+# White space that waits for what follows it: whoever writes nothing else for long has it shown.
+MAX_HELD_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,13 @@ class Sink:
         """Takes in a part of a thought."""
         self._reasoning.add(piece)
 
+    def begin_text(self) -> None:
+        """Takes in that a text begins, with a line of its own."""
+        self._text.cut("\n")
+
     def begin_thought(self) -> None:
-        """Takes in that a thought begins."""
-        self._reasoning.cut()
+        """Takes in that a thought begins, with a line of its own."""
+        self._reasoning.cut("\n")
 
     def end_thought(self) -> None:
         """Takes in that a thought is over."""
@@ -96,31 +104,62 @@ class Sink:
 
 
 class _Run:
-    """Text whose white space at the end waits for what follows it."""
+    """Text whose white space at the end waits for what follows it.
+
+    Exact to the character, so that it does not matter how the text was cut into pieces.
+    """
 
     def __init__(self) -> None:
         self._new: list[str] = []
         self._space = ""
-        self._is_cut = False  # white space that follows belongs to nothing
+        self._gap = ""  # what parts that which was shown from what follows, where something between them was cut out
+        self._is_cut = self._is_begun = False
 
     def add(self, piece: str) -> None:
-        piece = self._space + piece
-        if self._is_cut:
-            piece = piece.lstrip()
-        shown = piece.rstrip()
-        self._space = piece[len(shown) :]
-        if shown:
-            self._new.append(shown)
-            self._is_cut = False
+        text = piece.strip()
+        if not text:
+            self._hold(piece)
+            return
+        start = piece.index(text[0])
+        self._hold(piece[:start])
+        self._show((self._joint() if self._is_cut else self._space) + text)
+        self._space, self._gap, self._is_cut = "", "", False
+        self._hold(piece[start + len(text) :])
 
-    def cut(self) -> None:
+    def cut(self, joint: str = "") -> None:
+        """Takes in that the text goes on behind something else, at least behind this joint."""
+        self._gap = max(self._joint(), joint, key=_height)
         self._space, self._is_cut = "", True
 
     def end(self) -> None:
-        self._new.append(self._space)
-        self._space = ""
+        if not self._is_cut:
+            self._show(self._space)
+            self._space = ""
 
     def take(self) -> str:
         new = "".join(self._new)
         self._new.clear()
         return new
+
+    def _hold(self, space: str) -> None:
+        """Holds white space back: its beginning behind a cut, where the rest is dropped, its end elsewhere."""
+        space = self._space + space
+        if self._is_cut:
+            self._space = space[:MAX_HELD_CHARS]
+        elif len(space) > MAX_HELD_CHARS:
+            self._show(space[:-MAX_HELD_CHARS])
+            self._space = space[-MAX_HELD_CHARS:]
+        else:
+            self._space = space
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._new.append(text)
+            self._is_begun = True
+
+    def _joint(self) -> str:
+        return max(self._gap, self._space, key=_height) if self._is_begun else ""
+
+
+def _height(space: str) -> tuple[int, int]:
+    return space.count("\n"), len(space)

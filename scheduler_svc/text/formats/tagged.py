@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from scheduler_svc.text.formats.calls import CallIds, Functions, Word, json_value, new_call, read_marked
+from scheduler_svc.text.formats.calls import (
+    MAX_KEY_CHARS,
+    MAX_NAME_CHARS,
+    CallIds,
+    Functions,
+    Word,
+    json_value,
+    new_call,
+    read_marked,
+)
 from scheduler_svc.text.formats.cursor import Malformed, Reading, TextCursor
-from scheduler_svc.text.formats.lark import alternatives, json_rule, quoted, text_before
+from scheduler_svc.text.formats.lark import NotFollowed, alternatives, json_rule, quoted, text_before
 from scheduler_svc.text.formats.pieces import Call, Function, Sink
+from scheduler_svc.text.formats.tagged_schema import Argument, arguments_of, text_of
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 _NEW_LINE = quoted("\n")
@@ -67,33 +77,27 @@ class Tagged(CallIds):
         tags = self._tags
         yield from cursor.skip_space()
         yield from cursor.expect(tags.before_name)
-        name = yield from self._read_name(cursor)
+        name = (yield from cursor.brief_before(tags.after_name + "<", MAX_NAME_CHARS)).strip()
+        yield from cursor.begins(tags.after_name)
         function = functions.get(name, Function(name))
         arguments: dict[str, Any] = {}
         while True:
             yield from cursor.skip_space()
             if not (yield from cursor.begins(tags.before_key)):
                 break
-            key, _ = yield from cursor.text_until(tags.after_key)
+            key = (yield from cursor.brief_until(tags.after_key, MAX_KEY_CHARS)).strip()
             if tags.before_value:
                 yield from cursor.skip_space()
                 yield from cursor.expect(tags.before_value)
-            value, _ = yield from cursor.text_until(tags.after_value)
-            arguments[key.strip()] = _value(value, is_text=function.is_text(key.strip()))
+            value = yield from cursor.text_until(tags.after_value)
+            if not tags.before_value:  # the value stands on lines of its own
+                value = value.removeprefix("\n").removesuffix("\n")
+            arguments[key] = _value(value, is_text=function.is_text(key))
         yield from cursor.expect(tags.end)
         if tags.end != _END:
             yield from cursor.skip_space()
             yield from cursor.close(_END)
         return [new_call(name, arguments)]
-
-    def _read_name(self, cursor: TextCursor) -> Reading[str]:
-        """Returns the function's name, up to what ends it, or to a tag."""
-        name: list[str] = []
-        while (char := (yield from cursor.peek())) not in ("", self._tags.after_name, "<"):
-            name.append(cursor.next())
-        if char == self._tags.after_name:
-            cursor.next()
-        return "".join(name).strip()
 
     def rules(self, functions: Sequence[Function], word: Word, *, is_single: bool) -> str:
         """Returns the rules of calls, each on lines of its own; arguments come in the order of the schema."""
@@ -115,39 +119,45 @@ class Tagged(CallIds):
         return [word(_END)] if self._tags.end == _END else [word(self._tags.end), _NEW_LINE, word(_END)]
 
     def _arguments(self, index: int, function: Function, word: Word) -> list[tuple[str, list[str]]]:
-        """Returns for each parameter how a call has it, and the rules that this needs."""
-        properties = function.parameters.get("properties")
-        needed = function.parameters.get("required", ())
-        shared = {key: function.parameters[key] for key in ("$defs", "definitions") if key in function.parameters}
-        return [
-            self._argument(f"{index}_{number}", key, schema, shared, word, is_needed=key in needed)
-            for number, (key, schema) in enumerate(properties.items() if isinstance(properties, dict) else ())
-        ]
+        """Returns for each argument how a call has it, and the rules that this needs."""
+        found: list[tuple[str, list[str]]] = []
+        for number, argument in enumerate(arguments_of(function)):
+            suffix, key = f"{index}_{number}", argument.key
+            if len(key) > MAX_KEY_CHARS or key != key.strip() or "\n" in key or self._tags.after_key in key:
+                raise NotFollowed(function.name, f"{key!r} can't stand between tags")
+            rules, value = self._value_rules(f"value_{suffix}", function.name, argument, word)
+            rules.append(f"argument_{suffix}: {' '.join([*self._before_value(key, word), *value])}")
+            found.append((f"argument_{suffix}{'' if argument.is_needed else '?'}", rules))
+        return found
 
-    def _argument(
-        self, suffix: str, key: str, schema: Any, shared: dict[str, Any], word: Word, *, is_needed: bool
-    ) -> tuple[str, list[str]]:
-        tags, name = self._tags, f"value_{suffix}"
-        after = word(tags.after_value)
-        end = [after, _NEW_LINE] if tags.before_value else [_NEW_LINE, after, _NEW_LINE]
+    def _before_value(self, key: str, word: Word) -> list[str]:
+        tags = self._tags
         if tags.before_value:
-            begin = [word(tags.before_key), quoted(key), word(tags.after_key), _NEW_LINE, word(tags.before_value)]
-        else:
-            begin = [quoted(tags.before_key + key + tags.after_key + "\n")]
-        is_text = isinstance(schema, dict) and schema.get("type") == "string"
-        if is_text and isinstance(schema.get("enum"), list) and all(isinstance(one, str) for one in schema["enum"]):
-            rules = [f"{name}: {alternatives(quoted(one) for one in schema['enum'])}"]
-        elif is_text:
-            rules, end = text_before(name, after, tags.after_value), [_NEW_LINE]
-        else:
-            rules = [json_rule(name, {**schema, **shared} if isinstance(schema, dict) else {})]
-        rules.append(f"argument_{suffix}: {' '.join([*begin, name, *end])}")
-        return f"argument_{suffix}{'' if is_needed else '?'}", rules
+            return [word(tags.before_key), quoted(key), word(tags.after_key), _NEW_LINE, word(tags.before_value)]
+        return [quoted(tags.before_key + key + tags.after_key + "\n")]
+
+    def _value_rules(self, name: str, function: str, argument: Argument, word: Word) -> tuple[list[str], list[str]]:
+        """Returns the rules of a value, and how it stands there, with its end."""
+        end, after = word(self._tags.after_value), self._tags.after_value
+        before_end = "" if self._tags.before_value else "\n"
+        if not argument.is_text:
+            value = [name, _NEW_LINE] if before_end else [name]
+            return [json_rule(name, dict(argument.schema))], [*value, end, _NEW_LINE]
+        is_token = not end.startswith('"')
+        bounds = text_of(function, argument, after, is_token=is_token)
+        if not bounds:
+            return text_before(name, end, after), [name, _NEW_LINE]
+        # All of one terminal: a text that ends where it may end is told from one that goes on by what ends it.
+        text = name.upper()
+        if not is_token:
+            return [f"{text}: ({bounds}) {quoted(before_end + after)}"], [text, _NEW_LINE]
+        if before_end:
+            return [f"{text}: ({bounds}) {quoted(before_end)}"], [text, end, _NEW_LINE]
+        return [f"{text}: {bounds}"], [text, end, _NEW_LINE]
 
 
 def _value(text: str, *, is_text: bool) -> Any:
     """Returns an argument's value: a text as it stands, others as JSON where they are."""
-    text = text.removeprefix("\n").removesuffix("\n")
     if is_text:
         return text
     try:

@@ -68,7 +68,13 @@ async def test_a_search_is_as_its_message_says(search: pb.BeamSearch, params: Be
         ),
         (
             pb.GenerateRequest(beam_search=pb.BeamSearch(beam_width=2), structure=pb.Structure(regex="a")),
-            ("structure.regex", "no structure"),
+            ("structure.regex", "got 'a'", "no structure"),
+        ),
+        (
+            pb.GenerateRequest(
+                beam_search=pb.BeamSearch(beam_width=2), structure=pb.Structure(choices=pb.Choices(texts=["a", "b"]))
+            ),
+            ("structure.choices", "got ['a', 'b']", "no structure"),
         ),
     ],
 )

@@ -278,6 +278,13 @@ def nested(depth: int) -> dict[str, Any]:
     return {"properties": {"a": nested(depth - 1)}} if depth else {}
 
 
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+NEVER = tool(name="never", parameters={"properties": {"a": {"uniqueItems": True}}})
+
+
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
@@ -299,6 +306,16 @@ def nested(depth: int) -> dict[str, Any]:
         ({"tools": [tool(parameters={"default": math.nan})]}, "tools[0].function.parameters.default", "NaN"),
         ({"chat_template_kwargs": {"a": "\ud83d"}}, "chat_template_kwargs.a", "surrogate"),
         ({"tools": [{"type": "custom"}]}, "tools[0].type", "function"),
+        ({"guided_grammar": "{}"}, "guided_grammar", "got '{}'"),
+        ({"tools": None, "guided_grammar": '{"grammars": []}'}, "guided_grammar", "expecting rule"),
+        ({"tools": [WEATHER, NEVER], "tool_choice": "required"}, "tools", "got 'never'"),
+        ({"tool_choice": "required", "ignore_eos": True}, "ignore_eos", "has to be calls"),
+        ({"tools": [NEVER], "tool_choice": "required", "guided_choice": []}, "guided_choice", "at least one text"),
+        (
+            {"tool_choice": "required", "response_format": json_schema({"type": "nonsense"})},
+            "response_format.json_schema.schema",
+            "Invalid type",
+        ),
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice", "weather"),
         ({"tools": None, "tool_choice": "required"}, "tool_choice", "without tools"),
         ({"tool_choice": "maybe"}, "tool_choice", "required"),

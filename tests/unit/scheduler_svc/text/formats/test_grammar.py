@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Library
 
 from scheduler_svc.text.formats.bare_json import BareJson
 from scheduler_svc.text.formats.grammar import AnswerGrammar
+from scheduler_svc.text.formats.grammar_parts import Grammar, LarkText
 from scheduler_svc.text.formats.pieces import Found, Function
 from scheduler_svc.text.formats.reader import AnswerReader, words_of
 from scheduler_svc.text.formats.table import AUTO, CALL_FORMATS, NONE, Formats
@@ -62,8 +63,14 @@ def without_thoughts(template: str, *, is_special: bool, is_single: bool = False
     return grammar_of(template, is_special=is_special, reasoning=NONE, must_call=True, is_single=is_single)
 
 
+def text_by(grammar: AnswerGrammar, body: str = "") -> str:
+    """Returns the grammar around rules of a text; empty: there are none."""
+    whole = grammar.around(LarkText(body) if body else None)
+    return "" if whole is None else whole.text()
+
+
 def matcher_of(grammar: AnswerGrammar, *, is_special: bool, body: str = "") -> LLMatcher:
-    matcher = LLMatcher(tokenizers(is_special=is_special)[1], grammar.around(body), log_level=0, limits=LIMITS)
+    matcher = LLMatcher(tokenizers(is_special=is_special)[1], text_by(grammar, body), log_level=0, limits=LIMITS)
     assert not matcher.is_error(), matcher.get_error()
     return matcher
 
@@ -167,10 +174,17 @@ def test_a_text_between_tags_may_have_anything_in_it(template: str) -> None:
 
 
 def test_without_anything_to_keep_to_there_is_no_grammar() -> None:
-    assert AnswerGrammar().around("") == ""
-    assert AnswerGrammar().around("start: /a/") == "start: /a/"
-    assert AnswerGrammar(Formats.of("<tool_call><think>"), FUNCTIONS).around("") == ""
-    assert AnswerGrammar(Formats(BareJson()), FUNCTIONS, must_call=True).around("").startswith("start: answer")
+    assert AnswerGrammar().around() is None
+    assert AnswerGrammar().around(LarkText("start: /a/")) == Grammar(LarkText("start: /a/"))
+    assert AnswerGrammar(Formats.of("<tool_call><think>"), FUNCTIONS).around() is None
+    assert AnswerGrammar(Formats(BareJson()), FUNCTIONS, must_call=True).around() is not None
+
+
+def test_a_lark_text_is_one_whatever_it_begins_with() -> None:
+    for text in ("{}", '{"grammars": []}', "{x", '{"grammars": [{"json_schema": {"type": "object"}}]}'):
+        for grammar in (AnswerGrammar(), AnswerGrammar(Formats.of("<tool_call><think>"), FUNCTIONS)):
+            matcher = LLMatcher(tokenizers(is_special=False)[1], text_by(grammar, text), log_level=0, limits=LIMITS)
+            assert "expecting rule" in matcher.get_error()
 
 
 def test_what_schemas_only_note_takes_no_room_in_a_grammar() -> None:
@@ -179,10 +193,13 @@ def test_what_schemas_only_note_takes_no_room_in_a_grammar() -> None:
         **note,
         "properties": {"title": {**note, "enum": [{"title": 1}]}, "b": {"anyOf": [{**note, "type": "null"}]}},
     }
-    grammar = AnswerGrammar(Formats.of("<tool_call>"), [Function("f", schema)], must_call=True).around("")
-    assert "xxx" not in grammar
-    assert '"title": {"enum": [{"title": 1}]}' in grammar
-    assert '{"anyOf": [{"type": "null"}]}' in grammar
+    grammar = AnswerGrammar(Formats.of("<tool_call>"), [Function("f", schema)], must_call=True).around()
+    assert grammar is not None
+    assert isinstance(grammar.first, LarkText)
+    rules = grammar.first.text
+    assert "xxx" not in rules
+    assert '"title": {"enum": [{"title": 1}]}' in rules
+    assert '{"anyOf": [{"type": "null"}]}' in rules
 
 
 @pytest.mark.parametrize("is_special", [False, True])

@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_svc.text.formats.pieces import Call, Found, Function
+from scheduler_svc.text.formats.pieces import MAX_HELD_CHARS, Call, Found, Function
 from scheduler_svc.text.formats.reader import AnswerReader
 from scheduler_svc.text.formats.table import CALL_FORMATS, Formats
 
 PARAMETERS = {"properties": {"text": {"type": "string"}, "count": {"type": "integer"}, "more": {}}}
+HERMES, TIME_CALL = "<tool_call>", '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+DEEPSEEK = "<｜tool▁call▁begin｜>"
+DEEPSEEK_CALL = f"{DEEPSEEK}time<｜tool▁sep｜>{{}}<｜tool▁call▁end｜>"
+CHANNELS = "<|channel|>"
+COMMENTARY, FINAL = "<|channel|>commentary<|message|>", "<|channel|>final<|message|>"
 FUNCTIONS = [Function("weather", PARAMETERS), Function("time")]
 ALL_MARKS = [
     *(word for entry in CALL_FORMATS.values() for word in entry.new("").words),
@@ -253,6 +258,96 @@ def test_thoughts_stand_before_the_text(text: str, found: Found) -> None:
 def test_channels_are_told_apart(text: str, found: Found) -> None:
     for pieces in ([text], list(text)):
         assert found_in("<|channel|>", pieces) == found
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "found"),
+    [
+        (HERMES, f"First this.\n{TIME_CALL}\nThen that.", "First this.\nThen that."),
+        (HERMES, f"First.\n\n{TIME_CALL}\nThen.", "First.\n\nThen."),
+        (HERMES, f"First.{TIME_CALL}\n{TIME_CALL} Then.", "First.\nThen."),
+        (HERMES, f"First {TIME_CALL} then", "First then"),
+        (HERMES, f"a{TIME_CALL}b", "ab"),
+        (HERMES, f"\n{TIME_CALL}\nThen.\n", "Then.\n"),
+        (HERMES, f"First.\n{TIME_CALL}\n", "First."),
+        (HERMES, f"First.{TIME_CALL}{' ' * 1000}\nThen.", f"First.{' ' * MAX_HELD_CHARS}Then."),
+        (CHANNELS, f"{COMMENTARY}I look.<|end|><|start|>assistant{FINAL}Hello<|return|>", "I look.\nHello"),
+        (CHANNELS, f"{COMMENTARY}I look.\n\n<|end|><|start|>assistant{FINAL}Hello", "I look.\n\nHello"),
+        (CHANNELS, f"{COMMENTARY}<|end|><|start|>assistant{FINAL}Hello\n", "Hello\n"),
+    ],
+)
+def test_texts_around_a_call_stay_apart(template: str, text: str, found: str) -> None:
+    for pieces in ([text], list(text)):
+        assert found_in(template, pieces).text == found
+
+
+def test_thoughts_of_several_messages_stay_apart() -> None:
+    text = "".join(f"<|channel|>analysis<|message|>{one}<|end|><|start|>assistant" for one in ("a", "b\n\n", "c"))
+    for pieces in ([text], list(text)):
+        assert found_in(CHANNELS, pieces).reasoning == "a\nb\n\nc"
+
+
+def test_whoever_writes_white_space_for_long_has_it_shown() -> None:
+    reader = AnswerReader(Formats.of(HERMES), FUNCTIONS)
+    shown = [reader.push("\n").text for _ in range(MAX_HELD_CHARS + 50_000)]
+    assert "".join(shown) == "\n" * 50_000
+    assert reader.finish().text == "\n" * MAX_HELD_CHARS
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "num_calls"),
+    [
+        (HERMES, f'<tool_call>{{"name": "time", "arguments": {{"a": "x}}}}</tool_call>\n{TIME_CALL} bye', 1),
+        (HERMES, f'<tool_call>{{"name": "time", "arguments": {{"a": 1}}</tool_call>\n{TIME_CALL}', 1),
+        (HERMES, f'<tool_call>{{"name": "time", "arguments": {{}}}}}}</tool_call>{TIME_CALL}{TIME_CALL}', 2),
+        (HERMES, f"<tool_call>{{<tool_call>{TIME_CALL}", 1),
+        ("[TOOL_CALLS]", '[TOOL_CALLS][{"name": "[TOOL_CALLS]time[ARGS]{}', 1),
+        ("[TOOL_CALLS]", f"[TOOL_CALLS]{'x' * 300}[TOOL_CALLS]time{{}}", 1),
+        ("<arg_key>", "<tool_call>time\n<arg_key>a</arg_key>\n<tool_call>time\n</tool_call>", 1),
+        ("<arg_key>", f"<tool_call>{'x' * 300}<tool_call>time\n</tool_call>", 1),
+        ("<function=", "<tool_call><function=f><parameter=<tool_call><function=time></function></tool_call>", 1),
+        (DEEPSEEK, f"<｜tool▁call▁begin｜>{'x' * 300}{DEEPSEEK_CALL}", 1),
+        (DEEPSEEK, f"<｜tool▁call▁begin｜>time<｜tool▁sep｜>{{{DEEPSEEK_CALL}", 1),
+    ],
+)
+def test_calls_behind_one_that_is_broken_are_found(template: str, text: str, num_calls: int) -> None:
+    found = found_in(template, [text])
+    assert [call.name for call in found.calls] == ["time"] * num_calls
+    assert found.text
+    assert found_in(template, list(text)) == found
+
+
+def test_what_is_read_again_is_bounded() -> None:
+    # Each of these begins a string of JSON that goes on to the end, where all but the first would be read again.
+    text = '<tool_call>{"' + "\\" * 70_000 + TIME_CALL
+    for pieces in ([text], [text[start : start + 999] for start in range(0, len(text), 999)]):
+        assert found_in(HERMES, pieces) == Found(text)
+    many = "<｜tool▁call▁begin｜>" * 20_000
+    assert found_in(DEEPSEEK, [many]) == Found(many)
+
+
+@pytest.mark.parametrize("joint", ["\n", "; ", " ;\n", "", "\n<|python_tag|>"])
+def test_calls_of_bare_json_may_stand_on_lines_of_their_own(joint: str) -> None:
+    text = joint.join(['{"name": "time", "parameters": {}}'] * 3)
+    for pieces in ([text], list(text)):
+        assert found_in("<|python_tag|>", pieces) == Found(calls=(Call("time", "{}"),) * 3)
+
+
+@pytest.mark.parametrize("depth", [60, 70, 900, 990, 1010, 100_000])
+@pytest.mark.parametrize(
+    ("template", "head", "tail"),
+    [
+        (CHANNELS, "<|channel|>commentary to=functions.time<|message|>", ""),
+        (HERMES, '<tool_call>{"name": "time", "arguments": ', "}</tool_call>"),
+        ("<function=", "<tool_call><function=time><parameter=more>", "</parameter></function></tool_call>"),
+    ],
+)
+def test_no_depth_that_a_model_writes_is_an_error(template: str, head: str, tail: str, depth: int) -> None:
+    nested = '{"a":' * depth + "1" + "}" * depth
+    found = found_in(template, [head + nested + tail])
+    assert len(found.calls) == (1 if depth == 60 or template == "<function=" else 0)
+    for call in found.calls:
+        assert len(call.arguments) >= len(nested)
 
 
 def test_a_long_answer_takes_no_more_time_a_piece_than_a_short_one() -> None:
