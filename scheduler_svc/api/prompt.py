@@ -118,8 +118,8 @@ async def _rendered(
         allowed = "none: the model's chat template writes no functions into the prompt"
         raise InvalidRequest("chat.tools", Amount(len(setting.tools), "tools"), allowed) from error
     except LostTurn as lost:
-        if lost.is_call:
-            allowed = "none: the model's chat template writes no calls into the prompt"
+        if lost.call_words:
+            allowed = f"none: the model's chat template {lost.call_words[:MAX_TEMPLATE_ERROR_CHARS]}"
             given_calls = Amount(len(calls_of(turns[lost.index])), "calls")
             raise InvalidRequest(f"chat.messages[{lost.index}].tool_calls", given_calls, allowed) from lost
         raise InvalidRequest(
