@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.api.draft import TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
+from scheduler_svc.api.draft import ChatPrompt, Prompt, TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
 from scheduler_svc.errors import Amount, InvalidRequest
-from scheduler_svc.text.chat_template import Setting
+from scheduler_svc.text.chat_template import NO_SETTING, Setting
 from scheduler_svc.text.formats.pieces import Function
 from scheduler_svc.text.formats.table import Formats
 
@@ -71,6 +71,14 @@ def valid_tools(given: ToolsDraft | None, formats: Formats) -> ToolUse:
         raise InvalidRequest("chat.tools", Amount(len(names), "tools"), allowed + "itself (--tool-parser says it)")
     is_single = given.choice is ToolChoice.NAMED or not given.parallel
     return ToolUse(shown, functions, given.choice is not ToolChoice.AUTO, 1 if is_single else None)
+
+
+def use_and_setting(prompt: Prompt, template: str, formats: Formats) -> tuple[ToolUse, Setting]:
+    """Returns which functions an answer may call, and what the chat template is given; nothing without a chat."""
+    if not isinstance(prompt, ChatPrompt):
+        return NO_TOOLS, NO_SETTING
+    use = valid_tools(prompt.tools, formats)
+    return use, setting_of(use, prompt.template, template)
 
 
 def setting_of(use: ToolUse, template: TemplateDraft, source: str) -> Setting:
