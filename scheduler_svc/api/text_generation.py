@@ -23,7 +23,7 @@ from scheduler_svc.api.reuse import valid_cache_salt, valid_session
 from scheduler_svc.api.sampling import bad_word_ids, num_prompt_numbers, require_prompt_numbers, valid_sampling
 from scheduler_svc.api.structure import valid_grammar
 from scheduler_svc.api.tokenization import Tokenization
-from scheduler_svc.api.tools import ToolUse, use_and_setting
+from scheduler_svc.api.tools import ToolUse, judged_conversation
 from scheduler_svc.api.validation import (
     context_tokens,
     num_kept_tokens,
@@ -232,7 +232,9 @@ class TextGenerator:
         is_scored = sampling.num_prompt_logprobs is not None
         requested_stop = valid_stop(draft.stop, model, stop_tokens, may_be_empty=is_scored)
         num_kept = num_kept_tokens(draft.truncate_prompt_tokens, draft.stop, context_tokens(model))
-        use, setting = use_and_setting(draft.prompt, model.chat_template, text.formats)
+        use, setting = await judged_conversation(
+            draft.prompt, model.chat_template, text.formats, draft.request_class, self._threads
+        )
         token_ids = await prompt_token_ids(
             draft.prompt, draft.request_class, model, text, self._threads, setting, num_kept
         )

@@ -11,7 +11,7 @@ from functools import partial
 from scheduler_svc.api.draft import Prompt
 from scheduler_svc.api.entrance import Entrance
 from scheduler_svc.api.prompt import prompt_token_ids
-from scheduler_svc.api.tools import use_and_setting
+from scheduler_svc.api.tools import judged_conversation
 from scheduler_svc.api.validation import context_tokens, valid_token_ids
 from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Amount, InvalidRequest
@@ -43,7 +43,7 @@ class Tokenization:
         """Returns a prompt's tokens; raises ServiceError for one that could not be continued."""
         with self._place():
             text = await self._texts.of(model)
-            _, setting = use_and_setting(prompt, model.chat_template, text.formats)
+            _, setting = await judged_conversation(prompt, model.chat_template, text.formats, _CLASS, self._threads)
             return await prompt_token_ids(prompt, _CLASS, model, text, self._threads, setting)
 
     async def words(self, token_ids: Sequence[int], model: ServedModel) -> list[str]:

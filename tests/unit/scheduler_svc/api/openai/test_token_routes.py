@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from tests.support.models import tool_templates
@@ -107,7 +108,7 @@ async def test_a_place_of_a_tenant_is_given_back_whatever_becomes_of_its_text(tm
 
 
 async def test_a_text_may_be_tokenized_without_special_tokens() -> None:
-    tokenizer = byte_level_tokenizer()
+    tokenizer = Tokenizer.from_str(byte_level_tokenizer().to_str())  # the other is everybody's
     tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
     generator = FakeGenerator(served_model(tokenizer_json=tokenizer.to_str().encode()))
     async with http_app(generator) as service:
