@@ -3,7 +3,7 @@
 Pure: knows nothing of wire formats, sockets, time or the engine.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -88,6 +88,13 @@ def end_apart(delta: Delta) -> Sequence[Delta]:
     if not delta.calls or delta.finish is None:
         return (delta,)
     return (replace(delta, finish=None), Delta("", (), (), delta.finish))
+
+
+def scores_apart(delta: Delta, most_numbers: int) -> Iterator[Delta]:
+    """Yields a delta with what is told of its prompt in pieces of so many numbers; all else comes with the last."""
+    *before, last = (None,) if delta.scores is None else delta.scores.pieces(most_numbers)
+    yield from (Delta("", (), (), None, scores=piece) for piece in before)
+    yield delta if not before else replace(delta, scores=last)
 
 
 class DeltaBuilder:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from scheduler_svc.api.draft import ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from scheduler_svc.api.tools import require_size
+from scheduler_svc.api.plain_data import require_size
 from scheduler_svc.api.validation import (
     UnknownToken,
     context_tokens,
@@ -22,7 +22,7 @@ from scheduler_svc.text.chat_renderer import num_chars
 from scheduler_svc.text.chat_template import NO_SETTING, ChatTemplateError, ChatTurn, Setting
 from scheduler_svc.text.model_text import ModelText
 from scheduler_svc.text.template_process import TemplateExhausted, TemplateUnusable
-from scheduler_svc.text.threads import TextThreads
+from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 from scheduler_svc.text.tokenizer import Tokenizer, TooManyTokens
 
 TextWork: TypeAlias = tuple[int, Callable[[], tuple[int, ...]]]
@@ -109,17 +109,17 @@ async def _rendered(
     chat = text.chat
     if chat is None:
         raise InvalidRequest("chat", Words("a conversation"), "text or token_ids: the model has no chat template")
-    turns = _turns(given, setting)
+    turns, length = await threads.run(request_class, _least_chars(given, setting), lambda: _turns(given, setting))
     amount = Amount(len(turns), "messages")
     try:
-        with threads.room(request_class, num_chars(turns, setting)):
+        with threads.room(request_class, length):
             return await chat.render(request_class, turns, MAX_RENDERED_CHARS, setting)
     except NoTools as error:
         allowed = "none: the model's chat template writes no functions into the prompt"
         raise InvalidRequest("chat.tools", Amount(len(setting.tools), "tools"), allowed) from error
     except LostTurn as lost:
-        if lost.is_call:
-            allowed = "none: the model's chat template writes no calls into the prompt"
+        if lost.call_words:
+            allowed = f"none: the model's chat template {lost.call_words[:MAX_TEMPLATE_ERROR_CHARS]}"
             given_calls = Amount(len(calls_of(turns[lost.index])), "calls")
             raise InvalidRequest(f"chat.messages[{lost.index}].tool_calls", given_calls, allowed) from lost
         raise InvalidRequest(
@@ -140,7 +140,13 @@ def _roles_taken(roles: Sequence[str]) -> str:
     return f"a turn that the model's chat template writes into the prompt: it drops this one; it takes {taken}"
 
 
-def _turns(given: Sequence[ChatTurn], setting: Setting) -> Sequence[ChatTurn]:
+def _least_chars(given: Sequence[ChatTurn], setting: Setting) -> int:
+    """Returns more than what is worked on at once where there is plain data, whose length takes a while to find."""
+    return INLINE_CHARS + 1 if setting.tools or any(turn.more for turn in given[:MAX_CHAT_MESSAGES]) else 0
+
+
+def _turns(given: Sequence[ChatTurn], setting: Setting) -> tuple[Sequence[ChatTurn], int]:
+    """Returns a conversation that may be rendered, and its length."""
     if not 1 <= len(given) <= MAX_CHAT_MESSAGES:
         raise InvalidRequest("chat.messages", Amount(len(given), "messages"), f"1 to {MAX_CHAT_MESSAGES} messages")
     for index, message in enumerate(given):
@@ -153,7 +159,7 @@ def _turns(given: Sequence[ChatTurn], setting: Setting) -> Sequence[ChatTurn]:
         more = require_size(f"chat.messages[{index}].tool_calls", turn.more, MAX_PROMPT_BYTES) if turn.more else 0
         num_bytes += len(turn.content.encode()) + more
     _require_bytes("chat", num_bytes)
-    return given
+    return given, num_chars(given, setting)
 
 
 def _require_bytes(field: str, num_bytes: int) -> None:

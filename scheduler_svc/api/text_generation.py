@@ -22,7 +22,8 @@ from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.reuse import valid_cache_salt, valid_session
 from scheduler_svc.api.sampling import bad_word_ids, num_prompt_numbers, require_prompt_numbers, valid_sampling
 from scheduler_svc.api.structure import valid_grammar
-from scheduler_svc.api.tools import NO_TOOLS, ToolUse, setting_of, valid_tools
+from scheduler_svc.api.tokenization import Tokenization
+from scheduler_svc.api.tools import ToolUse, judged_conversation
 from scheduler_svc.api.validation import (
     context_tokens,
     num_kept_tokens,
@@ -31,15 +32,12 @@ from scheduler_svc.api.validation import (
     valid_stop,
     valid_stop_strings,
     valid_targets,
-    valid_token_ids,
 )
 from scheduler_svc.caller import current_tenant
-from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import Amount, InvalidRequest, WorkerUnavailable
+from scheduler_svc.errors import WorkerUnavailable
 from scheduler_svc.generation import GenerationRequest, Generator, ServedModel, TokenEvent, TokenStream
 from scheduler_svc.security.grant import current_grant
 from scheduler_svc.security.quotas import Place
-from scheduler_svc.text.chat_template import NO_SETTING, Setting
 from scheduler_svc.text.detokenizer import TextAssembler
 from scheduler_svc.text.formats.settings import DEFAULT_FORMATS, FormatSettings
 from scheduler_svc.text.model_text import ModelText, ModelTextCache
@@ -171,6 +169,7 @@ class TextGenerator:
 
     Attributes:
         entrance: Knows which generations are under way, and whether there may be new ones.
+        tokenization: Tokenizes for those who generate nothing.
     """
 
     def __init__(
@@ -180,6 +179,7 @@ class TextGenerator:
         self._generator = generator
         self._texts = ModelTextCache(formats)
         self._threads = threads or TextThreads()
+        self.tokenization = Tokenization(self._texts, self._threads, self.entrance)
 
     async def begin(self, draft: Draft) -> TextGeneration:
         """Prepares and submits a generation.
@@ -232,7 +232,9 @@ class TextGenerator:
         is_scored = sampling.num_prompt_logprobs is not None
         requested_stop = valid_stop(draft.stop, model, stop_tokens, may_be_empty=is_scored)
         num_kept = num_kept_tokens(draft.truncate_prompt_tokens, draft.stop, context_tokens(model))
-        use, setting = _conversation(draft.prompt, model, text)
+        use, setting = await judged_conversation(
+            draft.prompt, model.chat_template, text.formats, draft.request_class, self._threads
+        )
         token_ids = await prompt_token_ids(
             draft.prompt, draft.request_class, model, text, self._threads, setting, num_kept
         )
@@ -292,29 +294,6 @@ class TextGenerator:
             triples = zip(prepared, streams, places, strict=True)
             return [TextGeneration(one, stream, place, self.entrance) for one, stream, place in triples]
 
-    async def tokenized(self, prompt: Prompt) -> list[tuple[int, str]]:
-        """Returns a prompt's tokens, each with how the vocabulary writes it.
-
-        Raises:
-            InvalidRequest: The prompt is one that could not be continued.
-        """
-        model = self.connected_model()
-        text = await self._texts.of(model)
-        _, setting = _conversation(prompt, model, text)
-        token_ids = await prompt_token_ids(prompt, RequestClass.BEST_EFFORT, model, text, self._threads, setting)
-        word = text.tokenizer.token_text if text.tokenizer is not None else str
-        return [(token_id, word(token_id)) for token_id in token_ids]
-
-    async def detokenized(self, token_ids: Sequence[int]) -> str:
-        """Returns the text of token ids, special tokens included; raises InvalidRequest if there is none."""
-        model = self.connected_model()
-        tokenizer = (await self._texts.of(model)).tokenizer
-        if tokenizer is None:
-            raise InvalidRequest("tokens", Amount(len(token_ids), "ids"), "none: the model has no tokenizer")
-        valid_token_ids("tokens", token_ids, model.vocab_size)
-        work = partial(tokenizer.decode, token_ids, with_special_tokens=True)
-        return await self._threads.run(RequestClass.BEST_EFFORT, len(token_ids), work)
-
     def connected_model(self) -> ServedModel:
         """Returns the model that is served; raises WorkerUnavailable while there is none."""
         model = self._generator.model
@@ -343,14 +322,6 @@ def _delta_builder(prepared: PreparedGeneration, stream: TokenStream) -> DeltaBu
         prepared.new_reader(),
         includes_stop=prepared.includes_stop,
     )
-
-
-def _conversation(prompt: Prompt, model: ServedModel, text: ModelText) -> tuple[ToolUse, Setting]:
-    """Returns which functions an answer may call, and what the chat template is given; nothing without a chat."""
-    if not isinstance(prompt, ChatPrompt):
-        return NO_TOOLS, NO_SETTING
-    use = valid_tools(prompt.tools, text.formats)
-    return use, setting_of(use, prompt.template, model.chat_template)
 
 
 def _answering(prompt: Prompt, use: ToolUse, token_ids: Sequence[int], text: ModelText) -> Answering:

@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler_svc.api.draft import TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
+from scheduler_svc.api.draft import ChatPrompt, Prompt, TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
 from scheduler_svc.api.json_text import read_json
+from scheduler_svc.api.plain_data import MAX_DEPTH, require_size
+from scheduler_svc.core.state.sequence import RequestClass
 from scheduler_svc.errors import Amount, InvalidRequest
-from scheduler_svc.text.chat_template import Setting
+from scheduler_svc.text.chat_template import NO_SETTING, Setting
 from scheduler_svc.text.formats.pieces import Function
 from scheduler_svc.text.formats.table import Formats
+from scheduler_svc.text.threads import INLINE_CHARS, TextThreads
 
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 65_536
-MAX_DEPTH = 64
 MAX_VARIABLES, MAX_VARIABLES_BYTES = 64, 16_384
 NAME_WORDS = "1 to 64 letters, digits, _ and -"
 _NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
@@ -74,6 +76,24 @@ def valid_tools(given: ToolsDraft | None, formats: Formats) -> ToolUse:
     return ToolUse(shown, functions, given.choice is not ToolChoice.AUTO, 1 if is_single else None)
 
 
+async def judged_conversation(
+    prompt: Prompt, template: str, formats: Formats, request_class: RequestClass, threads: TextThreads
+) -> tuple[ToolUse, Setting]:
+    """Returns which functions an answer may call, and what the chat template is given; nothing without a chat.
+
+    Schemas and variables, whose size takes a while to find, are judged beside the event loop.
+    """
+    if not isinstance(prompt, ChatPrompt):
+        return NO_TOOLS, NO_SETTING
+
+    def judged() -> tuple[ToolUse, Setting]:
+        use = valid_tools(prompt.tools, formats)
+        return use, setting_of(use, prompt.template, template)
+
+    has_data = prompt.tools is not None or prompt.template.variables
+    return await threads.run(request_class, INLINE_CHARS + 1, judged) if has_data else judged()
+
+
 def setting_of(use: ToolUse, template: TemplateDraft, source: str) -> Setting:
     """Returns what the template, whose source it is, is given besides the turns."""
     field = "chat.template_variables"
@@ -98,16 +118,6 @@ def setting_of(use: ToolUse, template: TemplateDraft, source: str) -> Setting:
         continues=template.continues,
         needs_tools=bool(use.functions),
     )
-
-
-def require_size(field: str, value: object, max_bytes: int) -> int:
-    """Returns the size of plain data as JSON; refuses what is too large, or too deep to be worked on."""
-    if not _is_flat(value):
-        raise InvalidRequest(field, Amount(MAX_DEPTH + 1, "levels and more"), f"at most {MAX_DEPTH} levels")
-    num_bytes = len(json.dumps(value, ensure_ascii=False).encode())
-    if num_bytes > max_bytes:
-        raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {max_bytes} bytes of JSON")
-    return num_bytes
 
 
 def json_object(field: str, text: str) -> dict[str, Any]:
@@ -148,19 +158,3 @@ def _shown(tool: ToolDraft) -> dict[str, Any]:
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
-
-
-def _is_flat(value: object) -> bool:
-    """Returns whether plain data has no more levels than may be."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [part for one in level for part in _parts(one)]
-        if not level:
-            return True
-    return False
-
-
-def _parts(value: object) -> Sequence[object]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    return value if isinstance(value, list) else ()

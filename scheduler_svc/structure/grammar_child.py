@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from llguidance import LLMatcher, LLTokenizer
 from qllm.grammar import LIMITS, STEP_S, TRIAL_STACK_BYTES, Spare, tokenizer_of
@@ -27,6 +28,7 @@ _MAX_PROBLEM_BYTES = 2000
 _NUM_TOKENS = 32
 _SEED = 7
 _NO_TEXT = "no text is of it"
+_FAILED = "the library that follows grammars fails on it"
 _TOO_LONG = "it takes too long to follow"
 _EMPTY = "NoExtensionBias"  # the library's word for that
 
@@ -71,17 +73,25 @@ class _Trials:
         theirs, ours = os.pipe()
         pid = os.fork()  # this process has one thread
         if pid == 0:
-            os.write(ours, self._found(grammar).encode()[:_MAX_PROBLEM_BYTES])
-            os._exit(0)
+            self._tell_and_exit(ours, grammar)
         os.close(ours)
         with os.fdopen(theirs, "rb") as answer:
             problem = answer.read().decode(errors="replace")
         _, status = os.waitpid(pid, 0)
-        if not os.WIFSIGNALED(status):
-            return problem
+        if not os.WIFSIGNALED(status):  # a fork that ends before it has found anything has not found it well
+            return problem if os.WEXITSTATUS(status) == 0 else problem or _FAILED
         if os.WTERMSIG(status) == signal.SIGPROF:
             return f"it takes more than {self._max_cpu_s:g} s to prepare, or for one token"
         return "it takes too much memory to prepare"
+
+    def _tell_and_exit(self, sink: int, grammar: str) -> NoReturn:
+        """Ends the fork with what it found; never by an exception, which would go on in a copy of this process."""
+        try:
+            os.write(sink, self._found(grammar).encode(errors="replace")[:_MAX_PROBLEM_BYTES])
+        except BaseException as error:  # a panic of the library is no Exception
+            os.write(sink, f"{_FAILED} ({type(error).__name__})".encode())
+            os._exit(1)
+        os._exit(0)
 
     def _found(self, grammar: str) -> str:
         """Prepares a grammar and follows it for some tokens, as the worker will."""

@@ -10,9 +10,13 @@ each sequence of roles: the usual ones when the template is loaded, others when 
 A template is a program that may never end, so this runs in a process of its own. Knows nothing of tokens.
 """
 
+import json
 import re
+import secrets
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -22,16 +26,9 @@ from scheduler_svc.text.chat_template import NO_SETTING, ChatTemplate, ChatTempl
 _MAX_REMEMBERED_TURNS = 64
 _MAX_REMEMBERED = 256
 _MAX_TRIAL_CHARS = 4 << 20
-# What stands for the content of a turn in a trial, and how Python and JSON write out a list of one part with it.
-_MARK = re.compile("qz([0-9]+)zq")
-_LISTED_MARK = re.compile("""(?:'text': '|"text": ")qz([0-9]+)zq['"]""")
-_CALL_MARK = re.compile("qc([0-9]+)cq")
-_TOOL_MARK = "qtoolq"
-_TRIED_TOOL = {
-    "type": "function",
-    "function": {"name": _TOOL_MARK, "description": "x", "parameters": {"type": "object", "properties": {}}},
-}
 _TOOL_CONVERSATIONS = (("user",), ("system", "user"))
+_CALL_CONVERSATIONS = (("user", "assistant", "tool"), ("user", "assistant"))
+_CALL_ID = "qaqaqaqaq"  # Mistral's templates take nine letters and digits
 _USUAL_ROLES = ("system", "developer", "user", "assistant")
 _USUAL_CONVERSATIONS = (("system", "user"), ("developer", "user"), ("user", "assistant", "user"))
 
@@ -41,12 +38,12 @@ class LostTurn(ChatTemplateError):
 
     Attributes:
         index: Its number, from 0.
-        is_call: Whether it is a call of the turn that is dropped.
+        call_words: Where it is its calls that are dropped, what is to be said of the template.
     """
 
-    def __init__(self, index: int, *, is_call: bool = False) -> None:
+    def __init__(self, index: int, call_words: str = "") -> None:
         super().__init__(f"turn {index} leaves no trace in the prompt")
-        self.index, self.is_call = index, is_call
+        self.index, self.call_words = index, call_words
 
 
 class NoTools(ChatTemplateError):
@@ -63,6 +60,7 @@ class Convention:
         lost: Turns that leave no trace.
         is_guess: Whether the template refused all trials, so that nothing is known; `lost` are all turns then.
         is_silent: Whether turns that call and say nothing have no content, instead of an empty one.
+        refusal: What the template said where it refused a trial in another way; empty: nothing.
     """
 
     roles: tuple[str, ...]
@@ -70,6 +68,7 @@ class Convention:
     lost: tuple[int, ...] = ()
     is_guess: bool = False
     is_silent: bool = False
+    refusal: str = ""
 
     def continues(self, shorter: "Convention") -> bool:
         """Returns whether this takes the first turns as `shorter` takes them."""
@@ -89,6 +88,69 @@ class Convention:
         ]
 
 
+class _Marks:
+    """What stands for what is said in trials.
+
+    Drawn anew for each process: a mark that is in a caller's text, such as an argument of a call, would count as a
+    turn that was written.
+    """
+
+    def __init__(self) -> None:
+        self._salt = "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
+        self.tool, self.argument = f"qt{self._salt}", f"qa{self._salt}"
+        self._content = re.compile(f"qz{self._salt}([0-9]{{1,9}})zq")
+        # How Python and JSON write out a list of one part with it.
+        self._listed = re.compile(f"""(?:'text': '|"text": ")qz{self._salt}([0-9]{{1,9}})zq['"]""")
+        self._call = re.compile(f"qc{self._salt}([0-9]{{1,9}})cq")
+
+    def content(self, index: int) -> str:
+        """Returns what stands for the content of a turn."""
+        return f"qz{self._salt}{index}zq"
+
+    def call(self, index: int) -> str:
+        """Returns what stands for the names of the functions that a turn calls."""
+        return f"qc{self._salt}{index}cq"
+
+    def turn(self, index: int, turn: ChatTurn) -> ChatTurn:
+        """Returns a turn with marks in place of what it says and of what it calls."""
+        content = "" if _only_calls(turn) else self.content(index)
+        if not calls_of(turn):
+            return replace(turn, content=content)
+        calls = [{**call, "function": {**call["function"], "name": self.call(index)}} for call in calls_of(turn)]
+        return replace(turn, content=content, more={**turn.more, "tool_calls": calls})
+
+    def lost(self, tried: Convention, marked: Sequence[ChatTurn], text: str) -> tuple[int, ...]:
+        """Returns the turns whose marks are not in a trial's text, or only in a list that was written out as it is.
+
+        Of a turn that calls, the calls count: what it says beside them some templates drop, as their models were
+        trained.
+        """
+        written, listed, called = (
+            {int(found) for found in mark.findall(text)} for mark in (self._content, self._listed, self._call)
+        )
+        return tuple(
+            index
+            for index, turn in enumerate(marked)
+            if (
+                index not in called
+                if calls_of(turn)
+                else index not in written or (tried.roles[index] in tried.roles_in_parts and index in listed)
+            )
+        )
+
+    def has_argument(self, text: str) -> bool:
+        """Returns whether a trial's text has the argument, but not as Python writes objects, or JSON texts in texts."""
+        return self.argument in text and f"'{self.argument}'" not in text and f'\\"{self.argument}' not in text
+
+
+class _CallWay(Enum):
+    """How a template takes the arguments of a call: as an object, or as a text; not known of one that writes none."""
+
+    OBJECT = auto()
+    TEXT = auto()
+    UNKNOWN = auto()
+
+
 class ChatFormat:
     """Renders conversations by a template, each in a way that the template takes.
 
@@ -98,6 +160,7 @@ class ChatFormat:
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
+        self._marks = _Marks()
         self._remembered = lru_cache(_MAX_REMEMBERED)(self._find)
 
     def render(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting = NO_SETTING) -> str:
@@ -112,11 +175,13 @@ class ChatFormat:
             if setting.needs_tools:
                 raise NoTools
             setting = replace(setting, tools=())
+        if any(map(calls_of, turns)) and self._call_way is _CallWay.TEXT:
+            turns = [_with_arguments_as_text(turn) for turn in turns]
         convention = self._convention_of(turns, max_chars, setting)
         text = self._template.render(convention.turns(turns), max_chars, setting)
         lost = next(_missing(turns, text) if convention.is_guess else _speaking(turns, convention.lost), None)
         if lost is not None:
-            raise LostTurn(lost, is_call=bool(calls_of(turns[lost])))
+            raise LostTurn(lost, self._call_words(turns[lost], convention.refusal))
         return _cut_behind(turns[-1].content.strip(), text) if setting.continues else text
 
     def _convention_of(self, turns: Sequence[ChatTurn], max_chars: int, setting: Setting) -> Convention:
@@ -124,7 +189,8 @@ class ChatFormat:
         roles = tuple(turn.role for turn in turns)
         if not any(turn.more for turn in turns):
             return self.convention(roles, max_chars)
-        return self._first_without_loss([_marked(index, turn) for index, turn in enumerate(turns)], max_chars, setting)
+        marked = [self._marks.turn(index, turn) for index, turn in enumerate(turns)]
+        return self._first_without_loss(marked, max_chars, setting)
 
     def convention(self, roles: tuple[str, ...], max_chars: int = _MAX_TRIAL_CHARS) -> Convention:
         """Returns how the template takes a conversation of turns with these roles, found by trials of `max_chars`."""
@@ -145,19 +211,59 @@ class ChatFormat:
     @cached_property
     def takes_tools(self) -> bool:
         """Whether the template writes functions into the prompt; found by trials at the first call."""
-        setting = Setting(tools=[_TRIED_TOOL])
+        parameters = {"type": "object", "properties": {}}
+        function = {"name": self._marks.tool, "description": "x", "parameters": parameters}
+        setting = Setting(tools=[{"type": "function", "function": function}])
         for roles in _TOOL_CONVERSATIONS:
-            turns = [ChatTurn(role, f"qz{index}zq") for index, role in enumerate(roles)]
+            turns = [ChatTurn(role, self._marks.content(index)) for index, role in enumerate(roles)]
             try:
                 text = self._template.render(self.convention(roles).turns(turns), _MAX_TRIAL_CHARS, setting)
             except ChatTemplateError:
                 continue
-            if _TOOL_MARK in text:
+            if self._marks.tool in text:
                 return True
         return False
 
+    @cached_property
+    def _call_way(self) -> "_CallWay":
+        """How the template takes the arguments of calls; found by trials at the first call."""
+        if self._writes({self._marks.argument: "x"}):
+            return _CallWay.OBJECT
+        return _CallWay.TEXT if self._writes(f'{{"{self._marks.argument}": "x"}}') else _CallWay.UNKNOWN
+
+    def _call_words(self, turn: ChatTurn, refusal: str) -> str:
+        """Returns what is to be said of the template where it drops the calls of a turn."""
+        if not calls_of(turn):
+            return ""
+        if self._call_way is _CallWay.UNKNOWN:
+            words = "writes no calls into the prompt"
+        elif turn.content:
+            words = "drops the calls of a turn that has a text, too"
+        else:
+            words = "drops these calls"
+        return f"{words}; given in another way it fails: {refusal}" if refusal else words
+
+    def _writes(self, arguments: Mapping[str, str] | str) -> bool:
+        """Returns whether the template writes the arguments of a call as they are, given in one way."""
+        function = {"name": self._marks.call(1), "arguments": arguments}
+        calls = [{"id": _CALL_ID, "type": "function", "function": function}]
+        more = {"assistant": {"tool_calls": calls}, "tool": {"tool_call_id": _CALL_ID}}
+        for roles in _CALL_CONVERSATIONS:
+            turns = [
+                ChatTurn(role, "" if role == "assistant" else self._marks.content(index), more=more.get(role, {}))
+                for index, role in enumerate(roles)
+            ]
+            for tried in _conventions(roles, has_silent=True):
+                try:
+                    text = self._template.render(tried.turns(turns), _MAX_TRIAL_CHARS)
+                except ChatTemplateError:
+                    continue
+                if self._marks.has_argument(text):
+                    return True
+        return False
+
     def _find(self, roles: tuple[str, ...], max_chars: int, likely: Convention | None = None) -> Convention:
-        marked = [ChatTurn(role, f"qz{index}zq") for index, role in enumerate(roles)]
+        marked = [ChatTurn(role, self._marks.content(index)) for index, role in enumerate(roles)]
         return self._first_without_loss(marked, max_chars, NO_SETTING, likely)
 
     def _first_without_loss(
@@ -169,20 +275,23 @@ class ChatFormat:
         """
         roles = tuple(turn.role for turn in marked)
         best = Convention(roles, lost=tuple(range(len(roles))), is_guess=True)
+        refusal = ""
         has_silent = any(_only_calls(turn) for turn in marked)
         for tried in sorted(
             _conventions(roles, has_silent=has_silent), key=lambda one: likely is None or not one.continues(likely)
         ):
             try:
                 text = self._template.render(tried.turns(marked), max_chars, setting).casefold()
-            except ChatTemplateError:
+            except ChatTemplateError as error:
+                if not tried.roles_in_parts:  # most templates fail on these
+                    refusal = refusal or str(error)
                 continue
-            lost = _lost_marks(tried, marked, text)
+            lost = self._marks.lost(tried, marked, text)
             if best.is_guess or len(lost) < len(best.lost):
                 best = replace(tried, lost=lost)
             if not lost:
                 break
-        return best
+        return replace(best, refusal=refusal)
 
 
 def calls_of(turn: ChatTurn) -> Sequence[Mapping[str, Any]]:
@@ -194,13 +303,21 @@ def _only_calls(turn: ChatTurn) -> bool:
     return not turn.content and bool(calls_of(turn))
 
 
-def _marked(index: int, turn: ChatTurn) -> ChatTurn:
-    """Returns a turn with marks in place of what it says and of what it calls."""
-    content = "" if _only_calls(turn) else f"qz{index}zq"
+def _with_arguments_as_text(turn: ChatTurn) -> ChatTurn:
+    """Returns a turn in which the arguments of calls are JSON as a text."""
     if not calls_of(turn):
-        return replace(turn, content=content)
-    calls = [{**call, "function": {**call["function"], "name": f"qc{index}cq"}} for call in calls_of(turn)]
-    return replace(turn, content=content, more={**turn.more, "tool_calls": calls})
+        return turn
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in calls_of(turn)
+    ]
+    return replace(turn, more={**turn.more, "tool_calls": calls})
 
 
 def _conventions(roles: tuple[str, ...], *, has_silent: bool = False) -> Iterator[Convention]:
@@ -212,24 +329,6 @@ def _conventions(roles: tuple[str, ...], *, has_silent: bool = False) -> Iterato
             yield Convention(called, in_parts)
             if has_silent:
                 yield Convention(called, in_parts, is_silent=True)
-
-
-def _lost_marks(tried: Convention, marked: Sequence[ChatTurn], text: str) -> tuple[int, ...]:
-    """Returns the turns whose marks are not in a trial's text, or only in a list that was written out as it is.
-
-    Of a turn that calls, the calls count: what it says beside them some templates drop, as their models were trained.
-    """
-    written, listed = (set(map(int, mark.findall(text))) for mark in (_MARK, _LISTED_MARK))
-    called = set(map(int, _CALL_MARK.findall(text)))
-    return tuple(
-        index
-        for index, turn in enumerate(marked)
-        if (
-            index not in called
-            if calls_of(turn)
-            else index not in written or (tried.roles[index] in tried.roles_in_parts and index in listed)
-        )
-    )
 
 
 def _speaking(turns: Sequence[ChatTurn], indices: Sequence[int]) -> Iterator[int]:

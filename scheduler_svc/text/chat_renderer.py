@@ -96,7 +96,7 @@ class ChatRenderer:
         }
         answer = await self._ask(request_class, num_chars(turns, setting), frame)
         if "lost" in answer:
-            raise LostTurn(answer["lost"], is_call=answer["is_call"])
+            raise LostTurn(answer["lost"], answer["call_words"])
         if "no_tools" in answer:
             raise NoTools
         if "refused" in answer:

@@ -5,7 +5,7 @@ Source: transformers, utils/chat_template_utils.py, for what templates may rely 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -82,7 +82,9 @@ class ChatTemplate:
         self._names_thoughts = "message.thinking" in source and "reasoning_content" not in source
         try:
             self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # Python's own, too, which compiles what Jinja makes of it
             raise ChatTemplateError(f"the model's chat template does not compile: {error}") from error
 
     def _message(self, turn: ChatTurn) -> dict[str, object]:
@@ -106,19 +108,29 @@ class ChatTemplate:
             "add_generation_prompt": setting.begins_answer,
             **self._special_tokens,
         }
-        pieces: list[str] = []
-        num_chars = 0
         try:
-            for piece in self._template.generate(variables):
-                num_chars += len(piece)
-                if num_chars > max_chars:
-                    raise ChatTemplateError(f"rendered text is longer than {max_chars} characters")
-                pieces.append(piece)
+            text = _beginning(self._template.generate(variables), max_chars)
+        except MemoryError:
+            raise
         except jinja2.TemplateError as error:
             raise ChatTemplateError(str(error)) from error
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program, which may raise anything
             raise ChatTemplateError(f"{type(error).__name__} in the template") from error
-        return "".join(pieces)
+        if len(text) > max_chars:
+            raise ChatTemplateError(f"rendered text is longer than {max_chars} characters")
+        return text
+
+
+def _beginning(pieces: Iterable[str], max_chars: int) -> str:
+    """Returns the pieces as one text, up to the piece by which it is longer than it may be."""
+    taken: list[str] = []
+    num_chars = 0
+    for piece in pieces:
+        taken.append(piece)
+        num_chars += len(piece)
+        if num_chars > max_chars:
+            break
+    return "".join(taken)
 
 
 class _GenerationTag(Extension):
@@ -143,7 +155,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+    raise jinja2.TemplateError(str(message))  # here, where an object that can't be written is the template's fault
 
 
 def _tojson(

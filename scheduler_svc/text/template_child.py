@@ -4,7 +4,7 @@ A template is a program that comes with a model: it may loop for hours, or ask f
 the process alone.
 
     ready ──▶ {source, special_tokens} ──▶ {roles, takes_tools} or {broken}
-              {turns, setting, max_chars} ──▶ {text}, {lost} or {refused} ──▶ ...
+              {turns, setting, max_chars} ──▶ {text}, {lost}, {no_tools} or {refused} ──▶ ...
               too much memory          ──▶ {memory}, and the process ends
               too much processor time  ──▶ SIGPROF ends the process
 
@@ -58,11 +58,15 @@ def _rendered(chat_format: ChatFormat, frame: Frame) -> Frame:
     try:
         return {"text": chat_format.render(turns, frame["max_chars"], Setting(**frame.get("setting", {})))}
     except LostTurn as lost:
-        return {"lost": lost.index, "is_call": lost.is_call}
+        return {"lost": lost.index, "call_words": lost.call_words[:_MAX_REASON_CHARS]}
     except NoTools:
         return {"no_tools": True}
     except ChatTemplateError as error:
         return {"refused": _reason(error)}
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a caller wrote: the next conversation needs this process, and its format
+        return {"refused": f"{type(error).__name__} beside the template"}
 
 
 def _reason(error: ChatTemplateError) -> str:

@@ -14,7 +14,7 @@ from itertools import count
 
 from scheduler_svc.api.choices.generations import choices_of, submit_all
 from scheduler_svc.api.choices.merging import merged
-from scheduler_svc.api.deltas import Delta, end_apart, joined
+from scheduler_svc.api.deltas import Delta, end_apart, joined, scores_apart
 from scheduler_svc.api.draft import Draft
 from scheduler_svc.api.openai.question import Choice, JsonObject, Question, StreamPlan
 from scheduler_svc.api.openai.token_texts import TokenTexts
@@ -26,6 +26,9 @@ from scheduler_svc.api.text_generation import PreparedGeneration, TextGeneration
 from scheduler_svc.errors import BatchFailed, InvalidRequest, ServiceError
 
 _log = logging.getLogger(__name__)
+
+# Log-probabilities of a prompt, alternatives included: about ten milliseconds of writing, and one of JSON.
+MAX_NUMBERS_PER_CHUNK = 1024
 
 
 class Answer:
@@ -118,7 +121,7 @@ class Answer:
                 async for index, delta in arriving:
                     self._usage.add(delta)
                     for place, part in self._parts(index, delta):
-                        chunk["choices"] = [writers[place].part(part)]
+                        chunk["choices"] = [await _written(writers[place], part)]
                         if plan.continuous_usage:
                             chunk["usage"] = self._usage.read()
                         yield chunk
@@ -133,8 +136,9 @@ class Answer:
     def _parts(self, index: int, delta: Delta) -> Iterator[tuple[int, Delta]]:
         """Yields what a delta of a generation adds to which choices."""
         for place, whole in self._plan.parts(index, delta):
-            for part in end_apart(whole):
-                yield place, part
+            for piece in scores_apart(whole, MAX_NUMBERS_PER_CHUNK):
+                for part in end_apart(piece):
+                    yield place, part
 
     def _log_failure(self, error: ServiceError) -> None:
         """Logs whose answer it was that failed: the engine knows the answer's id only."""
@@ -215,6 +219,11 @@ def told_error(answer_id: str, request_id: str, error: BaseException) -> Service
         return error
     _log.error("request_id=%s answer_id=%s failed unexpectedly", request_id, answer_id, exc_info=error)
     return ServiceError("internal error")
+
+
+async def _written(choice: Choice, part: Delta) -> JsonObject:
+    """Returns what a part adds to a choice; what is told of a prompt is written beside the event loop."""
+    return choice.part(part) if part.scores is None else await asyncio.to_thread(choice.part, part)
 
 
 async def _prepare(texts: TextGenerator, names: FieldNames, draft: Draft) -> PreparedGeneration:

@@ -135,6 +135,7 @@ def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
         return {"status": "ok"}
 
     @app.get("/ping")
+    @app.post("/ping")
     async def ping() -> JsonObject:
         """Tells that the service runs."""
         return {"status": "ok"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scheduler_svc.api.draft import ChatPrompt, TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
-from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage, NamedTool, ToolCall
+from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, ChatMessage, NamedTool, Tool, ToolCall
 from scheduler_svc.api.tools import json_object
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.text.chat_template import ChatTurn
@@ -57,14 +57,19 @@ def _tools_of(body: ChatCompletionRequest) -> ToolsDraft | None:
     if body.tools is None and given is None:
         return None
     return ToolsDraft(
-        tools=[
-            ToolDraft(one.function.name, one.function.description, one.function.parameters, one.function.strict)
-            for one in body.tools or ()
-        ],
+        tools=tools_of(body.tools or ()),
         choice=ToolChoice.NAMED if isinstance(given, NamedTool) else ToolChoice(given or ToolChoice.AUTO),
         named=given.function.name if isinstance(given, NamedTool) else "",
         parallel=body.parallel_tool_calls is not False,
     )
+
+
+def tools_of(tools: Sequence[Tool]) -> list[ToolDraft]:
+    """Returns functions as a draft has them."""
+    return [
+        ToolDraft(one.function.name, one.function.description, one.function.parameters, one.function.strict)
+        for one in tools
+    ]
 
 
 def _template_of(body: ChatCompletionRequest) -> TemplateDraft:

@@ -142,10 +142,10 @@ def _protected(
 ) -> ASGIApp:
     """Returns the application as it is on an address: each layer stands before what is inside of it."""
     app: ASGIApp = guard
-    if listening.gate is not None:
-        app = KeyCheck(app, listening.gate)
+    # A page in a browser has no key.
+    app = PageCheck(app, cors_origins) if listening.gate is None else KeyCheck(app, listening.gate)
     if listening.names is not None:
-        app = HostCheck(PageCheck(app, cors_origins), listening.names)
+        app = HostCheck(app, listening.names)
     return Envelope(BasePath(app, routes), cors_origins)
 
 

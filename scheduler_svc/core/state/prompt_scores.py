@@ -3,7 +3,7 @@
 Mirrors PromptLogprobs in protos/qllm/v1/inference.proto.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scheduler_svc.core.state.ids import SeqId
@@ -42,17 +42,27 @@ class PromptScores:
     def since(self, position: int) -> "PromptScores":
         """Returns those of them that stand there, or behind it."""
         skipped = max(0, position - self.first_position)
-        if not skipped:
-            return self
-        skipped_alternatives = skipped * self.num_alternatives
+        return self._part(skipped, len(self)) if skipped else self
+
+    def pieces(self, most_numbers: int) -> "Iterator[PromptScores]":
+        """Yields them in pieces of so many log-probabilities at most, alternatives included, and of a token at least.
+
+        None are one piece.
+        """
+        length = max(1, most_numbers // (1 + self.num_alternatives))
+        for first in range(0, max(1, len(self)), length):
+            yield self._part(first, min(first + length, len(self)))
+
+    def _part(self, first: int, stop: int) -> "PromptScores":
+        alternatives = slice(first * self.num_alternatives, stop * self.num_alternatives)
         return PromptScores(
-            self.first_position + skipped,
-            self.token_ids[skipped:],
-            self.logprobs[skipped:],
-            self.ranks[skipped:],
+            self.first_position + first,
+            self.token_ids[first:stop],
+            self.logprobs[first:stop],
+            self.ranks[first:stop],
             self.num_alternatives,
-            self.alternative_ids[skipped_alternatives:],
-            self.alternative_logprobs[skipped_alternatives:],
+            self.alternative_ids[alternatives],
+            self.alternative_logprobs[alternatives],
         )
 
     def alternatives(self, index: int) -> Sequence[tuple[int, float]]:

@@ -67,18 +67,26 @@ LLAMA_3 = (
     "{%- else %}{{- '<|ipython|>' + message.content }}{%- endif %}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-# DeepSeek R1's: a turn that calls is one that has no content.
-DEEPSEEK_R1 = (
-    "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for message in messages %}"
+# DeepSeek V3's and R1's, as they are published: no functions, a turn that calls is one that has no content, and the
+# arguments of a call are a text.
+DEEPSEEK_PUBLISHED = (
+    "{% set ns = namespace(system='', after_tools=false) %}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}{% set ns.system = message['content'] %}"
+    "{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}"
+    "{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% endif %}"
     "{% if message['role'] == 'assistant' and message['content'] is none %}"
     "{{ '<｜Assistant｜><｜tool▁calls▁begin｜>' }}"
-    "{% for tool in message['tool_calls'] %}{{ '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' }}"
-    "{{ tool['function']['name'] + '\n```json\n' + tool['function']['arguments'] | tojson }}"
-    "{{ '\n```<｜tool▁call▁end｜>' }}"
-    "{% endfor %}{{ '<｜tool▁calls▁end｜>' }}{% endif %}"
+    "{% for tool in message['tool_calls'] %}"
+    "{{ '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + tool['function']['name'] + '\n```json\n'"
+    " + tool['function']['arguments'] + '\n```<｜tool▁call▁end｜>' }}"
+    "{% endfor %}{{ '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}{% endif %}"
     "{% if message['role'] == 'assistant' and message['content'] is not none %}"
     "{{ '<｜Assistant｜>' + message['content'] }}{% endif %}"
     "{% if message['role'] == 'tool' %}{{ '<｜tool▁output▁begin｜>' + message['content'] }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+# The same with the functions at the front, as those write it who use its tools.
+DEEPSEEK_R1 = DEEPSEEK_PUBLISHED.replace(
+    "{{ bos_token }}", "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
 )

@@ -139,11 +139,12 @@ class FakeStream:
         return TokenEvent(tuple(chunk), tuple(-0.5 for _ in chunk), reason, usage, tops)
 
     def scores(self) -> list[PromptScores]:
-        """The prompt's tokens in pieces of three, each less probable, if asked for."""
+        """The prompt's tokens in pieces, each less probable, if asked for."""
         most, prompt = self.request.sampling.num_prompt_logprobs, self.request.prompt_token_ids
         if most is None:
             return []
-        return [self.piece(prompt[first : first + 3], first, most) for first in range(1, len(prompt), 3)]
+        length = self.generator.scores_per_event
+        return [self.piece(prompt[first : first + length], first, most) for first in range(1, len(prompt), length)]
 
     def piece(self, token_ids: tuple[int, ...], first: int, most: int) -> PromptScores:
         logprobs = [-0.25 * (first + index) for index in range(len(token_ids))]
@@ -199,6 +200,7 @@ class FakeGenerator:
     script: Callable[[GenerationRequest], list[int]] = echo
     cached: Callable[[GenerationRequest], int] = nothing_cached
     tokens_per_event: int = 1
+    scores_per_event: int = 3
     hold_after: int | None = None
     refuse_with: ServiceError | None = None
     fail_with: Exception | None = None

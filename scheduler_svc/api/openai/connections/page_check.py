@@ -1,8 +1,8 @@
-"""Refuses what a web page of somebody else's asks a service on this machine to do.
+"""Refuses what a web page of somebody else's asks a service that needs no key to do.
 
-A browser lets any page send forms and empty requests to a server on this machine, without asking it first: an upload,
-or the end of a job. It says then whose page it is (`Origin`), which programs do not. What is called JSON a browser
-sends only if the server agrees, so that is left to it.
+A browser lets any page send forms and empty requests to a server that it can reach, on this machine for example, or
+behind a proxy, without asking it first: an upload, or the end of a job. It says then whose page it is (`Origin`), which
+programs do not. What is called JSON a browser sends only if the server agrees, so that is left to it.
 """
 
 from collections.abc import Sequence

@@ -336,12 +336,27 @@ class ChatCompletionRequest(GenerationFields):
 class TokenizeRequest(Strict):
     """The body of POST /tokenize: a text, or a conversation."""
 
-    neutral: ClassVar[NeutralValues] = {"add_special_tokens": (True,), "add_generation_prompt": (True,)}
-
     model: str | None = Field(None, description="One of the served model's names.")
     prompt: Text | None = Field(None, description="The text; absent: messages are given.")
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = Field(
         None, description="A conversation, which the model's chat template writes; absent: a prompt is given."
+    )
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = Field(
+        None, description="Functions that an answer to the conversation might call, as the model is told of them."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Variables for the model's chat template, such as enable_thinking."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether a conversation ends with the beginning of an answer. Default true."
+    )
+    continue_final_message: bool | None = Field(
+        None, description="Whether an answer would go on with the last message. Default false."
+    )
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Whether the tokenizer's own special tokens are put around a prompt. Default true; false with "
+        "messages, where the chat template writes them.",
     )
     return_token_strs: bool | None = Field(None, description="Tells how the vocabulary writes each token, too.")
 

@@ -119,3 +119,12 @@ async def test_no_more_wait_than_may() -> None:
         await checker.problem(GOOD)
     assert await asyncio.gather(*waiting) == ["", ""]
     checker.close()
+
+
+async def test_a_grammar_that_the_library_can_not_read_at_all_is_not_called_good(checker: GrammarChecker) -> None:
+    assert await checker.problem(GOOD) == ""
+    pid = checker.pid
+    for unreadable in ('start: "\ud83d"', None):
+        assert (await checker._exchange({"grammar": unreadable}))["problem"]
+    assert await checker.problem(GOOD) == ""
+    assert checker.pid == pid

@@ -70,7 +70,7 @@ async def test_the_usual_roles_are_tried_at_the_start(started: list[TemplateProc
     await process.start()
     assert process.roles == ("user",)
     frame = {"turns": [turn("user", "hi"), turn("assistant", "ho")], "max_chars": 10}
-    assert (await process.ask(frame)) == {"lost": 1, "is_call": False}
+    assert (await process.ask(frame)) == {"lost": 1, "call_words": ""}
 
 
 async def test_a_refusal_is_an_answer(started: list[TemplateProcess]) -> None:
@@ -79,6 +79,33 @@ async def test_a_refusal_is_an_answer(started: list[TemplateProcess]) -> None:
     assert len((await render(process, "hi"))["refused"]) == 1000
     long = make(started, "{{ messages[0].content * 1001 }}")
     assert "longer than 1000" in (await render(long, "x"))["refused"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{{ (m.function.arguments.n * 9).as_integer_ratio() }}",
+        "{{ raise_exception((messages | length + 8) ** 5000) }}",
+        "{{ messages | tojson(indent='x' * 3) }}{{ '%d' % m.function.name }}",
+        "{% for a in m.function.arguments %}{{ m.function.arguments.update({a * 2: 1}) }}{% endfor %}",
+        "{{ strftime_now(m.function.name + '\ud83d') }}",
+    ],
+)
+async def test_whatever_a_caller_says_the_process_answers_and_goes_on(
+    started: list[TemplateProcess], said: str
+) -> None:
+    marks = "".join(f"q{letter}{'1' * 5000}{letter}q" for letter in "zca")
+    call = {"id": "1", "type": "function", "function": {"name": marks, "arguments": {marks: marks, "n": 1e308}}}
+    turns = [turn("user", "hi"), {"role": "assistant", "content": "", "more": {"tool_calls": [call]}}]
+    body = "{% for m in messages[-1].tool_calls or [] %}SAID{{ m | tojson }}{% endfor %}{{ messages[0].content }}"
+    for source in (body.replace("SAID", ""), body.replace("SAID", said)):
+        process = make(started, source)
+        await process.start()
+        pid = process.pid
+        answer = await process.ask({"turns": turns, "max_chars": 100_000})
+        assert set(answer) <= {"text", "refused", "lost", "call_words"}
+        assert await render(process, "hi") == {"text": "hi"}
+        assert process.pid == pid
 
 
 @pytest.mark.parametrize("source", ["{% if", "{{ x | nofilter }}"])

@@ -36,6 +36,7 @@ def render(source: str, *turns: ChatTurn, **setting: Any) -> str:
         (tool_templates.MISTRAL, True),
         (tool_templates.LLAMA_3, True),
         (tool_templates.DEEPSEEK_R1, True),
+        (tool_templates.DEEPSEEK_PUBLISHED, False),
         (chat_templates.CHATML, False),
         (chat_templates.GEMMA, False),
         (chat_templates.MISTRAL, False),
@@ -71,7 +72,7 @@ def test_calls_and_their_results_are_written_as_the_model_was_trained(source: st
 def test_a_turn_whose_calls_would_be_dropped_is_refused() -> None:
     with pytest.raises(LostTurn) as lost:
         render(chat_templates.CHATML, HI, calling("weather", content="I look."), RAIN)
-    assert (lost.value.index, lost.value.is_call) == (1, True)
+    assert (lost.value.index, lost.value.call_words) == (1, "writes no calls into the prompt")
 
 
 def test_what_is_said_beside_calls_may_be_dropped_as_the_model_was_trained() -> None:
@@ -97,3 +98,57 @@ def test_the_last_turn_is_continued_where_it_is_written_as_it_is() -> None:
     upper = "{% for message in messages %}{{ message.content | upper }}{% endfor %}"
     with pytest.raises(ChatTemplateError, match="continued"):
         render(upper, *turns, begins_answer=False, continues=True)
+
+
+CONCATENATED = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}CALL{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("call", "written"),
+    [
+        ("c.function.name + c.function.arguments", 'weather{"city": "Bonn"}'),
+        ("c.function.name ~ c.function.arguments", 'weather{"city": "Bonn"}'),
+        ("c.function.name + c.function.arguments | tojson", 'weather{"city": "Bonn"}'),
+        ("c.function.name + c.function.arguments.items() | map('join', '=') | join", "weathercity=Bonn"),
+        (
+            "c.function.name + (c.function.arguments if c.function.arguments is string"
+            " else c.function.arguments | tojson)",
+            'weather{"city": "Bonn"}',
+        ),
+    ],
+)
+def test_arguments_are_an_object_or_a_text_as_the_template_writes_them(call: str, written: str) -> None:
+    source = CONCATENATED.replace("CALL", "{{ " + call + " }}")
+    assert written in render(source, HI, calling("weather"), RAIN)
+
+
+def test_what_is_told_of_calls_that_a_template_writes_only_without_a_text_is_true() -> None:
+    turns = (HI, calling("weather", content="I look."), RAIN)
+    with pytest.raises(LostTurn) as lost:
+        render(tool_templates.DEEPSEEK_PUBLISHED, *turns)
+    assert lost.value.call_words == "drops the calls of a turn that has a text, too"
+
+
+def test_a_failure_of_the_template_is_told_where_its_calls_are_lost() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.name + 1 }}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(LostTurn) as lost:
+        render(source, HI, calling("weather"), RAIN)
+    assert lost.value.call_words.endswith("it fails: TypeError in the template")
+
+
+@pytest.mark.parametrize("mark", ["qz0zq", "qc1cq", "qz" + 5000 * "1" + "zq", "qc" + 5000 * "1" + "cq", "qtoolq"])
+def test_a_callers_text_is_never_taken_for_a_turn_that_was_written(mark: str) -> None:
+    """The template writes the arguments of calls, and drops users and the names of functions."""
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}"
+        "{% endfor %}"
+    )
+    turn = calling("weather")
+    turn.more["tool_calls"][0]["function"]["arguments"]["city"] = mark
+    with pytest.raises(LostTurn) as lost:
+        render(source, HI, turn)
+    assert lost.value.index == 0
+    assert mark in render(tool_templates.QWEN, HI, turn)

@@ -1,11 +1,14 @@
 """How a prompt, and the probabilities of its tokens, come back over HTTP."""
 
 import math
+import threading
 from typing import Any
 
 import pytest
 
+from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.openai import answer as answers
+from scheduler_svc.api.openai import completions
 from scheduler_svc.text.tokenizer import Tokenizer
 from tests.support.models.sample_tokenizers import BOS_ID, EOS_ID, byte_level_tokenizer
 from tests.support.service.fakes import FakeGenerator
@@ -85,6 +88,35 @@ async def test_streamed_parts_add_up_to_the_whole(max_tokens: int, logprobs: int
         for column in choice["logprobs"] or ():
             assert [one for part in mine for one in part["logprobs"][column]] == choice["logprobs"][column]
         assert [part["finish_reason"] for part in mine][-1] == "length"
+
+
+@pytest.mark.parametrize("most_numbers", [1, 6, 1024])
+async def test_a_long_echo_is_streamed_in_bounded_pieces_that_are_written_beside_the_event_loop(
+    most_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MAX_NUMBERS_PER_CHUNK", most_numbers)
+    written_by: list[tuple[bool, threading.Thread]] = []
+    write = completions._CompletionChoice.part
+
+    def noted(choice: completions._CompletionChoice, delta: Delta) -> dict[str, object]:
+        written_by.append((delta.scores is not None, threading.current_thread()))
+        return write(choice, delta)
+
+    monkeypatch.setattr(completions._CompletionChoice, "part", noted)
+    generator = FakeGenerator(scores_per_event=100)
+    body: dict[str, Any] = {"prompt": encode("hello you there"), "echo": True, "max_tokens": 2, "logprobs": 2}
+    async with http_app(generator) as service:
+        [whole] = (await service.answer(COMPLETIONS, **body))["choices"]
+        written_by.clear()
+        parts = [chunk["choices"][0] for chunk in await service.chunks(COMPLETIONS, **body)]
+    assert [one for part in parts for one in part["logprobs"]["tokens"]] == whole["logprobs"]["tokens"]
+    assert [one for part in parts for one in part["logprobs"]["top_logprobs"]] == whole["logprobs"]["top_logprobs"]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    first, *others = [len(part["logprobs"]["tokens"]) for part in parts]
+    assert max(first - 1, *others) <= max(1, most_numbers // 3)  # the first has the token of which nothing is told
+    assert {is_scored for is_scored, _ in written_by} == {True, False}
+    for is_scored, thread in written_by:
+        assert is_scored is (thread is not threading.main_thread())
 
 
 async def test_an_echo_without_log_probabilities_asks_for_none() -> None:

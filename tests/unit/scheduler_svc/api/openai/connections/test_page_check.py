@@ -1,4 +1,4 @@
-"""A web page of somebody else's has nothing done by a service on this machine; programs and allowed pages do."""
+"""A web page of somebody else's has nothing done by a service without keys; programs and allowed pages do."""
 
 from collections.abc import AsyncIterator
 
@@ -18,12 +18,13 @@ PAGES = "https://pages.example"
 UPLOAD = {"file": ("a.jsonl", b"{}"), "purpose": (None, "batch")}
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[httpx2.AsyncClient]:
+@pytest.fixture(params=[frozenset({"pages.example"}), None], ids=["names of this machine", "any name"])
+async def http(request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncClient]:
+    """A service for this machine alone, and one that is told to be there for whoever reaches it."""
     generator = FakeGenerator()
     texts = TextGenerator(generator)
     backend = Backend(generator, texts, MemoryJobs())
-    server = OpenAiServer(backend, Listening(names=frozenset({"pages.example"})), 0, DEFAULT_LIMITS, (PAGES,))
+    server = OpenAiServer(backend, Listening(names=request.param), 0, DEFAULT_LIMITS, (PAGES,))
     server.bind()
     server.start()
     async with httpx2.AsyncClient(base_url=f"http://{server.address}", timeout=60) as client:
