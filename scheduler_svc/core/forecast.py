@@ -109,7 +109,7 @@ class Forecasts:
         return Shape.of_decodes([*work.queues[LS_DECODE if request_class is LS else BE_DECODE], *generating])
 
     def _held(self, request_class: RequestClass) -> list[Sequence]:
-        """Returns those of a class that stand in no queue, and will generate: choices and beams that wait for others."""
+        """Returns those of a class that will generate and stand in no queue: choices and beams that wait for others."""
         live = self._work.sequences.values()
         return [s for s in live if s.state is SequenceState.HELD and s.effective_class is request_class]
 

@@ -3,6 +3,7 @@
 Whoever watches requests come and go hears of it from here: the timeline and the metrics. Knows no worker.
 """
 
+from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,12 +78,18 @@ class LiveRequests:
         by_tenant = self._by_request_id.get(request_id, {})
         return tuple(seq_id for owner, seq_id in by_tenant.items() if tenant is None or owner == tenant)
 
-    def admit(self, request: GenerationRequest, forecast: Forecast) -> None:
-        """Counts a request in, which must be added next; raises DuplicateRequest, DeadlineTooSoon or Overloaded."""
-        if self.find(request.request_id, request.tenant):
-            raise DuplicateRequest(request.request_id)
-        require_deadline(request.deadline_s, self._now_s(), forecast.soonest_s)
-        self._admission[request.request_class].enter(request.most_tokens, forecast.begins_s)
+    def admit(self, requests: abc.Sequence[GenerationRequest], forecast: Forecast) -> None:
+        """Counts requests in that differ in seed and id alone, all or none; they must be added next.
+
+        Raises:
+            DuplicateRequest, DeadlineTooSoon, Overloaded: They were refused, and nothing was counted.
+        """
+        for request in requests:
+            if self.find(request.request_id, request.tenant):
+                raise DuplicateRequest(request.request_id)
+        first, num_tokens = requests[0], sum(request.most_tokens for request in requests)
+        require_deadline(first.deadline_s, self._now_s(), forecast.soonest_s)
+        self._admission[first.request_class].enter(num_tokens, forecast.begins_s, len(requests))
 
     def add(self, live: LiveRequest) -> None:
         """Adds a request that was admitted."""
