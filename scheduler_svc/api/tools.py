@@ -3,7 +3,6 @@
 Each refusal is an InvalidRequest that names the field as GenerateRequest does, what was given and what is allowed.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from scheduler_svc.core.suspects import Suspects
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
 
-# Prompts that wait for others' tokens are passed over for those behind them; each is looked at in every decision.
+# Who waits for others' tokens, or may not ride, is passed over for those behind; each is looked at in every decision.
 _MOST_PASSED_OVER = 16
 
 
@@ -185,10 +185,10 @@ class Composer:
         for queue in (self._queues[name] for name in plan.filler):
             skipped: list[Sequence] = []
             while len(members) < plan.max_sequences and (sequence := queue.pop()):
-                if (
-                    sequence.is_suspect or sequence.is_scored
-                ):  # all of its rows go through the head, and would take long
+                if not sequence.may_ride:
                     skipped.append(sequence)
+                    if len(skipped) >= _MOST_PASSED_OVER:
+                        break
                     continue
                 seeker = self._room.seek(sequence, budget - shape.num_tokens)
                 most = seeker.chunk(budget - shape.num_tokens)

@@ -10,6 +10,8 @@ class ClassCounters:
     """Counts of one class.
 
     Attributes:
+        num_generated_tokens: Tokens sampled for it, those of every beam of a search too.
+        num_ended_tokens: Tokens that the answers of those had that ended; of a search those of its best one.
         num_first_tokens: Requests that had their first token.
         num_first_tokens_in_time: Those that had it in time.
         num_paced: Requests that ended whole and had more than one token.
@@ -20,6 +22,7 @@ class ClassCounters:
 
     num_finished: int = 0
     num_generated_tokens: int = 0
+    num_ended_tokens: int = 0
     num_prompt_tokens: int = 0
     busy_ns: int = 0
     num_first_tokens: int = 0

@@ -16,7 +16,7 @@ from scheduler_svc.core.counters import ClassCounters
 from scheduler_svc.core.policies import Ahead
 from scheduler_svc.core.state.batch import Shape
 from scheduler_svc.core.state.queues import BE_DECODE, BE_PREFILL, LS_DECODE, LS_PREFILL
-from scheduler_svc.core.state.sequence import RequestClass, Sequence
+from scheduler_svc.core.state.sequence import RequestClass, Sequence, SequenceState
 from scheduler_svc.core.workload import Workload
 
 LS = RequestClass.LATENCY_SENSITIVE
@@ -60,12 +60,13 @@ class Forecasts:
         """
         work, line = self._work, (LS_PREFILL, LS_DECODE) if request_class is LS else (BE_PREFILL, BE_DECODE)
         prompts, decodes = map(work.ahead, line)
-        num_ahead = prompts.num_sequences + decodes.num_sequences
+        held = self._held(request_class)
+        num_ahead = prompts.num_sequences + decodes.num_sequences + len(held)
         if not work.cost_model.is_ready:
             return math.inf if num_ahead else 0.0
         if not prompts.num_sequences and num_ahead < work.limits.max_num_seqs:
             return 0.0
-        generating = self._generating(request_class)
+        generating = self._generating(request_class) + Shape.of_decodes(held, num_passes=0)
         context = (generating.num_pairs + prompts.num_tokens) // num_ahead
         num_outputs = self._num_outputs(request_class, decodes)
         num_fitting = int(self._memory.pool.num_blocks * work.block_size / (context + num_outputs))
@@ -84,7 +85,7 @@ class Forecasts:
         """
         counters = self._counters[request_class]
         if counters.num_finished:
-            return counters.num_generated_tokens / counters.num_finished
+            return counters.num_ended_tokens / counters.num_finished
         if request_class is LS or not decodes.num_sequences:
             return 1.0
         return decodes.num_tokens / decodes.num_sequences
@@ -106,6 +107,11 @@ class Forecasts:
         under_way = [m.sequence for batch in work.batches if batch.sequel is None for m in batch.members]
         generating = [one for one in under_way if one.output_token_ids and one.effective_class is request_class]
         return Shape.of_decodes([*work.queues[LS_DECODE if request_class is LS else BE_DECODE], *generating])
+
+    def _held(self, request_class: RequestClass) -> list[Sequence]:
+        """Returns those of a class that will generate and stand in no queue: choices and beams that wait for others."""
+        live = self._work.sequences.values()
+        return [s for s in live if s.state is SequenceState.HELD and s.effective_class is request_class]
 
     def _soonest_s(self, sequence: Sequence) -> float:
         """Predicts the first token, and those that have to follow, where nobody else is there."""

@@ -114,7 +114,9 @@ class Lives:
             self._room.forget(sequence)
         self._outbox += [DropBatch(batch.batch_id) for batch in emptied]
         del self._work.sequences[sequence.seq_id]
-        self._counts[sequence.request_class].num_finished += 1
+        counts = self._counts[sequence.request_class]
+        counts.num_finished += 1
+        counts.num_ended_tokens += len(sequence.output_token_ids)
         sequence.kin.leaves(sequence, self)
 
     def retire(self, sequence: Sequence) -> None:

@@ -147,9 +147,10 @@ class Room:
         """Whether what a sequence has computed can be another one's too, after best-effort work gave way if need be."""
         if not parent.block_ids:
             return False
-        is_ls = parent.effective_class is LS
-        victims = [*_of(self._kept(), BE), *self._best_effort_victims()] if is_ls else []
-        return self._free(self._need(self._memory.num_copied(parent), 1), victims)
+        need = self._need(self._memory.num_copied(parent), 1)
+        if need.is_met or parent.effective_class is not LS:  # first: there are many forks at a time, and many victims
+            return need.is_met
+        return self._free(need, [*_of(self._kept(), BE), *self._best_effort_victims()])
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Has a sequence that was made known begin where another one stands, for which there is room."""

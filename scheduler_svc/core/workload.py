@@ -149,7 +149,8 @@ class Workload:
 
     def look(self, moment: Moment) -> None:
         """Looks ahead from now on."""
-        may_ride = next(self.suspects.waiting_in((BE_DECODE, BE_PREFILL)), None) is None
+        suspect, first = next(self.suspects.waiting_in((BE_DECODE, BE_PREFILL)), None), self.queues[BE_PREFILL].peek()
+        may_ride = suspect is None and (first is None or first.may_ride)
         self.outlook = Outlook(
             self.queues,
             self.batches,

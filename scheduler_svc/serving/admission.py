@@ -46,18 +46,19 @@ class ClassAdmission:
     _interval_s: float = 1.0
     _last_end_s: float | None = None
 
-    def enter(self, num_tokens: int, wait_s: float = 0.0) -> None:
-        """Counts a request in.
+    def enter(self, num_tokens: int, wait_s: float = 0.0, num_requests: int = 1) -> None:
+        """Counts a request in, or several that come together: all of them or none.
 
         Args:
-            num_tokens: Those of its prompt and its longest answer.
-            wait_s: How long it is predicted to wait until it is begun.
+            num_tokens: Those of their prompts and longest answers.
+            wait_s: How long they are predicted to wait until they are begun.
+            num_requests: How many they are.
 
         Raises:
             WaitTooLong, TokensSpent, Overloaded: There is no room; all say when there may be.
         """
         name, limits = self.request_class.words, self.limits
-        if self.num_live >= limits.max_requests:
+        if self.num_live + num_requests > limits.max_requests:
             raise Overloaded(name, limits.max_requests, self._retry_s())
         if limits.max_tokens and self.num_tokens + num_tokens > limits.max_tokens:
             never_fits = num_tokens > limits.max_tokens
@@ -66,7 +67,7 @@ class ClassAdmission:
             # The wait falls by a second each second unless others come, who are refused as this one is.
             retry_s = jittered(max(_MIN_RETRY_S, wait_s - limits.max_wait_s))
             raise WaitTooLong(name, wait_s, limits.max_wait_s, retry_s)
-        self.num_live += 1
+        self.num_live += num_requests
         self.num_tokens += num_tokens
 
     def leave(self, num_tokens: int, now_s: float) -> None:

@@ -122,33 +122,26 @@ class Engine:
         """Queues requests that differ in seed alone; raises as `submit` does, and then none is queued."""
         if self._absence.is_over:
             raise WorkerUnavailable(self._absence.reason or "no worker serves")
-        self._live.require_new(requests[0])
-        taken: list[LiveRequest] = []
-        try:
-            taken.extend(map(self._take_in, requests))
-        except ServiceError:
-            for live in taken:
-                self._live.leave(live.sequence.seq_id, FinishReason.ABORTED)
-            raise
-        sequences = [live.sequence for live in taken]
+        core, sequences = self._driver.core, [self._sequence(request) for request in requests]
+        self._live.admit(requests, Forecast() if core is None else core.forecast(sequences[0]))
+        streams = list(map(self._go_live, requests, sequences))
         if len(sequences) > 1 and not sequences[0].is_scored:  # of a prompt that is scored each is told by itself
             share_prompt(sequences)
-        if (core := self._driver.core) is not None:
+        if core is not None:
             for sequence in sequences:
                 core.add(sequence)
             self._driver.pump()
-        return [live.stream for live in taken]
+        return streams
 
-    def _take_in(self, request: GenerationRequest) -> LiveRequest:
-        """Counts a request in; raises as `submit` does."""
-        seq_id, now_s = self._new_seq_id(), self._loop.time()
+    def _sequence(self, request: GenerationRequest) -> Sequence:
+        """Makes the sequence of a request that arrives now."""
         sequence = Sequence(
-            seq_id,
+            self._new_seq_id(),
             request.request_class,
             request.prompt_token_ids,
             request.sampling,
             request.stop,
-            now_s,
+            self._loop.time(),
             output_token_ids=[*request.output_token_ids],
             targets=request.targets,
             deadline_s=request.deadline_s,
@@ -157,18 +150,19 @@ class Engine:
         )
         if request.beams is not None:
             search_beams(sequence, request.beams, self._new_seq_id)
-        core = self._driver.core
-        self._live.admit(request, Forecast() if core is None else core.forecast(sequence))
+        return sequence
+
+    def _go_live(self, request: GenerationRequest, sequence: Sequence) -> BufferedTokenStream:
+        """Adds a request that was admitted; returns where its tokens will come."""
         stream = BufferedTokenStream(
             request.request_class,
             self._fan_out,
             usage=lambda: sequence.usage(self._loop.time()),
-            on_close=lambda reason: self._end_early(seq_id, reason),
+            on_close=lambda reason: self._end_early(sequence.seq_id, reason),
             on_call=lambda tool: self._sessions.calls(sequence, tool),
         )
-        live = LiveRequest(request, sequence, stream)
-        self._live.add(live)
-        return live
+        self._live.add(LiveRequest(request, sequence, stream))
+        return stream
 
     def _new_seq_id(self) -> SeqId:
         return SeqId(next(self._seq_ids))

@@ -3,6 +3,7 @@
 Whoever watches requests come and go hears of it from here: the timeline and the metrics. Knows no worker.
 """
 
+from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,15 +80,18 @@ class LiveRequests:
         own = (seq_ids for owner, seq_ids in by_tenant.items() if tenant is None or owner == tenant)
         return tuple(seq_id for seq_ids in own for seq_id in seq_ids)
 
-    def require_new(self, request: GenerationRequest) -> None:
-        """Raises DuplicateRequest if the tenant has a live request of that name."""
-        if self.find(request.request_id, request.tenant):
-            raise DuplicateRequest(request.request_id)
+    def admit(self, requests: abc.Sequence[GenerationRequest], forecast: Forecast) -> None:
+        """Counts requests in that differ in seed and id alone, all or none; they must be added next.
 
-    def admit(self, request: GenerationRequest, forecast: Forecast) -> None:
-        """Counts a request in, which must be added next; raises DeadlineTooSoon or Overloaded."""
-        require_deadline(request.deadline_s, self._now_s(), forecast.soonest_s)
-        self._admission[request.request_class].enter(request.most_tokens, forecast.begins_s)
+        Raises:
+            DuplicateRequest, DeadlineTooSoon, Overloaded: They were refused, and nothing was counted.
+        """
+        for request in requests:
+            if self.find(request.request_id, request.tenant):
+                raise DuplicateRequest(request.request_id)
+        first, num_tokens = requests[0], sum(request.most_tokens for request in requests)
+        require_deadline(first.deadline_s, self._now_s(), forecast.soonest_s)
+        self._admission[first.request_class].enter(num_tokens, forecast.begins_s, len(requests))
 
     def add(self, live: LiveRequest) -> None:
         """Adds a request that was admitted."""

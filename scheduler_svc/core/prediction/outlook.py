@@ -54,7 +54,7 @@ class Outlook:
         planner: Knows the layers.
         chunk_tokens: Tokens of a best-effort prompt that an iteration of its own would compute.
         moment: The time of the decision.
-        may_ride: Whether best-effort work may ride: not while some of it has to run alone, which would wait for ever.
+        may_ride: Whether best-effort work may ride: not where the first of it may not, which would wait for ever.
     """
 
     def __init__(

@@ -266,6 +266,14 @@ class Sequence:
         return self.sampling.num_prompt_logprobs is not None and self.scored_up_to < len(self.prompt_token_ids)
 
     @property
+    def may_ride(self) -> bool:
+        """Whether it may be taken along by an iteration that others wait for.
+
+        One that is scored may not: all of its rows go through the head, and would take long. A suspect runs alone.
+        """
+        return not (self.is_suspect or self.is_scored)
+
+    @property
     def num_reusable_tokens(self) -> int:
         """How many of its first tokens it may take from what others computed, at most.
 

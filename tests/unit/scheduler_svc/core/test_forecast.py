@@ -2,6 +2,7 @@
 
 import pytest
 
+from scheduler_svc.core.beams.params import BeamParams
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.ids import SeqId
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, StopConditions
@@ -86,3 +87,31 @@ def test_tokens_that_have_to_come_put_the_soonest_end_off() -> None:
     sim = simulation()
     one, many = (sim.scheduler.forecast(newcomer(sim, min_tokens=number)).soonest_s for number in (1, 41))
     assert many > 5 * one
+
+
+def test_answers_of_a_search_are_foretold_as_long_as_they_are() -> None:
+    def wait_after(beams: BeamParams | None) -> float:
+        sim = simulation(max_num_seqs=16)
+        for _ in range(4):
+            sim.submit(LS, 20, 20, beams=beams)
+            sim.run()
+        for _ in range(40):
+            sim.submit(LS, 20, 20)
+        return sim.scheduler.wait_s(LS)
+
+    assert wait_after(BeamParams(16)) == pytest.approx(wait_after(None), rel=0.05)
+
+
+def test_choices_that_wait_for_their_prompt_count_as_those_that_generate() -> None:
+    waits = []
+    for shares in (False, True):
+        sim = simulation(max_num_seqs=4)
+        sim.submit(LS, 40, 30)
+        sim.run()
+        if shares:
+            sim.submit_choices(LS, 40, [SamplingParams(0.0)] * 32, 30)
+        else:
+            for _ in range(32):
+                sim.submit(LS, 40, 30, alike=1)
+        waits.append(sim.scheduler.wait_s(LS))
+    assert 0.5 * waits[0] < waits[1] <= waits[0]

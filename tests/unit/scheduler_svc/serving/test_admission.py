@@ -83,3 +83,15 @@ def test_each_refusal_counts_as_its_own(refused: Callable[[], None], reason: Ref
     with pytest.raises((Overloaded, DeadlineTooSoon)) as caught:
         refused()
     assert caught.value.refusal is reason
+
+
+def test_requests_that_come_together_are_taken_in_all_or_none() -> None:
+    places = admission(max_requests=4, max_tokens=100)
+    places.enter(10, num_requests=2)
+    with pytest.raises(Overloaded):
+        places.enter(30, num_requests=3)
+    with pytest.raises(TokensSpent):
+        places.enter(91, num_requests=2)
+    assert (places.num_live, places.num_tokens) == (2, 10)
+    places.enter(90, num_requests=2)
+    assert (places.num_live, places.num_tokens) == (4, 100)

@@ -112,3 +112,15 @@ async def test_front_ends_tell_of_what_they_refuse() -> None:
     bench = EngineBench()
     bench.engine.note_refused(BE, Refusal.INVALID)
     assert count(bench, "requests_refused_total", "be", "invalid") == 1
+
+
+async def test_choices_of_which_one_is_refused_are_counted_as_nothing_that_came_or_ended() -> None:
+    bench = EngineBench(max_ls_requests=2)
+    before = page(bench)
+    for number in range(3):
+        with pytest.raises(Overloaded):
+            bench.engine.submit_choices([bench.request(f"{number} {choice}", 2) for choice in range(3)])
+    assert page(bench) == before
+    bench.engine.submit_choices([bench.request(f"choice {choice}", 2) for choice in range(2)])
+    bench.work()
+    assert ends(bench) == {("ls", "length"): 2}
