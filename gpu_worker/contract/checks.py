@@ -169,7 +169,8 @@ def check_start(known: Known[SequenceT, BatchT], batch_id: int, items: Sequence[
         raise CommandRefused(f"batch {batch_id} is known already")
     if not items:
         raise CommandRefused(f"batch {batch_id} has no sequences")
-    if len({item.seq_id for item in items}) != len(items):
+    seq_ids = [*(item.seq_id for item in items), *chain.from_iterable(item.also_sampled_ids for item in items)]
+    if len(set(seq_ids)) != len(seq_ids):
         raise CommandRefused(f"batch {batch_id} names a sequence twice")
     sequences: list[SequenceT] = []
     for item in items:
@@ -178,6 +179,8 @@ def check_start(known: Known[SequenceT, BatchT], batch_id: int, items: Sequence[
             _check_item(known, item, sequence)
         except CommandRefused as refusal:
             raise SequenceRefused(item.seq_id, str(refusal)) from None
+        for also_id in item.also_sampled_ids:
+            _check_also_sampled(known, also_id)
     # Each item's blocks are free by themselves; two items may still name the same ones.
     known.blocks.check_free([block_id for item in items for block_id in item.new_block_ids])
     return sequences
@@ -211,8 +214,6 @@ def check_advance(known: Known[SequenceT, BatchT], batch_ids: Sequence[int], unt
 
 def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: KnownSequence) -> None:
     seq_id, first_position, new_block_ids = item.seq_id, item.first_position, item.new_block_ids
-    for also_id in item.also_sampled_ids:
-        _check_also_sampled(known, also_id)
     num_cached, blocks, max_model_len = sequence.num_cached, known.blocks, known.limits.max_model_len
     if sequence.batch_id is not None:
         raise CommandRefused(f"sequence {seq_id} is in batch {sequence.batch_id} already")
@@ -234,9 +235,14 @@ def _check_item(known: Known[SequenceT, BatchT], item: BatchItem, sequence: Know
 
 
 def _check_also_sampled(known: Known[SequenceT, BatchT], seq_id: int) -> None:
-    if known.sequence(seq_id).num_cached or known.sequence(seq_id).batch_id is not None:
-        raise CommandRefused(
-            f"sequence {seq_id} has begun already, it can't have its first token from another's logits"
+    """Refuses a sequence that can't have its first token from another's logits, in its own name: that one can."""
+    try:
+        sequence = known.sequence(seq_id)
+    except CommandRefused as refusal:
+        raise SequenceRefused(seq_id, str(refusal)) from None
+    if sequence.num_cached or sequence.batch_id is not None:
+        raise SequenceRefused(
+            seq_id, f"sequence {seq_id} has begun already, it can't have its first token from another's logits"
         )
 
 

@@ -150,8 +150,8 @@ class BatchItem(NamedTuple):
         new_block_ids: Blocks added to the end of the sequence's table.
         samples: Whether a next token is sampled at the end.
         scored_token_ids: The tokens that follow its first ones, whose probabilities are told.
-        also_sampled_ids: Sequences that hold nothing and have their next token from the same logits, each in its own
-            way.
+        also_sampled_ids: Sequences that hold nothing and have their first token from the same logits, each in its own
+            way; the tokens after that come from iterations of their own.
     """
 
     seq_id: int

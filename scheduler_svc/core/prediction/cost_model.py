@@ -111,6 +111,7 @@ class CostModel:
         self._offload = OnlineFit((16.0,))
         self._restore = OnlineFit((16.0,))
         self._slowdown = Slowdown()
+        self._uncounted_ms = dict.fromkeys((self._attention, self._expert, self._head), 0.0)
 
     @property
     def is_ready(self) -> bool:
@@ -119,7 +120,7 @@ class CostModel:
         return has_experts and self._attention.num_samples > 0 and self._head.num_samples > 0
 
     def observe(self, timing: WorkTiming) -> None:
-        """Learns from what one step ran."""
+        """Learns from what one step ran; what took time without a count goes with the next counts of its kind."""
         attention = (timing.num_attention_stages, timing.attention_tokens, timing.attention_pairs)
         expert = (timing.num_expert_runs, timing.expert_tokens)
         head = (timing.num_heads, timing.head_rows)
@@ -128,7 +129,12 @@ class CostModel:
             (self._expert, expert, timing.expert_ns * 1e-6),
             (self._head, head, timing.head_ns * 1e-6),
         )
-        ran = [(fit, counts, time_ms) for fit, counts, time_ms in parts if counts[0]]
+        ran: list[tuple[OnlineFit, tuple[int, ...], float]] = []
+        for fit, counts, time_ms in parts:
+            self._uncounted_ms[fit] += time_ms
+            if any(counts):
+                ran.append((fit, counts, self._uncounted_ms[fit]))
+                self._uncounted_ms[fit] = 0.0
         if all(fit.is_settled for fit, _, _ in ran):
             predicted_ms = sum(fit.predict_ms(counts) for fit, counts, _ in ran)
             self._slowdown.observe(predicted_ms, sum(time_ms for _, _, time_ms in ran))

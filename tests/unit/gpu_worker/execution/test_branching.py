@@ -21,7 +21,7 @@ from gpu_worker.contract.commands import Sampling as HowToSample
 from gpu_worker.contract.executor import Executor
 from gpu_worker.contract.results import Candidate, SampledToken
 from gpu_worker.cursor import Cursor
-from gpu_worker.errors import CommandRefused
+from gpu_worker.errors import CommandRefused, SequenceRefused
 from gpu_worker.execution.forgiving import ForgivingExecutor
 from tests.unit.gpu_worker.simulated.test_executor import END, FACTS, always, real, simulated
 
@@ -128,8 +128,24 @@ def test_one_that_is_not_known_or_has_begun_cannot_be_sampled_beside_another(exe
     carry_out(executor, add(1, seeded(1)), add(2, seeded(2)))
     run(executor, 1, BatchItem(2, 6, PROMPT, 0, BLOCKS))
     for seq_id, words in ((9, "sequence 9 is not known"), (2, "sequence 2 has begun already")):
-        with pytest.raises(CommandRefused, match=words):
+        with pytest.raises(SequenceRefused, match=words) as refusal:
             executor.apply(StartBatch(2, [BatchItem(1, 6, PROMPT, 0, (2, 3), also_sampled_ids=(seq_id,))]))
+        assert refusal.value.seq_id == seq_id
+    for also in ((1,), (3, 3)):
+        carry_out(executor, add(3, seeded(3)))
+        with pytest.raises(CommandRefused, match="names a sequence twice"):
+            executor.apply(StartBatch(2, [BatchItem(1, 6, PROMPT, 0, (2, 3), also_sampled_ids=also)]))
+        executor.apply(DropSequence(3))
+
+
+def test_one_that_has_begun_is_left_out_in_its_own_name_and_the_others_get_their_tokens(executor: Executor) -> None:
+    forgiving = ForgivingExecutor(executor, FACTS.num_layers)
+    carry_out(forgiving, *(add(seq_id, seeded(seq_id)) for seq_id in (1, 2, 3)))
+    run(forgiving, 1, BatchItem(2, 6, PROMPT, 0, BLOCKS))
+    forgiving.apply(StartBatch(2, [BatchItem(1, 6, PROMPT, 0, (2, 3), also_sampled_ids=(2, 3, 9))]))
+    outcome = forgiving.advance(Advance(2, (2,), END), always)
+    assert {token.seq_id for token in outcome.tokens} == {1, 3}
+    assert {error.seq_id for error in outcome.sequence_errors} == {2, 9}
 
 
 def test_one_that_is_left_out_is_passed_over_and_the_others_get_their_tokens(executor: Executor) -> None:

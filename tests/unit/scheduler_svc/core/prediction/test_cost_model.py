@@ -5,6 +5,7 @@ import pytest
 
 from scheduler_svc.core.prediction.cost_model import CostModel, OnlineFit
 from scheduler_svc.core.state.batch import Shape
+from scheduler_svc.core.state.results import WorkTiming
 from tests.support.core.simulation import Costs, SimWorker, small_model
 
 
@@ -108,6 +109,37 @@ def test_a_slowdown_of_the_whole_machine_is_followed_within_twenty_steps_and_for
     assert model.iteration_s(shape, worker.model.experts_by_layer) == pytest.approx(2.5 * usual_s, rel=0.15)
     observe_steps(model, worker, 30, 1.0, rng)
     assert model.iteration_s(shape, worker.model.experts_by_layer) == pytest.approx(usual_s, rel=0.15)
+
+
+def test_heads_that_are_left_between_their_rows_teach_what_whole_ones_teach() -> None:
+    worker, long, short = SimWorker(small_model(), Costs()), Shape(512, 512 * 512, 512), Shape(8, 800, 8)
+    whole, cut = CostModel(worker.model), CostModel(worker.model)
+    for model in (whole, cut):
+        for timing in worker.calibration() * 10:
+            model.observe(timing)
+    scored = worker.timing((1, 512, 512 * 512, 512), 4, 32, 1)
+    rest_ns = scored.head_ns // 5
+    for _ in range(50):
+        whole.observe(scored)
+        cut.observe(replace(scored, head_rows=410, head_ns=scored.head_ns - rest_ns))
+        cut.observe(WorkTiming(head_rows=102, head_ns=rest_ns))
+        for model in (whole, cut):
+            model.observe(worker.timing((1, 8, 800, 8), 4, 32, 1))
+    for shape in (long, short):
+        assert cut.unit_costs(shape).head_s == pytest.approx(whole.unit_costs(shape).head_s, rel=0.02)
+        iterations_s = [model.iteration_s(shape, worker.model.experts_by_layer) for model in (cut, whole)]
+        assert iterations_s[0] == pytest.approx(iterations_s[1], rel=0.02)
+
+
+def test_time_that_is_told_without_a_count_goes_with_the_next_counts() -> None:
+    worker, rng, shape = SimWorker(small_model(), Costs()), random.Random(9), Shape(100, 90_000, 1)
+    model = CostModel(worker.model)
+    for _ in range(200):
+        timing = worker.timing((1, tokens := rng.randint(1, 300), tokens * 900, 1), 1, worker.num_experts, 1)
+        early_ns = timing.expert_ns // 2
+        model.observe(WorkTiming(expert_ns=early_ns))
+        model.observe(replace(timing, expert_ns=timing.expert_ns - early_ns))
+    assert model.unit_costs(shape).expert_s * 1e3 == pytest.approx(0.3 + 3.0, rel=0.02)
 
 
 def test_one_hiccup_moves_no_prediction_by_more_than_a_quarter() -> None:
