@@ -27,6 +27,7 @@ from scheduler_svc.api.tools import ToolUse, judged_conversation
 from scheduler_svc.api.validation import (
     context_tokens,
     num_kept_tokens,
+    require_kept_text,
     stop_tokens_of,
     valid_request_id,
     valid_stop,
@@ -203,6 +204,7 @@ class TextGenerator:
         valid_cache_salt(draft.cache_salt)
         valid_session(draft.session)
         valid_beams(draft)
+        require_kept_text(draft.structure, draft.stop.max_tokens)
         model = self._generator.model
         if model is not None:
             valid_sampling(draft.sampling, model.vocab_size, model.sampling)
@@ -222,6 +224,7 @@ class TextGenerator:
         cache_salt = valid_cache_salt(draft.cache_salt, tenant)
         session = valid_session(draft.session)
         beams = valid_beams(draft)
+        require_kept_text(draft.structure, draft.stop.max_tokens)
         asked = draft.sampling if beams is None else without_draws(draft.sampling)
         bad_words = bad_word_ids(asked.bad_words, text.tokenizer, model.vocab_size)
         sampling = replace(valid_sampling(asked, model.vocab_size, model.sampling), bad_words=bad_words)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from qllm.settings import plain, settings_of
 
-from scheduler_svc.api.draft import StopDraft, TargetsDraft
+from scheduler_svc.api.draft import StopDraft, StructureDraft, TargetsDraft
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.sequence import RequestClass, StopConditions, Targets
-from scheduler_svc.errors import Amount, InvalidRequest
+from scheduler_svc.errors import Amount, InvalidRequest, Words
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -187,6 +187,13 @@ def valid_stop(
     further = valid_token_ids(field, given.stop_token_ids, model.vocab_size)
     token_ids = tuple(dict.fromkeys((*own, *further, *also)))
     return RequestedStop(max_tokens, given.default_max_tokens, given.min_tokens, token_ids)
+
+
+def require_kept_text(structure: StructureDraft | None, max_tokens: int | None) -> None:
+    """Raises InvalidRequest for a structure where no text is asked for."""
+    if structure is not None and max_tokens == 0:
+        allowed = "nothing with max_tokens 0: there is no text to keep to it"
+        raise InvalidRequest(f"structure.{structure.kind}", Words("a structure"), allowed)
 
 
 def num_kept_tokens(given: int | None, stop: StopDraft, max_context_tokens: int) -> int | None:

@@ -25,6 +25,9 @@ def choice_plan(body: GenerationFields, best_of: int | None = None) -> ChoicePla
 def _beam_plan(body: GenerationFields, num_choices: int, best_of: int | None) -> ChoicePlan:
     widths = {"beam_width": body.beam_width, "best_of": best_of, "n": body.n}
     field, width = next(((name, given) for name, given in widths.items() if given is not None), ("beam_width", None))
+    if body.beam_width is not None and best_of not in (None, body.beam_width):
+        allowed = f"null, or beam_width, which is {body.beam_width}: with a beam search it is another name of it"
+        raise InvalidRequest("best_of", best_of, allowed)
     if width is None:
         raise InvalidRequest("beam_width", None, "a number of beams with use_beam_search, or best_of or n in its place")
     beams = BeamDraft(

@@ -31,6 +31,8 @@ MAX_BODY_BYTES = 4 << 20
 NO_UPLOADS: Mapping[str, int] = MappingProxyType({})
 # A client that sends too much is heard out so far, since many read no answer before they have sent everything.
 _MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+_MAX_PAUSE_S = 1.0
+_MAX_LENGTH_DIGITS = 20
 # An upload may take as long as there is progress, up to so long.
 _MAX_UPLOAD_S = 900.0
 # What a stopping service gives a client to take in why its answer ends.
@@ -69,12 +71,17 @@ class RequestGuard:
             if self._is_stopping:
                 raise ServiceStopping
             _require_plain(scope)
-            if scope.get("method") == "POST" and scope["path"] in self._uploads:
-                upload = _bounded(receive, self._uploads[scope["path"]], self._body_timeout_s)
+            is_upload = scope.get("method") == "POST" and scope["path"] in self._uploads
+            most = self._uploads[scope["path"]] if is_upload else MAX_BODY_BYTES
+            length = _told_length(scope)
+            if length > most + _MAX_DISCARDED_BYTES:
+                raise BodyTooLarge(most)
+            if is_upload:
+                upload = _bounded(receive, most, self._body_timeout_s)
                 await self._run(scope, upload, _never(), Progress(send))
                 return
             async with asyncio.timeout(self._body_timeout_s):
-                body = await _read_body(receive)
+                body = await _read_body(receive if length <= most else _hurried(receive))
         except TimeoutError:
             await error_response(BodyTooSlow(self._body_timeout_s))(scope, receive, send)
         except ServiceError as refusal:
@@ -130,6 +137,25 @@ def _require_plain(scope: Scope) -> None:
     coding = Headers(scope=scope).get("content-encoding", "identity")
     if coding.lower() != "identity":
         raise BodyPacked(coding)
+
+
+def _told_length(scope: Scope) -> int:
+    """Returns how long a body is going to be; 0 if that is not told."""
+    given = Headers(scope=scope).get("content-length", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= _MAX_LENGTH_DIGITS else 0
+
+
+def _hurried(receive: Receive) -> Receive:
+    """Returns a source of a body that is known to be too large: it is heard out only as long as it comes."""
+
+    async def hurried() -> Message:
+        try:
+            async with asyncio.timeout(_MAX_PAUSE_S):
+                return await receive()
+        except TimeoutError:
+            raise BodyTooLarge(MAX_BODY_BYTES) from None
+
+    return hurried
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -1,5 +1,6 @@
 """Every bad input gets an error of OpenAI's form that names the field, and nothing of it reaches the generator."""
 
+import asyncio
 import gzip
 import json
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import pytest
 
 from scheduler_svc.api.openai.connections.guard import MAX_BODY_BYTES
 from tests.support.service.fakes import FakeGenerator, served_model
-from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app
+from tests.support.service.openai_service import CHAT, COMPLETIONS, USER_SAYS_HI, error_of, http_app, running_http
 
 HUGE = 10**30
 
@@ -281,6 +282,17 @@ async def test_two_limits_that_differ_are_refused() -> None:
         assert (await service.post(COMPLETIONS, prompt="a", max_tokens=2, max_completion_tokens=2)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "structure", [{"guided_regex": "a"}, {"structured_outputs": {"regex": "a"}}, {"guided_choice": ["a"]}]
+)
+async def test_a_structure_is_refused_where_there_is_no_text_to_keep_to_it(structure: dict[str, object]) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.post(COMPLETIONS, prompt="hello", echo=True, max_tokens=0, **structure)
+        assert "no text to keep" in error_of(response)["message"]
+        assert error_of(response)["param"].startswith(next(iter(structure)))
+        assert service.generator.submitted == []
+
+
 async def test_too_many_choices_in_all_are_refused() -> None:
     async with http_app(FakeGenerator()) as service:
         response = await service.post(COMPLETIONS, prompt=["a"] * 20, n=10)
@@ -315,6 +327,20 @@ async def test_body_that_is_too_large_is_refused(has_length: bool) -> None:
         assert response.status_code == 413
         assert str(MAX_BODY_BYTES) in error_of(response)["message"]
         await service.answer(COMPLETIONS, prompt="hello")
+
+
+@pytest.mark.parametrize(
+    ("path", "length"),
+    [(COMPLETIONS, 99_999_999_999), (COMPLETIONS, MAX_BODY_BYTES + 1), ("/v1/files", 99_999_999_999)],
+)
+async def test_a_body_that_is_said_to_be_too_large_is_refused_before_it_comes(path: str, length: int) -> None:
+    async with running_http(FakeGenerator()) as service:
+        reader, writer = await asyncio.open_connection(*service.server.address.split(":"))
+        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: {length}\r\n\r\n{{".encode())
+        async with asyncio.timeout(20):  # of the 60 s that a body may take
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x" * 1000])

@@ -29,6 +29,7 @@ SEARCHES = (
 REFUSED: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
     ({"n": 5}, "n", ("got 5", "1 to 4", "beam width")),
     ({"n": 3, "patience": 0.5}, "n", ("got 3", "1 to 2", "4 x 0.5")),
+    ({"best_of": 8}, "best_of", ("got 8", "beam_width, which is 4")),
     ({"temperature": 0.7}, "temperature", ("0.7", "draws no tokens")),
     ({"top_p": 0.9}, "top_p", ("0.9", "draws no tokens")),
     ({"top_k": 5}, "top_k", ("got 5", "draws no tokens")),
