@@ -181,14 +181,6 @@ class TextGenerator:
         self._texts = ModelTextCache(formats)
         self._threads = threads or TextThreads()
 
-    async def begin(self, draft: Draft) -> TextGeneration:
-        """Prepares and submits a generation.
-
-        Raises:
-            ServiceError: It was refused, and nothing was queued.
-        """
-        return self.submit(await self.prepare(draft))
-
     async def prepare(self, draft: Draft) -> PreparedGeneration:
         """Validates and tokenizes a draft, what is cheap to refuse first; raises ServiceError if it is refused."""
         with counting_refusals(self._generator, draft.request_class):
