@@ -182,14 +182,6 @@ class TextGenerator:
         self._threads = threads or TextThreads()
         self.tokenization = Tokenization(self._texts, self._threads, self.entrance)
 
-    async def begin(self, draft: Draft) -> TextGeneration:
-        """Prepares and submits a generation.
-
-        Raises:
-            ServiceError: It was refused, and nothing was queued.
-        """
-        return self.submit(await self.prepare(draft))
-
     async def prepare(self, draft: Draft) -> PreparedGeneration:
         """Validates and tokenizes a draft, what is cheap to refuse first; raises ServiceError if it is refused."""
         with counting_refusals(self._generator, draft.request_class):
