@@ -247,7 +247,7 @@ class ChatFormat:
         """Returns whether the template writes the arguments of a call as they are, given in one way."""
         function = {"name": self._marks.call(1), "arguments": arguments}
         calls = [{"id": _CALL_ID, "type": "function", "function": function}]
-        more: dict[str, dict[str, Any]] = {"assistant": {"tool_calls": calls}, "tool": {"tool_call_id": _CALL_ID}}
+        more: dict[str, Mapping[str, Any]] = {"assistant": {"tool_calls": calls}, "tool": {"tool_call_id": _CALL_ID}}
         for roles in _CALL_CONVERSATIONS:
             turns = [
                 ChatTurn(role, "" if role == "assistant" else self._marks.content(index), more=more.get(role, {}))
