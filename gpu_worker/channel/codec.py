@@ -209,9 +209,9 @@ def encode_outcome(command_id: int, outcome: AdvanceOutcome) -> control_pb2.Work
         added = add(seq_id=seq_id, token_id=token_id, logprob=logprob, finish_reason=_FINISH_REASONS[finish_reason])
         for one in top:
             added.top.tokens.add(token_id=one.token_id, logprob=one.logprob)
-        if candidates:
-            token_ids, logprobs, scores = zip(*candidates, strict=True)
-            added.candidates.MergeFrom(control_pb2.Candidates(token_ids=token_ids, logprobs=logprobs, scores=scores))
+        if candidates is not None:
+            token_ids, logprobs, scores = zip(*candidates, strict=True) if candidates else ((), (), ())
+            added.candidates.CopyFrom(control_pb2.Candidates(token_ids=token_ids, logprobs=logprobs, scores=scores))
     for scored in outcome.scored:
         tokens = _named(scored)
         result.scored.add(seq_id=tokens.pop("seq_id"), tokens=inference_pb2.PromptLogprobs(**tokens))

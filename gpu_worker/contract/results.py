@@ -52,7 +52,8 @@ class SampledToken(NamedTuple):
         logprob: The natural logarithm of its probability.
         finish_reason: Why the sequence ends with it; None when that goes on.
         top: The most probable tokens at its place, if asked for.
-        candidates: The best tokens, best first, where none was chosen; the token is then the first of them.
+        candidates: The best tokens, best first, where none was chosen, and none of them where rules exclude all; None:
+            one was chosen.
     """
 
     seq_id: int
@@ -60,7 +61,13 @@ class SampledToken(NamedTuple):
     logprob: float
     finish_reason: FinishReason | None
     top: tuple[TokenLogprob, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[Candidate, ...] | None = None
+
+    @classmethod
+    def undecided(cls, seq_id: int, candidates: tuple[Candidate, ...]) -> "SampledToken":
+        """Returns what leaves the choice to the scheduler; it has the first candidate's token, or 0 without any."""
+        token_id, logprob = candidates[0][:2] if candidates else (0, float("-inf"))
+        return cls(seq_id, token_id, logprob, None, candidates=candidates)
 
 
 @dataclass(frozen=True, slots=True)

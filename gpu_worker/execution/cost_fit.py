@@ -96,8 +96,8 @@ def _microseconds(times_ns: Tensor) -> tuple[float, ...]:
 
 def _fit_kind(rows: Tensor, names: Sequence[str], time: str) -> Tensor:
     """Returns the nanoseconds of each count of one kind of work."""
-    # Attention that was left inside counts where it ends: time without a stage says nothing.
-    ran = (rows[:, _COLUMNS[names[0]]] > 0) & (rows[:, _COLUMNS[time]] > 0)
+    # Time without a count says nothing; a head that was left goes on with rows, but is no further head.
+    ran = (_columns(rows, names).sum(1) > 0) & (rows[:, _COLUMNS[time]] > 0)
     counts, times_ns = _columns(rows[ran], names), rows[ran][:, _COLUMNS[time]]
     costs = torch.zeros(len(names), dtype=torch.float64)
     if not len(counts):

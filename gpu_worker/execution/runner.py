@@ -215,7 +215,15 @@ class Runner:
         batches = check_advance(self._known, batch_ids, until)
         takes_whole = self.cache.layout is Layout.PAGES
         whole_up_to = 0 if not takes_whole else _FEW_TOKENS if stops_inside else inf
-        step = Step(batches, until, self._loaded.expert_weights, goes_on, self._clock, whole_up_to)
+        step = Step(
+            batches,
+            until,
+            self._loaded.expert_weights,
+            goes_on,
+            self._clock,
+            whole_up_to,
+            self.facts.vocab_size,
+        )
         reached = step.run()
         for batch in step.finished:
             for member in batch.live_members:

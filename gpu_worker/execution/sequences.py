@@ -13,6 +13,7 @@ from gpu_worker.cache.span import Span
 from gpu_worker.contract.commands import AddSequence, Sampling
 from gpu_worker.contract.results import FinishReason, SampledToken
 from gpu_worker.cursor import Cursor
+from gpu_worker.machine.clock import Stretch
 from gpu_worker.passes.interface import Pass
 from gpu_worker.sampling.candidates import Candidates
 from gpu_worker.sampling.draw import Draw
@@ -78,8 +79,7 @@ class Sequence:
         """Takes a sampled token in and says whether the sequence ends with it; of candidates none is taken in."""
         if isinstance(choice, Candidates):
             self.awaits_choice = True
-            best = choice.tokens[0]
-            return SampledToken(self.seq_id, best.token_id, best.logprob, None, candidates=choice.tokens)
+            return SampledToken.undecided(self.seq_id, choice.tokens)
         token_id, logprob, top = choice
         self.last_token = token_id
         self._append(token_id)
@@ -107,7 +107,7 @@ class Member:
         span: Its part of the pass.
         samples: Whether it samples a token when the iteration ends.
         scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
-        also_sampled: Sequences that have their next token from the same logits.
+        also_sampled: Sequences that have their first token from the same logits.
     """
 
     sequence: Sequence
@@ -137,17 +137,27 @@ class Batch:
         members: Its sequences, those that were dropped meanwhile included.
         forward_pass: Where it stands.
         scoring: What it tells of prompts' tokens; None: nothing.
+        spells: What it took so far of the attention stage that it stands inside, which is told where that ends.
+        head_rows_told: Rows that went through the head, as far as that was told.
     """
 
     batch_id: int
     members: list[Member]
     forward_pass: Pass = field(repr=False)
     scoring: Scoring | None = None
+    spells: list[Stretch] = field(default_factory=list, repr=False)
+    head_rows_told: int = 0
 
     @property
     def cursor(self) -> Cursor:
         """Where it stands."""
         return self.forward_pass.cursor
+
+    @property
+    def num_head_rows(self) -> int:
+        """Rows that have gone through the head, once it stands there: those that are sampled from, or one, go first."""
+        num_sampled = max(1, sum(member.samples for member in self.members))
+        return num_sampled + (0 if self.scoring is None else self.scoring.num_rows)
 
     @property
     def live_members(self) -> list[Member]:

@@ -11,15 +11,13 @@ Source: arXiv 2503.09304, section 4 (stages, and work that joins inside a layer)
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from gpu_worker.contract.results import SampledToken, ScoredTokens, SequenceError, WorkTiming
 from gpu_worker.cursor import Cursor, Stage
 from gpu_worker.execution.sequences import Batch
 from gpu_worker.experts.queues import ExpertWeights, ExpertWork, run_jointly
-from gpu_worker.machine.clock import Clock, Stopwatch
-from gpu_worker.machine.devices import to_device
+from gpu_worker.machine.clock import Clock, Stopwatch, Stretch
 from gpu_worker.passes.forward import RunExperts
 from gpu_worker.sampling.sampler import NOT_FINITE, NoChoice, sample
 from gpu_worker.sampling.scoring import Scoring
@@ -40,6 +38,7 @@ class Step:
         clock: Times the units.
         whole_up_to: Tokens of a batch up to which it takes a layer as one unit, unless it
             is to stop inside; 0 is never.
+        vocab_size: Tokens of the vocabulary; no token is chosen beyond them.
 
     Attributes:
         timing: What was run; its times are there once it is over.
@@ -58,6 +57,7 @@ class Step:
         goes_on: Callable[[Cursor], bool],
         clock: Clock,
         whole_up_to: float,
+        vocab_size: int,
     ) -> None:
         self._batches = list(batches)
         self._until = until
@@ -67,6 +67,7 @@ class Step:
         self._clock = clock
         self._stopwatch = Stopwatch(clock)
         self._whole_up_to = whole_up_to
+        self._vocab_size = vocab_size
         self._end = Cursor(len(weights_by_layer))
         self.timing = WorkTiming()
         self.tokens: list[SampledToken] = []
@@ -130,7 +131,7 @@ class Step:
             began = self._clock.mark()
             output = weights.run_whole(work)
             # All of the stage's time goes to attention when it ends; these experts' part of it moves over.
-            self._stopwatch.share_out({"attention_ns": -1, "expert_ns": 1}, began, self._clock.mark())
+            self._stopwatch.share_out(Stretch({"attention_ns": -1, "expert_ns": 1}, began, self._clock.mark()))
             num_pairs = work.expert_ids.numel()
             # How many experts had any of them, only the device knows.
             self.timing.num_expert_runs += min(weights.num_experts, num_pairs)
@@ -145,9 +146,10 @@ class Step:
         spans = [member.span for member in batch.live_members]
         run_experts, inside = self._whole_layer(batch), Cursor(cursor.layer, Stage.EXPERTS)
         kinds = {"attention_ns": 1 - unit.expert_share, "expert_ns": unit.expert_share}
+        stood_in_head = forward_pass.layers_done is not None
         self._resume(batch, kinds, lambda: forward_pass.run_attention(run_experts, lambda: self._ask(inside)))
-        if batch.cursor == cursor:
-            return  # it stands inside: the stage counts where it ends
+        if stood_in_head or (batch.cursor == cursor and forward_pass.layers_done is None):
+            return  # the stage counts once, where it ends
         self.timing.num_attention_stages += unit.num_layers
         self.timing.attention_tokens += unit.num_layers * sum(span.num_tokens for span in spans)
         self.timing.attention_pairs += unit.num_layers * sum(span.num_tokens * span.length for span in spans)
@@ -161,7 +163,7 @@ class Step:
         ready = [batch for batch in standing if not batch.forward_pass.expert_queues.is_done]
         if weights is not None and ready:
             self._run_together(weights, ready, cursor.expert)
-        self._stopwatch.share_out(_EXPERTS_ALONE, began, self._clock.mark())
+        self._stopwatch.share_out(Stretch(_EXPERTS_ALONE, began, self._clock.mark()))
         # Told to stop inside the stage, a pass waits at its end rather than run into the next layer, or even sample.
         leaving = standing if self._until.layer > cursor.layer else ()
         for batch in leaving:
@@ -187,34 +189,50 @@ class Step:
 
     def _resume(self, batch: Batch, shares: Mapping[str, float], resume: Callable[[], None]) -> None:
         """Runs a pass on, and samples if that ended the iteration; shares the time out, but for head and sampling."""
-        began = self._clock.mark()
+        began, stood = self._clock.mark(), batch.cursor
         forward_pass = batch.forward_pass
         if forward_pass.layers_done is not None:  # it stands in the head
             shares = _HEAD_ALONE
         try:
             resume()
             if shares is not _HEAD_ALONE and forward_pass.layers_done is not None:
-                self._stopwatch.share_out(shares, began, forward_pass.layers_done)
+                self._tell_time(batch, Stretch(shares, began, forward_pass.layers_done))
                 shares, began = _HEAD_ALONE, forward_pass.layers_done
+            if shares is _HEAD_ALONE:
+                self._count_head(batch)
             if forward_pass.logits is not None:
-                self._stopwatch.share_out(shares, began, self._clock.mark())
+                self._tell_time(batch, Stretch(shares, began, self._clock.mark()))
                 _get_rules_ready(batch)  # what it waits for there is none of the head's time
                 began = self._clock.mark()
                 self._sample(batch, forward_pass.logits)
                 self._score(batch.scoring)
         except Exception as error:  # whatever the model raises is this batch's failure, and no other's
             self._fail(batch, error)
-        self._stopwatch.share_out(shares, began, self._clock.mark())
+        last = Stretch(shares, began, self._clock.mark())
+        if shares is not _HEAD_ALONE and batch.cursor == stood and batch in self._batches:
+            batch.spells.append(last)  # it stands inside: its time goes with the stage's counts
+        else:
+            self._tell_time(batch, last)
+
+    def _tell_time(self, batch: Batch, stretch: Stretch) -> None:
+        """Shares out the time of a unit that ended, or of a part of the head, with what it took before."""
+        self._stopwatch.share_out(*batch.spells, stretch)
+        batch.spells.clear()
+
+    def _count_head(self, batch: Batch) -> None:
+        """Counts the rows that went through the head since it was left there last, whose time is told now."""
+        num_rows = batch.num_head_rows
+        self.timing.num_heads += not batch.head_rows_told
+        self.timing.head_rows += num_rows - batch.head_rows_told
+        batch.head_rows_told = num_rows
 
     def _sample(self, batch: Batch, logits: Tensor) -> None:
         """Samples a token for each sequence that wants one, from logits (rows, V)."""
         sampling = [member for member in batch.members if member.samples]
         live = [(row, sequence) for row, member in enumerate(sampling) for sequence in member.samplers]
         if live:
-            rows = logits  # (live rows, V)
-            if [row for row, _ in live] != list(range(len(logits))):
-                rows = logits.index_select(0, to_device(torch.tensor([row for row, _ in live]), logits.device))
-            choices = sample(rows, [sequence.next_draw() for _, sequence in live])
+            tokens = logits[:, : self._vocab_size]  # (rows, V): a head may have columns that no token has
+            choices = sample(tokens, [sequence.next_draw() for _, sequence in live], [row for row, _ in live])
             for (_, sequence), choice in zip(live, choices, strict=True):
                 if isinstance(choice, NoChoice):
                     rules = choice is not NOT_FINITE
@@ -223,8 +241,6 @@ class Step:
                     )
                 else:
                     self.tokens.append(sequence.accept(choice))
-        self.timing.num_heads += 1
-        self.timing.head_rows += len(logits)
         self.finished.append(batch)
 
     def _score(self, scoring: Scoring | None) -> None:
@@ -232,7 +248,6 @@ class Step:
         if scoring is not None:
             self.scored += scoring.scored
             self.sequence_errors += [SequenceError(seq_id, NOT_FINITE.reason) for seq_id in scoring.unscored_seq_ids]
-            self.timing.head_rows += scoring.num_rows
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         self._batches.remove(batch)

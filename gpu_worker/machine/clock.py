@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -144,6 +144,14 @@ class DeviceClock:
         self._on_their_way.clear()
 
 
+class Stretch(NamedTuple):
+    """The time between two marks, and which kinds of work it counts for, each its share; one below 0 takes away."""
+
+    shares: Mapping[str, float]
+    begin: Any
+    end: Any
+
+
 class Stopwatch:
     """Sums up what different kinds of work took, by a clock.
 
@@ -153,11 +161,11 @@ class Stopwatch:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._stretches: list[tuple[Mapping[str, float], Any, Any]] = []
+        self._stretches: list[Stretch] = []
 
-    def share_out(self, shares: Mapping[str, float], begin: Any, end: Any) -> None:
-        """Counts the time between two marks for kinds of work, each its share; a share below 0 takes away."""
-        self._stretches.append((shares, begin, end))
+    def share_out(self, *stretches: Stretch) -> None:
+        """Counts stretches of time for their kinds of work."""
+        self._stretches.extend(stretches)
 
     def read(self) -> dict[str, int]:
         """Waits until all of it is done, and returns the nanoseconds of each kind."""

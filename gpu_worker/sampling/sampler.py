@@ -46,32 +46,46 @@ NOT_FINITE = NoChoice("its logits are not finite numbers: the model's output can
 NOTHING_LEFT = NoChoice("its rules leave no token: structure, allowed tokens, bad words and min_tokens exclude all")
 
 
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | Candidates | NoChoice]:
-    """Chooses a token for each row of logits (B, V), and waits for them; in groups of rows where many and long.
+def sample(
+    logits: Tensor, draws: Sequence[Draw], rows: Sequence[int] | None = None
+) -> list[Choice | Candidates | NoChoice]:
+    """Chooses a token for each draw, and waits for them; where candidates are asked for they are told instead.
 
-    Where candidates are asked for none is chosen.
+    Rows are gathered in groups where they are many and long, so that all of them are never copied at once.
+
+    Args:
+        logits: Logits of the vocabulary's tokens, and of nothing else (R, V).
+        draws: What is wanted.
+        rows: The row of each draw; None: one draw a row, in order.
     """
+    places = range(len(draws)) if rows is None else rows
     at_once = max(1, _MOST_NUMBERS // logits.shape[1])
-    groups = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
-    return [choice for rows in groups for choice in _sample_or_rank(logits[rows], draws[rows])]
-
-
-def _sample_or_rank(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | Candidates | NoChoice]:
-    is_ranked = [draw.sampling.num_candidates > 0 for draw in draws]
-    if not any(is_ranked):
-        return [*_sample(logits, draws)]
     found: dict[int, Choice | Candidates | NoChoice] = {}
-    for kind, choose in ((False, _sample), (True, _rank)):
-        rows = [row for row, ranked in enumerate(is_ranked) if ranked is kind]
-        if rows:
-            own = logits.index_select(0, to_device(torch.tensor(rows), logits.device))
-            found.update(zip(rows, choose(own, [draws[row] for row in rows]), strict=True))
-    return [found[row] for row in range(len(draws))]
+    for is_ranked, choose in ((False, _sample), (True, _rank)):
+        own = [index for index, draw in enumerate(draws) if (draw.sampling.num_candidates > 0) is is_ranked]
+        for group in (own[start : start + at_once] for start in range(0, len(own), at_once)):
+            chosen = choose(_gathered(logits, [places[index] for index in group]), [draws[index] for index in group])
+            found.update(zip(group, chosen, strict=True))
+    return [found[index] for index in range(len(draws))]
+
+
+def _gathered(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of logits (B, V), which need no copy where they lie side by side."""
+    first = rows[0]
+    if list(rows) == list(range(first, first + len(rows))):
+        return logits[first : first + len(rows)]
+    return logits.index_select(0, to_device(torch.tensor(rows), logits.device))
 
 
 def _rank(logits: Tensor, draws: Sequence[Draw]) -> list[Candidates | NoChoice]:
     rows = zip(rank(logits, draws), draws, logits, strict=True)
-    return [one if one.tokens else _no_choice(draw, bool(row.amax().isfinite())) for one, draw, row in rows]
+    return [one if one.tokens else _no_candidates(draw, bool(row.amax().isfinite())) for one, draw, row in rows]
+
+
+def _no_candidates(draw: Draw, is_finite: bool) -> Candidates | NoChoice:
+    """What is told where no candidate is left: none, unless that is a fault; other texts of its search may go on."""
+    reason = _no_choice(draw, is_finite)
+    return Candidates(()) if reason is NOTHING_LEFT else reason
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[Choice | NoChoice]:

@@ -85,7 +85,8 @@ class Scoring:
         if wish.span.dropped:
             return False
         start = wish.span.start
-        logits = logits_of(range(start + part.start, start + part.stop)).float()  # (rows, V)
+        logits = logits_of(range(start + part.start, start + part.stop))
+        logits = logits[:, : self._vocab_size].float()  # (rows, V): a head may have columns that no token has
         self.num_rows += len(part)
         is_finite = bool(logits.amax(-1).isfinite().all())
         if not is_finite:
@@ -102,8 +103,7 @@ class Scoring:
         columns.logprobs += own[:, 0].tolist()
         columns.ranks += ((logprobs > own).sum(-1) + 1).tolist()
         if num_alternatives:
-            tokens = logprobs[:, : self._vocab_size]  # a model may have further rows that are no tokens
-            best = tokens.topk(min(num_alternatives, tokens.shape[1]))  # (rows, alternatives) each
+            best = logprobs.topk(min(num_alternatives, logprobs.shape[1]))  # (rows, alternatives) each
             columns.alternative_ids += best.indices.flatten().tolist()
             columns.alternative_logprobs += best.values.flatten().tolist()
 

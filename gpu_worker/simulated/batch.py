@@ -124,7 +124,7 @@ class SimulatedSequence:
         # Texts differ in what they are worth, or all beams would go on from one.
         logprobs = [-_STEP * (1 + place) - _STEP / (2 + (first + place) % 7) for place in range(len(ids))]
         told = tuple(Candidate(*one) for one in zip(ids, logprobs, logprobs, strict=True))
-        return SampledToken(self.seq_id, told[0].token_id, told[0].logprob, None, candidates=told)
+        return SampledToken.undecided(self.seq_id, told)
 
     def _place(self, size: int, after: "SimulatedSequence") -> int:
         return (after.context ^ self.seed * _SEEDS ^ after.num_cached * _GOLDEN & _MASK_32) % size
@@ -146,7 +146,7 @@ class Part:
         token_ids: The tokens that are computed.
         samples: Whether it samples a token when the iteration ends.
         scored_token_ids: The tokens behind its first ones, whose probabilities are told then.
-        also_sampled: Sequences that have their next token from the same logits.
+        also_sampled: Sequences that have their first token from the same logits.
     """
 
     sequence: SimulatedSequence

@@ -371,18 +371,18 @@ def _tokens(tokens: Iterable[control_pb2.SampledToken], vocab_size: int) -> Iter
         if finish_reason not in _FINISH_REASONS:
             raise ProtocolError(f"finish_reason: got {finish_reason}, allowed are {sorted(_FINISH_REASONS)}")
         top = _top(token.top, vocab_size) if token.HasField("top") else ()
-        candidates = _candidates(token.candidates, vocab_size) if token.HasField("candidates") else ()
+        candidates = _candidates(token.candidates, vocab_size) if token.HasField("candidates") else None
         yield SampledToken(SeqId(token.seq_id), token_id, logprob, _FINISH_REASONS[finish_reason], top, candidates)
 
 
 def _candidates(given: control_pb2.Candidates, vocab_size: int) -> tuple[Candidate, ...]:
-    """Returns tokens that may come next."""
+    """Returns tokens that may come next; none where rules exclude all."""
     num = len(given.token_ids)
-    _check("candidates.token_ids", num, 1, vocab_size)
+    _check("candidates.token_ids", num, 0, vocab_size)
     _check("candidates.logprobs", len(given.logprobs), num, num)
     _check("candidates.scores", len(given.scores), num, num)
-    _check("candidates.token_id", min(given.token_ids), 0, vocab_size - 1)
-    _check("candidates.token_id", max(given.token_ids), 0, vocab_size - 1)
+    for token_id in (min(given.token_ids), max(given.token_ids)) if num else ():
+        _check("candidates.token_id", token_id, 0, vocab_size - 1)
     for number in (*given.logprobs, *given.scores):
         if not math.isfinite(number):
             raise ProtocolError(f"candidates: got {number}, allowed are finite numbers")
@@ -412,7 +412,7 @@ def _scores(tokens: inference_pb2.PromptLogprobs, model: ServedModel) -> PromptS
         _check(f"scored.{field}", len(getattr(tokens, field)), expected, expected)
     for field, low, high in (
         ("token_ids", 0, model.vocab_size - 1),
-        ("ranks", 1, _MAX_VOCAB),  # the model may have rows that no token has
+        ("ranks", 1, model.vocab_size),
         ("alternative_ids", 0, model.vocab_size - 1),
     ):
         column = getattr(tokens, field)

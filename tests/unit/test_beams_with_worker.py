@@ -102,6 +102,37 @@ def test_a_search_with_a_repetition_penalty_finds_what_transformers_finds(family
     assert_same(found, expected)
 
 
+BOTH_DEAD = ((5, 5), (5, 6), (6, 5), (6, 6))
+
+
+@pytest.mark.parametrize(("width", "bad_words"), [(2, ((5, 5), (5, 6))), (3, ((6, 5), (6, 6), (6, 7)))])
+def test_a_beam_that_its_rules_leave_nothing_is_given_up_as_in_transformers(
+    width: int, bad_words: tuple[tuple[int, ...], ...]
+) -> None:
+    allowed, params = (5, 6, 7)[:width], BeamParams(width, 1)
+    sim = simulation()
+    sampling = SamplingParams(0.0, allowed_token_ids=allowed, bad_words=bad_words)
+    root = sim.submit(BE, PROMPTS[0], 4, (), sampling=sampling, beams=params)
+    sim.run()
+    expected = searched(FAMILY, PROMPTS[0], params, 4, (), allowed=allowed, bad_words=bad_words)
+    assert_same(sim.hypotheses(root.seq_id), expected)
+    check_nothing_left(sim)
+
+
+def test_a_search_whose_rules_leave_no_beam_anything_ends_with_what_is_finished_or_says_so() -> None:
+    for stop in ((), (5,)):
+        sim = simulation()
+        sampling = SamplingParams(0.0, allowed_token_ids=(5, 6), bad_words=BOTH_DEAD)
+        root = sim.submit(BE, PROMPTS[0], 4, stop, sampling=sampling, beams=BeamParams(2))
+        sim.run()
+        if stop:
+            assert [one.token_ids for one in sim.hypotheses(root.seq_id)] == [(5,)]
+        else:
+            (failure,) = sim.outputs[root.seq_id]
+            assert failure.rules_leave_nothing  # type: ignore[union-attr]
+        check_nothing_left(sim)
+
+
 @pytest.mark.parametrize("prompt", [0, 1])
 @pytest.mark.parametrize("early_stopping", EarlyStopping)
 @pytest.mark.parametrize("patience", [0.5, 2.0])

@@ -856,7 +856,7 @@ class BatchItem(_message.Message):
 
     @_builtins.property
     def also_sampled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sequences that are known and hold nothing, and have their next token from the same logits, each in its own way. They may be
+        """Sequences that are known and hold nothing, and have their first token from the same logits, each in its own way. They may be
         forked from this one then.
         """
 
@@ -1124,7 +1124,7 @@ class SampledToken(_message.Message):
 
     @_builtins.property
     def candidates(self) -> Global___Candidates:
-        """The best tokens, where none was chosen; `token_id` is then the first of them."""
+        """The best tokens, where none was chosen; `token_id` is then the first of them, or 0 without any."""
 
     def __init__(
         self,
@@ -1146,7 +1146,7 @@ Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
 
 @_typing.final
 class Candidates(_message.Message):
-    """Tokens that may come next, best first: one number of each for each token."""
+    """Tokens that may come next, best first: one number of each for each token. None where the sequence's rules exclude all."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1275,7 +1275,7 @@ class WorkTiming(_message.Message):
     attention_pairs: _builtins.int
     """Query-key pairs (new tokens of a sequence times its context length), summed over those stages."""
     attention_ns: _builtins.int
-    """Nanoseconds in those stages."""
+    """Nanoseconds in those stages, told where each ends."""
     num_expert_runs: _builtins.int
     """Experts run."""
     expert_tokens: _builtins.int
@@ -1283,9 +1283,9 @@ class WorkTiming(_message.Message):
     expert_ns: _builtins.int
     """Nanoseconds in those runs."""
     num_heads: _builtins.int
-    """Iterations ended: final norm, head and sampling."""
+    """Iterations that came to their head: final norm, head and sampling. One that is left in it counts once."""
     head_rows: _builtins.int
-    """Rows of logits, summed over those."""
+    """Rows of logits, summed over those, or over what was run of them."""
     head_ns: _builtins.int
     """Nanoseconds in those."""
     num_offloaded_blocks: _builtins.int

@@ -103,7 +103,7 @@ class BeamSearch:
     def advance(self, candidates: Sequence[Iterable[Candidate]]) -> list[Child]:
         """Takes in the candidates of each beam, in the beams' order; returns the next beams, best first.
 
-        None go on once it is over.
+        A beam without any comes to nothing, and the others go on. None go on once it is over.
         """
         self._num_tokens += 1
         is_last = self._num_tokens >= self._max_tokens

@@ -18,6 +18,8 @@ from scheduler_svc.core.state.kin import Branching
 from scheduler_svc.core.state.results import FailureOutput, HypothesesOutput, Hypothesis, Output, SampledToken
 from scheduler_svc.core.state.sequence import FinishReason, Sequence, SequenceState
 
+_NOTHING_LEFT = "its rules leave no token to any beam: structure, allowed tokens, bad words and min_tokens exclude all"
+
 
 class BeamGroup:
     """One search, from a sequence that stands for its request for as long as it goes on.
@@ -62,6 +64,8 @@ class BeamGroup:
         """Takes in a beam's candidates; the last one to report has the search go on."""
         if (told := sampled.get(sequence.seq_id)) is None:
             return []
+        if told.candidates is None:  # no worker that is in order chooses here
+            return [self._fail("the worker told no candidates", branching)]
         self._reported[sequence.seq_id] = told.candidates
         sequence.state = SequenceState.HELD
         if len(self._reported) < len(self._beams):
@@ -80,7 +84,9 @@ class BeamGroup:
     def _go_on(self, rows: list[tuple[Candidate, ...]], now_s: float, branching: Branching) -> list[Output]:
         children = self._search.advance(rows)
         if self._search.is_over:
-            return [self._finish(now_s, branching) if self._search.finished else self._fail(branching)]
+            if self._search.finished:
+                return [self._finish(now_s, branching)]
+            return [self._fail(_NOTHING_LEFT, branching, rules_leave_nothing=True)]
         parents, going_on = self._beams, {child.parent for child in children}
         for index, parent in enumerate(parents):
             if index not in going_on:  # first: what it holds may be what another one's copy needs
@@ -107,10 +113,9 @@ class BeamGroup:
         else:
             branching.retire(beam)
 
-    def _fail(self, branching: Branching) -> FailureOutput:
-        """Ends a search in which no beam was told any candidate, as no worker that is in order does."""
+    def _fail(self, message: str, branching: Branching, *, rules_leave_nothing: bool = False) -> FailureOutput:
         branching.end(self._root)
-        return FailureOutput(self._root.seq_id, "the worker told no candidates")
+        return FailureOutput(self._root.seq_id, message, rules_leave_nothing)
 
     def _finish(self, now_s: float, branching: Branching) -> HypothesesOutput:
         root, hypotheses = self._root, tuple(map(_hypothesis, self._search.finished[: self._num_returned]))

@@ -91,7 +91,8 @@ class SampledToken(NamedTuple):
     Attributes:
         finish_reason: Set when the worker found the sequence's end with it.
         top: The most probable tokens at its place, if asked for.
-        candidates: The best tokens, where the choice is the scheduler's; the others fields are the first one's.
+        candidates: The best tokens, where the choice is the scheduler's, and none where rules exclude all; None: the
+            token was chosen.
     """
 
     seq_id: SeqId
@@ -99,7 +100,7 @@ class SampledToken(NamedTuple):
     logprob: float
     finish_reason: FinishReason | None = None
     top: tuple[TokenLogprob, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[Candidate, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

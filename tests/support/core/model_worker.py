@@ -67,7 +67,7 @@ class ModelWorker(SimWorker):
                 t.token_id,
                 t.logprob,
                 t.finish_reason and FinishReason(t.finish_reason.value),
-                candidates=tuple(Candidate(*one) for one in t.candidates),
+                candidates=None if t.candidates is None else tuple(Candidate(*one) for one in t.candidates),
             )
             for t in outcome.tokens
         )

@@ -24,7 +24,14 @@ def likely_tokens(family: str, prompt: Text, num_tokens: int, most: int = 2) -> 
 
 @cache
 def searched(
-    family: str, prompt: Text, params: BeamParams, num_tokens: int, stop: Text, repetition_penalty: float = 1.0
+    family: str,
+    prompt: Text,
+    params: BeamParams,
+    num_tokens: int,
+    stop: Text,
+    repetition_penalty: float = 1.0,
+    allowed: Text = (),
+    bad_words: tuple[Text, ...] = (),
 ) -> list[Scored]:
     """What `generate` finds with a patience of 1: tokens and score of each text, best first."""
     ids = torch.tensor([prompt])
@@ -38,6 +45,8 @@ def searched(
             length_penalty=params.length_penalty,
             early_stopping=params.early_stopping.value,
             repetition_penalty=repetition_penalty,
+            prefix_allowed_tokens_fn=(lambda *_: list(allowed)) if allowed else None,
+            bad_words_ids=[list(word) for word in bad_words] or None,
             eos_token_id=list(stop) or None,
             pad_token_id=0,
             do_sample=False,

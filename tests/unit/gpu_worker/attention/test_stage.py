@@ -1,6 +1,7 @@
 """An attention stage can be left between its parts, wherever that is and whatever happens meanwhile."""
 
 from collections.abc import Callable
+from itertools import count
 from random import Random
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from gpu_worker.attention import stage as attention_stage
 from gpu_worker.contract.results import AdvanceOutcome
 from gpu_worker.cursor import Cursor, Stage
+from gpu_worker.machine.clock import HostClock
 from tests.support.models.families import FAMILIES, generated
 from tests.support.worker.worker_driver import Driver, Story, loaded, random_prompts
 
 PROMPTS = random_prompts((9, 14, 6))
 NUM_TOKENS = 3
+TICK_NS = 1000
 
 
 def _stops_inside(driver: Driver, *batch_ids: int) -> Callable[[Cursor], bool]:
@@ -60,14 +63,21 @@ def test_stopping_between_all_parts_changes_no_token_and_no_bit(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_stage_counts_once_however_often_it_is_left_and_all_its_time_is_told() -> None:
+def test_a_stage_counts_once_however_often_it_is_left_and_all_its_time_is_told_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = count()
+    monkeypatch.setattr(HostClock, "mark", lambda _: TICK_NS * next(ticks))
     driver = Driver(loaded())
     outcomes = _run_with_stops(driver, driver.start(driver.add(PROMPTS[0], 1)))
     num_parts, num_layers = (5, 5, 1), 3  # nine tokens in twos, and the one that the head reads
     assert len(outcomes) == sum(num_parts) + 1
     assert sum(outcome.timing.num_attention_stages for outcome in outcomes) == num_layers
     assert sum(outcome.timing.attention_tokens for outcome in outcomes) == num_layers * 9
-    assert all(outcome.timing.attention_ns > 0 for outcome in outcomes)
+    told = [outcome.timing for outcome in outcomes if outcome.timing.attention_ns]
+    assert [timing.num_attention_stages for timing in told] == [1] * num_layers
+    # Between two marks a tick goes by, so each part takes one at least.
+    assert all(timing.attention_ns >= parts * TICK_NS for timing, parts in zip(told, num_parts, strict=True))
 
 
 def test_a_short_stage_is_one_part() -> None:

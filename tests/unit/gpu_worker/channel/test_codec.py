@@ -1,5 +1,6 @@
 """What either side of the control channel writes, the other reads as it was meant."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -152,6 +153,7 @@ def test_the_scheduler_reads_all_of_what_an_advance_did() -> None:
             SampledToken(1, 17, -0.5, None),
             SampledToken(2, 18, -0.25, FinishReason.STOP),
             SampledToken(3, 19, -0.5, None, candidates=(Candidate(19, -0.5, -0.75), Candidate(20, -1.5, -1.75))),
+            SampledToken.undecided(4, ()),
         ],
         [BatchError(6, (3, 4), "RuntimeError: unlucky")],
         [SequenceError(5, "its logits are not finite")],
@@ -164,9 +166,9 @@ def test_the_scheduler_reads_all_of_what_an_advance_did() -> None:
     read = decode_step_result(result, decode_model(encode_hello(Hello(MODEL, (), 1))))
     assert (read.command_id, read.reached) == (3, UNTIL)
     told = [(t.seq_id, t.token_id, t.logprob) for t in read.tokens]
-    assert told == [(1, 17, -0.5), (2, 18, -0.25), (3, 19, -0.5)]
-    assert [t.finish_reason and t.finish_reason.name for t in read.tokens] == [None, "STOP", None]
-    assert [t.candidates for t in read.tokens] == [(), (), ((19, -0.5, -0.75), (20, -1.5, -1.75))]
+    assert told == [(1, 17, -0.5), (2, 18, -0.25), (3, 19, -0.5), (4, 0, -math.inf)]
+    assert [t.finish_reason and t.finish_reason.name for t in read.tokens] == [None, "STOP", None, None]
+    assert [t.candidates for t in read.tokens] == [None, None, ((19, -0.5, -0.75), (20, -1.5, -1.75)), ()]
     assert [(e.batch_id, e.seq_ids, e.message) for e in read.batch_errors] == [(6, (3, 4), "RuntimeError: unlucky")]
     assert [(e.seq_id, e.message) for e in read.sequence_errors] == [(5, "its logits are not finite")]
     assert asdict(read.timing) == asdict(TIMING)

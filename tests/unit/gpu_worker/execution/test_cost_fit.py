@@ -75,6 +75,15 @@ def test_a_cost_that_noise_would_make_negative_is_zero() -> None:
     assert 500 < 8 * found.expert_us[0] < 900
 
 
+def test_heads_that_were_left_between_their_rows_cost_what_whole_ones_cost() -> None:
+    rng, sample = Random(5), StepSample()
+    for _ in range(100):
+        first, rest = rng.randint(1, 400), rng.randint(1, 400)
+        sample.note(WorkTiming(num_heads=1, head_rows=first, head_ns=50_000 + 3_000 * first))
+        sample.note(WorkTiming(head_rows=rest, head_ns=3_000 * rest))
+    assert sample.fit().head_us == pytest.approx((50, 3), rel=1e-3)
+
+
 def test_work_that_never_ran_and_work_of_one_size_come_to_a_table_too() -> None:
     assert StepSample().fit().attention_us == (0, 0, 0)
     sample = StepSample()
@@ -87,7 +96,7 @@ def test_work_that_never_ran_and_work_of_one_size_come_to_a_table_too() -> None:
     assert found.head_us == (0, 0)
 
 
-def test_time_inside_an_attention_stage_that_has_not_ended_does_not_count_as_a_stage() -> None:
+def test_time_without_a_count_is_no_work() -> None:
     sample = sample_of(100)
     for _ in range(30):
         sample.note(WorkTiming(attention_ns=5_000_000))

@@ -92,6 +92,31 @@ def test_a_batch_stops_between_groups_of_rows_and_others_run_meanwhile(monkeypat
     assert (other.token_ids, story.token_ids) == generated("mixtral", PROMPTS, 1)[:2]
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3"])  # the layers of one have experts
+def test_a_head_that_is_left_tells_of_each_group_of_rows_with_its_time(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_MOST_LOGITS", 4 * VOCAB_SIZE)
+    driver = Driver(loaded(family))
+    story = driver.add(PROMPTS[1], 1, ALTERNATIVES, is_scored=True)
+    batch = driver.start(story)
+    if driver.runner.facts.experts_by_layer[-1]:
+        driver.advance(batch, until=Cursor(driver.end.layer - 1, Stage.EXPERTS, 4))
+    else:
+        driver.advance(batch, until=Cursor(driver.end.layer - 1))
+    timings = []
+    while not story.is_over:
+        asked = iter(range(100))
+        heads = [bool(timing.head_rows) for timing in timings]
+        most = 1 if any(heads) or driver.runner.facts.experts_by_layer[-1] else 2
+        timings.append(driver.advance(batch, goes_on=lambda _, asked=asked, most=most: next(asked) < most).timing)
+    told = [timing for timing in timings if timing.head_ns]
+    assert [timing.head_rows for timing in told] == [1, 4, 4, 4, 4, 4, 2]
+    assert [timing.num_heads for timing in told] == [1, 0, 0, 0, 0, 0, 0]
+    assert sum(timing.num_attention_stages for timing in timings) == (family == "qwen3")
+    assert all(bool(timing.num_attention_stages) == bool(timing.attention_ns) for timing in timings)
+
+
 def test_a_layer_without_experts_is_left_in_the_head_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "_MOST_LOGITS", 4 * VOCAB_SIZE)
     driver = Driver(loaded("qwen3"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpu_worker.machine.clock import HOST_CLOCK, DeviceClock, Stopwatch, clock_of
+from gpu_worker.machine.clock import HOST_CLOCK, DeviceClock, Stopwatch, Stretch, clock_of
 
 CUDA = torch.device("cuda")
 
@@ -96,9 +96,9 @@ def test_a_stopwatch_sums_up_by_kind_what_the_device_took() -> None:
     for unit_ms in (1.0, 2.0, 4.0):
         device.enqueue(unit_ms)
         marks.append(clock.mark())
-    stopwatch.share_out({"attention": 1.0}, marks[0], marks[2])
-    stopwatch.share_out({"attention": -1.0, "experts": 1.0}, marks[1], marks[2])
-    stopwatch.share_out({"attention": 0.25, "experts": 0.75}, marks[2], marks[3])
+    stopwatch.share_out(Stretch({"attention": 1.0}, marks[0], marks[2]))
+    stopwatch.share_out(Stretch({"attention": -1.0, "experts": 1.0}, marks[1], marks[2]))
+    stopwatch.share_out(Stretch({"attention": 0.25, "experts": 0.75}, marks[2], marks[3]))
     assert stopwatch.read() == {"attention": 2_000_000, "experts": 5_000_000}
 
 

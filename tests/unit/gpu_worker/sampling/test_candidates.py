@@ -8,7 +8,7 @@ from gpu_worker.sampling.candidates import Candidates, rank
 from gpu_worker.sampling.draw import Draw
 from gpu_worker.sampling.history import History
 from gpu_worker.sampling.rules import Rules
-from gpu_worker.sampling.sampler import NOT_FINITE, NOTHING_LEFT, Choice, sample
+from gpu_worker.sampling.sampler import NOT_FINITE, Choice, sample
 
 LOGITS = torch.randn(4, 50, generator=torch.Generator().manual_seed(3))
 
@@ -54,8 +54,8 @@ def test_rows_that_sample_and_rows_that_are_ranked_go_together() -> None:
     assert isinstance(second, Choice)
 
 
-def test_rows_without_candidates_say_why() -> None:
+def test_rows_without_candidates_say_so_and_broken_ones_why() -> None:
     rows = LOGITS[:2].clone()
     rows[0, 5] = math.nan
     sampling = Sampling(num_candidates=2, allowed_token_ids=(7,))
-    assert sample(rows, [draw(2), Draw(sampling, 0, (7,), Rules(sampling))]) == [NOT_FINITE, NOTHING_LEFT]
+    assert sample(rows, [draw(2), Draw(sampling, 0, (7,), Rules(sampling))]) == [NOT_FINITE, Candidates(())]

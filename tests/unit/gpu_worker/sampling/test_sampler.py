@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from gpu_worker.contract.commands import Sampling
 from gpu_worker.sampling.draw import Draw
@@ -140,3 +142,35 @@ def test_rows_are_drawn_alike_where_they_are_too_many_to_be_drawn_at_once(monkey
     together = sample(logits, draws)
     monkeypatch.setattr("gpu_worker.sampling.sampler._MOST_NUMBERS", 120)
     assert sample(logits, draws) == together
+
+
+def test_rows_of_many_draws_are_gathered_no_more_at_once_than_fit_and_drawn_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2))
+    rows = [0, *[2] * 40, 1]
+    draws = [
+        Draw(Sampling(temperature=index % 2, seed=index, num_candidates=2 * (index % 5 == 0)), 0) for index in rows
+    ]
+    draws = [replace(draw, output_index=index) for index, draw in enumerate(draws)]
+    alone = [sample(logits[row : row + 1], [draw])[0] for row, draw in zip(rows, draws, strict=True)]
+    copied: list[int] = []
+    gather = Tensor.index_select
+    monkeypatch.setattr(Tensor, "index_select", lambda *args: _noted(gather(*args), copied))
+    monkeypatch.setattr("gpu_worker.sampling.sampler._MOST_NUMBERS", 400)
+    assert sample(logits, draws, rows) == alone
+    assert 0 < max(copied) <= 400
+
+
+def test_rows_that_lie_side_by_side_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(9, 50, generator=torch.Generator().manual_seed(2))
+    copied: list[int] = []
+    gather = Tensor.index_select
+    monkeypatch.setattr(Tensor, "index_select", lambda *args: _noted(gather(*args), copied))
+    assert sample(logits, [Draw(Sampling(), 0)] * 7, range(2, 9)) == sample(logits[2:], [Draw(Sampling(), 0)] * 7)
+    assert not copied
+
+
+def _noted(tensor: Tensor, sizes: list[int]) -> Tensor:
+    sizes.append(tensor.numel())
+    return tensor

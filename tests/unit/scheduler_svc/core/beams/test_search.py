@@ -30,7 +30,7 @@ def model(seed: int, vocabulary: int = VOCABULARY) -> Scores:
 def best(scores: list[float], count: int) -> list[Candidate]:
     """What a worker tells of a text."""
     ranked = sorted(range(len(scores)), key=lambda token: -scores[token])[:count]
-    return [Candidate(token, scores[token] / 2, scores[token]) for token in ranked]
+    return [Candidate(token, scores[token] / 2, scores[token]) for token in ranked if scores[token] > -math.inf]
 
 
 def run(params: BeamParams, stop: frozenset[int], max_tokens: int, scores_behind: Scores) -> list[Scored]:
@@ -151,3 +151,28 @@ def test_a_text_of_a_hundred_thousand_tokens_is_put_together_and_given_up() -> N
         search.advance([[Candidate(1, -0.5, -0.5)]])
     assert len(search.finished[0].beam.tokens()[0]) == 100_000
     del search
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 4),
+    max_tokens=st.integers(1, 6),
+    stop=st.frozensets(st.integers(0, VOCABULARY - 1), max_size=2),
+    early_stopping=st.sampled_from(EarlyStopping),
+)
+def test_texts_that_rules_leave_nothing_come_to_nothing_and_the_others_go_on(
+    seed: int, width: int, max_tokens: int, stop: frozenset[int], early_stopping: EarlyStopping
+) -> None:
+    likely = model(seed)
+
+    def scores_behind(text: Text) -> list[float]:
+        rng = Random(f"rules {seed} {text}")
+        if rng.random() < 0.4:
+            return [-math.inf] * VOCABULARY
+        return [score if rng.random() < 0.7 else -math.inf for score in likely(text)]
+
+    params = BeamParams(width, 1, 1.0, early_stopping)
+    found = run(params, stop, max_tokens, scores_behind)
+    expected = reference_search(scores_behind, width, max_tokens, stop, early_stopping=early_stopping.value)
+    assert [one.tokens for one in found] == [one.tokens for one in expected]

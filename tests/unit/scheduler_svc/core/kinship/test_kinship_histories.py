@@ -12,6 +12,7 @@ from scheduler_svc.core.beams.search import BeamSearch, Candidate, num_candidate
 from scheduler_svc.core.policies import POLICIES, Limits
 from scheduler_svc.core.state.commands import ForkSequence, StartBatch
 from scheduler_svc.core.state.cursor import PreemptAt
+from scheduler_svc.core.state.results import SampledToken
 from scheduler_svc.core.state.sequence import RequestClass, SamplingParams, Sequence, SequenceState
 from tests.support.core.simulation import BE, LS, Simulation, small_model
 
@@ -181,8 +182,31 @@ def test_a_worker_that_tells_no_candidates_ends_the_search_and_nothing_else(monk
     asked.ask(BE, 20, 5)
     root = asked.sim.submit(BE, 20, 5, beams=SEARCHES[0])
     sample = asked.sim.worker._sample
-    monkeypatch.setattr(asked.sim.worker, "_sample", lambda seq_id, num: sample(seq_id, num)._replace(candidates=()))
+    monkeypatch.setattr(asked.sim.worker, "_sample", lambda seq_id, num: sample(seq_id, num)._replace(candidates=None))
     asked.sim.run()
     (failure,) = asked.sim.outputs[root.seq_id]
     assert "no candidates" in failure.message  # type: ignore[union-attr]
+    assert not failure.rules_leave_nothing  # type: ignore[union-attr]
+    asked.check_end()
+
+
+@pytest.mark.parametrize("num_rounds", [0, 2])
+def test_a_search_of_which_no_beam_is_left_ends_by_its_own_rules(
+    num_rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = table()
+    asked.ask(BE, 20, 5)
+    root = asked.sim.submit(BE, 20, 5, beams=SEARCHES[0])
+    sample = asked.sim.worker._sample
+
+    def told(seq_id: int, num_cached: int) -> SampledToken:
+        token = sample(seq_id, num_cached)
+        is_left = token.candidates is None or num_cached < 20 + num_rounds
+        return token if is_left else token._replace(candidates=())
+
+    monkeypatch.setattr(asked.sim.worker, "_sample", told)
+    asked.sim.run()
+    (failure,) = asked.sim.outputs[root.seq_id]
+    assert failure.rules_leave_nothing  # type: ignore[union-attr]
+    assert "its rules leave no token to any beam" in failure.message  # type: ignore[union-attr]
     asked.check_end()
