@@ -82,8 +82,8 @@ class _Trial:
             await self._require_text(PLAIN)
         try:
             whole = answer.around(self.body)
-        except NotFollowed as refused:
-            raise _unfollowed(refused.function, refused.reason) from None
+        except NotFollowed as unfollowed:
+            raise _unfollowed(unfollowed.function, unfollowed.reason) from None
         assert whole is not None  # there is a structure, or there have to be calls
         if answer.functions and whole.num_bytes > MAX_GRAMMAR_BYTES:
             allowed = f"functions that take at most {MAX_GRAMMAR_BYTES} bytes as a grammar"

@@ -12,7 +12,7 @@ from scheduler_svc.text.formats.lark import NotFollowed
 from scheduler_svc.text.formats.pieces import Function
 from scheduler_svc.text.formats.reader import AnswerReader
 from scheduler_svc.text.formats.table import Formats
-from tests.unit.scheduler_svc.text.formats.test_grammar import by_chance, matcher_of, text_of, tokenizers
+from tests.support.models.answer_grammars import by_chance, matcher_of, text_of, tokenizers
 
 GLM, QWEN = "<arg_key>", "<function="
 FORMS = [(template, is_special) for template in (GLM, QWEN) for is_special in (False, True)]
