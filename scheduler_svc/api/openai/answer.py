@@ -116,15 +116,23 @@ class Answer:
         usage = {"usage": None} if plan.include_usage else {}
         chunk: JsonObject = {**self._head, "choices": [], **usage, **self._tail}
         writers = [choice for choices in self._choices for choice in choices]
+        is_first = True
         try:
             async with aclosing(merged(self._generations)) as arriving:
                 async for index, delta in arriving:
                     self._usage.add(delta)
                     for place, part in self._parts(index, delta):
+<<<<<<< HEAD
                         chunk["choices"] = [await _written(writers[place], part)]
+=======
+                        if not (plan.continuous_usage or writers[place].says(part)):
+                            continue
+                        chunk["choices"] = [writers[place].part(part)]
+>>>>>>> userb
                         if plan.continuous_usage:
                             chunk["usage"] = self._usage.read()
-                        yield chunk
+                        yield {**chunk, **writers[place].of_prompt(part)} if is_first else chunk
+                        is_first = False
             if plan.include_usage:
                 yield {**chunk, "choices": [], "usage": self._usage.read()}
         except BatchFailed as error:

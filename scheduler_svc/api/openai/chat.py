@@ -88,9 +88,17 @@ class _ChatChoice:
         return self._choice("message", message, delta)
 
     def of_prompt(self, delta: Delta) -> JsonObject:
-        """Returns how probable the prompt's tokens are, if asked for."""
+        """Returns the prompt's tokens, and how probable they are, if asked for."""
         most = self._told.prompt_logprobs
-        return {} if most is None else {"prompt_logprobs": prompt_logprobs(self._token_texts, delta.scores, most)}
+        ids = {"prompt_token_ids": self._token_texts.prompt_token_ids} if self._told.token_ids else {}
+        return (
+            ids if most is None else {**ids, "prompt_logprobs": prompt_logprobs(self._token_texts, delta.scores, most)}
+        )
+
+    def says(self, delta: Delta) -> bool:
+        """Whether a chunk would say more than the one before; the first one has the role."""
+        always = not self._has_role or self._told.logprobs or self._told.token_ids
+        return always or bool(delta.text or delta.calls or delta.finish or self._reasoning(delta))
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""

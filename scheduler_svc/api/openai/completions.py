@@ -103,6 +103,7 @@ class _CompletionChoice:
         self._token_texts = token_texts if echo is None else echo.token_texts
         self._shown = shown
         self._echo = echo
+        self._is_begun = False
 
     def whole(self, delta: Delta) -> JsonObject:
         """Returns the choice when it comes at once."""
@@ -114,6 +115,11 @@ class _CompletionChoice:
     def of_prompt(self, delta: Delta) -> JsonObject:
         """Returns nothing: what is told of a prompt is told with each choice."""
         return {}
+
+    def says(self, delta: Delta) -> bool:
+        """Whether a chunk would have anything to say; the first one has what is echoed."""
+        is_echo = self._echo is not None and not self._is_begun
+        return is_echo or self._shown.logprobs or self._shown.token_ids or bool(delta.text or delta.finish)
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""
@@ -128,6 +134,9 @@ class _CompletionChoice:
             choice["score"] = delta.score
         if self._shown.token_ids:
             choice["token_ids"] = delta.token_ids
+            if not self._is_begun:
+                choice["prompt_token_ids"] = self._of_prompt.prompt_token_ids
+        self._is_begun = True
         return choice
 
     def _logprobs(self, of_prompt: Iterable[ShownToken], delta: Delta) -> JsonObject:

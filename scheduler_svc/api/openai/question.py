@@ -23,7 +23,10 @@ class Choice(Protocol):
         """Returns the choice when it comes at once."""
 
     def of_prompt(self, delta: Delta) -> JsonObject:
-        """Returns what a whole answer says of the choice's prompt, beside its choices."""
+        """Returns what an answer says of the choice's prompt, beside its choices: a whole one, or its first chunk."""
+
+    def says(self, delta: Delta) -> bool:
+        """Whether a chunk would have anything to say: while text is held back there are tokens without any."""
 
     def part(self, delta: Delta) -> JsonObject:
         """Returns what is new in the choice, for a chunk."""

@@ -168,7 +168,11 @@ class GenerationFields(Strict):
     guided_regex: Text | None = None
     guided_choice: Texts | None = None
     guided_grammar: Text | None = None
-    return_token_ids: bool | None = Field(None, description="Gives each choice its token ids. Default false.")
+    return_token_ids: bool | None = Field(
+        None,
+        description="Gives each choice its token ids, and tells those of the prompt as prompt_token_ids: in "
+        "completions in each choice, in chats beside the choices; of a stream in the first chunk. Default false.",
+    )
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     cache_salt: Text | None = None

@@ -170,3 +170,14 @@ async def test_several_choices_are_streamed_side_by_side() -> None:
     choices = [chunk["choices"][0] for chunk in chunks]
     assert sorted(choice["index"] for choice in choices) == [0, 0, 1, 1, 2, 2]
     assert sum("role" in choice["delta"] for choice in choices) == 3
+
+
+async def test_the_prompts_tokens_come_beside_the_choices_if_token_ids_are_asked_for() -> None:
+    async with http_app(FakeGenerator()) as service:
+        answer = await service.answer(CHAT, messages=USER_SAYS_HI, return_token_ids=True, n=2)
+        prompt = list(service.generator.submitted[0].prompt_token_ids)
+        assert answer["prompt_token_ids"] == prompt
+        first, *others = await service.chunks(CHAT, messages=USER_SAYS_HI, return_token_ids=True, n=2)
+        assert first["prompt_token_ids"] == prompt
+        assert not any("prompt_token_ids" in chunk for chunk in others)
+        assert "prompt_token_ids" not in await service.answer(CHAT, messages=USER_SAYS_HI)

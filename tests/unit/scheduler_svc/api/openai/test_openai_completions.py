@@ -271,3 +271,31 @@ async def test_model_without_tokenizer_continues_token_ids() -> None:
         answer = await service.answer(COMPLETIONS, prompt=[5], max_tokens=2, return_token_ids=True, logprobs=0)
     assert answer["choices"][0]["text"] == ""
     assert answer["choices"][0]["token_ids"] == [5, 5]
+
+
+async def test_the_prompts_tokens_come_with_each_choice_if_token_ids_are_asked_for() -> None:
+    asked = {"prompt": [[5], [6, 7]], "n": 2, "return_token_ids": True}
+    prompts = [[5], [5], [6, 7], [6, 7]]
+    async with http_app(FakeGenerator()) as service:
+        answer = await service.answer(COMPLETIONS, **asked)
+        assert [choice["prompt_token_ids"] for choice in answer["choices"]] == prompts
+        told: dict[int, list[object]] = {}
+        for chunk in await service.chunks(COMPLETIONS, **asked):
+            choice = chunk["choices"][0]
+            told.setdefault(choice["index"], []).append(choice.get("prompt_token_ids"))
+    assert [told[index][0] for index in range(4)] == prompts
+    assert not any(any(parts[1:]) for parts in told.values())
+
+
+async def test_a_stream_sends_nothing_while_text_is_held_back() -> None:
+    script = [*encode("ab"), *encode("XYZ"), *encode("c"), EOS_ID]
+    async with http_app(FakeGenerator(script=lambda _: script)) as service:
+        asked = {"prompt": "hello", "stop": ["XYZ!"], "max_tokens": 32}
+        chunks = await service.chunks(COMPLETIONS, **asked)
+        texts = [chunk["choices"][0]["text"] for chunk in chunks]
+        assert "".join(texts) == "abXYZc"
+        assert all(texts[:-1])
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        asked["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        *counted, _ = await service.chunks(COMPLETIONS, **asked)
+        assert len(counted) > len(chunks)  # each token is news

@@ -83,6 +83,20 @@ async def test_a_call_is_told_as_openai_tells_it(weather: HttpService, read: Any
     assert choice["finish_reason"] == "tool_calls"
 
 
+async def test_a_stream_has_no_chunk_without_anything_to_say(weather: HttpService) -> None:
+    chunks = await weather.chunks(CHAT, messages=USER_SAYS_HI, tools=[WEATHER])
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert choices[0]["delta"]["role"] == "assistant"
+    assert all(one["delta"].get("tool_calls") or one["finish_reason"] for one in choices[1:])
+
+
+async def test_a_stream_sends_nothing_for_thoughts_that_nobody_wants() -> None:
+    async with http_app(says("<think>\nhm, hm\n</think>\n\nI")) as service:
+        chunks = await service.chunks(CHAT, messages=USER_SAYS_HI, include_reasoning=False)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert all(one["delta"]["content"] or one["finish_reason"] for one in choices[1:])
+
+
 async def test_the_template_is_given_the_functions(weather: HttpService) -> None:
     await whole(weather, tools=[WEATHER, TIME])
     prompt = prompt_of(weather.generator.submitted[0])
