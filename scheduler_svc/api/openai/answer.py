@@ -122,13 +122,9 @@ class Answer:
                 async for index, delta in arriving:
                     self._usage.add(delta)
                     for place, part in self._parts(index, delta):
-<<<<<<< HEAD
-                        chunk["choices"] = [await _written(writers[place], part)]
-=======
                         if not (plan.continuous_usage or writers[place].says(part)):
                             continue
-                        chunk["choices"] = [writers[place].part(part)]
->>>>>>> userb
+                        chunk["choices"] = [await _written(writers[place], part)]
                         if plan.continuous_usage:
                             chunk["usage"] = self._usage.read()
                         yield {**chunk, **writers[place].of_prompt(part)} if is_first else chunk
