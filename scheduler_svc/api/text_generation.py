@@ -15,6 +15,7 @@ from scheduler_svc.api.beams import require_tokens, valid_beams, without_draws
 from scheduler_svc.api.deltas import Delta, DeltaBuilder
 from scheduler_svc.api.draft import ChatPrompt, Draft, Prompt
 from scheduler_svc.api.entrance import Entrance
+from scheduler_svc.api.gbnf import with_lark
 from scheduler_svc.api.hypotheses import found
 from scheduler_svc.api.parts import PartReader
 from scheduler_svc.api.prompt import prompt_token_ids
@@ -236,7 +237,8 @@ class TextGenerator:
         require_prompt_numbers(num_prompt_numbers(sampling, len(token_ids)))
         answering = _answering(draft.prompt, use, token_ids, text)
         stop = requested_stop.conditions(len(token_ids), context_tokens(model))
-        grammar = await valid_grammar(draft.structure, model, stop.stop_token_ids, text.grammars, answering.grammar)
+        structure = with_lark(draft.structure)
+        grammar = await valid_grammar(structure, model, stop.stop_token_ids, text.grammars, answering.grammar)
         sampling = replace(sampling, grammar=grammar)
         new_assembler = partial(
             TextAssembler,

@@ -25,7 +25,8 @@ _NAMES_IN_PROTOS = {
     "guided_grammar": "lark",
 }
 _ATTRIBUTES = "Attributes:\n"
-_ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM."}
+_GBNF = "Or in GBNF, which has ::= and begins at root, as in vLLM; of at most 16384 bytes."
+_ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM.", "grammar": _GBNF, "guided_grammar": _GBNF}
 
 
 def text_of(field: str) -> str | None:

@@ -186,6 +186,7 @@ async def test_alternatives_of_each_token_are_told_by_their_text() -> None:
         {"structured_outputs": {"regex": "[ab]+", "disable_fallback": True, "disable_any_whitespace": False}},
         {"guided_regex": "[ab]+"},
         {"guided_grammar": 'start: "a"'},
+        {"structured_outputs": {"grammar": 'root ::= "a" | "b"'}},
     ],
     ids=str,
 )
