@@ -174,10 +174,10 @@ class Iterations:
 
 
 def _item(member: Member) -> BatchItem:
-    sequence, num_tokens, start, samples, new_block_ids, num_scored = member
+    sequence, num_tokens, start, samples, new_block_ids, num_scored, others = member
     token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
     scored = sequence.prompt_token_ids[start + 1 : start + 1 + num_scored] if num_scored else ()
-    also_sampled = tuple(other.seq_id for other in member.also_sampled)
+    also_sampled = tuple(other.seq_id for other in others)
     return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples, scored, also_sampled)
 
 
