@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_svc.core.beams.params import BeamParams, EarlyStopping
-from scheduler_svc.core.beams.search import BeamSearch, Candidate, num_candidates
+from scheduler_svc.core.beams.search import Beam, BeamSearch, Candidate, num_candidates
 from tests.support.core.beam_reference import Scored, Text, reference_search
 
 VOCABULARY = 6
@@ -151,3 +151,20 @@ def test_a_text_of_a_hundred_thousand_tokens_is_put_together_and_given_up() -> N
         search.advance([[Candidate(1, -0.5, -0.5)]])
     assert len(search.finished[0].beam.tokens()[0]) == 100_000
     del search
+
+
+def test_a_text_is_made_for_what_goes_on_or_ends_and_not_for_each_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    width, stop, num_made = 16, frozenset(range(1000, 1064)), 0
+
+    def counted(*values: object) -> Beam:
+        nonlocal num_made
+        num_made += 1
+        return Beam(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("scheduler_svc.core.beams.search.Beam", counted)
+    params = BeamParams(width)
+    search = BeamSearch(params, stop, 100)
+    row = [Candidate(token, -0.1 * token, -0.1 * token) for token in range(num_candidates(params, stop))]
+    search.advance([row])
+    assert len(search.advance([row] * width)) == width
+    assert num_made == 2 * width
