@@ -124,7 +124,7 @@ class Engine:
             raise WorkerUnavailable(self._absence.reason or "no worker serves")
         core, sequences = self._driver.core, [self._sequence(request) for request in requests]
         self._live.admit(requests, Forecast() if core is None else core.forecast(sequences[0]))
-        streams = list(map(self._go_live, requests, sequences))
+        streams: list[TokenStream] = [*map(self._go_live, requests, sequences)]
         if len(sequences) > 1 and not sequences[0].is_scored:  # of a prompt that is scored each is told by itself
             share_prompt(sequences)
         if core is not None:
