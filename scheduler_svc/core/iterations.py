@@ -111,7 +111,7 @@ class Iterations:
             if not sequence.output_token_ids:
                 self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
             if member.num_scored or sequence.is_computed_whole:
-                outputs += self._scored(sequence, scores.get(sequence.seq_id), now_s)
+                outputs += self._chunk_ended(sequence, scores.get(sequence.seq_id), now_s)
             if member.samples and sequence.state is not SequenceState.FINISHED:
                 outputs += sequence.kin.take(sequence, tokens, now_s, self._lives)
             if sequence.state is not SequenceState.IN_BATCH:
@@ -120,8 +120,8 @@ class Iterations:
                 self._lives.release(sequence)
         return outputs
 
-    def _scored(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
-        """Takes in how probable tokens of a prompt are, and ends a sequence that has nothing else to wait for."""
+    def _chunk_ended(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
+        """Takes in how probable tokens of a prompt are, if asked for; ends a sequence that generates nothing."""
         # What another worker told already comes again where that was lost, and its prompt is computed anew.
         new = scores.since(sequence.scored_up_to) if scores is not None else None
         if new and new.first_position == sequence.scored_up_to:
