@@ -111,7 +111,7 @@ class Iterations:
             if not sequence.output_token_ids:
                 self._counts[sequence.request_class].num_prompt_tokens += member.num_tokens
             if member.num_scored or sequence.is_computed_whole:
-                outputs += self._scored(sequence, scores.get(sequence.seq_id), now_s)
+                outputs += self._chunk_ended(sequence, scores.get(sequence.seq_id), now_s)
             if member.samples and sequence.state is not SequenceState.FINISHED:
                 outputs += sequence.kin.take(sequence, tokens, now_s, self._lives)
             if sequence.state is not SequenceState.IN_BATCH:
@@ -120,8 +120,8 @@ class Iterations:
                 self._lives.release(sequence)
         return outputs
 
-    def _scored(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
-        """Takes in how probable tokens of a prompt are, and ends a sequence that has nothing else to wait for."""
+    def _chunk_ended(self, sequence: Sequence, scores: PromptScores | None, now_s: float) -> list[Output]:
+        """Takes in how probable tokens of a prompt are, if asked for; ends a sequence that generates nothing."""
         # What another worker told already comes again where that was lost, and its prompt is computed anew.
         new = scores.since(sequence.scored_up_to) if scores is not None else None
         if new and new.first_position == sequence.scored_up_to:
@@ -174,10 +174,10 @@ class Iterations:
 
 
 def _item(member: Member) -> BatchItem:
-    sequence, num_tokens, start, samples, new_block_ids, num_scored = member
+    sequence, num_tokens, start, samples, new_block_ids, num_scored, others = member
     token_ids = sequence.token_ids(start, start + num_tokens)  # in a sequel empty: it is being sampled
     scored = sequence.prompt_token_ids[start + 1 : start + 1 + num_scored] if num_scored else ()
-    also_sampled = tuple(other.seq_id for other in member.also_sampled)
+    also_sampled = tuple(other.seq_id for other in others)
     return BatchItem(sequence.seq_id, num_tokens, token_ids, start, new_block_ids, samples, scored, also_sampled)
 
 

@@ -8,12 +8,15 @@ text's length is that of its generated tokens, the one that ends it included. Kn
 Sources: transformers, generation/utils.py (`_beam_search`); arXiv 2204.05424 (patience).
 """
 
-import heapq
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 from scheduler_svc.core.beams.params import BeamParams, EarlyStopping
+
+# A text's score with one more token, which of the beams it goes on from, the token, and its log-probability.
+_Step = tuple[float, int, int, float]
 
 
 class Candidate(NamedTuple):
@@ -109,13 +112,14 @@ class BeamSearch:
         is_last = self._num_tokens >= self._max_tokens
         going_on: list[Child] = []
         ended: list[Finished] = []
-        for rank, child in enumerate(self._ranked(candidates)):
-            if is_last or child.beam.token_id in self._stop_token_ids:
+        for rank, (score, parent, token_id, logprob) in enumerate(self._ranked(candidates)):
+            is_stopped = token_id in self._stop_token_ids
+            if is_last or is_stopped:
                 if rank < self._params.width:
-                    is_cut = child.beam.token_id not in self._stop_token_ids
-                    ended.append(Finished(child.beam, self._penalized(child.beam.score, self._num_tokens), is_cut))
+                    beam = Beam(self._beams[parent], token_id, logprob, score)
+                    ended.append(Finished(beam, self._penalized(score, self._num_tokens), not is_stopped))
             elif len(going_on) < self._params.width:
-                going_on.append(child)
+                going_on.append(Child(parent, Beam(self._beams[parent], token_id, logprob, score)))
         merged = sorted((*self.finished, *ended), key=lambda one: -one.score)  # stable: of equals the earlier one
         self.finished = merged[: self._params.num_wanted]
         self.is_over = not going_on or self._has_enough(going_on[0].beam.score)
@@ -124,15 +128,16 @@ class BeamSearch:
         self._beams = [child.beam for child in going_on]
         return going_on
 
-    def _ranked(self, candidates: Sequence[Iterable[Candidate]]) -> list[Child]:
-        """Returns the best of all candidates as texts, so many that `width` of them go on if so many can."""
-        children = (
-            Child(parent, Beam(before, token_id, logprob, score + (before.score if before is not None else 0.0)))
+    def _ranked(self, candidates: Sequence[Iterable[Candidate]]) -> list[_Step]:
+        """Returns the best of all candidates, so many that `width` of them go on if so many can."""
+        steps = [
+            (score + (before.score if before is not None else 0.0), parent, token_id, logprob)
             for parent, (before, rows) in enumerate(zip(self._beams, candidates, strict=True))
             for token_id, logprob, score in rows
-        )
+        ]
         num_ends = max(1, len(self._stop_token_ids))
-        return heapq.nlargest(self._params.width * (1 + num_ends), children, key=lambda child: child.beam.score)
+        steps.sort(key=itemgetter(0), reverse=True)  # stable: of equals the earlier one
+        return steps[: self._params.width * (1 + num_ends)]
 
     def _has_enough(self, best_score: float) -> bool:
         """Whether it ends with what is finished, though texts go on of which the best has that score."""

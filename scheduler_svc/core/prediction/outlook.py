@@ -138,7 +138,7 @@ class Outlook:
         num_tokens = min(self._chunk_tokens, math.ceil(prompts.num_tokens_ahead / max(1.0, num_rounds)))
         return shape + Shape.of_chunk(num_tokens, first.num_computed_tokens + num_tokens, 0, 0)
 
-    def num_beside(self, shape: Shape, room_s: float, start: int, most: int) -> int:
+    def num_beside(self, shape: Shape, room_s: float, start: int, most: int, num_rows: int = 1) -> int:
         """Counts the tokens of a sequence from a position on, up to `most`, that an iteration may take along.
 
         Args:
@@ -146,10 +146,11 @@ class Outlook:
             room_s: How long it may take.
             start: Their position in the sequence.
             most: So many would be computed up to the sequence's next token.
+            num_rows: So many rows are then sampled.
         """
 
         def whole(num_tokens: int) -> Shape:
-            return shape + Shape.of_chunk(num_tokens, start + num_tokens, int(num_tokens == most), 0)
+            return shape + Shape.of_chunk(num_tokens, start + num_tokens, num_rows * (num_tokens == most), 0)
 
         return most_that_fit(most, lambda n: self.iteration_s(whole(n)) <= room_s)
 

@@ -16,7 +16,8 @@ from scheduler_svc.core.state.sequence import RequestClass, Sequence
 class Member(NamedTuple):
     """A sequence's part in the iteration: `num_tokens` tokens from `first_position` on, which need `new_block_ids`.
 
-    How probable the `num_scored` tokens are that follow the first ones of these is told when it ends.
+    How probable the `num_scored` tokens are that follow the first ones of these is told when it ends. Those of
+    `also_sampled` have their next token from its logits too.
     """
 
     sequence: Sequence
@@ -25,11 +26,17 @@ class Member(NamedTuple):
     samples: bool
     new_block_ids: tuple[BlockId, ...] = ()
     num_scored: int = 0
+    also_sampled: tuple[Sequence, ...] = ()
 
     @property
-    def also_sampled(self) -> tuple[Sequence, ...]:
-        """Sequences that have their next token from its logits too."""
-        return self.sequence.kin.also_sampled(self.sequence) if self.samples else ()
+    def num_sequences(self) -> int:
+        """Sequences that take part."""
+        return 1 + len(self.also_sampled)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are sampled or scored."""
+        return self.samples * self.num_sequences + self.num_scored
 
     @property
     def num_pairs(self) -> int:
@@ -39,7 +46,7 @@ class Member(NamedTuple):
     @property
     def shape(self) -> "Shape":
         """What it adds to a pass that runs anyway."""
-        return Shape(self.num_tokens, self.num_pairs, self.samples + self.num_scored, 0)
+        return Shape(self.num_tokens, self.num_pairs, self.num_rows, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Shape:
         for member in members:
             num_tokens += member.num_tokens
             num_pairs += member.num_pairs
-            num_rows += member.samples + member.num_scored
+            num_rows += member.num_rows
         return cls(num_tokens, num_pairs, num_rows)
 
     @classmethod

@@ -379,6 +379,7 @@ class Sequence:
             salt=self.salt,
             order_s=self.order_s,
             goes_ahead=self.goes_ahead,
+            scored_up_to=self.scored_up_to,
             num_starts=self.num_starts,
             num_lost_tokens=self.num_tokens,
             block_digests=[*self.block_digests],

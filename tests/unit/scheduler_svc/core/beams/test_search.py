@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_svc.core.beams.params import BeamParams, EarlyStopping
-from scheduler_svc.core.beams.search import BeamSearch, Candidate, num_candidates
+from scheduler_svc.core.beams.search import Beam, BeamSearch, Candidate, num_candidates
 from tests.support.core.beam_reference import Scored, Text, reference_search
 
 VOCABULARY = 6
@@ -176,3 +176,20 @@ def test_texts_that_rules_leave_nothing_come_to_nothing_and_the_others_go_on(
     found = run(params, stop, max_tokens, scores_behind)
     expected = reference_search(scores_behind, width, max_tokens, stop, early_stopping=early_stopping.value)
     assert [one.tokens for one in found] == [one.tokens for one in expected]
+
+
+def test_a_text_is_made_for_what_goes_on_or_ends_and_not_for_each_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    width, stop, num_made = 16, frozenset(range(1000, 1064)), 0
+
+    def counted(*values: object) -> Beam:
+        nonlocal num_made
+        num_made += 1
+        return Beam(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("scheduler_svc.core.beams.search.Beam", counted)
+    params = BeamParams(width)
+    search = BeamSearch(params, stop, 100)
+    row = [Candidate(token, -0.1 * token, -0.1 * token) for token in range(num_candidates(params, stop))]
+    search.advance([row])
+    assert len(search.advance([row] * width)) == width
+    assert num_made == 2 * width
