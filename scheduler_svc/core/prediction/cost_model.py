@@ -124,7 +124,7 @@ class CostModel:
         attention = (timing.num_attention_stages, timing.attention_tokens, timing.attention_pairs)
         expert = (timing.num_expert_runs, timing.expert_tokens)
         head = (timing.num_heads, timing.head_rows)
-        parts = (
+        parts: tuple[tuple[OnlineFit, tuple[int, ...], float], ...] = (
             (self._attention, attention, timing.attention_ns * 1e-6),
             (self._expert, expert, timing.expert_ns * 1e-6),
             (self._head, head, timing.head_ns * 1e-6),
