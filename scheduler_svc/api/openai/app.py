@@ -27,6 +27,7 @@ from scheduler_svc.api.openai.wire.errors import (
     error_response,
     invalid_body,
     plain_error_response,
+    why_unreadable,
 )
 from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
@@ -178,9 +179,7 @@ def _add_errors(app: FastAPI, generator: Generator) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that JSON's parser gives up on
-            return error_response(
-                BodyUnreadable("it is no UTF-8, nested too deeply, or has a number of too many digits")
-            )
+            return error_response(BodyUnreadable(why_unreadable(error)))
         asked = f"{request.method[:_MAX_SHOWN_CHARS]} {request.url.path[:_MAX_SHOWN_CHARS]}"
         message = f"{asked}: {error.detail}"
         return plain_error_response(error.status_code, message, error.headers)

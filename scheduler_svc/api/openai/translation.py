@@ -97,7 +97,7 @@ def stream_plan(body: GenerationFields) -> StreamPlan | None:
     options = body.stream_options
     if not body.stream:
         if options is not None:
-            raise InvalidRequest("stream_options", options.model_dump(), "null unless stream is true")
+            raise InvalidRequest("stream_options", options.model_dump(exclude_unset=True), "null unless stream is true")
         return None
     if options is None:
         return StreamPlan()

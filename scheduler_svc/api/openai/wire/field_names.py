@@ -64,7 +64,7 @@ class FieldNames:
         for name, ours in self.names.items():
             rest = error.field.removeprefix(name)
             if error.field.startswith(name) and rest[:1] in ("", ".", "["):
-                return InvalidRequest(ours + rest if ours else rest.lstrip("."), error.given, error.allowed)
+                return error.called(ours + rest if ours else rest.lstrip("."))
         return error
 
     @contextmanager

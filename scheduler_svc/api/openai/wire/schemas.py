@@ -30,7 +30,7 @@ MAX_CHOICES = 128
 
 def _prompt_kind(given: object) -> str | None:
     if isinstance(given, list) and given and not isinstance(given[0], int):
-        return "<texts>" if isinstance(given[0], str) else "<id lists>"
+        return {str: "<texts>", list: "<id lists>"}.get(type(given[0]))
     return text_or_list(given)
 
 
