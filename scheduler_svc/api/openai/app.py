@@ -22,6 +22,7 @@ from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.responses.routes import add_responses
 from scheduler_svc.api.openai.token_routes import add_tokens
+from scheduler_svc.api.openai.wire.description import describe
 from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
     error_response,
@@ -61,6 +62,7 @@ def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     add_files(app, backend.jobs)
     add_batches(app, backend.jobs)
     _add_errors(app, generator)
+    describe(app)
     return app
 
 
@@ -109,7 +111,7 @@ def _add_models(app: FastAPI, texts: TextGenerator) -> None:
     @app.get("/v1/models")
     async def models() -> JsonObject:
         """Lists the one model that is served, under each of its names."""
-        return {"object": "list", "data": [served_model(name) for name in texts.connected_model().names]}
+        return {"object": "list", "data": [served_model(name) for name in texts.connected_model().told_names]}
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> JsonObject:
@@ -148,7 +150,7 @@ def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
             "model": None if model is None else model.name,
             "worker": generator.worker_state.name.lower(),
             "api": "/openapi.json",
-            "paths": sorted({route.path for route in app.routes if isinstance(route, Route)} - {"/"}),
+            "paths": sorted({route.path_format for route in app.routes if isinstance(route, Route)} - {"/"}),
         }
 
     @app.get("/version")

@@ -130,13 +130,17 @@ class GenerationFields(Strict):
         description="Searches for the most probable texts instead of drawing them; n of them are "
         "returned. Default: false, or true with a beam_width.",
     )
-    beam_width: int | None = None
+    beam_width: int | None = Field(
+        None,
+        description="Texts that go on beside one another in a beam search, in [1, 16]. Default: best_of, else n.",
+    )
     length_penalty: float | None = None
     early_stopping: EarlyStoppingField | None = None
     patience: float | None = None
     max_tokens: int | None = Field(
         None,
-        description="Most tokens to generate, at least 1. Default: in completions 16, in chats what the context holds.",
+        description="Most tokens to generate, at least 1; or 0 with prompt_logprobs, and with echo in completions. "
+        "Default: in completions 16, in chats what the context holds.",
     )
     max_completion_tokens: int | None = Field(None, description="Another name of max_tokens.")
     min_tokens: int | None = None
@@ -156,10 +160,16 @@ class GenerationFields(Strict):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: TokenIds | None = None
+    allowed_token_ids: TokenIds | None = Field(
+        None, description="The only tokens that may be chosen: at least one, at most 4096. null: all of them may."
+    )
     bad_words: Texts | None = None
     response_format: ResponseFormat | None = Field(None, description="What the answer is kept to, in OpenAI's words.")
-    structured_outputs: StructuredOutputs | None = Field(None, description="The same in vLLM's words.")
+    structured_outputs: StructuredOutputs | None = Field(
+        None,
+        description="What the answer is kept to, in vLLM's words: one of json, regex, choice, grammar and json_object. "
+        "The same is asked for by guided_json, guided_regex, guided_choice and guided_grammar.",
+    )
     guided_json: SchemaField | None = None
     guided_regex: Text | None = None
     guided_choice: Texts | None = None
@@ -182,7 +192,9 @@ class CompletionRequest(GenerationFields):
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
-    prompt: PromptField = Field(description="What to continue: a string, token ids, or a list of either.")
+    prompt: PromptField = Field(
+        description=f"What to continue: a string, token ids, or a list of either, of at most {MAX_CHOICES}."
+    )
     best_of: int | None = Field(
         None,
         description="Draws so many texts and returns the n that are most probable by the mean of "
@@ -209,7 +221,11 @@ class TextPart(Strict):
 
 
 class FunctionDefinition(Strict):
-    """A function that the answer may call; its parameters are a JSON schema."""
+    """A function that the answer may call; its parameters are a JSON schema.
+
+    Attributes:
+        strict: Changes nothing: with tool_choice auto the model writes what it likes, else the schema is followed.
+    """
 
     name: Text
     description: Text | None = None
@@ -218,7 +234,12 @@ class FunctionDefinition(Strict):
 
 
 class Tool(Strict):
-    """Something that the answer may call; there are functions only."""
+    """Something that the answer may call; there are functions only.
+
+    Attributes:
+        type: What kind of tool it is.
+        function: The function.
+    """
 
     type: Literal["function"]
     function: FunctionDefinition
@@ -256,7 +277,12 @@ class CalledFunction(Strict):
 
 
 class ToolCall(Strict):
-    """A call in an assistant's message."""
+    """A call in an assistant's message.
+
+    Attributes:
+        type: What kind of tool was called.
+        function: What was called, and with what.
+    """
 
     ignored: ClassVar[Set[str]] = frozenset({"index"})
 
