@@ -29,7 +29,7 @@ _NAMES_WITHIN = {
     ours: theirs for ours, theirs in _NAMES_IN_PROTOS.items() if theirs in ("stop_strings", "include_stop_string")
 }
 _ATTRIBUTES = "Attributes:\n"
-_GBNF = "Or in GBNF, which has ::= and begins at root, as in vLLM; of at most 16384 bytes."
+_GBNF = "Or in GBNF, which has ::= and begins at root, as in vLLM; of at most 16,384 bytes."
 _ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM.", "grammar": _GBNF, "guided_grammar": _GBNF}
 
 

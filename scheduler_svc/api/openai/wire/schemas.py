@@ -11,6 +11,7 @@ from pydantic import (
     Tag,
 )
 
+from scheduler_svc.api.beams import MAX_BEAM_WIDTH
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
 from scheduler_svc.api.openai.wire.strict import Strict
 from scheduler_svc.api.openai.wire.unsupported import (
@@ -23,6 +24,7 @@ from scheduler_svc.api.openai.wire.unsupported import (
 )
 from scheduler_svc.api.openai.wire.values import Text, Texts, TokenIds, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
+from scheduler_svc.api.sampling import MAX_ALLOWED_TOKENS
 from scheduler_svc.api.tools import MAX_TOOLS
 
 MAX_CHOICES = 128
@@ -132,7 +134,8 @@ class GenerationFields(Strict):
     )
     beam_width: int | None = Field(
         None,
-        description="Texts that go on beside one another in a beam search, in [1, 16]. Default: best_of, else n.",
+        description=f"Texts that go on beside one another in a beam search, in [1, {MAX_BEAM_WIDTH}]. "
+        "Default: best_of, else n.",
     )
     length_penalty: float | None = None
     early_stopping: EarlyStoppingField | None = None
@@ -161,7 +164,8 @@ class GenerationFields(Strict):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: TokenIds | None = Field(
-        None, description="The only tokens that may be chosen: at least one, at most 4096. null: all of them may."
+        None,
+        description=f"The only tokens that may be chosen: at least one, at most {MAX_ALLOWED_TOKENS}. null: all of them.",
     )
     bad_words: Texts | None = None
     response_format: ResponseFormat | None = Field(None, description="What the answer is kept to, in OpenAI's words.")
