@@ -64,6 +64,7 @@ def drafts_of(
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     session = _session(body, len(prompts) * num_per_prompt)
     structure = structure_of(body)
+    num_tools = len(getattr(body, "tools", None) or ())
     return [
         NamedDraft(
             Draft(
@@ -85,6 +86,7 @@ def drafts_of(
                 prompt_logprobs=logprobs.prompt_field,
                 structure=structure.field if structure else "",
                 beam_width=choices.width_field,
+                num_tools=num_tools,
             ),
         )
         for field, prompt in prompts

@@ -165,7 +165,8 @@ class GenerationFields(Strict):
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: TokenIds | None = Field(
         None,
-        description=f"The only tokens that may be chosen: at least one, at most {MAX_ALLOWED_TOKENS}. null: all of them.",
+        description=f"The only tokens that may be chosen: at least one, at most {MAX_ALLOWED_TOKENS}. "
+        "null: all of them.",
     )
     bad_words: Texts | None = None
     response_format: ResponseFormat | None = Field(None, description="What the answer is kept to, in OpenAI's words.")

@@ -92,6 +92,11 @@ CASES = [
         "echo: got true, allowed is false with a beam search of which max_tokens is 0, or logprobs are asked for: "
         "nothing is told of its prompt",
     ),
+    (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "a c"}}]},
+        "tools[0].function.name: got 'a c', allowed is 1 to 64 letters, digits, _ and -",
+    ),
     # bounds
     (COMPLETIONS, {"top_p": float("nan")}, "top_p: got NaN, allowed is a number in (0, 1]"),
     (COMPLETIONS, {"temperature": float("inf")}, "temperature: got Infinity, allowed is a number in [0, 100]"),
