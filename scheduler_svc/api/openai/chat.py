@@ -90,7 +90,7 @@ class _ChatChoice:
     def of_prompt(self, delta: Delta) -> JsonObject:
         """Returns the prompt's tokens, and how probable they are, if asked for."""
         most = self._told.prompt_logprobs
-        ids = {"prompt_token_ids": self._token_texts.prompt_token_ids} if self._told.token_ids else {}
+        ids: JsonObject = {"prompt_token_ids": self._token_texts.prompt_token_ids} if self._told.token_ids else {}
         return (
             ids if most is None else {**ids, "prompt_logprobs": prompt_logprobs(self._token_texts, delta.scores, most)}
         )

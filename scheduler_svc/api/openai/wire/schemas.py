@@ -32,7 +32,9 @@ MAX_CHOICES = 128
 
 def _prompt_kind(given: object) -> str | None:
     if isinstance(given, list) and given and not isinstance(given[0], int):
-        return {str: "<texts>", list: "<id lists>"}.get(type(given[0]))
+        if isinstance(given[0], str):
+            return "<texts>"
+        return "<id lists>" if isinstance(given[0], list) else None
     return text_or_list(given)
 
 
