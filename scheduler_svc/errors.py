@@ -4,7 +4,8 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 │                            what a refusal with it is counted as
 ├── InvalidRequest           INVALID_ARGUMENT: names the field, what was given and what is allowed
 │   ├── UnknownField         there is no such field
-│   └── MissingField         it has to be there
+│   ├── MissingField         it has to be there
+│   └── ContextExceeded      the prompt, or what is to be generated behind it, is longer than the context
 ├── DuplicateRequest         ALREADY_EXISTS: the request id is live
 ├── Unauthenticated          UNAUTHENTICATED: no API key, or one that is not known
 ├── PermissionDenied         PERMISSION_DENIED: the key may not do that
@@ -101,10 +102,12 @@ class InvalidRequest(ServiceError):
         field: Its name.
         given: Its value, or an Amount or Words that stand for it.
         allowed: What would be allowed, in words.
+        code: What programs know it by, where they look for it.
     """
 
     status = grpc.StatusCode.INVALID_ARGUMENT
     refusal = Refusal.INVALID
+    code: ClassVar[str | None] = None
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
         super().__init__(self._sentence(field, shown(given), in_one_line(allowed)))
@@ -118,6 +121,12 @@ class InvalidRequest(ServiceError):
 
     def _sentence(self, field: str, given: str, allowed: str) -> str:
         return f"{field}: got {given}, allowed is {allowed}"
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt is longer than the context, or there is no room behind it for what is to be generated."""
+
+    code = "context_length_exceeded"
 
 
 class UnknownField(InvalidRequest):

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 from typing import Protocol
 
 from scheduler_svc.core.beams.params import BeamParams
@@ -151,6 +152,11 @@ class ServedModel:
     def names(self) -> tuple[str, ...]:
         """All its names, the one that answers carry first."""
         return (self.name, *self.other_names)
+
+    @property
+    def told_names(self) -> tuple[str, ...]:
+        """Those that a caller is told, the same one first: where a model lies on the machine is nobody's business."""
+        return (self.name, *(name for name in self.other_names if not PurePath(name).is_absolute()))
 
     @property
     def identity(self) -> str:

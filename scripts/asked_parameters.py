@@ -121,9 +121,12 @@ VLLM_IN_BOTH = {
     "watermarking": Asked(False, True),
     # Of earlier versions, which many clients still send.
     "guided_choice": Asked(None, ["a", "b"]),
+    "guided_decoding_backend": Asked("auto", "outlines"),
     "guided_grammar": Asked(None, 'start: "a"'),
     "guided_json": Asked(None, {"type": "integer"}),
+    "guided_json_object": Asked(False, True),
     "guided_regex": Asked(None, "a|b"),
+    "guided_whitespace_pattern": Asked(None, " "),
     "logits_processors": Asked([], ["a"]),
 }
 VLLM_IN_CHAT = {

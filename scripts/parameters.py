@@ -11,9 +11,19 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from scheduler_svc.api.draft import DEFAULT_MAX_TOKENS as GRPC_MAX_TOKENS
 from scheduler_svc.api.openai.completions import DEFAULT_MAX_TOKENS as COMPLETIONS_MAX_TOKENS
-from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest, GenerationFields
+from scheduler_svc.api.openai.responses.schema import ResponsesRequest
+from scheduler_svc.api.openai.wire.schemas import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationFields,
+    StructuredOutputs,
+    TokenizeRequest,
+)
 from scripts.asked_parameters import (
     OPENAI_IN_BOTH,
     OPENAI_IN_CHAT,
@@ -90,6 +100,13 @@ COMPLETIONS = Api(
     {**OPENAI_IN_BOTH, **OPENAI_IN_COMPLETIONS},
     {**VLLM_IN_BOTH, **VLLM_IN_COMPLETIONS},
 )
+# What has no counterpart of the same fields elsewhere, or is said in a guide of its own; each with all its fields.
+_OTHERS: Mapping[str, tuple[str, type[BaseModel]]] = {
+    "Responses": ("/v1/responses", ResponsesRequest),
+    "Tokens of a text": ("/tokenize", TokenizeRequest),
+    "A text of tokens": ("/detokenize", DetokenizeRequest),
+    "Structures": ("structured_outputs", StructuredOutputs),
+}
 _GRPC_ROW = (
     f"| gRPC, the Python client | {GRPC_MAX_TOKENS}, or what the context still holds if that is less | a text that is "
     f"continued may never end by itself, and {COMPLETIONS_MAX_TOKENS} tokens are nobody's answer |"
@@ -129,7 +146,18 @@ def page() -> str:
     for api in (CHAT, COMPLETIONS):
         parts.append(f"## {api.title}: `{api.path}`\n")
         parts.append("\n".join(_table(api)) + "\n")
+    for title, (path, body) in _OTHERS.items():
+        parts.append(f"## {title}: `{path}`\n")
+        parts.append("\n".join(_own_table(body)) + "\n")
     return "\n".join(parts)
+
+
+def _own_table(body: type[BaseModel]) -> Iterator[str]:
+    yield "| field | what it does, its range and default |"
+    yield "|---|---|"
+    for name, field in sorted(_schema(body)["properties"].items()):
+        says = str(field.get("description", "")).replace("|", chr(92) + "|")
+        yield f"| `{name}` | {says} |"
 
 
 def _table(api: Api) -> Iterator[str]:
@@ -158,7 +186,7 @@ def _says(api: Api, name: str, here: Here) -> str:
 
 
 @cache
-def _schema(body: type[GenerationFields]) -> dict[str, dict[str, dict[str, object]]]:
+def _schema(body: type[BaseModel]) -> dict[str, dict[str, dict[str, object]]]:
     return body.model_json_schema()
 
 

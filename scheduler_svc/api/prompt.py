@@ -15,7 +15,7 @@ from scheduler_svc.api.validation import (
     valid_token_ids,
 )
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import Amount, InvalidRequest, Words
+from scheduler_svc.errors import Amount, ContextExceeded, InvalidRequest, Words
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.chat_format import LostTurn, NoTools, calls_of
 from scheduler_svc.text.chat_renderer import num_chars
@@ -174,7 +174,7 @@ def _require_bound(field: str, text: str, tokenizer: Tokenizer, max_context_toke
             f"at most {max_context_tokens - 1} tokens, the context of {max_context_tokens} less one to generate, and "
             f"no token stands for more than {tokenizer.bound.chars_per_token_of(text)} characters"
         )
-        raise InvalidRequest(field, Amount(len(text), "characters"), allowed)
+        raise ContextExceeded(field, Amount(len(text), "characters"), allowed)
 
 
 def _require_known(field: str, token_ids: Sequence[int], tokenizer: Tokenizer, vocab_size: int) -> None:

@@ -135,7 +135,7 @@ def json_object(field: str, text: str) -> dict[str, Any]:
 
 def _valid_function(field: str, tool: ToolDraft) -> Function:
     if not _NAME.fullmatch(tool.name):
-        raise InvalidRequest(field, tool.name, f"a function whose name is of {NAME_WORDS}")
+        raise InvalidRequest(f"{field}.name", tool.name, NAME_WORDS)
     schema = tool.parameters or {}
     require_size(field, [tool.description, schema], MAX_SCHEMA_BYTES)
     kind = schema.get("type", "object")

@@ -13,7 +13,7 @@ from qllm.settings import plain, settings_of
 from scheduler_svc.api.draft import StopDraft, StructureDraft, TargetsDraft
 from scheduler_svc.core.policies import Limits
 from scheduler_svc.core.state.sequence import RequestClass, StopConditions, Targets
-from scheduler_svc.errors import Amount, InvalidRequest, Words
+from scheduler_svc.errors import Amount, ContextExceeded, InvalidRequest, Words
 from scheduler_svc.generation import ServedModel
 from scheduler_svc.text.tokenizer import Tokenizer
 
@@ -152,7 +152,7 @@ class RequestedStop:
         max_tokens = min(self.default_max_tokens, room) if self.max_tokens is None else self.max_tokens
         if max_tokens > room:
             allowed = f"1 to {room}: the context of {max_context_tokens} tokens less {num_prompt_tokens} of the prompt"
-            raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
+            raise ContextExceeded("stop.max_tokens", max_tokens, allowed)
         if self.min_tokens > max_tokens:
             raise InvalidRequest("stop.min_tokens", self.min_tokens, f"0 to max_tokens, which is {max_tokens}")
         return StopConditions(max_tokens, self.min_tokens, self.stop_token_ids)
@@ -216,4 +216,5 @@ def require_prompt_length(field: str, num_tokens: int, max_context_tokens: int) 
     """Raises InvalidRequest unless the prompt has a token and leaves room for one more."""
     if not 1 <= num_tokens < max_context_tokens:
         allowed = f"1 to {max_context_tokens - 1} tokens: the context of {max_context_tokens} less one to generate"
-        raise InvalidRequest(field, Amount(num_tokens, "tokens"), allowed)
+        kind = ContextExceeded if num_tokens else InvalidRequest
+        raise kind(field, Amount(num_tokens, "tokens"), allowed)

@@ -156,9 +156,9 @@ class Answer:
 
 def require_model(texts: TextGenerator, name: str | None) -> None:
     """Raises ModelNotFound unless the name is one of the served model's, or absent."""
-    served = texts.connected_model().names
-    if name is not None and name not in served:
-        raise ModelNotFound(name, served)
+    model = texts.connected_model()
+    if name is not None and name not in model.names:
+        raise ModelNotFound(name, model.told_names)
 
 
 def new_answer_id(question: Question) -> str:

@@ -22,11 +22,13 @@ from scheduler_svc.api.openai.connections.envelope import REQUEST_ID
 from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.responses.routes import add_responses
 from scheduler_svc.api.openai.token_routes import add_tokens
+from scheduler_svc.api.openai.wire.description import describe
 from scheduler_svc.api.openai.wire.errors import (
     BodyUnreadable,
     error_response,
     invalid_body,
     plain_error_response,
+    why_unreadable,
 )
 from scheduler_svc.api.openai.wire.json_body import JsonRoute
 from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
@@ -62,6 +64,7 @@ def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     add_files(app, backend.jobs)
     add_batches(app, backend.jobs)
     _add_errors(app, generator)
+    describe(app)
     return app
 
 
@@ -110,7 +113,7 @@ def _add_models(app: FastAPI, texts: TextGenerator) -> None:
     @app.get("/v1/models")
     async def models() -> JsonObject:
         """Lists the one model that is served, under each of its names."""
-        return {"object": "list", "data": [served_model(name) for name in texts.connected_model().names]}
+        return {"object": "list", "data": [served_model(name) for name in texts.connected_model().told_names]}
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> JsonObject:
@@ -150,7 +153,7 @@ def _add_state(app: FastAPI, generator: Generator, texts: TextGenerator) -> None
             "model": None if model is None else model.name,
             "worker": generator.worker_state.name.lower(),
             "api": "/openapi.json",
-            "paths": sorted({route.path for route in app.routes if isinstance(route, Route)} - {"/"}),
+            "paths": sorted({route.path_format for route in app.routes if isinstance(route, Route)} - {"/"}),
         }
 
     @app.get("/version")
@@ -184,9 +187,7 @@ def _add_errors(app: FastAPI, generator: Generator) -> None:
             generator.note_refused(RequestClass.LATENCY_SENSITIVE, Refusal.INVALID)
             if isinstance(error.__cause__, InvalidRequest):
                 return error_response(error.__cause__)
-            return error_response(
-                BodyUnreadable("it is no UTF-8, nested too deeply, or has a number of too many digits")
-            )
+            return error_response(BodyUnreadable(why_unreadable(error)))
         asked = f"{request.method[:_MAX_SHOWN_CHARS]} {request.url.path[:_MAX_SHOWN_CHARS]}"
         message = f"{asked}: {error.detail}"
         return plain_error_response(error.status_code, message, error.headers)

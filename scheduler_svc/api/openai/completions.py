@@ -17,6 +17,7 @@ from scheduler_svc.api.openai.translation import (
     stream_plan,
 )
 from scheduler_svc.api.openai.wire.schemas import CompletionRequest
+from scheduler_svc.errors import InvalidRequest
 
 # OpenAI's default, and vLLM's.
 DEFAULT_MAX_TOKENS = 16
@@ -27,6 +28,11 @@ def completion_question(body: CompletionRequest) -> Question:
     shown, prompts, count = _Shown.of(body), _prompts(body), body.logprobs or 0
     choices = choice_plan(body, body.best_of)
     num_choices, echoes = choices.num_choices, _echoes(body, prompts)
+    if choices.beams is not None and body.echo and _tells_echo(body):
+        allowed = (
+            "false with a beam search of which max_tokens is 0, or logprobs are asked for: nothing is told of its "
+        )
+        raise InvalidRequest("echo", True, allowed + "prompt")
 
     def new_choice(index: int, token_texts: TokenTexts) -> Choice:  # it must not hold the body, which may be megabytes
         echo = Echo(echoes[index // num_choices], token_texts, count) if echoes else None
@@ -47,10 +53,14 @@ def completion_question(body: CompletionRequest) -> Question:
 def _logprobs(body: CompletionRequest) -> Logprobs:
     """Returns how many alternatives are asked for, of the prompt's tokens too where those are echoed with theirs."""
     count, of_prompt, field = body.logprobs or 0, body.prompt_logprobs, "prompt_logprobs"
-    tells_echo = body.logprobs is not None or 0 in (body.max_tokens, body.max_completion_tokens)
-    if body.echo and tells_echo and (of_prompt is None or of_prompt < count):
+    if body.echo and _tells_echo(body) and (of_prompt is None or of_prompt < count):
         of_prompt, field = count, "logprobs"
     return Logprobs(count, "logprobs", of_prompt, field)
+
+
+def _tells_echo(body: CompletionRequest) -> bool:
+    """Whether an echo is of tokens that are told of, or of nothing but the prompt, which is computed as those are."""
+    return body.logprobs is not None or 0 in (body.max_tokens, body.max_completion_tokens)
 
 
 def _echoes(body: CompletionRequest, prompts: Sequence[tuple[str, Prompt]]) -> list[str | None]:

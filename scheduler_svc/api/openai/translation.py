@@ -64,6 +64,7 @@ def drafts_of(
     targets = TargetsDraft(ttft_ms=body.ttft_ms, tpot_ms=body.tpot_ms)
     session = _session(body, len(prompts) * num_per_prompt)
     structure = structure_of(body)
+    num_tools = len(getattr(body, "tools", None) or ())
     return [
         NamedDraft(
             Draft(
@@ -86,6 +87,7 @@ def drafts_of(
                 prompt_logprobs=logprobs.prompt_field,
                 structure=structure.field if structure else "",
                 beam_width=choices.width_field,
+                num_tools=num_tools,
             ),
         )
         for field, prompt in prompts
@@ -97,7 +99,7 @@ def stream_plan(body: GenerationFields) -> StreamPlan | None:
     options = body.stream_options
     if not body.stream:
         if options is not None:
-            raise InvalidRequest("stream_options", options.model_dump(), "null unless stream is true")
+            raise InvalidRequest("stream_options", options.model_dump(exclude_unset=True), "null unless stream is true")
         return None
     if options is None:
         return StreamPlan()

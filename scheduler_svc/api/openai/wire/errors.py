@@ -239,8 +239,9 @@ def error_body(error: ServiceError) -> dict[str, object]:
     """Returns the error as an object of OpenAI's API."""
     if isinstance(error, HttpError):
         return _body(str(error), error.http_status, error.param, error.code)
-    param = error.field if isinstance(error, InvalidRequest) else None
-    return _body(str(error), _status(error), param, _CODES.get(error.status))
+    if isinstance(error, InvalidRequest):
+        return _body(str(error), _status(error), error.field, error.code)
+    return _body(str(error), _status(error), code=_CODES.get(error.status))
 
 
 def http_status_of(status: grpc.StatusCode) -> int:
@@ -271,6 +272,19 @@ def invalid_object(error: ValidationError) -> ServiceError:
     """Returns the first thing that is wrong with an object that was read from elsewhere than a request's body."""
     located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
     return invalid_body(RequestValidationError(located), None)
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Returns why JSON's parser gave up on a body, given what FastAPI made of that."""
+    match error.__cause__:
+        case UnicodeDecodeError(start=start):
+            return f"it is no UTF-8 at byte {start}"
+        case RecursionError():
+            return "it is nested too deeply"
+        case ValueError():
+            return "it has a number of too many digits"
+        case _:
+            return "it is no UTF-8, nested too deeply, or has a number of too many digits"
 
 
 def _invalid_field(field: str, problem: Mapping[str, Any]) -> InvalidRequest:

@@ -47,6 +47,7 @@ class FieldNames:
         prompt_logprobs: str = "",
         structure: str = "",
         beam_width: str = "beam_width",
+        num_tools: int = 0,
     ) -> "FieldNames":
         """Returns the names where these are called so."""
         prompts = dict.fromkeys(("text", "chat.messages", "chat", "token_ids.ids", "prompt"), prompt)
@@ -57,7 +58,8 @@ class FieldNames:
             "beam_search.beam_width": beam_width,
         }
         others |= {f"structure.{kind}": structure for kind in StructureKind}
-        return cls({**others, **_SAME_IN_BOTH, **prompts})
+        tools = {f"chat.tools[{index}].name": f"tools[{index}].function.name" for index in range(num_tools)}
+        return cls({**tools, **others, **_SAME_IN_BOTH, **prompts})
 
     def translated(self, error: InvalidRequest) -> InvalidRequest:
         """Returns the error with our name of its field; of names that stand for it, the longest counts."""

@@ -24,15 +24,23 @@ _NAMES_IN_PROTOS = {
     "guided_choice": "choices",
     "guided_grammar": "lark",
 }
+# Fields that texts speak of.
+_NAMES_WITHIN = {
+    ours: theirs for ours, theirs in _NAMES_IN_PROTOS.items() if theirs in ("stop_strings", "include_stop_string")
+}
 _ATTRIBUTES = "Attributes:\n"
-_GBNF = "Or in GBNF, which has ::= and begins at root, as in vLLM; of at most 16384 bytes."
+_GBNF = "Or in GBNF, which has ::= and begins at root, as in vLLM; of at most 16,384 bytes."
 _ALSO_OVER_HTTP = {"top_k": "-1 keeps all, too, as in vLLM.", "grammar": _GBNF, "guided_grammar": _GBNF}
 
 
 def text_of(field: str) -> str | None:
     """Returns the text of a field by its name in JSON; None if no message of a request has such a field."""
     text = _texts().get(_NAMES_IN_PROTOS.get(field, field))
-    return text if text is None or field not in _ALSO_OVER_HTTP else f"{text} {_ALSO_OVER_HTTP[field]}"
+    if text is None:
+        return None
+    for ours, theirs in _NAMES_WITHIN.items():
+        text = text.replace(f"`{theirs}`", f"`{ours}`")
+    return f"{text} {_ALSO_OVER_HTTP[field]}" if field in _ALSO_OVER_HTTP else text
 
 
 def texts_in(docstring: str) -> tuple[str, Mapping[str, str]]:

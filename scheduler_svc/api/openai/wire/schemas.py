@@ -11,6 +11,7 @@ from pydantic import (
     Tag,
 )
 
+from scheduler_svc.api.beams import MAX_BEAM_WIDTH
 from scheduler_svc.api.choices.plan import MAX_CHOICES
 from scheduler_svc.api.openai.wire.service_tier import ServiceTier
 from scheduler_svc.api.openai.wire.strict import Strict
@@ -24,12 +25,15 @@ from scheduler_svc.api.openai.wire.unsupported import (
 )
 from scheduler_svc.api.openai.wire.values import Text, Texts, TokenIds, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
+from scheduler_svc.api.sampling import MAX_ALLOWED_TOKENS
 from scheduler_svc.api.tools import MAX_TOOLS
 
 
 def _prompt_kind(given: object) -> str | None:
     if isinstance(given, list) and given and not isinstance(given[0], int):
-        return "<texts>" if isinstance(given[0], str) else "<id lists>"
+        if isinstance(given[0], str):
+            return "<texts>"
+        return "<id lists>" if isinstance(given[0], list) else None
     return text_or_list(given)
 
 
@@ -129,13 +133,18 @@ class GenerationFields(Strict):
         description="Searches for the most probable texts instead of drawing them; n of them are "
         "returned. Default: false, or true with a beam_width.",
     )
-    beam_width: int | None = None
+    beam_width: int | None = Field(
+        None,
+        description=f"Texts that go on beside one another in a beam search, in [1, {MAX_BEAM_WIDTH}]. "
+        "Default: best_of, else n.",
+    )
     length_penalty: float | None = None
     early_stopping: EarlyStoppingField | None = None
     patience: float | None = None
     max_tokens: int | None = Field(
         None,
-        description="Most tokens to generate, at least 1. Default: in completions 16, in chats what the context holds.",
+        description="Most tokens to generate, at least 1; or 0 with prompt_logprobs, and with echo in completions. "
+        "Default: in completions 16, in chats what the context holds.",
     )
     max_completion_tokens: int | None = Field(None, description="Another name of max_tokens.")
     min_tokens: int | None = None
@@ -160,10 +169,18 @@ class GenerationFields(Strict):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: TokenIds | None = None
+    allowed_token_ids: TokenIds | None = Field(
+        None,
+        description=f"The only tokens that may be chosen: at least one, at most {MAX_ALLOWED_TOKENS}. "
+        "null: all of them.",
+    )
     bad_words: Texts | None = None
     response_format: ResponseFormat | None = Field(None, description="What the answer is kept to, in OpenAI's words.")
-    structured_outputs: StructuredOutputs | None = Field(None, description="The same in vLLM's words.")
+    structured_outputs: StructuredOutputs | None = Field(
+        None,
+        description="What the answer is kept to, in vLLM's words: one of json, regex, choice, grammar and json_object. "
+        "The same is asked for by guided_json, guided_regex, guided_choice and guided_grammar.",
+    )
     guided_json: SchemaField | None = None
     guided_regex: Text | None = None
     guided_choice: Texts | None = None
@@ -186,7 +203,9 @@ class CompletionRequest(GenerationFields):
 
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_COMPLETIONS
 
-    prompt: PromptField = Field(description="What to continue: a string, token ids, or a list of either.")
+    prompt: PromptField = Field(
+        description=f"What to continue: a string, token ids, or a list of either, of at most {MAX_CHOICES}."
+    )
     best_of: int | None = Field(
         None,
         description="Draws so many texts and returns the n that are most probable by the mean of "
@@ -213,7 +232,11 @@ class TextPart(Strict):
 
 
 class FunctionDefinition(Strict):
-    """A function that the answer may call; its parameters are a JSON schema."""
+    """A function that the answer may call; its parameters are a JSON schema.
+
+    Attributes:
+        strict: Changes nothing: with tool_choice auto the model writes what it likes, else the schema is followed.
+    """
 
     name: Text
     description: Text | None = None
@@ -222,7 +245,12 @@ class FunctionDefinition(Strict):
 
 
 class Tool(Strict):
-    """Something that the answer may call; there are functions only."""
+    """Something that the answer may call; there are functions only.
+
+    Attributes:
+        type: What kind of tool it is.
+        function: The function.
+    """
 
     type: Literal["function"]
     function: FunctionDefinition
@@ -260,7 +288,12 @@ class CalledFunction(Strict):
 
 
 class ToolCall(Strict):
-    """A call in an assistant's message."""
+    """A call in an assistant's message.
+
+    Attributes:
+        type: What kind of tool was called.
+        function: What was called, and with what.
+    """
 
     ignored: ClassVar[Set[str]] = frozenset({"index"})
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Set
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -31,13 +31,20 @@ class Strict(BaseModel):
             return given
         known = {field.alias or name for name, field in cls.model_fields.items()}
         refusal = first_refusal(given, known, cls.neutral, cls.ignored)
-        if refusal is not None:
+        if refusal is not None and not cls._is_other_type(given):
             context = {"field": refusal.field, "given": refusal.given, "allowed": refusal.allowed}
             if refusal.is_known:
                 raise PydanticCustomError(NOT_ALLOWED, "{allowed}", context)
             suggestion = suggestion_for(refusal.field, known)
             raise PydanticCustomError(UNKNOWN_FIELD, "no such field", {**context, "suggestion": suggestion})
         return {field: value for field, value in given.items() if field in known}
+
+    @classmethod
+    def _is_other_type(cls, given: dict[str, object]) -> bool:
+        """Whether it says to be of a type that is not known, so that its fields are not either."""
+        if "type" not in cls.model_fields or not isinstance(given.get("type"), str):
+            return False
+        return given["type"] not in get_args(cls.model_fields["type"].annotation)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,37 @@ CASES = [
     (CHAT, {"messages": None}, "messages: got null, allowed is a list"),
     (CHAT, {"messages": [True]}, "messages[0]: got true, allowed is an object"),
     (COMPLETIONS, {"service_tier": None, "priority": False}, "priority: got false, allowed is an integer"),
+    (
+        COMPLETIONS,
+        {"prompt": [1.5]},
+        "prompt: got [1.5], allowed is a string, a list of token ids, or a list of either",
+    ),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[0].type: got 'image_url', allowed is 'text'",
+    ),
+    (
+        COMPLETIONS,
+        {"response_format": {"type": "structural_tag", "structures": []}},
+        "response_format.type: got 'structural_tag', allowed is 'text', 'json_object' or 'json_schema'",
+    ),
+    (
+        COMPLETIONS,
+        {"stream_options": {"include_usage": True}},
+        "stream_options: got {'include_usage': true}, allowed is null unless stream is true",
+    ),
+    (
+        COMPLETIONS,
+        {"echo": True, "max_tokens": 0, "use_beam_search": True, "n": 2},
+        "echo: got true, allowed is false with a beam search of which max_tokens is 0, or logprobs are asked for: "
+        "nothing is told of its prompt",
+    ),
+    (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"name": "a c"}}]},
+        "tools[0].function.name: got 'a c', allowed is 1 to 64 letters, digits, _ and -",
+    ),
     # bounds
     (COMPLETIONS, {"top_p": float("nan")}, "top_p: got NaN, allowed is a finite number"),
     (COMPLETIONS, {"temperature": float("inf")}, "temperature: got Infinity, allowed is a finite number"),
@@ -107,6 +139,37 @@ async def test_no_body_is_told_from_null(content: bytes, words: str) -> None:
     async with http_app(FakeGenerator()) as service:
         response = await service.http.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
     assert error_of(response)["message"] == words
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"prompt": "\xff"}', "it is no UTF-8 at byte 12"),
+        (b"[" * 200_000, "it is nested too deeply"),
+        (b'{"prompt": [' + b"9" * 5000 + b"]}", "it has a number of too many digits"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_refused_with_the_one_reason(content: bytes, reason: str) -> None:
+    async with http_app(FakeGenerator()) as service:
+        response = await service.http.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
+    words = f"body: got text that cannot be read, allowed is a JSON object: {reason}"
+    assert error_of(response)["message"] == words
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt": [5] * 600}),
+        (COMPLETIONS, {"prompt": "word " * 4000}),
+        (COMPLETIONS, {"prompt": [5] * 500, "max_tokens": 100}),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 600}]}),
+    ],
+    ids=["tokens", "text", "both", "chat"],
+)
+async def test_what_is_too_long_for_the_context_has_the_code_that_clients_look_for(path: str, body: Any) -> None:
+    async with http_app(FakeGenerator()) as service:
+        assert error_of(await service.post(path, **body))["code"] == "context_length_exceeded"
+        assert error_of(await service.post(COMPLETIONS, prompt=""))["code"] is None
 
 
 async def test_what_a_library_says_of_a_structure_is_one_line() -> None:

@@ -70,6 +70,15 @@ async def test_a_model_of_several_names_answers_to_each_and_calls_itself_by_the_
         assert error_of(refused)["message"] == "model: got 'other', allowed is 'org/name' or 'name', which is served"
 
 
+async def test_where_a_model_lies_is_told_to_nobody() -> None:
+    async with http_app(FakeGenerator(model=served_model(name="small", other_names=("/srv/small",)))) as service:
+        listed = (await service.http.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["small"]
+        assert (await service.answer(COMPLETIONS, model="/srv/small", prompt="hello"))["model"] == "small"
+        assert "/srv" not in (await service.post(COMPLETIONS, model="other", prompt="hello")).text
+        assert "/v1/models/{model_id}" in (await service.http.get("/")).json()["paths"]
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake"])
 async def test_without_worker_no_model_is_served(path: str) -> None:
     async with http_app(FakeGenerator(model=None, worker_state=WorkerState.ABSENT)) as service:

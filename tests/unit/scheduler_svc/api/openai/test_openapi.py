@@ -1,5 +1,7 @@
 """/openapi.json describes every field of every request, in the protos' words where gRPC has the field, too."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +48,8 @@ def _fields(schema: Any, schemas: Schema, where: str, seen: set[str]) -> Iterato
         yield f"{where}.{field}", described
     for inside in schema.values():
         if isinstance(inside, dict | list):
-            yield from _fields([*inside.values()] if isinstance(inside, dict) else inside, schemas, where, seen)
+            yield from _fields(inside, schemas, where, seen)
+            yield from _fields([*inside.values()] if isinstance(inside, dict) else [], schemas, where, seen)
 
 
 def test_every_field_of_every_request_has_a_description(openapi: Schema) -> None:
@@ -63,6 +66,28 @@ def test_a_field_that_grpc_has_is_described_in_its_words(openapi: Schema) -> Non
     assert fields["stop"]["description"].startswith("Strings that end the text;")
     assert fields["guided_regex"]["description"].startswith("A text that this regular expression matches")
     assert fields["top_k"]["description"].endswith("Default 0. -1 keeps all, too, as in vLLM.")
+
+
+def test_no_text_speaks_of_a_field_that_only_grpc_has(openapi: Schema) -> None:
+    for field, described in request_fields(openapi):
+        assert "include_stop_string" not in described["description"], field
+
+
+def test_errors_are_described_as_they_leave(openapi: Schema) -> None:
+    posts = [methods["post"]["responses"] for methods in openapi["paths"].values() if "post" in methods]
+    assert not any("422" in responses for responses in posts)
+    assert sum("400" in responses for responses in posts) >= 6
+    assert openapi["components"]["schemas"]["Error"]["properties"]["error"]["required"] == [
+        *("message", "type", "param", "code")
+    ]
+
+
+def test_objects_have_short_names_and_every_reference_leads_to_one(openapi: Schema) -> None:
+    names = set(openapi["components"]["schemas"])
+    assert [name for name in names if "__" in name or "Validation" in name] == []
+    assert {"TextPart", "ResponseTextPart"} <= names
+    text = json.dumps(openapi)
+    assert set(re.findall(r'"#/components/schemas/([^"]+)"', text)) <= names
 
 
 def test_every_path_says_what_it_does(openapi: Schema) -> None:

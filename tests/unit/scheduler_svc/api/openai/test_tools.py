@@ -302,8 +302,8 @@ NEVER = tool(name="never", parameters={"properties": {"a": {"uniqueItems": True}
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
-        ({"tools": [tool(name="a b")]}, "tools[0]", "1 to 64 letters"),
-        ({"tools": [tool(name="x" * 65)]}, "tools[0]", "1 to 64 letters"),
+        ({"tools": [tool(name="a b")]}, "tools[0].function.name", "1 to 64 letters"),
+        ({"tools": [tool(name="x" * 65)]}, "tools[0].function.name", "1 to 64 letters"),
         ({"tools": [WEATHER, WEATHER]}, "tools", "names of their own"),
         ({"tools": [tool(name=f"f{index}") for index in range(129)]}, "tools", "128"),
         ({"tools": [tool(parameters={"type": "array"})]}, "tools[0]", "type object"),
