@@ -1,13 +1,11 @@
 """Translates between this package's values and the messages of `qllm.v1`. Knows nothing of channels and calls."""
 
-import json
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from qllm.client.beams import encode_beam_search
+from qllm.client.checking import Conversation, as_json, checked_options, checked_prompt, refusal
 from qllm.client.errors import InvalidRequest
 from qllm.client.messages import (
-    ChatMessage,
     GenerateOptions,
     Prompt,
     PromptToken,
@@ -22,14 +20,17 @@ _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
 }
+# Options that only conversations have.
+_OF_CONVERSATIONS = frozenset({"tools", "tool_choice", "required_tool", "single_call", "template_variables"})
 
 
 def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
     """Builds the request.
 
     Raises:
-        InvalidRequest: A value does not fit its field's wire type (the service checks all other limits).
+        InvalidRequest: There is no such option, or a value is of another kind (the service checks all other limits).
     """
+    options = checked_options(options)
     request_class = RequestClass(options.get("request_class", RequestClass.LATENCY_SENSITIVE))
     try:
         request = pb.GenerateRequest(
@@ -125,7 +126,7 @@ def _encode_structure(options: GenerateOptions) -> pb.Structure | None:
     """Returns what the text is to be kept to; None for nothing, and an error for two things."""
     schema, choices = options.get("json_schema"), options.get("choices")
     given = {
-        "json_schema": schema if schema is None or isinstance(schema, str) else json.dumps(schema),
+        "json_schema": None if schema is None else as_json("json_schema", schema),
         "json_object": options.get("json_object") or None,
         "regex": options.get("regex"),
         "choices": None if choices is None else pb.Choices(texts=choices),
@@ -133,19 +134,16 @@ def _encode_structure(options: GenerateOptions) -> pb.Structure | None:
     }
     there: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if len(there) > 1:
-        raise ValueError(f"{' and '.join(there)} were given, and a text can be kept to one structure only")
+        raise InvalidRequest(f"{' and '.join(there)} were given; a text can be kept to one structure only")
     return pb.Structure(**there) if there else None
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, str):
-        request.text = prompt
-    elif len(prompt) == 0 or isinstance(prompt[0], int):
-        request.token_ids.ids.extend(cast("Sequence[int]", prompt))
-        request.token_ids.SetInParent()
-    else:
-        for turn in cast("Sequence[ChatMessage | dict[str, Any]]", prompt):
-            message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn)
+    given = checked_prompt(prompt)
+    if isinstance(given, str):
+        request.text = given
+    elif isinstance(given, Conversation):
+        for message in given.turns:
             request.chat.messages.add(
                 role=message.role,
                 content=message.content,
@@ -154,10 +152,13 @@ def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
                 tool_call_id=message.tool_call_id,
                 reasoning=message.reasoning,
             )
+    else:
+        request.token_ids.ids.extend(given)
+        request.token_ids.SetInParent()
 
 
 def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
-    """Sets what only conversations have."""
+    """Sets what only conversations have; InvalidRequest if the prompt is none."""
     given = pb.ChatPrompt(
         tools=encode_tools(options.get("tools", ())),
         tool_choice=encode_choice(options.get("tool_choice")),
@@ -168,5 +169,6 @@ def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
     if not given.ByteSize():
         return
     if not request.HasField("chat"):
-        raise ValueError("tools and template_variables go with a conversation as the prompt")
+        name, value = next((name, value) for name, value in options.items() if value and name in _OF_CONVERSATIONS)
+        raise refusal(name, value, "one with a conversation as the prompt only")
     request.chat.MergeFrom(given)
