@@ -15,6 +15,7 @@ from typing import Any, cast
 from qllm.client.batches import BatchItem
 from qllm.client.encoding import encode_request
 from qllm.client.errors import InvalidRequest
+from qllm.client.files import why_unread
 from qllm.client.kinds import shown
 from qllm.client.messages import GenerateOptions, Prompt
 
@@ -65,7 +66,7 @@ def read_file(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise LinesRefused(f"it cannot be read: {error.strerror}") from None
+        raise LinesRefused(why_unread(error)) from None
 
 
 def _item(number: int, line: bytes) -> BatchItem:
