@@ -3,6 +3,7 @@
 from qllm.client.checking import refusal
 from qllm.client.finish_reasons import decode_finish_reason
 from qllm.client.messages import GenerateOptions, Hypothesis
+from qllm.client.tools import decode_calls
 from qllm.v1 import inference_pb2 as pb
 
 _EARLY_STOPPING: dict[object, pb.EarlyStopping.ValueType] = {
@@ -41,6 +42,8 @@ def decode_hypotheses(message: pb.GenerateResponse) -> tuple[Hypothesis, ...]:
             score=one.score,
             finish_reason=decode_finish_reason(one.reason),
             stop_string=one.stop_string or None,
+            tool_calls=decode_calls(one),
+            reasoning=one.reasoning,
         )
         for one in message.hypotheses
     )

@@ -6,7 +6,6 @@ own form: the field, what was given and what is allowed.
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, NamedTuple, cast, get_type_hints
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, cast, get_type_hints
 from qllm.client.errors import InvalidRequest
 from qllm.client.kinds import Kind, kind_of, shown
 from qllm.client.messages import ChatMessage, GenerateOptions
+from qllm.client.openai_shapes import turn_fields
 
 _PROMPT_WORDS = "a text, a list of token ids or a conversation, which is a list of turns"
 _TURN_WORDS = 'a ChatMessage or {"role": ..., "content": ...}'
@@ -65,7 +65,7 @@ def checked_prompt(prompt: object) -> str | Collection[int] | Conversation:
     if isinstance(next(iter(prompt), 0), Integral):
         require_kind("prompt", prompt, _TOKEN_IDS)
         return prompt
-    return Conversation([_checked_turn(f"prompt[{index}]", turn) for index, turn in enumerate(prompt)])
+    return Conversation([_checked_turn(f"messages[{index}]", turn) for index, turn in enumerate(prompt)])
 
 
 def checked_prompts(prompts: object) -> list[Any]:
@@ -100,11 +100,12 @@ def _checked_turn(place: str, turn: object) -> ChatMessage:
     if isinstance(turn, ChatMessage):
         given = {name: getattr(turn, name) for name in _TURN_KINDS}
     elif isinstance(turn, Mapping):
-        _require_known(turn, _TURN_KINDS, f"{place}.", "field")
-        given = {name: value for name, value in turn.items() if value is not None}
-        for name in _REQUIRED if given.get("tool_calls") else (*_REQUIRED, "content"):
-            if name not in given:
-                raise InvalidRequest(f"{place}.{name}: it is missing, and required")
+        try:
+            given = turn_fields(turn, place)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(str(error)) from None
+        if "content" not in given and not given.get("tool_calls") and "content" not in turn:
+            raise InvalidRequest(f"{place}.content: it is missing, and required")
     else:
         several = "; several prompts are for generate_all" if isinstance(turn, str) else ""
         raise refusal(place, turn, f"{_TURN_WORDS}{several}")
@@ -133,6 +134,5 @@ def _kinds(described: type) -> dict[str, Kind]:
 
 _OPTION_KINDS = _kinds(GenerateOptions)
 _TURN_KINDS = _kinds(ChatMessage)
-_REQUIRED = [one.name for one in fields(ChatMessage) if one.default is MISSING]
 _TEXT = kind_of(str)
 _TOKEN_IDS = kind_of(Collection[int])

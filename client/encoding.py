@@ -21,7 +21,10 @@ _CLASSES = {
     RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
 }
 # Options that only conversations have.
-_OF_CONVERSATIONS = frozenset({"tools", "tool_choice", "required_tool", "single_call", "template_variables"})
+_OF_CONVERSATIONS = frozenset(
+    {"tools", "tool_choice", "required_tool", "single_call", "template_variables"}
+    | {"reasoning_effort", "continue_final_message", "add_generation_prompt"}
+)
 
 
 def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
@@ -44,6 +47,7 @@ def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReque
             num_top_logprobs=options.get("num_top_logprobs", 0),
             num_prompt_logprobs=options.get("num_prompt_logprobs"),
             truncate_prompt_tokens=options.get("truncate_prompt_tokens"),
+            add_special_tokens=options.get("add_special_tokens"),
             structure=_encode_structure(options),
             beam_search=encode_beam_search(options),
         )
@@ -143,12 +147,12 @@ def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
     if isinstance(given, str):
         request.text = given
     elif isinstance(given, Conversation):
-        for message in given.turns:
+        for index, message in enumerate(given.turns):
             request.chat.messages.add(
                 role=message.role,
                 content=message.content,
                 name=message.name,
-                tool_calls=encode_calls(message.tool_calls),
+                tool_calls=encode_calls(message.tool_calls, f"messages[{index}].tool_calls"),
                 tool_call_id=message.tool_call_id,
                 reasoning=message.reasoning,
             )
@@ -161,14 +165,19 @@ def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
     """Sets what only conversations have; InvalidRequest if the prompt is none."""
     given = pb.ChatPrompt(
         tools=encode_tools(options.get("tools", ())),
-        tool_choice=encode_choice(options.get("tool_choice")),
-        required_tool=options.get("required_tool") or "",
         single_call=options.get("single_call", False),
         template_variables=encode_variables(options.get("template_variables")),
+        reasoning_effort=options.get("reasoning_effort") or "",
+        continue_final_message=options.get("continue_final_message", False),
+        add_generation_prompt=options.get("add_generation_prompt"),
     )
+    given.MergeFrom(encode_choice(options.get("tool_choice"), options.get("required_tool")))
     if not given.ByteSize():
         return
     if not request.HasField("chat"):
-        name, value = next((name, value) for name, value in options.items() if value and name in _OF_CONVERSATIONS)
+        given_here = {name: value for name, value in options.items() if name in _OF_CONVERSATIONS}
+        name, value = next(
+            ((name, value) for name, value in given_here.items() if value), next(iter(given_here.items()))
+        )
         raise refusal(name, value, "one with a conversation as the prompt only")
     request.chat.MergeFrom(given)

@@ -49,7 +49,7 @@ class ChatMessage:
 
 
 Prompt = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, Any]]
-"""Plain text, token ids, or a conversation (`ChatMessage` or `{"role": …, "content": …}`), oldest turn first."""
+"""Plain text, token ids, or a conversation (`ChatMessage`, or mappings as in OpenAI's API), oldest turn first."""
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -81,11 +81,15 @@ class GenerateOptions(TypedDict, total=False):
         regex: Keeps the text to one that this regular expression matches.
         choices: Keeps the text to one of these.
         lark: Keeps the text to this grammar.
-        tools: Functions that the answer to a conversation may call.
-        tool_choice: Whether it calls one: "auto", "none" or "required".
+        tools: Functions that the answer to a conversation may call; mappings may be in OpenAI's form.
+        tool_choice: Whether it calls one: "auto", "none", "required", or a mapping that names one.
         required_tool: The function that it must call, once.
         single_call: Whether it ends with its first call.
         template_variables: What the chat template is given besides, such as enable_thinking.
+        reasoning_effort: How much the model is to think, where its template knows of that.
+        continue_final_message: Goes on with the last message instead of following it; with add_generation_prompt False.
+        add_generation_prompt: Whether the prompt ends with the beginning of an answer; it does if left out.
+        add_special_tokens: Whether the tokenizer's own special tokens are put around a text; they are if left out.
         num_top_logprobs: With each token come so many of the most probable ones at its place.
         num_prompt_logprobs: Tells how probable each token of the prompt is, with so many of the most probable ones.
         truncate_prompt_tokens: Keeps only so many tokens of the prompt, its last ones; -1: as many as fit.
@@ -133,10 +137,14 @@ class GenerateOptions(TypedDict, total=False):
     choices: Sequence[str] | None
     lark: str | None
     tools: Sequence[Tool | Mapping[str, Any]]
-    tool_choice: ToolChoice | Literal["auto", "none", "required"] | None
+    tool_choice: ToolChoice | Literal["auto", "none", "required"] | Mapping[str, Any] | None
     required_tool: str | None
     single_call: bool
     template_variables: Mapping[str, object] | None
+    reasoning_effort: str | None
+    continue_final_message: bool
+    add_generation_prompt: bool | None
+    add_special_tokens: bool | None
     num_top_logprobs: int
     num_prompt_logprobs: int | None
     truncate_prompt_tokens: int | None
@@ -188,6 +196,8 @@ class Hypothesis:
         score: What it was ranked by: its summed log-probability, with the length penalty.
         finish_reason: Why it ended.
         stop_string: The stop string that was met, or None.
+        tool_calls: The functions that it calls.
+        reasoning: What the model thought, which is no part of the text.
     """
 
     text: str
@@ -196,6 +206,8 @@ class Hypothesis:
     score: float
     finish_reason: FinishReason
     stop_string: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from qllm.client.openai_shapes import call_fields, named_function, tool_fields
 from qllm.v1 import inference_pb2 as pb
 
 
@@ -25,11 +26,13 @@ class Tool:
         name: 1 to 64 letters, digits, _ and -.
         description: What it does, for the model.
         parameters: JSON schema of its arguments, an object or JSON; None: it has none.
+        strict: Whether calls should keep to the schema; the template is told, if it is given.
     """
 
     name: str
     description: str = ""
     parameters: Mapping[str, object] | str | None = None
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +63,36 @@ _CHOICES = {
 
 
 def encode_tools(tools: Iterable[Tool | Mapping[str, Any]]) -> list[pb.Tool]:
-    """Translates functions."""
-    each = [tool if isinstance(tool, Tool) else Tool(**tool) for tool in tools]
-    return [pb.Tool(name=one.name, description=one.description, parameters=_as_json(one.parameters)) for one in each]
+    """Translates functions; raises ValueError for a mapping that is none."""
+    given = (one if isinstance(one, Tool) else Tool(**tool_fields(one, f"tools[{i}]")) for i, one in enumerate(tools))
+    return [
+        pb.Tool(name=one.name, description=one.description, parameters=_as_json(one.parameters), strict=one.strict)
+        for one in given
+    ]
 
 
-def encode_choice(choice: ToolChoice | str | None) -> pb.ToolChoice.ValueType:
-    """Translates whether functions are called; raises ValueError for what is no such choice."""
-    return pb.TOOL_CHOICE_UNSPECIFIED if choice is None else _CHOICES[ToolChoice(choice)]
+def encode_choice(choice: ToolChoice | str | Mapping[str, Any] | None, required: str | None) -> pb.ChatPrompt:
+    """Translates whether functions are called, and which one; raises ValueError for what is no such choice."""
+    if isinstance(choice, Mapping):
+        return pb.ChatPrompt(required_tool=named_function(choice))
+    if choice is not None and choice not in {*ToolChoice}:
+        allowed = ", ".join(repr(one.value) for one in ToolChoice)
+        raise ValueError(f"tool_choice is {choice!r}; allowed are {allowed}, or required_tool for one function")
+    number = pb.TOOL_CHOICE_UNSPECIFIED if choice is None else _CHOICES[ToolChoice(choice)]
+    return pb.ChatPrompt(tool_choice=number, required_tool=required or "")
 
 
-def encode_calls(calls: Iterable[ToolCall | Mapping[str, Any]]) -> list[pb.ToolCall]:
-    """Translates the calls of a turn."""
-    each = [call if isinstance(call, ToolCall) else ToolCall(**call) for call in calls]
-    return [pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments) for call in each]
+def encode_calls(calls: Iterable[ToolCall | Mapping[str, Any]], place: str) -> list[pb.ToolCall]:
+    """Translates the calls of a turn; raises ValueError for a mapping that is none."""
+    given = (
+        one if isinstance(one, ToolCall) else ToolCall(**call_fields(one, f"{place}[{i}]"))
+        for i, one in enumerate(calls)
+    )
+    return [pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments) for call in given]
 
 
-def decode_calls(message: pb.GenerateResponse) -> tuple[ToolCall, ...]:
-    """Translates the calls in a message of a stream."""
+def decode_calls(message: pb.GenerateResponse | pb.Hypothesis) -> tuple[ToolCall, ...]:
+    """Translates the calls in a message of a stream, or in a text that a beam search found."""
     return tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls)
 
 

@@ -24,7 +24,7 @@ ServiceError                 carries `status`, a message for the caller, `retry_
 import random
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -112,6 +112,10 @@ class InvalidRequest(ServiceError):
         self.given = given
         self.allowed = allowed
 
+    def called(self, field: str) -> Self:
+        """Returns the same error with another name of the field."""
+        return type(self)(field, self.given, self.allowed)
+
     def _sentence(self, field: str, given: str, allowed: str) -> str:
         return f"{field}: got {given}, allowed is {allowed}"
 
@@ -126,8 +130,8 @@ class UnknownField(InvalidRequest):
 class MissingField(InvalidRequest):
     """A field that has to be there is not."""
 
-    def __init__(self, field: str) -> None:
-        super().__init__(field, NOTHING, "")
+    def __init__(self, field: str, given: object = NOTHING, allowed: str = "") -> None:
+        super().__init__(field, given, allowed)
 
     def _sentence(self, field: str, given: str, allowed: str) -> str:
         return f"{field}: it is missing, and required"

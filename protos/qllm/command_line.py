@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.models import OptionInfo
+from typer.models import CommandInfo, OptionInfo, TyperInfo
 
 from qllm.version import __version__
 
@@ -32,7 +32,7 @@ def run_command(app: typer.Typer, name: str) -> None:
     """Runs what the process's arguments say and ends the process; says in one line that output cannot be written.
 
     Args:
-        app: The program, to which --version is added.
+        app: The program, to which --version is added, and to its commands.
         name: What it is called.
     """
     _add_version(app, name)
@@ -49,10 +49,27 @@ def run_command(app: typer.Typer, name: str) -> None:
         _end_without_output(name, error)
 
 
-def _add_version(app: typer.Typer, name: str) -> None:
-    """Gives the program the option --version, which goes before all else that is asked; its commands don't get it."""
-    program = app.registered_callback or app.registered_commands[0]
-    command = program.callback
+def _add_version(app: typer.Typer, name: str, *, is_shown: bool = True) -> None:
+    """Gives the program and all its commands the option --version, which goes before all else that is asked.
+
+    Args:
+        app: The program, or a group of its commands.
+        name: What the program is called.
+        is_shown: Whether help lists the option; that of commands does not.
+    """
+    whole = app.registered_callback or app.registered_commands[0]
+    _say_version(whole, name, is_shown=is_shown)
+    for command in app.registered_commands:
+        if command is not whole:
+            _say_version(command, name, is_shown=False)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        _add_version(group.typer_instance, name, is_shown=False)
+
+
+def _say_version(part: CommandInfo | TyperInfo, name: str, *, is_shown: bool) -> None:
+    """Gives one command the option."""
+    command = part.callback
     assert command is not None
     signature = inspect.signature(command, eval_str=True)
     if _VERSION in signature.parameters:
@@ -68,7 +85,8 @@ def _add_version(app: typer.Typer, name: str) -> None:
         del given[_VERSION]
         command(**given)
 
-    option = typer.Option("--version", is_eager=True, callback=say, help="Says the version, and does nothing else.")
+    help_text = "Says the version, and does nothing else."
+    option = typer.Option("--version", is_eager=True, callback=say, help=help_text, hidden=not is_shown)
     parameter = inspect.Parameter(
         _VERSION, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
     )
@@ -77,7 +95,7 @@ def _add_version(app: typer.Typer, name: str) -> None:
         parameters=[*parameters, parameter]
     )
     without_version.__annotations__ = {one.name: one.annotation for one in (*parameters, parameter)} | {"return": None}
-    program.callback = without_version
+    part.callback = without_version
 
 
 class _InWords:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler_svc.api.draft import TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
+from scheduler_svc.api.json_text import read_json
 from scheduler_svc.errors import Amount, InvalidRequest
 from scheduler_svc.text.chat_template import Setting
 from scheduler_svc.text.formats.pieces import Function
@@ -100,13 +101,10 @@ def setting_of(use: ToolUse, template: TemplateDraft, source: str) -> Setting:
 
 
 def require_size(field: str, value: object, max_bytes: int) -> int:
-    """Returns the size of plain data as JSON; refuses what is too large, too deep to be worked on, or no text."""
+    """Returns the size of plain data as JSON; refuses what is too large, or too deep to be worked on."""
     if not _is_flat(value):
         raise InvalidRequest(field, Amount(MAX_DEPTH + 1, "levels and more"), f"at most {MAX_DEPTH} levels")
-    try:
-        num_bytes = len(json.dumps(value, ensure_ascii=False).encode())
-    except UnicodeEncodeError:  # JSON can name halves of characters
-        raise InvalidRequest(field, "a half of a character", "text without halves of surrogate pairs") from None
+    num_bytes = len(json.dumps(value, ensure_ascii=False).encode())
     if num_bytes > max_bytes:
         raise InvalidRequest(field, Amount(num_bytes, "bytes"), f"at most {max_bytes} bytes of JSON")
     return num_bytes
@@ -117,17 +115,13 @@ def json_object(field: str, text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = read_json(text, field)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         shown = text if len(text) <= MAX_DEPTH else Amount(len(text), "characters")
         raise InvalidRequest(field, shown, "an object of JSON, as a text")
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def _valid_function(field: str, tool: ToolDraft) -> Function:

@@ -14,6 +14,7 @@ HELP = """\
 /reset         begins a new conversation
 /help          shows this
 /exit          leaves; so does Ctrl-D
+//...          asks a question that begins with a slash, which is the second one
 Ctrl-C         cancels the answer; where nothing is typed or answered, leaves"""
 
 _NEW_ONE = "; /reset begins a new conversation"
@@ -63,10 +64,10 @@ class Chat:
         """
         while not self._is_over and (line := self._terminal.read(f"{self._class}> ")) is not None:
             text = line.strip()
-            if text.startswith("/"):
+            if text.startswith("/") and not text.startswith("//"):
                 self._obey(text)
             elif text:
-                self._ask(text)
+                self._ask(text.removeprefix("/"))
 
     def _ask(self, question: str) -> None:
         try:
@@ -94,6 +95,7 @@ class Chat:
             stream = self._client.generate(self._conversation.with_question(question), **options)
             for delta in stream:
                 said += delta.text
+                self._terminal.think(delta.reasoning)
                 self._terminal.write(delta.text)
             self._conversation.keep(question, said, stream.result.usage)
             self._terminal.note(self._summary(stream.result))

@@ -72,10 +72,11 @@ def chat(settings: ChatSettings, address: Address = address_default) -> None:
     """Holds a conversation: each line is a question, and all that was said before goes with it.
 
     After each answer stand its class, its pace and how much of the model's context is taken. Ctrl-C cancels an answer
-    and not the conversation; Ctrl-D leaves, and so does Ctrl-C where nothing is typed. /help lists what else there is.
+    and not the conversation; Ctrl-D leaves, and so does Ctrl-C where nothing is typed. /help lists what else there is;
+    a question that begins with a slash is typed with two.
 
     Where standard input is no terminal, its lines are the questions. Answers go to standard output, and all else to
-    standard error; the first question that is refused ends it with exit code 1.
+    standard error, such as what a model thinks; the first question that is refused ends it with exit code 1.
     """
     terminal = Terminal()
     names = OptionNames(ChatSettings)

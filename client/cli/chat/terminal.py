@@ -16,7 +16,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self.is_interactive = sys.stdin.isatty()
-        self._is_inside_a_line = False
+        self._is_inside_a_line = self._is_inside_thoughts = False
         self._notes = Console(stderr=True)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?" for it
@@ -43,15 +43,32 @@ class Terminal:
 
     def write(self, text: str) -> None:
         """Shows a piece of an answer at once."""
-        typer.echo(text, nl=False)
         if text:
+            self._end_thoughts()
+            typer.echo(text, nl=False)
             self._is_inside_a_line = not text.endswith("\n")
 
+    def think(self, text: str) -> None:
+        """Shows a piece of what the model thinks at once, as a note."""
+        if text:
+            self._end_answer()
+            self._notes.print(text, style="dim", markup=False, highlight=False, soft_wrap=True, end="")
+            self._is_inside_thoughts = not text.endswith("\n")
+
     def end_line(self) -> None:
-        """Ends the line that `write` has begun, if it did."""
+        """Ends the line that `write` or `think` has begun, if one did."""
+        self._end_answer()
+        self._end_thoughts()
+
+    def _end_answer(self) -> None:
         if self._is_inside_a_line:
             typer.echo()
             self._is_inside_a_line = False
+
+    def _end_thoughts(self) -> None:
+        if self._is_inside_thoughts:
+            self._notes.print()
+            self._is_inside_thoughts = False
 
     def note(self, text: str) -> None:
         """Says something that is not the model's."""

@@ -4,7 +4,8 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta
 from scheduler_svc.api.draft import BeamDraft
-from scheduler_svc.api.grpc.finish_reasons import FINISH_REASONS
+from scheduler_svc.api.grpc.chats import call_message
+from scheduler_svc.api.grpc.finish_reasons import finish_reason
 from scheduler_svc.core.beams.params import EarlyStopping
 from scheduler_svc.errors import InvalidRequest
 
@@ -34,8 +35,13 @@ def beam_draft(given: pb.BeamSearch) -> BeamDraft:
 def hypothesis_message(delta: Delta) -> pb.Hypothesis:
     """Returns a text that was found as it goes over the wire."""
     message = pb.Hypothesis(
-        text=delta.text, token_ids=delta.token_ids, logprobs=delta.logprobs, score=delta.score or 0.0
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=delta.logprobs,
+        score=delta.score or 0.0,
+        tool_calls=map(call_message, delta.calls),
+        reasoning=delta.reasoning,
     )
     if delta.finish is not None:
-        message.reason, message.stop_string = FINISH_REASONS[delta.finish.reason], delta.finish.stop_string or ""
+        message.reason, message.stop_string = finish_reason(delta.finish), delta.finish.stop_string or ""
     return message

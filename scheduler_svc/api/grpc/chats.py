@@ -1,10 +1,14 @@
-"""Turns a ChatPrompt into a prompt's draft; judges only what is the wire's own: JSON in texts, numbers of choices."""
+"""Turns a ChatPrompt into a prompt's draft, and calls into messages.
+
+Judges only what is the wire's own: JSON in texts, numbers of choices.
+"""
 
 from typing import Any
 
 from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.draft import ChatPrompt, TemplateDraft, ToolChoice, ToolDraft, ToolsDraft
+from scheduler_svc.api.parts import CallDelta
 from scheduler_svc.api.tools import json_object
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.text.chat_template import ChatTurn
@@ -22,8 +26,18 @@ def chat_of(given: pb.ChatPrompt) -> ChatPrompt:
     return ChatPrompt(
         turns=[_turn(f"chat.messages[{index}]", message) for index, message in enumerate(given.messages)],
         tools=_tools(given),
-        template=TemplateDraft(json_object("chat.template_variables", given.template_variables)),
+        template=TemplateDraft(
+            variables=json_object("chat.template_variables", given.template_variables),
+            reasoning_effort=given.reasoning_effort or None,
+            begins_answer=given.add_generation_prompt if given.HasField("add_generation_prompt") else True,
+            continues=given.continue_final_message,
+        ),
     )
+
+
+def call_message(call: CallDelta) -> pb.ToolCall:
+    """Returns a call in an answer as it goes over the wire."""
+    return pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments)
 
 
 def _turn(field: str, message: pb.ChatMessage) -> ChatTurn:
@@ -56,6 +70,7 @@ def _tools(given: pb.ChatPrompt) -> ToolsDraft | None:
             name=tool.name,
             description=tool.description or None,
             parameters=json_object(f"chat.tools[{index}].parameters", tool.parameters) if tool.parameters else None,
+            strict=tool.strict if tool.HasField("strict") else None,
         )
         for index, tool in enumerate(given.tools)
     ]

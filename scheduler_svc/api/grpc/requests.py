@@ -65,8 +65,11 @@ def valid_request_class(given: int) -> RequestClass:
 
 def _prompt(request: pb.GenerateRequest) -> Prompt:
     kind = request.WhichOneof("prompt")
+    adds_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else kind == "text"
     if kind == "text":
-        return TextPrompt(request.text)
+        return TextPrompt(request.text, adds_special_tokens)
+    if adds_special_tokens:
+        raise InvalidRequest("add_special_tokens", True, "false, or nothing at all, unless the prompt is a text")
     if kind == "chat":
         return chat_of(request.chat)
     if kind == "token_ids":

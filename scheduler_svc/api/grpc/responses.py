@@ -7,7 +7,8 @@ from qllm.v1 import inference_pb2 as pb
 
 from scheduler_svc.api.deltas import Delta, Finish
 from scheduler_svc.api.grpc.beam_messages import hypothesis_message
-from scheduler_svc.api.grpc.finish_reasons import FINISH_REASONS
+from scheduler_svc.api.grpc.chats import call_message
+from scheduler_svc.api.grpc.finish_reasons import finish_reason
 from scheduler_svc.core.state.prompt_scores import PromptScores
 from scheduler_svc.core.state.sequence import Usage
 
@@ -27,8 +28,7 @@ def response_message(request_id: str, sequence_number: int, delta: Delta) -> pb.
             response.top_logprobs.add(
                 tokens=[pb.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in top]
             )
-    for call in delta.calls:
-        response.tool_calls.add(id=call.call_id, name=call.name, arguments=call.arguments)
+    response.tool_calls.extend(map(call_message, delta.calls))
     if delta.scores is not None:
         response.prompt_logprobs.MergeFrom(_prompt_logprobs(delta.scores))
     response.hypotheses.extend(map(hypothesis_message, delta.hypotheses))
@@ -43,8 +43,8 @@ def _prompt_logprobs(scores: PromptScores) -> pb.PromptLogprobs:
 
 
 def _finish_message(finish: Finish) -> pb.Finish:
-    reason = pb.FINISH_REASON_TOOL_CALLS if finish.has_calls else FINISH_REASONS[finish.reason]
-    return pb.Finish(reason=reason, stop_string=finish.stop_string or "", usage=usage_message(finish.usage))
+    usage = usage_message(finish.usage)
+    return pb.Finish(reason=finish_reason(finish), stop_string=finish.stop_string or "", usage=usage)
 
 
 def usage_message(usage: Usage) -> pb.Usage:

@@ -28,6 +28,7 @@ from scheduler_svc.api.openai.wire.errors import (
     invalid_body,
     plain_error_response,
 )
+from scheduler_svc.api.openai.wire.json_body import JsonRoute
 from scheduler_svc.api.openai.wire.later_json import LaterJson, forget_body
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
 from scheduler_svc.api.openai.wire.service_tier import request_class_of
@@ -36,7 +37,7 @@ from scheduler_svc.api.refusals import counting_refusals
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.api.validation import context_tokens
 from scheduler_svc.core.state.sequence import RequestClass
-from scheduler_svc.errors import Refusal, ServiceError, WorkerUnavailable
+from scheduler_svc.errors import InvalidRequest, Refusal, ServiceError, WorkerUnavailable
 from scheduler_svc.generation import Generator, WorkerState
 from scheduler_svc.metrics import CONTENT_TYPE
 
@@ -52,6 +53,7 @@ def make_app(backend: Backend, comment_interval_s: float) -> FastAPI:
     """
     generator, texts = backend.generator, backend.texts
     app = FastAPI(title="QLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.route_class = JsonRoute
     _add_generation(app, generator, texts, comment_interval_s)
     _add_models(app, texts)
     _add_state(app, generator, texts)
@@ -177,7 +179,10 @@ def _add_errors(app: FastAPI, generator: Generator) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that JSON's parser gives up on
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that could not be read
+            generator.note_refused(RequestClass.LATENCY_SENSITIVE, Refusal.INVALID)
+            if isinstance(error.__cause__, InvalidRequest):
+                return error_response(error.__cause__)
             return error_response(
                 BodyUnreadable("it is no UTF-8, nested too deeply, or has a number of too many digits")
             )

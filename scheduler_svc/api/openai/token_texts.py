@@ -43,15 +43,16 @@ class TokenTexts:
     Args:
         tokenizer: The model's; None for a model without, whose tokens have no text.
         prompt_token_ids: What the text continues.
+        beginning: How the text itself begins, as it is shown; special tokens are in it only if they were written out.
 
     Attributes:
         prompt_token_ids: As given.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, prompt_token_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, prompt_token_ids: Sequence[int], beginning: str = "") -> None:
         self._tokenizer = tokenizer
         self.prompt_token_ids = prompt_token_ids
-        self._beginning = ""
+        self._beginning = beginning
         self._before = [
             token_id
             for token_id in prompt_token_ids[-NUM_CONTEXT_TOKENS:]
@@ -67,9 +68,7 @@ class TokenTexts:
         Args:
             text: What is shown of the prompt, in which special tokens are only if they were written out.
         """
-        texts = TokenTexts(self._tokenizer, ())
-        texts._beginning = text
-        return texts
+        return TokenTexts(self._tokenizer, (), text)
 
     def prompt_text(self) -> str:
         """Returns what the prompt's tokens say, special tokens included."""

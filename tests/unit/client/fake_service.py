@@ -161,6 +161,7 @@ def _step(request: inference_pb2.GenerateRequest, step: int) -> inference_pb2.Ge
         text=f"{step} ",
         token_ids=[step + sum(request.token_ids.ids)],
         logprobs=[-0.5],
+        reasoning="hm" if _last_turn(request) == "think" and step == 0 else "",
     )
     if step == request.stop.max_tokens - 1:
         response.finish.reason = inference_pb2.FINISH_REASON_LENGTH

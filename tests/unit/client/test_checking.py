@@ -36,7 +36,10 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {"5": 3}}, "logit_bias: got '5', allowed is an integer as a key"),
     ({"logit_bias": {5: "x"}}, "logit_bias[5]: got 'x', allowed is a number"),
     ({"request_class": "xx"}, "request_class: got 'xx', allowed is 'ls' or 'be'"),
-    ({"tool_choice": "maybe"}, "tool_choice: got 'maybe', allowed is 'auto', 'none' or 'required'"),
+    (
+        {"tool_choice": "maybe"},
+        "tool_choice: got 'maybe', allowed is 'auto', 'none', 'required' or a mapping from texts to values",
+    ),
     ({"json_schema": 3}, "json_schema: got 3, allowed is a mapping from texts to values or a text"),
     ({"json_schema": {"a": {1}}}, "json_schema: got {'a': {1}}, allowed is what can be written as JSON"),
     ({"timeout_s": "5"}, "timeout_s: got '5', allowed is a number"),
@@ -53,14 +56,11 @@ PROMPTS: list[tuple[Any, str]] = [
     ([1, -(2**31) - 1], "prompt[1]: got -2147483649, allowed is an integer of 32 bits"),
     (
         ["a", "b"],
-        """prompt[0]: got 'a', allowed is a ChatMessage or {"role": ..., "content": ...}; several prompts are for """
+        """messages[0]: got 'a', allowed is a ChatMessage or {"role": ..., "content": ...}; several prompts are for """
         "generate_all",
     ),
-    ([TURN, {"role": "user"}], "prompt[1].content: it is missing, and required"),
-    ([{"content": "hi"}], "prompt[0].role: it is missing, and required"),
-    ([{"role": "user", "contents": "hi"}], "prompt[0].contents: there is no such field; did you mean content?"),
-    ([ChatMessage(5, "hi")], "prompt[0].role: got 5, allowed is a text"),  # type: ignore[arg-type]
-    ([{"role": "user", "content": [1]}], "prompt[0].content: got [1], allowed is a text"),
+    ([TURN, {"role": "user"}], "messages[1].content: it is missing, and required"),
+    ([ChatMessage(5, "hi")], "messages[0].role: got 5, allowed is a text"),  # type: ignore[arg-type]
 ]
 
 

@@ -110,6 +110,21 @@ def test_each_program_says_its_version_whatever_else_is_missing(
     assert "--version" in option_names(help_of(entry, (), 80, monkeypatch, capsys))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("generate",), ("chat", "--class", "be"), ("batch",), ("batch", "submit", "x"), ("bench",), ("bench", "compare")],
+    ids=" ".join,
+)
+def test_the_version_is_said_behind_a_command_too(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words, "--version"])
+    with pytest.raises(SystemExit) as ended:
+        client()
+    assert not ended.value.code
+    assert capsys.readouterr() == (f"qllm-client {__version__}\n", "")
+
+
 def refusal_of(entry: Entry, *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setattr(sys, "argv", ["command", *words])
     with pytest.raises(SystemExit) as ended:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from scheduler_svc.api.jobs.items import AnswerItem, ProgressNotes, as_item, item_id, require_not_aborted, resumed
+from scheduler_svc.api.json_text import read_json
 from scheduler_svc.api.openai.answer import begin_prepared, prepare_all, require_model
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.completions import completion_question
@@ -18,14 +18,13 @@ from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.responses.request import response_question
 from scheduler_svc.api.openai.responses.response import RESPONSE_ID_PREFIX, ResponseWriter, echo
 from scheduler_svc.api.openai.responses.schema import ResponsesRequest
-from scheduler_svc.api.openai.wire.errors import BodyUnreadable, invalid_body
+from scheduler_svc.api.openai.wire.errors import BodyUnreadable, invalid_object
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest, CompletionRequest
 from scheduler_svc.api.text_generation import TextGenerator
 from scheduler_svc.errors import InvalidRequest
 from scheduler_svc.jobs.job import Claim, ItemKind, Progress
 
-_JSON = "application/json"
 _TIER = "batch"
 _OWN_NAMES = FieldNames({})
 
@@ -76,7 +75,7 @@ async def _answered(
 def _asked(claim: Claim, texts: TextGenerator) -> _Asked:
     """Returns what the item asks for, as work of a batch; raises ServiceError for what is wrong with it."""
     try:
-        given = json.loads(claim.body)
+        given = read_json(claim.body)
     except (ValueError, RecursionError) as error:
         raise BodyUnreadable(str(error)) from error
     try:
@@ -84,8 +83,7 @@ def _asked(claim: Claim, texts: TextGenerator) -> _Asked:
     except RecursionError as error:
         raise BodyUnreadable("it is nested too deeply") from error
     except ValidationError as error:
-        located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise invalid_body(RequestValidationError(located), _JSON) from error
+        raise invalid_object(error) from error
     if asked.question.stream is not None:
         raise InvalidRequest("stream", True, "false or null: the answers of a batch come as a whole")
     return replace(asked, question=replace(asked.question, service_tier=_TIER))
@@ -109,8 +107,9 @@ def _read_response(body: ResponsesRequest, texts: TextGenerator) -> _Asked:
     require_model(texts, body.model)
     question, names = response_question(body)
     model, echoed = texts.connected_model().name, {**echo(body), "service_tier": _TIER}
+    hides_thoughts = body.include_reasoning is False
 
     def written(response_id: str, answer: JsonObject) -> JsonObject:
-        return ResponseWriter(response_id, model, echoed).whole(answer)
+        return ResponseWriter(response_id, model, echoed, hides_thoughts=hides_thoughts).whole(answer)
 
     return _Asked(question, RESPONSE_ID_PREFIX, names, written)

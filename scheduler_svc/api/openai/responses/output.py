@@ -5,6 +5,7 @@ from typing import Any
 
 from scheduler_svc.api.openai.question import JsonObject
 from scheduler_svc.api.openai.responses.items import Event, FunctionCall, Item, Message, Thoughts
+from scheduler_svc.api.openai.responses.text_logprobs import TextLogprobs
 
 COMPLETED, INCOMPLETE = "completed", "incomplete"
 
@@ -14,31 +15,45 @@ class Output:
 
     Args:
         response_id: Its items' ids follow from it.
+        hides_thoughts: Whether what was thought is left out.
     """
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, *, hides_thoughts: bool = False) -> None:
         self._response_id = response_id
+        self._hides_thoughts = hides_thoughts
         self._over: list[JsonObject] = []
         self._item: Item | None = None
         self._call_index: int | None = None
+        self._logprobs = TextLogprobs()
 
     def shown(self, status: str = INCOMPLETE) -> list[JsonObject]:
         """Returns the items as they stand, one that is not over with this status."""
         return self._over if self._item is None else [*self._over, self._item.shown(status)]
 
     def take(self, message: Mapping[str, Any], logprobs: Sequence[JsonObject]) -> Iterator[Event]:
-        """Takes in a chat's message, or a delta of it, and yields what is told of it."""
+        """Takes in a chat's message, or a delta of it, and yields what is told of it.
+
+        Args:
+            message: It.
+            logprobs: All of its tokens, of which a message has those of its text.
+        """
+        self._logprobs.add(logprobs)
         if thought := message.get("reasoning_content"):
+            self._logprobs.shown(thought)
+            yield from self._think(thought)
+        if text := message.get("content"):
+            yield from self._begin_unless(Message)
+            assert isinstance(self._item, Message)
+            yield self._item.more(text, self._logprobs.shown(text))
+        for place, call in enumerate(message.get("tool_calls") or ()):
+            self._logprobs.forget()
+            yield from self._take_call(call.get("index", place), call)
+
+    def _think(self, thought: str) -> Iterator[Event]:
+        if not self._hides_thoughts:
             yield from self._begin_unless(Thoughts)
             assert isinstance(self._item, Thoughts)
             yield self._item.more(thought)
-        text = message.get("content") or ""
-        if text or (logprobs and isinstance(self._item, Message)):
-            yield from self._begin_unless(Message)
-            assert isinstance(self._item, Message)
-            yield self._item.more(text, logprobs)
-        for place, call in enumerate(message.get("tool_calls") or ()):
-            yield from self._take_call(call.get("index", place), call)
 
     def end(self, status: str) -> Iterator[Event]:
         """Ends the item that is being written; an output without any gets an empty message."""

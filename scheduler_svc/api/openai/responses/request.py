@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from scheduler_svc.api.openai.chat import chat_question
 from scheduler_svc.api.openai.question import JsonObject, Question
 from scheduler_svc.api.openai.responses.conversation import Conversation
 from scheduler_svc.api.openai.responses.schema import LOGPROBS, FunctionTool, ResponsesRequest, TextFormat
-from scheduler_svc.api.openai.wire.errors import invalid_body
+from scheduler_svc.api.openai.wire.errors import invalid_object
 from scheduler_svc.api.openai.wire.field_names import FieldNames
 from scheduler_svc.api.openai.wire.schemas import ChatCompletionRequest
 from scheduler_svc.errors import InvalidRequest
@@ -52,7 +51,6 @@ PASSED = frozenset(
         "expects_tool_call",
         "last_turn",
         "chat_template_kwargs",
-        "include_reasoning",
     }
 )
 _NAMES = {
@@ -77,8 +75,7 @@ def _read(asked: JsonObject) -> ChatCompletionRequest:
     try:
         return ChatCompletionRequest.model_validate(asked)
     except ValidationError as error:
-        located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise invalid_body(RequestValidationError(located), None) from error
+        raise invalid_object(error) from error
 
 
 def chat_body(body: ResponsesRequest) -> tuple[JsonObject, FieldNames]:

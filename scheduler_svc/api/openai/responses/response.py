@@ -28,9 +28,10 @@ class ResponseWriter:
         response_id: Its id.
         model: The name of the model.
         echoed: What of the request is repeated in it; see `echo`.
+        hides_thoughts: Whether what was thought is left out.
     """
 
-    def __init__(self, response_id: str, model: str, echoed: JsonObject) -> None:
+    def __init__(self, response_id: str, model: str, echoed: JsonObject, *, hides_thoughts: bool) -> None:
         self._head: JsonObject = {
             "id": response_id,
             "object": "response",
@@ -41,8 +42,9 @@ class ResponseWriter:
             "store": False,
             **echoed,
         }
-        self._output = Output(response_id)
+        self._output = Output(response_id, hides_thoughts=hides_thoughts)
         self._usage: JsonObject | None = None
+        self._has_thought = False
         self._finish_reason: str | None = None
         self._number = 0
 
@@ -79,12 +81,13 @@ class ResponseWriter:
         return self._event({"type": "response.failed", "response": response})
 
     def _take(self, answer: Mapping[str, Any], message: str) -> Iterator[Event]:
-        if answer.get("usage"):
-            self._usage = _usage(answer["usage"])
         for choice in answer["choices"]:
             self._finish_reason = choice["finish_reason"]
+            self._has_thought |= bool(choice[message].get("reasoning_content"))
             logprobs = choice["logprobs"]["content"] if choice["logprobs"] else []
             yield from self._output.take(choice[message], logprobs)
+        if answer.get("usage"):
+            self._usage = _usage(answer["usage"], self._has_thought)
 
     def _item_status(self) -> str:
         return COMPLETED if self._status() == COMPLETED else INCOMPLETE
@@ -140,13 +143,13 @@ def echo(body: ResponsesRequest) -> JsonObject:
     }
 
 
-def _usage(chat: Mapping[str, Any]) -> JsonObject:
+def _usage(chat: Mapping[str, Any], has_thought: bool) -> JsonObject:
+    """Returns the counts; that of thoughts only where there were none: a token may be of both, or of neither."""
     cached = (chat.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    thought = (chat.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
     return {
         "input_tokens": chat["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": chat["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": thought},
+        "output_tokens_details": {} if has_thought else {"reasoning_tokens": 0},
         "total_tokens": chat["total_tokens"],
     }

@@ -33,7 +33,9 @@ def add_responses(app: FastAPI, generator: Generator, texts: TextGenerator, comm
             require_model(texts, body.model)
             question, names = response_question(body)
         response_id = f"{RESPONSE_ID_PREFIX}{uuid.uuid4().hex}"
-        writer = ResponseWriter(response_id, texts.connected_model().name, echo(body))
+        hides_thoughts = body.include_reasoning is False
+        model = texts.connected_model().name
+        writer = ResponseWriter(response_id, model, echo(body), hides_thoughts=hides_thoughts)
         asking = _Asking(texts, question, names, writer, (response_id, request.state.request_id))
         forget_body(request)
         headers = {REQUEST_ID: response_id}

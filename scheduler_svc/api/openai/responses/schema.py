@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from scheduler_svc.api.openai.wire.schemas import GenerationFields
 from scheduler_svc.api.openai.wire.strict import Strict
-from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues
+from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues, is_among
 from scheduler_svc.api.openai.wire.values import NOT_ALLOWED, Text, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
@@ -29,7 +29,7 @@ def _only(allowed: str, *values: object) -> BeforeValidator:
     """Makes a value that is neither null nor among these be refused, in these words."""
 
     def check(given: object) -> object:
-        if given is not None and given not in values:
+        if given is not None and not is_among(given, values):
             raise PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
         return given
 
@@ -56,7 +56,7 @@ def _type_among(kinds: Sequence[str], reason: str = "", otherwise: str | None = 
     return BeforeValidator(check)
 
 
-class TextPart(Strict):
+class ItemPart(Strict):
     """A part of a message, a text; a refusal of an earlier answer is a text, too."""
 
     ignored: ClassVar[Set[str]] = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
@@ -68,12 +68,12 @@ class TextPart(Strict):
     refusal: Text | None = Field(None, description="The text of a refusal.")
 
 
-TextParts: TypeAlias = Annotated[
+ItemContent: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[
         list[
             Annotated[
-                TextPart,
+                ItemPart,
                 _type_among(_TEXT_KINDS, ": only text is understood here"),
             ]
         ],
@@ -94,7 +94,7 @@ class MessageItem(Strict):
     role: str = Field(
         description="Who speaks: system, developer, user or assistant, as far as the model's template knows them."
     )
-    content: TextParts = Field(description="What is said: a string, or parts with text.")
+    content: ItemContent = Field(description="What is said: a string, or parts with text.")
 
 
 class FunctionCallItem(Strict):
@@ -117,7 +117,7 @@ class FunctionCallOutputItem(Strict):
 
     type: Literal["function_call_output"] = Field(description="What a call gave.")
     call_id: Text = Field(description="The call.")
-    output: TextParts = Field(description="What it gave: a string, or parts with text.")
+    output: ItemContent = Field(description="What it gave: a string, or parts with text.")
 
 
 class ReasoningText(Strict):

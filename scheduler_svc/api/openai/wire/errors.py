@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 import grpc
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from scheduler_svc.api.openai.wire.strict import UNKNOWN_FIELD
@@ -264,6 +265,12 @@ def invalid_body(error: RequestValidationError, content_type: str | None) -> Ser
     if not path:
         return InvalidRequest("body", NOTHING if first["type"] == "missing" else first["input"], "a JSON object")
     return _invalid_field(_field(path), first)
+
+
+def invalid_object(error: ValidationError) -> ServiceError:
+    """Returns the first thing that is wrong with an object that was read from elsewhere than a request's body."""
+    located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+    return invalid_body(RequestValidationError(located), None)
 
 
 def _invalid_field(field: str, problem: Mapping[str, Any]) -> InvalidRequest:

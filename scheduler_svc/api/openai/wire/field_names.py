@@ -60,12 +60,14 @@ class FieldNames:
         return cls({**others, **_SAME_IN_BOTH, **prompts})
 
     def translated(self, error: InvalidRequest) -> InvalidRequest:
-        """Returns the error with our name of its field."""
-        for name, ours in self.names.items():
-            rest = error.field.removeprefix(name)
-            if error.field.startswith(name) and rest[:1] in ("", ".", "["):
-                return InvalidRequest(ours + rest if ours else rest.lstrip("."), error.given, error.allowed)
-        return error
+        """Returns the error with our name of its field; of names that stand for it, the longest counts."""
+        name = error.field
+        while name and name not in self.names:
+            name = name[: max(name.rfind("."), name.rfind("["), 0)]
+        if not name:
+            return error
+        ours, rest = self.names[name], error.field.removeprefix(name)
+        return error.called(ours + rest if ours else rest.lstrip("."))
 
     @contextmanager
     def told(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ Nothing that changes the output is dropped silently: a field below is dropped wi
 anyway, and refused with any other; a field that is nowhere is refused.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,7 +72,6 @@ NEUTRAL_IN_CHAT: NeutralValues = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "include_reasoning": (True,),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
@@ -107,6 +106,11 @@ class Refusal:
     is_known: bool = True
 
 
+def is_among(given: object, values: Sequence[object]) -> bool:
+    """Returns whether a value is one of these: true is no 1, as it is in Python."""
+    return any(given == one and isinstance(given, bool) == isinstance(one, bool) for one in values)
+
+
 def first_refusal(
     given: Mapping[str, object], known: Set[str], neutral: NeutralValues, ignored: Set[str]
 ) -> Refusal | None:
@@ -116,7 +120,7 @@ def first_refusal(
             continue
         if field not in neutral:
             return Refusal(field, value, "", is_known=False)
-        if value is not None and value not in neutral[field]:
+        if value is not None and not is_among(value, neutral[field]):
             allowed = " or ".join(map(shown, (*neutral[field], None)))
             return Refusal(field, value, f"{allowed}: nothing else is supported")
     return None

@@ -7,17 +7,11 @@ success.
 from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field
 
 NOT_ALLOWED = "not_allowed"
 # A part of an error's location that starts so is a kind of value, no field.
 KIND_MARK = "<"
-
-
-def not_allowed(allowed: str) -> PydanticCustomError:
-    """Returns what refuses a value by saying what is allowed."""
-    return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
 
 
 def text_or_list(given: object) -> str | None:
@@ -39,15 +33,7 @@ def by_kind(kind: Callable[[object], str | None], allowed: str) -> Discriminator
     return Discriminator(kind, custom_error_type=NOT_ALLOWED, custom_error_message=allowed)
 
 
-def _whole_characters(given: str) -> str:
-    """JSON can write halves of characters, which are no text and which nothing further on could take."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise not_allowed("a string without halves of surrogate pairs") from None
-    return given
-
-
 TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
-Text: TypeAlias = Annotated[str, AfterValidator(_whole_characters)]
+# Without halves of characters, which are refused where bodies are read.
+Text: TypeAlias = str
 Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]

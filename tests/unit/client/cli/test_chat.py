@@ -79,6 +79,19 @@ async def test_help_lists_what_there_is_and_exit_leaves(chat: Hold, service: Fak
     assert "There is no /hlep: /help lists what there is." in finished.err
 
 
+async def test_a_question_may_begin_with_a_slash(chat: Hold, service: FakeService) -> None:
+    finished = await chat("//etc/hosts, what is it?", "//")
+    assert finished.code == 0
+    assert [sent(service, place)[-1] for place in range(2)] == [("user", "/etc/hosts, what is it?"), ("user", "/")]
+
+
+async def test_thoughts_are_told_beside_the_answers_and_are_no_part_of_them(chat: Hold, service: FakeService) -> None:
+    finished = await chat("think", "two")
+    assert finished.out == "0 1 \n0 1 \n"
+    assert finished.err.startswith("hm\n[ls] 2 tokens")
+    assert sent(service, 1) == [("user", "think"), ("assistant", "0 1 "), ("user", "two")]
+
+
 async def test_a_question_that_is_refused_ends_what_nobody_sits_at(chat: Hold, service: FakeService) -> None:
     finished = await chat("one", "fail INVALID_ARGUMENT", "never asked")
     assert (finished.code, finished.out) == (1, "0 1 \n")

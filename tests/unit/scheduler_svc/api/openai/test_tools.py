@@ -1,6 +1,7 @@
 """Tools and thoughts over HTTP: what reaches the template, what the model writes, and what the caller is told of it."""
 
 import json
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -287,10 +288,16 @@ def nested(depth: int) -> dict[str, Any]:
         ({"tools": [tool(parameters={"type": "array"})]}, "tools[0]", "type object"),
         ({"tools": [tool(parameters={"description": "x" * 70_000})]}, "tools[0]", "65536 bytes"),
         ({"tools": [tool(parameters=nested(40))]}, "tools[0]", "64 levels"),
-        ({"tools": [tool(parameters={"description": "\ud83d"})]}, "tools[0]", "surrogate"),
-        ({"tools": [tool(parameters={"\ud83d": 1})]}, "tools[0]", "surrogate"),
-        ({"messages": called('{"a": "\\ud83d"}')}, "messages[0].tool_calls", "surrogate"),
-        ({"chat_template_kwargs": {"a": "\ud83d"}}, "chat_template_kwargs", "surrogate"),
+        (
+            {"tools": [tool(parameters={"description": "\ud83d"})]},
+            "tools[0].function.parameters.description",
+            "surrogate",
+        ),
+        ({"tools": [tool(parameters={"\ud83d": 1})]}, r"tools[0].function.parameters.\ud83d", "surrogate"),
+        ({"messages": called('{"a": "\\ud83d"}')}, "messages[0].tool_calls[0].function.arguments.a", "surrogate"),
+        ({"messages": called('{"a": [1e999]}')}, "messages[0].tool_calls[0].function.arguments.a[0]", "Infinity"),
+        ({"tools": [tool(parameters={"default": math.nan})]}, "tools[0].function.parameters.default", "NaN"),
+        ({"chat_template_kwargs": {"a": "\ud83d"}}, "chat_template_kwargs.a", "surrogate"),
         ({"tools": [{"type": "custom"}]}, "tools[0].type", "function"),
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice", "weather"),
         ({"tools": None, "tool_choice": "required"}, "tool_choice", "without tools"),

@@ -1,6 +1,7 @@
 """OpenAI's Batch API over jobs in memory."""
 
 import json
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -292,8 +293,16 @@ async def test_a_long_text_beyond_ascii_fits_a_line_as_it_would_a_request(
     assert (await created(service, content))["request_counts"]["total"] == 1
 
 
-async def test_halves_of_characters_in_a_body_are_judged_when_the_item_runs(service: HttpService) -> None:
-    assert (await created(service, json.dumps(line("a", prompt="\ud800")).encode()))["status"] == "in_progress"
+async def test_what_json_can_not_hold_is_judged_when_the_item_runs(service: HttpService, jobs: MemoryJobs) -> None:
+    lines = [line("a", prompt="\ud800"), line("b", prompt="b", user=math.nan), line("c", prompt="c", max_tokens=1)]
+    batch = await created(service, "\n".join(map(json.dumps, lines)).encode())
+    assert batch["status"] == "in_progress"
+    await run_all(service, jobs)
+    done = await batch_now(service, batch)
+    errors = await file_lines(service, done["error_file_id"])
+    assert done["request_counts"] == {"total": 3, "completed": 1, "failed": 2}
+    messages = [error["response"]["body"]["error"]["message"] for error in errors]
+    assert [message.partition(":")[0] for message in messages] == ["prompt", "user"]
 
 
 async def test_jobs_of_others_are_not_there(jobs: MemoryJobs) -> None:

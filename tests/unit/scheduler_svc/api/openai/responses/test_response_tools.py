@@ -59,6 +59,36 @@ async def test_thoughts_words_and_calls_are_items_in_their_order_whole_and_strea
     assert said_in(whole) == said_in(streamed)
 
 
+LOGPROBS = {"include": ["message.output_text.logprobs"]}
+
+
+@pytest.mark.parametrize("thoughts", [True, False], ids=["with thoughts", "without"])
+async def test_log_probabilities_are_those_of_the_texts_tokens_alone(service: HttpService, thoughts: bool) -> None:
+    asked = {"input": "hi", "tools": [WEATHER], "include_reasoning": thoughts, **LOGPROBS}
+    whole = await service.answer(RESPONSES, **asked)
+    streamed = await last_of_stream(service, **asked)
+    assert said_in(whole["output"][: int(thoughts) + 1]) == said_in(streamed["output"][: int(thoughts) + 1])
+    kinds = [item["type"] for item in whole["output"]]
+    assert kinds == ["reasoning"] * thoughts + ["message", "function_call", "function_call"]
+    [part] = whole["output"][int(thoughts)]["content"]
+    assert bytes(byte for token in part["logprobs"] for byte in token["bytes"]).decode() == part["text"] == "I look."
+
+
+async def test_no_event_of_a_text_is_without_text(service: HttpService) -> None:
+    response = await service.post(RESPONSES, stream=True, input="hi", tools=[WEATHER], **LOGPROBS)
+    events = [json.loads(part.split("\ndata: ")[1]) for part in response.text.split("\n\n")[:-1]]
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert all(event["delta"] and event["logprobs"] for event in deltas)
+    assert "".join(event["delta"] for event in deltas) == "I look."
+
+
+@pytest.mark.parametrize("thoughts", [True, False], ids=["with thoughts", "without"])
+async def test_how_many_tokens_were_thoughts_is_not_guessed(service: HttpService, thoughts: bool) -> None:
+    asked = {"input": "hi", "include_reasoning": thoughts}
+    for response in (await service.answer(RESPONSES, **asked), await last_of_stream(service, **asked)):
+        assert response["usage"]["output_tokens_details"] == {}
+
+
 async def test_the_items_of_an_answer_and_what_its_calls_gave_reach_the_template(service: HttpService) -> None:
     first = await service.answer(RESPONSES, input="hi", tools=[WEATHER])
     results = [
