@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 from qllm.client.access import Access, AccessOptions
 from qllm.client.batch_calls import BatchCalls
 from qllm.client.batches import Batch, BatchItem, BatchPage, BatchResult
+from qllm.client.checking import checked_options, checked_prompts, refusal
 from qllm.client.encoding import encode_request
 from qllm.client.endpoint import Endpoint
 from qllm.client.errors import InvalidRequest
@@ -85,7 +86,8 @@ class AsyncClient:
             **options: See `GenerateOptions`.
 
         Raises:
-            InvalidRequest: A value does not fit its field's wire type. All other errors come from reading the stream.
+            InvalidRequest: There is no such option, or a value is of another kind. All other errors come from reading
+                the stream.
         """
         request = encode_request(prompt, options)
         call = self._inference.Generate(request, timeout=options.get("timeout_s"))
@@ -100,6 +102,10 @@ class AsyncClient:
         Raises:
             QllmError: One of them failed; the others were cancelled on the server.
         """
+        each = checked_prompts(prompts)
+        checked_options(options)
+        if max_concurrency < 1:
+            raise refusal("max_concurrency", max_concurrency, "an integer of at least 1")
         slots = asyncio.Semaphore(max_concurrency)
 
         async def generate_one(prompt: Prompt) -> GenerationResult:
@@ -108,7 +114,7 @@ class AsyncClient:
 
         try:
             async with asyncio.TaskGroup() as group:
-                running = [group.create_task(generate_one(prompt)) for prompt in prompts]
+                running = [group.create_task(generate_one(prompt)) for prompt in each]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in running]

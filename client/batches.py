@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qllm.client.beams import decode_hypotheses
+from qllm.client.checking import require_kind
 from qllm.client.encoding import decode_top_logprobs, decode_usage, encode_request
 from qllm.client.errors import InvalidRequest
 from qllm.client.finish_reasons import decode_finish_reason
+from qllm.client.kinds import kind_of
 from qllm.client.messages import FinishReason, GenerateOptions, Hypothesis, Prompt, TokenLogprob, Usage
 from qllm.client.tools import ToolCall, decode_calls
 from qllm.v1 import batches_pb2 as pb
@@ -142,22 +144,28 @@ def encode_batch(
     """Builds the messages that create a job.
 
     Raises:
-        InvalidRequest: A value does not fit its field's wire type; it is named as the service would.
+        InvalidRequest: A value is of another kind; it is named.
     """
-    try:
-        header = pb.BatchHeader(idempotency_key=key, metadata=metadata, completion_window_s=completion_window_s)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"header: it cannot be encoded: {error}") from error
+    require_kind("idempotency_key", key, _TEXT)
+    require_kind("metadata", metadata, _METADATA)
+    if completion_window_s is not None:
+        require_kind("completion_window_s", completion_window_s, _NUMBER)
+    header = pb.BatchHeader(idempotency_key=key, metadata=metadata, completion_window_s=completion_window_s)
     return [pb.CreateBatchRequest(header=header), *_encode_items(items)]
 
 
 def _encode_items(items: Sequence[BatchItem]) -> Iterator[pb.CreateBatchRequest]:
     for index, item in enumerate(items):
+        require_kind(f"items[{index}]", item, _ITEM)
+        require_kind(f"items[{index}].custom_id", item.custom_id, _TEXT)
         try:
             request = encode_request(item.prompt, item.options)
-            yield pb.CreateBatchRequest(item=pb.NewBatchItem(custom_id=item.custom_id, request=request))
-        except (InvalidRequest, TypeError, ValueError) as error:
+        except InvalidRequest as error:
             raise InvalidRequest(f"items[{index}]: {error}") from error
+        yield pb.CreateBatchRequest(item=pb.NewBatchItem(custom_id=item.custom_id, request=request))
+
+
+_TEXT, _NUMBER, _METADATA, _ITEM = map(kind_of, (str, float, Mapping[str, str], BatchItem))
 
 
 def decode_batch(message: pb.Batch) -> Batch:

@@ -1,5 +1,6 @@
 """Translates what a beam search is asked for, and what it found. Knows nothing of channels and calls."""
 
+from qllm.client.checking import refusal
 from qllm.client.finish_reasons import decode_finish_reason
 from qllm.client.messages import GenerateOptions, Hypothesis
 from qllm.client.tools import decode_calls
@@ -15,20 +16,18 @@ _DETAILS = ("num_returned", "length_penalty", "early_stopping", "patience")
 
 
 def encode_beam_search(options: GenerateOptions) -> pb.BeamSearch | None:
-    """Returns the search; None where none is asked for, and ValueError for what goes along with one only."""
+    """Returns the search; None where none is asked for, and InvalidRequest for what goes along with one only."""
     width = options.get("beam_width")
     if width is None:
-        if given := [name for name in _DETAILS if options.get(name) is not None]:
-            raise ValueError(f"{' and '.join(given)} were given without beam_width, and go along with it only")
+        for name in _DETAILS:
+            if (given := options.get(name)) is not None:
+                raise refusal(name, given, "one together with beam_width only")
         return None
-    early_stopping = options.get("early_stopping")
-    if early_stopping not in _EARLY_STOPPING:
-        raise ValueError(f"early_stopping is {early_stopping!r}; allowed are True, False and 'never'")
     return pb.BeamSearch(
         beam_width=width,
         num_returned=options.get("num_returned"),
         length_penalty=options.get("length_penalty"),
-        early_stopping=_EARLY_STOPPING[early_stopping],
+        early_stopping=_EARLY_STOPPING[options.get("early_stopping")],
         patience=options.get("patience"),
     )
 

@@ -1,13 +1,11 @@
 """Translates between this package's values and the messages of `qllm.v1`. Knows nothing of channels and calls."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from qllm.client.beams import encode_beam_search
+from qllm.client.checking import Conversation, as_json, checked_options, checked_prompt, refusal
 from qllm.client.errors import InvalidRequest
 from qllm.client.messages import (
-    ChatMessage,
     GenerateOptions,
     Prompt,
     PromptToken,
@@ -15,7 +13,6 @@ from qllm.client.messages import (
     TokenLogprob,
     Usage,
 )
-from qllm.client.openai_shapes import turn_fields
 from qllm.client.tools import encode_calls, encode_choice, encode_tools, encode_variables
 from qllm.v1 import inference_pb2 as pb
 
@@ -23,14 +20,20 @@ _CLASSES = {
     RequestClass.LATENCY_SENSITIVE: pb.REQUEST_CLASS_LATENCY_SENSITIVE,
     RequestClass.BEST_EFFORT: pb.REQUEST_CLASS_BEST_EFFORT,
 }
+# Options that only conversations have.
+_OF_CONVERSATIONS = frozenset(
+    {"tools", "tool_choice", "required_tool", "single_call", "template_variables"}
+    | {"reasoning_effort", "continue_final_message", "add_generation_prompt"}
+)
 
 
 def encode_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
     """Builds the request.
 
     Raises:
-        InvalidRequest: A value does not fit its field's wire type (the service checks all other limits).
+        InvalidRequest: There is no such option, or a value is of another kind (the service checks all other limits).
     """
+    options = checked_options(options)
     request_class = RequestClass(options.get("request_class", RequestClass.LATENCY_SENSITIVE))
     try:
         request = pb.GenerateRequest(
@@ -130,7 +133,7 @@ def _encode_structure(options: GenerateOptions) -> pb.Structure | None:
     """Returns what the text is to be kept to; None for nothing, and an error for two things."""
     schema, choices = options.get("json_schema"), options.get("choices")
     given = {
-        "json_schema": schema if schema is None or isinstance(schema, str) else json.dumps(schema),
+        "json_schema": None if schema is None else as_json("json_schema", schema),
         "json_object": options.get("json_object") or None,
         "regex": options.get("regex"),
         "choices": None if choices is None else pb.Choices(texts=choices),
@@ -138,35 +141,31 @@ def _encode_structure(options: GenerateOptions) -> pb.Structure | None:
     }
     there: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if len(there) > 1:
-        raise ValueError(f"{' and '.join(there)} were given, and a text can be kept to one structure only")
+        raise InvalidRequest(f"{' and '.join(there)} were given; a text can be kept to one structure only")
     return pb.Structure(**there) if there else None
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, str):
-        request.text = prompt
-    elif len(prompt) == 0 or isinstance(prompt[0], int):
-        request.token_ids.ids.extend(cast("Sequence[int]", prompt))
-        request.token_ids.SetInParent()
+    given = checked_prompt(prompt)
+    if isinstance(given, str):
+        request.text = given
+    elif isinstance(given, Conversation):
+        for index, message in enumerate(given.turns):
+            request.chat.messages.add(
+                role=message.role,
+                content=message.content,
+                name=message.name,
+                tool_calls=encode_calls(message.tool_calls, f"messages[{index}].tool_calls"),
+                tool_call_id=message.tool_call_id,
+                reasoning=message.reasoning,
+            )
     else:
-        for index, turn in enumerate(cast("Sequence[ChatMessage | Mapping[str, Any]]", prompt)):
-            request.chat.messages.append(_encode_turn(f"messages[{index}]", turn))
-
-
-def _encode_turn(place: str, turn: ChatMessage | Mapping[str, Any]) -> pb.ChatMessage:
-    message = turn if isinstance(turn, ChatMessage) else ChatMessage(**turn_fields(turn, place))
-    return pb.ChatMessage(
-        role=message.role,
-        content=message.content,
-        name=message.name,
-        tool_calls=encode_calls(message.tool_calls, f"{place}.tool_calls"),
-        tool_call_id=message.tool_call_id,
-        reasoning=message.reasoning,
-    )
+        request.token_ids.ids.extend(given)
+        request.token_ids.SetInParent()
 
 
 def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
-    """Sets what only conversations have."""
+    """Sets what only conversations have; InvalidRequest if the prompt is none."""
     given = pb.ChatPrompt(
         tools=encode_tools(options.get("tools", ())),
         single_call=options.get("single_call", False),
@@ -179,5 +178,9 @@ def _set_tools(request: pb.GenerateRequest, options: GenerateOptions) -> None:
     if not given.ByteSize():
         return
     if not request.HasField("chat"):
-        raise ValueError("tools and what the chat template is told go with a conversation as the prompt")
+        given_here = {name: value for name, value in options.items() if name in _OF_CONVERSATIONS}
+        name, value = next(
+            ((name, value) for name, value in given_here.items() if value), next(iter(given_here.items()))
+        )
+        raise refusal(name, value, "one with a conversation as the prompt only")
     request.chat.MergeFrom(given)

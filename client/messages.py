@@ -1,13 +1,15 @@
 """What goes into a generation and what comes out of it, as Python values.
 
-Knows nothing of channels and calls. Ranges are the service's to check: a wrong value comes back as `InvalidRequest`.
+Knows nothing of channels and calls. The type hints are what names and kinds are checked by before anything is sent;
+ranges are the service's to check. Both end with `InvalidRequest`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
+from qllm.client.kinds import Bits
 from qllm.client.tools import Tool, ToolCall, ToolChoice
 
 
@@ -51,7 +53,7 @@ Prompt = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, Any]]
 
 
 class GenerateOptions(TypedDict, total=False):
-    """Keyword arguments of `generate`; what is left out takes the service's default.
+    """Keyword arguments of `generate`; what is left out, or None, takes the service's default.
 
     Attributes:
         request_class: Who is waiting; latency-sensitive if left out.
@@ -113,7 +115,7 @@ class GenerateOptions(TypedDict, total=False):
             time left a latency-sensitive request goes ahead of others.
     """
 
-    request_class: RequestClass
+    request_class: RequestClass | Literal["ls", "be"]
     request_id: str
     max_tokens: int | None
     min_tokens: int | None
@@ -126,7 +128,7 @@ class GenerateOptions(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     typical_p: float | None
-    seed: int | None
+    seed: Annotated[int, Bits(64)] | None
     repetition_penalty: float | None
     presence_penalty: float | None
     frequency_penalty: float | None
@@ -139,7 +141,7 @@ class GenerateOptions(TypedDict, total=False):
     choices: Sequence[str] | None
     lark: str | None
     tools: Sequence[Tool | Mapping[str, Any]]
-    tool_choice: ToolChoice | str | Mapping[str, Any] | None
+    tool_choice: ToolChoice | Literal["auto", "none", "required"] | Mapping[str, Any] | None
     required_tool: str | None
     single_call: bool
     template_variables: Mapping[str, object] | None

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from qllm.client.cli.numbers import rounded, rounded_values
+from qllm.client.cli.option_names import OptionNames
 from qllm.client.cli.session import Address, address_default, connect, reporting, run
+from qllm.client.files import FileRefused, read_text
 from qllm.client.messages import ChatMessage, GenerateOptions, GenerationResult, Hypothesis, Prompt, RequestClass
 from qllm.client.stream import GenerationStream
 from qllm.options import with_settings
@@ -293,9 +296,9 @@ class GenerateSettings:
 
 def _content(file: Path) -> str:
     try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file}: {error}", param_hint="--json-schema") from None
+        return read_text(file)
+    except FileRefused as refusal:
+        raise typer.BadParameter(str(refusal), param_hint="--json-schema") from None
 
 
 @with_settings
@@ -314,7 +317,8 @@ def generate(
     with reporting():
         asked = _as_prompt(_read(prompt), settings.chat, settings.system)
     sending = _generate(address, asked, settings.options, as_json=settings.as_json)
-    run(sending, when_interrupted="interrupted; the request was cancelled")
+    tell = OptionNames(GenerateSettings).told
+    run(sending, when_interrupted="interrupted; the request was cancelled", tell=tell)
 
 
 async def _generate(address: str, prompt: Prompt, options: GenerateOptions, *, as_json: bool) -> None:
@@ -387,9 +391,9 @@ def _told(result: GenerationResult) -> dict[str, object]:
         "token_ids": result.token_ids,
         "finish_reason": result.finish_reason,
         **({"reasoning": result.reasoning} if result.reasoning else {}),
-        "ttft_ms": None if result.ttft_s is None else round(result.ttft_s * 1e3, 3),
-        "e2e_ms": round(result.e2e_s * 1e3, 3),
-        "usage": asdict(result.usage),
+        "ttft_ms": None if result.ttft_s is None else rounded(result.ttft_s * 1e3),
+        "e2e_ms": rounded(result.e2e_s * 1e3),
+        "usage": rounded_values(asdict(result.usage)),
         **({"prompt_logprobs": of_prompt} if (of_prompt := _prompt_tokens(result)) else {}),
         **({"hypotheses": [asdict(one) for one in result.hypotheses]} if result.hypotheses else {}),
     }

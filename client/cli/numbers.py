@@ -1,4 +1,8 @@
-"""How numbers are written in tables."""
+"""How numbers are written, in tables and in JSON."""
+
+from collections.abc import Mapping
+
+_DIGITS = 3
 
 
 def shown(value: object) -> str:
@@ -18,3 +22,13 @@ def share(part: int, whole: int, without: str = "") -> str:
 def share_of(part: int, whole: int) -> str:
     """Returns how much of how many the part is."""
     return f"{100 * part / whole:.2f} % of {whole:,}" if whole else "none yet"
+
+
+def rounded(time: float) -> float:
+    """Returns a time as it stands in JSON: its last digits mean nothing."""
+    return round(time, _DIGITS)
+
+
+def rounded_values(counts: Mapping[str, float]) -> dict[str, float]:
+    """Returns counts as they are, and times rounded."""
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in counts.items()}

@@ -76,19 +76,26 @@ def _let_in(kind: Callable[..., T], address: str) -> T:
         raise typer.Exit(EXIT_REFUSED) from None
 
 
-def run(command: Coroutine[Any, Any, T], *, when_interrupted: str | Callable[[], str] = "interrupted") -> T:
+def run(
+    command: Coroutine[Any, Any, T],
+    *,
+    when_interrupted: str | Callable[[], str] = "interrupted",
+    tell: Callable[[QllmError], str] = told,
+) -> T:
     """Runs a command's coroutine; ends the process with one line on stderr when it fails or is interrupted."""
-    with reporting(when_interrupted):
+    with reporting(when_interrupted, tell):
         return asyncio.run(command)
 
 
 @contextmanager
-def reporting(when_interrupted: str | Callable[[], str] = "interrupted") -> Iterator[None]:
+def reporting(
+    when_interrupted: str | Callable[[], str] = "interrupted", tell: Callable[[QllmError], str] = told
+) -> Iterator[None]:
     """Ends the process with one line on stderr when the block fails or is interrupted."""
     try:
         yield
     except QllmError as error:
-        complain(told(error))
+        complain(tell(error))
         raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
         complain(when_interrupted if isinstance(when_interrupted, str) else when_interrupted())

@@ -16,12 +16,14 @@ import sys
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo, OptionInfo, TyperInfo
 
 from qllm.version import __version__
 
 EXIT_FAILED = 1
 _VERSION = "version"
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false"}
 # What writing to a pipe, a file or a device may end with.
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -96,7 +98,41 @@ def _say_version(part: CommandInfo | TyperInfo, name: str, *, is_shown: bool) ->
     part.callback = without_version
 
 
+class _InWords:
+    """Has a command say what is wrong with an option's value in its own words."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        try:
+            parsed: list[str] = super().parse_args(context, arguments)  # type: ignore[misc]
+        except typer.BadParameter as refusal:
+            refusal.message = _in_words(refusal)
+            raise
+        return parsed
+
+
+class _Command(_InWords, TyperCommand):
+    pass
+
+
+class _Group(_InWords, TyperGroup):
+    pass
+
+
+def _in_words(refusal: typer.BadParameter) -> str:
+    """Returns what is wrong with a value; typer's newer versions say it in those of a library that they stand on."""
+    errors = getattr(refusal.__cause__, "errors", None)
+    if errors is None:
+        return refusal.message
+    first = errors()[0]
+    kind = _KINDS.get(first["type"].partition("_")[0])
+    return f"got {first['input']!r}, allowed is {kind}" if kind else refusal.message.removeprefix("Value error, ")
+
+
 def _improve(app: typer.Typer) -> None:
+    if app.registered_callback is not None:
+        app.registered_callback.cls = _Group
+    for one in app.registered_commands:
+        one.cls = _Command
     for command in (*app.registered_commands, app.registered_callback):
         if command is not None and command.callback is not None:
             command.help = _flowing(command.help or inspect.getdoc(command.callback) or "") or None

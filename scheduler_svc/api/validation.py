@@ -172,7 +172,7 @@ def valid_stop(
     max_tokens = given.max_tokens
     most = context_tokens(model) - 1
     if max_tokens == 0 and not may_be_empty:
-        allowed = f"1 to {most}; 0 only where the prompt is echoed, or its log-probabilities are asked for"
+        allowed = f"1 to {most}; 0 only where log-probabilities of the prompt are asked for, or, over HTTP, its echo"
         raise InvalidRequest("stop.max_tokens", max_tokens, allowed)
     if max_tokens is not None and not 0 <= max_tokens <= most:
         allowed = f"1 to {most}: the context of {most + 1} tokens less at least one of the prompt"

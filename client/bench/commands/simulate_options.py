@@ -11,6 +11,7 @@ from qllm.client.bench.load.trace import read_trace
 from qllm.client.bench.results.summary import Objective
 from qllm.client.bench.simulation.sweep import Axis, Point, apply_settings, choose_set_ups, parse_values, points
 from qllm.client.bench.simulation.traffic import Mix, MixedLoad, ReplayedTrace, Traffic
+from qllm.client.files import FileRefused, read_text
 from qllm.settings import Setting
 
 A100 = "a100-mixtral-8x7b"
@@ -231,6 +232,8 @@ def read_cost_table(name: str) -> object:
     if not path.is_file():
         return name
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BenchError(f"--cost-table: {path}: {error}") from None
+        return json.loads(read_text(path))
+    except FileRefused as refusal:
+        raise BenchError(f"--cost-table: {refusal}") from None
+    except ValueError as error:
+        raise BenchError(f"--cost-table: {path}: it is no JSON: {error}") from None

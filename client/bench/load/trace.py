@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qllm.client.bench.errors import BadTrace
+from qllm.client.files import why_unread
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
@@ -55,7 +56,9 @@ def read_trace(path: Path) -> Trace:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             timed = list(_timed_rows(path, file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTrace(f"{path}: {why_unread(error)}") from error
+    except csv.Error as error:
         raise BadTrace(f"{path}: {error}") from error
     if not timed:
         raise BadTrace(f"{path}: has no rows below its header")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qllm.client.bench.errors import BadFile
+from qllm.client.files import FileRefused, read_text
 from qllm.client.messages import RequestClass
 
 LS, BE = RequestClass.LATENCY_SENSITIVE, RequestClass.BEST_EFFORT
@@ -95,8 +96,10 @@ def read_trace(path: Path) -> RecordedTrace:
         BadFile: The file cannot be read or holds no steps.
     """
     try:
-        events = list(_events(path.read_text()))
-    except (OSError, ValueError) as error:
+        events = list(_events(read_text(path)))
+    except FileRefused as refusal:
+        raise BadFile(str(refusal)) from None
+    except ValueError as error:
         raise BadFile(f"{path}: {error}") from None
     trace = RecordedTrace()
     try:

@@ -16,6 +16,7 @@ from qllm.client.bench.load.measurement import Measurement
 from qllm.client.bench.load.record import RequestRow
 from qllm.client.bench.load.target import TargetFacts
 from qllm.client.bench.results.summary import Summary
+from qllm.client.files import FileRefused, read_text
 from qllm.client.messages import RequestClass
 
 SCHEMA = "qllm-bench/1"
@@ -136,9 +137,11 @@ def read_values(path: Path, schemas: Collection[str]) -> dict[str, Any]:
         BadFile: It is not there, or none of theirs.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{path}: {error}") from error
+        values = json.loads(read_text(path))
+    except FileRefused as refusal:
+        raise BadFile(str(refusal)) from refusal
+    except ValueError as error:
+        raise BadFile(f"{path}: it is no JSON: {error}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema not in schemas:
         allowed = " or ".join(repr(one) for one in schemas)

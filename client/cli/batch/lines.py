@@ -15,6 +15,8 @@ from typing import Any, cast
 from qllm.client.batches import BatchItem
 from qllm.client.encoding import encode_request
 from qllm.client.errors import InvalidRequest
+from qllm.client.files import why_unread
+from qllm.client.kinds import shown
 from qllm.client.messages import GenerateOptions, Prompt
 
 MAX_SHOWN_ERRORS = 10
@@ -72,7 +74,7 @@ def read_file(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise LinesRefused(f"it cannot be read: {error.strerror}") from None
+        raise LinesRefused(why_unread(error)) from None
 
 
 def _item(number: int, line: bytes) -> BatchItem:
@@ -93,7 +95,7 @@ def _require_new(custom_id: str, seen: Mapping[str, int]) -> None:
 
 def _object(given: object, name: str) -> dict[str, Any]:
     if not isinstance(given, dict):
-        raise _BadLine(f"{name}: got {_shown(given)}, allowed is an object")
+        raise _BadLine(f"{name}: got {shown(given)}, allowed is an object")
     return given
 
 
@@ -101,11 +103,11 @@ def _body_of(given: dict[str, Any]) -> dict[str, Any]:
     """Returns the body of a line in OpenAI's form."""
     for name in given:
         if name not in ("method", "url", "body"):
-            raise _BadLine(f"{name}: got {_shown(given[name])}, allowed beside a body are custom_id, method and url")
+            raise _BadLine(f"{name}: got {shown(given[name])}, allowed beside a body are custom_id, method and url")
     if given.get("method", "POST") != "POST":
-        raise _BadLine(f"method: got {_shown(given['method'])}, allowed is 'POST'")
+        raise _BadLine(f"method: got {shown(given['method'])}, allowed is 'POST'")
     if given.get("url", _URLS[0]) not in _URLS:
-        raise _BadLine(f"url: got {_shown(given['url'])}, allowed is {' or '.join(map(repr, _URLS))}")
+        raise _BadLine(f"url: got {shown(given['url'])}, allowed is {' or '.join(map(repr, _URLS))}")
     return _object(given["body"], "body")
 
 
@@ -121,7 +123,7 @@ def _prompt(body: dict[str, Any]) -> Prompt:
     prompt = body.pop("prompt")
     is_ids = isinstance(prompt, list) and all(type(one) is int for one in prompt)
     if not is_ids and not isinstance(prompt, str):
-        raise _BadLine(f"prompt: got {_shown(prompt)}, allowed is a text or a list of token ids")
+        raise _BadLine(f"prompt: got {shown(prompt)}, allowed is a text or a list of token ids")
     return cast("Prompt", prompt)
 
 
@@ -138,12 +140,7 @@ def _options(body: dict[str, Any]) -> Iterator[tuple[str, object]]:
         if value is None or name in _LABELS or (name in _NEUTRAL and value == _NEUTRAL[name]):
             continue
         if name in _NEUTRAL:
-            raise _BadLine(f"{name}: got {_shown(value)}, allowed is {json.dumps(_NEUTRAL[name])}")
+            raise _BadLine(f"{name}: got {shown(value)}, allowed is {json.dumps(_NEUTRAL[name])}")
         if name not in _OPTIONS:
-            raise _BadLine(f"{name}: got {_shown(value)}, allowed are {', '.join(sorted(_OPTIONS))}")
+            raise _BadLine(f"{name}: got {shown(value)}, allowed are {', '.join(sorted(_OPTIONS))}")
         yield name, [value] if name == "stop" and isinstance(value, str) else value
-
-
-def _shown(given: object) -> str:
-    text = repr(given)
-    return text if len(text) <= 60 else f"{text[:57]}..."

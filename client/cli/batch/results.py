@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 import typer
 from qllm.client.batches import BatchResult
 from qllm.client.cli.batch.show import BatchId
+from qllm.client.cli.numbers import rounded_values
 from qllm.client.cli.session import Address, address_default, complain, connect, run
 
 Output = Annotated[
@@ -81,6 +82,7 @@ def result_line(result: BatchResult) -> str:
         for told in (response, *response["hypotheses"]):
             del told["logprobs"]
         del response["top_logprobs"]
+        response["usage"] = rounded_values(response["usage"])
         for rare in ("hypotheses", "tool_calls", "reasoning"):
             if not response[rare]:
                 del response[rare]

@@ -29,6 +29,7 @@ class Chat:
         terminal: Where to read and to write.
         request_class: The class of requests, until the user says otherwise.
         options: What else every request says.
+        tell: How an error is said.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Chat:
         terminal: Terminal,
         request_class: RequestClass,
         options: GenerateOptions,
+        tell: Callable[[QllmError], str] = told,
     ) -> None:
         self._client = client
         self._conversation = conversation
         self._terminal = terminal
         self._class = request_class
         self._options = options
+        self._tell = tell
         self._is_over = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/class": self._choose_class,
@@ -74,7 +77,7 @@ class Chat:
             if not self._terminal.is_interactive:
                 raise
             may_be_too_long = isinstance(error, InvalidRequest) and self._conversation.is_begun
-            self._terminal.note(f"{told(error)}{_NEW_ONE if may_be_too_long else ''}")
+            self._terminal.note(f"{self._tell(error)}{_NEW_ONE if may_be_too_long else ''}")
 
     def _refuse_what_cannot_fit(self) -> None:
         if self._conversation.is_full:

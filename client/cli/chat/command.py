@@ -7,6 +7,7 @@ import typer
 from qllm.client.cli.chat.chat import Chat
 from qllm.client.cli.chat.conversation import Conversation
 from qllm.client.cli.chat.terminal import Terminal
+from qllm.client.cli.option_names import OptionNames
 from qllm.client.cli.session import EXIT_REFUSED, Address, address_default, complain, connect_blocking, reporting
 from qllm.client.errors import PermissionDenied
 from qllm.client.messages import GenerateOptions, RequestClass
@@ -78,10 +79,11 @@ def chat(settings: ChatSettings, address: Address = address_default) -> None:
     standard error, such as what a model thinks; the first question that is refused ends it with exit code 1.
     """
     terminal = Terminal()
-    with reporting(), connect_blocking(address) as client:
+    names = OptionNames(ChatSettings)
+    with reporting(tell=names.told), connect_blocking(address) as client:
         conversation = Conversation(settings.system, settings.session_id, _greet(client, address, terminal))
         try:
-            Chat(client, conversation, terminal, settings.request_class, settings.options).run()
+            Chat(client, conversation, terminal, settings.request_class, settings.options, names.told).run()
         except UnicodeDecodeError as error:
             complain(f"standard input is not UTF-8 text: {error.reason}")
             raise typer.Exit(EXIT_REFUSED) from None

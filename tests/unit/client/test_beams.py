@@ -44,7 +44,7 @@ async def test_without_a_width_there_is_no_search(client: AsyncClient, service: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"patience": 2}, "patience were given without beam_width"),
+        ({"patience": 2}, "patience: got 2, allowed is one together with beam_width only"),
         ({"beam_width": 2, "early_stopping": "soon"}, "soon"),
     ],
 )

@@ -223,7 +223,7 @@ async def test_what_is_wrong_names_the_item(client: AsyncClient) -> None:
     wrong_type = BatchItem("b", "x", GenerateOptions(max_tokens="many"))  # type: ignore[typeddict-item]
     with pytest.raises(InvalidRequest, match=r"items\[1\]\.request\.sampling\.top_p: got 2\.0"):
         await client.create_batch([ITEMS[0], wrong_range])
-    with pytest.raises(InvalidRequest, match=r"items\[1\]: the request cannot be encoded"):
+    with pytest.raises(InvalidRequest, match=r"items\[1\]: max_tokens: got 'many', allowed is an integer"):
         await client.create_batch([ITEMS[0], wrong_type])
     with pytest.raises(InvalidRequest, match=r"items\[1\]\.custom_id"):
         await client.create_batch([ITEMS[0], ITEMS[0]])

@@ -165,3 +165,19 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_1(module: str) -> No
     assert finished.returncode == 1
     assert finished.stderr.endswith(": the output cannot be written: No space left on device\n")
     assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("generate", "--class", "maybe"), "'--class': 'maybe' is not one of 'ls', 'be'."),
+        (("generate", "--max-tokens", "x"), "'--max-tokens': got 'x', allowed is an integer"),
+        (("generate", "--top-p", "x"), "'--top-p': got 'x', allowed is a number"),
+        (("batch", "results", "id", "--from", "x"), "'--from': got 'x', allowed is an integer"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_the_programs_own_words(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert f"Invalid value for {said} " in refusal_of(client, *words, monkeypatch=monkeypatch, capsys=capsys)

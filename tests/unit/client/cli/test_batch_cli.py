@@ -166,7 +166,7 @@ BAD_LINES = {
         "line 1: logit_bias: got {}, allowed are allowed_",
     ),
     "several choices": (b'{"prompt": "a", "n": 2}', "line 1: n: got 2, allowed is 1"),
-    "a bad type": (b'{"prompt": "a", "max_tokens": "many"}', "line 1: the request cannot be encoded"),
+    "a bad type": (b'{"prompt": "a", "max_tokens": "many"}', "line 1: max_tokens: got 'many', allowed is an integer"),
     "another url": (b'{"url": "/v1/embeddings", "body": {"prompt": "a"}}', "line 1: url: got '/v1/embeddings'"),
     "another method": (b'{"method": "GET", "body": {"prompt": "a"}}', "line 1: method: got 'GET'"),
     "beside the body": (b'{"prompt": "a", "body": {"prompt": "a"}}', "line 1: prompt: got 'a', allowed beside a body"),
