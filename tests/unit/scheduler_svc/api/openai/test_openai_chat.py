@@ -112,7 +112,8 @@ async def test_the_client_is_known_to_what_is_done_for_it(monkeypatch: pytest.Mo
     async with running_http(saying("hello")) as service:
         for stream in (False, True):
             assert (await service.post(CHAT, messages=USER_SAYS_HI, stream=stream)).status_code == 200
-    assert asked_by == ["127.0.0.1"] * 2
+    assert len(asked_by) >= 2
+    assert set(asked_by) == {"127.0.0.1"}
 
 
 async def test_answer_may_be_sent_back_as_the_sdk_holds_it() -> None:

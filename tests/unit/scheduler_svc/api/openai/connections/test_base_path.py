@@ -81,4 +81,4 @@ async def test_the_root_names_the_model_its_state_and_every_path(routes: list[Ro
     async with http_app(FakeGenerator()) as service:
         root = (await service.http.get("/")).json()
     assert (root["name"], root["model"], root["worker"], root["api"]) == ("QLLM", "fake", "ready", "/openapi.json")
-    assert set(root["paths"]) == {route.path for route in routes} - {"/"}
+    assert set(root["paths"]) == {route.path.replace(":path", "") for route in routes} - {"/"}
