@@ -174,7 +174,7 @@ def test_a_sequence_whose_output_is_no_number_is_left_out_of_what_is_begun_alrea
     executor.apply(add(2))
     executor.apply(start(1, prompt(1), prompt(2)))
     choices = [Choice(5, -1.0), NOT_FINITE]
-    monkeypatch.setattr("gpu_worker.execution.stepper.sample", lambda logits, draws: choices)
+    monkeypatch.setattr("gpu_worker.execution.stepper.sample", lambda logits, draws, rows: choices)
     tokens, errors = run(executor, 1)
     assert tokens == [1]
     assert "not finite" in errors[2]
