@@ -315,7 +315,9 @@ def test_a_search_is_moved_off_the_device_and_comes_back() -> None:
 def test_a_search_goes_on_with_the_next_worker(seconds: float) -> None:
     """Whatever each beam has reported stays; what a beam had computed is computed again."""
     first = simulation()
-    root = first.submit(BE, PROMPTS[2], NUM_TOKENS, beams=WIDE, sampling=SamplingParams(0.0, repetition_penalty=1.5))
+    root = first.submit(
+        BE, PROMPTS[2], NUM_TOKENS, beams=WIDE, sampling=SamplingParams(0.0, repetition_penalty=PENALTY)
+    )
     first.run(until_s=seconds)
     assert not first.outputs[root.seq_id]
     second = simulation()
