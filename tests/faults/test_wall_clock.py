@@ -17,6 +17,7 @@ READS_THE_TIME_OF_DAY = {
 ONLY_SHOWN = {
     "scheduler_svc/api/openai/answer.py",  # "created" of an answer
     "scheduler_svc/api/openai/app.py",  # "created" of a model
+    "scheduler_svc/api/openai/responses/response.py",  # "created_at" and "completed_at" of a response
     "scheduler_svc/text/chat_template.py",  # strftime_now, which templates may call
     "scheduler_svc/timeline/timeline.py",  # when a recording began
     "gpu_worker/execution/cost_recorder.py",  # the date in a cost table's source
