@@ -197,7 +197,7 @@ def test_what_ends_a_text_may_be_a_part_of_it(http: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"max_tokens": 0}, ("max_tokens", "got 0", "echoed")),
+        ({"max_tokens": 0}, ("max_tokens", "got 0", "echo")),
         ({"prompt_logprobs": 21}, ("prompt_logprobs", "21", "[0, 20]")),
         ({"prompt_logprobs": -1}, ("prompt_logprobs", "-1")),
         ({"prompt_logprobs": 0, "stream": True}, ("prompt_logprobs", "streamed")),
