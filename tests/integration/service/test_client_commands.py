@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,11 @@ class Typist:
 
     def types(self, text: str) -> None:
         os.write(self._master, text.encode())
+
+    def interrupts(self) -> None:
+        """Presses Ctrl-C, not in the moment in which a prompt is shown: readline misses it just before it waits."""
+        time.sleep(0.5)
+        self.types(CTRL_C)
 
     def sees(self, pattern: str) -> str:
         """Waits until the pattern is shown, and returns what came up to its end."""
@@ -102,7 +108,7 @@ def test_control_c_cancels_the_answer_and_not_the_conversation(slow: LiveService
         typist.sees(r"/help lists what there is\.\r\nbe> ")
         typist.types("count\n")
         typist.sees(r"count\r\n[^\r]*\S")  # the answer has begun
-        typist.types(CTRL_C)
+        typist.interrupts()
         typist.sees("cancelled\r\nbe> ")
         assert slow.loads().best_effort.running + slow.loads().best_effort.queued_decode == 0
         typist.types("/class ls\n")
@@ -118,12 +124,12 @@ def test_control_c_takes_back_what_is_typed_and_leaves_where_nothing_is(free: Li
         typist.sees("ls> ")
         typist.types("half a question")
         typist.sees("half a question")
-        typist.types(CTRL_C)
+        typist.interrupts()
         typist.sees("ls> ")
         typist.types("whole\n")
         typist.sees(r"\[ls\] 3 tokens, .* tokens/s, first token after .*; cut off at its most tokens")
         typist.sees("ls> ")
-        typist.types(CTRL_C)
+        typist.interrupts()
         assert typist.leaves() == 0
 
 
@@ -141,7 +147,7 @@ def test_a_conversation_that_fills_the_context_says_so_and_begins_anew(free: Liv
 def test_control_c_while_a_prompt_is_typed_is_an_interruption() -> None:
     with at_a_terminal("generate") as typist:
         typist.sees("Type the prompt, then Ctrl-D:")
-        typist.types(CTRL_C)
+        typist.interrupts()
         typist.sees("qllm-client: interrupted")
         assert typist.leaves() == 130
 
