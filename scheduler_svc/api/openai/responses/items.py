@@ -5,6 +5,7 @@
 Events are without their numbers, which the stream gives them. Source: OpenAI's API reference, streaming events.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -27,7 +28,7 @@ class Item(Protocol):
         """Returns the item as it stands."""
 
 
-class TextItem:
+class TextItem(ABC):
     """An item with one text.
 
     Args:
@@ -42,11 +43,13 @@ class TextItem:
         self._place: JsonObject = {"item_id": item_id(self.prefix, response_id, index), "output_index": index}
         self._text: list[str] = []
 
+    @abstractmethod
     def _part(self) -> JsonObject:
-        raise NotImplementedError
+        """Returns the part that has the text."""
 
+    @abstractmethod
     def _item(self, content: Sequence[JsonObject], status: str) -> JsonObject:
-        raise NotImplementedError
+        """Returns the item with these parts."""
 
     def _beside_text(self) -> JsonObject:
         return {}
