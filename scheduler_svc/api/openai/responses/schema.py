@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from scheduler_svc.api.openai.wire.schemas import GenerationFields
 from scheduler_svc.api.openai.wire.strict import Strict
 from scheduler_svc.api.openai.wire.unsupported import IGNORED_FIELDS, NEUTRAL_IN_CHAT, NeutralValues, is_among
-from scheduler_svc.api.openai.wire.values import NOT_ALLOWED, Text, by_kind, text_or_list, text_or_object
+from scheduler_svc.api.openai.wire.values import NOT_ALLOWED, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 
 LOGPROBS = "message.output_text.logprobs"
@@ -64,12 +64,12 @@ class ItemPart(Strict):
     type: Literal["input_text", "output_text", "refusal"] = Field(
         description="What part it is; all of them are read as text."
     )
-    text: Text | None = Field(None, description="The text.")
-    refusal: Text | None = Field(None, description="The text of a refusal.")
+    text: str | None = Field(None, description="The text.")
+    refusal: str | None = Field(None, description="The text of a refusal.")
 
 
 ItemContent: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")]
+    Annotated[str, Tag("<text>")]
     | Annotated[
         list[
             Annotated[
@@ -104,9 +104,9 @@ class FunctionCallItem(Strict):
     neutral: ClassVar[NeutralValues] = {"namespace": (), "caller": ({"type": "direct"},), "async": (False,)}
 
     type: Literal["function_call"] = Field(description="A call that an earlier answer made.")
-    call_id: Text = Field(description="What its result is called by.")
-    name: Text = Field(description="The function that was called.")
-    arguments: Text = Field(description="An object of JSON, as a string.")
+    call_id: str = Field(description="What its result is called by.")
+    name: str = Field(description="The function that was called.")
+    arguments: str = Field(description="An object of JSON, as a string.")
 
 
 class FunctionCallOutputItem(Strict):
@@ -116,7 +116,7 @@ class FunctionCallOutputItem(Strict):
     neutral: ClassVar[NeutralValues] = {"namespace": (), "caller": ({"type": "direct"},), "name": ()}
 
     type: Literal["function_call_output"] = Field(description="What a call gave.")
-    call_id: Text = Field(description="The call.")
+    call_id: str = Field(description="The call.")
     output: ItemContent = Field(description="What it gave: a string, or parts with text.")
 
 
@@ -124,7 +124,7 @@ class ReasoningText(Strict):
     """A part of what an answer thought."""
 
     type: Literal["reasoning_text"] = Field(description="A text.")
-    text: Text = Field(description="What was thought.")
+    text: str = Field(description="What was thought.")
 
 
 class ReasoningItem(Strict):
@@ -153,7 +153,7 @@ InputItem: TypeAlias = Annotated[
     _type_among(_ITEM_KINDS, otherwise="message"),
 ]
 InputField: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")]
+    Annotated[str, Tag("<text>")]
     | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
     by_kind(text_or_list, "a string or a list of items"),
 ]
@@ -170,8 +170,8 @@ class FunctionTool(Strict):
     }
 
     type: Literal["function"] = Field(description="A function, which the caller runs.")
-    name: Text = Field(description="What it is called.")
-    description: Text | None = Field(None, description="What it does, for the model to know when to call it.")
+    name: str = Field(description="What it is called.")
+    description: str | None = Field(None, description="What it does, for the model to know when to call it.")
     parameters: dict[str, Any] | None = Field(None, description="A JSON schema of its arguments.")
     strict: bool | None = Field(None, description="As in chat completions.")
 
@@ -180,7 +180,7 @@ class NamedFunction(Strict):
     """The one function that is to be called."""
 
     type: Literal["function"] = Field(description="A function.")
-    name: Text = Field(description="The function that the answer must call.")
+    name: str = Field(description="The function that the answer must call.")
 
 
 ToolChoiceField: TypeAlias = Annotated[
@@ -202,8 +202,8 @@ class TextFormat(Strict):
     type: Literal["text", "json_object", "json_schema"] = Field(
         description="Whether the answer is any text, any JSON object, or JSON of a schema."
     )
-    name: Text | None = Field(None, description="What the schema is called; changes nothing.")
-    description: Text | None = Field(None, description="What the schema is for; changes nothing.")
+    name: str | None = Field(None, description="What the schema is called; changes nothing.")
+    description: str | None = Field(None, description="What the schema is for; changes nothing.")
     strict: bool | None = Field(None, description="Changes nothing: the schema is always followed strictly.")
     json_schema: dict[str, Any] | None = Field(
         None, alias="schema", description="The JSON schema that the answer is kept to."
@@ -223,7 +223,7 @@ class Reasoning(Strict):
 
     neutral: ClassVar[NeutralValues] = {"summary": ("auto",), "generate_summary": ("auto",), "context": ("auto",)}
 
-    effort: Text | None = Field(None, description="How much the model is to think, where its template knows of that.")
+    effort: str | None = Field(None, description="How much the model is to think, where its template knows of that.")
 
 
 Includable: TypeAlias = Literal[
@@ -254,7 +254,7 @@ class ResponsesRequest(GenerationFields):
     }
 
     input: InputField = Field(description="What to answer: a string, or a conversation as a list of items.")
-    instructions: Text | None = Field(None, description="A message of the role system before all others.")
+    instructions: str | None = Field(None, description="A message of the role system before all others.")
     max_output_tokens: int | None = Field(
         None, description="Most tokens to generate, at least 1. Default: what the context holds."
     )
@@ -281,7 +281,7 @@ class ResponsesRequest(GenerationFields):
     top_logprobs: int | None = Field(
         None, description="With the log-probabilities, so many of the most probable tokens, at most 20."
     )
-    metadata: dict[Text, Text] | None = Field(None, description="Labels that come back with the response, at most 16.")
+    metadata: dict[str, str] | None = Field(None, description="Labels that come back with the response, at most 16.")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables for the model's chat template.")
     include_reasoning: bool | None = Field(
         None, description="Whether the answer has what the model thought. Default true."

@@ -23,7 +23,7 @@ from scheduler_svc.api.openai.wire.unsupported import (
     NEUTRAL_IN_STRUCTURES,
     NeutralValues,
 )
-from scheduler_svc.api.openai.wire.values import Text, Texts, TokenIds, by_kind, text_or_list, text_or_object
+from scheduler_svc.api.openai.wire.values import Texts, TokenIds, by_kind, text_or_list, text_or_object
 from scheduler_svc.api.prompt import MAX_CHAT_MESSAGES
 from scheduler_svc.api.sampling import MAX_ALLOWED_TOKENS
 from scheduler_svc.api.tools import MAX_TOOLS
@@ -44,14 +44,14 @@ def _yes_or_text(given: object) -> str | None:
 
 
 PromptField: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")]
+    Annotated[str, Tag("<text>")]
     | Annotated[TokenIds, Tag("<list>")]
     | Annotated[Texts, Field(max_length=MAX_CHOICES), Tag("<texts>")]
     | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_CHOICES), Tag("<id lists>")],
     by_kind(_prompt_kind, "a string, a list of token ids, or a list of either"),
 ]
 StopField: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[Texts, Tag("<list>")],
     by_kind(text_or_list, "a string or a list of strings"),
 ]
 
@@ -76,8 +76,8 @@ class StreamOptions(Strict):
 class JsonSchemaFormat(Strict):
     """The schema of a response_format; what it is called and said to be changes nothing."""
 
-    name: Text | None = Field(None, description="What the schema is called; changes nothing.")
-    description: Text | None = Field(None, description="What the schema is for; changes nothing.")
+    name: str | None = Field(None, description="What the schema is called; changes nothing.")
+    description: str | None = Field(None, description="What the schema is for; changes nothing.")
     strict: bool | None = Field(None, description="Changes nothing: the schema is always followed strictly.")
     json_schema: dict[str, Any] = Field(alias="schema", description="The JSON schema that the answer is kept to.")
 
@@ -92,7 +92,7 @@ class ResponseFormat(Strict):
 
 
 SchemaField: TypeAlias = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[dict[str, Any], Tag("<object>")],
+    Annotated[str, Tag("<text>")] | Annotated[dict[str, Any], Tag("<object>")],
     by_kind(text_or_object, "a JSON schema, as an object or as a string"),
 ]
 
@@ -103,9 +103,9 @@ class StructuredOutputs(Strict):
     neutral: ClassVar[NeutralValues] = NEUTRAL_IN_STRUCTURES
 
     json_: SchemaField | None = Field(None, alias="json")
-    regex: Text | None = None
+    regex: str | None = None
     choice: Texts | None = None
-    grammar: Text | None = None
+    grammar: str | None = None
     json_object: bool | None = None
 
 
@@ -182,9 +182,9 @@ class GenerationFields(Strict):
         "The same is asked for by guided_json, guided_regex, guided_choice and guided_grammar.",
     )
     guided_json: SchemaField | None = None
-    guided_regex: Text | None = None
+    guided_regex: str | None = None
     guided_choice: Texts | None = None
-    guided_grammar: Text | None = None
+    guided_grammar: str | None = None
     return_token_ids: bool | None = Field(
         None,
         description="Gives each choice its token ids, and tells those of the prompt as prompt_token_ids: in "
@@ -192,7 +192,7 @@ class GenerationFields(Strict):
     )
     ttft_ms: float | None = None
     tpot_ms: float | None = None
-    cache_salt: Text | None = None
+    cache_salt: str | None = None
     session_id: str | None = None
     expects_tool_call: str | None = None
     last_turn: bool | None = None
@@ -228,7 +228,7 @@ class TextPart(Strict):
     """A part of a message; others than text are not supported."""
 
     type: Literal["text"] = Field(description="What kind of part it is.")
-    text: Text = Field(description="The part's text; parts of a message are joined by line ends.")
+    text: str = Field(description="The part's text; parts of a message are joined by line ends.")
 
 
 class FunctionDefinition(Strict):
@@ -238,8 +238,8 @@ class FunctionDefinition(Strict):
         strict: Changes nothing: with tool_choice auto the model writes what it likes, else the schema is followed.
     """
 
-    name: Text
-    description: Text | None = None
+    name: str
+    description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -259,7 +259,7 @@ class Tool(Strict):
 class FunctionName(Strict):
     """Names a function."""
 
-    name: Text
+    name: str
 
 
 class NamedTool(Strict):
@@ -283,8 +283,8 @@ ToolChoiceField: TypeAlias = Annotated[
 class CalledFunction(Strict):
     """What was called; the arguments are an object of JSON, as a text."""
 
-    name: Text
-    arguments: Text
+    name: str
+    arguments: str
 
 
 class ToolCall(Strict):
@@ -297,7 +297,7 @@ class ToolCall(Strict):
 
     ignored: ClassVar[Set[str]] = frozenset({"index"})
 
-    id: Text
+    id: str
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -319,17 +319,17 @@ class ChatMessage(Strict):
     role: str
     content: (
         Annotated[
-            Annotated[Text, Tag("<text>")]
+            Annotated[str, Tag("<text>")]
             | Annotated[list[TextPart], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES), Tag("<list>")],
             by_kind(text_or_list, "a text or a list of parts of type text"),
         ]
         | None
     ) = None
-    name: Text | None = None
+    name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    tool_call_id: Text | None = None
-    reasoning_content: Text | None = None
-    reasoning: Text | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -356,7 +356,7 @@ class ChatCompletionRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables for the model's chat template, such as enable_thinking."
     )
-    reasoning_effort: Text | None = Field(
+    reasoning_effort: str | None = Field(
         None, description="How much the model is to think; refused where its chat template does not know of that."
     )
     include_reasoning: bool | None = Field(
@@ -374,7 +374,7 @@ class TokenizeRequest(Strict):
     """The body of POST /tokenize: a text, or a conversation."""
 
     model: str | None = Field(None, description="One of the served model's names.")
-    prompt: Text | None = Field(None, description="The text; absent: messages are given.")
+    prompt: str | None = Field(None, description="The text; absent: messages are given.")
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, max_length=MAX_CHAT_MESSAGES)] | None = Field(
         None, description="A conversation, which the model's chat template writes; absent: a prompt is given."
     )
@@ -410,13 +410,13 @@ class BatchRequest(Strict):
 
     neutral: ClassVar[NeutralValues] = {"output_expires_after": ()}
 
-    input_file_id: Text = Field(
+    input_file_id: str = Field(
         description="The id of a file with a request on each line, uploaded for the purpose batch."
     )
     endpoint: Literal["/v1/completions", "/v1/chat/completions", "/v1/responses"] = Field(
         description="Where its requests belong."
     )
-    completion_window: Text = Field(
+    completion_window: str = Field(
         description="After so many hours what has not ended expires, such as 24h; at most 720h."
     )
-    metadata: dict[Text, Text] | None = Field(None, description="The caller's own words, at most 16 pairs.")
+    metadata: dict[str, str] | None = Field(None, description="The caller's own words, at most 16 pairs.")

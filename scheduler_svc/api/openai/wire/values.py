@@ -35,5 +35,4 @@ def by_kind(kind: Callable[[object], str | None], allowed: str) -> Discriminator
 
 TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
 # Without halves of characters, which are refused where bodies are read.
-Text: TypeAlias = str
-Texts: TypeAlias = Annotated[list[Text], Field(fail_fast=True)]
+Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
