@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 
+from tests.contracts.python_environment import python_with
 from tests.support.security.api_keys import bearer, entry, write_keys
 from tests.support.security.certificates import Authority
 from tests.support.service.live_service import ROOT, free_port, start_service
@@ -51,7 +51,7 @@ def main() -> int:
 
 def _run_clients(scripts: list[Path]) -> list[str]:
     """Runs scripts against one service; returns the names of those that failed."""
-    python = _python_environment()
+    python = python_with(BUILT / "clients", _packages())
     with tempfile.TemporaryDirectory(prefix="qllm-contracts-") as name:
         port = free_port()
         with start_service(MODEL, Path(name) / "log", "--http-port", str(port)) as live:
@@ -68,16 +68,9 @@ def _run_clients(scripts: list[Path]) -> list[str]:
     return [name for name, code in ended.items() if code]
 
 
-def _python_environment() -> Path:
-    """Returns the interpreter of the clients' environment, which is made anew when its list of packages changes."""
-    directory, wanted = BUILT / "python", (HERE / "requirements.txt").read_text()
-    stamp, python = directory / "requirements.txt", directory / "bin" / "python"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        venv.create(directory, clear=True, with_pip=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
-        subprocess.run([*install, HERE / "requirements.txt"], check=True)
-        stamp.write_text(wanted)
-    return python
+def _packages() -> list[str]:
+    lines = (HERE / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 # ---- Node

@@ -11,9 +11,9 @@ import sys
 import tempfile
 import time
 import tomllib
-import venv
 from pathlib import Path
 
+from tests.contracts.python_environment import python_with
 from tests.support.models.tool_checkpoint import write_tool_checkpoint
 from tests.support.service.live_service import ROOT, free_port, start_service
 
@@ -32,25 +32,13 @@ def main(names: list[str]) -> int:
 
 def _holds(contract: Path, url: str) -> bool:
     """Runs a contract, and says how it went."""
-    python, began_s = _environment_of(contract), time.monotonic()
+    python, began_s = python_with(BUILT / "python" / contract.stem, _packages(contract)), time.monotonic()
     # Without PYTHONPATH: a client finds what it needs, and nothing of ours.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([python, contract], env={**environment, "QLLM_URL": url}, check=False)
     end = "ok" if done.returncode == 0 else "FAILED"
     sys.stdout.write(f"{contract.stem}: {end} ({time.monotonic() - began_s:.0f} s)\n")
     return done.returncode == 0
-
-
-def _environment_of(contract: Path) -> Path:
-    """Returns the interpreter of the contract's environment, which is made where it is missing or was changed."""
-    packages = _packages(contract)
-    directory = BUILT / "python" / contract.stem
-    python, stamp = directory / "bin" / "python", directory / "packages"
-    if not stamp.exists() or stamp.read_text() != "\n".join(packages):
-        venv.create(directory, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        stamp.write_text("\n".join(packages))
-    return python
 
 
 def _packages(contract: Path) -> list[str]:
